@@ -1,0 +1,1 @@
+"""The full spectrum of deep-network curvature."""

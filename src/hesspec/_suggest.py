@@ -1,0 +1,21 @@
+"""The nearest right name for a misspelt one."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Sentence that says that `name` is no `kind`, and names the nearest of the `known` ones, or all of them.
+
+    Examples
+    --------
+    >>> unknown("data set", "digit", ["digits", "mnist"])
+    "There is no data set 'digit'; did you mean 'digits'?"
+    >>> unknown("data set", "xyz", ["digits", "mnist"])
+    "There is no data set 'xyz'; there are 'digits', 'mnist'."
+    """
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    if nearest:
+        return f"There is no {kind} {name!r}; did you mean {nearest[0]!r}?"
+    return f"There is no {kind} {name!r}; there are {', '.join(map(repr, known))}."

@@ -1,0 +1,15 @@
+"""Errors that hesspec raises beside Python's own."""
+
+__all__ = ["NonFiniteError", "NotSymmetricError"]
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss, a gradient or a product with the operator holds NaN or infinity.
+
+    The message names where it was seen first: the batch and the parameter for an operator of a network, the Lanczos
+    step for any other operator. Nothing is written after it.
+    """
+
+
+class NotSymmetricError(ValueError):
+    """An operator is not symmetric: u·Av and v·Au differ by more than rounding can explain."""
