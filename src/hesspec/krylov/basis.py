@@ -1,0 +1,93 @@
+"""The orthonormal basis of a Krylov space."""
+
+import torch
+from torch import Tensor
+
+from hesspec.krylov.vectors import norm
+
+__all__ = ["KrylovBasis"]
+
+# Rows are allocated in blocks, so that a basis grows without being copied and no larger than it has to be.
+BLOCK = 16
+# "Twice is enough": a second pass is needed only where the first one removes more than half of the squared norm
+# (Daniel, Gragg, Kaufman and Stewart 1976).
+CANCELLATION = 0.5**0.5
+
+
+class KrylovBasis:
+    """Orthonormal vectors in R^p, in the order in which they are appended.
+
+    Parameters
+    ----------
+    size : int
+        p.
+    dtype, device
+        Of the vectors.
+    """
+
+    def __init__(self, size: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._size, self._dtype, self._device = size, dtype, device
+        self._blocks: list[Tensor] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Number of vectors."""
+        return self._count
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Vector `index`, shape (p,); a view."""
+        index = range(self._count)[index]
+        return self._blocks[index // BLOCK][index % BLOCK]
+
+    def append(self, vector: Tensor) -> None:
+        """Add a unit vector (p,) that is orthogonal to all before it."""
+        if self._count == BLOCK * len(self._blocks):
+            rows = min(BLOCK, self._size - self._count)
+            self._blocks.append(torch.empty(rows, self._size, dtype=self._dtype, device=self._device))
+        self._blocks[-1][self._count % BLOCK] = vector
+        self._count += 1
+
+    def orthogonalise(self, vector: Tensor) -> Tensor:
+        """Remove from `vector` (p,), in place, its components along the basis.
+
+        Classical Gram-Schmidt, with a second pass where cancellation asks for one.
+
+        Returns
+        -------
+        Tensor (len(self),)
+            The components that the first pass removed, float64, on the CPU.
+        """
+        before = norm(vector)
+        removed = self._project_out(vector)
+        if norm(vector) < CANCELLATION * before:
+            self._project_out(vector)
+        return removed
+
+    def _project_out(self, vector: Tensor) -> Tensor:
+        components = [torch.mv(block, vector) for block in self._filled()]
+        for block, part in zip(self._filled(), components, strict=True):
+            vector.addmv_(block.T, part, alpha=-1)
+        return torch.cat(components).to("cpu", torch.float64) if components else torch.empty(0, dtype=torch.float64)
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Linear combinations of the vectors.
+
+        Parameters
+        ----------
+        coefficients : Tensor (len(self), k)
+
+        Returns
+        -------
+        Tensor (k, p)
+            One combination a row.
+        """
+        coefficients = coefficients.to(device=self._device, dtype=self._dtype)
+        result = torch.zeros(coefficients.shape[1], self._size, dtype=self._dtype, device=self._device)
+        start = 0
+        for block in self._filled():
+            result.addmm_(coefficients[start : start + len(block)].T, block)
+            start += len(block)
+        return result
+
+    def _filled(self) -> list[Tensor]:
+        return [block[: self._count - BLOCK * i] for i, block in enumerate(self._blocks)]

@@ -1,0 +1,200 @@
+"""What all curvature matrices have in common: a symmetric linear operator on flat vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import scipy.sparse.linalg
+import torch
+from torch import Tensor, nn
+
+from hesspec.errors import NonFiniteError
+from hesspec.operators.linearised import LinearisedRisk
+from hesspec.operators.losses import LossFunction
+from hesspec.operators.parameters import ParameterSpec
+from hesspec.operators.risk import EmpiricalRisk
+
+__all__ = ["CurvatureOperator"]
+
+
+class CurvatureOperator(ABC):
+    """Curvature matrix M of an empirical risk, (p, p) and symmetric, known by its products with vectors.
+
+    Building it reads the data once and computes nothing else. The first product traces the matrix once for each shape
+    of batch and runs the primal pass of every batch; from then on a product costs the tangent passes only.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model, in evaluation mode, with parameters of one dtype (float32 or float64) on one device. The operator is
+        the curvature at the parameters (and buffers) that it has now: they are copied.
+    loss_fn : callable
+        `loss_fn(outputs, targets)`, a mean-reduced loss, or a loss module of `torch.nn` with reduction "mean" or "sum".
+        The matrix is that of the loss of all data as one batch: a mean over its terms (samples, tokens that are not
+        ignored, class weights), not over batches; a sum where the reduction is "sum".
+    data : iterable of (inputs, targets)
+        Anything that can be iterated again and gives the same batches in the same order each time. Inputs are a tensor,
+        a tuple or list of positional arguments, or a mapping of keyword arguments of the model. Tensors are moved to
+        the model's device, floating-point ones to its dtype.
+    params : optional
+        Names, glob patterns, submodules or parameters to differentiate by; by default all that require a gradient.
+    terms : callable, optional
+        `targets -> number` of terms that the mean of a batch is over, for a user's own loss whose mean is not over
+        samples.
+
+    Raises
+    ------
+    ValueError
+        If batch norm or dropout is active; if data is empty, can be iterated once only, or changes between passes; if
+        the loss or the parameters cannot be used. The message says what to do.
+
+    Notes
+    -----
+    Weight decay is not part of the loss. Parameters that do not influence the loss have zero curvature; a warning
+    lists them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        data: Iterable[Any],
+        params: ParameterSpec = None,
+        *,
+        terms: Callable[[Any], float] | None = None,
+    ) -> None:
+        self._risk = EmpiricalRisk(model, loss_fn, data, params, terms=terms)
+        self._built: LinearisedRisk | None = None
+        self.matvecs = 0
+        """Number of products with a vector so far."""
+
+    @abstractmethod
+    def product(
+        self, predict: Callable[..., Any], loss: Callable[..., Tensor], theta: dict[str, Tensor], v: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """M v for one batch, written with the transforms of torch.func."""
+
+    @abstractmethod
+    def retained(
+        self, predict: Callable[..., Any], loss: Callable[..., Tensor], theta: dict[str, Tensor]
+    ) -> Callable[..., Any]:
+        """v -> M v for one batch from a double-backward graph that is built here, once."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        count = self._risk.parameters.count
+        return count, count
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the parameters and of all vectors."""
+        return self._risk.parameters.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters and of all vectors."""
+        return self._risk.parameters.device
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the selected parameters, in the order in which flat vectors hold them."""
+        return self._risk.parameters.names
+
+    @property
+    def risk(self) -> float:
+        """The loss of all data at this point."""
+        return self._linearised.value
+
+    @property
+    def attributes(self) -> dict[str, str | int | float]:
+        """What this operator is, for the record of a measurement."""
+        risk, built = self._risk, self._linearised
+        return {
+            "matrix": type(self).__name__,
+            "loss": risk.loss.name,
+            "reduction": risk.loss.reduction,
+            "risk": built.value,
+            "samples": risk.batches.samples,
+            "terms": risk.batches.terms,
+            "batches": len(risk.batches),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "mode": built.mode,
+            "mode_reason": built.reason,
+            "build_seconds": built.seconds,
+        }
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """Product with a vector (p,) or with the columns of a matrix (p, k), of this dtype and on this device.
+
+        Raises
+        ------
+        ValueError
+            If shape, dtype or device is another.
+        NonFiniteError
+            If the product holds NaN or infinity; the message names the batch and the parameter.
+        """
+        self._check(vectors)
+        columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
+        products = self._linearised.products(columns)
+        self.matvecs += len(columns)
+        for column, product in zip(columns, products, strict=True):
+            # A sum is finite only if every entry is, unless it overflows by itself, which the second look rules out.
+            if not product.sum().isfinite() and not product.isfinite().all():
+                if not column.isfinite().all():
+                    raise NonFiniteError("The vector that the operator was to be multiplied with is not finite.")
+                raise self._linearised.diagnose(column)
+        return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
+
+    def to_named(self, vector: Tensor) -> dict[str, Tensor]:
+        """Views of a flat vector (p,), shaped and named as the parameters are."""
+        return self._risk.parameters.to_named(vector)
+
+    def to_flat(self, named: Mapping[str, Tensor]) -> Tensor:
+        """Flat vector (p,) of tensors named and shaped as the parameters are."""
+        return self._risk.parameters.to_flat(named)
+
+    def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
+        """The same operator for SciPy's iterative solvers: NumPy vectors in and out, of the same precision."""
+
+        def multiply(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            flat = vectors.reshape(-1) if vectors.shape[1:] == (1,) else vectors
+            product = self @ torch.as_tensor(flat, dtype=self.dtype, device=self.device)
+            return product.cpu().numpy().reshape(vectors.shape)
+
+        dtype = np.dtype(str(self.dtype).removeprefix("torch."))
+        return scipy.sparse.linalg.LinearOperator(
+            self.shape, matvec=multiply, rmatvec=multiply, matmat=multiply, rmatmat=multiply, dtype=dtype
+        )
+
+    def __repr__(self) -> str:
+        """Matrix, size, dtype, device and data."""
+        risk = self._risk
+        return (
+            f"{type(self).__name__}({self.shape[0]:,} parameters of {type(risk.model).__name__}, {risk.loss.name} over "
+            f"{risk.batches.samples:,} samples, {self.dtype}, {self.device})"
+        )
+
+    @property
+    def _linearised(self) -> LinearisedRisk:
+        if self._built is None:
+            self._built = LinearisedRisk(self._risk, self)
+        return self._built
+
+    def _check(self, vectors: Tensor) -> None:
+        p = self.shape[0]
+        if not isinstance(vectors, Tensor):
+            raise ValueError(
+                f"The operator takes tensors, not {type(vectors).__name__}; for NumPy arrays there is .to_scipy()."
+            )
+        if vectors.dim() not in (1, 2) or vectors.shape[0] != p:
+            raise ValueError(f"The operator takes shapes ({p},) and ({p}, k), not {tuple(vectors.shape)}.")
+        if vectors.dtype != self.dtype or vectors.device != self.device:
+            raise ValueError(
+                f"The operator is {self.dtype} on {self.device}, the vector {vectors.dtype} on {vectors.device}; convert "
+                "it with vector.to(operator.device, operator.dtype)."
+            )

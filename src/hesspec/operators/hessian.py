@@ -1,0 +1,78 @@
+"""The Hessian of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp
+
+from hesspec.operators.base import CurvatureOperator
+from hesspec.operators.linearised import Apply
+from hesspec.operators.risk import Named, OutputLoss, Predict
+
+__all__ = ["Hessian", "differentiate_gradient"]
+
+
+class Hessian(CurvatureOperator):
+    r"""Hessian of the empirical risk, Hess = d^2 L / d theta^2 = G + H.
+
+    .. math:: \mathrm{Hess} = \nabla^2_\theta \frac1N \sum_i \ell(f(x_i; \theta), y_i)
+
+    See `CurvatureOperator` for parameters, errors and conventions.
+
+    Examples
+    --------
+    Against the dense matrix, for a linear model with squared error, whose Hessian is 2/(N C) X^T X for each output:
+
+    >>> import torch, hesspec
+    >>> from torch import nn
+    >>> x, y = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
+    >>> model = nn.Linear(3, 1, bias=False, dtype=torch.float64)
+    >>> hessian = hesspec.Hessian(model, nn.MSELoss(), [(x[:2], y[:2]), (x[2:], y[2:])])
+    >>> v = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    >>> torch.allclose(hessian @ v, 2 / 5 * x.T @ (x @ v))
+    True
+    """
+
+    def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
+        """Forward over reverse: d/dt grad L(theta + t v)."""
+        product: Named = jvp(grad(lambda t: loss(predict(t))), (theta,), (v,))[1]
+        return product
+
+    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
+        """Reverse over reverse: the gradient of <grad L, v>."""
+        return differentiate_gradient(loss(predict(theta)), tuple(theta.values()))
+
+
+def differentiate_gradient(value: Tensor, leaves: Sequence[Tensor]) -> Apply:
+    """v -> (d^2 value / d leaves^2) v by reverse over reverse, from one graph that is kept.
+
+    Parameters
+    ----------
+    value : scalar Tensor
+    leaves : sequence of Tensor
+        Leaves of the graph of `value`.
+    """
+    gradient = (
+        torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+        if value.requires_grad
+        else (None,) * len(leaves)
+    )
+    # Parts of the gradient that do not depend on the parameters have no graph, and no curvature.
+    curved = [i for i, part in enumerate(gradient) if part is not None and part.requires_grad]
+
+    def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        if not curved:
+            return tuple(map(torch.zeros_like, leaves))
+        return torch.autograd.grad(
+            [gradient[i] for i in curved],
+            leaves,
+            [tangents[i] for i in curved],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+
+    return apply

@@ -1,0 +1,123 @@
+"""The parameters that a curvature matrix is taken with respect to, and the flat vectors that belong to them."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hesspec._suggest import unknown
+
+__all__ = ["ParameterSelection", "ParameterSpec"]
+
+ParameterSpec = str | nn.Module | nn.Parameter | Iterable["str | nn.Module | nn.Parameter"] | None
+
+
+class ParameterSelection:
+    """Selected parameters of a model, in the order of `model.named_parameters()`, at the values that they have now.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    params : None, str, Module, Parameter, or an iterable of them
+        Names, glob patterns ("features.*.weight"), submodules or parameters of the model. By default every parameter
+        that requires a gradient. Tied parameters are one.
+
+    Raises
+    ------
+    ValueError
+        If a name or pattern matches nothing, a module or parameter is none of the model's, nothing is selected, or the
+        selected parameters differ in dtype or device or are not float32 or float64.
+    """
+
+    def __init__(self, model: nn.Module, params: ParameterSpec = None) -> None:
+        everything = dict(model.named_parameters())
+        chosen = _choose(everything, params)
+        self.names = tuple(name for name in everything if name in chosen)
+        if not self.names:
+            raise ValueError(
+                "No parameter is selected: the model has none that requires a gradient. Name them with params=[...], or "
+                "call requires_grad_() on those that are meant."
+            )
+        # A copy: the operator is the curvature at this point, whatever a training loop does to the model afterwards.
+        self.values = tuple(everything[name].detach().clone() for name in self.names)
+        self.shapes = tuple(value.shape for value in self.values)
+        self.sizes = tuple(value.numel() for value in self.values)
+        self.count = sum(self.sizes)
+        self.dtype = _common("dtype", {name: everything[name].dtype for name in self.names})
+        self.device = _common("device", {name: everything[name].device for name in self.names})
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"The selected parameters are {self.dtype}; curvature is measured in float32 or float64. "
+                "Convert the model with model.float() or model.double()."
+            )
+
+    def to_named(self, vector: Tensor) -> dict[str, Tensor]:
+        """Views of a flat vector (p,), shaped and named as the parameters are.
+
+        Raises
+        ------
+        ValueError
+            If the vector has another shape.
+        """
+        if vector.shape != (self.count,):
+            raise ValueError(f"A flat vector of these parameters has shape ({self.count},), not {tuple(vector.shape)}.")
+        return dict(zip(self.names, self.split(vector), strict=True))
+
+    def split(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """Views of a flat vector (p,), shaped as the parameters are."""
+        return tuple(
+            part.view(shape) for part, shape in zip(vector.split(self.sizes), self.shapes, strict=True)
+        )
+
+    def to_flat(self, named: Mapping[str, Tensor]) -> Tensor:
+        """Flat vector (p,) of tensors that are named and shaped as the parameters are.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape differs.
+        """
+        for name in named:
+            if name not in self.names:
+                raise ValueError(unknown("selected parameter", name, self.names))
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if name not in named:
+                raise ValueError(f"The tensor of parameter {name!r} is missing.")
+            if named[name].shape != shape:
+                raise ValueError(f"Parameter {name!r} has shape {tuple(shape)}, not {tuple(named[name].shape)}.")
+        return torch.cat([named[name].reshape(-1) for name in self.names])
+
+
+def _choose(everything: Mapping[str, nn.Parameter], params: ParameterSpec) -> set[str]:
+    if params is None:
+        return {name for name, parameter in everything.items() if parameter.requires_grad}
+    chosen: set[str] = set()
+    for item in [params] if isinstance(params, str | nn.Module | nn.Parameter) else params:
+        if isinstance(item, str):
+            matches = set(fnmatch.filter(everything, item))
+            if not matches:
+                raise ValueError(unknown("parameter or pattern", item, everything))
+        elif isinstance(item, nn.Module | nn.Parameter):
+            wanted = set(map(id, item.parameters() if isinstance(item, nn.Module) else [item]))
+            matches = {name for name, parameter in everything.items() if id(parameter) in wanted}
+            if len(matches) != len(wanted) or not wanted:
+                raise ValueError(f"A {type(item).__name__} in params has parameters that the model does not have, or none.")
+        else:
+            raise ValueError(
+                f"params holds a {type(item).__name__}; it takes names, glob patterns, submodules and parameters."
+            )
+        chosen |= matches
+    return chosen
+
+
+def _common(what: str, values: Mapping[str, Any]) -> Any:
+    first, *_ = values
+    for name, value in values.items():
+        if value != values[first]:
+            raise ValueError(
+                f"The selected parameters differ in {what}: {first!r} has {values[first]}, {name!r} has {value}. "
+                f"Bring the model to one {what}, or select parameters of one with params=[...]."
+            )
+    return values[first]

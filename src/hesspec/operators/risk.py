@@ -1,0 +1,132 @@
+"""The empirical risk: model, loss and data at one point, as functions of the selected parameters, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.losses import Loss, LossFunction
+from hesspec.operators.parameters import ParameterSelection, ParameterSpec
+
+__all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels"]
+
+Named = dict[str, Tensor]
+Predict = Callable[[Named], Any]
+OutputLoss = Callable[[Any], Tensor]
+
+class EmpiricalRisk:
+    """L(theta) = sum of loss terms over all data (or their mean), and products of its curvature matrices with vectors.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode.
+    loss_fn : callable
+        See `hesspec.operators.losses.Loss`.
+    data : iterable of (inputs, targets)
+        See `hesspec.operators.batches.Batches`.
+    params
+        See `hesspec.operators.parameters.ParameterSelection`.
+    terms : callable, optional
+        See `hesspec.operators.losses.Loss`.
+
+    Raises
+    ------
+    ValueError
+        If batch norm or dropout is active, or model, loss, data or params are not usable; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        data: Iterable[Any],
+        params: ParameterSpec = None,
+        *,
+        terms: Callable[[Any], float] | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model is a {type(model).__name__}; it has to be a torch.nn.Module.")
+        _refuse_active_modules(model)
+        self.model = model
+        self.parameters = ParameterSelection(model, params)
+        self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
+        self.batches = Batches(data, self.loss, device=self.parameters.device, dtype=self.parameters.dtype)
+        everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.fixed = {
+            name: value.detach().clone() for name, value in everything.items() if name not in self.parameters.names
+        }
+
+    def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
+        """The model as a function of named parameters, and the loss as a function of its outputs, on one batch."""
+
+        def predict(named: Named) -> Any:
+            args, kwargs = _arguments(inputs)
+            return functional_call(self.model, {**fixed, **named}, args, kwargs)
+
+        def loss(outputs: Any) -> Tensor:
+            return self.loss(outputs, targets)
+
+        return predict, loss
+
+    def leaves(self) -> Named:
+        """The selected parameters as leaves of a new autograd graph, which share the memory of their values."""
+        values = zip(self.parameters.names, self.parameters.values, strict=True)
+        return {name: value.detach().requires_grad_() for name, value in values}
+
+    def gradient(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Loss of one batch and its gradient, by plain reverse mode."""
+        named = self.leaves()
+        leaves = tuple(named.values())
+        predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
+        with torch.enable_grad(), differentiable_kernels():
+            value = loss(predict(named))
+            if not value.requires_grad:
+                return value, tuple(map(torch.zeros_like, leaves))
+            gradient = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        return value.detach(), gradient
+
+
+@contextmanager
+def differentiable_kernels() -> Iterator[None]:
+    """Keep attention to kernels that can be differentiated twice: fused ones have no second derivative."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def _refuse_active_modules(model: nn.Module) -> None:
+    """Raise where the loss would not be a mean over samples, or would be another one at each call."""
+    batch_norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd  # noqa: SLF001 - the only common bases
+    active = []
+    for name, module in model.named_modules():
+        if isinstance(module, batch_norm) and (module.training or not module.track_running_stats):
+            active.append((name, "batch statistics"))
+        elif isinstance(module, dropout) and module.training and module.p > 0:
+            active.append((name, f"p={module.p}"))
+    if active:
+        shown = ", ".join(f"{name or type(model).__name__} ({what})" for name, what in active[:8])
+        rest = f" and {len(active) - 8} more" if len(active) > 8 else ""
+        raise ValueError(
+            f"Batch norm or dropout is active in {shown}{rest}: the loss is then no mean over samples. Call model.eval(), "
+            "and give batch norm running statistics (track_running_stats=True)."
+        )
