@@ -1,8 +1,8 @@
 """The full eigenvalue spectrum of the curvature of deep networks, with error bounds, from one Krylov run.
 
-    hessian = hesspec.Hessian(model, loss_fn, data)
-    spectrum = hesspec.spectrum(hessian)
-    spectrum.plot()
+hessian = hesspec.Hessian(model, loss_fn, data)
+spectrum = hesspec.spectrum(hessian)
+spectrum.plot()
 """
 
 from importlib.metadata import version

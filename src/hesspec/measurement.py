@@ -165,7 +165,11 @@ class _Run:
         p, count = first.basis_size, len(self._lanczos)
         measure = _measure(first, p, len(first))
         mass = float(measure.bulk_weights.sum())
-        nodes, weights, sources = [measure.bulk_nodes], [measure.bulk_weights / count], [np.zeros(measure.bulk_nodes.size)]
+        nodes, weights, sources = (
+            [measure.bulk_nodes],
+            [measure.bulk_weights / count],
+            [np.zeros(measure.bulk_nodes.size)],
+        )
         raw = [_first_block(lanczos) for lanczos in self._lanczos]
         for probe, pairs in enumerate(raw[1:], start=1):
             nodes.append(pairs.values)
@@ -290,7 +294,9 @@ def _step_limit(operator: SymmetricOperator, p: int, steps: int | str) -> int:
 def _surroundings(operator: SymmetricOperator) -> dict[str, str | int]:
     versions = {name: importlib.metadata.version(name) for name in ("hesspec", "torch", "numpy", "scipy")}
     device = torch.device(operator.device)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    machine = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    )
     return {
         "dtype": str(operator.dtype).removeprefix("torch."),
         "device": str(device),

@@ -140,9 +140,7 @@ class Spectrum:
     @property
     def is_outlier(self) -> npt.NDArray[np.bool_]:
         """Which of `eigenvalues` are outliers, shape (k,); see `hesspec._outliers.outlier_mask` for the rule."""
-        edges = (
-            (float(self.bulk_nodes.min()), float(self.bulk_nodes.max())) if self.bulk_nodes.size else (0.0, 0.0)
-        )
+        edges = (float(self.bulk_nodes.min()), float(self.bulk_nodes.max())) if self.bulk_nodes.size else (0.0, 0.0)
         return outlier_mask(self.eigenvalues, self.error_bounds, edges)
 
     @property
@@ -495,7 +493,12 @@ class Spectrum:
 
     def to_dataset(self) -> xr.Dataset:
         """All fields as a labelled dataset: dimensions `resolved`, `bulk` and `ritz`; scalars are attributes."""
-        dimension_of = {"eigenvalue": "resolved", "error_bounds": "resolved", "bulk": "bulk", "ritz": "ritz"}
+        dimension_of = {
+            "eigenvalue": "resolved",
+            "error_bounds": "resolved",
+            "bulk": "bulk",
+            "ritz": "ritz",
+        }
         arrays: dict[str, Any] = {}
         scalars: dict[str, Any] = {}
         for item in fields(self):

@@ -73,7 +73,11 @@ class CurvatureOperator(ABC):
 
     @abstractmethod
     def product(
-        self, predict: Callable[..., Any], loss: Callable[..., Tensor], theta: dict[str, Tensor], v: dict[str, Tensor]
+        self,
+        predict: Callable[..., Any],
+        loss: Callable[..., Tensor],
+        theta: dict[str, Tensor],
+        v: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """M v for one batch, written with the transforms of torch.func."""
 
@@ -168,7 +172,12 @@ class CurvatureOperator(ABC):
 
         dtype = np.dtype(str(self.dtype).removeprefix("torch."))
         return scipy.sparse.linalg.LinearOperator(
-            self.shape, matvec=multiply, rmatvec=multiply, matmat=multiply, rmatmat=multiply, dtype=dtype
+            self.shape,
+            matvec=multiply,
+            rmatvec=multiply,
+            matmat=multiply,
+            rmatmat=multiply,
+            dtype=dtype,
         )
 
     def __repr__(self) -> str:
@@ -195,6 +204,6 @@ class CurvatureOperator(ABC):
             raise ValueError(f"The operator takes shapes ({p},) and ({p}, k), not {tuple(vectors.shape)}.")
         if vectors.dtype != self.dtype or vectors.device != self.device:
             raise ValueError(
-                f"The operator is {self.dtype} on {self.device}, the vector {vectors.dtype} on {vectors.device}; convert "
-                "it with vector.to(operator.device, operator.dtype)."
+                f"The operator is {self.dtype} on {self.device}, the vector {vectors.dtype} on {vectors.device}; "
+                "convert it with vector.to(operator.device, operator.dtype)."
             )

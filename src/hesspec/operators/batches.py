@@ -78,8 +78,8 @@ class Batches:
             )
         if isinstance(data, Tensor | Mapping | str):
             raise ValueError(
-                f"data is a {type(data).__name__}; it has to be an iterable of (inputs, targets) batches. For one batch "
-                "pass [(inputs, targets)]."
+                f"data is a {type(data).__name__}; it has to be an iterable of (inputs, targets) batches. For one "
+                "batch pass [(inputs, targets)]."
             )
         self._data, self._device, self._dtype = data, device, dtype
         self._fingerprints: list[tuple[float, ...]] = []
@@ -91,7 +91,9 @@ class Batches:
             terms.append(loss.terms(targets, samples[-1]))
             self._fingerprints.append(_fingerprint(item))
         if not samples:
-            raise ValueError("data is empty: it has no batch. Pass a DataLoader or a list of (inputs, targets) batches.")
+            raise ValueError(
+                "data is empty: it has no batch. Pass a DataLoader or a list of (inputs, targets) batches."
+            )
         self.samples, self.terms = sum(samples), sum(terms)
         if not self.terms > 0:
             raise ValueError(

@@ -35,8 +35,11 @@ class GaussNewton(CurvatureOperator):
         def tensors(t: Named) -> tuple[Tensor, ...]:
             return differentiable_outputs(predict(t))[0]
 
-        _, tangent = jvp(tensors, (theta,), (v,))
-        _, curved = jvp(grad(lambda o: loss(rebuild(o))), (outputs,), (tangent,))
+        def of_outputs(o: tuple[Tensor, ...]) -> Tensor:
+            return loss(rebuild(o))
+
+        tangent = jvp(tensors, (theta,), (v,))[1]
+        curved = jvp(grad(of_outputs), (outputs,), (tangent,))[1]
         product: Named = vjp(tensors, theta)[1](curved)[0]
         return product
 
@@ -56,10 +59,19 @@ class GaussNewton(CurvatureOperator):
 
         def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
             pushed = torch.autograd.grad(
-                [pulled[i] for i in reached], u, [tangents[i] for i in reached], retain_graph=True, materialize_grads=True
+                [pulled[i] for i in reached],
+                u,
+                [tangents[i] for i in reached],
+                retain_graph=True,
+                materialize_grads=True,
             )
             return torch.autograd.grad(
-                heads, leaves, curve(pushed), retain_graph=True, allow_unused=True, materialize_grads=True
+                heads,
+                leaves,
+                curve(pushed),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
 
         return apply

@@ -38,7 +38,11 @@ class Hessian(CurvatureOperator):
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """Forward over reverse: d/dt grad L(theta + t v)."""
-        product: Named = jvp(grad(lambda t: loss(predict(t))), (theta,), (v,))[1]
+
+        def risk(t: Named) -> Tensor:
+            return loss(predict(t))
+
+        product: Named = jvp(grad(risk), (theta,), (v,))[1]
         return product
 
     def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
@@ -61,13 +65,13 @@ def differentiate_gradient(value: Tensor, leaves: Sequence[Tensor]) -> Apply:
         else (None,) * len(leaves)
     )
     # Parts of the gradient that do not depend on the parameters have no graph, and no curvature.
-    curved = [i for i, part in enumerate(gradient) if part is not None and part.requires_grad]
+    curved = {i: part for i, part in enumerate(gradient) if part is not None and part.requires_grad}
 
     def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         if not curved:
             return tuple(map(torch.zeros_like, leaves))
         return torch.autograd.grad(
-            [gradient[i] for i in curved],
+            tuple(curved.values()),
             leaves,
             [tangents[i] for i in curved],
             retain_graph=True,

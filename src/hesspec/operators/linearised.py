@@ -1,5 +1,4 @@
-"""Products of a curvature matrix with vectors, summed over batches, with everything that does not depend on the vector
-computed once."""
+"""Products of a curvature matrix with vectors, with all that does not depend on the vector computed once."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -94,7 +93,10 @@ class LinearisedRisk:
         """M v for each flat vector (p,), in one pass over the data."""
         parameters = self._risk.parameters
         results = [torch.zeros_like(vector) for vector in vectors]
-        split = [(parameters.split(vector), parameters.split(result)) for vector, result in zip(vectors, results, strict=True)]
+        split = [
+            (parameters.split(vector), parameters.split(result))
+            for vector, result in zip(vectors, results, strict=True)
+        ]
         with torch.no_grad():
             for _, share, apply in self._applications():
                 for tangents, sums in split:
@@ -116,7 +118,7 @@ class LinearisedRisk:
                 for name, part in zip(names, apply(tangents), strict=True):
                     if not part.isfinite().all():
                         return NonFiniteError(
-                            f"The matvec is not finite in batch {index}, parameter {name!r}, though loss and gradient are."
+                            f"The matvec is not finite in batch {index}, parameter {name!r}; loss and gradient are."
                         )
         return NonFiniteError("The sum of the batches' matvecs is not finite, though each of them is: it overflows.")
 
@@ -137,9 +139,9 @@ class LinearisedRisk:
                     f"The model draws random numbers in its forward pass ({error}): every matvec would be of another "
                     "matrix. Call model.eval(), and switch off whatever is random."
                 ) from error
-            except Exception as error:  # noqa: BLE001 - whatever PyTorch cannot trace, double backward may still do
+            except Exception as error:
                 self.mode = "double backward"
-                self.reason = f"no trace, {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+                self.reason = f"no trace, {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
                 logger.info("no trace of this model, double backward instead", exc_info=error)
         if self.mode == "double backward":
             return self._retain(batch)
@@ -154,7 +156,10 @@ class LinearisedRisk:
         risk = self._risk
         leaves, structure = batch.leaves()
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        key = (structure, tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves))
+        key = (
+            structure,
+            tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves),
+        )
         if key in self._traces:
             return self._traces[key]
         names, fixed_names = risk.parameters.names, tuple(risk.fixed)
@@ -174,7 +179,11 @@ class LinearisedRisk:
         with warnings.catch_warnings():
             # torch.func warns of how it is implemented, which is nothing that a user can act on.
             warnings.simplefilter("ignore")
-            trace = trace_linear(function, [*risk.parameters.values, *risk.fixed.values(), *tensors], risk.parameters.values)
+            trace = trace_linear(
+                function,
+                [*risk.parameters.values, *risk.fixed.values(), *tensors],
+                risk.parameters.values,
+            )
         self._traces[key] = trace
         return trace
 
@@ -188,7 +197,11 @@ class LinearisedRisk:
                 if value.requires_grad
                 else [None] * len(theta)
             )
-            self._note(batch, value, [name for name, part in zip(theta, gradient, strict=True) if part is None])
+            self._note(
+                batch,
+                value,
+                [name for name, part in zip(theta, gradient, strict=True) if part is None],
+            )
             apply = self._form.retained(predict, loss, theta)
 
         def enabled(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -201,7 +214,7 @@ class LinearisedRisk:
         self._unused &= set(unused)
         if not value.isfinite():
             raise NonFiniteError(
-                f"The loss of batch {batch.index} is {float(value)}; check its inputs and targets and the model's weights."
+                f"The loss of batch {batch.index} is {float(value)}; check its inputs and targets, and the weights."
             )
         self.value += batch.share * float(value.detach())
 
@@ -209,5 +222,6 @@ class LinearisedRisk:
         if self._unused:
             shown = ", ".join(name for name in self._risk.parameters.names if name in self._unused)
             warnings.warn(
-                f"These parameters do not influence the loss; their curvature is zero: {shown}.", stacklevel=5
+                f"These parameters do not influence the loss; their curvature is zero: {shown}.",
+                stacklevel=5,
             )

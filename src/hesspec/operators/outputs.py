@@ -9,7 +9,9 @@ from torch.utils import _pytree as pytree
 __all__ = ["differentiable_outputs"]
 
 
-def differentiable_outputs(outputs: Any) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], Any]]:
+def differentiable_outputs(
+    outputs: Any,
+) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], Any]]:
     """Floating-point tensors of an output structure, and how to put others in their place.
 
     Parameters
@@ -31,7 +33,9 @@ def differentiable_outputs(outputs: Any) -> tuple[tuple[Tensor, ...], Callable[[
     leaves, structure = pytree.tree_flatten(outputs)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not places:
-        raise ValueError(f"The model returned {type(outputs).__name__} without a floating-point tensor to differentiate.")
+        raise ValueError(
+            f"The model returned {type(outputs).__name__} without a floating-point tensor to differentiate."
+        )
 
     def rebuild(tensors: tuple[Tensor, ...]) -> Any:
         filled = list(leaves)

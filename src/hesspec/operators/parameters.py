@@ -37,16 +37,16 @@ class ParameterSelection:
         self.names = tuple(name for name in everything if name in chosen)
         if not self.names:
             raise ValueError(
-                "No parameter is selected: the model has none that requires a gradient. Name them with params=[...], or "
-                "call requires_grad_() on those that are meant."
+                "No parameter is selected: the model has none that requires a gradient. Name them with params=[...], "
+                "or call requires_grad_() on those that are meant."
             )
         # A copy: the operator is the curvature at this point, whatever a training loop does to the model afterwards.
         self.values = tuple(everything[name].detach().clone() for name in self.names)
         self.shapes = tuple(value.shape for value in self.values)
         self.sizes = tuple(value.numel() for value in self.values)
         self.count = sum(self.sizes)
-        self.dtype = _common("dtype", {name: everything[name].dtype for name in self.names})
-        self.device = _common("device", {name: everything[name].device for name in self.names})
+        self.dtype: torch.dtype = _common("dtype", {name: everything[name].dtype for name in self.names})
+        self.device: torch.device = _common("device", {name: everything[name].device for name in self.names})
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"The selected parameters are {self.dtype}; curvature is measured in float32 or float64. "
@@ -68,7 +68,7 @@ class ParameterSelection:
     def split(self, vector: Tensor) -> tuple[Tensor, ...]:
         """Views of a flat vector (p,), shaped as the parameters are."""
         return tuple(
-            part.view(shape) for part, shape in zip(vector.split(self.sizes), self.shapes, strict=True)
+            part.view(shape) for part, shape in zip(torch.split(vector, list(self.sizes)), self.shapes, strict=True)
         )
 
     def to_flat(self, named: Mapping[str, Tensor]) -> Tensor:
@@ -103,7 +103,9 @@ def _choose(everything: Mapping[str, nn.Parameter], params: ParameterSpec) -> se
             wanted = set(map(id, item.parameters() if isinstance(item, nn.Module) else [item]))
             matches = {name for name, parameter in everything.items() if id(parameter) in wanted}
             if len(matches) != len(wanted) or not wanted:
-                raise ValueError(f"A {type(item).__name__} in params has parameters that the model does not have, or none.")
+                raise ValueError(
+                    f"A {type(item).__name__} in params has parameters that the model does not have, or none."
+                )
         else:
             raise ValueError(
                 f"params holds a {type(item).__name__}; it takes names, glob patterns, submodules and parameters."

@@ -21,6 +21,7 @@ Named = dict[str, Tensor]
 Predict = Callable[[Named], Any]
 OutputLoss = Callable[[Any], Tensor]
 
+
 class EmpiricalRisk:
     """L(theta) = sum of loss terms over all data (or their mean), and products of its curvature matrices with vectors.
 
@@ -116,7 +117,7 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _refuse_active_modules(model: nn.Module) -> None:
     """Raise where the loss would not be a mean over samples, or would be another one at each call."""
-    batch_norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd  # noqa: SLF001 - the only common bases
+    batch_norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd  # noqa: SLF001
     active = []
     for name, module in model.named_modules():
         if isinstance(module, batch_norm) and (module.training or not module.track_running_stats):
@@ -127,6 +128,6 @@ def _refuse_active_modules(model: nn.Module) -> None:
         shown = ", ".join(f"{name or type(model).__name__} ({what})" for name, what in active[:8])
         rest = f" and {len(active) - 8} more" if len(active) > 8 else ""
         raise ValueError(
-            f"Batch norm or dropout is active in {shown}{rest}: the loss is then no mean over samples. Call model.eval(), "
-            "and give batch norm running statistics (track_running_stats=True)."
+            f"Batch norm or dropout is active in {shown}{rest}: the loss is then no mean over samples. Call "
+            "model.eval(), and give batch norm running statistics (track_running_stats=True)."
         )

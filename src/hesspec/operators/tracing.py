@@ -6,12 +6,14 @@ and is all that a matvec has to run (design: the primal pass of a network is hal
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from hesspec.operators.simplify import merge_equal, simplify
 
 __all__ = ["LinearTrace", "RandomOperationError", "trace_linear"]
 
@@ -40,7 +42,9 @@ class LinearTrace:
 
 
 def trace_linear(
-    function: Callable[..., tuple[Tensor, ...]], primals: Sequence[Tensor], tangents: Sequence[Tensor]
+    function: Callable[..., tuple[Tensor, ...]],
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
 ) -> LinearTrace:
     """Trace `function(*primals, *tangents) -> (value, *products)` for tensors of these shapes, and cut it.
 
@@ -62,74 +66,68 @@ def trace_linear(
     """
     # The tracer tells its inputs apart by identity.
     tangents = [torch.empty_like(tangent) for tangent in tangents]
-    # In-place operations would overwrite what the tangent part reads later, so they are functionalised away; views stay,
-    # as copies in their place would double the memory of everything kept.
+    # In-place operations would overwrite what the tangent part reads later, so they are functionalised away; views
+    # stay, as copies in their place would double the memory of everything kept.
     traced = make_fx(
-        functionalize(function, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True
+        functionalize(function, remove="mutations"),
+        tracing_mode="fake",
+        _allow_non_fake_inputs=True,
     )(*primals, *tangents)
     graph = traced.graph
     graph.eliminate_dead_code()
     for node in graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise RandomOperationError(str(node.target))
-    _merge_equal(graph)
+    simplify(graph)
+    merge_equal(graph)
     return _cut(traced, len(primals), len(tangents))
-
-
-def _merge_equal(graph: fx.Graph) -> None:
-    """Merge nodes that compute the same thing: Gauss-Newton and residual products pass through the network twice."""
-    seen: dict[tuple[Any, ...], fx.Node] = {}
-    for node in list(graph.nodes):
-        if node.op not in ("call_function", "get_attr"):
-            continue
-        # repr tells 1 from 1.0 and True, which are equal as keys; a node's is its name, which is unique.
-        key = (node.op, node.target, repr(node.args), repr(node.kwargs))
-        first = seen.setdefault(key, node)
-        if first is not node:
-            node.replace_all_uses_with(first)
-            graph.erase_node(node)
 
 
 def _cut(traced: fx.GraphModule, num_primals: int, num_tangents: int) -> LinearTrace:
     graph = traced.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    output = next(node for node in graph.nodes if node.op == "output")
-    value, *products = output.args[0]
-    dependent = set(placeholders[num_primals:])
-    influential = {value}
-    for node in graph.nodes:
-        if any(source in dependent for source in node.all_input_nodes):
-            dependent.add(node)
-    for node in reversed(graph.nodes):
-        if node in influential:
-            influential.update(node.all_input_nodes)
-    dependent.discard(output)
+    value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
+    dependent = _descendants(graph, placeholders[num_primals:])
+    influential = _ancestors(graph, value)
     inner = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
     # A product may not depend on v at all (zero for a parameter without influence); it is then a residual too.
     residuals = [
         node
         for node in graph.nodes
-        if node not in dependent and node is not output
-        and (any(user in dependent for user in node.users) or node in products)
+        if node not in dependent and (any(user in dependent for user in node.users) or node in products)
     ]
-
-    primal, copied = fx.Graph(), {}
-    for node in placeholders[:num_primals]:
-        copied[node] = primal.node_copy(node)
-    for node in inner:
-        if node not in dependent:
-            copied[node] = primal.node_copy(node, copied.__getitem__)
-    primal.output((copied[value], *(copied[node] for node in residuals)))
-    primal.eliminate_dead_code()
-
-    tangent, moved = fx.Graph(), {}
-    for number, node in enumerate(residuals):
-        moved[node] = tangent.placeholder(f"residual_{number}")
-    for node in placeholders[num_primals:]:
-        moved[node] = tangent.node_copy(node)
-    for node in inner:
-        if node in dependent:
-            moved[node] = tangent.node_copy(node, moved.__getitem__)
-    tangent.output(tuple(moved[node] for node in products))
+    primal = _subgraph(
+        placeholders[:num_primals], [node for node in inner if node not in dependent], [value, *residuals]
+    )
+    tangent = _subgraph(residuals + placeholders[num_primals:], [node for node in inner if node in dependent], products)
     independent = tuple(i for i, node in enumerate(placeholders[:num_tangents]) if node not in influential)
     return LinearTrace(fx.GraphModule(traced, primal), fx.GraphModule(traced, tangent), independent)
+
+
+def _descendants(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
+    """The sources and all operations that depend on them."""
+    found = set(sources)
+    for node in graph.nodes:
+        if node.op != "output" and any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _ancestors(graph: fx.Graph, result: fx.Node) -> set[fx.Node]:
+    """The result and all that it depends on."""
+    found = {result}
+    for node in reversed(graph.nodes):
+        if node in found:
+            found.update(node.all_input_nodes)
+    return found
+
+
+def _subgraph(inputs: Sequence[fx.Node], operations: Sequence[fx.Node], results: Sequence[fx.Node]) -> fx.Graph:
+    graph, copied = fx.Graph(), {}
+    for number, node in enumerate(inputs):
+        copied[node] = graph.placeholder(f"input_{number}")
+    for node in operations:
+        copied[node] = graph.node_copy(node, copied.__getitem__)
+    graph.output(tuple(copied[node] for node in results))
+    graph.eliminate_dead_code()
+    return graph

@@ -1,0 +1,115 @@
+"""Simplifications of a traced graph of pure operations, none of which changes a result."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+__all__ = ["merge_equal", "simplify"]
+
+aten: Any = torch.ops.aten
+
+# Operations that return their input where the result has its shape, dtype and strides; for copy it is the second input.
+COPIES: dict[Any, int] = {
+    aten.alias.default: 0,
+    aten.clone.default: 0,
+    aten._to_copy.default: 0,  # noqa: SLF001 - the operator's public name
+    aten.expand.default: 0,
+    aten.detach.default: 0,
+    aten.view.default: 0,
+    aten.copy.default: 1,
+}
+ZEROS = {aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default}
+FILLS: dict[Any, int] = {
+    aten.full.default: 1,
+    aten.full_like.default: 1,
+    aten.fill.Scalar: 1,
+    aten.scalar_tensor.default: 0,
+}
+# Linear in their first input: zero where that is.
+LINEAR = {
+    aten.expand.default,
+    aten.view.default,
+    aten.alias.default,
+    aten.clone.default,
+    aten.permute.default,
+    aten.t.default,
+    aten.unsqueeze.default,
+    aten.sum.dim_IntList,
+    aten.mul.Tensor,
+    aten.mm.default,
+    aten.bmm.default,
+}
+
+
+def simplify(graph: fx.Graph) -> None:
+    """Remove copies that copy nothing, and sums with tensors that are zero whatever the inputs.
+
+    Forward-mode differentiation puts in both: clones of tangents, and zero tangents of what does not depend on the
+    parameters, such as the data. Signs of zeros may change, and NaN that came of 0 times infinity vanishes.
+
+    Parameters
+    ----------
+    graph : torch.fx.Graph
+        Of operations without side effects, traced with fake tensors (`meta["val"]`).
+    """
+    zeros: set[Any] = set()
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        source = _unchanged(node)
+        if source is None and node.target is aten.add.Tensor and not node.kwargs:
+            source = _nonzero_summand(node, zeros)
+        if source is not None and _alike(source, node):
+            node.replace_all_uses_with(source)
+        elif _is_zero(node, zeros):
+            zeros.add(node)
+    graph.eliminate_dead_code()
+
+
+def merge_equal(graph: fx.Graph) -> None:
+    """Merge nodes that compute the same: Gauss-Newton and residual products pass through the network twice."""
+    seen: dict[tuple[Any, ...], fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "get_attr"):
+            continue
+        # repr tells 1 from 1.0 and True, which are equal as keys; a node's is its name, which is unique.
+        key = (node.op, node.target, repr(node.args), repr(node.kwargs))
+        first = seen.setdefault(key, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
+
+
+def _unchanged(node: fx.Node) -> fx.Node | None:
+    place = COPIES.get(node.target)
+    source = node.args[place] if place is not None else None
+    return source if isinstance(source, fx.Node) else None
+
+
+def _nonzero_summand(node: fx.Node, zeros: set[Any]) -> fx.Node | None:
+    one, other = node.args
+    if one in zeros and isinstance(other, fx.Node):
+        return other
+    return one if other in zeros and isinstance(one, fx.Node) else None
+
+
+def _is_zero(node: fx.Node, zeros: set[Any]) -> bool:
+    target = node.target
+    if target in ZEROS:
+        return True
+    if target in FILLS:
+        return node.args[FILLS[target]] == 0
+    if target is aten.convolution.default:
+        return (node.args[0] in zeros or node.args[1] in zeros) and node.args[2] is None
+    if target in LINEAR:
+        return node.args[0] in zeros or (target is aten.mul.Tensor and node.args[1] in zeros)
+    return False
+
+
+def _alike(one: fx.Node, other: fx.Node) -> bool:
+    a, b = one.meta.get("val"), other.meta.get("val")
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return False
+    same: bool = (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
+    return same

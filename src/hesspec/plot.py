@@ -1,0 +1,541 @@
+"""Figures of spectra for talks and papers, in matplotlib."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib import patheffects
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+    from hesspec.result import Spectrum
+
+__all__ = ["plot_spectrum", "plot_training"]
+
+Array = npt.NDArray[np.float64]
+
+# Okabe and Ito's palette without its yellow, which is too light for lines on white.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = (
+    "-",
+    (0, (5, 2)),
+    (0, (1.5, 1.5)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (3, 1.5)),
+    (0, (8, 3)),
+    (0, (1, 3)),
+)
+
+DISPLAY_NAMES = {"Hessian": "Hess", "GaussNewton": "G", "Residual": "H"}
+
+FILL = 0.16  # opacity of the bulk, under points that must be seen on it
+POINTS = 512
+KAPPA = 1.25  # as in `Spectrum.density`
+RELATIVE_WIDTH = 0.05  # of a kernel on the logarithmic axis, as a share of |lambda|: 0.02 decades
+
+LABEL_PITCH = 12.0  # points between neighbouring labels, a line of 9 pt text set upright
+LABEL_REACH = 40.0  # points; further from its eigenvalue a label would not be read as its own
+
+STYLE: dict[Any, Any] = {
+    "font.size": 11.0,
+    "axes.labelsize": 11.0,
+    "axes.titlesize": 12.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.8,
+    "axes.unicode_minus": True,
+    "xtick.labelsize": 10.0,
+    "ytick.labelsize": 10.0,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.fontsize": 11.0,
+    "legend.frameon": False,
+    "figure.titlesize": 14.0,
+    "savefig.dpi": 200,
+}
+
+
+class _Look(NamedTuple):
+    """How one spectrum of an overlay is told from the others: by colour, marker and dashes."""
+
+    light: str
+    dark: tuple[float, float, float]
+    marker: str
+    dashes: Any
+    size: float  # of markers, in points
+
+    @classmethod
+    def of(cls, index: int) -> _Look:
+        colour = OKABE_ITO[index % len(OKABE_ITO)]
+        # Later spectra get smaller markers, so that eigenvalues that coincide are both seen.
+        return cls(
+            colour,
+            darkened(colour),
+            MARKERS[index % len(MARKERS)],
+            DASHES[index % len(DASHES)],
+            (9.0, 5.5, 4.5)[min(index, 2)],
+        )
+
+
+class _Owner(NamedTuple):
+    """An outlier that wants a label."""
+
+    value: float
+    height: float
+    look: _Look
+
+
+def darkened(colour: str) -> tuple[float, float, float]:
+    """Colour of the points that belong to an area: the same hue at 60% of its brightness."""
+    red, green, blue = (0.6 * channel for channel in to_rgb(colour))
+    return red, green, blue
+
+
+def spread(targets: Array, pitch: float, low: float, high: float) -> Array:
+    """Positions at least `pitch` apart in [low, high], nearest to the targets in least squares.
+
+    Parameters
+    ----------
+    targets : array (n,)
+        Where the labels would be if they could overlap, ascending.
+    pitch, low, high : float
+        In the unit of the targets; n labels must fit, (n - 1) pitch <= high - low.
+
+    Returns
+    -------
+    array (n,)
+        Ascending.
+
+    Notes
+    -----
+    With u_i = x_i - i pitch the constraint is that u ascends: isotonic regression, which pooling
+    adjacent violators solves.
+    """
+    pools: list[tuple[float, int]] = []
+    for index, target in enumerate(targets):
+        mean, count = float(target) - index * pitch, 1
+        while pools and pools[-1][0] >= mean:
+            earlier, size = pools.pop()
+            mean, count = (earlier * size + mean * count) / (size + count), size + count
+        pools.append((mean, count))
+    level: Array = np.repeat([mean for mean, _ in pools], [count for _, count in pools])
+    level = np.clip(level, low, high - (len(targets) - 1) * pitch)
+    return np.asarray(level + pitch * np.arange(len(targets)))
+
+
+def magnitude_density(spectrum: Spectrum) -> tuple[Array, Array]:
+    """Density of log10 |lambda| of the bulk, down to the smallest that its quadrature resolves.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+
+    Returns
+    -------
+    magnitude : array (n,)
+        |lambda|, ascending, evenly spaced in the logarithm; empty where there is no bulk.
+    density : array (n,)
+        Share of eigenvalues, of both signs, per decade.
+
+    Notes
+    -----
+    In the logarithm, quadrature nodes lie far denser at the bulk's edges than near zero. A kernel
+    of one width there leaves every node near zero as a peak of its own, with gaps between them that
+    the operator does not have. So each node's Gaussian, in lambda, is as wide as the distance to
+    its neighbours, or `RELATIVE_WIDTH` of |lambda| where that is more. Below the width of the node
+    next to zero nothing is known, and nothing drawn.
+    """
+    nodes, weights = spectrum.bulk_nodes, spectrum.bulk_weights
+    if not nodes.size or not spectrum.norm > 0:
+        return np.empty(0), np.empty(0)
+    floor = 1e-8 * spectrum.norm
+    spacing = np.full(nodes.size, floor)
+    for probe in np.unique(spectrum.bulk_probe):
+        mine = np.flatnonzero(spectrum.bulk_probe == probe)
+        mine = mine[np.argsort(nodes[mine], kind="stable")]
+        if mine.size > 1:
+            spacing[mine] = np.maximum(np.gradient(nodes[mine]), floor)
+    scale = 1 / np.sqrt(8 * np.log(KAPPA))
+    widths = np.maximum(scale * spacing, RELATIVE_WIDTH * np.abs(nodes))
+    resolution = float(widths[np.argmin(np.abs(nodes))])
+    top = float((np.abs(nodes) + 4 * widths).max())
+    magnitude = np.geomspace(min(resolution, top / 10), top, POINTS)
+
+    density = np.zeros(POINTS)
+    for sign in (1.0, -1.0):
+        kernel = np.exp(-0.5 * ((sign * magnitude[:, None] - nodes) / widths) ** 2)
+        density += kernel @ (weights / (widths * np.sqrt(2 * np.pi)))
+    return magnitude, density * magnitude * np.log(10)
+
+
+def three_digits(value: float) -> str:
+    """Value to three significant digits with a true minus sign, for labels in figures."""
+    size = abs(value)
+    if size == 0 or 1e-3 <= size < 999.5:
+        text = f"{value:#.3g}".rstrip(".") if size else "0"
+    elif 999.5 <= size < 1e5:
+        text = f"{value:.0f}"
+    else:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def plot_spectrum(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> Figure:
+    """Figure of one or several spectra, on a linear axis and on a logarithmic one beside it.
+
+    The bulk is a light filled curve. Resolved eigenvalues are points at height 1/p, their share of
+    the spectrum; of these, outliers are dark and carry their error bounds as horizontal bars and
+    their values, largest first as far as there is room. The same function draws train against test,
+    and Hess, G and H over one another: the labels say which is which.
+
+    Parameters
+    ----------
+    spectra : mapping of str to Spectrum
+        Label in the legend and spectrum, in the order in which they are drawn.
+    title : str, optional
+        Above both panels.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        11 by 5 inches, no text below 9 pt.
+
+    Raises
+    ------
+    ValueError
+        If there is no spectrum.
+    """
+    _check_not_empty(spectra)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 5), layout="constrained")
+        linear, logarithmic = figure.subplots(1, 2)
+        looks = [_Look.of(index) for index in range(len(spectra))]
+        for look, spectrum in zip(looks, spectra.values(), strict=True):
+            density = spectrum.density()
+            _draw_bulk(linear, density["eigenvalue"].to_numpy(), density["density"].to_numpy(), look)
+            _draw_points(linear, spectrum, spectrum.eigenvalues, look)
+            _draw_bulk(logarithmic, *magnitude_density(spectrum), look)
+            _draw_points(logarithmic, spectrum, np.abs(spectrum.eigenvalues), look)
+        linear.set(
+            title="linear axis",
+            xlabel="eigenvalue λ  (loss per squared parameter)",
+            ylabel="bulk: share of eigenvalues per unit of λ\npoints: one eigenvalue, 1/p",
+        )
+        logarithmic.set(
+            title="logarithmic axis, both signs, as far down as resolved",
+            xscale="log",
+            xlabel="|λ|  (loss per squared parameter)",
+            ylabel="bulk: share of eigenvalues per decade\npoints: one eigenvalue, 1/p",
+        )
+        lowest = min(1 / spectrum.dimension for spectrum in spectra.values())
+        for axes in (linear, logarithmic):
+            _set_heights(axes, lowest)
+        _draw_inset(linear, list(spectra.values()), looks)
+        _draw_legend(figure, spectra, looks, title)
+        _label_outliers(figure, (linear, logarithmic), list(spectra.values()), looks)
+    return figure
+
+
+def _check_not_empty(spectra: Mapping[str, Spectrum]) -> None:
+    if not spectra:
+        raise ValueError("There is no spectrum to plot: the mapping is empty. Give {label: spectrum}.")
+
+
+def _draw_bulk(axes: Axes, x: Array, y: Array, look: _Look) -> None:
+    seen = y > 0  # where the kernels have underflowed there is nothing to draw, and no logarithm
+    axes.fill_between(x[seen], y[seen], color=look.light, alpha=FILL, linewidth=0)
+    axes.plot(x[seen], y[seen], color=look.light, linestyle=look.dashes, linewidth=1.4, label="bulk")
+
+
+def _draw_points(axes: Axes, spectrum: Spectrum, positions: Array, look: _Look) -> None:
+    outlier = spectrum.is_outlier
+    height = 1 / spectrum.dimension
+    axes.plot(
+        positions[~outlier],
+        np.full(int((~outlier).sum()), height),
+        linestyle="none",
+        marker=look.marker,
+        markersize=3,
+        color=look.light,
+        markeredgewidth=0,
+        zorder=3,
+    )
+    axes.errorbar(
+        positions[outlier],
+        np.full(int(outlier.sum()), height),
+        xerr=spectrum.error_bounds[outlier],
+        linestyle="none",
+        marker=look.marker,
+        markersize=look.size,
+        color=look.dark,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        elinewidth=1.4,
+        capsize=3,
+        zorder=4,
+    )
+
+
+def _set_heights(axes: Axes, lowest: float) -> None:
+    curves = [np.asarray(line.get_ydata()) for line in axes.get_lines() if line.get_label() == "bulk"]
+    peak = max((float(curve.max()) for curve in curves if curve.size), default=lowest)
+    axes.set_yscale("log")
+    axes.set_ylim(lowest / 3, 3 * max(peak, 10 * lowest))
+    axes.margins(x=0.03)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _draw_inset(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[_Look]) -> None:
+    """Enlarge the bulk where outliers leave it a sliver of the linear axis."""
+    edges = np.array([spectrum.bulk_edges for spectrum in spectra])
+    if not np.isfinite(edges).any():
+        return
+    low, high = float(np.nanmin(edges[:, 0])), float(np.nanmax(edges[:, 1]))
+    left, right = axes.get_xlim()
+    if not 0 < high - low < 0.2 * (right - left):
+        return
+    before, after = (low - left) / (right - left), (right - high) / (right - left)
+    if max(before, after) < 0.4:
+        return
+    # The inset's own tick labels stand to its left.
+    start, end = (1 - after + 0.16, 0.99) if after > before else (0.12, before - 0.04)
+    inset = axes.inset_axes((start, 0.42, end - start, 0.5))
+    for spectrum, look in zip(spectra, looks, strict=True):
+        density = spectrum.density()
+        _draw_bulk(inset, density["eigenvalue"].to_numpy(), density["density"].to_numpy(), look)
+        _draw_points(inset, spectrum, spectrum.eigenvalues, look)
+    _set_heights(inset, min(1 / spectrum.dimension for spectrum in spectra))
+    inset.set_xlim(low - 0.15 * (high - low), high + 0.15 * (high - low))
+    inset.set_title("the bulk, enlarged", fontsize=10)
+    inset.tick_params(labelsize=9)
+
+
+def _draw_legend(figure: Figure, spectra: Mapping[str, Spectrum], looks: Sequence[_Look], title: str | None) -> None:
+    matrices = {spectrum.attributes.get("matrix") for spectrum in spectra.values()}
+    handles: list[Any] = []
+    labels = []
+    for (label, spectrum), look in zip(spectra.items(), looks, strict=True):
+        area = Patch(facecolor=(*to_rgb(look.light), FILL), linewidth=0)
+        line = Line2D([], [], color=look.light, linestyle=look.dashes, linewidth=1.4)
+        point = Line2D([], [], color=look.dark, marker=look.marker, markersize=look.size, linestyle="none")
+        count = spectrum.outliers.size
+        equation = " = G + H" if label == "Hess" and set(DISPLAY_NAMES) <= matrices else ""
+        handles.append((area, line, point))
+        labels.append(f"{label}{equation}: {count or 'no'} outlier{'' if count == 1 else 's'}")
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=4,
+        handler_map={tuple: HandlerTuple(ndivide=1)},
+        handlelength=2.6,
+        alignment="left",
+        title=title,
+        title_fontproperties={"size": 14, "weight": "bold"},
+    )
+
+
+def _label_outliers(
+    figure: Figure, panels: tuple[Axes, Axes], spectra: Sequence[Spectrum], looks: Sequence[_Look]
+) -> None:
+    """Write values above the outliers, pushed apart; those that would land too far are left out."""
+    figure.draw_without_rendering()  # the layout decides how long an axis is in points
+    owners = [
+        _Owner(float(value), 1 / spectrum.dimension, look)
+        for spectrum, look in zip(spectra, looks, strict=True)
+        for value in spectrum.outliers
+    ]
+    bulk = np.concatenate([spectrum.bulk_nodes for spectrum in spectra])
+    for axes, place in zip(panels, (np.positive, np.abs), strict=True):
+        taken = [float(x) for x in place(bulk)]
+        placed = sorted((float(place(owner.value)), owner) for owner in owners)
+        right = [(x, owner) for x, owner in placed if x > 0]
+        left = [(x, owner) for x, owner in placed if x < 0]
+        start, end = axes.get_xlim()
+        _label_side(axes, right, max([start, *taken]), end)
+        _label_side(axes, left, start, min([end, *taken]))
+
+
+def _label_side(axes: Axes, placed: list[tuple[float, _Owner]], start: float, end: float) -> None:
+    """Label the outliers of one side of the bulk, given with their abscissae in ascending order."""
+    to_points = 72 / axes.figure.dpi
+
+    def across(x: float) -> float:
+        return float(axes.transData.transform((x, axes.get_ylim()[0]))[0]) * to_points
+
+    low, high = across(start) + 0.7 * LABEL_PITCH, across(end) - 0.5 * LABEL_PITCH
+    while placed:
+        targets = np.array([across(x) for x, _ in placed])
+        if (len(placed) - 1) * LABEL_PITCH <= high - low:
+            positions = spread(targets, LABEL_PITCH, low, high)
+            if np.abs(positions - targets).max() <= LABEL_REACH:
+                break
+        placed.remove(min(placed, key=lambda item: abs(item[1].value)))
+    else:
+        return
+    for (x, owner), target, position in zip(placed, targets, positions, strict=True):
+        axes.annotate(
+            three_digits(owner.value),
+            xy=(x, owner.height),
+            xytext=(position - target, 22),
+            textcoords="offset points",
+            rotation=90,
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            color=owner.look.dark,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": owner.look.dark,
+                "linewidth": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 4,
+            },
+            path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
+            zorder=5,
+        )
+
+
+def plot_training(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> Figure:
+    """Figure of the outliers and of the bulk's edges at checkpoints of one training run.
+
+    Parameters
+    ----------
+    spectra : mapping of str to Spectrum
+        Name of the checkpoint and spectrum of one matrix there, in the order of training. Where
+        each has an attribute `epoch`, and they ascend, the axis is the epoch; otherwise the names
+        stand side by side.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        8 by 5 inches. The vertical axis is linear as far from zero as the bulk reaches at any
+        checkpoint, and logarithmic beyond.
+
+    Raises
+    ------
+    ValueError
+        If there is no spectrum.
+    """
+    _check_not_empty(spectra)
+    members = list(spectra.values())
+    epochs = [spectrum.attributes.get("epoch") for spectrum in members]
+    numbers = [float(epoch) for epoch in epochs if isinstance(epoch, int | float)]
+    by_epoch = len(numbers) == len(members) and all(np.diff(numbers) > 0)
+    x = np.array(numbers) if by_epoch else np.arange(len(members), dtype=float)
+    look = _Look.of(0)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        edges = np.array([spectrum.bulk_edges for spectrum in members])
+        finite = np.abs(edges[np.isfinite(edges) & (edges != 0)])
+        threshold = float(finite.max()) if finite.size else 1e-3 * max(s.norm for s in members) or 1.0
+        axes.set_yscale("symlog", linthresh=threshold)
+        axes.fill_between(x, edges[:, 0], edges[:, 1], color=look.light, alpha=FILL, linewidth=0)
+        for column in range(2):
+            axes.plot(x, edges[:, column], color=look.light, linewidth=1.4)
+        for positive in (True, False):
+            _draw_ranks(axes, x, members, look, positive=positive)
+        axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
+        axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.margins(x=0.06)
+        axes.set(
+            ylabel="eigenvalue λ  (loss per squared parameter)",
+            xlabel="epoch" if by_epoch else "checkpoint",
+        )
+        if not by_epoch:
+            axes.set_xticks(x, list(spectra))
+        if title is not None:
+            axes.set_title(title, fontsize=14, fontweight="bold", pad=12)
+        _label_last(figure, axes, float(x[-1]), members[-1], look)
+        _draw_training_legend(figure, look)
+    return figure
+
+
+def _draw_ranks(axes: Axes, x: Array, spectra: Sequence[Spectrum], look: _Look, *, positive: bool) -> None:
+    """Draw the outliers of one sign, those of the same rank joined by a line."""
+    values, bounds = [], []
+    for spectrum in spectra:
+        mine = spectrum.is_outlier & ((spectrum.eigenvalues > 0) == positive)
+        values.append(spectrum.eigenvalues[mine])
+        bounds.append(spectrum.error_bounds[mine])
+    for rank in range(max(map(len, values))):
+        here = [index for index, found in enumerate(values) if len(found) > rank]
+        height = [values[index][rank] for index in here]
+        axes.plot(x[here], height, color=look.light, linewidth=0.8, alpha=0.6, zorder=2)
+        axes.errorbar(
+            x[here],
+            height,
+            yerr=[bounds[index][rank] for index in here],
+            linestyle="none",
+            marker=look.marker,
+            markersize=6,
+            color=look.dark,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            elinewidth=1.4,
+            capsize=3,
+            zorder=4,
+        )
+
+
+def _label_last(figure: Figure, axes: Axes, x: float, spectrum: Spectrum, look: _Look) -> None:
+    """Write the last checkpoint's outliers beside their points, pushed apart."""
+    outliers = np.sort(spectrum.outliers)
+    figure.draw_without_rendering()
+    to_points = 72 / figure.dpi
+    low, high = (float(axes.bbox.y0) * to_points, float(axes.bbox.y1) * to_points)
+    while outliers.size and (outliers.size - 1) * LABEL_PITCH > high - low:
+        outliers = np.delete(outliers, np.argmin(np.abs(outliers)))
+    targets = np.array([float(axes.transData.transform((x, value))[1]) * to_points for value in outliers])
+    for value, target, position in zip(outliers, targets, spread(targets, LABEL_PITCH, low, high), strict=True):
+        axes.annotate(
+            three_digits(float(value)),
+            xy=(x, float(value)),
+            xytext=(16, position - target),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=look.dark,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": look.dark,
+                "linewidth": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 4,
+            },
+            annotation_clip=False,
+        )
+
+
+def _draw_training_legend(figure: Figure, look: _Look) -> None:
+    area = Patch(facecolor=(*to_rgb(look.light), FILL), linewidth=0)
+    line = Line2D([], [], color=look.light, linewidth=1.4)
+    point = Line2D([], [], color=look.dark, marker=look.marker, markersize=6, linestyle="none")
+    handles: list[Any] = [point, (area, line)]
+    figure.legend(
+        handles,
+        ["outliers, those of one rank joined", "bulk, between its edges"],
+        loc="outside lower left",
+        ncols=2,
+        handler_map={tuple: HandlerTuple(ndivide=1)},
+    )
