@@ -1,0 +1,221 @@
+"""Weights of networks in files: written as safetensors, read as safetensors or PyTorch's own."""
+
+import difflib
+import itertools
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hesspec._files import atomic_path
+
+__all__ = ["load_weights", "read_metadata", "save_checkpoint"]
+
+
+def save_checkpoint(path: str | os.PathLike[str], network: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Write a network's parameters and buffers to a safetensors file, whole or not at all.
+
+    Tensors that the network shares (tied weights) are written under each of their names, so that
+    any reader of safetensors gets a complete state dict.
+
+    Parameters
+    ----------
+    path
+        File to write, by custom with the suffix `.safetensors`; missing folders are made.
+    network
+        Network on any device; it is not changed.
+    metadata
+        Strings to keep with the weights, such as the epoch and the data set.
+
+    Raises
+    ------
+    ValueError
+        If the network's state holds something other than tensors.
+    OSError
+        If the file cannot be written.
+    """
+    tensors = {}
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"The network's state {name!r} is an object of type {type(value).__name__!r}; a "
+                "checkpoint holds tensors only."
+            )
+        # A clone of its own for each name, as safetensors refuses tensors that share memory.
+        tensors[name] = value.cpu().clone(memory_format=torch.contiguous_format)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=dict(metadata))
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read the strings that `save_checkpoint` kept with the weights, without the weights.
+
+    Parameters
+    ----------
+    path
+        A safetensors file.
+
+    Returns
+    -------
+    dict of str to str
+        Empty if the file has none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a safetensors file.
+    """
+    file = _existing(path)
+    try:
+        with safe_open(file, framework="pt") as content:
+            return dict(content.metadata() or {})
+    except SafetensorError as error:
+        raise _damaged(file, "safetensors", error) from error
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load weights from a file into a network; if they do not fit, the network stays as it was.
+
+    Parameters
+    ----------
+    network
+        Network to change; its tensors keep their device and dtype.
+    path
+        A `.safetensors` file, or a `.pt` or `.pth` file with a state dict, bare or as the entry
+        `"state_dict"` of a dict. The prefix `module.` of `torch.nn.DataParallel` is taken off. Of
+        tied weights one name is enough, as other writers of safetensors leave out the rest.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is of another kind or damaged, holds Python objects other than tensors (it is
+        read without running any code of its own), or the names or shapes are not the network's.
+    """
+    file = _existing(path)
+    weights = _without_prefix(_read(file), network)
+    state = network.state_dict()
+    own = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    tied = _tied(own)
+    for names in tied:
+        given = [weights[name] for name in names if name in weights]
+        weights.update({name: given[0] for name in names if given and name not in weights})
+    faults = "; ".join(_faults(own, weights, tied))
+    if faults:
+        raise ValueError(f"The weights in {str(file)!r} do not fit the network: {faults}.")
+    network.load_state_dict(weights)
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {str(file)!r} to load weights from.")
+    return file
+
+
+def _damaged(file: Path, kind: str, error: Exception) -> ValueError:
+    return ValueError(f"The file {str(file)!r} is no {kind} file, or is damaged: {error}.")
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        try:
+            return dict(load_file(file))
+        except SafetensorError as error:
+            raise _damaged(file, "safetensors", error) from error
+    if file.suffix not in {".pt", ".pth"}:
+        raise ValueError(
+            f"The file {str(file)!r} has the suffix {file.suffix!r}; weights are read from "
+            "'.safetensors', '.pt' and '.pth'."
+        )
+    return _read_torch(file)
+
+
+def _read_torch(file: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            # torch warns of what it then refuses (TorchScript), which the error below says.
+            warnings.simplefilter("ignore")
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # on damaged bytes the unpickler fails with errors of any type
+        raise ValueError(
+            f"The file {str(file)!r} is damaged or holds Python objects other than tensors, which "
+            "are not read, as loading them runs code. Save weights with "
+            "`torch.save(network.state_dict(), path)`."
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"The file {str(file)!r} holds an object of type {type(content).__name__!r}, not a "
+            "state dict. Save weights with `torch.save(network.state_dict(), path)`."
+        )
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"The file {str(file)!r} holds a dict that is no state dict: its entry {name!r} is "
+                f"an object of type {type(value).__name__!r}, not a tensor."
+            )
+    return dict(content)
+
+
+def _without_prefix(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    prefix = "module."
+    if not all(name.startswith(prefix) for name in weights):
+        return weights
+    if any(name.startswith(prefix) for name in network.state_dict()):
+        return weights
+    return {name.removeprefix(prefix): value for name, value in weights.items()}
+
+
+def _tied(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """Group the names of every tensor that has several."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, value in state.items():
+        if value.numel() > 0:
+            key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
+            groups.setdefault(key, []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _faults(own: Mapping[str, Tensor], given: Mapping[str, Tensor], tied: list[list[str]]) -> Iterator[str]:
+    """Say everything that keeps the given tensors from being the network's own."""
+    missing = [name for name in own if name not in given]
+    unexpected = [name for name in given if name not in own]
+    if missing:
+        names = (f"{name!r}{_nearest(name, unexpected)}" for name in missing)
+        yield f"the file lacks {_first(names, len(missing))}"
+    if unexpected:
+        names = (f"{name!r}{_nearest(name, missing)}" for name in unexpected)
+        yield f"the network lacks {_first(names, len(unexpected))}"
+    misshapen = [name for name in own if name in given and given[name].shape != own[name].shape]
+    if misshapen:
+        shapes = (f"{name!r} of shape {tuple(given[name].shape)} for {tuple(own[name].shape)}" for name in misshapen)
+        yield f"the file has {_first(shapes, len(misshapen))}"
+    for first, *others in tied:
+        for name in others:
+            if name in given and not torch.equal(given[first], given[name]):
+                yield f"{first!r} and {name!r} are one tensor in the network and differ in the file"
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f" (nearest: {nearest[0]!r})" if nearest else ""
+
+
+def _first(items: Iterator[str], count: int) -> str:
+    """Join the first few of `count` items, enough to see what is wrong, and count the others."""
+    shown = list(itertools.islice(items, 3))
+    more = f" and {count - len(shown)} more" if count > len(shown) else ""
+    return ", ".join(shown) + more

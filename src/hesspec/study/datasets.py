@@ -1,0 +1,506 @@
+"""Data sets of images and classes, held whole in memory, and small parts of them that nest."""
+
+import gzip
+import inspect
+import math
+import operator
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hesspec._suggest import unknown
+from hesspec.study.imports import load_object
+
+__all__ = ["DATASETS", "SPLITS", "Dataset", "load_dataset"]
+
+SPLITS: Final = ("train", "test")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Samples of a classification problem, all in memory, in a fixed order.
+
+    Parameters
+    ----------
+    name, split
+        What the data are, as given to `load_dataset`.
+    inputs
+        Tensor (N, channels, size, size), float32, normalised. A data set of the user's own may have
+        samples of another shape and type, with channels (or features) in the second dimension.
+    targets
+        Tensor (N,), int64: the class of every sample, from 0.
+    class_names
+        Name of every class.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples, inputs and targets do not correspond, or a target is no class.
+    """
+
+    name: str
+    split: str
+    inputs: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that inputs, targets and classes belong together."""
+        what = f"The {self.split} split of {self.name!r}"
+        if self.targets.ndim != 1 or self.targets.dtype != torch.int64:
+            raise ValueError(
+                f"{what} must have int64 targets of shape (N,), not {self.targets.dtype} of shape "
+                f"{tuple(self.targets.shape)}."
+            )
+        if self.inputs.ndim < 2 or len(self.inputs) != len(self.targets):
+            raise ValueError(
+                f"{what} has inputs of shape {tuple(self.inputs.shape)} for {len(self.targets)} "
+                "targets; it must have one input of at least one dimension for every target."
+            )
+        if len(self.targets) == 0:
+            raise ValueError(f"{what} is empty.")
+        lowest, highest = int(self.targets.min()), int(self.targets.max())
+        if lowest < 0 or highest >= self.classes:
+            raise ValueError(
+                f"{what} has {self.classes} classes, numbered from 0, but its targets run from {lowest} to {highest}."
+            )
+
+    def __len__(self) -> int:
+        """Count the samples, N."""
+        return len(self.targets)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, C."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels, the second dimension of the inputs."""
+        return self.inputs.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images in pixels, the last dimension of the inputs."""
+        return self.inputs.shape[-1]
+
+    def batches(self, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        """Cut the samples into batches, in their order.
+
+        Parameters
+        ----------
+        batch_size
+            Samples in a batch, at least 1; the last batch may have fewer.
+
+        Returns
+        -------
+        list of (inputs, targets)
+            Views of the data set's tensors; the list can be iterated any number of times.
+
+        Raises
+        ------
+        ValueError
+            If `batch_size` is below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but it is {batch_size}.")
+        return list(
+            zip(
+                torch.split(self.inputs, batch_size),
+                torch.split(self.targets, batch_size),
+                strict=True,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images as stored, and how they are normalised: (pixel / white - mean) / std per channel."""
+
+    pixels: Tensor  # (N, channels, h, w), uint8
+    targets: Tensor  # (N,), int64
+    class_names: tuple[str, ...]
+    white: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_dataset(
+    name: str,
+    split: str,
+    *,
+    samples_per_class: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    size: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Load one split of a data set into memory.
+
+    Images are padded with black on all sides to `size`, scaled to [0, 1] and then normalised with
+    the constants of arXiv 1811.07062, in this order, so that the border has the normalised value of
+    black. There is no augmentation.
+
+    ===============  ==============  ===============  ==============================================
+    name             train, test     images, default  read from
+    ===============  ==============  ===============  ==============================================
+    `digits`         1,437; 360      1x8x8; 8         scikit-learn, which contains them
+    `mnist`          60,000; 10,000  1x28x28; 32      `folder` of IDX files, or torchvision's root
+    `fashion-mnist`  60,000; 10,000  1x28x28; 32      the same, or /usr/share/datasets/fashion-mnist
+    `cifar10`        50,000; 10,000  3x32x32; 32      `folder`, torchvision's root
+    `cifar100`       50,000; 10,000  3x32x32; 32      `folder`, torchvision's root
+    ===============  ==============  ===============  ==============================================
+
+    The digits have no official split: 360 of the 1,797 are the test split, drawn once and for all
+    by scikit-learn's stratified `train_test_split` with `random_state=0`. They are normalised with
+    the mean and the standard deviation of all pixels of the training split.
+
+    A data set of the user's own is named `"module:callable"`. The callable is called with the split
+    and returns a map-style data set (a `torch.utils.data.Dataset`, or anything with a length and
+    indices) of samples `(input, target)`: a tensor or array, always of the same shape, and an
+    integer class. Every sample is read once, so random augmentation is frozen. Its attribute
+    `classes`, a list of names as torchvision's data sets have it, gives the classes; without it
+    they are numbered up to the highest target.
+
+    Parameters
+    ----------
+    name
+        A name of the table, or `"module:callable"`.
+    split
+        `"train"` or `"test"`.
+    samples_per_class
+        Keep this many samples of every class: the first ones in a permutation fixed by `seed`. The
+        result is ordered by place in the permutation and then by class, so that a smaller number
+        gives the first samples of a larger one. None keeps all samples in their stored order.
+    folder
+        Where the files are. `digits` and the user's own data sets do not read it.
+    size
+        Height and width of the images after padding, in pixels. None: the default of the table.
+    seed
+        Of the permutation; without effect if `samples_per_class` is None.
+
+    Returns
+    -------
+    Dataset
+        Inputs float32 (as they are, for the user's own), targets int64.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set or split, a class has fewer than `samples_per_class` samples,
+        `size` is smaller than the images, a file is damaged, or the user's samples are not as
+        described.
+    FileNotFoundError
+        If the files are not there; it says where they were looked for and how to get them.
+    ModuleNotFoundError
+        If CIFAR is asked for and torchvision is not installed.
+
+    Examples
+    --------
+    >>> train = load_dataset("digits", "train", samples_per_class=20)
+    >>> train.inputs.shape, train.classes
+    (torch.Size([200, 1, 8, 8]), 10)
+    """
+    if split not in SPLITS:
+        raise ValueError(unknown("split", split, SPLITS))
+    where = f"{split} of {name!r}"
+    if ":" in name:
+        if size is not None:
+            raise ValueError(
+                f"size={size} cannot be applied to {name!r}: give your own data set's images the "
+                "size that they need yourself."
+            )
+        full = _read_own(name, split)
+        keep = _kept(full.targets, full.class_names, samples_per_class, seed, where)
+        return replace(full, inputs=full.inputs[keep], targets=full.targets[keep])
+    if name not in _READERS:
+        hint = "A data set of your own is named 'module:callable'."
+        raise ValueError(f"{unknown('data set', name, DATASETS)} {hint}")
+    read, default_size = _READERS[name]
+    images = read(split, None if folder is None else Path(folder))
+    keep = _kept(images.targets, images.class_names, samples_per_class, seed, where)
+    padded = _pad(images.pixels[keep], default_size if size is None else size, name)
+    mean = torch.tensor(images.mean).view(-1, 1, 1)
+    std = torch.tensor(images.std).view(-1, 1, 1)
+    return Dataset(
+        name=name,
+        split=split,
+        inputs=(padded.float() / images.white).sub_(mean).div_(std),
+        targets=images.targets[keep],
+        class_names=images.class_names,
+    )
+
+
+def _kept(targets: Tensor, class_names: Sequence[str], count: int | None, seed: int, where: str) -> Tensor | slice:
+    """Give the indices of the first `count` samples of every class, ordered so that parts nest."""
+    if count is None:
+        return slice(None)
+    if count < 1:
+        raise ValueError(f"samples_per_class must be at least 1, but it is {count}.")
+    available = torch.bincount(targets, minlength=len(class_names))
+    fewest = int(available.argmin())
+    if count > available[fewest]:
+        raise ValueError(
+            f"samples_per_class={count} is too large: class {class_names[fewest]!r} has "
+            f"{available[fewest]} samples in the split {where}."
+        )
+    # NumPy keeps the raw stream of a bit generator in all versions, unlike its permutations (NEP 19).
+    order = np.argsort(np.random.PCG64(seed).random_raw(len(targets)), kind="stable")
+    permuted = targets.numpy()[order]
+    columns = [order[permuted == label][:count] for label in range(len(class_names))]
+    return torch.from_numpy(np.stack(columns, axis=1).ravel())
+
+
+def _pad(pixels: Tensor, size: int, name: str) -> Tensor:
+    """Put black around (N, channels, h, w), one more pixel below and right where it is odd."""
+    height, width = pixels.shape[-2:]
+    if size < max(height, width):
+        raise ValueError(
+            f"size={size} is smaller than the images of {name!r}, which are {height}x{width}; "
+            "they are padded, never cropped."
+        )
+    top, left = (size - height) // 2, (size - width) // 2
+    return pad(pixels, (left, size - width - left, top, size - height - top))
+
+
+def _read_digits(split: str, folder: Path | None) -> _Images:  # noqa: ARG001 - one form of reader
+    # Slow to import, and only this data set needs it.
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415
+
+    digits = load_digits()
+    train, test = train_test_split(np.arange(len(digits.target)), test_size=360, stratify=digits.target, random_state=0)
+    scaled = digits.images[train] / 16
+    part = train if split == "train" else test
+    return _Images(
+        pixels=torch.from_numpy(digits.images[part].astype(np.uint8)).unsqueeze(1),
+        targets=torch.from_numpy(digits.target[part].astype(np.int64)),
+        class_names=tuple(map(str, range(10))),
+        white=16,
+        mean=(float(scaled.mean()),),
+        std=(float(scaled.std()),),
+    )
+
+
+@dataclass(frozen=True)
+class _IdxSource:
+    """A data set in the four IDX files of MNIST; calling it reads one split."""
+
+    name: str
+    torchvision_name: str
+    class_names: tuple[str, ...]
+    mean: float
+    std: float
+    package_folder: Path | None = None
+    package_command: str = ""
+
+    def __call__(self, split: str, folder: Path | None) -> _Images:
+        prefix = "train" if split == "train" else "t10k"
+        image_file = self._find(f"{prefix}-images-idx3-ubyte", folder)
+        label_file = self._find(f"{prefix}-labels-idx1-ubyte", folder)
+        pixels = _read_idx(image_file, dimensions=3)
+        labels = _read_idx(label_file, dimensions=1)
+        if len(pixels) != len(labels):
+            raise ValueError(
+                f"The files of {self.name!r} do not belong together: {str(image_file)!r} has "
+                f"{len(pixels)} images and {str(label_file)!r} has {len(labels)} labels."
+            )
+        if labels.numel() > 0 and labels.max() >= len(self.class_names):
+            raise ValueError(
+                f"The file {str(label_file)!r} is damaged: it has a label {int(labels.max())}, and "
+                f"{self.name!r} has {len(self.class_names)} classes."
+            )
+        return _Images(
+            pixels=pixels.unsqueeze(1),
+            targets=labels.long(),
+            class_names=self.class_names,
+            white=255,
+            mean=(self.mean,),
+            std=(self.std,),
+        )
+
+    def _find(self, stem: str, folder: Path | None) -> Path:
+        if folder is not None:
+            folders = [folder, folder / self.torchvision_name / "raw"]
+        else:
+            folders = [self.package_folder] if self.package_folder else []
+        for candidate in folders:
+            for path in (candidate / stem, candidate / f"{stem}.gz"):
+                if path.is_file():
+                    return path
+        raise FileNotFoundError(
+            f"The file {stem} or {stem}.gz of {self.name!r} "
+            f"{_looked_in(folders)}. Get it with {self.package_command}"
+            f"{_torchvision_download(self.torchvision_name)}."
+        )
+
+
+def _looked_in(folders: Sequence[Path]) -> str:
+    if not folders:
+        return "was looked for nowhere, as no folder was given"
+    return f"is not in {' or '.join(repr(str(folder)) for folder in folders)}"
+
+
+def _torchvision_download(torchvision_name: str) -> str:
+    return (
+        f'`python -c "from torchvision.datasets import {torchvision_name} as D; '
+        f"D('data', download=True)\"` and give folder='data'"
+    )
+
+
+def _read_idx(path: Path, *, dimensions: int) -> Tensor:
+    """Read a file of unsigned bytes in the IDX format, compressed by gzip or not.
+
+    The format is described with MNIST (LeCun, Cortes and Burges): two zero bytes, one for the type
+    (8, unsigned byte), one for the number of dimensions, their sizes as big-endian uint32, data.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"The file {str(path)!r} is no whole gzip file: {error}.") from error
+    header = 4 + 4 * dimensions
+    magic = bytes([0, 0, 8, dimensions])
+    if len(content) < header or content[:4] != magic:
+        raise ValueError(
+            f"The file {str(path)!r} is no IDX file of bytes in {dimensions} dimension(s): "
+            f"it must begin with {magic.hex(' ')}, but begins with {content[:4].hex(' ')}."
+        )
+    shape = struct.unpack(f">{dimensions}I", content[4:header])
+    if len(content) - header != math.prod(shape):
+        raise ValueError(
+            f"The file {str(path)!r} is damaged: its header announces {math.prod(shape)} bytes of "
+            f"data, and it has {len(content) - header}."
+        )
+    # A copy: torch wants memory that it may write to, and bytes are not.
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+
+
+@dataclass(frozen=True)
+class _CifarSource:
+    """CIFAR as torchvision stores and reads it; calling it reads one split."""
+
+    name: str
+    torchvision_name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, split: str, folder: Path | None) -> _Images:
+        try:
+            from torchvision import datasets  # noqa: PLC0415 - an optional dependency
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{self.name!r} is read by torchvision, which is not installed: pip install 'hesspec[vision]'."
+            ) from error
+        reader = getattr(datasets, self.torchvision_name)
+        folders = [] if folder is None else [folder / reader.base_folder]
+        if not any(candidate.is_dir() for candidate in folders):
+            raise FileNotFoundError(
+                f"The data set {self.name!r} {_looked_in(folders)}. "
+                f"Get it with {_torchvision_download(self.torchvision_name)}."
+            )
+        try:
+            # torchvision checks the files' checksums before it unpickles them.
+            stored = reader(folder, train=split == "train")
+        except RuntimeError as error:
+            raise ValueError(
+                f"The files of {self.name!r} in {str(folders[0])!r} are incomplete or damaged; get "
+                f"them again with {_torchvision_download(self.torchvision_name)}."
+            ) from error
+        return _Images(
+            pixels=torch.from_numpy(stored.data).permute(0, 3, 1, 2),
+            targets=torch.tensor(stored.targets, dtype=torch.int64),
+            class_names=tuple(stored.classes),
+            white=255,
+            mean=tuple(value / 255 for value in self.mean),
+            std=tuple(value / 255 for value in self.std),
+        )
+
+
+def _read_own(name: str, split: str) -> Dataset:
+    """Read every sample that the user's callable gives."""
+    make = load_object(name, "data set")
+    try:
+        inspect.signature(make).bind(split)
+    except TypeError as error:
+        raise ValueError(
+            f"The data set {name!r} cannot be called with the split as its only argument: {error}."
+        ) from error
+    samples: Any = make(split)
+    try:
+        count = len(samples)
+        pairs = [samples[index] for index in range(count)]
+        inputs = [torch.as_tensor(sample) for sample, _ in pairs]
+        targets = [operator.index(target) for _, target in pairs]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"The data set {name!r} must return a map-style data set of samples (input, target), a "
+            f"tensor or array and an integer class: {error}."
+        ) from error
+    shapes = {tuple(sample.shape): index for index, sample in enumerate(inputs)}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"The samples of {name!r} must all have one shape, but there are "
+            + (" and ".join(f"{shape} (sample {i})" for shape, i in shapes.items()) or "none")
+            + "."
+        )
+    class_names = getattr(samples, "classes", range(max(targets) + 1))
+    return Dataset(
+        name=name,
+        split=split,
+        inputs=torch.stack(inputs),
+        targets=torch.tensor(targets),
+        class_names=tuple(map(str, class_names)),
+    )
+
+
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+_READERS: Final[dict[str, tuple[Callable[[str, Path | None], _Images], int]]] = {
+    "digits": (_read_digits, 8),
+    "mnist": (
+        _IdxSource("mnist", "MNIST", tuple(map(str, range(10))), mean=0.1307, std=0.3081),
+        32,
+    ),
+    "fashion-mnist": (
+        _IdxSource(
+            "fashion-mnist",
+            "FashionMNIST",
+            _FASHION,
+            mean=0.5,
+            std=0.5,
+            package_folder=Path("/usr/share/datasets/fashion-mnist"),
+            package_command="`apt-get install dataset-fashion-mnist` on Debian, or with ",
+        ),
+        32,
+    ),
+    "cifar10": (
+        _CifarSource("cifar10", "CIFAR10", (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
+        32,
+    ),
+    "cifar100": (
+        _CifarSource("cifar100", "CIFAR100", (129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
+        32,
+    ),
+}
+
+DATASETS: Final = tuple(_READERS)
+"""Names of the data sets that hesspec reads."""

@@ -1,0 +1,77 @@
+"""Objects of the user's own code, named `module:callable`."""
+
+import sys
+
+import pytest
+
+from hesspec.study import load_object
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    """Give a function that writes a module into a fresh current directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def write(file_name, text):
+        path = tmp_path / file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_a_module_of_the_current_directory_is_found(own_code):
+    own_code("hs_own_a.py", "def lenet():\n    return 'lenet'\n")
+    assert load_object("hs_own_a:lenet", "network")() == "lenet"
+
+
+def test_a_module_in_a_package_is_found(own_code):
+    own_code("hs_own_b/__init__.py", "")
+    own_code("hs_own_b/nets.py", "class Net:\n    pass\n")
+    assert load_object("hs_own_b.nets:Net", "network").__name__ == "Net"
+
+
+def test_the_module_may_import_its_neighbour_when_it_is_called(own_code):
+    own_code("hs_neighbour.py", "VALUE = 3\n")
+    own_code("hs_own_c.py", "def make():\n    import hs_neighbour\n    return hs_neighbour.VALUE\n")
+    assert load_object("hs_own_c:make", "network")() == 3
+
+
+@pytest.mark.parametrize("spec", ["lenet", ":lenet", "a:", "a:b:c", "nets.py/x:y", "./nets:y", ""])
+def test_another_form_is_refused(spec):
+    with pytest.raises(ValueError, match="must be named in the form 'module:callable'"):
+        load_object(spec, "network")
+
+
+def test_a_missing_module_is_named_with_the_directory(own_code, tmp_path):
+    with pytest.raises(ValueError, match="no module 'hs_missing' for the network") as caught:
+        load_object("hs_missing:lenet", "network")
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_missing_module_in_a_package_is_named(own_code):
+    own_code("hs_own_d/__init__.py", "")
+    with pytest.raises(ValueError, match=r"no module 'hs_own_d.nets'"):
+        load_object("hs_own_d.nets:lenet", "network")
+
+
+def test_a_module_that_fails_to_import_fails_with_its_own_error(own_code):
+    own_code("hs_own_e.py", "import hs_not_installed\n")
+    with pytest.raises(ModuleNotFoundError, match="hs_not_installed"):
+        load_object("hs_own_e:lenet", "network")
+
+
+def test_the_nearest_name_is_offered(own_code):
+    own_code("hs_own_f.py", "def lenet():\n    pass\n")
+    with pytest.raises(ValueError, match="has no network 'lennet'; did you mean 'lenet'"):
+        load_object("hs_own_f:lennet", "network")
+
+
+def test_what_is_not_callable_is_refused(own_code):
+    own_code("hs_own_g.py", "lenet = {}\n")
+    with pytest.raises(ValueError, match="function or a class, but it is an object of type 'dict'"):
+        load_object("hs_own_g:lenet", "network")
