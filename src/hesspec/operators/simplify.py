@@ -99,7 +99,7 @@ def _is_zero(node: fx.Node, zeros: set[Any]) -> bool:
     if target in ZEROS:
         return True
     if target in FILLS:
-        return node.args[FILLS[target]] == 0
+        return bool(node.args[FILLS[target]] == 0)
     if target is aten.convolution.default:
         return (node.args[0] in zeros or node.args[1] in zeros) and node.args[2] is None
     if target in LINEAR:
@@ -111,5 +111,4 @@ def _alike(one: fx.Node, other: fx.Node) -> bool:
     a, b = one.meta.get("val"), other.meta.get("val")
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         return False
-    same: bool = (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
-    return same
+    return bool((a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride()))

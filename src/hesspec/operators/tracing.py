@@ -5,7 +5,8 @@ into a *primal part*, which does not depend on v and is run once per batch, and 
 and is all that a matvec has to run (design: the primal pass of a network is half of the work of a Hessian matvec).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -68,11 +69,10 @@ def trace_linear(
     tangents = [torch.empty_like(tangent) for tangent in tangents]
     # In-place operations would overwrite what the tangent part reads later, so they are functionalised away; views
     # stay, as copies in their place would double the memory of everything kept.
-    traced = make_fx(
-        functionalize(function, remove="mutations"),
-        tracing_mode="fake",
-        _allow_non_fake_inputs=True,
-    )(*primals, *tangents)
+    with _compiling():
+        traced = make_fx(functionalize(function, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)(
+            *primals, *tangents
+        )
     graph = traced.graph
     graph.eliminate_dead_code()
     for node in graph.nodes:
@@ -81,6 +81,17 @@ def trace_linear(
     simplify(graph)
     merge_equal(graph)
     return _cut(traced, len(primals), len(tangents))
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Answer `torch.compiler.is_compiling()` with yes: models then leave out shortcuts that look at values."""
+    before = torch.compiler._is_compiling_flag  # noqa: SLF001 - there is no public way to say that one is tracing
+    torch.compiler._is_compiling_flag = True  # noqa: SLF001
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before  # noqa: SLF001
 
 
 def _cut(traced: fx.GraphModule, num_primals: int, num_tangents: int) -> LinearTrace:

@@ -1,0 +1,67 @@
+"""Every matrix on every case, entry by entry, against the dense matrix of plain autograd."""
+
+import contextlib
+import functools
+import warnings
+
+import pytest
+import torch
+from cases import CASES, MATRICES, Case, Dense, dense
+
+import hesspec
+from hesspec.operators import linearised
+
+
+@functools.cache
+def reference(name: str) -> Dense:
+    case = CASES[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = hesspec.Hessian(case.model, case.loss, case.data, **case.options).names
+    return dense(case, names)
+
+
+def largest_entry(name: str) -> torch.Tensor:
+    """Scale of rounding: entries are sums of cancelling terms, and G = -H at most where Hess is small."""
+    return max(matrix.abs().max() for matrix in reference(name).matrices.values())
+
+
+def columns(case: Case, matrix: str) -> tuple[torch.Tensor, object]:
+    operator = getattr(hesspec, matrix)(case.model, case.loss, case.data, **case.options)
+    expected = pytest.warns(UserWarning, match=case.warning) if case.warning else contextlib.nullcontext()
+    with expected:
+        result = operator @ torch.eye(operator.shape[0], dtype=operator.dtype)
+    return result, operator
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("name", CASES)
+def test_float64_entries_agree_to_1e10(name, matrix):
+    result, operator = columns(CASES[name]().to(torch.float64), matrix)
+    truth = reference(name).matrices[matrix]
+    assert operator.attributes["mode"] == "traced"
+    assert ((result - truth).abs() <= 1e-10 * truth.abs() + 1e-14 * largest_entry(name)).all()
+    assert operator.risk == pytest.approx(reference(name).value, rel=1e-12)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("name", CASES)
+def test_float32_entries_agree_to_1e5_of_the_largest(name, matrix):
+    result, operator = columns(CASES[name]().to(torch.float32), matrix)
+    truth = reference(name).matrices[matrix]
+    assert result.dtype == torch.float32
+    assert ((result - truth).abs() <= 1e-5 * largest_entry(name)).all()
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("name", CASES)
+def test_double_backward_agrees_with_the_dense_matrix_too(name, matrix, monkeypatch):
+    def untraceable(*_):
+        raise RuntimeError("no forward-mode rule")
+
+    monkeypatch.setattr(linearised, "trace_linear", untraceable)
+    result, operator = columns(CASES[name]().to(torch.float64), matrix)
+    truth = reference(name).matrices[matrix]
+    assert operator.attributes["mode"] == "double backward"
+    assert "no forward-mode rule" in operator.attributes["mode_reason"]
+    assert ((result - truth).abs() <= 1e-10 * truth.abs() + 1e-14 * largest_entry(name)).all()

@@ -1,0 +1,195 @@
+"""What an operator is beside its entries: shapes, selection, conversion, counting, SciPy, and independence of batching."""
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES, batches, labels, mlp
+from torch import nn
+
+import hesspec
+from hesspec.operators import linearised
+
+
+@pytest.fixture
+def hessian():
+    case = CASES["cnn"]().to(torch.float64)
+    return hesspec.Hessian(case.model, case.loss, case.data)
+
+
+def test_shape_dtype_device(hessian):
+    count = sum(parameter.numel() for parameter in CASES["cnn"]().model.parameters())
+    assert hessian.shape == (count, count)
+    assert hessian.dtype == torch.float64
+    assert hessian.device == torch.device("cpu")
+
+
+def test_a_matrix_is_multiplied_column_by_column(hessian):
+    matrix = torch.randn(hessian.shape[0], 3, dtype=torch.float64)
+    product = hessian @ matrix
+    assert product.shape == matrix.shape
+    for column in range(3):
+        torch.testing.assert_close(product[:, column], hessian @ matrix[:, column].clone(), rtol=1e-12, atol=1e-14)
+
+
+def test_matvecs_are_counted(hessian):
+    v = torch.randn(hessian.shape[0], dtype=torch.float64)
+    _ = hessian @ v
+    _ = hessian @ torch.stack([v, v, v], 1)
+    assert hessian.matvecs == 4
+
+
+def test_flat_and_named_tensors_are_inverse(hessian):
+    v = torch.randn(hessian.shape[0], dtype=torch.float64)
+    named = hessian.to_named(v)
+    model = CASES["cnn"]().model
+    assert list(named) == [name for name, _ in model.named_parameters()]
+    assert all(named[name].shape == parameter.shape for name, parameter in model.named_parameters())
+    assert torch.equal(hessian.to_flat(named), v)
+
+
+def test_flat_order_is_that_of_named_parameters(hessian):
+    model = CASES["cnn"]().to(torch.float64).model
+    flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    assert torch.equal(hessian.to_flat(dict(model.named_parameters())).detach(), flat)
+
+
+def test_scipy_operator_gives_the_same_products_and_eigenvalues(hessian):
+    operator = hessian.to_scipy()
+    v = torch.randn(hessian.shape[0], dtype=torch.float64)
+    assert operator.dtype == np.float64
+    np.testing.assert_array_equal(operator @ v.numpy(), (hessian @ v).numpy())
+    np.testing.assert_array_equal(operator @ v.numpy()[:, None], (hessian @ v).numpy()[:, None])
+    assert (operator @ np.eye(hessian.shape[0])[:, :2]).shape == (hessian.shape[0], 2)
+
+
+@pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton", "Residual"])
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")])
+def test_batching_does_not_change_the_matrix(matrix, loss):
+    data = batches((5,), labels(4), sizes=(12,))
+    (x, y) = data[0]
+    v = None
+    products = []
+    for split in ((12,), (5, 5, 2), (1,) * 12):
+        operator = getattr(hesspec, matrix)(mlp().double(), loss, list(zip(x.split(split), y.split(split), strict=True)))
+        v = torch.randn(operator.shape[0], dtype=torch.float64) if v is None else v
+        products.append(operator @ v)
+    for product in products[1:]:
+        torch.testing.assert_close(product, products[0], rtol=1e-12, atol=1e-14)
+
+
+def test_hessian_is_gauss_newton_plus_residual():
+    case = CASES["residual cnn"]().to(torch.float64)
+    operators = [getattr(hesspec, name)(case.model, case.loss, case.data) for name in ("Hessian", "GaussNewton", "Residual")]
+    v = torch.randn(operators[0].shape[0], dtype=torch.float64)
+    whole, g, h = (operator @ v for operator in operators)
+    torch.testing.assert_close(g + h, whole, rtol=1e-12, atol=1e-14)
+
+
+def test_batches_of_one_shape_are_traced_once(monkeypatch):
+    traces = []
+    original = linearised.trace_linear
+    monkeypatch.setattr(linearised, "trace_linear", lambda *a: traces.append(1) or original(*a))
+    operator = hesspec.Hessian(mlp(), nn.CrossEntropyLoss(), batches((5,), labels(4), sizes=(4, 4, 4, 3)))
+    for _ in range(3):
+        _ = operator @ torch.ones(operator.shape[0])
+    assert len(traces) == 2
+
+
+def test_primal_passes_that_do_not_fit_are_repeated_with_the_same_result(monkeypatch):
+    data = batches((5,), labels(4))
+    v = torch.randn(64)
+    kept = hesspec.Hessian(mlp(), nn.CrossEntropyLoss(), data)
+    expected = kept @ v
+    free = iter([100, 80, 40, 40])  # at the start, then after each batch: the first fits, the others do not
+    monkeypatch.setattr(linearised, "free_memory", lambda _: next(free))
+    streamed = hesspec.Hessian(mlp(), nn.CrossEntropyLoss(), data)
+    assert torch.equal(streamed @ v, expected)
+    assert "kept for 1 of 3 batches" in streamed.attributes["mode_reason"]
+    assert "kept for 3 of 3 batches" in kept.attributes["mode_reason"]
+
+
+@pytest.mark.parametrize(
+    ("params", "names"),
+    [
+        (None, ["0.weight", "0.bias", "2.weight", "2.bias"]),
+        ("2.*", ["2.weight", "2.bias"]),
+        (["2.bias", "0.weight"], ["0.weight", "2.bias"]),
+        ("*.bias", ["0.bias", "2.bias"]),
+    ],
+)
+def test_parameters_by_name_and_pattern(params, names):
+    operator = hesspec.Hessian(mlp(), nn.CrossEntropyLoss(), batches((5,), labels(4)), params=params)
+    assert list(operator.names) == names
+
+
+def test_parameters_by_module_and_by_parameter():
+    model = mlp()
+    data = batches((5,), labels(4))
+    by_module = hesspec.Hessian(model, nn.CrossEntropyLoss(), data, params=model[2])
+    by_parameter = hesspec.Hessian(model, nn.CrossEntropyLoss(), data, params=[model[0].bias])
+    assert by_module.names == ("2.weight", "2.bias")
+    assert by_parameter.names == ("0.bias",)
+
+
+def test_frozen_parameters_are_left_out_unless_named():
+    model = mlp()
+    model[0].requires_grad_(False)
+    data = batches((5,), labels(4))
+    assert hesspec.Hessian(model, nn.CrossEntropyLoss(), data).names == ("2.weight", "2.bias")
+    assert hesspec.Hessian(model, nn.CrossEntropyLoss(), data, params="0.*").names == ("0.weight", "0.bias")
+
+
+def test_a_subset_is_the_block_of_the_whole():
+    case = CASES["mlp"]().to(torch.float64)
+    whole = hesspec.Hessian(case.model, case.loss, case.data)
+    block = hesspec.Hessian(case.model, case.loss, case.data, params="2.*")
+    v = torch.randn(block.shape[0], dtype=torch.float64)
+    padded = torch.cat([torch.zeros(whole.shape[0] - block.shape[0], dtype=torch.float64), v])
+    torch.testing.assert_close((whole @ padded)[-block.shape[0] :], block @ v, rtol=1e-12, atol=1e-14)
+
+
+def test_later_changes_of_the_model_do_not_change_the_operator():
+    model = mlp()
+    data = batches((5,), labels(4))
+    operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), data)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    reference = hesspec.Hessian(mlp(), nn.CrossEntropyLoss(), data)
+    v = torch.ones(operator.shape[0])
+    assert torch.equal(operator @ v, reference @ v)
+
+
+def test_the_model_is_left_as_it_was():
+    case = CASES["cnn"]()
+    before = {name: value.clone() for name, value in case.model.state_dict().items()}
+    operator = hesspec.Hessian(case.model, case.loss, case.to(torch.float32).data)
+    _ = operator @ torch.ones(operator.shape[0])
+    assert all(torch.equal(value, before[name]) for name, value in case.model.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in case.model.parameters())
+
+
+def test_an_lstm_falls_back_to_double_backward_by_itself():
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.lstm(x)[0][:, -1])
+
+    model = Last().eval()
+    x, y = torch.randn(6, 5, 3), torch.randint(2, (6,))
+    operators = [getattr(hesspec, name)(model, nn.CrossEntropyLoss(), [(x, y)]) for name in ("Hessian", "GaussNewton", "Residual")]
+    v = torch.randn(operators[0].shape[0])
+    gradient = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(model.parameters()), create_graph=True)
+    expected = torch.autograd.grad(torch.cat([g.flatten() for g in gradient]) @ v, list(model.parameters()))
+    expected = torch.cat([part.flatten() for part in expected])
+    whole, g, h = (operator @ v for operator in operators)
+    assert operators[0].attributes["mode"] == "double backward"
+    torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(g + h, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_repr_says_what_it_is(hessian):
+    assert "Hessian(" in repr(hessian)
+    assert "CrossEntropyLoss over 12 samples" in repr(hessian)
