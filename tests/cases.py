@@ -135,7 +135,15 @@ def labels(classes: int) -> Callable[[int], Tensor]:
 
 def gpt2() -> nn.Module:
     config = transformers.GPT2Config(
-        vocab_size=7, n_positions=5, n_embd=4, n_layer=1, n_head=2, n_inner=6, use_cache=False, bos_token_id=0, eos_token_id=0
+        vocab_size=7,
+        n_positions=5,
+        n_embd=4,
+        n_layer=1,
+        n_head=2,
+        n_inner=6,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     return seeded(lambda: transformers.GPT2LMHeadModel(config))
 
@@ -154,7 +162,12 @@ def tokens() -> list[Any]:
 def cnn() -> nn.Module:
     return seeded(
         lambda: nn.Sequential(
-            nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 4)
+            nn.Conv2d(1, 3, 3, padding=1),
+            nn.BatchNorm2d(3),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(12, 4),
         )
     )
 
@@ -193,7 +206,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "tied weights": lambda: Case(seeded(Tied), nn.CrossEntropyLoss(), batches((6,), labels(3))),
     "frozen parameters": lambda: Case(frozen(), nn.CrossEntropyLoss(), batches((5,), labels(4))),
     "unused parameters": lambda: Case(
-        seeded(Unused), nn.CrossEntropyLoss(), batches((4,), labels(3)), warning="do not influence the loss.*idle.weight"
+        seeded(Unused),
+        nn.CrossEntropyLoss(),
+        batches((4,), labels(3)),
+        warning="do not influence the loss.*idle.weight",
     ),
     "parameter subset": lambda: _mlp_case(nn.CrossEntropyLoss(), params=["2.*", "0.bias"]),
     "tuple inputs": lambda: Case(

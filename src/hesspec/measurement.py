@@ -51,8 +51,8 @@ def spectrum(
         Anything symmetric with `shape` (p, p), `dtype` (float32 or float64), `device` and `@`: operators of hesspec or
         curvlinops, a dense tensor. One matvec a step is all that is asked of it.
     steps : int or "auto"
-        Lanczos steps of each probe. "auto" goes on until the measure from all steps and that from the first half of them
-        differ by at most `tolerance`. More than p steps give the exact spectrum after p.
+        Lanczos steps of each probe. "auto" goes on until the measure from all steps and that from the first half of
+        them differ by at most `tolerance`. More than p steps give the exact spectrum after p.
     probes : int
         Random start vectors. The error of the bulk from one falls like 1/sqrt(p): the standard error of any mean over
         the spectrum is sqrt(2/(p + 2)) of the standard deviation, 0.03% for p = 28 million, so that one is enough
@@ -81,9 +81,10 @@ def spectrum(
     Notes
     -----
     Bhattacharjee, Jayaram, C. Musco, C. Musco and Ray, "Improved Spectral Density Estimation via Explicit and Implicit
-    Deflation" (2024), for the deflated measure; error statements are described at `Spectrum`. An eigenvalue of
-    multiplicity two or three is seen once and counted once unless the Krylov space fills R^p: a probe cannot tell it
-    from a simple one.
+    Deflation" (2024), for the deflated measure; error statements are described at `Spectrum`. A multiple eigenvalue is
+    resolved once (or as often as rounding brings up copies), and its other copies are a node of the bulk, with the
+    weight that was measured. Multiplicities of two or three, of a few eigenvalues, are not noticed unless the Krylov
+    space fills R^p, as a probe cannot tell them from simple ones: they are counted once.
 
     Examples
     --------
@@ -228,33 +229,34 @@ def _measure(lanczos: Lanczos, p: int, steps: int) -> _Measure:
     """Resolved eigenvalues and bulk from the first `steps` steps of a run on R^p."""
     alpha, beta = (entries[:steps] for entries in lanczos.tridiagonal())
     starts = [start for start in lanczos.starts if start < steps]
+    exact = lanczos.exhausted and steps == len(lanczos)
+    if len(starts) > 1 and not exact and steps not in lanczos.starts:
+        # The blocks before an unfinished one are invariant and hold all distinct eigenvalues: it would tell less.
+        steps = starts.pop()
     blocks = [ritz_pairs(alpha[a:b], beta[a:b]) for a, b in zip(starts, [*starts[1:], steps], strict=True)]
     norm = max(float(np.abs(pairs.values).max()) for pairs in blocks)
     # ||F|| <= sqrt(m) max ||f_j|| for the matrix F of what each of the m steps rounds off.
-    rounding = float(np.sqrt(steps)) * max(rounding_unit(lanczos.basis[0].dtype) * norm, lanczos.defect)
-    exact = lanczos.exhausted and steps == len(lanczos)
-    # Blocks before the last one are invariant: each of their Ritz values is an eigenvalue. The last one is the quadrature
-    # of the complement of the others.
+    rounding = float(np.sqrt(steps)) * max(rounding_unit(lanczos.basis[0].dtype) * norm, lanczos.step_error)
+    # Blocks before the last one are invariant: each of their Ritz values is an eigenvalue. The last one is the
+    # quadrature of the complement of the others.
     last, rest = blocks[-1], p - starts[-1]
-    chosen = np.arange(last.values.size) if exact else resolve(last, rest, rounding)
-    bulk = np.setdiff1d(np.arange(last.values.size), chosen)
+    everything = np.arange(last.values.size), np.zeros(last.values.size)
+    chosen, share = everything if exact else resolve(last, rest, rounding)
     known = [pairs.values for pairs in blocks[:-1]]
     eigenvalues = np.concatenate([*known, last.values[chosen]])
     residuals = np.concatenate([np.zeros(starts[-1]), last.residuals[chosen]])
     weights = np.full(eigenvalues.size, 1 / p)
-    bulk_weights = last.weights[bulk]
+    bulk = np.flatnonzero(share)
+    bulk_weights = share[bulk]
     if exact:
-        # A restart that broke down at once found an eigenvector at random: its eigenvalue is that of the whole rest.
+        # Restarts that broke down at once found eigenvectors at random: their eigenvalue is that of the whole rest.
         weights[-1] += lanczos.rest / p
-    elif bulk_weights.sum() > 0:
-        bulk_weights = bulk_weights / bulk_weights.sum() * (1 - eigenvalues.size / p)
     else:
-        # Every node is resolved but multiplicities are unknown: the weights stay as measured.
-        weights[starts[-1] :] = last.weights[chosen] / last.weights[chosen].sum() * rest / p
-    vectors = np.zeros((steps, eigenvalues.size))
+        bulk_weights = bulk_weights / bulk_weights.sum() * (1 - eigenvalues.size / p)
+    vectors = np.zeros((len(lanczos), eigenvalues.size))
     for pairs, start in zip(blocks[:-1], starts, strict=False):
         vectors[start : start + pairs.values.size, start : start + pairs.values.size] = pairs.vectors
-    vectors[starts[-1] :, starts[-1] :] = last.vectors[:, chosen]
+    vectors[starts[-1] : steps, starts[-1] :] = last.vectors[:, chosen]
     bounds = clustered_bounds(eigenvalues, residuals, rounding)
     return _Measure(eigenvalues, bounds, weights, last.values[bulk], bulk_weights, norm, rounding, vectors)
 

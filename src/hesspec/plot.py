@@ -198,10 +198,10 @@ def three_digits(value: float) -> str:
 def plot_spectrum(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> Figure:
     """Figure of one or several spectra, on a linear axis and on a logarithmic one beside it.
 
-    The bulk is a light filled curve. Resolved eigenvalues are points at height 1/p, their share of
-    the spectrum; of these, outliers are dark and carry their error bounds as horizontal bars and
-    their values, largest first as far as there is room. The same function draws train against test,
-    and Hess, G and H over one another: the labels say which is which.
+    The bulk is a light filled curve. Resolved eigenvalues are points at their share of the spectrum, 1/p unless an
+    exact spectrum has them several times; of these, outliers are dark and carry their error bounds as horizontal bars
+    and their values, largest first as far as there is room. The same function draws train against test, and Hess, G and
+    H over one another: the labels say which is which.
 
     Parameters
     ----------
@@ -234,13 +234,13 @@ def plot_spectrum(spectra: Mapping[str, Spectrum], *, title: str | None = None) 
         linear.set(
             title="linear axis",
             xlabel="eigenvalue λ  (loss per squared parameter)",
-            ylabel="bulk: share of eigenvalues per unit of λ\npoints: one eigenvalue, 1/p",
+            ylabel="bulk: share of eigenvalues per unit of λ\npoints: resolved eigenvalues, 1/p each",
         )
         logarithmic.set(
             title="logarithmic axis, both signs, as far down as resolved",
             xscale="log",
             xlabel="|λ|  (loss per squared parameter)",
-            ylabel="bulk: share of eigenvalues per decade\npoints: one eigenvalue, 1/p",
+            ylabel="bulk: share of eigenvalues per decade\npoints: resolved eigenvalues, 1/p each",
         )
         lowest = min(1 / spectrum.dimension for spectrum in spectra.values())
         for axes in (linear, logarithmic):
@@ -264,10 +264,10 @@ def _draw_bulk(axes: Axes, x: Array, y: Array, look: _Look) -> None:
 
 def _draw_points(axes: Axes, spectrum: Spectrum, positions: Array, look: _Look) -> None:
     outlier = spectrum.is_outlier
-    height = 1 / spectrum.dimension
+    heights = spectrum.eigenvalue_weights
     axes.plot(
         positions[~outlier],
-        np.full(int((~outlier).sum()), height),
+        heights[~outlier],
         linestyle="none",
         marker=look.marker,
         markersize=3,
@@ -277,7 +277,7 @@ def _draw_points(axes: Axes, spectrum: Spectrum, positions: Array, look: _Look) 
     )
     axes.errorbar(
         positions[outlier],
-        np.full(int(outlier.sum()), height),
+        heights[outlier],
         xerr=spectrum.error_bounds[outlier],
         linestyle="none",
         marker=look.marker,
@@ -351,15 +351,22 @@ def _draw_legend(figure: Figure, spectra: Mapping[str, Spectrum], looks: Sequenc
     )
 
 
+def _settle(figure: Figure) -> None:
+    """Lay the figure out: only then is it known how long an axis is in points."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+
+
 def _label_outliers(
     figure: Figure, panels: tuple[Axes, Axes], spectra: Sequence[Spectrum], looks: Sequence[_Look]
 ) -> None:
     """Write values above the outliers, pushed apart; those that would land too far are left out."""
-    figure.draw_without_rendering()  # the layout decides how long an axis is in points
+    _settle(figure)
     owners = [
-        _Owner(float(value), 1 / spectrum.dimension, look)
+        _Owner(float(value), float(height), look)
         for spectrum, look in zip(spectra, looks, strict=True)
-        for value in spectrum.outliers
+        for value, height in zip(spectrum.outliers, spectrum.eigenvalue_weights[spectrum.is_outlier], strict=True)
     ]
     bulk = np.concatenate([spectrum.bulk_nodes for spectrum in spectra])
     for axes, place in zip(panels, (np.positive, np.abs), strict=True):
@@ -466,8 +473,8 @@ def plot_training(spectra: Mapping[str, Spectrum], *, title: str | None = None) 
             axes.set_xticks(x, list(spectra))
         if title is not None:
             axes.set_title(title, fontsize=14, fontweight="bold", pad=12)
-        _label_last(figure, axes, float(x[-1]), members[-1], look)
         _draw_training_legend(figure, look)
+        _label_last(figure, axes, float(x[-1]), members[-1], look)
     return figure
 
 
@@ -479,13 +486,13 @@ def _draw_ranks(axes: Axes, x: Array, spectra: Sequence[Spectrum], look: _Look, 
         values.append(spectrum.eigenvalues[mine])
         bounds.append(spectrum.error_bounds[mine])
     for rank in range(max(map(len, values))):
-        here = [index for index, found in enumerate(values) if len(found) > rank]
-        height = [values[index][rank] for index in here]
-        axes.plot(x[here], height, color=look.light, linewidth=0.8, alpha=0.6, zorder=2)
+        # Not a number where there is no outlier of this rank: no line leaps over such a checkpoint.
+        height = np.array([found[rank] if len(found) > rank else np.nan for found in values])
+        axes.plot(x, height, color=look.light, linewidth=0.8, alpha=0.6, zorder=2)
         axes.errorbar(
-            x[here],
+            x,
             height,
-            yerr=[bounds[index][rank] for index in here],
+            yerr=[found[rank] if len(found) > rank else np.nan for found in bounds],
             linestyle="none",
             marker=look.marker,
             markersize=6,
@@ -501,7 +508,7 @@ def _draw_ranks(axes: Axes, x: Array, spectra: Sequence[Spectrum], look: _Look, 
 def _label_last(figure: Figure, axes: Axes, x: float, spectrum: Spectrum, look: _Look) -> None:
     """Write the last checkpoint's outliers beside their points, pushed apart."""
     outliers = np.sort(spectrum.outliers)
-    figure.draw_without_rendering()
+    _settle(figure)
     to_points = 72 / figure.dpi
     low, high = (float(axes.bbox.y0) * to_points, float(axes.bbox.y1) * to_points)
     while outliers.size and (outliers.size - 1) * LABEL_PITCH > high - low:

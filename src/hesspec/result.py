@@ -139,9 +139,16 @@ class Spectrum:
 
     @property
     def is_outlier(self) -> npt.NDArray[np.bool_]:
-        """Which of `eigenvalues` are outliers, shape (k,); see `hesspec._outliers.outlier_mask` for the rule."""
-        edges = (float(self.bulk_nodes.min()), float(self.bulk_nodes.max())) if self.bulk_nodes.size else (0.0, 0.0)
-        return outlier_mask(self.eigenvalues, self.error_bounds, edges)
+        """Which of `eigenvalues` are outliers, shape (k,); the rule is that of `hesspec._outliers.outlier_mask`."""
+        edges = (0.0, 0.0)
+        if self.bulk_nodes.size:
+            reach = np.array([self._residual_bound(node) for node in (self.bulk_nodes.min(), self.bulk_nodes.max())])
+            edges = (float(self.bulk_nodes.min() - reach[0]), float(self.bulk_nodes.max() + reach[1]))
+        return outlier_mask(self.eigenvalues, self.error_bounds, edges, self.dimension)
+
+    def _residual_bound(self, node: float) -> float:
+        """Residual bound of the Ritz value that a bulk node is."""
+        return float(self.ritz_bounds[np.argmin(np.abs(self.ritz_values - node))])
 
     @property
     def bulk_edges(self) -> tuple[float, float]:
@@ -407,9 +414,7 @@ class Spectrum:
             mine = self.bulk_probe == probe
             order = np.argsort(self.bulk_nodes[mine], kind="stable")
             nodes, weights = self.bulk_nodes[mine][order], self.bulk_weights[mine][order]
-            raw = self.ritz_probe == probe
-            positions, reach = self.ritz_values[raw], self.ritz_bounds[raw]
-            ends = [float(reach[np.argmin(np.abs(positions - node))]) for node in (nodes[0], nodes[-1])]
+            ends = [self._residual_bound(node) for node in (nodes[0], nodes[-1])]
             largest = np.maximum(weights[:-1], weights[1:])
             distance += float(np.diff(nodes) @ largest + ends[0] * weights[0] + ends[1] * weights[-1])
             supremum += float(weights.max())
@@ -452,7 +457,7 @@ class Spectrum:
         low, high = self.bulk_edges
         rows = {
             "parameters": f"{self.dimension:,}",
-            "Lanczos steps": f"{self.steps} ({self.probes} probe{'s' if self.probes > 1 else ''}, {self.matvecs} matvecs)",
+            "Lanczos steps": f"{self.steps} (probes: {self.probes}, matvecs: {self.matvecs})",
             "stopped": self.stopped,
             "largest |eigenvalue|": f"{self.norm:.6g}",
             "resolved eigenvalues": f"{self.eigenvalues.size}, of which {self.outliers.size} are outliers",

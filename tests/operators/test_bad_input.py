@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from cases import Unused, batches, labels, mlp, seeded
 from torch import nn
 
 import hesspec
+from cases import Unused, batches, labels, mlp, seeded
 
 CE = nn.CrossEntropyLoss()
 

@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 import torch
-from cases import CASES, MATRICES, Case, Dense, dense
 
 import hesspec
+from cases import CASES, MATRICES, Case, Dense, dense
 from hesspec.operators import linearised
 
 

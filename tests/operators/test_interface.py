@@ -1,12 +1,12 @@
-"""What an operator is beside its entries: shapes, selection, conversion, counting, SciPy, and independence of batching."""
+"""What an operator is beside its entries: shapes, selection, conversion, counting, SciPy, batching."""
 
 import numpy as np
 import pytest
 import torch
-from cases import CASES, batches, labels, mlp
 from torch import nn
 
 import hesspec
+from cases import CASES, batches, labels, mlp
 from hesspec.operators import linearised
 
 
@@ -70,7 +70,9 @@ def test_batching_does_not_change_the_matrix(matrix, loss):
     v = None
     products = []
     for split in ((12,), (5, 5, 2), (1,) * 12):
-        operator = getattr(hesspec, matrix)(mlp().double(), loss, list(zip(x.split(split), y.split(split), strict=True)))
+        operator = getattr(hesspec, matrix)(
+            mlp().double(), loss, list(zip(x.split(split), y.split(split), strict=True))
+        )
         v = torch.randn(operator.shape[0], dtype=torch.float64) if v is None else v
         products.append(operator @ v)
     for product in products[1:]:
@@ -79,7 +81,9 @@ def test_batching_does_not_change_the_matrix(matrix, loss):
 
 def test_hessian_is_gauss_newton_plus_residual():
     case = CASES["residual cnn"]().to(torch.float64)
-    operators = [getattr(hesspec, name)(case.model, case.loss, case.data) for name in ("Hessian", "GaussNewton", "Residual")]
+    operators = [
+        getattr(hesspec, name)(case.model, case.loss, case.data) for name in ("Hessian", "GaussNewton", "Residual")
+    ]
     v = torch.randn(operators[0].shape[0], dtype=torch.float64)
     whole, g, h = (operator @ v for operator in operators)
     torch.testing.assert_close(g + h, whole, rtol=1e-12, atol=1e-14)
@@ -179,9 +183,14 @@ def test_an_lstm_falls_back_to_double_backward_by_itself():
 
     model = Last().eval()
     x, y = torch.randn(6, 5, 3), torch.randint(2, (6,))
-    operators = [getattr(hesspec, name)(model, nn.CrossEntropyLoss(), [(x, y)]) for name in ("Hessian", "GaussNewton", "Residual")]
+    operators = [
+        getattr(hesspec, name)(model, nn.CrossEntropyLoss(), [(x, y)])
+        for name in ("Hessian", "GaussNewton", "Residual")
+    ]
     v = torch.randn(operators[0].shape[0])
-    gradient = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(model.parameters()), create_graph=True)
+    gradient = torch.autograd.grad(
+        nn.functional.cross_entropy(model(x), y), list(model.parameters()), create_graph=True
+    )
     expected = torch.autograd.grad(torch.cat([g.flatten() for g in gradient]) @ v, list(model.parameters()))
     expected = torch.cat([part.flatten() for part in expected])
     whole, g, h = (operator @ v for operator in operators)

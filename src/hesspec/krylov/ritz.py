@@ -15,8 +15,8 @@ Array = npt.NDArray[np.float64]
 
 # Residual bound, relative to the eigenvalue, up to which a Ritz value counts as resolved.
 RESOLVED = 1e-2
-# Quadrature weights of simple eigenvalues are Beta(1/2, (p - 1)/2) variables; one that is larger than this upper
-# quantile (p w > 19.5 for large p) belongs to several eigenvalues.
+# The weights of k simple eigenvalues add up to a Beta(k/2, (p - k)/2) variable; a sum beyond this upper quantile
+# (p w > 19.5 for one eigenvalue and large p) belongs to more than k eigenvalues.
 MULTIPLE = 1e-5
 
 
@@ -54,15 +54,18 @@ def ritz_pairs(alpha: Array, beta: Array) -> RitzPairs:
     """
     # LAPACK squares entries: T of tiny or huge scale would under- or overflow.
     scale = float(max(np.abs(alpha).max(), np.abs(beta).max())) or 1.0
-    values, vectors = scipy.linalg.eigh_tridiagonal(alpha / scale, beta[:-1] / scale)
+    pair = scipy.linalg.eigh_tridiagonal(alpha / scale, beta[:-1] / scale)
+    values, vectors = (np.asarray(part, np.float64) for part in pair)
     return RitzPairs(values * scale, vectors[0] ** 2, beta[-1] * np.abs(vectors[-1]), vectors)
 
 
-def resolve(pairs: RitzPairs, dimension: int, rounding: float) -> npt.NDArray[np.intp]:
-    """Ritz pairs that are single eigenvalues of the operator, by decreasing absolute value.
+def resolve(pairs: RitzPairs, dimension: int, rounding: float) -> tuple[npt.NDArray[np.intp], Array]:
+    """Ritz pairs that are eigenvalues of the operator, by decreasing absolute value, and the weights of all the rest.
 
-    The walk from the outside ends at the first pair whose residual bound exceeds 1% of its value; a pair whose weight
-    says that it stands for several eigenvalues is passed over, so that its weight stays as measured.
+    The walk from the outside ends at the first pair whose residual bound exceeds 1% of its value. One eigenvalue is
+    taken from each resolved pair. A simple one leaves nothing of its weight to the rest; the measured weight beyond the
+    copies that were taken is left where weights say that there are more of them (of one eigenvalue, or of all that
+    seem simple together), and where rounding has brought up further copies.
 
     Parameters
     ----------
@@ -74,17 +77,47 @@ def resolve(pairs: RitzPairs, dimension: int, rounding: float) -> npt.NDArray[np
 
     Returns
     -------
-    int array (k,)
+    resolved : int array (k,)
         Indices into `pairs`.
+    rest : array (m,)
+        Weight of each pair in the measure without the resolved eigenvalues, not normalised.
     """
-    chosen: list[int] = []
-    largest_simple = scipy.stats.beta.isf(MULTIPLE, 0.5, (dimension - 1) / 2) if dimension > 1 else 1.0
-    for i in np.argsort(-np.abs(pairs.values), kind="stable"):
-        if pairs.residuals[i] + rounding > RESOLVED * abs(pairs.values[i]):
-            break
-        if pairs.weights[i] <= largest_simple:
-            chosen.append(int(i))
-    return np.array(chosen, np.intp)
+    order = np.argsort(-np.abs(pairs.values), kind="stable")
+    unresolved = pairs.residuals[order] + rounding > RESOLVED * np.abs(pairs.values[order])
+    resolved = order[: np.argmax(unresolved)] if unresolved.any() else order
+    rest = pairs.weights.copy()
+    if resolved.size:
+        rest[resolved] = 0
+        heaviest, copies, measured = _eigenvalues(pairs, np.sort(resolved), rounding)
+        multiple = measured > np.array([_largest_weight(count, dimension) for count in copies])
+        simple = ~multiple & (copies == 1)
+        if measured[simple].sum() > _largest_weight(int(simple.sum()), dimension):
+            simple[:] = False
+        unclear = ~multiple & ~simple
+        rest[heaviest[multiple]] = (measured - copies / dimension)[multiple]
+        if unclear.any():
+            # In proportion, as what is beyond the copies of a single one of them may come out negative.
+            share = 1 - copies[unclear].sum() / dimension / measured[unclear].sum()
+            rest[heaviest[unclear]] = max(share, 0) * measured[unclear]
+    return resolved, rest if rest.sum() > 0 else pairs.weights.copy()
+
+
+def _eigenvalues(
+    pairs: RitzPairs, ascending: npt.NDArray[np.intp], rounding: float
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Array]:
+    """Heaviest pair, number and weight of the pairs of each eigenvalue, pairs being told apart by rounding only."""
+    gaps = np.diff(pairs.values[ascending]) > 2 * rounding
+    groups = np.split(ascending, np.flatnonzero(gaps) + 1)
+    return (
+        np.array([group[np.argmax(pairs.weights[group])] for group in groups]),
+        np.array([group.size for group in groups]),
+        np.array([pairs.weights[group].sum() for group in groups]),
+    )
+
+
+def _largest_weight(count: int, dimension: int) -> float:
+    """Most that the weights of `count` simple eigenvalues add up to, at the level `MULTIPLE`."""
+    return float(scipy.stats.beta.isf(MULTIPLE, count / 2, (dimension - count) / 2)) if 0 < count < dimension else 1.0
 
 
 def clustered_bounds(values: Array, residuals: Array, rounding: float) -> Array:

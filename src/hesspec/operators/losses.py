@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that all of PyTorch's users know
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["Loss"]

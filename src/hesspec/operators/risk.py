@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.parameters import ParameterSelection, ParameterSpec
 
@@ -97,11 +98,15 @@ class EmpiricalRisk:
 
 @contextmanager
 def differentiable_kernels() -> Iterator[None]:
-    """Keep attention to kernels that can be differentiated twice: fused ones have no second derivative."""
+    """Arithmetic that is fit for second derivatives.
+
+    Attention keeps to kernels that can be differentiated twice (fused ones cannot), and cross-entropy to the form whose
+    derivatives do not cancel.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), MarginForm():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

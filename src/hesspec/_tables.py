@@ -1,0 +1,157 @@
+"""Spectra as tables for a terminal of 80 columns or more."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+
+from rich import box
+from rich.table import Table
+
+from hesspec.plot import DISPLAY_NAMES, three_digits
+from hesspec.report.rounding import with_bound
+from hesspec.result import Spectrum
+
+__all__ = ["distinct_labels", "side_by_side", "stacked"]
+
+# What tells spectra apart, in the order in which a reader looks for it.
+_IDENTITY = ("matrix", "split", "checkpoint", "epoch", "network", "dataset", "samples_per_class")
+_NONE = "–"
+
+_STACKED_WIDTH = 92
+_NAME_WIDTH, _COLUMN_WIDTH = 20, 20
+
+Text = Callable[[Spectrum], str]
+
+
+def distinct_labels(spectra: Sequence[Spectrum], names: Sequence[str]) -> list[str]:
+    """Labels that tell spectra apart: the matrix and what else differs, or the given names where that is not enough.
+
+    Parameters
+    ----------
+    spectra : sequence of Spectrum
+    names : sequence of str
+        One for each, such as the names of their files.
+    """
+    parts: list[list[str]] = [[] for _ in spectra]
+    for attribute in _IDENTITY:
+        values = [str(spectrum.attributes.get(attribute, "")) for spectrum in spectra]
+        if len(set(values)) > 1 or (attribute == "matrix" and values[0]):
+            for part, value in zip(parts, values, strict=True):
+                part.append(DISPLAY_NAMES.get(value, value) or "?")
+        labels = [", ".join(part) for part in parts]
+        if all(labels) and len(set(labels)) == len(labels):
+            return labels
+    return list(names)
+
+
+def stacked(spectra: Sequence[Spectrum], *, title: str, width: int) -> Table:
+    """A row for each spectrum, with the numbers that most want to be seen.
+
+    Parameters
+    ----------
+    spectra : sequence of Spectrum
+    title : str
+        Above the table.
+    width : int
+        Of the terminal, in characters; in a narrow one the share of negative eigenvalues is left out.
+    """
+    columns: dict[str, Text] = {
+        "outliers": lambda spectrum: str(spectrum.outliers.size),
+        "largest": _largest,
+        "bulk": _bulk,
+        "trace": _trace,
+        **({"negative": _negative} if width >= _STACKED_WIDTH else {}),
+    }
+    table = _table("spectrum", *columns)
+    table.title, table.title_justify, table.title_style = title, "left", "bold"
+    for spectrum in spectra:
+        matrix = str(spectrum.attributes.get("matrix", "operator"))
+        name = f"{DISPLAY_NAMES.get(matrix, matrix)}, {spectrum.attributes.get('split', '')}"
+        table.add_row(name, *(text(spectrum) for text in columns.values()))
+    return table
+
+
+def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Table]:
+    """A column for each spectrum, named by the keys: its numbers, and all outliers with the bounds of their errors.
+
+    Parameters
+    ----------
+    spectra : mapping of str to Spectrum
+    width : int
+        Of the terminal, in characters; spectra that do not fit beside each other go into further tables.
+    """
+    rows: dict[str, Text] = {
+        "parameters": lambda spectrum: f"{spectrum.dimension:,}",
+        "samples": lambda spectrum: _attribute(spectrum, "samples"),
+        "loss": lambda spectrum: _attribute(spectrum, "risk"),
+        "Lanczos steps": _steps,
+        "resolved eigenvalues": lambda spectrum: str(spectrum.eigenvalues.size),
+        "outliers": lambda spectrum: str(spectrum.outliers.size),
+        "largest": _largest,
+        "bulk": _bulk,
+        "trace": _trace,
+        "negative eigenvalues": _negative,
+        "effective rank": lambda spectrum: f"{spectrum.effective_rank:.3g}",
+        "Wasserstein-1 bound": lambda spectrum: f"{spectrum.wasserstein_bound:.2g}",
+    }
+    labels = list(spectra)
+    together = max(1, (width - _NAME_WIDTH) // _COLUMN_WIDTH)
+    for start in range(0, len(labels), together):
+        shown = labels[start : start + together]
+        members = [spectra[label] for label in shown]
+        table = _table("", *shown)
+        for name, text in rows.items():
+            table.add_row(name, *map(text, members))
+        table.add_section()
+        for rank, texts in enumerate(zip_longest(*map(_outliers, members), fillvalue=""), start=1):
+            table.add_row(f"outlier {rank}", *texts)
+        yield table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
+def _outliers(spectrum: Spectrum) -> list[str]:
+    bounds = spectrum.error_bounds[spectrum.is_outlier]
+    return [_with_bound(value, bound) for value, bound in zip(spectrum.outliers, bounds, strict=True)]
+
+
+def _with_bound(value: float, bound: float) -> str:
+    return " ± ".join(with_bound(float(value), float(bound)))
+
+
+def _largest(spectrum: Spectrum) -> str:
+    if not spectrum.eigenvalues.size:
+        return _NONE
+    return _with_bound(spectrum.eigenvalues[0], spectrum.error_bounds[0])
+
+
+def _bulk(spectrum: Spectrum) -> str:
+    low, high = spectrum.bulk_edges
+    return f"{three_digits(low)} to {three_digits(high)}" if math.isfinite(low) else _NONE
+
+
+def _trace(spectrum: Spectrum) -> str:
+    return _with_bound(spectrum.trace, spectrum.trace_standard_error)
+
+
+def _negative(spectrum: Spectrum) -> str:
+    # The interval only: where most eigenvalues are next to zero, the estimate itself can be anywhere in it.
+    number, p = spectrum.num_negative, spectrum.dimension
+    return f"{100 * number.lower / p:.0f}–{number.upper / p:.0%}"
+
+
+def _steps(spectrum: Spectrum) -> str:
+    return f"{spectrum.steps}" if spectrum.probes == 1 else f"{spectrum.steps}, {spectrum.probes} probes"
+
+
+def _attribute(spectrum: Spectrum, name: str) -> str:
+    value = spectrum.attributes.get(name)
+    if value is None:
+        return _NONE
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value

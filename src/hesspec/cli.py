@@ -1,0 +1,414 @@
+"""The command line: `hesspec demo`, `measure`, `show` and `report`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
+from rich.table import Column
+from rich.text import Text
+from typer.core import TyperGroup
+
+from hesspec._suggest import unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from hesspec.result import Spectrum
+
+# Results go to standard output; progress, notes and errors to standard error. Numbers keep the colour of the text.
+output = Console(highlight=False)
+notes = Console(highlight=False, stderr=True)
+
+INTERRUPTED = 130  # by convention 128 + the number of the signal, SIGINT
+
+
+class _Commands(TyperGroup):
+    """Commands that end with one line, and not with a traceback, where the fault is the user's or the machine's."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            with _warnings_in_a_line():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("Interrupted; every file that is there is whole.", "yellow")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # a reader such as `head` has seen enough; typer ends quietly
+        except Exception as error:
+            if os.environ.get("HESSPEC_TRACEBACK") or not isinstance(error, _reportable()):
+                raise
+            _say(f"Error: {_sentence(error)}", "red")
+            raise typer.Exit(1) from None
+
+
+def _reportable() -> tuple[type[Exception], ...]:
+    import torch  # noqa: PLC0415 - slow to import, and not needed for --help
+
+    from hesspec.errors import NonFiniteError  # noqa: PLC0415 - its package imports torch
+
+    return ValueError, OSError, MemoryError, NonFiniteError, ModuleNotFoundError, torch.OutOfMemoryError
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {str(error.filename)!r}."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _say(text: str, style: str = "") -> None:
+    # Not folded at the width of the terminal, so that whatever reads it gets it as one line.
+    notes.print(Text(text, style=style), soft_wrap=True)
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        _say(f"Warning: {' '.join(str(message).split())}", "yellow")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+class _TimeLeft(ProgressColumn):
+    """Time that is left, or that has passed where the end is not known."""
+
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        seconds, word = (task.elapsed or 0, "passed") if left is None else (left, "left")
+        minutes, seconds = divmod(int(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return Text(f"{clock} {word}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float, float | None], None]]:
+    """Give a function that shows what is being done: as a bar, or where nobody watches as a line for each new thing."""
+    if not notes.is_terminal:
+        shown = ""
+
+        def line(what: str, _done: float, _total: float | None) -> None:
+            nonlocal shown
+            if what != shown:
+                _say(f"{what} ...")
+                shown = what
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}", table_column=Column(min_width=31, no_wrap=True)),
+        BarColumn(24),
+        TaskProgressColumn(),
+        _TimeLeft(),
+    )
+    with Progress(*columns, console=notes, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def bar(what: str, done: float, total: float | None) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield bar
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _example(command: str) -> str:
+    """Epilogue of a help page: a command that works when it is copied."""
+    return f"Example:\n\n```\n{command}\n```"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.print(f"hesspec {version('hesspec')}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Where a command ends with an error, HESSPEC_TRACEBACK=1 in the environment shows where it arose.")
+def _hesspec(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The full eigenvalue spectrum of the curvature of deep networks, with error bounds.
+
+    The matrices are the Hessian of the mean cross-entropy, its Gauss-Newton part G and its residual part H:
+    Hess = G + H.
+    """
+
+
+@app.command("demo", epilog=_example("hesspec demo"))
+def demo_command(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the results; a new or an empty one.")] = Path(
+        "hesspec-demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of weights, order of samples, and probes.")] = 0,
+) -> None:
+    """Train a small network on scanned digits, measure its spectra on the way, and write a report. Two minutes.
+
+    The digits come with scikit-learn, so that nothing is downloaded. Hess, G and H are measured at the initialisation,
+    in the middle and at the end of training, on the training and on the test set: 18 spectra as NetCDF files, beside
+    weights, figures and a page that shows it all. One thread is used, so that a seed gives the same numbers on any
+    number of cores.
+    """
+    from hesspec._tables import stacked  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec.demo import CHECKPOINTS, demo  # noqa: PLC0415 - as above
+
+    with _progress() as show:
+        result = demo(out, seed=seed, on_progress=show)
+    for checkpoint in CHECKPOINTS:
+        members = [spectrum for key, spectrum in result.spectra.items() if key[0] == checkpoint]
+        record = next(r for r in result.history if r.epoch == members[0].attributes["epoch"])
+        title = (
+            f"{checkpoint} (epoch {record.epoch}): loss {record.train_loss:.3g} on the training set, "
+            f"{record.test_error:.1%} of the test set wrong"
+        )
+        output.print(stacked(members, title=title, width=output.width), "")
+    output.print("largest: ± bound of its error; trace: ± standard error; negative: share of eigenvalues below zero")
+    output.print(f"Report: {result.report}", soft_wrap=True)
+
+
+@app.command("measure", epilog=_example("hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"))
+def measure_command(  # noqa: PLR0917 - typer passes options by name
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK",
+            help="small_cnn, vgg11_bn, resnet18, densenet40, or your own as MODULE:CALLABLE, which is called with those "
+            "of the keywords channels, classes and size that it has.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="digits, mnist, fashion-mnist, cifar10, cifar100, or your own as MODULE:CALLABLE, which is called with "
+            "the split and returns a map-style data set of (input, class).",
+        ),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights in a .safetensors file, or a state dict in a .pt or .pth file. Without them the network is as "
+            "it is initialised from the seed.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="train or test.")] = "train",
+    samples_per_class: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="How many to use.", show_default="all")
+    ] = None,
+    data_folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the files of the data set are; digits need none.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Pad images to this height and width, in pixels.",
+            show_default="8 for digits, 32 for the other named ones",
+        ),
+    ] = None,
+    matrix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="hessian, gauss-newton or residual, or short hess, g or h. May be given several times.",
+            show_default="all three",
+        ),
+    ] = None,
+    params: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Take the curvature by the parameters of these names only, such as `features.*.weight`. May be given "
+            "several times.",
+            show_default="all",
+        ),
+    ] = None,
+    steps: Annotated[
+        str, typer.Option(metavar="N", help="Lanczos steps, or auto: until the spectrum no longer moves.")
+    ] = "64",
+    probes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Random start vectors. More than one help small networks only.")
+    ] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Of the probes, the choice of samples, and the initialisation.")
+    ] = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Samples in a pass; no influence on the result but for rounding.")
+    ] = 256,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")] = "float32",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the spectra are written. Nothing there is replaced.")
+    ] = Path("spectra"),
+) -> None:
+    """Measure the spectra of a network on a data set; each is kept in a NetCDF file.
+
+    The loss is the mean cross-entropy. Each file is written as soon as its spectrum is complete, under the name
+    SPLIT-MATRIX.nc, or CHECKPOINT-SPLIT-MATRIX.nc with the name of the file of weights in front. `hesspec show` and
+    `hesspec report` read them.
+
+    On a machine that is busy with other work, OMP_NUM_THREADS=1 in the environment can be many times faster than one
+    thread for each core.
+    """
+    import torch  # noqa: PLC0415 - slow to import, and not needed for --help
+
+    from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - as above
+    from hesspec.plot import DISPLAY_NAMES  # noqa: PLC0415 - as above
+    from hesspec.study import build_network, load_dataset, load_weights  # noqa: PLC0415 - as above
+    from hesspec.study.measuring import MATRICES, matrix_name, measure, spectrum_file  # noqa: PLC0415 - as above
+
+    names = list(dict.fromkeys(map(matrix_name, matrix or MATRICES)))
+    count = _steps(steps)
+    where, precision = _device(device), _dtype(dtype)
+    checkpoint = _checkpoint(weights)
+    files = [out / spectrum_file(name, split, str(checkpoint["checkpoint"])) for name in names]
+    _check_folder(out, files)
+    dataset = load_dataset(data, split, samples_per_class=samples_per_class, folder=data_folder, size=size, seed=seed)
+    torch.manual_seed(seed)
+    model = build_network(network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
+    if weights is None:
+        _say(f"No --weights: the spectra are those of {network} as it is initialised from seed {seed}.")
+    else:
+        load_weights(model, weights)
+    with _progress() as show:
+        spectra = measure(
+            model.to(where, precision),
+            dataset,
+            matrices=names,
+            params=params,
+            steps=count,
+            probes=probes,
+            seed=seed,
+            batch_size=batch_size,
+            attributes={"network": network, **checkpoint, **({"params": " ".join(params)} if params else {})},
+            folder=out,
+            on_progress=lambda name, done, total: show(f"{DISPLAY_NAMES[name]}, {split} set", done, total),
+        )
+    labels = distinct_labels(list(spectra.values()), list(spectra))
+    for table in side_by_side(dict(zip(labels, spectra.values(), strict=True)), width=output.width):
+        output.print(table, "")
+    for file in files:
+        output.print(f"Saved {file}", soft_wrap=True)
+
+
+def _steps(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"--steps is {text!r}; it has to be a positive whole number, or 'auto'.")
+    return int(text)
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch  # noqa: PLC0415 - as in the command
+
+    known = {"float32": torch.float32, "float64": torch.float64}
+    if name not in known:
+        raise ValueError(unknown("dtype", name, known))
+    return known[name]
+
+
+def _device(name: str) -> torch.device:
+    import torch  # noqa: PLC0415 - as in the command
+
+    kind, _, number = name.partition(":")
+    if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()):
+        raise ValueError(unknown("device", name, ["cpu", "cuda", "cuda:0"]))
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ValueError(f"There is no device {name!r}: PyTorch finds {torch.cuda.device_count()} CUDA devices here.")
+    return torch.device(name)
+
+
+def _checkpoint(weights: Path | None) -> dict[str, str | int]:
+    """What the spectra keep of the point at which they are measured."""
+    from hesspec.study import read_metadata  # noqa: PLC0415 - as in the command
+
+    if weights is None:
+        return {"checkpoint": "initialisation", "epoch": 0}
+    epoch = read_metadata(weights).get("epoch", "") if weights.suffix == ".safetensors" else ""
+    return {"checkpoint": weights.stem, "weights": str(weights), **({"epoch": int(epoch)} if epoch.isdecimal() else {})}
+
+
+def _check_folder(folder: Path, files: list[Path]) -> None:
+    """Say now, and not after hours of measuring, that a file cannot be written."""
+    for file in files:
+        if file.exists():
+            raise FileExistsError(
+                f"There is a file {str(file)!r} already; remove it, or name another folder with --out."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"The folder {str(folder)!r} cannot be written to; name another one with --out.")
+
+
+@app.command("show", epilog=_example("hesspec show spectra/*.nc --png spectra.png"))
+def show_command(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="NetCDF files that hesspec wrote.")],
+    png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the spectra over one another into this file.")
+    ] = None,
+) -> None:
+    """Show spectra as tables: their numbers, and all outliers with the bounds of their errors."""
+    from hesspec._files import atomic_path  # noqa: PLC0415 - its package imports torch, which --help need not wait for
+    from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - as above
+    from hesspec.plot import plot_spectrum  # noqa: PLC0415 - as above
+    from hesspec.result import load  # noqa: PLC0415 - as above
+
+    members = [load(file) for file in files]
+    labels = distinct_labels(members, [str(file) for file in files])
+    spectra = dict(zip(labels, members, strict=True))
+    for label, file in zip(labels, files, strict=True):
+        output.print(f"{label}: {_description(spectra[label])}{file}", soft_wrap=True)
+    for table in side_by_side(spectra, width=output.width):
+        output.print("", table)
+    if png is not None:
+        with atomic_path(png) as temporary:
+            plot_spectrum(spectra).savefig(temporary, format="png")
+        output.print(f"Saved {png}", soft_wrap=True)
+
+
+def _description(spectrum: Spectrum) -> str:
+    """What the file says of itself, for the line with its name."""
+    attributes = spectrum.attributes
+    parts = [str(attributes[name]) for name in ("network", "dataset", "split", "checkpoint") if name in attributes]
+    return f"{', '.join(parts)}; " if parts else ""
+
+
+@app.command("report", epilog=_example("hesspec report spectra"))
+def report_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With NetCDF files, in subfolders too.")],
+) -> None:
+    """Write report.html, one page with all spectra of a folder, which opens without a network.
+
+    If the folder has a training.json as `hesspec demo` writes it, the page shows the training too.
+    """
+    from hesspec.report import write_report  # noqa: PLC0415 - slow to import, and not needed for --help
+
+    output.print(f"Report: {write_report(folder)}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="hesspec")

@@ -1,0 +1,339 @@
+"""The HTML page: what is said in words and tables, and the file that holds all of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from hesspec._files import atomic_path
+from hesspec.plot import three_digits
+from hesspec.report.collection import Collection, Member, read_folder
+from hesspec.report.figures import Look, dynamics, spectrum_figure, training_figure
+from hesspec.report.rounding import with_bound
+
+__all__ = ["write_report"]
+
+LONG_NAMES = {"Hess": "the Hessian of the loss", "G": "its Gauss–Newton part", "H": "its residual part"}
+MARKS = ("●", "■", "▲", "⬟")
+WORDS = {
+    "samples_per_class": "samples per class (n)",
+    "risk": "mean loss",
+    "created": "measured at (UTC)",
+    "seconds": "seconds",
+    "build_seconds": "seconds to build the operator",
+    "trace_seconds": "seconds to trace the model",
+    "mode": "mode of the matvec",
+    "mode_reason": "why this mode",
+    "terms": "loss terms",
+}
+# Said elsewhere on the page, for each spectrum.
+IDENTITY = ("matrix", "split", "checkpoint", "epoch")
+MANY = 6
+
+
+def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
+    """Write one self-contained HTML page of all spectra below a folder; it opens without a network.
+
+    Parameters
+    ----------
+    folder : path
+        Every `*.nc` in it and in its subfolders is read as a spectrum, and every `training.json` as a list of records,
+        one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`, `test_error` and
+        `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on the page.
+    path : path, optional
+        Of the page; `report.html` in the folder by default. It is there whole or not at all.
+
+    Returns
+    -------
+    Path
+        Of the page.
+
+    Raises
+    ------
+    NotADirectoryError
+        If there is no such folder.
+    ValueError
+        If no spectrum in it can be read.
+    OSError
+        If the page cannot be written.
+    """
+    source = Path(folder)
+    if not source.is_dir():
+        raise NotADirectoryError(f"There is no folder {str(source)!r} to report on.")
+    target = source / "report.html" if path is None else Path(path)
+    text = _rendered(read_folder(source), source.resolve().name)
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return target
+
+
+def _rendered(collection: Collection, folder: str) -> str:
+    members = collection.members
+    matrices = _distinct(member.matrix for member in members)
+    splits = _distinct(member.split for member in members)
+    looks = [Look(matrices.index(member.matrix), splits.index(member.split)) for member in members]
+    shown = _first_shown(members)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_resource("template.html.j2"))
+    return template.render(
+        heading=_heading(members, folder),
+        sentences=[_sentence(member) for member in shown],
+        overview=_overview(members, folder),
+        glance=[_glance(member) for member in members],
+        legend=[f"{name} is {LONG_NAMES[name]}" for name in matrices if name in LONG_NAMES],
+        equation=set(LONG_NAMES) <= set(matrices),
+        has_dynamics=_has_dynamics(members),
+        training=collection.training,
+        unread=[(path.as_posix(), reason) for path, reason in collection.unread],
+        tables=[_outlier_table(member) for member in members],
+        csv=Markup("data:text/csv;charset=utf-8,") + quote(_csv(members)),
+        common=_common_attributes(members),
+        details=[_details(member) for member in members],
+        data=_embedded(_payload(collection, looks, matrices, splits, shown[0])),
+        css=Markup(_resource("page.css")),  # noqa: S704 - a file of this package
+        script=Markup(_resource("page.js")),  # noqa: S704 - a file of this package
+        plotly=Markup(get_plotlyjs()),  # noqa: S704 - a file of the plotly package
+    )
+
+
+def _resource(name: str) -> str:
+    return files("hesspec.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _embedded(value: object) -> Markup:
+    """JSON that no text in it can end or break out of, inside of a script element."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 - the three characters that HTML reads are escaped
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+# What is drawn -------------------------------------------------------------------------------------------------------
+
+
+def _payload(
+    collection: Collection, looks: Sequence[Look], matrices: Sequence[str], splits: Sequence[str], first: Member
+) -> dict[str, Any]:
+    members = collection.members
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for index, member in enumerate(members):
+        groups.setdefault((member.run, member.matrix, member.split), []).append(index)
+    return {
+        "runs": [
+            {
+                "name": run,
+                "checkpoints": _distinct(member.checkpoint for member in members if member.run == run),
+            }
+            for run in _distinct(member.run for member in members)
+        ],
+        "matrices": [
+            {"name": name, "mark": MARKS[index % len(MARKS)], "colour": Look(index, 0).dark}
+            for index, name in enumerate(matrices)
+        ],
+        "splits": list(splits),
+        "first": {"run": first.run, "checkpoint": first.checkpoint, "split": first.split},
+        "spectra": [
+            {
+                "run": member.run,
+                "matrix": member.matrix,
+                "split": member.split,
+                "checkpoint": member.checkpoint,
+                "count": int(member.spectrum.outliers.size),
+                **spectrum_figure(member, look),
+            }
+            for member, look in zip(members, looks, strict=True)
+        ],
+        "dynamics": [
+            {"run": run, "matrix": matrix, "split": split}
+            | dynamics([members[index] for index in indices], looks[indices[0]])
+            for (run, matrix, split), indices in groups.items()
+            if len(indices) > 1
+        ],
+        "training": [{"run": item.run} | training_figure(item.records) for item in collection.training],
+    }
+
+
+def _has_dynamics(members: Sequence[Member]) -> bool:
+    groups = [(member.run, member.matrix, member.split) for member in members]
+    return len(set(groups)) < len(groups)
+
+
+def _first_shown(members: Sequence[Member]) -> list[Member]:
+    """What the page shows when it opens: the first run's last checkpoint, all matrices, training data if there are."""
+    run = [member for member in members if member.run == members[0].run]
+    here = [member for member in run if member.checkpoint == run[-1].checkpoint]
+    return [member for member in here if member.split == here[0].split]
+
+
+# What is said --------------------------------------------------------------------------------------------------------
+
+
+def _values(members: Sequence[Member], name: str) -> list[str]:
+    return _distinct(str(m.spectrum.attributes[name]) for m in members if name in m.spectrum.attributes)
+
+
+def _heading(members: Sequence[Member], folder: str) -> str:
+    networks, datasets = _values(members, "network"), _values(members, "dataset")
+    what = " and ".join(_distinct(member.matrix for member in members)[:3])
+    if len(networks) == 1 and len(datasets) == 1:
+        return f"Spectra of {networks[0]} on {datasets[0]}"
+    if len(networks) == 1:
+        return f"Spectra of {networks[0]}"
+    return f"Spectra in {folder}" if len(members) > 1 else f"Spectrum of {what}"
+
+
+def _overview(members: Sequence[Member], folder: str) -> list[tuple[str, str]]:
+    """Names and values of the line below the heading."""
+    sizes = sorted({member.spectrum.dimension for member in members})
+    span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    seconds = [member.spectrum.attributes.get("seconds") for member in members]
+    total = sum(value for value in seconds if isinstance(value, int | float) and math.isfinite(value))
+    return [
+        ("spectra", f"{len(members)}"),
+        ("parameters (p)", span),
+        ("matvecs in all", f"{sum(member.spectrum.matvecs for member in members):,}"),
+        *([("time in all", _duration(total))] if total else []),
+        ("folder", folder),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
+def _sentence(member: Member) -> dict[str, str]:
+    """The result of one spectrum in words: what it is of, and what it is."""
+    spectrum = member.spectrum
+    count = spectrum.outliers.size
+    classes = spectrum.attributes.get("classes")
+    words = f"{count or 'no'} outlier{'' if count == 1 else 's'}"
+    if count and classes == count and not isinstance(classes, bool):
+        words += ", as many as classes"
+    parts = [words]
+    if count:
+        value, bound = _first_outlier(member)
+        parts.append(f"the largest is {value} ± {bound}")
+    low, high = spectrum.bulk_edges
+    if math.isfinite(low):
+        parts.append(f"the bulk lies between {three_digits(low)} and {three_digits(high)}")
+    return {"of": member.title or "operator", "is": "; ".join(parts)}
+
+
+def _first_outlier(member: Member) -> tuple[str, str]:
+    bounds = member.spectrum.error_bounds[member.spectrum.is_outlier]
+    return with_bound(float(member.spectrum.outliers[0]), float(bounds[0]))
+
+
+def _glance(member: Member) -> dict[str, str]:
+    """A row of the table of numbers."""
+    spectrum = member.spectrum
+    low, high = spectrum.bulk_edges
+    negative, p = spectrum.num_negative, spectrum.dimension
+    risk = spectrum.attributes.get("risk")
+    trace, error = with_bound(spectrum.trace, spectrum.trace_standard_error)
+    return {
+        "title": member.title or "operator",
+        "outliers": f"{spectrum.outliers.size}",
+        "largest": " ± ".join(_first_outlier(member)) if spectrum.outliers.size else "–",
+        "bulk": f"{three_digits(low)} to {three_digits(high)}" if math.isfinite(low) else "–",
+        "trace": f"{trace} ± {error}",
+        "negative": f"{negative.value / p:.0%} ({negative.lower / p:.0%} to {negative.upper / p:.0%})",
+        "risk": f"{risk:.4g}" if isinstance(risk, int | float) else "–",
+    }
+
+
+def _outlier_table(member: Member) -> dict[str, Any]:
+    spectrum = member.spectrum
+    bounds = spectrum.error_bounds[spectrum.is_outlier]
+    return {
+        "title": member.title or "operator",
+        "run": member.run,
+        "rows": [
+            with_bound(float(value), float(bound)) for value, bound in zip(spectrum.outliers, bounds, strict=True)
+        ],
+    }
+
+
+def _csv(members: Sequence[Member]) -> str:
+    """All outliers, to all digits."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["run", "matrix", "split", "checkpoint", "epoch", "rank", "eigenvalue", "error_bound", "file"])
+    for member in members:
+        bounds = member.spectrum.error_bounds[member.spectrum.is_outlier]
+        epoch = "" if member.epoch is None else f"{member.epoch:g}"
+        where = [member.run, member.matrix, member.split, member.spectrum.attributes.get("checkpoint", ""), epoch]
+        for rank, (value, bound) in enumerate(zip(member.spectrum.outliers, bounds, strict=True), start=1):
+            writer.writerow([*where, rank, repr(float(value)), repr(float(bound)), member.path.as_posix()])
+    return file.getvalue()
+
+
+# What was run --------------------------------------------------------------------------------------------------------
+
+
+def _word(name: str) -> str:
+    return WORDS.get(name, name.replace("_", " "))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+
+
+def _rows(attributes: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Attributes as rows; a value that is a mapping, such as of versions, has a row for each entry."""
+    rows: list[tuple[str, str]] = []
+    for name, value in attributes.items():
+        if isinstance(value, Mapping):
+            rows += [(f"{_word(name)}: {key}", _text(entry)) for key, entry in value.items()]
+        else:
+            rows.append((_word(name), _text(value)))
+    return rows
+
+
+def _common_attributes(members: Sequence[Member]) -> list[tuple[str, str]]:
+    """Every attribute, with the one value or the several that the spectra have."""
+    found: dict[str, list[str]] = {"Lanczos steps": [f"{member.spectrum.steps}" for member in members]}
+    for member in members:
+        attributes = {name: value for name, value in member.spectrum.attributes.items() if name not in IDENTITY}
+        for name, text in _rows(attributes):
+            found.setdefault(name, []).append(text)
+    rows = []
+    for name, texts in found.items():
+        distinct = _distinct(texts)
+        missing = "" if len(texts) >= len(members) else f" (given by {len(texts)} of {len(members)})"
+        value = ", ".join(distinct) if len(distinct) <= MANY else f"{len(distinct)} values, listed by file below"
+        rows.append((name, value + missing))
+    return rows
+
+
+def _details(member: Member) -> dict[str, Any]:
+    return {
+        "file": member.path.as_posix(),
+        "title": member.title or "operator",
+        "summary": list(member.spectrum.summary().items()),
+        "attributes": _rows(member.spectrum.attributes),
+    }

@@ -1,0 +1,69 @@
+"""Numbers as text, with no more digits than are known."""
+
+from __future__ import annotations
+
+import math
+from decimal import ROUND_CEILING, Decimal
+
+__all__ = ["with_bound"]
+
+MINUS = "\N{MINUS SIGN}"
+MAX_DIGITS = 10
+
+
+def with_bound(value: float, bound: float) -> tuple[str, str]:
+    """Value and bound of its error, with the digits of the value that the bound leaves.
+
+    Parameters
+    ----------
+    value, bound : float
+        |true - value| <= bound, in one unit.
+
+    Returns
+    -------
+    value, bound : str
+        The bound to two significant digits; the value to the same decimal place, at most ten significant digits. The
+        bound is rounded up and holds what the value's own rounding adds, so that it is true of the text.
+
+    Examples
+    --------
+    >>> with_bound(12.30001234, 1.04e-5)
+    ('12.300012', '1.1e−5')
+    >>> with_bound(0.01234, 0.00123)
+    ('0.0123', '0.0013')
+    """
+    if not math.isfinite(value):
+        return "not finite", "unknown"
+    known = math.isfinite(bound)
+    exact, error = Decimal(value), Decimal(abs(bound) if known else 0.0)
+    place = exact.adjusted() - MAX_DIGITS + 1 if exact else -MAX_DIGITS
+    if error:
+        place = max(place, error.adjusted() - 1)
+    unit = Decimal(1).scaleb(place)
+    shown = exact.quantize(unit)
+    rounded = (error + abs(exact - shown)).quantize(unit, rounding=ROUND_CEILING)
+    return _value_text(shown, place), _bound_text(rounded) if known else "unknown"
+
+
+def _value_text(shown: Decimal, place: int) -> str:
+    if not shown or -4 <= shown.adjusted() < 7:
+        text = f"{abs(shown):f}"
+    else:
+        power = shown.adjusted()
+        text = f"{abs(shown).scaleb(-power):.{max(power - place, 0)}f}{_exponent(power)}"
+    return MINUS + text if shown < 0 else text
+
+
+def _bound_text(bound: Decimal) -> str:
+    if not bound:
+        return "0"
+    # Rounding up carries 9.96 to 10.0, a third digit, which has to be rounded up again.
+    bound = bound.quantize(Decimal(1).scaleb(max(bound.adjusted() - 1, int(bound.as_tuple().exponent))), ROUND_CEILING)
+    power = bound.adjusted()
+    if -4 < power < 7:
+        return f"{bound:f}"
+    return f"{bound.scaleb(-power):.1f}{_exponent(power)}"
+
+
+def _exponent(power: int) -> str:
+    return f"e{power}".replace("-", MINUS)

@@ -1,0 +1,188 @@
+"""The curvature matrices of a network on a data set, measured by name, and the files that keep the spectra."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from torch import nn
+
+from hesspec._suggest import unknown
+from hesspec.measurement import spectrum
+from hesspec.operators import GaussNewton, Hessian, Residual
+from hesspec.operators.base import CurvatureOperator
+from hesspec.operators.parameters import ParameterSpec
+from hesspec.result import Spectrum
+from hesspec.study.datasets import Dataset
+
+__all__ = ["MATRICES", "matrix_name", "measure", "spectrum_file"]
+
+MATRICES: Final[dict[str, type[CurvatureOperator]]] = {
+    matrix.__name__: matrix for matrix in (Hessian, GaussNewton, Residual)
+}
+"""The matrices that can be measured, by name."""
+
+# What the papers call them, and how a name is typed in a terminal.
+_OTHER_NAMES: Final = {
+    "hessian": "Hessian",
+    "gauss-newton": "GaussNewton",
+    "residual": "Residual",
+    "hess": "Hessian",
+    "g": "GaussNewton",
+    "h": "Residual",
+}
+
+# Operations as large as a forward pass that a product takes.
+_PASSES: Final = {"Hessian": 6, "GaussNewton": 4, "Residual": 6}
+
+Attribute = str | int | float | bool
+Progress = Callable[[str, float, float | None], None]
+
+
+def matrix_name(name: str) -> str:
+    """Name in `MATRICES` of a matrix that may be named in another way.
+
+    Parameters
+    ----------
+    name
+        A name in `MATRICES`, or "hessian", "gauss-newton", "residual", "hess", "g" or "h", in capitals or not.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If there is no such matrix.
+
+    Examples
+    --------
+    >>> [matrix_name(name) for name in ("Hessian", "gauss-newton", "H")]
+    ['Hessian', 'GaussNewton', 'Residual']
+    """
+    known = {**{matrix.lower(): matrix for matrix in MATRICES}, **_OTHER_NAMES}
+    if name.lower() not in known:
+        raise ValueError(unknown("matrix", name, _OTHER_NAMES))
+    return known[name.lower()]
+
+
+def spectrum_file(matrix: str, split: str, checkpoint: str = "") -> str:
+    """Name of the file that `measure` writes a spectrum to.
+
+    Examples
+    --------
+    >>> spectrum_file("Hessian", "train"), spectrum_file("Hessian", "train", checkpoint="end")
+    ('train-Hessian.nc', 'end-train-Hessian.nc')
+    """
+    return "-".join(part for part in (checkpoint, split, matrix) if part) + ".nc"
+
+
+def measure(
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    matrices: Sequence[str] = tuple(MATRICES),
+    params: ParameterSpec = None,
+    steps: int | Literal["auto"] = 64,
+    probes: int = 1,
+    seed: int = 0,
+    batch_size: int = 256,
+    attributes: Mapping[str, Attribute] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    on_progress: Progress | None = None,
+) -> dict[str, Spectrum]:
+    """Measure curvature matrices of the mean cross-entropy of a network over a data set.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Classifier with outputs (N, C), on any device. It is left in evaluation mode, in which it is measured.
+    dataset : Dataset
+    matrices : sequence of str
+        Names as in `matrix_name`; each is measured once, in this order.
+    params : optional
+        Parameters to differentiate by; see `hesspec.Hessian`. By default all that require a gradient.
+    steps, probes, seed
+        As in `hesspec.spectrum`; every matrix is measured from the same probes.
+    batch_size : int
+        Samples in a pass through the network, at least 1. Without influence on the result beyond rounding. The network
+        is traced once for each size of batch that occurs.
+    attributes : mapping, optional
+        What else to keep with the spectra, such as network, checkpoint and epoch. Data set, split, number of classes
+        and, where all classes have the same, samples of a class are added by themselves.
+    folder : path, optional
+        Where each spectrum is saved as soon as it is complete, under the name that `spectrum_file` gives it by its
+        matrix, split and attribute `checkpoint`. The folder is made if it is missing; an earlier file of this name is
+        replaced.
+    on_progress : callable, optional
+        Called before the first and after every matvec with the name of the matrix, the work done on all matrices and
+        their work in all (None where steps are "auto"), in matvecs of a Hessian.
+
+    Returns
+    -------
+    dict of str to Spectrum
+        By the names in `MATRICES`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such matrix, or the network, a parameter's name or a number is not usable.
+    NonFiniteError
+        If a loss or a product holds NaN or infinity.
+    MemoryError
+        If the Krylov basis does not fit into memory.
+    OSError
+        If a file cannot be written.
+
+    Examples
+    --------
+    >>> from hesspec.study import load_dataset, small_cnn
+    >>> digits = load_dataset("digits", "test", samples_per_class=2)
+    >>> spectra = measure(small_cnn(1, 10, 8), digits, matrices=["g"], steps=12)
+    >>> spectra["GaussNewton"].attributes["samples_per_class"], spectra["GaussNewton"].matvecs
+    (2, 12)
+    """
+    names = list(dict.fromkeys(matrix_name(name) for name in matrices))
+    kept = {**_of_dataset(dataset), **(attributes or {})}
+    network.eval()
+    batches = dataset.batches(batch_size)
+    costs = {name: _PASSES[name] / _PASSES["Hessian"] for name in names}
+    total = None if steps == "auto" else steps * probes * sum(costs.values())
+    meter = None if on_progress is None else _Meter(on_progress, total)
+    spectra: dict[str, Spectrum] = {}
+    for name in names:
+        on_step = None if meter is None else meter.start(name, costs[name])
+        operator = MATRICES[name](network, nn.CrossEntropyLoss(), batches, params)
+        measured = spectrum(operator, steps=steps, probes=probes, seed=seed, on_step=on_step)
+        spectra[name] = replace(measured, attributes={**measured.attributes, **kept})
+        if folder is not None:
+            file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
+            spectra[name].save(Path(folder) / file)
+    return spectra
+
+
+class _Meter:
+    """Adds up the work on several matrices, whose products do not cost the same."""
+
+    def __init__(self, on_progress: Progress, total: float | None) -> None:
+        self._on_progress, self._total, self._done = on_progress, total, 0.0
+
+    def start(self, matrix: str, cost: float) -> Callable[[int, int | None], None]:
+        """Report the begin of a matrix, and give what is to be called after each of its steps."""
+        before = self._done
+
+        def on_step(steps: int, of: int | None) -> None:  # noqa: ARG001 - the total of all matrices is known instead
+            self._done = before + cost * steps
+            self._on_progress(matrix, self._done, self._total)
+
+        on_step(0, None)
+        return on_step
+
+
+def _of_dataset(dataset: Dataset) -> dict[str, Attribute]:
+    counts = torch.bincount(dataset.targets, minlength=dataset.classes)
+    balanced = {"samples_per_class": int(counts[0])} if bool((counts == counts[0]).all()) else {}
+    return {"dataset": dataset.name, "split": dataset.split, "classes": dataset.classes, **balanced}

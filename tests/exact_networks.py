@@ -1,0 +1,54 @@
+"""Trained networks whose whole spectra are known: p of a few thousand, dense float64 matrices diagonalised once.
+
+`tests/data/make_exact_spectra.py` wrote the files; each holds the trained weights, the training samples, and the
+eigenvalues of Hess and G in float64.
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+FOLDER = Path(__file__).parent / "data" / "exact"
+NAMES = ("digits-cnn", "fashion-mnist-cnn")
+
+
+def build(name: str) -> nn.Module:
+    if name == "digits-cnn":
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10),
+        )  # fmt: skip
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(108, 10),
+    )  # fmt: skip
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Stored pixels, uint8, to inputs: [0, 1] to [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class ExactNetwork:
+    model: nn.Module
+    data: list[tuple[Tensor, Tensor]]
+    eigenvalues: dict[str, np.ndarray]
+
+
+@functools.cache
+def load(name: str) -> ExactNetwork:
+    stored = load_file(FOLDER / f"{name}.safetensors")
+    model = build(name)
+    model.load_state_dict(
+        {key.removeprefix("model."): value for key, value in stored.items() if key.startswith("model.")}
+    )
+    eigenvalues = {matrix: stored[f"eigenvalues.{matrix}"].numpy() for matrix in ("Hessian", "GaussNewton")}
+    return ExactNetwork(model.eval(), [(normalise(stored["pixels"]), stored["targets"])], eigenvalues)

@@ -1,0 +1,239 @@
+"""What a spectrum states of its errors holds on random symmetric operators, each against its true eigenvalues."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+import hesspec
+from hesspec.krylov.vectors import random_vector
+
+KINDS = (
+    "clustered", "repeated", "zero", "negative", "low rank", "identity", "near identity", "graded", "normal", "spiked",
+    "reflection", "heavy-tailed", "two values", "mixed",
+)  # fmt: skip
+SCALES = {torch.float32: (1.0, 1e-30, 1e30), torch.float64: (1.0, 1e-100, 1e100)}
+
+
+def draw_spectrum(kind: str, p: int, rng: np.random.Generator) -> np.ndarray:
+    match kind:
+        case "clustered":
+            return rng.choice(rng.standard_normal(4), p) + 10.0 ** -rng.integers(2, 17) * rng.standard_normal(p)
+        case "repeated":
+            return rng.choice(rng.integers(-3, 4, rng.integers(1, 5)).astype(float), p)
+        case "zero":
+            return np.zeros(p)
+        case "negative":
+            return -(rng.random(p) ** rng.integers(1, 9))
+        case "low rank":
+            values = np.zeros(p)
+            rank = min(p, int(rng.integers(1, 8)))
+            values[:rank] = rng.standard_normal(rank) * 10.0 ** -rng.uniform(0, 9, rank)
+            return values
+        case "identity":
+            return np.full(p, rng.standard_normal())
+        case "near identity":
+            return 1 + 10.0 ** -rng.integers(1, 16) * rng.standard_normal(p)
+        case "graded":
+            return np.geomspace(1, 10.0 ** -rng.integers(1, 20), p) * rng.choice([1, -1], p)
+        case "normal":
+            return rng.standard_normal(p)
+        case "spiked":
+            return np.concatenate(
+                [10.0 ** -rng.uniform(0, 8) * rng.standard_normal(p), 5 * rng.standard_normal(min(6, p))]
+            )[-p:]
+        case "reflection":
+            return rng.choice([1.0, -1.0], p)
+        case "heavy-tailed":
+            return rng.standard_cauchy(p)
+        case "two values":
+            return np.where(np.arange(p) < rng.integers(0, p + 1), 1.0, 10.0 ** -rng.integers(0, 17))
+    parts = [10.0 ** -rng.integers(0, 8) * draw_spectrum(str(name), p, rng) for name in rng.choice(KINDS[:-1], 3)]
+    return np.choose(rng.integers(0, 3, p), parts)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A symmetric matrix as a run is given it, and its eigenpairs, ascending."""
+
+    matrix: torch.Tensor
+    eigenvalues: np.ndarray
+    eigenvectors: np.ndarray
+    seed: int
+
+    @property
+    def p(self) -> int:
+        return len(self.matrix)
+
+    @property
+    def norm(self) -> float:
+        return float(np.abs(self.eigenvalues).max())
+
+
+@st.composite
+def operators(draw, kinds=KINDS):
+    """Random symmetric operators of every kind, size, precision and scale, dense or diagonal."""
+    seed = draw(st.integers(0, 2**31))
+    rng = np.random.default_rng(seed)
+    p = draw(st.one_of(st.integers(1, 12), st.integers(1, 300)))
+    kind = draw(st.sampled_from(kinds))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    dense = draw(st.booleans())
+    scale = draw(st.sampled_from(SCALES[dtype]))
+    values = draw_spectrum(kind, p, rng)
+    if not dense:
+        matrix = torch.diag(torch.from_numpy(values * scale)).to(dtype)
+        given = matrix.diagonal().double().numpy()
+        order = np.argsort(given)
+        return Operator(matrix, given[order], np.eye(p)[:, order], seed)
+    basis = np.linalg.qr(rng.standard_normal((p, p)))[0]
+    full = (basis * values) @ basis.T
+    matrix = torch.from_numpy((full + full.T) / 2 * scale).to(dtype)
+    return Operator(matrix, *eigenpairs(matrix), seed)
+
+
+def eigenpairs(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenpairs of the float64 values of a matrix; eigenvalues to 1e-3 eps ||A|| where long doubles allow it.
+
+    LAPACK's own error, up to 18 eps ||A|| even for p < 10, would not do beside bounds of 4 sqrt(m) eps ||A||: so its
+    eigenvectors V refine themselves. With E = V^T V - I, V (I - E/2) is orthonormal to second order, and A is nearly
+    diagonal in it; what couples eigenvalues that are further apart than 1e-8 ||A|| enters squared, below 1e-22 ||A||,
+    and clusters are diagonalised by themselves, about their means.
+    """
+    a = matrix.double().numpy()
+    scale = 2.0 ** np.floor(np.log2(np.abs(a).max())) if a.any() else 1.0
+    values, vectors = np.linalg.eigh(a / scale)
+    if matrix.dtype == torch.float64 and a.any():
+        v = vectors.astype(np.longdouble)
+        skew = v.T @ v - np.eye(len(a))
+        near = v.T @ ((a / scale).astype(np.longdouble) @ v)
+        near -= (skew @ near + near @ skew) / 2
+        order = np.argsort(np.diag(near), kind="stable")
+        near = near[np.ix_(order, order)]
+        middle = np.diag(near)
+        for cluster in np.split(np.arange(len(a)), np.flatnonzero(np.diff(middle) > 1e-8 * np.abs(middle).max()) + 1):
+            mean = middle[cluster].mean()
+            within = (near[np.ix_(cluster, cluster)] - mean * np.eye(len(cluster))).astype(float)
+            values[cluster] = mean + np.linalg.eigvalsh((within + within.T) / 2)
+        values, vectors = np.sort(values), vectors[:, order]
+    return values * scale, vectors
+
+
+def count_of_steps(operator: Operator, fraction: float) -> int:
+    return max(1, round(fraction * operator.p))
+
+
+def paired(values: np.ndarray, bounds: np.ndarray, truth: np.ndarray) -> bool:
+    """Whether every value has a true eigenvalue of its own within its bound."""
+    if not values.size:
+        return True
+    # Truth is given in float64 and so is the difference: half a unit in the last place of either.
+    within = np.abs(truth[None] - values[:, None]) <= bounds[:, None] + np.finfo(float).eps * np.abs(truth[None])
+    match = maximum_bipartite_matching(scipy.sparse.csr_matrix(within), perm_type="column")
+    return bool((match >= 0).all())
+
+
+def properties(count: int):
+    def decorate(test):
+        checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
+        return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=checks)(
+            test
+        )
+
+    return decorate
+
+
+fractions = st.one_of(st.floats(0, 1), st.just(1.0), st.just(1.3))
+
+
+@properties(250)
+@given(operators(), fractions)
+def test_resolved_eigenvalues_pair_one_to_one_with_true_ones_within_their_bounds(operator, fraction):
+    spectrum = hesspec.spectrum(operator.matrix, steps=count_of_steps(operator, fraction), seed=operator.seed)
+    assert paired(spectrum.eigenvalues, spectrum.error_bounds, operator.eigenvalues)
+
+
+@properties(100)
+@given(operators(), fractions, st.integers(1, 3))
+def test_weights_are_a_probability_measure(operator, fraction, probes):
+    steps = count_of_steps(operator, fraction)
+    spectrum = hesspec.spectrum(operator.matrix, steps=steps, probes=probes, seed=operator.seed)
+    rounding = np.finfo(float).eps * (spectrum.weights.size + steps)
+    assert (spectrum.weights >= 0).all()
+    assert spectrum.weights.sum() == pytest.approx(1, abs=rounding)
+    for probe in range(spectrum.probes):
+        raw = spectrum.ritz_weights[spectrum.ritz_probe == probe]
+        assert (raw >= 0).all()
+        assert raw.sum() == pytest.approx(1, abs=rounding)
+
+
+@properties(200)
+@given(operators(), fractions)
+def test_bracket_contains_the_distribution_of_the_first_probe(operator, fraction):
+    spectrum = hesspec.spectrum(operator.matrix, steps=count_of_steps(operator, fraction), seed=operator.seed)
+    generator = torch.Generator().manual_seed(operator.seed)
+    probe = random_vector(operator.p, generator, dtype=operator.matrix.dtype, device=operator.matrix.device)
+    mass = (operator.eigenvectors.T @ (probe.double() / probe.double().norm()).numpy()) ** 2
+
+    truth, ritz = operator.eigenvalues, np.sort(spectrum.ritz_values)
+    outside = [truth[0] - operator.norm, truth[-1] + operator.norm]
+    x = np.concatenate([ritz, (ritz[1:] + ritz[:-1]) / 2, truth, (truth[1:] + truth[:-1]) / 2, outside])
+    distribution = np.concatenate([[0], np.cumsum(mass)])[np.searchsorted(truth, x, side="right")]
+
+    bracket = spectrum.cdf_bracket(x)
+    # Sums of up to 300 squares of components of LAPACK's eigenvectors.
+    rounding = 300 * np.finfo(float).eps
+    assert (bracket.lower.to_numpy() <= distribution + rounding).all()
+    assert (bracket.upper.to_numpy() >= distribution - rounding).all()
+
+
+@properties(200)
+@given(operators(), st.sampled_from([0, 1, 100]))
+def test_as_many_steps_as_dimensions_give_all_eigenvalues_with_their_multiplicities(operator, more):
+    spectrum = hesspec.spectrum(operator.matrix, steps=operator.p + more, seed=operator.seed)
+    assert spectrum.exact
+    copies = np.rint(spectrum.eigenvalue_weights * operator.p).astype(int)
+    np.testing.assert_allclose(copies, spectrum.eigenvalue_weights * operator.p, rtol=1e-12)
+    assert copies.sum() == operator.p
+
+    # The copies of the last one are those of a complement on which two random vectors were eigenvectors up to rounding.
+    # Such a vector has 1/q of its squared length along each of q eigenvectors, so that it proves a bound of the root
+    # mean square of their distances, and of each distance sqrt(q) times that.
+    values, bounds = np.repeat(spectrum.eigenvalues, copies), np.repeat(spectrum.error_bounds, copies)
+    order = np.argsort(values, kind="stable")
+    distance = np.abs(values[order] - operator.eigenvalues)
+    rest = np.repeat(copies, copies)[order] > 1
+    assert paired(values, bounds * np.sqrt(np.repeat(copies, copies)), operator.eigenvalues)
+    if rest.any():
+        assert np.sqrt(np.mean(distance[rest] ** 2)) <= bounds[order][rest].max()
+    else:
+        assert paired(values, bounds, operator.eigenvalues)
+
+
+@properties(150)
+@given(st.data())
+def test_no_isolated_eigenvalue_has_more_converged_copies_than_its_multiplicity(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    p = data.draw(st.integers(20, 300))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    multiplicities = rng.integers(1, 4, data.draw(st.integers(1, 5)))
+    isolated = np.cumsum(1 + rng.random(multiplicities.size)) * rng.choice([1, -1])
+    values = np.concatenate([np.repeat(isolated, multiplicities), 0.2 * rng.standard_normal(p).clip(-2, 2)])[:p]
+    basis = np.linalg.qr(rng.standard_normal((p, p)))[0]
+    full = (basis * values) @ basis.T
+    matrix = torch.from_numpy((full + full.T) / 2).to(dtype)
+    steps = count_of_steps(Operator(matrix, values, basis, 0), data.draw(fractions))
+    spectrum = hesspec.spectrum(matrix, steps=steps)
+
+    # k Ritz values with residuals of at most r each have k eigenvalues within sqrt(k) r (Kahan): with r = 0.05 and
+    # k <= 9 within 0.15, where there are no others (isolated ones lie 0.6 or more from all others). Rounding is 1e-4.
+    near = 0.1
+    for value, multiplicity in zip(isolated, multiplicities, strict=True):
+        converged = spectrum.ritz_bounds <= 0.05
+        assert (np.abs(spectrum.ritz_values[converged] - value) < near).sum() <= multiplicity
+        assert (np.abs(spectrum.eigenvalues - value) < near).sum() <= multiplicity

@@ -1,0 +1,326 @@
+"""Figures show what the spectrum holds, legibly."""
+
+import itertools
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from numpy.testing import assert_allclose
+
+from hesspec.plot import magnitude_density, plot_spectrum, plot_training, spread, three_digits
+from hesspec.result import Spectrum
+
+P = 40_000
+
+
+def make_spectrum(outliers=(), bulk=(-0.1, 0.2), *, nodes=40, bounds=1e-6, dimension=P, resolved=(), **attributes):
+    """A spectrum as a run would give it: outliers, a few resolved edges of the bulk, and Chebyshev-like bulk nodes."""
+    low, high = bulk
+    positions = (low + high) / 2 - (high - low) / 2 * np.cos((np.arange(nodes) + 0.5) * np.pi / max(nodes, 1))
+    weights = np.exp(-np.abs(positions) / (0.1 * (high - low) or 1.0))
+    # Resolved eigenvalues at the edge are what tells outliers from the tail of the bulk.
+    edge = np.array([*resolved, *(high * np.array([1.04, 1.03, 1.02, 1.01]) if nodes and high else [])])
+    values = np.array([*outliers, *edge], float)
+    values = values[np.argsort(-np.abs(values), kind="stable")]
+    share = 1 - values.size / dimension
+    return Spectrum(
+        dimension=dimension,
+        eigenvalues=values,
+        error_bounds=np.full(values.size, bounds),
+        eigenvalue_weights=np.full(values.size, 1 / dimension),
+        bulk_nodes=positions,
+        bulk_weights=weights / weights.sum() * share if nodes else weights,
+        bulk_probe=np.zeros(nodes, np.int64),
+        ritz_values=np.concatenate([values, positions]),
+        ritz_weights=np.full(values.size + nodes, 1 / max(values.size + nodes, 1)),
+        ritz_bounds=np.full(values.size + nodes, bounds),
+        ritz_probe=np.zeros(values.size + nodes, np.int64),
+        norm=float(np.abs(np.concatenate([values, positions])).max()) if values.size + nodes else 0.0,
+        rounding=0.0,
+        probes=1,
+        steps=values.size + nodes,
+        matvecs=values.size + nodes,
+        exact=nodes == 0,
+        stopped="all steps done",
+        attributes=attributes,
+    )
+
+
+OUTLIERS = np.geomspace(10, 2, 10)  # far from any bulk here: no rule for outliers would miss them
+
+
+@pytest.fixture
+def components():
+    return {
+        "Hess": make_spectrum(OUTLIERS, matrix="Hessian"),
+        "G": make_spectrum(OUTLIERS * 0.985, (0, 0.16), matrix="GaussNewton"),
+        "H": make_spectrum((), (-0.1, 0.1), matrix="Residual"),
+    }
+
+
+def texts(figure):
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+
+
+def value_labels(figure):
+    """Annotations with their boxes in pixels, each without its leader."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return [(label, Text.get_window_extent(label, canvas.get_renderer())) for label in figure.findobj(Annotation)]
+
+
+def overlapping(boxes):
+    # A pixel less on each side: boxes of upright text include the font's line spacing.
+    shrunk = [box.padded(-1) for box in boxes]
+    return [(a, b) for a, b in itertools.combinations(shrunk, 2) if a.overlaps(b)]
+
+
+def errorbars(axes):
+    return [container for container in axes.containers if isinstance(container, ErrorbarContainer)]
+
+
+# Spectrum
+
+
+def test_outliers_are_points_at_height_one_over_p_with_their_bounds_as_bars():
+    figure = plot_spectrum({"Hess": make_spectrum(OUTLIERS, bounds=0.02)})
+    for axes in figure.axes:
+        (bars,) = errorbars(axes)
+        points, _, (segments,) = bars.lines
+        assert_allclose(points.get_xdata(), OUTLIERS)
+        assert_allclose(points.get_ydata(), 1 / P)
+        ends = np.array([segment[:, 0] for segment in segments.get_segments()])
+        assert_allclose(ends, np.stack([OUTLIERS - 0.02, OUTLIERS + 0.02], axis=1))
+
+
+def test_both_panels_have_a_logarithmic_height_that_holds_the_outliers_and_the_peak_of_the_bulk():
+    spectrum = make_spectrum(OUTLIERS)
+    linear, logarithmic = plot_spectrum({"Hess": spectrum}).axes[:2]
+    assert (linear.get_xscale(), logarithmic.get_xscale()) == ("linear", "log")
+    peaks = (float(spectrum.density()["density"].max()), magnitude_density(spectrum)[1].max())
+    for axes, peak in zip((linear, logarithmic), peaks, strict=True):
+        assert axes.get_yscale() == "log"
+        low, high = axes.get_ylim()
+        assert low < 1 / P
+        assert high > peak
+
+
+def test_the_axes_say_what_they_measure_and_in_which_unit(components):
+    words = " ".join(text.get_text() for text in texts(plot_spectrum(components)))
+    assert "loss per squared parameter" in words
+    assert "per unit of λ" in words
+    assert "per decade" in words
+
+
+def test_the_legend_counts_outliers_and_says_how_the_matrices_add_up(components):
+    figure = plot_spectrum(components, title="A network")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "Hess = G + H: 10 outliers",
+        "G: 10 outliers",
+        "H: no outliers",
+    ]
+    assert legend.get_title().get_text() == "A network"
+
+
+def test_the_sum_is_not_claimed_where_a_matrix_is_missing(components):
+    del components["H"]
+    (legend,) = plot_spectrum(components).legends
+    assert legend.get_texts()[0].get_text() == "Hess: 10 outliers"
+
+
+def test_overlaid_spectra_differ_in_colour_marker_and_dashes(components):
+    axes = plot_spectrum(components).axes[0]
+    curves = [line for line in axes.get_lines() if line.get_label() == "bulk"]
+    points = [bars.lines[0] for bars in errorbars(axes)]
+    assert len({line.get_color() for line in curves}) == 3
+    assert len({str(line._dash_pattern) for line in curves}) == 3
+    assert len({line.get_marker() for line in points}) == 3
+
+
+@pytest.mark.parametrize("names", [["Hess"], ["Hess", "G"], ["Hess", "G", "H"]])
+def test_no_labels_overlap_and_the_largest_are_there(components, names):
+    figure = plot_spectrum({name: components[name] for name in names}, title="A network")
+    labels = value_labels(figure)
+    assert not overlapping([box for _, box in labels])
+    for axes in figure.axes[:2]:
+        assert "10.0" in [label.get_text() for label, _ in labels if label.axes is axes]
+    if len(names) == 1:
+        assert len(labels) == 20
+
+
+def test_labels_stay_inside_their_panel(components):
+    for label, box in value_labels(plot_spectrum(components)):
+        panel = label.axes.bbox
+        assert panel.x0 <= box.x0
+        assert box.x1 <= panel.x1
+        assert box.y1 <= panel.y1
+
+
+def test_all_text_is_at_least_9_points(components):
+    for figure in (plot_spectrum(components, title="A network"), plot_training({"end": components["Hess"]})):
+        assert min(text.get_fontsize() for text in texts(figure)) >= 9
+
+
+def test_a_bulk_that_is_a_sliver_is_enlarged_in_the_empty_room():
+    assert len(plot_spectrum({"Hess": make_spectrum(OUTLIERS)}).axes[0].child_axes) == 1
+    assert len(plot_spectrum({"Hess": make_spectrum(-OUTLIERS, (-0.1, 0.1))}).axes[0].child_axes) == 1
+    assert not plot_spectrum({"H": make_spectrum(())}).axes[0].child_axes
+
+
+def test_negative_outliers_stand_left_and_keep_their_sign_in_the_label_of_the_logarithmic_axis():
+    spectrum = make_spectrum((-5.0, 3.0), (-0.2, 0.2), resolved=(-0.203, -0.202, -0.201))
+    figure = plot_spectrum({"H": spectrum})
+    linear, logarithmic = figure.axes[:2]
+    assert_allclose(errorbars(linear)[0].lines[0].get_xdata(), [-5, 3])
+    assert_allclose(errorbars(logarithmic)[0].lines[0].get_xdata(), [5, 3])
+    assert [label.get_text() for label in logarithmic.texts] == ["3.00", "\N{MINUS SIGN}5.00"]
+
+
+@pytest.mark.parametrize(
+    "spectrum",
+    [
+        pytest.param(make_spectrum((2.0, 1.0), nodes=0, dimension=2), id="no bulk"),
+        pytest.param(make_spectrum((2.0, 1.0), (0.1, 0.1), nodes=1, dimension=10), id="one bulk node"),
+        pytest.param(make_spectrum((), (0.0, 0.0), nodes=1, dimension=100), id="zero operator"),
+        pytest.param(make_spectrum((3e-9, 1e-9), (-1e-11, 2e-11)), id="tiny"),
+        pytest.param(make_spectrum((3e9, 1e9), (-1e7, 2e7)), id="huge"),
+        pytest.param(make_spectrum(np.linspace(1, 3, 200)), id="two hundred outliers"),
+        pytest.param(make_spectrum((5.0,), dimension=28_000_000), id="28 million parameters"),
+    ],
+)
+def test_unusual_spectra_are_drawn_without_a_warning_and_without_overlaps(spectrum):
+    figure = plot_spectrum({"operator": spectrum})
+    assert not overlapping([box for _, box in value_labels(figure)])
+    assert not overlapping([box for _, box in value_labels(plot_training({"start": spectrum, "end": spectrum}))])
+
+
+def test_nothing_to_plot_is_an_error():
+    for draw in (plot_spectrum, plot_training):
+        with pytest.raises(ValueError, match="no spectrum to plot"):
+            draw({})
+
+
+def test_figures_leave_pyplot_and_the_user_settings_alone(components):
+    before = dict(mpl.rcParams)
+    plot_spectrum(components)
+    plot_training(components)
+    assert dict(mpl.rcParams) == before
+    if "matplotlib.pyplot" in sys.modules:
+        assert not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_a_spectrum_plots_itself():
+    assert isinstance(make_spectrum(OUTLIERS, matrix="Hessian").plot(), Figure)
+
+
+# Through training
+
+
+def test_training_has_the_epoch_as_its_axis_where_each_spectrum_has_one():
+    spectra = {name: make_spectrum(OUTLIERS, epoch=epoch) for name, epoch in (("start", 0), ("end", 200))}
+    (axes,) = plot_training(spectra).axes
+    assert axes.get_xlabel() == "epoch"
+    assert_allclose(axes.get_lines()[0].get_xdata(), [0, 200])
+
+
+def test_training_has_names_side_by_side_where_epochs_are_missing_or_repeated():
+    for epochs in ({}, {"epoch": 3}):
+        spectra = {name: make_spectrum(OUTLIERS, **epochs) for name in ("initialisation", "middle", "end")}
+        (axes,) = plot_training(spectra, title="Hess").axes
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == list(spectra)
+        assert axes.get_title(loc="left") == "Hess"
+
+
+def test_training_joins_outliers_of_one_rank_and_leaps_over_no_checkpoint():
+    spectra = {"a": make_spectrum((9.0, 4.0)), "b": make_spectrum((8.0,)), "c": make_spectrum((7.0, 3.0))}
+    (axes,) = plot_training(spectra).axes
+    heights = [bars.lines[0].get_ydata() for bars in errorbars(axes)]
+    assert_allclose(heights, [[9, 8, 7], [4, np.nan, 3]])
+
+
+def test_training_is_linear_within_the_bulk_and_logarithmic_beyond():
+    spectrum = make_spectrum(OUTLIERS)
+    (axes,) = plot_training({"end": spectrum}).axes
+    assert axes.get_yscale() == "symlog"
+    assert axes.yaxis.get_transform().linthresh == pytest.approx(spectrum.bulk_edges[1])
+
+
+def test_training_labels_do_not_overlap():
+    spectra = {name: make_spectrum(np.linspace(5, 5.2, 12)) for name in ("start", "end")}
+    labels = value_labels(plot_training(spectra))
+    assert len(labels) == spectra["end"].outliers.size >= 12
+    assert not overlapping([box for _, box in labels])
+
+
+# Density of magnitudes
+
+
+def test_magnitude_density_has_no_gaps_that_the_operator_does_not_have():
+    # A density of 1 / (0.2 |x|) on both sides of zero, 54 Gauss nodes: flat in the logarithm.
+    magnitude, density = magnitude_density(make_spectrum((), (-0.2, 0.2), nodes=54))
+    inside = density[(magnitude > 2 * magnitude[0]) & (magnitude < 0.1)]
+    assert (np.abs(np.diff(np.log(inside))) < 0.2).all()
+
+
+def test_magnitude_density_integrates_to_the_share_above_the_resolution():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(P) * 0.1
+    nodes = np.quantile(values, (np.arange(200) + 0.5) / 200)
+    spectrum = make_spectrum((), nodes=200)
+    object.__setattr__(spectrum, "bulk_nodes", nodes)
+    object.__setattr__(spectrum, "bulk_weights", np.full(200, 1 / 200))
+    magnitude, density = magnitude_density(spectrum)
+    share = float((np.abs(values) > magnitude[0]).mean())
+    assert np.trapezoid(density, np.log10(magnitude)) == pytest.approx(share, abs=0.02)
+
+
+def test_magnitude_density_stops_at_the_resolution_near_zero():
+    magnitude, _ = magnitude_density(make_spectrum((), (-0.2, 0.2), nodes=54))
+    spacing = 0.4 / 54
+    assert spacing / 4 < magnitude[0] < 2 * spacing
+
+
+# Labels
+
+
+def test_spread_keeps_labels_that_have_room():
+    assert_allclose(spread(np.array([10.0, 40.0, 80.0]), 12, 0, 100), [10, 40, 80])
+
+
+def test_spread_is_centred_on_a_crowd_and_stays_between_the_ends():
+    assert_allclose(spread(np.array([50.0, 50.0, 50.0]), 10, 0, 100), [40, 50, 60])
+    assert_allclose(spread(np.array([1.0, 2.0]), 10, 0, 100), [0, 10])
+    assert_allclose(spread(np.array([98.0, 99.0]), 10, 0, 100), [90, 100])
+
+
+def test_spread_keeps_order_distance_and_ends_for_any_targets():
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        targets = np.sort(rng.uniform(-20, 120, rng.integers(1, 10)))
+        positions = spread(targets, 10, 0, 100)
+        assert (np.diff(positions) >= 10 - 1e-9).all()
+        assert positions[0] >= -1e-9
+        assert positions[-1] <= 100 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (4.9, "4.90"),
+        (-0.34, "\N{MINUS SIGN}0.340"),
+        (123.4, "123"),
+        (999.7, "1000"),
+        (12345.6, "12346"),
+        (1.234e7, "1.23e7"),
+        (5.678e-8, "5.68e\N{MINUS SIGN}8"),
+    ],
+)
+def test_three_digits(value, text):
+    assert three_digits(value) == text

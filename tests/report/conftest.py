@@ -1,0 +1,142 @@
+"""Spectra of matrices that resemble a network's, from a small Lanczos run of their own."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hesspec.result import Spectrum
+
+STEPS = 40
+OUTLIERS = np.geomspace(10.0, 2.0, 10)  # far from the bulk: no rule for outliers would miss them
+BULK = 0.2
+
+
+def lanczos(eigenvalues, steps, rng):
+    """Ritz values, quadrature weights and residual bounds of diag(eigenvalues), fully reorthogonalised."""
+    basis, diagonal, beside = np.zeros((steps, eigenvalues.size)), np.zeros(steps), np.zeros(steps)
+    vector = rng.standard_normal(eigenvalues.size)
+    vector /= np.linalg.norm(vector)
+    for step in range(steps):
+        basis[step] = vector
+        image = eigenvalues * vector
+        diagonal[step] = vector @ image
+        for _ in range(2):
+            image -= basis[: step + 1].T @ (basis[: step + 1] @ image)
+        beside[step] = np.linalg.norm(image)
+        vector = image / beside[step]
+    tridiagonal = np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1)
+    ritz, vectors = np.linalg.eigh(tridiagonal)
+    return ritz, vectors[0] ** 2, beside[-1] * np.abs(vectors[-1])
+
+
+def spectrum_of(eigenvalues, *, reach, seed=0, **attributes):
+    """Spectrum of diag(eigenvalues) from one probe; Ritz pairs beyond the reach of the bulk are resolved."""
+    p = eigenvalues.size
+    ritz, weights, bounds = lanczos(eigenvalues, STEPS, np.random.default_rng(1000 + seed))
+    floor = 1e-7 * float(np.abs(eigenvalues).max())
+    order = np.argsort(-np.abs(ritz))
+    count = int((np.abs(ritz) > reach).sum())
+    resolved, bulk = order[:count], np.sort(order[count:])
+    return Spectrum(
+        dimension=p,
+        eigenvalues=ritz[resolved],
+        error_bounds=bounds[resolved] + floor,
+        eigenvalue_weights=np.full(count, 1 / p),
+        bulk_nodes=ritz[bulk],
+        bulk_weights=weights[bulk] / weights[bulk].sum() * (1 - count / p),
+        bulk_probe=np.zeros(bulk.size, np.int64),
+        ritz_values=ritz,
+        ritz_weights=weights,
+        ritz_bounds=bounds,
+        ritz_probe=np.zeros(ritz.size, np.int64),
+        norm=float(np.abs(ritz).max()),
+        rounding=floor,
+        probes=1,
+        steps=STEPS,
+        matvecs=STEPS,
+        exact=False,
+        stopped="all steps done",
+        attributes=attributes,
+    )
+
+
+def network_like(matrix, *, scale=1.0, outliers=OUTLIERS, p=1500, seed=0):
+    """Eigenvalues: outliers far from a heavy-tailed bulk, which is two-sided but for the Gauss-Newton matrix."""
+    rng = np.random.default_rng(seed)
+    bulk = np.clip(rng.standard_normal(p) ** 3 * 4e-3, -BULK, BULK)
+    if matrix == "GaussNewton":
+        bulk = np.abs(bulk)
+    top = np.empty(0) if matrix == "Residual" else np.asarray(outliers) * (0.98 if matrix == "GaussNewton" else 1.0)
+    return scale * np.concatenate([bulk[top.size :], top])
+
+
+@pytest.fixture(scope="session")
+def make_spectrum():
+    """Function from a matrix and attributes to a spectrum: `scale`, `outliers` and `p` shape it."""
+
+    def make(matrix="Hessian", *, scale=1.0, outliers=OUTLIERS, p=1500, seed=0, **attributes):
+        eigenvalues = network_like(matrix, scale=scale, outliers=outliers, p=p, seed=seed)
+        return spectrum_of(eigenvalues, reach=1.01 * BULK * abs(scale), seed=seed, matrix=matrix, **attributes)
+
+    return make
+
+
+SURROUNDINGS = {
+    "network": "VGG11-BN",
+    "dataset": "FashionMNIST",
+    "samples": 1360,
+    "samples_per_class": 136,
+    "classes": 10,
+    "loss": "CrossEntropyLoss",
+    "dtype": "float32",
+    "device": "cpu",
+    "seconds": 12.5,
+    "mode": "linearised",
+    "created": "2026-01-02T03:04:05+00:00",
+    "hesspec": "0.1.0",
+    "torch": "2.11.0",
+    "python": "3.12.3",
+    "numpy": "2.4.6",
+    "threads": 2,
+    "machine": "x86_64",
+}
+
+EPOCHS = [
+    {
+        "epoch": epoch,
+        "train_loss": 2.3 / (1 + epoch),
+        "train_error": 0.9 / (1 + epoch),
+        "test_loss": 2.4 / (1 + epoch) + 0.1,
+        "test_error": 0.9 / (1 + epoch) + 0.05,
+        "learning_rate": 0 if epoch == 0 else 0.1 / 10 ** ((epoch - 1) // 4),
+    }
+    for epoch in range(13)
+]
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory, make_spectrum):
+    """A folder with three checkpoints, three matrices and two splits of one run, and its training record."""
+    folder = tmp_path_factory.mktemp("study")
+    for checkpoint, epoch, scale, count in (
+        ("initialisation", 0, 0.1, 3),
+        ("middle", 6, 1.5, 10),
+        ("end", 12, 1.0, 10),
+    ):
+        for matrix in ("Hessian", "GaussNewton", "Residual"):
+            for split, factor in (("train", 1.0), ("test", 1.3)):
+                spectrum = make_spectrum(
+                    matrix,
+                    scale=scale * factor,
+                    outliers=OUTLIERS[:count],
+                    seed=epoch,
+                    split=split,
+                    checkpoint=checkpoint,
+                    epoch=epoch,
+                    risk=0.5 / (1 + epoch) * factor,
+                    **SURROUNDINGS,
+                )
+                spectrum.save(folder / f"{matrix.lower()}-{split}-{checkpoint}.nc")
+    (folder / "training.json").write_text(json.dumps(EPOCHS), encoding="utf-8")
+    return folder

@@ -1,0 +1,293 @@
+"""The page in a browser: it draws, answers to its controls, asks the network for nothing, and runs no name as code."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+
+from hesspec.report import write_report
+from hesspec.result import load
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+EXECUTABLE = next((path for path in map(shutil.which, NAMES) if path), None)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser: none of {', '.join(NAMES)} is installed")
+
+TRACES = "id => document.getElementById(id).data.map(trace => trace.name)"
+AXIS = "name => document.getElementById('spectrum').layout[name]"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Function that opens a page at 1280 px and waits until it is drawn; what it complains of or asks for is kept."""
+    pages = []
+
+    def open_page(path, width=1280):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.complaints, page.requests = [], []
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: page.complaints.append(f"dialog {dialog.message}") or dialog.dismiss())
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.goto(path.resolve().as_uri())
+        page.wait_for_selector("#spectrum .main-svg")
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def report(study):
+    return write_report(study)
+
+
+@pytest.fixture
+def page(opened, report):
+    return opened(report)
+
+
+def labels(page):
+    """Values beside the outliers, from left to right, when they are drawn."""
+    page.wait_for_selector("#spectrum .annotation-text")
+    return page.locator("#spectrum .annotation-text").all_text_contents()
+
+
+def shown_tables(page):
+    return page.locator("table.outliers:visible caption").all_text_contents()
+
+
+def test_it_opens_without_complaint_and_asks_for_nothing_but_itself(page, report):
+    assert page.complaints == []
+    assert page.requests == [report.resolve().as_uri()]
+    assert page.title() == "Spectra of VGG11-BN on FashionMNIST"
+
+
+def test_the_figures_are_drawn(page):
+    bulk = ["Hess, train", "G, train", "H, train"]
+    resolved = ["resolved eigenvalue in the bulk"] * 3
+    assert page.evaluate(TRACES, "spectrum") == [*bulk, *resolved, "10 outliers", "10 outliers", "0 outliers"]
+    assert len(page.evaluate(TRACES, "dynamics")) == 9
+    assert page.evaluate(TRACES, "training") == ["train", "test", "train", "test"]
+    for name in ("spectrum", "dynamics", "training"):
+        assert page.locator(f"#{name} .scatterlayer .trace").count() > 0
+
+
+def test_outliers_carry_their_values(page):
+    assert {"10.0", "9.80"} <= set(labels(page))
+
+
+def test_labels_do_not_overlap(page):
+    labels(page)
+    boxes = [box.bounding_box() for box in page.locator("#spectrum .annotation-text").all()]
+    edges = sorted((box["x"], box["x"] + box["width"]) for box in boxes)
+    assert all(left[1] <= right[0] + 4 for left, right in itertools.pairwise(edges))
+
+
+def test_the_matrix_can_be_chosen(page):
+    page.uncheck("input[value=G]")
+    page.uncheck("input[value=H]")
+    assert page.evaluate(TRACES, "spectrum")[::2] == ["Hess, train", "10 outliers"]
+    assert shown_tables(page) == ["Hess · train · end (epoch 12)"]
+    assert page.inner_text("#status") == "Shown at end (epoch 12): Hess, train: 10 outliers."
+    page.uncheck("input[value=Hess]")
+    assert page.evaluate(TRACES, "spectrum") == []
+    assert "Nothing is chosen" in page.inner_text("#spectrum")
+    assert page.complaints == []
+
+
+def test_train_and_test_can_be_laid_over_one_another(page):
+    page.check("input[value=test]")
+    assert page.evaluate(TRACES, "spectrum")[:6] == [
+        "Hess, train",
+        "Hess, test",
+        "G, train",
+        "G, test",
+        "H, train",
+        "H, test",
+    ]
+    assert len(page.evaluate(TRACES, "dynamics")) == 18
+    page.uncheck("input[value=train]")
+    assert page.evaluate(TRACES, "spectrum")[:3] == ["Hess, test", "G, test", "H, test"]
+
+
+def test_the_checkpoint_can_be_chosen_with_the_keyboard(page):
+    page.focus("input[name=checkpoint]:checked")
+    page.keyboard.press("ArrowLeft")
+    assert "at middle (epoch 6)" in page.inner_text("#status")
+    page.keyboard.press("ArrowLeft")
+    assert "at initialisation (epoch 0): Hess, train: 3 outliers" in page.inner_text("#status")
+    assert shown_tables(page)[0] == "Hess · train · initialisation (epoch 0)"
+    assert "1.00" in labels(page)
+
+
+def test_the_axis_can_be_chosen(page, study):
+    spectrum = load(study / "hessian-train-end.nc")
+    assert page.evaluate(AXIS, "xaxis")["type"] == "linear"
+    page.check("input[value=log]")
+    axis = page.evaluate(AXIS, "xaxis")
+    assert axis["type"] == "log"
+    assert axis["range"][0] < -2
+    assert axis["range"][1] > 1
+    page.check("input[value=bulk]")
+    low, high = page.evaluate(AXIS, "xaxis")["range"]
+    assert low < spectrum.bulk_nodes.min() < spectrum.bulk_nodes.max() < high < spectrum.outliers.min()
+
+
+def test_the_height_holds_the_outliers_and_the_peak_in_every_state(page):
+    for axis in ("linear", "bulk", "log"):
+        page.check(f"input[value={axis}]")
+        low, high = page.evaluate(AXIS, "yaxis")["range"]
+        heights = page.evaluate("document.getElementById('spectrum').data.flatMap(t => t.y)")
+        assert 10**low < 1 / 1500
+        assert 10**high > max(heights)
+
+
+def test_pointing_at_an_outlier_names_it(page, study):
+    page.uncheck("input[value=G]")
+    page.uncheck("input[value=H]")
+    page.locator("#spectrum .scatterlayer .trace").last.locator(".point").first.hover(force=True)
+    words = page.wait_for_selector("#spectrum .hoverlayer .hovertext").text_content()
+    for part in (
+        "λ = 10.0",
+        "error at most",
+        "outlier 1 of 10",
+        "matrix: Hess",
+        "split: train",
+        "checkpoint: end (epoch 12)",
+    ):
+        assert part in words
+
+
+def test_zooming_places_the_labels_anew(page):
+    before = labels(page)
+    page.evaluate("Plotly.relayout('spectrum', {'xaxis.range': [1.5, 3]})")
+    page.wait_for_function("n => document.querySelectorAll('#spectrum .annotation-text').length < n", arg=len(before))
+    assert labels(page)[:2] == ["1.96", "2.00"]
+
+
+def test_the_figures_have_text_alternatives(page):
+    assert page.get_attribute("#spectrum", "aria-label").startswith(
+        "Spectrum. Shown at end (epoch 12): Hess, train: 10"
+    )
+    assert "Hess, train; G, train; H, train" in page.get_attribute("#dynamics", "aria-label")
+    for name in ("checkpoint", "matrix", "split", "axis"):
+        assert page.get_by_role("group", name=name).is_visible()
+
+
+def test_no_button_sends_the_data_away(page):
+    buttons = page.locator("#spectrum .modebar-btn")
+    assert {button.get_attribute("aria-label") for button in buttons.all()} == {
+        "Download plot",
+        "Zoom",
+        "Pan",
+        "Reset axes",
+    }
+
+
+def test_a_figure_can_be_downloaded(page):
+    with page.expect_download() as download:
+        page.locator("#spectrum .modebar-btn").first.click()
+    assert download.value.suggested_filename == "hesspec.svg"
+    assert page.complaints == []
+
+
+def test_the_csv_can_be_downloaded(page):
+    with page.expect_download() as download:
+        page.click("a.download")
+    assert download.value.suggested_filename == "outliers.csv"
+    assert (
+        download.value.path()
+        .read_text(encoding="utf-8")
+        .startswith("run,matrix,split,checkpoint,epoch,rank,eigenvalue")
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 800])
+def test_nothing_is_wider_than_the_window(opened, report, width):
+    page = opened(report, width)
+    for axis in ("linear", "log"):
+        page.check(f"input[value={axis}]")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#spectrum .main-svg").first.bounding_box()["width"] <= width
+
+
+def test_the_figures_follow_the_window(page):
+    page.set_viewport_size({"width": 800, "height": 900})
+    page.wait_for_function("() => document.querySelector('#spectrum .main-svg').getBoundingClientRect().width < 800")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 800
+    assert labels(page)
+    assert page.complaints == []
+
+
+def test_it_prints_with_figures_that_fit_the_sheet(page):
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for name in ("spectrum", "dynamics", "training"):
+        assert page.locator(f"#{name} .main-svg").first.bounding_box()["width"] <= 186 / 25.4 * 96  # A4 less margins
+    assert not page.is_visible("#controls")
+    assert page.complaints == []
+
+
+def test_several_runs_can_be_chosen_between(opened, tmp_path, make_spectrum):
+    for network, checkpoints in (("A", ("start", "end")), ("B", ("end",))):
+        for epoch, checkpoint in enumerate(checkpoints):
+            spectrum = make_spectrum(network=network, checkpoint=checkpoint, epoch=epoch)
+            spectrum.save(tmp_path / f"{network}-{checkpoint}.nc")
+    page = opened(write_report(tmp_path))
+    assert page.is_visible("#dynamics")
+    page.select_option("#run", "B")
+    assert not page.is_visible("#dynamics")
+    assert not page.is_visible("#checkpoint-control")
+    assert page.inner_text("#status") == "Shown at end (epoch 0): Hess: 10 outliers."
+    assert page.complaints == []
+
+
+def test_one_spectrum_has_only_the_controls_that_it_needs(opened, tmp_path, make_spectrum):
+    make_spectrum().save(tmp_path / "one.nc")
+    page = opened(write_report(tmp_path))
+    assert page.locator("fieldset:visible legend").all_text_contents() == ["axis"]
+    assert page.complaints == []
+
+
+def test_names_do_nothing_and_are_shown_as_they_are(opened, tmp_path, make_spectrum):
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)><a href='javascript:alert(3)'>%{x}"
+    for epoch in (1, 2):
+        spectrum = make_spectrum(evil, split=evil, checkpoint=evil, network=evil, dataset=evil, epoch=epoch)
+        spectrum.save(tmp_path / f"<img src=x onerror=alert(4)>{epoch}.nc")
+    (tmp_path / "training.json").write_text(json.dumps([{"epoch": 1, evil: evil, "train_loss": 1.0}]), encoding="utf-8")
+    page = opened(write_report(tmp_path))
+    page.check("input[value=bulk]")
+    page.evaluate("Plotly.Fx.hover('spectrum', [{curveNumber: 0, pointNumber: 400}])")
+    assert f"bulk of {evil}" in page.wait_for_selector("#spectrum .hoverlayer .hovertext").text_content()
+    page.check("input[value=log]")
+    page.locator("#spectrum .scatterlayer .trace").last.locator(".point").first.hover(force=True)
+    assert f"matrix: {evil}" in page.wait_for_selector("#spectrum .hoverlayer .hovertext").text_content()
+    assert page.inner_text("h1") == f"Spectra of {evil} on {evil}"
+    assert evil in page.locator("#spectrum .legendtext").first.text_content()
+    assert page.locator("main img, main a[href^=javascript]").count() == 0
+    assert page.complaints == []
+    assert len(page.requests) == 1
