@@ -142,7 +142,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Where a command ends with an error, HESSPEC_TRACEBACK=1 in the environment shows where it arose.")
+@app.callback(epilog=_example("hesspec demo"))
 def _hesspec(
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
@@ -152,6 +152,8 @@ def _hesspec(
 
     The matrices are the Hessian of the mean cross-entropy, its Gauss-Newton part G and its residual part H:
     Hess = G + H.
+
+    Where a command ends with an error, HESSPEC_TRACEBACK=1 in the environment shows where it arose.
     """
 
 
@@ -162,12 +164,12 @@ def demo_command(
     ),
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of weights, order of samples, and probes.")] = 0,
 ) -> None:
-    """Train a small network on scanned digits, measure its spectra on the way, and write a report. Two minutes.
+    """Train a small network on scanned digits, measure its spectra on the way, and write a report.
 
     The digits come with scikit-learn, so that nothing is downloaded. Hess, G and H are measured at the initialisation,
     in the middle and at the end of training, on the training and on the test set: 18 spectra as NetCDF files, beside
-    weights, figures and a page that shows it all. One thread is used, so that a seed gives the same numbers on any
-    number of cores.
+    weights, figures and a page that shows it all, in less than two minutes. One thread is used, so that a seed gives
+    the same numbers on any number of cores.
     """
     from hesspec._tables import stacked  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec.demo import CHECKPOINTS, demo  # noqa: PLC0415 - as above
@@ -187,29 +189,29 @@ def demo_command(
 
 
 @app.command("measure", epilog=_example("hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"))
-def measure_command(  # noqa: PLR0917 - typer passes options by name
+def measure_command(
     network: Annotated[
         str,
         typer.Argument(
             metavar="NETWORK",
-            help="small_cnn, vgg11_bn, resnet18, densenet40, or your own as MODULE:CALLABLE, which is called with those "
-            "of the keywords channels, classes and size that it has.",
+            help="small_cnn, vgg11_bn, resnet18, densenet40, or your own as MODULE:CALLABLE, which is called with "
+            "those of the keywords channels, classes and size that it has.",
         ),
     ],
     data: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="digits, mnist, fashion-mnist, cifar10, cifar100, or your own as MODULE:CALLABLE, which is called with "
-            "the split and returns a map-style data set of (input, class).",
+            help="digits, mnist, fashion-mnist, cifar10, cifar100, or your own as MODULE:CALLABLE, which is called "
+            "with the split and returns a map-style data set of (input, class).",
         ),
     ],
     weights: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Weights in a .safetensors file, or a state dict in a .pt or .pth file. Without them the network is as "
-            "it is initialised from the seed.",
+            help="Weights in a .safetensors file, or a state dict in a .pt or .pth file. Without them the network is "
+            "as it is initialised from the seed.",
         ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="train or test.")] = "train",
@@ -365,7 +367,7 @@ def _check_folder(folder: Path, files: list[Path]) -> None:
 
 @app.command("show", epilog=_example("hesspec show spectra/*.nc --png spectra.png"))
 def show_command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="NetCDF files that hesspec wrote.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="NetCDF files that hesspec wrote.")],
     png: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the spectra over one another into this file.")
     ] = None,

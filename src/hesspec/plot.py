@@ -41,9 +41,6 @@ DASHES = (
 DISPLAY_NAMES = {"Hessian": "Hess", "GaussNewton": "G", "Residual": "H"}
 
 FILL = 0.16  # opacity of the bulk, under points that must be seen on it
-POINTS = 512
-KAPPA = 1.25  # as in `Spectrum.density`
-RELATIVE_WIDTH = 0.05  # of a kernel on the logarithmic axis, as a share of |lambda|: 0.02 decades
 
 LABEL_PITCH = 12.0  # points between neighbouring labels, a line of 9 pt text set upright
 LABEL_REACH = 40.0  # points; further from its eigenvalue a label would not be read as its own
@@ -137,49 +134,10 @@ def spread(targets: Array, pitch: float, low: float, high: float) -> Array:
     return np.asarray(level + pitch * np.arange(len(targets)))
 
 
-def magnitude_density(spectrum: Spectrum) -> tuple[Array, Array]:
-    """Density of log10 |lambda| of the bulk, down to the smallest that its quadrature resolves.
-
-    Parameters
-    ----------
-    spectrum : Spectrum
-
-    Returns
-    -------
-    magnitude : array (n,)
-        |lambda|, ascending, evenly spaced in the logarithm; empty where there is no bulk.
-    density : array (n,)
-        Share of eigenvalues, of both signs, per decade.
-
-    Notes
-    -----
-    In the logarithm, quadrature nodes lie far denser at the bulk's edges than near zero. A kernel
-    of one width there leaves every node near zero as a peak of its own, with gaps between them that
-    the operator does not have. So each node's Gaussian, in lambda, is as wide as the distance to
-    its neighbours, or `RELATIVE_WIDTH` of |lambda| where that is more. Below the width of the node
-    next to zero nothing is known, and nothing drawn.
-    """
-    nodes, weights = spectrum.bulk_nodes, spectrum.bulk_weights
-    if not nodes.size or not spectrum.norm > 0:
-        return np.empty(0), np.empty(0)
-    floor = 1e-8 * spectrum.norm
-    spacing = np.full(nodes.size, floor)
-    for probe in np.unique(spectrum.bulk_probe):
-        mine = np.flatnonzero(spectrum.bulk_probe == probe)
-        mine = mine[np.argsort(nodes[mine], kind="stable")]
-        if mine.size > 1:
-            spacing[mine] = np.maximum(np.gradient(nodes[mine]), floor)
-    scale = 1 / np.sqrt(8 * np.log(KAPPA))
-    widths = np.maximum(scale * spacing, RELATIVE_WIDTH * np.abs(nodes))
-    resolution = float(widths[np.argmin(np.abs(nodes))])
-    top = float((np.abs(nodes) + 4 * widths).max())
-    magnitude = np.geomspace(min(resolution, top / 10), top, POINTS)
-
-    density = np.zeros(POINTS)
-    for sign in (1.0, -1.0):
-        kernel = np.exp(-0.5 * ((sign * magnitude[:, None] - nodes) / widths) ** 2)
-        density += kernel @ (weights / (widths * np.sqrt(2 * np.pi)))
-    return magnitude, density * magnitude * np.log(10)
+def bulk_on_logarithmic_axis(spectrum: Spectrum) -> tuple[Array, Array]:
+    """|lambda|, shape (n,), and the density of its decimal logarithm there, of both signs."""
+    density = spectrum.log_density()
+    return 10 ** density["log10_magnitude"].to_numpy(), density["density"].to_numpy()
 
 
 def three_digits(value: float) -> str:
@@ -229,7 +187,7 @@ def plot_spectrum(spectra: Mapping[str, Spectrum], *, title: str | None = None) 
             density = spectrum.density()
             _draw_bulk(linear, density["eigenvalue"].to_numpy(), density["density"].to_numpy(), look)
             _draw_points(linear, spectrum, spectrum.eigenvalues, look)
-            _draw_bulk(logarithmic, *magnitude_density(spectrum), look)
+            _draw_bulk(logarithmic, *bulk_on_logarithmic_axis(spectrum), look)
             _draw_points(logarithmic, spectrum, np.abs(spectrum.eigenvalues), look)
         linear.set(
             title="linear axis",

@@ -30,7 +30,11 @@ MARGIN = 0.05
 # Half-way between two nodes of equal weight the kernels of width `spacing / sqrt(8 ln KAPPA)` have fallen to 1 / KAPPA
 # of their peak; 1.25 is the value of the code released with arXiv 1811.07062 (its text has 3, which leaves ripples).
 KAPPA = 1.25
-LOG_FLOOR = 1e-5
+# On the logarithmic axis: points, narrowest kernel relative to |lambda|, and spacing relative to ||A|| below which
+# nodes are taken for one.
+LOG_POINTS = 512
+RELATIVE_WIDTH = 0.05
+LOG_FLOOR = 1e-8
 CONFIDENCE = 0.95
 FORMAT = 1
 
@@ -211,66 +215,79 @@ class Spectrum:
             `density` and `standard_error` over `eigenvalue`; the attribute `width`. A spectrum without bulk (all
             eigenvalues resolved) has density zero.
         """
-        width = self._width(self.bulk_nodes) if width is None else width
+        width = self._width() if width is None else width
         if grid is None:
-            grid = self._grid(self.bulk_nodes, width)
-        density, error = self._smoothed(self.bulk_nodes, np.asarray(grid, float), width, np.ones_like(self.bulk_nodes))
+            grid = self._grid(width)
+        density, error = self._smoothed(np.asarray(grid, float), width)
         return xr.Dataset(
             {"density": ("eigenvalue", density), "standard_error": ("eigenvalue", error)},
             coords={"eigenvalue": np.asarray(grid, float)},
             attrs={"width": width},
         )
 
-    def log_density(self, epsilon: float | None = None) -> xr.Dataset:
-        """Density of log10(|lambda| + epsilon) of the bulk, in all and for each sign.
+    def log_density(self) -> xr.Dataset:
+        """Density of log10 |lambda| of the bulk, in all and for each sign, down to the smallest that is resolved.
 
-        Parameters
-        ----------
-        epsilon : float, optional
-            In units of eigenvalues; 1e-5 ||A|| by default (arXiv 1811.07062). Below it eigenvalues are not told apart.
+        In the logarithm, quadrature nodes lie far denser at the bulk's edges than near zero, and kernels of one width
+        would leave every node near zero as a peak of its own, with gaps that the operator does not have. So the
+        Gaussian of each node, in lambda, is as wide as the distance to its neighbours asks for (the ratio is that of
+        `density`), or 5% of |lambda| where that is more. Below the width of the node next to zero nothing is known.
 
         Returns
         -------
         xarray.Dataset
-            `density`, `positive`, `negative` (whose sum `density` is) and `standard_error` over `log10_magnitude`;
-            attributes `width` (in decades) and `epsilon`.
+            `density`, `positive`, `negative` (whose sum `density` is) and `standard_error`, all in shares of the
+            eigenvalues per decade, over `log10_magnitude` (512 points; none where there is no bulk).
         """
-        if epsilon is None:
-            epsilon = LOG_FLOOR * self.norm or 1.0
-        logs = np.log10(np.abs(self.bulk_nodes) + epsilon)
-        width = self._width(logs)
-        grid = self._grid(logs, width)
-        positive = (self.bulk_nodes > 0).astype(float)
-        density, error = self._smoothed(logs, grid, width, np.ones_like(positive))
-        above = self._smoothed(logs, grid, width, positive)[0]
-        below = self._smoothed(logs, grid, width, 1 - positive)[0]
+        nodes = self.bulk_nodes
+        if not nodes.size or not self.norm > 0:
+            logs, positive, negative, error = (np.empty(0) for _ in range(4))
+        else:
+            widths = self._local_widths()
+            resolution, top = widths[np.argmin(np.abs(nodes))], (np.abs(nodes) + 4 * widths).max()
+            logs = np.linspace(np.log10(min(resolution, top / 10)), np.log10(top), LOG_POINTS)
+            magnitude = 10 ** logs[:, None]
+            per_decade = magnitude * np.log(10) / (widths * np.sqrt(2 * np.pi))
+            above = np.exp(-0.5 * ((magnitude - nodes) / widths) ** 2) * per_decade
+            below = np.exp(-0.5 * ((magnitude + nodes) / widths) ** 2) * per_decade
+            positive, negative = above @ self.bulk_weights, below @ self.bulk_weights
+            error = self._standard_error(above + below)
         return xr.Dataset(
             {
-                "density": ("log10_magnitude", density),
-                "positive": ("log10_magnitude", above),
-                "negative": ("log10_magnitude", below),
+                "density": ("log10_magnitude", positive + negative),
+                "positive": ("log10_magnitude", positive),
+                "negative": ("log10_magnitude", negative),
                 "standard_error": ("log10_magnitude", error),
             },
-            coords={"log10_magnitude": grid},
-            attrs={"width": width, "epsilon": epsilon},
+            coords={"log10_magnitude": logs},
         )
 
-    def _width(self, positions: Array) -> float:
-        nodes = len(positions) / max(self.probes, 1)
-        half_range = float(np.ptp(positions)) / 2 * (1 + MARGIN) if positions.size else 0.0
+    def _local_widths(self) -> Array:
+        """Standard deviations of the kernels of `log_density`, one for each bulk node."""
+        nodes, floor = self.bulk_nodes, LOG_FLOOR * self.norm
+        spacing = np.full(nodes.size, floor)
+        for probe in np.unique(self.bulk_probe):
+            mine = np.flatnonzero(self.bulk_probe == probe)
+            mine = mine[np.argsort(nodes[mine], kind="stable")]
+            if mine.size > 1:
+                spacing[mine] = np.maximum(np.gradient(nodes[mine]), floor)
+        return np.asarray(np.maximum(spacing / np.sqrt(8 * np.log(KAPPA)), RELATIVE_WIDTH * np.abs(nodes)))
+
+    def _width(self) -> float:
+        nodes = self.bulk_nodes.size / max(self.probes, 1)
+        half_range = float(np.ptp(self.bulk_nodes)) / 2 * (1 + MARGIN) if self.bulk_nodes.size else 0.0
         width = half_range * 2 / max(nodes - 1, 1) / np.sqrt(8 * np.log(KAPPA))
         # One node, or nodes that coincide: an atom, drawn as narrow as the picture of the whole spectrum allows.
         return float(width) or (self.norm or 1.0) / GRID_POINTS
 
-    @staticmethod
-    def _grid(positions: Array, width: float) -> Array:
-        low, high = (positions.min(), positions.max()) if positions.size else (0.0, 0.0)
+    def _grid(self, width: float) -> Array:
+        low, high = (self.bulk_nodes.min(), self.bulk_nodes.max()) if self.bulk_nodes.size else (0.0, 0.0)
         margin = MARGIN * (high - low) + 4 * width
         return np.linspace(low - margin, high + margin, GRID_POINTS)
 
-    def _smoothed(self, positions: Array, grid: Array, width: float, factor: Array) -> tuple[Array, Array]:
-        scaled = (grid[:, None] - positions[None]) / width
-        kernel = np.exp(-0.5 * scaled**2) / (width * np.sqrt(2 * np.pi)) * factor
+    def _smoothed(self, grid: Array, width: float) -> tuple[Array, Array]:
+        scaled = (grid[:, None] - self.bulk_nodes[None]) / width
+        kernel = np.exp(-0.5 * scaled**2) / (width * np.sqrt(2 * np.pi))
         return np.asarray(kernel @ self.bulk_weights), self._standard_error(kernel)
 
     def cdf(self, x: Array | None = None) -> xr.Dataset:

@@ -141,9 +141,9 @@ def paired(values: np.ndarray, bounds: np.ndarray, truth: np.ndarray) -> bool:
 def properties(count: int):
     def decorate(test):
         checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
-        return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=checks)(
-            test
-        )
+        return settings(
+            max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=checks
+        )(test)
 
     return decorate
 
@@ -230,8 +230,8 @@ def test_no_isolated_eigenvalue_has_more_converged_copies_than_its_multiplicity(
     steps = count_of_steps(Operator(matrix, values, basis, 0), data.draw(fractions))
     spectrum = hesspec.spectrum(matrix, steps=steps)
 
-    # k Ritz values with residuals of at most r each have k eigenvalues within sqrt(k) r (Kahan): with r = 0.05 and
-    # k <= 9 within 0.15, where there are no others (isolated ones lie 0.6 or more from all others). Rounding is 1e-4.
+    # k Ritz values with residuals of at most r have k eigenvalues within sqrt(k) r (Kahan): one copy too many, four with
+    # r = 0.05, would have four within 0.1 of themselves and 0.2 of the isolated one, which is 0.6 from all others.
     near = 0.1
     for value, multiplicity in zip(isolated, multiplicities, strict=True):
         converged = spectrum.ritz_bounds <= 0.05

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from numpy.testing import assert_allclose
 
-from hesspec.plot import magnitude_density, plot_spectrum, plot_training, spread, three_digits
+from hesspec.plot import bulk_on_logarithmic_axis, plot_spectrum, plot_training, spread, three_digits
 from hesspec.result import Spectrum
 
 P = 40_000
@@ -102,7 +102,7 @@ def test_both_panels_have_a_logarithmic_height_that_holds_the_outliers_and_the_p
     spectrum = make_spectrum(OUTLIERS)
     linear, logarithmic = plot_spectrum({"Hess": spectrum}).axes[:2]
     assert (linear.get_xscale(), logarithmic.get_xscale()) == ("linear", "log")
-    peaks = (float(spectrum.density()["density"].max()), magnitude_density(spectrum)[1].max())
+    peaks = (float(spectrum.density()["density"].max()), bulk_on_logarithmic_axis(spectrum)[1].max())
     for axes, peak in zip((linear, logarithmic), peaks, strict=True):
         assert axes.get_yscale() == "log"
         low, high = axes.get_ylim()
@@ -258,30 +258,30 @@ def test_training_labels_do_not_overlap():
     assert not overlapping([box for _, box in labels])
 
 
-# Density of magnitudes
+# Density on the logarithmic axis
 
 
-def test_magnitude_density_has_no_gaps_that_the_operator_does_not_have():
+def test_log_density_has_no_gaps_that_the_operator_does_not_have():
     # A density of 1 / (0.2 |x|) on both sides of zero, 54 Gauss nodes: flat in the logarithm.
-    magnitude, density = magnitude_density(make_spectrum((), (-0.2, 0.2), nodes=54))
+    magnitude, density = bulk_on_logarithmic_axis(make_spectrum((), (-0.2, 0.2), nodes=54))
     inside = density[(magnitude > 2 * magnitude[0]) & (magnitude < 0.1)]
     assert (np.abs(np.diff(np.log(inside))) < 0.2).all()
 
 
-def test_magnitude_density_integrates_to_the_share_above_the_resolution():
+def test_log_density_integrates_to_the_share_above_the_resolution():
     rng = np.random.default_rng(0)
     values = rng.standard_normal(P) * 0.1
     nodes = np.quantile(values, (np.arange(200) + 0.5) / 200)
     spectrum = make_spectrum((), nodes=200)
     object.__setattr__(spectrum, "bulk_nodes", nodes)
     object.__setattr__(spectrum, "bulk_weights", np.full(200, 1 / 200))
-    magnitude, density = magnitude_density(spectrum)
+    magnitude, density = bulk_on_logarithmic_axis(spectrum)
     share = float((np.abs(values) > magnitude[0]).mean())
     assert np.trapezoid(density, np.log10(magnitude)) == pytest.approx(share, abs=0.02)
 
 
-def test_magnitude_density_stops_at_the_resolution_near_zero():
-    magnitude, _ = magnitude_density(make_spectrum((), (-0.2, 0.2), nodes=54))
+def test_log_density_stops_at_the_resolution_near_zero():
+    magnitude, _ = bulk_on_logarithmic_axis(make_spectrum((), (-0.2, 0.2), nodes=54))
     spacing = 0.4 / 54
     assert spacing / 4 < magnitude[0] < 2 * spacing
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
-from hesspec.plot import FILL, darkened, magnitude_density, three_digits
+from hesspec.plot import FILL, bulk_on_logarithmic_axis, darkened, three_digits
 from hesspec.report.collection import Member
 from hesspec.report.rounding import with_bound
 
@@ -103,7 +103,7 @@ def spectrum_figure(member: Member, look: Look) -> Json:
     floor = 1 / spectrum.dimension
     x, y = density["eigenvalue"].to_numpy(), density["density"].to_numpy()
     seen = y > floor * 1e-3  # far below one eigenvalue: outside of every picture
-    magnitude, per_decade = magnitude_density(spectrum)
+    magnitude, per_decade = bulk_on_logarithmic_axis(spectrum)
     visible = per_decade > floor * 1e-3
     unit = "per unit of λ"
     outliers = spectrum.outliers

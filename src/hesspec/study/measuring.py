@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hesspec._suggest import unknown
 from hesspec.measurement import spectrum
@@ -17,7 +17,7 @@ from hesspec.operators.parameters import ParameterSpec
 from hesspec.result import Spectrum
 from hesspec.study.datasets import Dataset
 
-__all__ = ["MATRICES", "matrix_name", "measure", "spectrum_file"]
+__all__ = ["MATRICES", "Attribute", "matrix_name", "measure", "spectrum_file"]
 
 MATRICES: Final[dict[str, type[CurvatureOperator]]] = {
     matrix.__name__: matrix for matrix in (Hessian, GaussNewton, Residual)
@@ -148,6 +148,7 @@ def measure(
     names = list(dict.fromkeys(matrix_name(name) for name in matrices))
     kept = {**_of_dataset(dataset), **(attributes or {})}
     network.eval()
+    _check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
     costs = {name: _PASSES[name] / _PASSES["Hessian"] for name in names}
     total = None if steps == "auto" else steps * probes * sum(costs.values())
@@ -180,6 +181,24 @@ class _Meter:
 
         on_step(0, None)
         return on_step
+
+
+def _check_outputs(network: nn.Module, dataset: Dataset) -> None:
+    """Refuse a network whose cross-entropy would be something else, or an error that only PyTorch understands."""
+    parameter = next(network.parameters(), None)
+    if parameter is None:
+        raise ValueError("The network has no parameters.")
+    inputs = dataset.inputs[:1].to(parameter.device)
+    if inputs.is_floating_point():
+        inputs = inputs.to(parameter.dtype)
+    with torch.no_grad():
+        outputs = network(inputs)
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if shape != (1, dataset.classes):
+        raise ValueError(
+            f"The network's output for one sample of {dataset.name!r} has shape {shape}, but it must be "
+            f"{(1, dataset.classes)}: one number for each class."
+        )
 
 
 def _of_dataset(dataset: Dataset) -> dict[str, Attribute]:
