@@ -101,10 +101,12 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
         members = [spectra[label] for label in shown]
         table = _table("", *shown)
         for name, text in rows.items():
-            table.add_row(name, *map(text, members))
+            texts = list(map(text, members))
+            if set(texts) != {_NONE}:
+                table.add_row(name, *texts)
         table.add_section()
-        for rank, texts in enumerate(zip_longest(*map(_outliers, members), fillvalue=""), start=1):
-            table.add_row(f"outlier {rank}", *texts)
+        for rank, values in enumerate(zip_longest(*map(_outliers, members), fillvalue=""), start=1):
+            table.add_row(f"outlier {rank}", *values)
         yield table
 
 

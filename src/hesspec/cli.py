@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from hesspec.result import Spectrum
 
-# Results go to standard output; progress, notes and errors to standard error. Numbers keep the colour of the text.
-output = Console(highlight=False)
-notes = Console(highlight=False, stderr=True)
+# Results go to standard output; progress, notes and errors to standard error. Names of files and networks are shown as
+# they are, whatever brackets and colons are in them.
+output = Console(highlight=False, markup=False, emoji=False)
+notes = Console(highlight=False, markup=False, emoji=False, stderr=True)
 
 INTERRUPTED = 130  # by convention 128 + the number of the signal, SIGINT
 
@@ -107,7 +108,7 @@ def _progress() -> Iterator[Callable[[str, float, float | None], None]]:
         yield line
         return
     columns = (
-        TextColumn("{task.description}", table_column=Column(min_width=31, no_wrap=True)),
+        TextColumn("{task.description}", markup=False, table_column=Column(min_width=31, no_wrap=True)),
         BarColumn(24),
         TaskProgressColumn(),
         _TimeLeft(),
@@ -127,7 +128,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 
@@ -285,8 +286,6 @@ def measure_command(
     count = _steps(steps)
     where, precision = _device(device), _dtype(dtype)
     checkpoint = _checkpoint(weights)
-    files = [out / spectrum_file(name, split, str(checkpoint["checkpoint"])) for name in names]
-    _check_folder(out, files)
     dataset = load_dataset(data, split, samples_per_class=samples_per_class, folder=data_folder, size=size, seed=seed)
     torch.manual_seed(seed)
     model = build_network(network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
@@ -294,6 +293,8 @@ def measure_command(
         _say(f"No --weights: the spectra are those of {network} as it is initialised from seed {seed}.")
     else:
         load_weights(model, weights)
+    files = [out / spectrum_file(name, split, str(checkpoint["checkpoint"])) for name in names]
+    _check_folder(out, files)
     with _progress() as show:
         spectra = measure(
             model.to(where, precision),
@@ -382,12 +383,12 @@ def show_command(
     labels = distinct_labels(members, [str(file) for file in files])
     spectra = dict(zip(labels, members, strict=True))
     for label, file in zip(labels, files, strict=True):
-        output.print(f"{label}: {_description(spectra[label])}{file}", soft_wrap=True)
+        output.print(f"{label}: {_description(spectra[label])}{file}" if label != str(file) else label, soft_wrap=True)
     for table in side_by_side(spectra, width=output.width):
         output.print("", table)
     if png is not None:
         with atomic_path(png) as temporary:
-            plot_spectrum(spectra).savefig(temporary, format="png")
+            plot_spectrum(spectra).savefig(temporary, format="png", dpi=200)
         output.print(f"Saved {png}", soft_wrap=True)
 
 

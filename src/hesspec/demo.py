@@ -278,4 +278,4 @@ def _draw(folder: Path, spectra: Mapping[Key, Spectrum]) -> None:
         )
     for name, figure in figures.items():
         with atomic_path(folder / f"{name}.png") as temporary:
-            figure.savefig(temporary)
+            figure.savefig(temporary, dpi=200)

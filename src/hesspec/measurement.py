@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import platform
 import time
@@ -97,9 +98,9 @@ def spectrum(
     True
     """
     p = check_operator(operator)
-    if steps != "auto" and (not isinstance(steps, int) or steps < 1):
+    if steps != "auto" and (not isinstance(steps, (int, np.integer)) or steps < 1):
         raise ValueError(f"steps is {steps!r}; it has to be a positive whole number, or 'auto'.")
-    if not isinstance(probes, int) or probes < 1:
+    if not isinstance(probes, (int, np.integer)) or probes < 1:
         raise ValueError(f"probes is {probes!r}; it has to be a positive whole number.")
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance!r}; it has to be positive.")
@@ -294,7 +295,6 @@ def _step_limit(operator: SymmetricOperator, p: int, steps: int | str) -> int:
 
 
 def _surroundings(operator: SymmetricOperator) -> dict[str, str | int]:
-    versions = {name: importlib.metadata.version(name) for name in ("hesspec", "torch", "numpy", "scipy")}
     device = torch.device(operator.device)
     machine = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -303,8 +303,13 @@ def _surroundings(operator: SymmetricOperator) -> dict[str, str | int]:
         "dtype": str(operator.dtype).removeprefix("torch."),
         "device": str(device),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **versions,
+        **_versions(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "machine": machine,
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("hesspec", "torch", "numpy", "scipy")}

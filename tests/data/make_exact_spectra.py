@@ -26,7 +26,7 @@ def samples(name: str) -> tuple[Tensor, Tensor]:
         chosen = torch.cat([torch.nonzero(torch.tensor(digits.target) == c)[:30, 0] for c in range(10)])
         pixels = torch.tensor(digits.images)[chosen].mul(255 / 16).round().to(torch.uint8)
         return pixels[:, None], torch.tensor(digits.target)[chosen]
-    dataset = load_dataset("fashion-mnist", "train", samples_per_class=20, size=28)
+    dataset = load_dataset("fashion-mnist", "train", samples_per_class=10, size=28)
     low, high = dataset.inputs.min(), dataset.inputs.max()
     return ((dataset.inputs - low) / (high - low) * 255).round().to(torch.uint8), dataset.targets
 
@@ -49,10 +49,10 @@ def dense(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor
     gradient = torch.autograd.grad(F.cross_entropy(model(inputs), targets), parameters, create_graph=True)
     flat = torch.cat([part.flatten() for part in gradient])
     rows = []
-    for chosen in torch.eye(len(flat), dtype=flat.dtype).split(32):
-        block = torch.autograd.grad(flat, parameters, chosen, retain_graph=True, is_grads_batched=True)
-        rows.append(torch.cat([part.flatten(1) for part in block], 1))
-    hessian = torch.cat(rows)
+    for entry in flat:
+        row = torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True, allow_unused=True)
+        rows.append(torch.cat([part.flatten() for part in row]))
+    hessian = torch.stack(rows)
     named = {name: value.detach() for name, value in model.named_parameters()}
     gauss_newton = torch.zeros_like(hessian)
     for x in inputs.split(50):

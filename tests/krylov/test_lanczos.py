@@ -14,7 +14,7 @@ from hesspec.krylov.ritz import clustered_bounds, resolve, ritz_pairs
 CPU = torch.device("cpu")
 PRECISIONS = [torch.float32, torch.float64]
 # Departure from orthonormality was at most 10.3 eps (spectral norm) in 10,000 runs of up to 300 steps.
-ORTHONORMAL = 32
+ORTHONORMAL = 20
 
 
 class Product:
@@ -24,6 +24,7 @@ class Product:
         self.shape, self.dtype, self.device, self.product = (p, p), dtype, CPU, product
 
     def __matmul__(self, vector):
+        """As given."""
         return self.product(vector)
 
 
@@ -194,9 +195,11 @@ def test_basis_stays_orthonormal_over_250_steps_with_converged_spikes(spike, dty
     assert departure(vectors(lanczos)) <= ORTHONORMAL * torch.finfo(dtype).eps
 
 
-def test_basis_stays_orthonormal_where_residuals_are_rounding():
+@pytest.mark.parametrize("seed", [13, 35, 76])
+def test_basis_stays_orthonormal_where_residuals_are_rounding(seed):
     # A reflection: every block ends after two steps, some a little above the level at which a residual counts as zero.
-    rng = np.random.default_rng(1)
+    # Then a large share of the residual lies along the basis, and what one pass leaves adds up (25 to 34 eps).
+    rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.standard_normal((240, 240)))[0]
     full = (basis * rng.choice([1.0, -1.0], 240)) @ basis.T
     lanczos = run(torch.from_numpy((full + full.T) / 2), 240)
@@ -239,7 +242,7 @@ def test_deflated_process_sees_the_complement_only():
 
 
 def test_deflation_does_not_leak_where_zero_is_outside_the_spectrum():
-    # Rounding along the deflated vectors, once taken into the recurrence, grows by polynomials of this spectrum at zero.
+    # Rounding along the deflated vectors, if the recurrence takes it on, grows by polynomials of this spectrum at zero.
     values = torch.arange(1.0, 601.0, dtype=torch.float64) ** -0.5
     first = run(diagonal(values), 48)
     pairs = ritz_pairs(*first.tridiagonal())
@@ -257,9 +260,9 @@ def test_deflation_does_not_leak_where_zero_is_outside_the_spectrum():
 def test_an_operator_that_is_not_symmetric_is_refused_with_both_numbers():
     matrix = torch.randn(20, 20, dtype=torch.float64)
     lanczos = Lanczos(matrix, torch.ones(20, dtype=torch.float64), torch.Generator())
+    lanczos.step()
     with pytest.raises(hesspec.NotSymmetricError) as caught:
-        for _ in range(20):
-            lanczos.step()
+        lanczos.step()
     found = re.search(r"u = q_(\d+) and v = q_(\d+).*u·Av = (\S+) but v·Au = (\S+)\. ", str(caught.value))
     u, v = (lanczos.basis[int(index) - 1] for index in found.groups()[:2])
     assert float(found[3]) == pytest.approx(float(u @ (matrix @ v)), rel=1e-4)
@@ -304,7 +307,7 @@ def test_a_product_unlike_the_vector_is_refused(product, seen):
         hesspec.spectrum(Product(9, product, torch.float32), steps=3)
 
 
-# Products that are views, buffers or part of a graph -------------------------------------------------------------------
+# Products that are views, buffers or part of a graph -----------------------------------------------------------------
 
 
 def test_an_operator_may_return_its_argument():
@@ -400,8 +403,8 @@ def test_orthogonalising_a_vector_that_is_nearly_in_the_span_is_exact(dtype):
 
 
 def test_overlapping_intervals_get_the_bound_of_their_cluster():
-    # A = [[0, t, 0], [t, 0, b], [0, b, 0]] has the eigenvalues 0 and +-sqrt(t^2 + b^2); two steps from e_1 give +-t with
-    # residuals b/sqrt(2). Both single intervals hold 0 alone, so that they cannot be paired one-to-one; b is enough.
+    # A = [[0, t, 0], [t, 0, b], [0, b, 0]] has the eigenvalues 0 and +-sqrt(t^2 + b^2); two steps from e_1 give +-t
+    # with residuals b/sqrt(2). Both single intervals hold 0 alone: no one-to-one pairing; b is enough.
     t, b = 0.1, 1.0
     pairs = ritz_pairs(np.zeros(2), np.array([t, b]))
     np.testing.assert_allclose(pairs.values, [-t, t])

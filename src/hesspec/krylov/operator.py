@@ -45,7 +45,10 @@ def check_operator(operator: Any) -> int:
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
         raise ValueError(f"The operator has shape {shape}; a spectrum needs (p, p) with p > 0.")
     if operator.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"The operator is {operator.dtype}; spectra are measured in torch.float32 or torch.float64.")
+        raise ValueError(
+            f"The operator, a {type(operator).__name__}, is {operator.dtype}; spectra are measured in torch.float32 or "
+            "torch.float64."
+        )
     if isinstance(operator, Tensor) and operator.requires_grad:
         raise ValueError("The operator is a tensor that requires a gradient; pass operator.detach().")
     return int(shape[0])

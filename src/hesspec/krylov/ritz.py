@@ -95,10 +95,11 @@ def resolve(pairs: RitzPairs, dimension: int, rounding: float) -> tuple[npt.NDAr
             simple[:] = False
         unclear = ~multiple & ~simple
         rest[heaviest[multiple]] = (measured - copies / dimension)[multiple]
-        if unclear.any():
-            # In proportion, as what is beyond the copies of a single one of them may come out negative.
-            share = 1 - copies[unclear].sum() / dimension / measured[unclear].sum()
-            rest[heaviest[unclear]] = max(share, 0) * measured[unclear]
+        # What is beyond the copies of a single one of these may come out negative: it counts in their sum.
+        beyond = (measured - copies / dimension)[unclear]
+        positive = np.maximum(beyond, 0)
+        if positive.any():
+            rest[heaviest[unclear]] = positive * (max(beyond.sum(), 0) / positive.sum())
     return resolved, rest if rest.sum() > 0 else pairs.weights.copy()
 
 

@@ -1,0 +1,181 @@
+"""Check what `hesspec demo` wrote: that all of it is there, and that it is right.
+
+Usage: python .ci/check_demo.py FOLDER
+"""
+
+# ruff: noqa: T201 - what it prints is its result
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from hesspec.demo import CHECKPOINTS, EPOCHS
+from hesspec.result import Spectrum, load
+from hesspec.study import SPLITS, evaluate, load_dataset, load_weights, small_cnn
+from hesspec.study.measuring import MATRICES, spectrum_file
+
+FIGURES = ("end-train", "end-test", "end-train-and-test", "training-Hessian", "training-GaussNewton")
+STEPS = 64
+
+# With seeds 0 to 3, G has 10 outliers at the end on both sets, one for each class; now and then one more is seen.
+OUTLIERS = range(8, 13)
+TEST_ERROR = 0.08  # 2 to 4% with these seeds
+
+Check = tuple[str, bool]
+Key = tuple[str, str, str]
+
+
+class Addresses(HTMLParser):
+    """What a page asks the browser to fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._in_style = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the addresses in an element."""
+        self._in_style = tag == "style"
+        self.found += [value or "" for name, value in attrs if name in {"src", "href", "data", "srcset", "poster"}]
+        for name, value in attrs:
+            if name == "style":
+                self._note_style(value or "")
+
+    def handle_data(self, data: str) -> None:
+        """Note the addresses in a style sheet."""
+        if self._in_style:
+            self._note_style(data)
+
+    def _note_style(self, text: str) -> None:
+        self.found += re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s]+)""", text)
+
+
+def read_spectra(folder: Path) -> dict[Key, Spectrum]:
+    """All 18 spectra, by checkpoint, split and matrix."""
+    return {
+        (checkpoint, split, matrix): load(folder / "spectra" / spectrum_file(matrix, split, checkpoint))
+        for checkpoint in CHECKPOINTS
+        for split in SPLITS
+        for matrix in MATRICES
+    }
+
+
+def each_spectrum(spectra: dict[Key, Spectrum], history: list[dict[str, float]]) -> Iterator[Check]:
+    """What has to be true of every spectrum by itself."""
+    for key, spectrum in spectra.items():
+        name, (checkpoint, split, matrix) = " ".join(key), key
+        attributes = spectrum.attributes
+        yield (
+            f"{name}: it says what it is of",
+            (
+                (attributes["checkpoint"], attributes["split"], attributes["matrix"]) == key
+                and (attributes["network"], attributes["dataset"], attributes["classes"]) == ("small_cnn", "digits", 10)
+            ),
+        )
+        yield (
+            f"{name}: {STEPS} steps on all {spectrum.dimension:,} parameters",
+            (spectrum.steps == STEPS and spectrum.dimension == 39_670),
+        )
+        yield f"{name}: the weights sum to 1", abs(spectrum.weights.sum() - 1) < 1e-9
+        yield (
+            f"{name}: eigenvalues are resolved, within small bounds",
+            (
+                spectrum.eigenvalues.size > 0
+                and bool((spectrum.error_bounds <= 0.05 * np.abs(spectrum.eigenvalues) + spectrum.rounding).all())
+            ),
+        )
+        loss = history[int(attributes["epoch"])][f"{split}_loss"]
+        yield f"{name}: its loss is that of the training record", abs(attributes["risk"] / loss - 1) < 1e-4
+        if matrix == "GaussNewton":
+            yield f"{name}: positive semidefinite, up to rounding", spectrum.ritz_values.min() >= -spectrum.rounding
+        if (checkpoint, matrix) == ("end", "GaussNewton"):
+            yield (
+                f"{name}: about as many outliers as classes ({spectrum.outliers.size})",
+                spectrum.outliers.size in OUTLIERS,
+            )
+
+
+def each_sum(spectra: dict[Key, Spectrum]) -> Iterator[Check]:
+    """Hess = G + H, as far as spectra tell."""
+    for checkpoint in CHECKPOINTS:
+        for split in SPLITS:
+            whole, gauss_newton, residual = (spectra[checkpoint, split, matrix] for matrix in MATRICES)
+            name = f"{checkpoint} {split}"
+            error = np.sqrt(sum(part.trace_standard_error**2 for part in (whole, gauss_newton, residual)))
+            yield (
+                f"{name}: trace(Hess) = trace(G) + trace(H) within three standard errors",
+                (abs(whole.trace - gauss_newton.trace - residual.trace) <= 3 * error),
+            )
+            # Weyl's inequality for the largest eigenvalues, which 64 steps have resolved.
+            margin = residual.norm + whole.error_bounds[0] + gauss_newton.error_bounds[0] + 0.05 * residual.norm
+            yield (
+                f"{name}: the largest eigenvalues of Hess and G differ by at most |H|",
+                (abs(whole.nodes[-1] - gauss_newton.nodes[-1]) <= margin),
+            )
+
+
+def each_file(folder: Path, history: list[dict[str, float]]) -> Iterator[Check]:
+    """Training, checkpoints, figures and report."""
+    yield f"training.json has the epochs 0 to {EPOCHS}", [r["epoch"] for r in history] == list(range(EPOCHS + 1))
+    yield "the network has learnt the digits", history[-1]["test_error"] < TEST_ERROR
+    test_set = load_dataset("digits", "test")
+    for checkpoint, epoch in zip(CHECKPOINTS, (0, EPOCHS // 3, EPOCHS), strict=True):
+        network = small_cnn(test_set.channels, test_set.classes, test_set.size)
+        load_weights(network, folder / "checkpoints" / f"{checkpoint}.safetensors")
+        loss, error = evaluate(network, test_set, batch_size=len(test_set))
+        yield (
+            f"checkpoint {checkpoint}: loss and error on the test set are those of the training record",
+            (abs(loss / history[epoch]["test_loss"] - 1) < 1e-4 and abs(error - history[epoch]["test_error"]) < 1e-9),
+        )
+    for figure in FIGURES:
+        image = mpl.image.imread(folder / "figures" / f"{figure}.png")
+        height, width = image.shape[:2]
+        yield (
+            f"figure {figure}: {width}x{height} pixels, not blank",
+            (height >= 900 and width >= 1500 and image[..., :3].std() > 0.05),
+        )
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    addresses = Addresses(page).found
+    yield "report.html fetches nothing", all(address.startswith(("data:", "#")) for address in addresses)
+    for matrix in MATRICES:
+        yield f"report.html has the spectra of {matrix}", f"end-test-{matrix}.nc" in page
+    yield "there are no unfinished files", not list(folder.rglob(".*"))
+
+
+def checks(folder: Path) -> Iterator[Check]:
+    """All checks, in the order in which a fault in one explains those in the next."""
+    history = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    spectra = read_spectra(folder)
+    yield from each_file(folder, history)
+    yield from each_spectrum(spectra, history)
+    yield from each_sum(spectra)
+
+
+def main() -> int:
+    """Print every check that fails, and how many passed and failed."""
+    if len(sys.argv) != 2:
+        print(__doc__)
+        return 2
+    folder = Path(sys.argv[1])
+    passed, failed = 0, 0
+    try:
+        for name, right in checks(folder):
+            passed, failed = passed + bool(right), failed + (not right)
+            if not right:
+                print(f"FAILED {name}")
+    except (OSError, ValueError, KeyError) as error:
+        print(f"FAILED {type(error).__name__}: {error}")
+        failed += 1
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Ctrl-C leaves no half-written file, and ends with a line and the exit code 130."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from hesspec.result import load
+
+# Python ignores SIGINT where the shell that started it does, as for a job in the background; a terminal does not.
+MAIN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from hesspec.cli import main; main()"
+LAST = "Interrupted; every file that is there is whole."
+ENDLESS = ("--data", "digits", "--samples-per-class", "1", "--steps", "20000")
+
+
+@contextmanager
+def started(*arguments, stderr=subprocess.PIPE):
+    """A process of the command; it is gone at the end, whatever happens."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TERM": "xterm", "COLUMNS": "80"}
+    command = [sys.executable, "-c", MAIN, *map(str, arguments)]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(file, text):
+    """Lines up to one that has the text."""
+    lines = []
+    while not lines or text not in lines[-1]:
+        line = file.readline()
+        assert line, f"It ended without {text!r}:\n{''.join(lines)}"
+        lines.append(line)
+
+
+def interrupt(process):
+    """Send what Ctrl-C sends, and see how it ends; what the process still prints on a pipe has to be the line alone."""
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert output == ""
+    if errors is not None:
+        # A signal that comes while the line before is being written can repeat that line.
+        assert errors.splitlines()[-1] == LAST
+        assert "Traceback" not in errors
+
+
+@pytest.fixture
+def finished(hesspec, here):
+    """A spectrum in the folder from an earlier command."""
+    options = ("--data", "digits", "--samples-per-class", 1, "--steps", 2, "--split", "test", "--matrix", "g")
+    assert hesspec("measure", "small_cnn", *options).exit_code == 0
+    return here / "spectra"
+
+
+def everything_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
+def test_a_measurement_in_a_pipe(finished):
+    with started("measure", "small_cnn", *ENDLESS) as process:
+        read_until(process.stderr, "Hess, train set ...")
+        interrupt(process)
+    assert everything_below(finished) == ["initialisation-test-GaussNewton.nc"]
+    load(finished / "initialisation-test-GaussNewton.nc")
+
+
+def test_a_measurement_on_a_terminal(finished):
+    ours, theirs = pty.openpty()
+    try:
+        with started("measure", "small_cnn", *ENDLESS, stderr=theirs) as process:
+            os.close(theirs)  # so that the end of the process is the end of the file
+            seen = ""
+            while " left" not in seen:  # the first steps are done
+                seen += os.read(ours, 1024).decode("utf-8", "replace")
+            assert "Hess, train set" in seen
+            interrupt(process)
+            while LAST not in seen:
+                seen += os.read(ours, 1024).decode("utf-8", "replace")
+    finally:
+        os.close(ours)
+    assert "Traceback" not in seen
+    assert everything_below(finished) == ["initialisation-test-GaussNewton.nc"]
+
+
+def test_the_demo(here):
+    before = everything_below(here)
+    with started("demo", "--out", here / "demo") as process:
+        read_until(process.stderr, "Hess, train set, initialisation ...")
+        interrupt(process)
+    assert everything_below(here) == before

@@ -1,0 +1,173 @@
+"""`hesspec measure`: what it writes, what it prints, and what its options do."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import hesspec as package
+from hesspec import cli
+from hesspec.study import DATASETS, NETWORKS, SPLITS, load_dataset, save_checkpoint, small_cnn
+from hesspec.study.measuring import MATRICES
+
+FILES = [f"initialisation-train-{matrix}.nc" for matrix in ("GaussNewton", "Hessian", "Residual")]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def row(text, name):
+    """Cells of a row of the printed table."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{name}  ")]
+    return re.split(r"  +", line.strip())[1:]
+
+
+def test_the_example_in_the_help_works(hesspec, example, here):
+    result = hesspec(*example("measure"))
+    assert result.exit_code == 0, result.output
+    assert names(here / "spectra") == FILES
+    spectra = {matrix: package.load(here / "spectra" / f"initialisation-train-{matrix}.nc") for matrix in MATRICES}
+    assert row(result.stdout, "outliers") == [str(spectrum.outliers.size) for spectrum in spectra.values()]
+    assert row(result.stdout, "samples") == ["100"] * 3
+    assert spectra["GaussNewton"].outliers.size >= 5
+    for line in result.stdout.splitlines():
+        assert len(line) <= 80
+    assert [line for line in result.stdout.splitlines() if line.startswith("Saved")] == [
+        f"Saved spectra/initialisation-train-{matrix}.nc" for matrix in MATRICES
+    ]
+
+
+def test_it_is_what_the_library_measures(measured, here):
+    measured("--seed", 3, "--batch-size", 20)
+    data = load_dataset("digits", "train", samples_per_class=5, seed=3)
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval().double()
+    for matrix in (package.Hessian, package.GaussNewton, package.Residual):
+        operator = matrix(network, nn.CrossEntropyLoss(), data.batches(20))
+        expected = package.spectrum(operator, steps=24, seed=3)
+        found = package.load(here / "spectra" / f"initialisation-train-{matrix.__name__}.nc")
+        np.testing.assert_array_equal(found.ritz_values, expected.ritz_values)
+        assert found.attributes["risk"] == expected.attributes["risk"]
+
+
+def test_the_files_say_what_they_are_of(measured, here):
+    measured("--matrix", "hess", "--split", "test")
+    attributes = package.load(here / "spectra" / "initialisation-test-Hessian.nc").attributes
+    expected = {
+        "matrix": "Hessian",
+        "network": "own:linear",
+        "dataset": "digits",
+        "split": "test",
+        "samples": 50,
+        "samples_per_class": 5,
+        "classes": 10,
+        "checkpoint": "initialisation",
+        "epoch": 0,
+        "seed": 0,
+        "dtype": "float64",
+        "loss": "CrossEntropyLoss",
+    }
+    assert expected.items() <= attributes.items()
+    json.dumps(dict(attributes))
+
+
+@pytest.mark.parametrize("name", ["hess", "Hessian", "HESSIAN"])
+def test_matrices_are_known_by_several_names(measured, here, name):
+    result = measured("--matrix", name, "--matrix", "g", "--matrix", "gauss-newton")
+    assert names(here / "spectra") == FILES[:2]
+    assert "Hess" in result.stdout
+
+
+def test_without_weights_it_says_so(measured):
+    note = "No --weights: the spectra are those of own:linear as it is initialised from seed 4."
+    assert note in measured("--seed", 4).stderr
+
+
+def test_weights_of_a_checkpoint(hesspec, here):
+    torch.manual_seed(1)
+    network = small_cnn(1, 10, 8)
+    save_checkpoint(here / "late.safetensors", network, {"epoch": "12"})
+    torch.save(network.state_dict(), here / "plain.pt")
+    for file in ("late.safetensors", "plain.pt"):
+        options = ("--weights", file, "--matrix", "g", "--samples-per-class", 1, "--steps", 3)
+        result = hesspec("measure", "small_cnn", "--data", "digits", *options)
+        assert result.exit_code == 0, result.output
+        assert "No --weights" not in result.stderr
+    late, plain = (package.load(here / "spectra" / f"{name}-train-GaussNewton.nc") for name in ("late", "plain"))
+    assert (late.attributes["checkpoint"], late.attributes["epoch"]) == ("late", 12)
+    assert plain.attributes["checkpoint"] == "plain"
+    assert "epoch" not in plain.attributes
+    np.testing.assert_array_equal(late.ritz_values, plain.ritz_values)
+
+
+def test_some_parameters_only(measured, here):
+    measured("--params", "*.bias", "--matrix", "hess")
+    spectrum = package.load(here / "spectra" / FILES[1])
+    assert spectrum.dimension == 10
+    assert spectrum.exact
+    assert spectrum.attributes["params"] == "*.bias"
+
+
+def test_a_network_and_data_of_ones_own(hesspec, here):
+    result = hesspec("measure", "own:linear", "--data", "own:points", "--matrix", "hess", "--out", "deep/down")
+    assert result.exit_code == 0, result.output
+    spectrum = package.load(here / "deep" / "down" / FILES[1])
+    assert spectrum.dimension == 10
+    assert spectrum.attributes["samples_per_class"] == 6
+    assert spectrum.attributes["dataset"] == "own:points"
+
+
+def test_steps_may_be_left_to_the_measurement(measured, here):
+    measured("--steps", "auto", "--matrix", "g")
+    assert "moved by" in package.load(here / "spectra" / FILES[0]).stopped
+
+
+def test_more_probes(measured, here):
+    result = measured("--probes", 2, "--matrix", "hess")
+    assert package.load(here / "spectra" / FILES[1]).probes == 2
+    assert row(result.stdout, "Lanczos steps") == ["24, 2 probes"]
+
+
+def test_nothing_is_replaced(hesspec, measured, here):
+    measured("--matrix", "g")
+    file = here / "spectra" / FILES[0]
+    before = file.read_bytes()
+    result = hesspec("measure", "own:linear", "--data", "digits", "--seed", 5)
+    assert result.exit_code == 1
+    assert f"There is a file 'spectra/{FILES[0]}' already; remove it" in result.stderr
+    assert file.read_bytes() == before
+    assert names(here / "spectra") == FILES[:1]
+
+
+def test_a_pipe_gets_a_line_for_each_matrix(measured):
+    lines = measured().stderr.splitlines()
+    assert lines[-3:] == ["Hess, train set ...", "G, train set ...", "H, train set ..."]
+
+
+def test_a_wide_terminal_gets_more_columns(measured, hesspec, monkeypatch):
+    for split in ("train", "test"):
+        measured("--split", split)
+    monkeypatch.setattr(cli, "output", Console(width=160, markup=False, highlight=False))
+    files = [f"spectra/initialisation-{s}-{m}.nc" for s in SPLITS for m in MATRICES]
+    wide = hesspec("show", *files).stdout
+    assert len(row(wide, "outliers")) == 6
+    monkeypatch.setattr(cli, "output", Console(width=80, markup=False, highlight=False))
+    narrow = hesspec("show", *files).stdout
+    assert sum(line.startswith("outliers") for line in narrow.splitlines()) == 2
+
+
+def test_the_help_names_all_there_is(hesspec):
+    text = " ".join(hesspec("measure", "--help").output.replace("│", " ").split())
+    for name in (*NETWORKS, *DATASETS, *SPLITS):
+        assert name in text
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_line(measured):
+    result = measured("--matrix", "g", network="own:unused")
+    assert "Warning: These parameters do not influence the loss; their curvature is zero: spare." in result.stderr

@@ -1,0 +1,36 @@
+"""`hesspec report`: one page of a folder."""
+
+import json
+
+
+def test_the_example_in_the_help_works(hesspec, example, measured, here):
+    measured()
+    result = hesspec(*example("report"))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "Report: spectra/report.html\n"
+    page = (here / "spectra" / "report.html").read_text(encoding="utf-8")
+    for matrix in ("Hessian", "GaussNewton", "Residual"):
+        assert f"initialisation-train-{matrix}.nc" in page
+
+
+def test_the_training_is_on_the_page(hesspec, measured, here):
+    measured("--matrix", "g")
+    record = dict.fromkeys(("train_loss", "train_error", "test_loss", "test_error", "learning_rate"), 0.5)
+    (here / "spectra" / "training.json").write_text(json.dumps([{"epoch": 0, **record}]), encoding="utf-8")
+    assert hesspec("report", "spectra").exit_code == 0
+    assert ">Training<" in (here / "spectra" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_page_is_replaced_by_a_newer_one(hesspec, measured, here):
+    measured("--matrix", "g")
+    (here / "spectra" / "report.html").write_text("earlier", encoding="utf-8")
+    assert hesspec("report", "spectra").exit_code == 0
+    assert len((here / "spectra" / "report.html").read_text(encoding="utf-8")) > 10_000
+
+
+def test_a_folder_without_spectra(hesspec, here):
+    result = hesspec("report", ".")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: There is no spectrum in '.' that can be read")
+    assert result.stderr.count("\n") == 1
+    assert not (here / "report.html").exists()

@@ -1,0 +1,91 @@
+"""`hesspec show`: tables and figures of files."""
+
+import re
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+
+import hesspec as package
+from hesspec.report.rounding import with_bound
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.fixture
+def spectra(measured, here):
+    """A folder with all three matrices of a linear network on both splits."""
+    measured()
+    measured("--split", "test")
+    return here / "spectra"
+
+
+def headings(text):
+    """Names of the columns of the printed tables."""
+    lines = text.splitlines()
+    return [re.split(r"  +", lines[index - 1].strip()) for index, line in enumerate(lines) if line.startswith("───")]
+
+
+def test_the_example_in_the_help_works(hesspec, example, measured, here):
+    measured()
+    arguments = [part for word in example("show") for part in (sorted(here.glob(word)) if "*" in word else [word])]
+    result = hesspec(*arguments)
+    assert result.exit_code == 0, result.output
+    image = mpl.image.imread(here / "spectra.png")
+    assert image.shape[0] > 500
+    assert image.shape[1] > 1000
+    assert image[..., :3].std() > 0.05
+    assert "Saved spectra.png" in result.stdout
+    assert list(here.glob(".*")) == []
+
+
+def test_one_file(hesspec, spectra):
+    file = spectra / "initialisation-train-GaussNewton.nc"
+    spectrum = package.load(file)
+    text = hesspec("show", file).stdout
+    assert text.startswith(f"G: own:linear, digits, train, initialisation; {file}\n")
+    assert headings(text) == [["G"]]
+    outliers = re.findall(r"^outlier +(\d+) +(\S+) ± (\S+)$", text, re.MULTILINE)
+    bounds = spectrum.error_bounds[spectrum.is_outlier]
+    assert outliers == [
+        (str(rank), *with_bound(float(value), float(bound)))
+        for rank, (value, bound) in enumerate(zip(spectrum.outliers, bounds, strict=True), start=1)
+    ]
+    assert len(outliers) > 0
+    low, high = spectrum.bulk_edges
+    (bulk,) = re.findall(r"^bulk +(.+) to (.+)$", text, re.MULTILINE)
+    np.testing.assert_allclose([float(edge.replace(MINUS, "-")) for edge in bulk], [low, high], rtol=1e-2)
+
+
+def test_columns_are_named_by_what_differs(hesspec, spectra):
+    train, test = (spectra / f"initialisation-{split}-Hessian.nc" for split in ("train", "test"))
+    assert headings(hesspec("show", train, test).stdout) == [["Hess, train", "Hess, test"]]
+    assert headings(hesspec("show", train, spectra / "initialisation-train-Residual.nc").stdout) == [["Hess", "H"]]
+
+
+def test_columns_are_named_by_the_files_where_nothing_else_tells_them_apart(hesspec, spectra, here):
+    for name in ("one [x].nc", "two:+1:.nc"):
+        (here / name).write_bytes((spectra / "initialisation-train-Hessian.nc").read_bytes())
+    assert headings(hesspec("show", "one [x].nc", "two:+1:.nc").stdout) == [["one [x].nc", "two:+1:.nc"]]
+
+
+def test_a_spectrum_that_says_nothing_of_itself(hesspec, here):
+    package.spectrum(torch.diag(torch.arange(1.0, 41.0)), steps=8).save(here / "bare.nc")
+    text = hesspec("show", "bare.nc").stdout
+    assert text.startswith("bare.nc\n")
+    assert "samples" not in text
+    assert "loss" not in text
+
+
+def test_the_figure_is_there_whole_or_not_at_all(hesspec, spectra, here, monkeypatch):
+    (here / "figure.png").write_bytes(b"earlier")
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    result = hesspec("show", spectra / "initialisation-train-Hessian.nc", "--png", "figure.png")
+    assert result.exit_code == 130
+    assert (here / "figure.png").read_bytes() == b"earlier"
+    assert list(here.glob(".*")) == []
