@@ -4,7 +4,9 @@ BIN := .venv/bin
 
 .PHONY: demo test lint bench clean
 
+# The folder is the demo's own; the command itself replaces nothing.
 demo: .venv/.installed
+	rm -rf hesspec-demo
 	$(BIN)/hesspec demo
 
 test: lint

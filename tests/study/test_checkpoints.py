@@ -150,7 +150,7 @@ def test_the_network_keeps_its_dtype(tmp_path):
 class Evil:
     """Whoever unpickles this calls `print`."""
 
-    def __reduce__(self):  # noqa: D105 - the class says it
+    def __reduce__(self):
         return print, ("code of the file has run",)
 
 
