@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent / "data" / "exact"
-NAMES = ("digits-cnn", "fashion-mnist-cnn")
+NAMES = ("digits-cnn", "digits-mlp")
 
 
 def build(name: str) -> nn.Module:
@@ -24,10 +24,7 @@ def build(name: str) -> nn.Module:
             nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10),
         )  # fmt: skip
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(108, 10),
+        nn.Flatten(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 32), nn.Tanh(), nn.Linear(32, 10),
     )  # fmt: skip
 
 

@@ -391,6 +391,8 @@ class Spectrum:
             upto = float(self.dimension * self.weights[self.nodes <= self.rounding].sum())
             return Estimate(below, below, upto if self.rounding > 0 else below)
         mean, error = self.expectation(lambda values: (values < -self.rounding).astype(float))
+        # The bracket is that of the first probe's measure, so the sampling error is that of one probe.
+        error *= float(np.sqrt(self.probes))
         lower = float(self.cdf_bracket(np.array([-self.rounding])).lower[0]) - 2 * error
         upper = float(self.cdf_bracket(np.array([self.rounding])).upper[0]) + 2 * error
         p = self.dimension

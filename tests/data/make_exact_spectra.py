@@ -16,19 +16,14 @@ from torch.func import functional_call, jacrev
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from exact_networks import FOLDER, NAMES, build, normalise
-from hesspec.study import load_dataset
 
 
-def samples(name: str) -> tuple[Tensor, Tensor]:
-    """Pixels as uint8 (N, 1, h, w) and labels (N,)."""
-    if name == "digits-cnn":
-        digits = load_digits()
-        chosen = torch.cat([torch.nonzero(torch.tensor(digits.target) == c)[:30, 0] for c in range(10)])
-        pixels = torch.tensor(digits.images)[chosen].mul(255 / 16).round().to(torch.uint8)
-        return pixels[:, None], torch.tensor(digits.target)[chosen]
-    dataset = load_dataset("fashion-mnist", "train", samples_per_class=10, size=28)
-    low, high = dataset.inputs.min(), dataset.inputs.max()
-    return ((dataset.inputs - low) / (high - low) * 255).round().to(torch.uint8), dataset.targets
+def samples() -> tuple[Tensor, Tensor]:
+    """Pixels as uint8 (N, 1, 8, 8) and labels (N,): the first 30 digits of each class."""
+    digits = load_digits()
+    chosen = torch.cat([torch.nonzero(torch.tensor(digits.target) == c)[:30, 0] for c in range(10)])
+    pixels = torch.tensor(digits.images)[chosen].mul(255 / 16).round().to(torch.uint8)
+    return pixels[:, None], torch.tensor(digits.target)[chosen]
 
 
 def train(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
@@ -68,7 +63,7 @@ def main() -> None:
     for name in sys.argv[1:] or NAMES:
         torch.manual_seed(0)
         model = build(name)
-        pixels, targets = samples(name)
+        pixels, targets = samples()
         inputs = normalise(pixels)
         train(model, inputs, targets)
         model.eval()

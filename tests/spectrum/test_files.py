@@ -1,5 +1,7 @@
 """Spectra in files: bit for bit, whole or not at all; and the views of a spectrum."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -101,3 +103,123 @@ def test_repr_and_html_say_the_same_and_escape_names():
     assert "of which 2 are outliers" in repr(result)
     assert "of which 2 are outliers" in result._repr_html_()
     assert "<script>" not in result._repr_html_()
+
+
+def bits(value):
+    return (value.dtype, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else (type(value), value)
+
+
+@pytest.mark.parametrize("values", [[-0.0, 0.0], [5e-324, -2e-310], [1.7e308, np.nextafter(1, 2)], []])
+def test_every_bit_of_a_number_comes_back(tmp_path, values):
+    values = np.array(values)
+    saved = dataclasses.replace(
+        spectrum(), bulk_nodes=values, bulk_weights=values, bulk_probe=np.arange(values.size), norm=5e-324, stopped=""
+    )
+    saved.save(tmp_path / "a.nc")
+    loaded = hesspec.load(tmp_path / "a.nc")
+    for name in vars(saved):
+        assert bits(getattr(loaded, name)) == bits(getattr(saved, name))
+
+
+def test_a_spectrum_without_resolved_eigenvalues_comes_back(tmp_path):
+    saved = hesspec.spectrum(torch.diag(torch.linspace(-1, 1, 50)), steps=2)
+    assert saved.eigenvalues.size == 0
+    saved.save(tmp_path / "a.nc")
+    assert same(saved, hesspec.load(tmp_path / "a.nc"))
+
+
+def test_a_saved_file_replaces_the_one_before(tmp_path):
+    spectrum(note="first").save(tmp_path / "a.nc")
+    spectrum(note="second").save(tmp_path / "a.nc")
+    assert hesspec.load(tmp_path / "a.nc").attributes["note"] == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nc"]
+
+
+def test_a_loaded_file_is_not_kept_open(tmp_path):
+    spectrum(note="first").save(tmp_path / "a.nc")
+    hesspec.load(tmp_path / "a.nc")
+    (tmp_path / "a.nc").unlink()
+    spectrum(note="second").save(tmp_path / "a.nc")
+    assert hesspec.load(tmp_path / "a.nc").attributes["note"] == "second"
+
+
+def test_an_error_while_writing_a_new_file_leaves_nothing(tmp_path, monkeypatch):
+    def broken(self, path, **_):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", broken)
+    with pytest.raises(OSError, match="No space left"):
+        spectrum().save(tmp_path / "a.nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_an_os_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        spectrum().save(tmp_path / "file" / "a.nc")
+
+
+@pytest.mark.parametrize("length", [0, 100, 3000])
+def test_a_truncated_file_is_named(tmp_path, length):
+    spectrum().save(tmp_path / "a.nc")
+    (tmp_path / "a.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"a\.nc' is no NetCDF file that hesspec can read"):
+        hesspec.load(tmp_path / "a.nc")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        hesspec.load(tmp_path)
+
+
+def test_a_file_that_lacks_a_field_is_refused_naming_it(tmp_path):
+    dataset = spectrum().to_dataset()
+    del dataset.attrs["probes"]
+    dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match=r"a\.nc' holds no spectrum: 'probes'"):
+        hesspec.load(tmp_path / "a.nc")
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="from_dataset compares the format with a number unasked")
+def test_a_format_that_is_no_number_is_refused(tmp_path):
+    dataset = spectrum().to_dataset()
+    dataset.attrs["hesspec_format"] = "new"
+    dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match="holds no spectrum"):
+        hesspec.load(tmp_path / "a.nc")
+
+
+@pytest.mark.xfail(
+    strict=True, raises=TypeError, reason="json knows no NumPy scalars; the run is lost when it is saved"
+)
+def test_attributes_may_be_numpy_scalars(tmp_path):
+    spectrum(epoch=np.int64(3), risk=np.float32(0.5), traced=np.bool_(True)).save(tmp_path / "a.nc")
+    attributes = hesspec.load(tmp_path / "a.nc").attributes
+    assert (attributes["epoch"], attributes["risk"], attributes["traced"]) == (3, 0.5, True)
+
+
+def test_the_dataframe_lists_resolved_by_size_and_then_the_bulk_in_order():
+    frame = spectrum().to_dataframe()
+    bulk = frame[frame.kind == "bulk"].eigenvalue
+    resolved = frame[frame.kind != "bulk"].eigenvalue.abs()
+    assert bulk.is_monotonic_increasing
+    assert resolved.is_monotonic_decreasing
+    assert frame.index[frame.kind == "bulk"].min() == resolved.size
+    assert set(frame.kind) <= {"outlier", "resolved", "bulk"}
+
+
+def test_html_escapes_everything_that_came_from_a_file():
+    result = dataclasses.replace(spectrum(matrix='<b onclick="x">&'), stopped="<i>")
+    page = result._repr_html_()
+    assert "&lt;b onclick=&quot;x&quot;&gt;&amp;" in page
+    assert "&lt;i&gt;" in page
+    assert "<i>" not in page
+    assert "<b" not in page
+
+
+def test_repr_has_a_line_for_each_row_of_the_summary():
+    result = spectrum(matrix="Hessian")
+    lines = repr(result).splitlines()
+    assert lines[0] == "Spectrum"
+    assert [line.strip().split("  ")[0] for line in lines[1:]] == list(result.summary())

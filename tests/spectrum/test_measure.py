@@ -266,7 +266,7 @@ def test_bounds_hold_where_the_krylov_space_closes_early():
             assert not spectrum.exact
             assert distance <= spectrum.wasserstein_bound
             if steps >= 3:
-                # Shares of 100 in 300 have a standard deviation of sqrt(2 2/9 / 302) = 0.038: four of them, along 1 to 5.
+                # Shares of 100 in 300 have a standard deviation of sqrt(2 2/9 / 302) = 0.038; four of it, from 1 to 5.
                 assert distance <= 4 * 0.038 * 4
 
 
@@ -314,13 +314,7 @@ def test_number_of_negative_eigenvalues_is_in_its_interval(name, steps):
     "probes",
     [
         1,
-        pytest.param(
-            16,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="num_negative brackets the first probe's measure and widens it by the error of all probes' mean",
-            ),
-        ),
+        16,
     ],
 )
 def test_interval_of_negative_eigenvalues_holds_where_quadrature_adds_nothing_to_it(probes):
@@ -391,7 +385,8 @@ def test_a_five_hundredfold_eigenvalue_keeps_its_weight_inside_and_outside_of_th
     truth = np.concatenate([np.full(500, value), KNOWN["normal"][:500].clip(-2, 2)])
     for seed in range(5):
         spectrum = measured(truth, steps=48, seed=seed)
-        here, raw = (np.abs(nodes - value) < 0.01 for nodes in (spectrum.nodes, spectrum.ritz_values))
+        # Inside of the rest it is two nodes as often as one, which converge slowly; 2% of the rest are as near.
+        here, raw = (np.abs(nodes - value) < 0.05 for nodes in (spectrum.nodes, spectrum.ritz_values))
         # Those that are resolved beside it are put right by about sqrt(2 k)/p in all, and the rest rescaled.
         assert spectrum.weights[here].sum() == pytest.approx(spectrum.ritz_weights[raw].sum(), abs=0.02)
         # Beta(250, 250): standard deviation sqrt(2 / 4 / 1002) = 0.022.

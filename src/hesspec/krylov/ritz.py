@@ -18,6 +18,8 @@ RESOLVED = 1e-2
 # The weights of k simple eigenvalues add up to a Beta(k/2, (p - k)/2) variable; a sum beyond this upper quantile
 # (p w > 19.5 for one eigenvalue and large p) belongs to more than k eigenvalues.
 MULTIPLE = 1e-5
+# Least part of the weight of an eigenvalue of unknown multiplicity that is kept for further copies.
+LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,12 @@ def resolve(pairs: RitzPairs, dimension: int, rounding: float) -> tuple[npt.NDAr
             simple[:] = False
         unclear = ~multiple & ~simple
         rest[heaviest[multiple]] = (measured - copies / dimension)[multiple]
-        # What is beyond the copies of a single one of these may come out negative: it counts in their sum.
-        beyond = (measured - copies / dimension)[unclear]
-        positive = np.maximum(beyond, 0)
-        if positive.any():
-            rest[heaviest[unclear]] = positive * (max(beyond.sum(), 0) / positive.sum())
+        if measured[unclear].sum() > 0:
+            # What is beyond the copies of one of these alone may come out negative: it counts in their sum, and no node
+            # is given up, as it may have further copies all the same.
+            beyond = (measured - copies / dimension)[unclear]
+            share = np.maximum(beyond, LEAST_SHARE * measured[unclear])
+            rest[heaviest[unclear]] = share * (max(beyond.sum(), 0) / share.sum())
     return resolved, rest if rest.sum() > 0 else pairs.weights.copy()
 
 
