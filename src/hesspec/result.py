@@ -68,7 +68,8 @@ class Spectrum:
     eigenvalues : array (k,)
         Resolved eigenvalues, largest absolute value first.
     error_bounds : array (k,)
-        |true - given| <= bound for each of them, in a one-to-one pairing with eigenvalues of the operator.
+        |true - given| <= bound for each of them, in a one-to-one pairing with eigenvalues of the operator as its
+        products are computed; what a float32 forward pass rounds off a network changes the operator itself.
     eigenvalue_weights : array (k,)
         Their shares of the measure: 1/p each; multiples of it where the multiplicity is known (`exact`).
     bulk_nodes, bulk_weights : array (b,)
@@ -145,9 +146,11 @@ class Spectrum:
     def is_outlier(self) -> npt.NDArray[np.bool_]:
         """Which of `eigenvalues` are outliers, shape (k,); the rule is that of `hesspec._outliers.outlier_mask`."""
         edges = (0.0, 0.0)
-        if self.bulk_nodes.size:
-            reach = np.array([self._residual_bound(node) for node in (self.bulk_nodes.min(), self.bulk_nodes.max())])
-            edges = (float(self.bulk_nodes.min() - reach[0]), float(self.bulk_nodes.max() + reach[1]))
+        # Further copies of a resolved eigenvalue are in the bulk at the same place, and are no edge of it.
+        bulk = self.bulk_nodes[~np.isin(self.bulk_nodes, self.eigenvalues)]
+        if bulk.size:
+            low, high = float(bulk.min()), float(bulk.max())
+            edges = (low - self._residual_bound(low), high + self._residual_bound(high))
         return outlier_mask(self.eigenvalues, self.error_bounds, edges, self.dimension)
 
     def _residual_bound(self, node: float) -> float:
@@ -532,7 +535,7 @@ class Spectrum:
                 arrays[item.name] = (dimension, value)
             elif item.name != "attributes":
                 scalars[item.name] = int(value) if isinstance(value, bool) else value
-        scalars |= {"attributes": json.dumps(dict(self.attributes)), "hesspec_format": FORMAT}
+        scalars |= {"attributes": json.dumps(dict(self.attributes), default=_plain), "hesspec_format": FORMAT}
         return xr.Dataset(arrays, attrs=scalars)
 
     @classmethod
@@ -547,7 +550,7 @@ class Spectrum:
         version = dataset.attrs.get("hesspec_format")
         if version is None:
             raise ValueError("This dataset is no hesspec spectrum: it has no attribute 'hesspec_format'.")
-        if version > FORMAT:
+        if not isinstance(version, int | np.integer) or version > FORMAT:
             raise ValueError(
                 f"This spectrum has format {version}; this version of hesspec reads up to {FORMAT}. Update hesspec."
             )
@@ -572,6 +575,13 @@ class Spectrum:
         """
         with atomic_path(path) as temporary:
             self.to_dataset().to_netcdf(temporary, engine="h5netcdf")
+
+
+def _plain(value: object) -> Any:
+    """Python number of a NumPy scalar, which JSON does not know."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise ValueError(f"Attributes of a spectrum are strings, numbers and truth values, not {type(value).__name__}.")
 
 
 def load(path: str | os.PathLike[str]) -> Spectrum:

@@ -17,8 +17,9 @@ __all__ = ["Lanczos", "rounding_unit"]
 # Backward error of a step in units of eps ||A||, such that that of m steps is at most sqrt(m) times it. Measured on
 # dense operators of all kinds of spectrum (p <= 300, both precisions, any number of steps): ||A Q - Q T - beta q e^T||
 # was at most 3.0 sqrt(m) eps ||A|| in 10,000 runs (a residual dropped as rounding, up to STEP_ERROR in one step, being
-# part of it), the error of an eigenvalue at most 2.4 sqrt(m) eps ||A|| in 23,000. A single step can take more, up to
-# 6.7 there and 7.4 at p = 3,000, growing like sqrt(p) with the sums in a product; steps do not conspire.
+# part of it); the error of an eigenvalue was at most 2.4 sqrt(m) eps ||A|| in those of 13,500 more that took p steps. A
+# single step can take more, up to 6.7 there and 7.4 at p = 3,000, growing like sqrt(p) with the sums in a product;
+# steps do not conspire.
 # What the forward pass of a network rounds off is not in it, as that changes the matrix and not the steps: from float64
 # to float32 the top eigenvalues of small networks moved by 0.4 (untrained) to 6 eps ||A|| (fitted to a loss of 1e-3).
 STEP_ERROR = 4.0
