@@ -39,8 +39,10 @@ EPOCHS = 30
 # classes sink into the bulk. Here all ten stand clear of it, on both sets.
 LEARNING_RATE = 0.005
 
-# Of an epoch of training, in Lanczos steps for all three matrices on the same samples.
+# Of an epoch of training, in Lanczos steps for all three matrices on the same samples; and the share of figures and
+# report in all work. Measured, for the time that is left.
 EPOCH_COST = 0.5
+PAGE_SHARE = 0.1
 
 Progress = Callable[[str, float, float], None]
 Key = tuple[str, str, str]
@@ -112,9 +114,9 @@ def demo(
     rate that falls to a tenth at 1/3 and at 2/3 of the epochs. The digits are not padded to 32x32 pixels, as this
     network needs no more than their 8x8.
 
-    One thread is used, whatever the number of cores. Then the same seed gives the same numbers to the bit on all of
-    them; and where other programs keep the cores busy, threads that wait for one another in each of these small
-    operations make them ten times slower (idle cores are used less well for it).
+    One thread is used, whatever the number of cores, so that the same seed gives the same numbers to the bit on every
+    processor of one kind. It also is the safe choice: where other programs keep the cores busy, threads that wait for
+    one another in each of these small operations made a matvec ten times slower.
     """
     target = Path(folder)
     if target.is_file():
@@ -132,9 +134,13 @@ def demo(
             train_set = load_dataset("digits", "train", samples_per_class=SAMPLES_PER_CLASS, seed=seed)
             test_set = load_dataset("digits", "test")
             settings = TrainingSettings(epochs=epochs, learning_rate=LEARNING_RATE, seed=seed)
+            samples = len(train_set) + len(test_set)
+            before_page = epochs * EPOCH_COST * len(train_set) + len(CHECKPOINTS) * steps * samples
+            meter = _Meter(on_progress, before_page / (1 - PAGE_SHARE))
             history, spectra = _train_and_measure(
-                work, train_set, test_set, settings=settings, steps=steps, on_progress=on_progress
+                work, train_set, test_set, settings=settings, steps=steps, meter=meter
             )
+            meter.report("figures and report")
             _write_records(work / "training.json", history)
             _draw(work / "figures", spectra)
             write_report(work)
@@ -177,20 +183,14 @@ def _train_and_measure(
     *,
     settings: TrainingSettings,
     steps: int,
-    on_progress: Progress | None,
+    meter: _Meter,
 ) -> tuple[list[EpochRecord], dict[Key, Spectrum]]:
     """Write checkpoints and spectra below the folder."""
-    epochs, checkpoints = (
-        settings.epochs,
-        dict(zip((0, settings.epochs // 3, settings.epochs), CHECKPOINTS, strict=True)),
-    )
-    epoch_work = EPOCH_COST * len(train_set)
-    samples = len(train_set) + len(test_set)
-    meter = _Meter(on_progress, epochs * epoch_work + len(checkpoints) * steps * samples)
+    checkpoints = dict(zip((0, settings.epochs // 3, settings.epochs), CHECKPOINTS, strict=True))
     spectra: dict[Key, Spectrum] = {}
 
     def on_epoch(record: EpochRecord) -> None:
-        meter.done += epoch_work if record.epoch else 0
+        meter.done += EPOCH_COST * len(train_set) if record.epoch else 0
         meter.report("training")
 
     def on_checkpoint(network: nn.Module, record: EpochRecord) -> None:
