@@ -27,7 +27,9 @@ __all__ = ["spectrum"]
 
 Progress = Callable[[int, int | None], None]
 
+# "auto" looks at the measure from this step on, and each so many steps: often enough to waste few matvecs.
 AUTO_FIRST, AUTO_EVERY = 16, 8
+# Of the free memory, what the basis may fill where "auto" sets its size.
 BASIS_SHARE = 0.5
 
 
@@ -77,7 +79,8 @@ def spectrum(
     NonFiniteError
         If a product holds NaN or infinity.
     MemoryError
-        If the Krylov basis, steps x p numbers, exceeds the memory that is free on the device.
+        If the Krylov basis, steps x p numbers, exceeds the memory that is free on the device. With several probes it
+        is twice that: the resolved eigenvectors stay beside the basis of the probe at work.
 
     Notes
     -----
@@ -106,7 +109,7 @@ def spectrum(
         raise ValueError(f"tolerance is {tolerance!r}; it has to be positive.")
     begin = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
-    limit = _step_limit(operator, p, steps)
+    limit = _step_limit(operator, p, steps, probes)
     run = _Run(operator, generator, limit if steps != "auto" else None, probes, on_step)
     stopped = run.first(p, limit, None if steps != "auto" else tolerance)
     run.others()
@@ -133,11 +136,21 @@ class _Run:
         self._operator, self._generator, self._probes = operator, generator, probes
         self._total = None if steps is None else steps * probes
         self._done, self._on_step = 0, on_step
-        self._lanczos: list[Lanczos] = []
+        self._pairs: list[RitzPairs] = []
+        self._deflated: KrylovBasis | None = None
 
     def first(self, p: int, limit: int, tolerance: float | None) -> str:
-        """Run the first probe; say why it ended."""
-        lanczos = self._start(None, p)
+        """Run the first probe; say why it ended. Its basis goes with the end of it."""
+        lanczos = self._start(p)
+        stopped = self._run_first(lanczos, p, limit, tolerance)
+        self._p, self._steps, self._exact = p, len(lanczos), lanczos.exhausted
+        self._measure = _measure(lanczos, p, len(lanczos))
+        self._pairs.append(_first_block(lanczos))
+        if self._probes > 1 and self._measure.bulk_nodes.size:
+            self._deflated = lanczos.basis.subspace(torch.from_numpy(self._measure.resolved_vectors))
+        return stopped
+
+    def _run_first(self, lanczos: Lanczos, p: int, limit: int, tolerance: float | None) -> str:
         while not lanczos.exhausted and len(lanczos) < limit:
             self._step(lanczos)
             if tolerance is not None and len(lanczos) >= AUTO_FIRST and len(lanczos) % AUTO_EVERY == 0:
@@ -149,61 +162,49 @@ class _Run:
         return "all steps done" if tolerance is None else "the basis reached half of the free memory"
 
     def others(self) -> None:
-        """Run the other probes in the complement of the resolved eigenvectors."""
-        first = self._lanczos[0]
-        measure = _measure(first, first.basis_size, len(first))
-        if not measure.bulk_nodes.size or self._probes == 1:
+        """Run the other probes in the complement of the resolved eigenvectors, which leaves a bulk to measure."""
+        if self._deflated is None:
             return
-        deflated = KrylovBasis(first.basis_size, dtype=self._operator.dtype, device=self._operator.device)
-        for row in first.basis.combine(torch.from_numpy(measure.resolved_vectors)):
-            deflated.append(row)
         for _ in range(self._probes - 1):
-            lanczos = self._start(deflated, first.basis_size)
-            while not lanczos.exhausted and len(lanczos.starts) == 1 and len(lanczos) < len(first):
+            lanczos = self._start(self._p, self._deflated)
+            while not lanczos.exhausted and len(lanczos.starts) == 1 and len(lanczos) < self._steps:
                 self._step(lanczos)
+            self._pairs.append(_first_block(lanczos))
 
     def spectrum(self, stopped: str, attributes: dict[str, Any]) -> Spectrum:
-        first = self._lanczos[0]
-        p, count = first.basis_size, len(self._lanczos)
-        measure = _measure(first, p, len(first))
+        """The measure of all probes."""
+        measure, count = self._measure, len(self._pairs)
         mass = float(measure.bulk_weights.sum())
-        nodes, weights, sources = (
-            [measure.bulk_nodes],
-            [measure.bulk_weights / count],
-            [np.zeros(measure.bulk_nodes.size)],
-        )
-        raw = [_first_block(lanczos) for lanczos in self._lanczos]
-        for probe, pairs in enumerate(raw[1:], start=1):
-            nodes.append(pairs.values)
-            weights.append(pairs.weights / pairs.weights.sum() * mass / count)
-            sources.append(np.full(pairs.values.size, probe))
+        others = self._pairs[1:]
         order = np.argsort(-np.abs(measure.eigenvalues), kind="stable")
         return Spectrum(
-            dimension=p,
+            dimension=self._p,
             eigenvalues=measure.eigenvalues[order],
             error_bounds=measure.error_bounds[order],
             eigenvalue_weights=measure.eigenvalue_weights[order],
-            bulk_nodes=np.concatenate(nodes),
-            bulk_weights=np.concatenate(weights),
-            bulk_probe=np.concatenate(sources).astype(np.int64),
-            ritz_values=np.concatenate([pairs.values for pairs in raw]),
-            ritz_weights=np.concatenate([pairs.weights for pairs in raw]),
-            ritz_bounds=np.concatenate([pairs.residuals + measure.rounding for pairs in raw]),
-            ritz_probe=np.repeat(np.arange(count), [pairs.values.size for pairs in raw]),
+            bulk_nodes=np.concatenate([measure.bulk_nodes, *(pairs.values for pairs in others)]),
+            bulk_weights=np.concatenate(
+                [measure.bulk_weights, *(pairs.weights / pairs.weights.sum() * mass for pairs in others)]
+            )
+            / count,
+            bulk_probe=np.repeat(np.arange(count), [measure.bulk_nodes.size, *(pairs.values.size for pairs in others)]),
+            ritz_values=np.concatenate([pairs.values for pairs in self._pairs]),
+            ritz_weights=np.concatenate([pairs.weights for pairs in self._pairs]),
+            ritz_bounds=np.concatenate([pairs.residuals + measure.rounding for pairs in self._pairs]),
+            ritz_probe=np.repeat(np.arange(count), [pairs.values.size for pairs in self._pairs]),
             norm=measure.norm,
             rounding=measure.rounding,
             probes=count,
-            steps=len(first),
+            steps=self._steps,
             matvecs=self._done,
-            exact=first.exhausted,
+            exact=self._exact,
             stopped=stopped,
             attributes=attributes,
         )
 
-    def _start(self, deflated: KrylovBasis | None, p: int) -> Lanczos:
+    def _start(self, p: int, deflated: KrylovBasis | None = None) -> Lanczos:
         start = random_vector(p, self._generator, dtype=self._operator.dtype, device=self._operator.device)
-        self._lanczos.append(Lanczos(self._operator, start, self._generator, deflated))
-        return self._lanczos[-1]
+        return Lanczos(self._operator, start, self._generator, deflated)
 
     def _step(self, lanczos: Lanczos) -> None:
         lanczos.step()
@@ -279,16 +280,17 @@ def _movement(lanczos: Lanczos, p: int) -> float:
     return distance / size if size > 0 else 0.0
 
 
-def _step_limit(operator: SymmetricOperator, p: int, steps: int | str) -> int:
-    row = p * torch.finfo(operator.dtype).bits // 8
+def _step_limit(operator: SymmetricOperator, p: int, steps: int | str, probes: int) -> int:
+    row = p * torch.finfo(operator.dtype).bits // 8 * (2 if probes > 1 else 1)
     fitting = int(free_memory(torch.device(operator.device)) * (BASIS_SHARE if steps == "auto" else 1) // row)
     wanted = p if isinstance(steps, str) else min(steps, p)
     if isinstance(steps, str) and fitting >= AUTO_FIRST:
         return min(wanted, fitting)
     needed = min(wanted, AUTO_FIRST) if isinstance(steps, str) else wanted
     if needed > fitting:
+        beside = ", with as many resolved eigenvectors beside it," if probes > 1 else ""
         raise MemoryError(
-            f"The Krylov basis of {needed} vectors of {p:,} numbers needs {needed * row / 1e9:.1f} GB and "
+            f"The Krylov basis of {needed} vectors of {p:,} numbers{beside} needs {needed * row / 1e9:.1f} GB and "
             f"{fitting * row / 1e9:.1f} GB are free on {operator.device}; take fewer steps (at most {fitting})."
         )
     return wanted

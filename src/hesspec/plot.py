@@ -54,7 +54,6 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.edgecolor": "#444444",
     "axes.linewidth": 0.8,
-    "axes.unicode_minus": True,
     "xtick.labelsize": 10.0,
     "ytick.labelsize": 10.0,
     "xtick.color": "#444444",
@@ -62,7 +61,6 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 11.0,
     "legend.frameon": False,
     "figure.titlesize": 14.0,
-    "savefig.dpi": 200,
 }
 
 

@@ -107,7 +107,7 @@ def test_residual_bounds_are_the_norms_of_the_residuals():
     matrix = toeplitz(60)
     lanczos = run(matrix, 12)
     pairs = ritz_pairs(*lanczos.tridiagonal())
-    ritz_vectors = lanczos.basis.combine(torch.from_numpy(pairs.vectors))
+    ritz_vectors = torch.stack(list(lanczos.basis.subspace(torch.from_numpy(pairs.vectors))))
     residuals = ritz_vectors @ matrix - torch.from_numpy(pairs.values)[:, None] * ritz_vectors
     np.testing.assert_allclose(residuals.norm(dim=1).numpy(), pairs.residuals, atol=1e-13)
 
@@ -247,7 +247,7 @@ def test_deflation_does_not_leak_where_zero_is_outside_the_spectrum():
     first = run(diagonal(values), 48)
     pairs = ritz_pairs(*first.tridiagonal())
     resolved, _ = resolve(pairs, 600, 1e-14)
-    deflated = basis_of(first.basis.combine(torch.from_numpy(pairs.vectors[:, resolved])))
+    deflated = first.basis.subspace(torch.from_numpy(pairs.vectors[:, resolved]))
     second = run(diagonal(values), 100, deflated=deflated)
     overlap = vectors(second) @ torch.stack([deflated[i] for i in range(len(deflated))]).T
     assert float(overlap.abs().max()) <= ORTHONORMAL * torch.finfo(torch.float64).eps
@@ -374,7 +374,7 @@ def test_a_basis_grows_beyond_a_block_and_ends_with_the_space():
     basis = basis_of(torch.eye(37))
     assert len(basis) == 37
     torch.testing.assert_close(basis[-1], torch.eye(37)[36])
-    torch.testing.assert_close(basis.combine(torch.eye(37)[:, 20:23]), torch.eye(37)[20:23])
+    torch.testing.assert_close(torch.stack(list(basis.subspace(torch.eye(37)[:, 20:23]))), torch.eye(37)[20:23])
     with pytest.raises(IndexError):
         basis[37]
 

@@ -1,6 +1,7 @@
 """The measure and what is computed from it, against spectra that are known."""
 
 import functools
+import gc
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from scipy.stats import wasserstein_distance
 
 import hesspec
+from hesspec.krylov.basis import KrylovBasis
 
 
 def heavy_tailed(seed: int = 0, size: int = 1500) -> np.ndarray:
@@ -446,3 +448,23 @@ def test_distribution_counts_a_node_at_its_own_place():
     spectrum = measured(np.array([1.0, 2.0, 3.0, 4.0]), steps=4)
     np.testing.assert_allclose(spectrum.cdf().cdf, [0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(spectrum.cdf(np.array([0.9, 1.1, 3.5, 9])).cdf, [0, 0.25, 0.75, 1])
+
+
+def test_several_probes_keep_no_more_than_two_bases():
+    held = []
+
+    class Counting(Diagonal):
+        def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
+            held.append(sum(type(item) is KrylovBasis for item in gc.get_objects()))
+            return super().__matmul__(vector)
+
+    gc.collect()
+    hesspec.spectrum(Counting(heavy_tailed(size=300), torch.float64), steps=20, probes=4)
+    assert max(held) == 2  # the resolved eigenvectors, and the basis of the probe at work
+
+
+def test_memory_for_several_probes_counts_the_resolved_eigenvectors(monkeypatch):
+    monkeypatch.setattr("hesspec.measurement.free_memory", lambda _: 1_000_000)
+    assert measured(heavy_tailed(), steps=60).steps == 60
+    with pytest.raises(MemoryError, match="resolved eigenvectors"):
+        measured(heavy_tailed(), steps=60, probes=2)

@@ -82,24 +82,23 @@ class KrylovBasis:
             total += torch.mv(columns, part)
         return total
 
-    def combine(self, coefficients: Tensor) -> Tensor:
-        """Linear combinations of the vectors.
+    def subspace(self, coefficients: Tensor) -> "KrylovBasis":
+        """Basis of k orthonormal combinations of the vectors.
 
         Parameters
         ----------
         coefficients : Tensor (len(self), k)
-
-        Returns
-        -------
-        Tensor (k, p)
-            One combination a row.
+            With orthonormal columns.
         """
         coefficients = coefficients.to(device=self._device, dtype=self._dtype)
-        result = torch.zeros(coefficients.shape[1], self._size, dtype=self._dtype, device=self._device)
-        start = 0
-        for block in self._filled():
-            result.addmm_(coefficients[start : start + len(block)].T, block)
-            start += len(block)
+        result = KrylovBasis(self._size, dtype=self._dtype, device=self._device)
+        # A block at a time, so that beside both bases no more than a block is in memory.
+        for columns in torch.split(coefficients, BLOCK, dim=1):
+            rows = torch.zeros(columns.shape[1], self._size, dtype=self._dtype, device=self._device)
+            for block, part in zip(self._filled(), torch.split(columns, BLOCK), strict=True):
+                rows.addmm_(part.T, block)
+            for row in rows:
+                result.append(row)
         return result
 
     def _filled(self) -> list[Tensor]:

@@ -23,7 +23,7 @@ __all__ = ["Lanczos", "rounding_unit"]
 # What the forward pass of a network rounds off is not in it, as that changes the matrix and not the steps: from float64
 # to float32 the top eigenvalues of small networks moved by 0.4 (untrained) to 6 eps ||A|| (fitted to a loss of 1e-3).
 STEP_ERROR = 4.0
-# Asymmetry beyond this multiple of ||A|| cannot be rounding, whose share is near eps.
+# Asymmetry beyond ||A|| times this power of eps, half of the digits, cannot be rounding, whose share is near eps.
 ASYMMETRY = 0.5
 
 
@@ -85,7 +85,6 @@ class Lanczos:
         deflated: KrylovBasis | None = None,
     ) -> None:
         self._operator, self._generator, self._deflated = operator, generator, deflated
-        self.basis_size = len(start)
         self._dimension = len(start) - (len(deflated) if deflated is not None else 0)
         self.alpha: list[float] = []
         self.beta: list[float] = []

@@ -7,7 +7,7 @@ and is all that a matvec has to run (design: the primal pass of a network is hal
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
@@ -25,21 +25,22 @@ class RandomOperationError(ValueError):
     """The traced function draws random numbers."""
 
 
-class LinearTrace:
+class LinearTrace(NamedTuple):
     """A function of (primals, v) that is linear in v, as a primal and a tangent part.
 
-    Parameters
+    Attributes
     ----------
     primal : callable
         `primal(*primals) -> (value, *residuals)`.
     tangent : callable
         `tangent(*residuals, *v) -> products`, one for each entry of v.
     independent : tuple of int
-        Entries of the first argument group of the primals that `value` does not depend on.
+        Entries of v whose primals `value` does not depend on.
     """
 
-    def __init__(self, primal: Part, tangent: Part, independent: tuple[int, ...]) -> None:
-        self.primal, self.tangent, self.independent = primal, tangent, independent
+    primal: Part
+    tangent: Part
+    independent: tuple[int, ...]
 
 
 def trace_linear(

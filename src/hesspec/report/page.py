@@ -33,7 +33,6 @@ WORDS = {
     "created": "measured at (UTC)",
     "seconds": "seconds",
     "build_seconds": "seconds to build the operator",
-    "trace_seconds": "seconds to trace the model",
     "mode": "mode of the matvec",
     "mode_reason": "why this mode",
     "terms": "loss terms",
@@ -304,14 +303,7 @@ def _text(value: object) -> str:
 
 
 def _rows(attributes: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Attributes as rows; a value that is a mapping, such as of versions, has a row for each entry."""
-    rows: list[tuple[str, str]] = []
-    for name, value in attributes.items():
-        if isinstance(value, Mapping):
-            rows += [(f"{_word(name)}: {key}", _text(entry)) for key, entry in value.items()]
-        else:
-            rows.append((_word(name), _text(value)))
-    return rows
+    return [(_word(name), _text(value)) for name, value in attributes.items()]
 
 
 def _common_attributes(members: Sequence[Member]) -> list[tuple[str, str]]:
