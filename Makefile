@@ -20,7 +20,10 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python benchmarks/one_run.py
+	$(BIN)/python benchmarks/products.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/one_run.py --seeds 3
 
 clean:
 	rm -rf .venv hesspec-demo

@@ -1,66 +1,60 @@
-"""Compare ways to measure a spectrum, and matvecs, on a trained network whose exact spectrum is known.
+"""Compare ways to measure a spectrum on a trained network whose exact spectrum is known.
 
-    python benchmarks/one_run.py [--network NAME] [--seeds 3] [--quick]
+    python benchmarks/one_run.py [--networks NAME ...] [--seeds 10] [--timed 1] [--network NAME] [--threads N] [--quick]
 
-Every house (`benchmarks/methods`) gets the same model, the same single batch of the same data, float32 and the same
-threads, in one process. Seeds are repeats; in each of them all methods run once, in a random order, so that a change in
-the machine's speed hits all. A method's seconds are everything from the model to the answer: building the operator,
-tracing, all products, orthogonalisation. Only what belongs to a process rather than to a measurement is kept out of
-them: imports and the first use of each matvec, which have a column of their own. Answers are scored in float64 against
-eigenvalues of the dense matrix: Wasserstein-1 distance of the measure, relative error of the ten eigenvalues of largest
-absolute value. Where a library smooths its density, its quadrature before smoothing is scored, which is the more exact.
+Answers are scored in float64 against the eigenvalues of the dense matrix: Wasserstein-1 distance of the measure,
+relative error of the ten eigenvalues of largest absolute value. Where a library smooths its density, its quadrature
+before smoothing is scored, which is the more exact.
 
-Prints the tables, and writes them into benchmarks/README.md. `--quick` has one seed and the Hessian only, and writes
-nothing.
+First table, for each matrix: the smallest number of products at which the mean W1 over the seeds is at most that of the
+papers' procedure. Every house is scanned over its settings. As products are counted here and not timed, all houses
+multiply with the same dense float32 matrix, made of the network once; its trace and norm are compared with the exact
+ones.
+
+Second table: every method at fixed settings, timed on its own matvec. Every house (`benchmarks/methods`) gets the same
+model, the same single batch of the same data, float32 and the same threads, in one process. Seeds are repeats; in each
+of them all methods run once, in a random order, so that a change in the machine's speed hits all. A method's seconds
+are everything from the model to the answer: building the operator, tracing, all products, orthogonalisation. Only what
+belongs to a process rather than to a measurement is kept out of them: imports and the first use of each matvec, which
+have a column in the third table, that of the matvecs alone.
+
+Prints the tables, and writes them into benchmarks/README.md. `--quick` has one seed, the Hessian only, and no method
+but hesspec in the second table; it writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import os
-import platform
 import random
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import wasserstein_distance
 from torch import nn
 
-from methods import LARGEST, MATRICES, Answer, Array, Matrix, Method, Problem, largest
+from _matvecs import LABELS, house, multiply, time_houses
+from _tables import ROOT, Block, Target, check_peers, console, counted, publish, ratios, spread, targets
+from methods import LARGEST, MATRICES, Answer, Array, Candidate, Matrix, Method, Problem, largest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "data"))
+
+import make_exact_spectra
 
 import exact_networks
 
-ROOT = Path(__file__).parents[1]
-README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- table -->", "<!-- /table -->"
-PEERS = {"curvlinops": "curvlinops-for-pytorch", "hessian_eigenthings": "hessian-eigenthings"}
+NETWORKS = exact_networks.NAMES + exact_networks.FASHION
 HOUSES = ("papers", "pyhessian", "eigenthings", "curvlinops", "mixed", "hesspec")
-MATVECS = {
-    "hesspec": "hesspec, traced",
-    "curvlinops": "curvlinops",
-    "eigenthings": "hessian-eigenthings",
-    "papers": "reverse over reverse (DeepnetHessian)",
-    "pyhessian": "kept double-backward graph (PyHessian)",
-}
+SCANNED = ("papers", "hesspec", "curvlinops", "eigenthings", "pyhessian")
+PAPERS, OURS = "papers' procedure", "hesspec"
 CALLS = 5
-BUSY = 0.3
-
-console = Console(width=160)
 
 
 @dataclass(frozen=True)
@@ -74,18 +68,117 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Block:
-    """A table with its heading and what is to be known of it."""
+class Setting:
+    """Means over the seeds of one setting of one house."""
 
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+    settings: str
+    matvecs: float
+    distance: float
+    error: float
 
 
-def house(name: str) -> Any:
-    """A module of `methods`, imported where it is first used so that a first use can be timed."""
-    return importlib.import_module(f"methods.{name}")
+def relative_error(given: Array, exact: Array) -> float:
+    """The greatest of the ten eigenvalues of largest absolute value."""
+    true = np.sort(largest(exact))
+    return float((np.abs(np.sort(given) - true) / np.abs(true)).max())
+
+
+# Matvecs needed ---------------------------------------------------------------------------------------------------
+
+
+def dense(problem: Problem, exact: Array) -> torch.Tensor:
+    """All entries in float32: the Gauss-Newton matrix of Jacobians, the Hessian of products with unit vectors."""
+    if problem.matrix == "GaussNewton":
+        matrix = make_exact_spectra.gauss_newton(problem.model, problem.data[0][0])
+    else:
+        operator = house("hesspec").operator(problem)
+        matrix = torch.stack([operator @ unit for unit in torch.eye(problem.size)])
+        matrix = (matrix + matrix.T) / 2
+    norm, trace = float(matrix.double().norm()), float(matrix.double().trace())
+    if not np.allclose([norm, trace], [np.linalg.norm(exact), exact.sum()], rtol=1e-4):
+        raise ValueError(f"Norm {norm} and trace {trace} of the dense matrix are not those of its exact eigenvalues.")
+    return matrix
+
+
+def means(runs: list[list[Candidate]], exact: Array) -> list[Setting]:
+    """By setting, in order of products."""
+    found = []
+    for same in zip(*runs, strict=True):
+        scores = [
+            (
+                run.matvecs,
+                wasserstein_distance(run.nodes, exact, run.weights),
+                relative_error(largest(run.nodes), exact),
+            )
+            for run in same
+        ]
+        found.append(Setting(same[0].settings, *map(float, np.mean(scores, axis=0))))
+    return sorted(found, key=lambda setting: setting.matvecs)
+
+
+def needed(problem: Problem, exact: Array, network: str, seeds: int) -> tuple[Block, list[Target]]:
+    """The table of products needed for the accuracy of the papers' procedure, and its targets."""
+    problem = replace(problem, entries=dense(problem, exact))
+
+    def scanned(label: str, scan: Callable[[Problem, int], list[Candidate]]) -> list[Setting]:
+        start = time.perf_counter()
+        found = means([scan(problem, seed) for seed in range(seeds)], exact)
+        console.print(f"{network}, {problem.matrix}: {label}, {time.perf_counter() - start:.0f} s", style="dim")
+        return found
+
+    houses = [house(name) for name in SCANNED]
+    scans = {
+        label: scan
+        for module in houses
+        if problem.matrix in module.METHODS[0].matrices
+        for label, scan in module.SCANS.items()
+    }
+    settings = {label: scanned(label, scan) for label, scan in scans.items()}
+    (papers,) = settings[PAPERS]
+    enough = {
+        label: next((setting for setting in found if setting.distance <= papers.distance), None)
+        for label, found in settings.items()
+    }
+    ours = enough[OURS]
+    rows = []
+    for label, found in settings.items():
+        reached, most = enough[label], max(setting.matvecs for setting in found)
+        shown = reached or min(found, key=lambda setting: setting.distance)
+        rows.append(
+            (
+                label,
+                shown.settings,
+                f"{reached.matvecs:,.0f}" if reached else f"not reached up to {most:,.0f}",
+                f"{reached.matvecs / ours.matvecs:.1f}" if reached and ours else "–",
+                f"{shown.distance:.2e}",
+                f"{shown.error:.0e}" if shown.error < 1 else "–",
+            )
+        )
+    # A house that does not get there counts with all products that it was given.
+    rivals = [
+        reached.matvecs if reached else max(setting.matvecs for setting in settings[label])
+        for label, reached in enough.items()
+        if label not in {OURS, PAPERS}
+    ]
+    wanted = [
+        Target(
+            f"{network}, {problem.matrix}: products of {what}, times hesspec's",
+            factor,
+            count / ours.matvecs if ours else None,
+            "{:.1f}",
+        )
+        for what, factor, count in (("the papers' procedure", 20, papers.matvecs), ("the best peer", 3.5, min(rivals)))
+    ]
+    note = (
+        f"p = {problem.size:,}; largest |λ| {np.abs(exact).max():.3g}, mean |λ| {np.abs(exact).mean():.2e}. Smallest "
+        f"number of products at which the mean W1 over {counted(seeds, 'seed')} is at most that of the papers' "
+        "procedure, and the setting, chosen with the exact spectrum known; where that is not reached, the best one. "
+        "–: copies are among the largest nodes. Settings scanned: "
+        + ", ".join(f"{len(found)} of {label}" for label, found in settings.items())
+        + "."
+    )
+    columns = ("house", "setting", "products", "× products", "mean W1", f"mean error of the {LARGEST} largest")
+    return Block(f"Products needed: {network}, {problem.matrix}", note, columns, rows, (OURS,)), wanted
 
 
 # Spectra ----------------------------------------------------------------------------------------------------------
@@ -93,22 +186,17 @@ def house(name: str) -> Any:
 
 def score(answer: Answer, exact: Array, seconds: float) -> Sample:
     """Distances of an answer to the exact spectrum."""
-    true, given = np.sort(largest(exact)), np.sort(answer.largest)
-    if len(given) < LARGEST or not np.isclose(answer.weights.sum(), 1, atol=1e-3):
+    if len(answer.largest) < LARGEST or not np.isclose(answer.weights.sum(), 1, atol=1e-3):
         raise ValueError(
-            f"An answer with {len(given)} of {LARGEST} eigenvalues and a total weight of {answer.weights.sum()}."
+            f"An answer with {len(answer.largest)} of {LARGEST} eigenvalues, total weight {answer.weights.sum()}."
         )
-    return Sample(
-        seconds=seconds,
-        matvecs=answer.matvecs,
-        distance=float(wasserstein_distance(answer.nodes, exact, answer.weights)),
-        error=float((np.abs(given - true) / np.abs(true)).max()),
-    )
+    distance = float(wasserstein_distance(answer.nodes, exact, answer.weights))
+    return Sample(seconds, answer.matvecs, distance, relative_error(answer.largest, exact))
 
 
-def compare(problem: Problem, exact: Array, seeds: int) -> dict[str, list[Sample]]:
+def compare(problem: Problem, exact: Array, seeds: int, houses: tuple[str, ...]) -> dict[str, list[Sample]]:
     """Every method once for each seed, in a random order."""
-    methods: list[Method] = [method for name in HOUSES for method in house(name).METHODS]
+    methods: list[Method] = [method for name in houses for method in house(name).METHODS]
     methods = [method for method in methods if problem.matrix in method.matrices]
     samples: dict[str, list[Sample]] = {label: [] for method in methods for label in method.labels}
     for seed in range(seeds):
@@ -124,21 +212,20 @@ def compare(problem: Problem, exact: Array, seeds: int) -> dict[str, list[Sample
     return samples
 
 
-def spectra(problem: Problem, exact: Array, seeds: int) -> Block:
+def spectra(problem: Problem, exact: Array, seeds: int, houses: tuple[str, ...]) -> Block:
     """The table of the comparison."""
-    samples = compare(problem, exact, seeds)
+    samples = compare(problem, exact, seeds, houses)
     reference = samples[house("hesspec").REFERENCE]
     rows = []
     for label, runs in samples.items():
-        pairs = list(zip(runs, reference, strict=True))
         rows.append(
             (
                 label,
                 spread((run.matvecs for run in runs), "{:,.0f}"),
                 spread((run.seconds for run in runs), "{:.2f}"),
-                spread((run.seconds / other.seconds for run, other in pairs), "{:.1f}"),
+                spread(ratios((r.seconds for r in runs), (r.seconds for r in reference)), "{:.1f}"),
                 spread((run.distance for run in runs), "{:.1e}"),
-                spread((run.distance / other.distance for run, other in pairs), "{:.1f}"),
+                spread(ratios((r.distance for r in runs), (r.distance for r in reference)), "{:.1f}"),
                 spread((run.error for run in runs), "{:.0e}"),
             )
         )
@@ -149,7 +236,7 @@ def spectra(problem: Problem, exact: Array, seeds: int) -> Block:
         "64 steps, seed by seed."
     )
     columns = ("method", "matvecs", "seconds", "× seconds", "W1", "× W1", f"error of the {LARGEST} largest")
-    return Block(f"Spectrum: {problem.matrix}", note, columns, rows)
+    return Block(f"Spectrum: {problem.matrix}", note, columns, rows, (house("hesspec").REFERENCE,))
 
 
 # Matvecs ----------------------------------------------------------------------------------------------------------
@@ -163,129 +250,37 @@ def first_use(name: str, problem: Problem) -> float:
     return time.perf_counter() - start
 
 
-def multiply(operator: Any, vector: torch.Tensor) -> torch.Tensor:
-    """A house's operator times a vector, whether it is called or has @."""
-    product: torch.Tensor = operator @ vector if hasattr(operator, "__matmul__") else operator(vector)
-    return product
-
-
 def matvecs(problem: Problem, network: str, repeats: int) -> Block:
     """The table of products alone; it also checks that every house multiplies with the same matrix."""
-    names = [name for name in MATVECS if name != "pyhessian" or problem.matrix == "Hessian"]
-    vector = torch.randn(problem.size, generator=torch.Generator().manual_seed(0))
-    true = house("papers").operator(problem.fresh(torch.float64))(vector.double())
-    operators, built, errors = {}, {}, {}
-    for name in names:
-        # The process's first use is not this one: it is timed in a process of its own.
-        multiply(house(name).operator(problem.fresh()), vector)
-        mine = problem.fresh()
-        start = time.perf_counter()
-        operators[name] = house(name).operator(mine)
-        product = multiply(operators[name], vector)
-        built[name] = time.perf_counter() - start
-        errors[name] = float((product - true).norm() / true.norm())
-        if errors[name] > 1e-3:
-            raise ValueError(f"The product of {MATVECS[name]} is off by {errors[name]:.1e}: it is of another matrix.")
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for repeat in range(repeats):
-        for name in random.Random(repeat).sample(names, len(names)):  # noqa: S311
-            start = time.perf_counter()
-            for _ in range(CALLS):
-                multiply(operators[name], vector)
-            times[name].append((time.perf_counter() - start) / CALLS)
-    mode = operators["hesspec"].attributes["mode"]
-    if mode != "traced":
-        raise ValueError(
-            f"hesspec's matvec is not traced but {mode!r} here: {operators['hesspec'].attributes['mode_reason']}"
-        )
+    names = tuple(name for name in LABELS if name != "pyhessian" or problem.matrix == "Hessian")
+    timed = time_houses(problem, names, repeats, CALLS)
     rows = [
         (
-            MATVECS[name],
-            spread((1e3 * seconds for seconds in times[name]), "{:.2f}"),
-            spread((mine / other for mine, other in zip(times[name], times["hesspec"], strict=True)), "{:.2f}"),
-            f"{built[name]:.2f}",
+            LABELS[name],
+            spread((1e3 * seconds for seconds in timed.seconds[name]), "{:.2f}"),
+            spread(ratios(timed.seconds[name], timed.seconds["hesspec"]), "{:.2f}"),
+            f"{timed.built[name]:.2f}",
             f"{first(name, network, problem.matrix):.2f}",
-            f"{errors[name]:.0e}",
+            f"{timed.errors[name]:.0e}",
         )
         for name in names
     ]
     note = (
         f"Median (least–greatest) of {repeats} interleaved repeats of {CALLS} products; ×: ratio to hesspec, repeat by "
-        "repeat; error: of one product, relative, against float64."
+        "repeat; build: what the first product took longer; error: of one product, relative, against float64. "
+        f"hesspec's mode: {timed.mode}."
     )
-    columns = ("matvec", "ms", "×", "build and first product, s", "the same in a new process with imports, s", "error")
-    return Block(f"Matvec: {problem.matrix}", note, columns, rows)
+    columns = ("matvec", "ms", "×", "build, s", "first product in a new process, with imports, s", "error")
+    return Block(f"Matvec: {problem.matrix}", note, columns, rows, (LABELS["hesspec"],))
 
 
 def first(name: str, network: str, matrix: Matrix) -> float:
     """`first_use` in a new process, in which PyTorch, the model and the data are there already."""
     command = [sys.executable, __file__, "--network", network, "--threads", str(torch.get_num_threads())]
     done = subprocess.run(  # noqa: S603
-        [*command, "--first-use", name, matrix], check=True, capture_output=True, text=True
+        [*command, "--first-use", name, matrix], check=True, stdout=subprocess.PIPE, text=True
     )
     return float(done.stdout.split()[-1])
-
-
-# Tables -----------------------------------------------------------------------------------------------------------
-
-
-def spread(values: Iterable[float], form: str) -> str:
-    """Median and, where they are not all the same, least and greatest."""
-    numbers = list(values)
-    middle, low, high = (form.format(f(numbers)) for f in (statistics.median, min, max))
-    return middle if low == high else f"{middle} ({low}–{high})"
-
-
-def counted(number: int, noun: str) -> str:
-    """One seed, two seeds: in figures, with an s where one is due."""
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
-def show(block: Block) -> None:
-    """Print a table."""
-    table = Table(*block.columns, title=block.title, caption=block.note, title_justify="left", caption_justify="left")
-    bold = (house("hesspec").REFERENCE, MATVECS["hesspec"])
-    for row in block.rows:
-        table.add_row(*row, style="bold" if row[0] in bold else None)
-    console.print(table)
-
-
-def markdown(block: Block) -> str:
-    """A table for the README."""
-    rows = [block.columns, ("---", *["---:"] * (len(block.columns) - 1)), *block.rows]
-    lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"### {block.title}\n\n{block.note}\n\n{lines}\n"
-
-
-def surroundings(network: str, seeds: int, load: float) -> str:
-    """Machine, versions, data: what the numbers depend on."""
-    packages = ("hesspec", *PEERS.values(), "torch", "numpy", "scipy")
-    text = (
-        f"Network `{network}`, float32, {processor()}, {os.cpu_count()} cores, "
-        f"{counted(torch.get_num_threads(), 'thread')}, {platform.system()}, Python {platform.python_version()}, "
-        + ", ".join(f"{package} {version(package)}" for package in packages)
-        + f"; {counted(seeds, 'seed')}, {time.strftime('%Y-%m-%d')}."
-    )
-    if load > BUSY * (os.cpu_count() or 1):
-        text += f" **Other processes were running (load average {load:.1f}): the times are too long and scatter.**"
-    return text
-
-
-def processor() -> str:
-    """Name of the processor."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def rewrite(text: str) -> None:
-    """Put the tables between the markers of the README."""
-    before, found, rest = README.read_text().partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise ValueError(f"{README} has no {BEGIN} followed by {END} to write the table between.")
-    README.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
 
 
 # Command line -----------------------------------------------------------------------------------------------------
@@ -294,14 +289,18 @@ def rewrite(text: str) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--network", choices=exact_networks.NAMES, default="digits-cnn", help="default digits-cnn")
-    parser.add_argument("--seeds", type=int, default=3, help="repeats of each method (default 3)")
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=["fashion-cnn"], help="for the products needed: fashion-cnn"
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="seeds of the products needed (default 10)")
+    parser.add_argument("--network", choices=NETWORKS, default="digits-cnn", help="for what is timed: digits-cnn")
+    parser.add_argument("--timed", type=int, default=1, help="timed repeats of each method (default 1; 0: none)")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="one seed, the Hessian only; the README stays as it is")
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
     parser.add_argument("--first-use", nargs=2, metavar=("HOUSE", "MATRIX"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.seeds < 1:
-        parser.error(f"--seeds is {options.seeds}; at least one is needed.")
+    if options.seeds < 1 or options.timed < 0:
+        parser.error(f"--seeds is {options.seeds}, --timed is {options.timed}; they have to be at least 1 and 0.")
     return options
 
 
@@ -319,31 +318,30 @@ def load_network(name: str) -> tuple[Callable[[Matrix], Problem], dict[str, Arra
 def main() -> None:
     """Measure, print, write."""
     options = arguments()
-    missing = [package for module, package in PEERS.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise SystemExit(f"The comparison needs {' and '.join(missing)}: pip install hesspec[bench]")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    problem, eigenvalues = load_network(options.network)
+    check_peers()
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
     if options.first_use:
         name, matrix = options.first_use
-        print(first_use(name, problem(matrix)))
+        print(first_use(name, load_network(options.network)[0](matrix)))
         return
     begin, load = time.perf_counter(), os.getloadavg()[0]
-    seeds, repeats, matrices = (1, 5, MATRICES[:1]) if options.quick else (options.seeds, 30, MATRICES)
+    seeds, timed, repeats = (1, 1, 3) if options.quick else (options.seeds, options.timed, 10)
+    matrices, houses = (MATRICES[:1], ("hesspec",)) if options.quick else (MATRICES, HOUSES)
     blocks: list[Block] = []
-    for matrix in matrices:
+    wanted: list[Target] = []
+    for network in ["digits-cnn"] if options.quick else options.networks:
+        problem, eigenvalues = load_network(network)
+        for matrix in matrices:
+            block, goals = needed(problem(matrix), eigenvalues[matrix], network, seeds)
+            blocks.append(block)
+            wanted += goals
+    problem, eigenvalues = load_network(options.network)
+    for matrix in matrices if timed else ():
         # Matvecs first: they are the warm-up of what the methods build on.
         alone = matvecs(problem(matrix), options.network, repeats)
-        blocks += [spectra(problem(matrix), eigenvalues[matrix], seeds), alone]
-    heading = surroundings(options.network, seeds, load)
-    console.print(f"\n{heading.replace('**', '')}\n", markup=False)
-    for block in blocks:
-        show(block)
-    console.print(f"{time.perf_counter() - begin:.0f} s in all.")
-    if not options.quick:
-        rewrite("\n".join([heading, "", *map(markdown, blocks)]))
-        console.print(f"The tables are in {README.relative_to(ROOT)}.")
+        blocks += [spectra(problem(matrix), eigenvalues[matrix], timed, houses), alone]
+    what = f"Trained networks, products needed from {counted(seeds, 'seed')}, timed on `{options.network}`"
+    publish("one_run", what, [targets(wanted), *blocks], load, begin, write=not options.quick)
 
 
 if __name__ == "__main__":

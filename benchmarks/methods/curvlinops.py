@@ -14,12 +14,18 @@ from curvlinops.papyan2020traces.spectrum import approximate_boundaries, fast_la
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
-from methods import Answer, Method, Problem, deflated_measure, largest
+from methods import Answer, Candidate, Method, Problem, deflated_measure, largest, quadrature
 
-__all__ = ["METHODS", "operator"]
+__all__ = ["METHODS", "SCANS", "operator"]
 
 STEPS = 128
 TOLERANCE = 1e-4
+# Number of outliers as a multiple of C, tolerance and number of Lanczos vectors (None: SciPy's) of eigsh.
+SCAN_EIGSH = (
+    (1, 1e-3, None), (1, 1e-2, None), (1, 1e-1, None), (1, 1e-2, 40),
+    (2, 1e-2, None), (2, 1e-1, None), (2, 1e-1, 30), (3, 1e-2, None), (3, 1e-1, None),
+)  # fmt: skip
+SCAN_STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96)
 
 
 def operator(problem: Problem) -> HessianLinearOperator | GGNLinearOperator:
@@ -33,10 +39,11 @@ class Deflated(PyTorchLinearOperator):
 
     SELF_ADJOINT = True
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__([(problem.size,)], [(problem.size,)])
-        self._operator, self.products = operator(problem), 0
-        self.values, self.vectors = torch.zeros(0), torch.zeros(problem.size, 0)
+    def __init__(self, matrix: HessianLinearOperator | GGNLinearOperator | Tensor) -> None:
+        size = matrix.shape[0]
+        super().__init__([(size,)], [(size,)])
+        self._operator, self.products = matrix, 0
+        self.values, self.vectors = torch.zeros(0), torch.zeros(size, 0)
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +67,7 @@ def eigsh_and_lanczos(problem: Problem, seed: int, steps: int) -> list[Answer]:
     Left to look for the least eigenvalue of a Gauss-Newton matrix, eigsh takes thousands of products: it is told 0.
     """
     torch.manual_seed(seed)
-    matrix = Deflated(problem)
+    matrix = Deflated(operator(problem))
     start = np.random.default_rng(seed).standard_normal(problem.size).astype(np.float32)
     values, vectors = eigsh(matrix.to_scipy(np.float32), k=problem.classes, which="LM", v0=start, tol=TOLERANCE)
     matrix.values, matrix.vectors = torch.from_numpy(values), torch.from_numpy(vectors)
@@ -74,11 +81,54 @@ def eigsh_and_lanczos(problem: Problem, seed: int, steps: int) -> list[Answer]:
 def lanczos(problem: Problem, seed: int) -> list[Answer]:
     """Its Lanczos alone; it does not reorthogonalise."""
     torch.manual_seed(seed)
-    matrix = Deflated(problem)
+    matrix = Deflated(operator(problem))
     nodes, basis = fast_lanczos(matrix, STEPS)
     nodes, weights = nodes.double().numpy(), basis[0].double().numpy() ** 2
     return [Answer(nodes, weights / weights.sum(), largest(nodes), matrix.products)]
 
+
+def scan(problem: Problem, seed: int) -> list[Candidate]:
+    """`eigsh_and_lanczos` with looser tolerances, more outliers and fewer steps, and without the range.
+
+    The range is for smoothing, and the measure is scored before that.
+    """
+    return [
+        candidate
+        for multiple, tolerance, vectors in SCAN_EIGSH
+        for candidate in deflations(problem, seed, multiple, tolerance, vectors, ranged=False)
+    ]
+
+
+def documented(problem: Problem, seed: int) -> list[Candidate]:
+    """`eigsh_and_lanczos` as it is, with other numbers of steps."""
+    return deflations(problem, seed, 1, TOLERANCE, None, ranged=True)
+
+
+def deflations(
+    problem: Problem, seed: int, multiple: int, tolerance: float, vectors: int | None, *, ranged: bool
+) -> list[Candidate]:
+    """One deflation, and a Lanczos process whose leading blocks are the processes of fewer steps."""
+    torch.manual_seed(seed)
+    start = np.random.default_rng(seed).standard_normal(problem.size).astype(np.float32)
+    matrix, count = Deflated(problem.dense), multiple * problem.classes
+    values, columns = eigsh(matrix.to_scipy(np.float32), k=count, which="LM", v0=start, tol=tolerance, ncv=vectors)
+    matrix.values, matrix.vectors = torch.from_numpy(values), torch.from_numpy(columns)
+    if ranged:
+        approximate_boundaries(matrix, boundaries=None if problem.matrix == "Hessian" else (0.0, None))
+    spent = matrix.products
+    nodes, basis = (part.double().numpy() for part in fast_lanczos(matrix, max(SCAN_STEPS)))
+    tridiagonal = basis @ np.diag(nodes) @ basis.T
+    more = ("" if vectors is None else f", ncv={vectors}") + ("), range" if ranged else ")")
+    candidates = []
+    for steps in SCAN_STEPS:
+        alpha, beta = np.diag(tridiagonal)[:steps], np.diag(tridiagonal, 1)[: steps - 1]
+        measure = deflated_measure(values.astype(float), *quadrature(alpha, beta), problem.size)
+        settings = f"eigsh(k={count}, tol={tolerance:g}{more}, deflated fast_lanczos({steps})"
+        candidates.append(Candidate(settings, *measure, spent + steps))
+    return candidates
+
+
+SCANS = {"curvlinops": scan, "curvlinops, as documented and with exact outliers": documented}
 
 METHODS = [
     Method(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from hessian_eigenthings import (
     GGNOperator,
@@ -16,13 +17,15 @@ from hessian_eigenthings import (
     supervised_loss,
     supervised_loss_of_output,
 )
+from hessian_eigenthings.algorithms.lanczos import lanczos_tridiagonal
 from torch import Tensor
 
-from methods import LARGEST, Answer, Array, Counted, Method, Problem, largest
+from methods import LARGEST, Answer, Array, Candidate, Counted, CountedDense, Method, Problem, largest, quadrature
 
-__all__ = ["METHODS", "operator"]
+__all__ = ["METHODS", "SCANS", "operator"]
 
 STEPS = 128
+SCAN_STEPS, SCAN_RUNS, MOST = (16, 32, 64), (1, 2, 4, 8, 16), 512
 
 
 def operator(problem: Problem) -> Callable[[Tensor], Tensor]:
@@ -63,6 +66,31 @@ def single(problem: Problem, seed: int) -> list[Answer]:
     nodes, weights = measure(spectral_density(matrix, num_runs=1, lanczos_steps=STEPS, seed=seed))
     return [Answer(nodes, weights, largest(nodes), counter.calls)]
 
+
+def scan(problem: Problem, seed: int) -> list[Candidate]:
+    """The quadrature of `spectral_density` with fewer steps and more runs, up to `MOST` products.
+
+    From the Lanczos process that it calls, on its kind of probe: a run of many steps has the shorter ones in it.
+    """
+    operator = LambdaOperator(CountedDense(problem.dense), size=problem.size, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    runs = []
+    for run in range(max(SCAN_RUNS)):
+        probe = torch.randint(2, (problem.size,), generator=generator) * 2.0 - 1
+        longest = max(steps for steps in SCAN_STEPS if (run + 1) * steps <= MOST)
+        found = lanczos_tridiagonal(operator, probe, longest, reorthogonalize=True)
+        runs.append((found.alphas.double().numpy(), found.betas.double().numpy()))
+    candidates = []
+    for count in SCAN_RUNS:
+        for steps in (steps for steps in SCAN_STEPS if count * steps <= MOST):
+            pairs = [quadrature(alpha[:steps], beta[: steps - 1]) for alpha, beta in runs[:count]]
+            nodes, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+            settings = f"spectral_density(num_runs={count}, lanczos_steps={steps})"
+            candidates.append(Candidate(settings, nodes, weights / weights.sum(), count * steps))
+    return candidates
+
+
+SCANS = {"hessian-eigenthings": scan}
 
 METHODS = [
     Method(("hessian-eigenthings: spectral_density() and lanczos(k=10), defaults",), defaults),

@@ -8,11 +8,12 @@ from torch import nn
 
 import hesspec
 from hesspec import Spectrum
-from methods import Answer, Method, Problem, largest
+from methods import Answer, Candidate, Method, Problem, largest
 
-__all__ = ["METHODS", "REFERENCE", "operator"]
+__all__ = ["METHODS", "REFERENCE", "SCANS", "operator"]
 
 REFERENCE = "hesspec: one run, 64 steps"
+SCAN_STEPS = (*range(16, 65, 4), 80, 96)
 
 
 def operator(problem: Problem) -> hesspec.Hessian | hesspec.GaussNewton:
@@ -36,6 +37,17 @@ def one_run(problem: Problem, seed: int, steps: int | Literal["auto"]) -> list[A
     spectrum = hesspec.spectrum(operator(problem), steps=steps, seed=seed)
     return [resolved(spectrum), plain(spectrum)]
 
+
+def scan(problem: Problem, seed: int) -> list[Candidate]:
+    """One run of every length, each by itself."""
+    spectra = [hesspec.spectrum(problem.dense, steps=steps, seed=seed) for steps in SCAN_STEPS]
+    return [
+        Candidate(f"{steps} steps", spectrum.nodes, spectrum.weights, spectrum.matvecs)
+        for steps, spectrum in zip(SCAN_STEPS, spectra, strict=True)
+    ]
+
+
+SCANS = {"hesspec": scan}
 
 METHODS = [
     Method((REFERENCE.replace("64", "32"),), lambda problem, seed: one_run(problem, seed, 32)[:1]),

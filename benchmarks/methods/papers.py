@@ -11,14 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from methods import Answer, Array, Counted, Method, Problem, deflated_measure, largest
+from methods import (
+    Answer,
+    Array,
+    Candidate,
+    Counted,
+    CountedDense,
+    Method,
+    Problem,
+    deflated_measure,
+    largest,
+    quadrature,
+)
 
-__all__ = ["METHODS", "operator"]
+__all__ = ["METHODS", "SCANS", "operator"]
 
 RANGE_STEPS, ITERATIONS, STEPS = 64, 128, 128
 
@@ -63,9 +73,7 @@ def lanczos(multiply: Callable[[Tensor], Tensor], size: int, steps: int) -> tupl
         w = w - alpha[j] * v
         beta[j] = w.norm()
         previous, v = v, w / beta[j]
-    above = np.diag(beta.numpy()[:-1], 1)
-    nodes, vectors = np.linalg.eigh(np.diag(alpha.numpy()) + above + above.T)
-    return nodes.astype(float), vectors[0].astype(float) ** 2
+    return quadrature(alpha.double().numpy(), beta[:-1].double().numpy())
 
 
 def orthonormal(rows: Tensor) -> Tensor:
@@ -77,23 +85,35 @@ def orthonormal(rows: Tensor) -> Tensor:
     return basis
 
 
-def procedure(problem: Problem, seed: int) -> list[Answer]:
+def procedure(multiply: Counted, size: int, classes: int, seed: int) -> Answer:
     """Top eigenspace by subspace iteration, then the range and the density of the rest."""
     torch.manual_seed(seed)
-    multiply = Counted(operator(problem))
-    basis = orthonormal(torch.randn(problem.classes, problem.size))
+    basis = orthonormal(torch.randn(classes, size))
     for _ in range(ITERATIONS):
-        images = torch.stack([multiply(q) for q in basis])
+        images = multiply.rows(basis)
         values = images.norm(dim=1)
         basis = orthonormal(images)
 
     def deflated(v: Tensor) -> Tensor:
         return multiply(v) - basis.T @ (values * (basis @ v))
 
-    lanczos(deflated, problem.size, RANGE_STEPS)
+    lanczos(deflated, size, RANGE_STEPS)
     outliers = values.double().numpy()
-    measure = deflated_measure(outliers, *lanczos(deflated, problem.size, STEPS), problem.size)
-    return [Answer(*measure, largest(outliers), multiply.calls)]
+    measure = deflated_measure(outliers, *lanczos(deflated, size, STEPS), size)
+    return Answer(*measure, largest(outliers), multiply.calls)
 
 
-METHODS = [Method(("papers' procedure (DeepnetHessian, re-implemented)",), procedure)]
+def scan(problem: Problem, seed: int) -> list[Candidate]:
+    """The procedure, whose settings are the papers'."""
+    answer = procedure(CountedDense(problem.dense), problem.size, problem.classes, seed)
+    return [Candidate("as published", answer.nodes, answer.weights, answer.matvecs)]
+
+
+SCANS = {"papers' procedure": scan}
+
+METHODS = [
+    Method(
+        ("papers' procedure (DeepnetHessian, re-implemented)",),
+        lambda problem, seed: [procedure(Counted(operator(problem)), problem.size, problem.classes, seed)],
+    )
+]

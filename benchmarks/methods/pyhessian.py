@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from methods import LARGEST, Answer, Array, Counted, Method, Problem, largest
+from methods import LARGEST, Answer, Array, Candidate, Counted, CountedDense, Method, Problem, largest, quadrature
 
-__all__ = ["METHODS", "operator"]
+__all__ = ["METHODS", "SCANS", "operator"]
 
 STEPS, ITERATIONS, TOLERANCE = 100, 100, 1e-3
 TINY = 1e-6
+SCAN_STEPS, SCAN_RUNS = (16, 32, 64), (1, 2, 5, 10)
 
 
 def operator(problem: Problem) -> Callable[[Tensor], Tensor]:
@@ -45,21 +46,20 @@ def normalised(v: Tensor, others: list[Tensor]) -> Tensor:
     return v / (v.norm() + TINY)
 
 
-def density(multiply: Callable[[Tensor], Tensor], size: int) -> tuple[Array, Array]:
-    """Nodes and weights."""
+def tridiagonal(multiply: Callable[[Tensor], Tensor], size: int, steps: int) -> tuple[Array, Array]:
+    """Diagonal and off-diagonal of a run."""
     basis = [normalised(torch.randint(2, (size,)) * 2.0 - 1, [])]
-    alpha, beta = np.zeros(STEPS), np.zeros(STEPS - 1)
-    for j in range(STEPS):
+    alpha, beta = np.zeros(steps), np.zeros(steps - 1)
+    for j in range(steps):
         w = multiply(basis[j])
         alpha[j] = w @ basis[j]
         w = w - alpha[j] * basis[j]
         if j:
             w = w - beta[j - 1] * basis[j - 1]
-        if j < STEPS - 1:
+        if j < steps - 1:
             beta[j] = w.norm()
             basis.append(normalised(w, basis))
-    nodes, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(beta, 1) + np.diag(beta, -1))
-    return nodes, vectors[0] ** 2
+    return alpha, beta
 
 
 def eigenvalues(multiply: Callable[[Tensor], Tensor], size: int) -> Array:
@@ -85,9 +85,26 @@ def both(problem: Problem, seed: int) -> list[Answer]:
     """Density and eigenvalues, from one graph."""
     torch.manual_seed(seed)
     multiply = Counted(operator(problem))
-    nodes, weights = density(multiply, problem.size)
+    nodes, weights = quadrature(*tridiagonal(multiply, problem.size, STEPS))
     top = largest(eigenvalues(multiply, problem.size))
     return [Answer(nodes, weights / weights.sum(), top, multiply.calls)]
 
+
+def scan(problem: Problem, seed: int) -> list[Candidate]:
+    """`density` with fewer steps and more runs; a run of many steps has the shorter ones in it."""
+    torch.manual_seed(seed)
+    multiply = CountedDense(problem.dense)
+    runs = [tridiagonal(multiply, problem.size, max(SCAN_STEPS)) for _ in range(max(SCAN_RUNS))]
+    candidates = []
+    for steps in SCAN_STEPS:
+        pairs = [quadrature(alpha[:steps], beta[: steps - 1]) for alpha, beta in runs]
+        for count in SCAN_RUNS:
+            nodes, weights = (np.concatenate(parts) for parts in zip(*pairs[:count], strict=True))
+            settings = f"density(iter={steps}, n_v={count})"
+            candidates.append(Candidate(settings, nodes, weights / weights.sum(), count * steps))
+    return candidates
+
+
+SCANS = {"PyHessian (re-implemented)": scan}
 
 METHODS = [Method(("PyHessian (re-implemented): density(100), eigenvalues(10)",), both, ("Hessian",))]

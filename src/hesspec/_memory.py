@@ -1,9 +1,25 @@
-"""How much memory a device has left."""
+"""How much memory a device has left, how much may be used, and the errors of its end."""
+
+import gc
+import re
 
 import psutil
 import torch
 
-__all__ = ["free_memory"]
+__all__ = ["BudgetError", "free_memory", "in_words", "is_out_of_memory", "parse_memory", "release"]
+
+UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
+    **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)},
+}
+# The CPU allocator, and C++ behind it, have no exception class of their own for this.
+CPU_ALLOCATOR = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "std::bad_alloc")
+
+
+class BudgetError(MemoryError):
+    """The smallest piece of work does not fit into memory; the message gives the estimate and the budget."""
 
 
 def free_memory(device: torch.device) -> int:
@@ -12,3 +28,51 @@ def free_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     return int(psutil.virtual_memory().available)
+
+
+def parse_memory(memory: str | int) -> int:
+    """Bytes of "8GB", "500 MB", "2GiB" or a number of bytes.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or not positive.
+    """
+    advice = 'give a size such as "8GB", "500MB" or "2GiB", or a number of bytes.'
+    if isinstance(memory, str):
+        found = re.fullmatch(r"\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*([a-zA-Z]*)\s*", memory)
+        if found is None or found[2].upper() not in UNITS:
+            raise ValueError(f"memory={memory!r} is no size; {advice}")
+        size = float(found[1]) * UNITS[found[2].upper()]
+    elif isinstance(memory, int) and not isinstance(memory, bool):
+        size = memory
+    else:
+        raise ValueError(f"memory={memory!r} is a {type(memory).__name__}; {advice}")
+    if size < 1:
+        raise ValueError(f"memory={memory!r} leaves nothing to work with; {advice}")
+    return int(size)
+
+
+def in_words(size: float) -> str:
+    """A number of bytes with a unit, in powers of 1000: "1.23 GB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB" if size < 1000 else f"{size:,.0f} GB"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed, on a GPU or on a CPU."""
+    if isinstance(error, BudgetError):
+        return False
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in CPU_ALLOCATOR)
+
+
+def release(device: torch.device) -> None:
+    """Give back what nothing refers to any more, after an allocation has failed."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -7,20 +7,23 @@ import functools
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import scipy.stats
 import torch
+from torch import Tensor
 
-from hesspec._memory import free_memory
+from hesspec._memory import free_memory, parse_memory
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.lanczos import Lanczos, rounding_unit
+from hesspec.krylov.lanczos import Lanczos
+from hesspec.krylov.measure import first_block, measure, movement
 from hesspec.krylov.operator import SymmetricOperator, check_operator
-from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, resolve, ritz_pairs
-from hesspec.krylov.vectors import random_vector
+from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
+from hesspec.krylov.storage import STORAGES, Storage, available, storage
+from hesspec.krylov.thick_restart import thick_restart
+from hesspec.krylov.vectors import norm, random_vector
 from hesspec.result import Spectrum
 
 __all__ = ["spectrum"]
@@ -29,8 +32,16 @@ Progress = Callable[[int, int | None], None]
 
 # "auto" looks at the measure from this step on, and each so many steps: often enough to waste few matvecs.
 AUTO_FIRST, AUTO_EVERY = 16, 8
-# Of the free memory, what the basis may fill where "auto" sets its size.
-BASIS_SHARE = 0.5
+# Of the free memory, what the basis may fill: operators take as much for what they keep, and the system wants some.
+BASIS_SHARE = 0.4
+# Reorthogonalising fully reads the basis in every step, which costs less than the rest of a step where it fits into the
+# processor's cache; from this p on it is done where it is needed.
+PARTIAL_FROM = 1 << 18
+# Fewest vectors of a restarted basis: with fewer, half of them are less than the outliers of most networks.
+RESTARTED_FROM = 8
+# Products whose error is measured, against those of full precision, are the 1st, 2nd, 4th, 8th ...; the largest error
+# seen, times this, stands for those of all.
+NOISE_MARGIN = 2.0
 
 
 def spectrum(
@@ -40,6 +51,8 @@ def spectrum(
     probes: int = 1,
     seed: int = 0,
     tolerance: float = 0.05,
+    memory: str | int | None = None,
+    basis: str = "auto",
     on_step: Progress | None = None,
 ) -> Spectrum:
     """Measure the whole spectrum of a symmetric operator with one Lanczos run.
@@ -52,18 +65,31 @@ def spectrum(
     ----------
     operator
         Anything symmetric with `shape` (p, p), `dtype` (float32 or float64), `device` and `@`: operators of hesspec or
-        curvlinops, a dense tensor. One matvec a step is all that is asked of it.
+        curvlinops, a dense tensor. It is asked for products with vectors (p,), and with several probes for those with
+        matrices (p, k) too. If it has a `reference`, an operator that is the same at full precision, the error of its
+        products is measured, and is part of all bounds.
     steps : int or "auto"
         Lanczos steps of each probe. "auto" goes on until the measure from all steps and that from the first half of
         them differ by at most `tolerance`. More than p steps give the exact spectrum after p.
     probes : int
         Random start vectors. The error of the bulk from one falls like 1/sqrt(p): the standard error of any mean over
         the spectrum is sqrt(2/(p + 2)) of the standard deviation, 0.03% for p = 28 million, so that one is enough
-        for networks; more help where p is a few thousand.
+        for networks; more help where p is a few thousand. The first goes alone, as it finds the eigenvalues that the
+        others are kept orthogonal to; these go in lockstep, as many as fit into memory: the data is read twice `steps`
+        times, however many there are.
     seed : int
         Of the probes; the same seed gives the same spectrum.
     tolerance : float
         For "auto": Wasserstein-1 distance relative to the mean of |lambda|.
+    memory : str or int, optional
+        What the Krylov basis may fill of the device's memory: "8GB", "500MB", or a number of bytes. By default 40% of
+        what is free.
+    basis : str
+        How the basis is kept: "full" (in the precision of the vectors) or "half" (with half of the bits, which is as
+        good: see `hesspec.krylov.storage.Storage`), either alone or followed by " on host" or " on disk"; "restarted"
+        keeps as many vectors as fit, finds the outermost eigenvalues by thick restarts, and measures the bulk by a run
+        that keeps none. "auto" takes the first of these, in the order "full", "half", on the device, the host and the
+        disk, "restarted", that fits.
     on_step : callable, optional
         Called after each step with the number of steps done and their total in all probes (None while "auto" does not
         know it).
@@ -79,8 +105,7 @@ def spectrum(
     NonFiniteError
         If a product holds NaN or infinity.
     MemoryError
-        If the Krylov basis, steps x p numbers, exceeds the memory that is free on the device. With several probes it
-        is twice that: the resolved eigenvectors stay beside the basis of the probe at work.
+        If the Krylov basis, steps x p numbers, exceeds what it may fill.
 
     Notes
     -----
@@ -108,14 +133,18 @@ def spectrum(
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance!r}; it has to be positive.")
     begin = time.perf_counter()
+    device = torch.device(operator.device)
+    budget = int(free_memory(device) * BASIS_SHARE) if memory is None else parse_memory(memory)
+    limit = min(steps, p) if steps != "auto" else _most_steps(operator, p, basis, budget)
+    keeping = _keeping(operator, p, limit, basis, budget)
     generator = torch.Generator().manual_seed(seed)
-    limit = _step_limit(operator, p, steps, probes)
-    run = _Run(operator, generator, limit if steps != "auto" else None, probes, on_step)
-    stopped = run.first(p, limit, None if steps != "auto" else tolerance)
-    run.others()
+    run = _Run(operator, generator, keeping, limit if steps != "auto" else None, probes, on_step)
+    stopped = run.first(limit, None if steps != "auto" else tolerance)
+    run.others(_together(operator, p, keeping, limit, budget))
     attributes: dict[str, Any] = {
         **getattr(operator, "attributes", {}),
         "seed": seed,
+        "basis": _in_words(keeping),
         "seconds": time.perf_counter() - begin,
         **_surroundings(operator),
     }
@@ -129,171 +158,215 @@ class _Run:
         self,
         operator: SymmetricOperator,
         generator: torch.Generator,
+        keeping: Storage | int,
         steps: int | None,
         probes: int,
         on_step: Progress | None,
     ) -> None:
         self._operator, self._generator, self._probes = operator, generator, probes
+        self._reference = getattr(operator, "reference", None)
+        self._keeping = keeping
         self._total = None if steps is None else steps * probes
-        self._done, self._on_step = 0, on_step
+        self._done, self._on_step, self._passes = 0, on_step, 0.0
         self._pairs: list[RitzPairs] = []
+        self._bulks: list[tuple[Array, Array]] = []
         self._deflated: KrylovBasis | None = None
+        self._p = int(operator.shape[0])
 
-    def first(self, p: int, limit: int, tolerance: float | None) -> str:
+    def first(self, limit: int, tolerance: float | None) -> str:
         """Run the first probe; say why it ended. Its basis goes with the end of it."""
-        lanczos = self._start(p)
-        stopped = self._run_first(lanczos, p, limit, tolerance)
-        self._p, self._steps, self._exact = p, len(lanczos), lanczos.exhausted
-        self._measure = _measure(lanczos, p, len(lanczos))
-        self._pairs.append(_first_block(lanczos))
+        lanczos = self._start(Storage() if isinstance(self._keeping, int) else self._keeping)
+        capacity = min(limit, self._keeping) if isinstance(self._keeping, int) else limit
+        stopped = self._run_first(lanczos, capacity, tolerance)
+        self._steps, self._exact = len(lanczos), lanczos.exhausted
+        self._measure = measure(lanczos, self._p, len(lanczos))
+        self._pairs.append(first_block(lanczos))
+        if capacity < limit and not lanczos.exhausted and len(lanczos.starts) == 1:
+            return self._restarted(lanczos, limit)
+        self._bulks.append((self._measure.bulk_nodes, self._measure.bulk_weights))
         if self._probes > 1 and self._measure.bulk_nodes.size:
             self._deflated = lanczos.basis.subspace(torch.from_numpy(self._measure.resolved_vectors))
         return stopped
 
-    def _run_first(self, lanczos: Lanczos, p: int, limit: int, tolerance: float | None) -> str:
-        while not lanczos.exhausted and len(lanczos) < limit:
-            self._step(lanczos)
+    def _run_first(self, lanczos: Lanczos, limit: int, tolerance: float | None) -> str:
+        while not lanczos.finished and len(lanczos) < limit:
+            self._advance([lanczos])
             if tolerance is not None and len(lanczos) >= AUTO_FIRST and len(lanczos) % AUTO_EVERY == 0:
-                moved = _movement(lanczos, p)
+                moved = movement(lanczos, self._p)
                 if moved <= tolerance:
                     return f"the measure moved by {moved:.2g} of the mean |eigenvalue| since half of the steps"
         if lanczos.exhausted:
             return "the Krylov spaces filled R^p: the spectrum is exact"
-        return "all steps done" if tolerance is None else "the basis reached half of the free memory"
+        return "all steps done" if tolerance is None else "the basis reached the memory that it may fill"
 
-    def others(self) -> None:
-        """Run the other probes in the complement of the resolved eigenvectors, which leaves a bulk to measure."""
+    def _restarted(self, lanczos: Lanczos, limit: int) -> str:
+        """Go on without more memory: the outermost eigenvalues by restarts, then the bulk by a run that keeps nothing.
+
+        Half of the products may go to the restarts. The run for the bulk is orthogonal to what is resolved, which is
+        what makes Lanczos vectors lose orthogonality, and ends where its own do.
+        """
+
+        def rounding(steps: int) -> float:
+            """As `Lanczos.backward_error`, of more steps than it has taken."""
+            return float(np.sqrt(steps / len(lanczos))) * lanczos.backward_error(len(lanczos))
+
+        outer = thick_restart(lanczos, self._multiply_one, max(limit // 2, len(lanczos)), rounding)
+        bulk = self._start(None, outer.vectors)
+        while not bulk.finished and outer.matvecs + len(bulk) < limit:
+            self._advance([bulk])
+        pairs = first_block(bulk)
+        k, floor = len(outer.values), rounding(outer.matvecs)
+        self._pairs.append(pairs)
+        self._steps = outer.matvecs + len(bulk)
+        weights = pairs.weights / pairs.weights.sum() * (1 - k / self._p)
+        self._bulks = [(pairs.values, weights)]
+        self._measure = replace(
+            self._measure,
+            eigenvalues=outer.values,
+            error_bounds=clustered_bounds(outer.values, outer.residuals, floor),
+            eigenvalue_weights=np.full(k, 1 / self._p),
+            norm=max(self._measure.norm, float(np.abs(outer.values).max(initial=0.0))),
+            rounding=floor,
+        )
+        self._deflated = outer.vectors if self._probes > 1 else None
+        if bulk.spent:
+            return f"the bulk's run, without a basis, lost orthogonality after {len(bulk)} steps; more memory helps"
+        return "all steps done"
+
+    def others(self, together: int) -> None:
+        """Run the other probes in the complement of the resolved eigenvectors, which leaves a bulk to measure.
+
+        As many as `together` go in lockstep, so that one pass over the data serves all of them.
+        """
         if self._deflated is None:
             return
-        for _ in range(self._probes - 1):
-            lanczos = self._start(self._p, self._deflated)
-            while not lanczos.exhausted and len(lanczos.starts) == 1 and len(lanczos) < self._steps:
-                self._step(lanczos)
-            self._pairs.append(_first_block(lanczos))
+        storage = None if isinstance(self._keeping, int) else self._keeping
+        steps, mass, waiting = len(self._bulks[0][0]), float(self._bulks[0][1].sum()), self._probes - 1
+        steps = self._steps if storage is not None else steps
+        while waiting:
+            group = [self._start(storage, self._deflated) for _ in range(min(together, waiting))]
+            waiting -= len(group)
+            while working := [
+                lanczos
+                for lanczos in group
+                if not lanczos.finished and len(lanczos.starts) == 1 and len(lanczos) < steps
+            ]:
+                self._advance(working)
+            for lanczos in group:
+                pairs = first_block(lanczos)
+                self._pairs.append(pairs)
+                self._bulks.append((pairs.values, pairs.weights / pairs.weights.sum() * mass))
 
     def spectrum(self, stopped: str, attributes: dict[str, Any]) -> Spectrum:
         """The measure of all probes."""
-        measure, count = self._measure, len(self._pairs)
-        mass = float(measure.bulk_weights.sum())
-        others = self._pairs[1:]
-        order = np.argsort(-np.abs(measure.eigenvalues), kind="stable")
+        found, count = self._measure, len(self._bulks)
+        order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
         return Spectrum(
             dimension=self._p,
-            eigenvalues=measure.eigenvalues[order],
-            error_bounds=measure.error_bounds[order],
-            eigenvalue_weights=measure.eigenvalue_weights[order],
-            bulk_nodes=np.concatenate([measure.bulk_nodes, *(pairs.values for pairs in others)]),
-            bulk_weights=np.concatenate(
-                [measure.bulk_weights, *(pairs.weights / pairs.weights.sum() * mass for pairs in others)]
-            )
-            / count,
-            bulk_probe=np.repeat(np.arange(count), [measure.bulk_nodes.size, *(pairs.values.size for pairs in others)]),
+            eigenvalues=found.eigenvalues[order],
+            error_bounds=found.error_bounds[order],
+            eigenvalue_weights=found.eigenvalue_weights[order],
+            bulk_nodes=np.concatenate([nodes for nodes, _ in self._bulks]),
+            bulk_weights=np.concatenate([weights for _, weights in self._bulks]) / count,
+            bulk_probe=np.repeat(np.arange(count), [nodes.size for nodes, _ in self._bulks]),
             ritz_values=np.concatenate([pairs.values for pairs in self._pairs]),
             ritz_weights=np.concatenate([pairs.weights for pairs in self._pairs]),
-            ritz_bounds=np.concatenate([pairs.residuals + measure.rounding for pairs in self._pairs]),
-            ritz_probe=np.repeat(np.arange(count), [pairs.values.size for pairs in self._pairs]),
-            norm=measure.norm,
-            rounding=measure.rounding,
+            ritz_bounds=np.concatenate([pairs.residuals + found.rounding for pairs in self._pairs]),
+            ritz_probe=np.repeat(np.arange(len(self._pairs)), [pairs.values.size for pairs in self._pairs]),
+            norm=found.norm,
+            rounding=found.rounding,
             probes=count,
             steps=self._steps,
             matvecs=self._done,
             exact=self._exact,
             stopped=stopped,
-            attributes=attributes,
+            attributes={**attributes, "reorthogonalised_steps": round(self._passes, 2)},
         )
 
-    def _start(self, p: int, deflated: KrylovBasis | None = None) -> Lanczos:
-        start = random_vector(p, self._generator, dtype=self._operator.dtype, device=self._operator.device)
-        return Lanczos(self._operator, start, self._generator, deflated)
+    def _start(self, storage: Storage | None, deflated: KrylovBasis | None = None) -> Lanczos:
+        start = random_vector(self._p, self._generator, dtype=self._operator.dtype, device=self._operator.device)
+        partial = self._p >= PARTIAL_FROM
+        return Lanczos(start, self._generator, deflated=deflated, storage=storage, partial=partial)
 
-    def _step(self, lanczos: Lanczos) -> None:
-        lanczos.step()
-        self._done += 1
-        if self._on_step is not None:
-            self._on_step(self._done, self._total)
+    def _advance(self, group: Sequence[Lanczos]) -> None:
+        """One step of each process, with one product for all of them."""
+        vectors = [lanczos.vector for lanczos in group]
+        for lanczos, vector, image in zip(group, vectors, self._multiply(vectors), strict=True):
+            passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
+            lanczos.step(image, error)
+            self._passes += lanczos.passes - passes
 
+    def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
+        """Norm of what the product is off by, where the operator can tell and it is time to ask."""
+        if self._reference is None or step & (step - 1):
+            return 0.0
+        return NOISE_MARGIN * norm(self._reference @ vector - image)
 
-@dataclass(frozen=True)
-class _Measure:
-    """The measure that the first probe gives; fields as in `Spectrum`, and the Ritz vectors in the Lanczos basis."""
+    def _multiply(self, vectors: Sequence[Tensor]) -> list[Any]:
+        products = self._operator @ (vectors[0] if len(vectors) == 1 else torch.stack(list(vectors), dim=1))
+        for _ in vectors:
+            self._done += 1
+            if self._on_step is not None:
+                self._on_step(self._done, self._total)
+        return [products] if len(vectors) == 1 else list(products.unbind(dim=1))
 
-    eigenvalues: Array
-    error_bounds: Array
-    eigenvalue_weights: Array
-    bulk_nodes: Array
-    bulk_weights: Array
-    norm: float
-    rounding: float
-    resolved_vectors: Array
-
-
-def _measure(lanczos: Lanczos, p: int, steps: int) -> _Measure:
-    """Resolved eigenvalues and bulk from the first `steps` steps of a run on R^p."""
-    alpha, beta = (entries[:steps] for entries in lanczos.tridiagonal())
-    starts = [start for start in lanczos.starts if start < steps]
-    exact = lanczos.exhausted and steps == len(lanczos)
-    if len(starts) > 1 and not exact and steps not in lanczos.starts:
-        # The blocks before an unfinished one are invariant and hold all distinct eigenvalues: it would tell less.
-        steps = starts.pop()
-    blocks = [ritz_pairs(alpha[a:b], beta[a:b]) for a, b in zip(starts, [*starts[1:], steps], strict=True)]
-    norm = max(float(np.abs(pairs.values).max()) for pairs in blocks)
-    # ||F|| <= sqrt(m) max ||f_j|| for the matrix F of what each of the m steps rounds off.
-    rounding = float(np.sqrt(steps)) * max(rounding_unit(lanczos.basis[0].dtype) * norm, lanczos.step_error)
-    # Blocks before the last one are invariant: each of their Ritz values is an eigenvalue. The last one is the
-    # quadrature of the complement of the others.
-    last, rest = blocks[-1], p - starts[-1]
-    everything = np.arange(last.values.size), np.zeros(last.values.size)
-    chosen, share = everything if exact else resolve(last, rest, rounding)
-    known = [pairs.values for pairs in blocks[:-1]]
-    eigenvalues = np.concatenate([*known, last.values[chosen]])
-    residuals = np.concatenate([np.zeros(starts[-1]), last.residuals[chosen]])
-    weights = np.full(eigenvalues.size, 1 / p)
-    bulk = np.flatnonzero(share)
-    bulk_weights = share[bulk]
-    if exact:
-        # Restarts that broke down at once found eigenvectors at random: their eigenvalue is that of the whole rest.
-        weights[-1] += lanczos.rest / p
-    else:
-        bulk_weights = bulk_weights / bulk_weights.sum() * (1 - eigenvalues.size / p)
-    vectors = np.zeros((len(lanczos), eigenvalues.size))
-    for pairs, start in zip(blocks[:-1], starts, strict=False):
-        vectors[start : start + pairs.values.size, start : start + pairs.values.size] = pairs.vectors
-    vectors[starts[-1] : steps, starts[-1] :] = last.vectors[:, chosen]
-    bounds = clustered_bounds(eigenvalues, residuals, rounding)
-    return _Measure(eigenvalues, bounds, weights, last.values[bulk], bulk_weights, norm, rounding, vectors)
+    def _multiply_one(self, vector: Tensor) -> Tensor:
+        image: Tensor = self._multiply([vector])[0]
+        return image
 
 
-def _first_block(lanczos: Lanczos) -> RitzPairs:
-    """Ritz pairs of a probe: those of its own start vector."""
-    end = lanczos.starts[1] if len(lanczos.starts) > 1 else len(lanczos)
-    alpha, beta = lanczos.tridiagonal()
-    return ritz_pairs(alpha[:end], beta[:end])
-
-
-def _movement(lanczos: Lanczos, p: int) -> float:
-    """W1 distance between the measures of all steps and of the first half, relative to the mean |eigenvalue|."""
-    now, before = _measure(lanczos, p, len(lanczos)), _measure(lanczos, p, len(lanczos) // 2)
-    points = [np.concatenate([m.eigenvalues, m.bulk_nodes]) for m in (now, before)]
-    masses = [np.concatenate([m.eigenvalue_weights, m.bulk_weights]) for m in (now, before)]
-    size = float(masses[0] @ np.abs(points[0]))
-    distance = float(scipy.stats.wasserstein_distance(*points, *masses))
-    return distance / size if size > 0 else 0.0
-
-
-def _step_limit(operator: SymmetricOperator, p: int, steps: int | str, probes: int) -> int:
-    row = p * torch.finfo(operator.dtype).bits // 8 * (2 if probes > 1 else 1)
-    fitting = int(free_memory(torch.device(operator.device)) * (BASIS_SHARE if steps == "auto" else 1) // row)
-    wanted = p if isinstance(steps, str) else min(steps, p)
-    if isinstance(steps, str) and fitting >= AUTO_FIRST:
-        return min(wanted, fitting)
-    needed = min(wanted, AUTO_FIRST) if isinstance(steps, str) else wanted
-    if needed > fitting:
-        beside = ", with as many resolved eigenvectors beside it," if probes > 1 else ""
+def _keeping(operator: SymmetricOperator, p: int, rows: int, basis: str, budget: int) -> Storage | int:
+    """How the basis of `rows` vectors is kept, or the size of one that is restarted."""
+    dtype, device = operator.dtype, torch.device(operator.device)
+    if basis not in ("auto", "restarted"):
+        chosen = storage(basis)
+        needed = rows * chosen.row_bytes(p, dtype)
+        space = available(chosen, budget, device)
+        if needed > space:
+            raise MemoryError(
+                f"The Krylov basis of {rows} vectors of {p:,} numbers, kept as {basis!r}, needs {needed / 1e9:.1f} GB, "
+                f"and it may fill {space / 1e9:.1f} GB; take fewer steps (at most {space * rows // needed}), or leave "
+                'the choice with basis="auto".'
+            )
+        return chosen
+    if basis == "auto":
+        for chosen in STORAGES.values():
+            if rows * chosen.row_bytes(p, dtype) <= available(chosen, budget, device):
+                return chosen
+    # While a basis is rotated, half of it is in memory twice.
+    size = min(budget // Storage().row_bytes(p, dtype) * 2 // 3, rows)
+    if size < min(RESTARTED_FROM, rows):
         raise MemoryError(
-            f"The Krylov basis of {needed} vectors of {p:,} numbers{beside} needs {needed * row / 1e9:.1f} GB and "
-            f"{fitting * row / 1e9:.1f} GB are free on {operator.device}; take fewer steps (at most {fitting})."
+            f"Vectors of {p:,} numbers need {p * dtype.itemsize / 1e9:.2f} GB each, and the Krylov basis may fill "
+            f"{budget / 1e9:.2f} GB on {device}: too few of them for a spectrum. Give it more with memory=."
         )
-    return wanted
+    return int(size)
+
+
+def _most_steps(operator: SymmetricOperator, p: int, basis: str, budget: int) -> int:
+    """Steps that "auto" may take."""
+    kept = STORAGES["half"] if basis == "auto" else storage(basis)
+    fitting = available(kept, budget, torch.device(operator.device)) // kept.row_bytes(p, operator.dtype)
+    if fitting < min(p, AUTO_FIRST):
+        raise MemoryError(
+            f'steps="auto" needs a basis of {min(p, AUTO_FIRST)} vectors of {p:,} numbers at least, and {fitting} fit '
+            f"into the {budget / 1e9:.2f} GB that it may fill; give it more with memory=, or a number of steps."
+        )
+    return min(p, fitting)
+
+
+def _together(operator: SymmetricOperator, p: int, keeping: Storage | int, limit: int, budget: int) -> int:
+    """Number of probes whose bases fit into memory beside one another, and the resolved eigenvectors beside them."""
+    if isinstance(keeping, int):
+        return max(1, budget // (4 * Storage().row_bytes(p, operator.dtype)))
+    space = available(keeping, budget, torch.device(operator.device))
+    return max(1, space // (limit * keeping.row_bytes(p, operator.dtype)) - 1)
+
+
+def _in_words(keeping: Storage | int) -> str:
+    if isinstance(keeping, int):
+        return f"restarted, {keeping} vectors"
+    return next(name for name, kept in STORAGES.items() if kept == keeping)
 
 
 def _surroundings(operator: SymmetricOperator) -> dict[str, str | int]:

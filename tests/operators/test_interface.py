@@ -7,7 +7,7 @@ from torch import nn
 
 import hesspec
 from cases import CASES, batches, labels, mlp
-from hesspec.operators import linearised
+from hesspec.operators import passes
 
 
 @pytest.fixture
@@ -89,27 +89,14 @@ def test_hessian_is_gauss_newton_plus_residual():
     torch.testing.assert_close(g + h, whole, rtol=1e-12, atol=1e-14)
 
 
-def test_batches_of_one_shape_are_traced_once(monkeypatch):
+def test_batches_of_one_shape_are_traced_once(monkeypatch, traced):
     traces = []
-    original = linearised.trace_linear
-    monkeypatch.setattr(linearised, "trace_linear", lambda *a: traces.append(1) or original(*a))
+    original = passes.trace_linear
+    monkeypatch.setattr(passes, "trace_linear", lambda *a: traces.append(1) or original(*a))
     operator = hesspec.Hessian(mlp(), nn.CrossEntropyLoss(), batches((5,), labels(4), sizes=(4, 4, 4, 3)))
     for _ in range(3):
         _ = operator @ torch.ones(operator.shape[0])
     assert len(traces) == 2
-
-
-def test_primal_passes_that_do_not_fit_are_repeated_with_the_same_result(monkeypatch):
-    data = batches((5,), labels(4))
-    v = torch.randn(64)
-    kept = hesspec.Hessian(mlp(), nn.CrossEntropyLoss(), data)
-    expected = kept @ v
-    free = iter([100, 80, 40, 40])  # at the start, then after each batch: the first fits, the others do not
-    monkeypatch.setattr(linearised, "free_memory", lambda _: next(free))
-    streamed = hesspec.Hessian(mlp(), nn.CrossEntropyLoss(), data)
-    assert torch.equal(streamed @ v, expected)
-    assert "kept for 1 of 3 batches" in streamed.attributes["mode_reason"]
-    assert "kept for 3 of 3 batches" in kept.attributes["mode_reason"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The Lanczos process with full reorthogonalisation, restarted in the complement of an invariant subspace."""
+"""The Lanczos process, reorthogonalised as much as it needs, restarted in the complement of an invariant subspace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.operator import SymmetricOperator
+from hesspec.krylov.orthogonality import OrthogonalityEstimate
+from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import inner, norm, random_vector
 
 __all__ = ["Lanczos", "rounding_unit"]
@@ -32,16 +33,22 @@ def rounding_unit(dtype: torch.dtype) -> float:
     return STEP_ERROR * torch.finfo(dtype).eps
 
 
+# Semi-orthogonality: inner products of at most eps to this power leave eps in T (Simon 1984).
+SEMI = 0.5
+# Reorthogonalisation looks at the vectors whose inner products are beyond eps to this power (Larsen 1998).
+APART = 0.75
+# The first steps are reorthogonalised whatever the estimate: they cost little, and show an operator's asymmetry.
+WATCHED = 8
+
+
 class Lanczos:
-    """A Q = Q T + beta_m q_{m+1} e_m^T, step by step, with Q orthonormal to working precision.
+    """A Q = Q T + beta_m q_{m+1} e_m^T, step by step, with Q semi-orthogonal at least.
 
     When the Krylov space becomes invariant before the dimension is reached, the process goes on from a new random
     vector in its complement: T is then block diagonal, and each block belongs to a start vector of its own.
 
     Parameters
     ----------
-    operator : SymmetricOperator
-        (p, p).
     start : Tensor (p,)
         Start vector; need not be normalised.
     generator : torch.Generator
@@ -49,6 +56,11 @@ class Lanczos:
     deflated : KrylovBasis, optional
         Orthonormal vectors that everything is kept orthogonal to: the process then is that of P A P, P the projector
         onto their complement.
+    storage : Storage, optional
+        How the basis is kept; without it none is, and the process ends where its vectors cease to be semi-orthogonal.
+    partial : bool
+        Reorthogonalise only where the omega recurrence says that semi-orthogonality, |q_j . q_k| <= sqrt(eps), would
+        be lost, twice in a row each time; else in every step.
 
     Attributes
     ----------
@@ -58,41 +70,69 @@ class Lanczos:
     starts : list of int
         First index of each block.
     basis : KrylovBasis
+    passes : float
+        Number of steps that were reorthogonalised, those against a part of the basis counting as this part.
     defect : float
-        Largest norm of what full reorthogonalisation removed in a step beyond the three-term recurrence: rounding and
-        asymmetry, absolute.
+        Largest norm of what reorthogonalisation removed, beyond the three-term recurrence, from a vector that had no
+        cause to have it: rounding and asymmetry, absolute.
+    noise : float
+        Largest norm of what a product was off by, relative to the product's, where it was measured.
     scale : float
         Largest norm of a product with a Lanczos vector: ||A|| from below.
+    orthogonality : float
+        Largest |q_j . q_k|, as estimated.
     exhausted : bool
         Whether the basis fills the whole space, or the operator is known to be a multiple of the identity on the rest.
+    spent : bool
+        Whether the process ended for want of a basis.
+    dtype : torch.dtype
+        Of the vectors.
     rest : int
         Dimension of that rest (0 where the basis fills the space); its eigenvalue is the last one of T.
 
     Notes
     -----
-    Lanczos 1950; full reorthogonalisation as in Golub and Van Loan, Matrix Computations, 10.3. Where two random vectors
-    in the complement, one after the other, turn out to be eigenvectors up to rounding, the operator is taken to be a
-    multiple of the identity there: the norm of (A - a I) v, v uniform on the sphere of R^q, is the root mean square of
-    q eigenvalues' distances from a times a factor that is below 1/x with probability at most 0.8/x, for each vector
-    alone. No single eigenvalue can be told to better than sqrt(q) times that, as a random vector sees 1/q of it.
+    Lanczos 1950; full reorthogonalisation as in Golub and Van Loan, Matrix Computations, 10.3; partial as in Simon
+    1984. Let Q = N R with N orthonormal, R = I + U, U upper triangular and of the size omega of the inner products. To
+    first order in omega the entries of N^T A N below the diagonal are those of T whatever reorthogonalisation removed,
+    and so are those above it by symmetry; the diagonal differs by beta_j (q_j . q_{j+1}). So neighbours have to be
+    orthogonal to working precision (a vector of full precision sees to that in each step), and all others to sqrt(eps),
+    which leaves omega^2 ||A|| = eps ||A||. The same argument lets the basis be kept with half of the bits.
+
+    Where two random vectors in the complement, one after the other, turn out to be eigenvectors up to rounding, the
+    operator is taken to be a multiple of the identity there: the norm of (A - a I) v, v uniform on the sphere of R^q,
+    is the root mean square of q eigenvalues' distances from a times a factor that is below 1/x with probability at most
+    0.8/x, for each vector alone. No single eigenvalue can be told to better than sqrt(q) times that, as a random vector
+    sees 1/q of it.
     """
 
     def __init__(
         self,
-        operator: SymmetricOperator,
         start: Tensor,
         generator: torch.Generator,
+        *,
         deflated: KrylovBasis | None = None,
+        storage: Storage | None,
+        partial: bool = False,
     ) -> None:
-        self._operator, self._generator, self._deflated = operator, generator, deflated
-        self._dimension = len(start) - (len(deflated) if deflated is not None else 0)
+        self._generator, self._deflated, self._partial = generator, deflated, partial or storage is None
+        self._size, self.dtype, self._device = len(start), start.dtype, start.device
+        self._dimension = self._size - (len(deflated) if deflated is not None else 0)
         self.alpha: list[float] = []
         self.beta: list[float] = []
         self.starts: list[int] = []
-        self.basis = KrylovBasis(len(start), dtype=start.dtype, device=start.device)
-        self.defect, self.scale, self.exhausted, self.rest = 0.0, 0.0, False, 0
-        self._underflow = float(np.sqrt(len(start))) * torch.finfo(start.dtype).tiny
+        self._keeps = storage is not None
+        self.basis = KrylovBasis(self._size, dtype=self.dtype, device=self._device, storage=storage)
+        self.defect, self.noise, self.scale, self.orthogonality = 0.0, 0.0, 0.0, 0.0
+        self.exhausted, self.spent, self.rest, self.passes = False, False, 0, 0.0
+        self._eps = torch.finfo(self.dtype).eps
+        self._level = self._eps**SEMI
+        self._underflow = float(np.sqrt(self._size)) * torch.finfo(self.dtype).tiny
+        self._estimate, self._streak, self._worst = OrthogonalityEstimate(self._size), 0, 0.0
+        self._kept = 0.0
+        self._lengths: list[float] = []
         self._next: Tensor | None = None
+        self._last: Tensor | None = None
         self._begin_block(start.clone())
 
     def __len__(self) -> int:
@@ -100,14 +140,45 @@ class Lanczos:
         return len(self.alpha)
 
     @property
-    def step_error(self) -> float:
-        """Backward error of a step, absolute: rounding, underflow, and what showed of asymmetry."""
+    def finished(self) -> bool:
+        """Whether there is no further step."""
+        return self.exhausted or self.spent
+
+    def backward_error(self, steps: int) -> float:
+        """Spectral norm of what the first steps leave of A Q - Q T - beta q e^T, at most, absolute.
+
+        Rounding, underflow and what showed of asymmetry are known for a step, and the norm of m columns is at most
+        sqrt(m) times the largest of theirs. Noise is known relative to the product: its Frobenius norm is that share of
+        ||A Q||_F.
+        """
         if self.scale == 0:
             return 0.0
-        return max(rounding_unit(self.basis[0].dtype) * self.scale, self._underflow, self.defect)
+        semi = self.orthogonality**2 * self.scale
+        step = max(rounding_unit(self.dtype) * self.scale + semi, self._underflow, self.defect)
+        products = float(np.linalg.norm(np.array(self._lengths[:steps]) / self.scale)) * self.scale
+        return float(np.sqrt(steps)) * step + self.noise * products
 
-    def step(self) -> None:
-        """One product with the operator.
+    @property
+    def vector(self) -> Tensor:
+        """Vector (p,) whose product with the operator the next step needs.
+
+        Raises
+        ------
+        RuntimeError
+            If the process has finished.
+        """
+        if self.finished or self._next is None:
+            raise RuntimeError("The Lanczos process is exhausted: its basis fills the whole space.")
+        return self._next
+
+    def step(self, image: Tensor, error: float = 0.0) -> None:
+        """Take the product of the operator with `vector`.
+
+        Parameters
+        ----------
+        image : Tensor (p,)
+        error : float
+            Norm of what this product is known to be off by.
 
         Raises
         ------
@@ -118,13 +189,9 @@ class Lanczos:
         NotSymmetricError
             If the operator is not symmetric.
         RuntimeError
-            If the process is exhausted.
+            If the process has finished.
         """
-        if self.exhausted or self._next is None:
-            raise RuntimeError("The Lanczos process is exhausted: its basis fills the whole space.")
-        q, index = self._next, len(self.alpha)
-        self.basis.append(q)
-        image = self._operator @ q
+        q, index = self.vector, len(self.alpha)
         if not isinstance(image, Tensor) or image.shape != q.shape or image.dtype != q.dtype:
             seen = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
             raise ValueError(
@@ -138,56 +205,109 @@ class Lanczos:
                 f"The product of the operator with Lanczos vector {index + 1} holds NaN or infinity; nothing is "
                 "returned."
             )
-        self.scale = max(self.scale, length)
-        w = image.clone()
-        diagonal = inner(q, w)
-        w.add_(q, alpha=-diagonal)
+        if self._keeps:
+            self.basis.append(q)
+        self._lengths.append(length)
+        self.scale, self.noise = max(self.scale, length), max(self.noise, error / length if length > 0 else 0.0)
+        diagonal = inner(q, image)
+        w = torch.add(image, q, alpha=-diagonal)
         first_of_block = index == self.starts[-1]
-        if not first_of_block:
-            w.add_(self.basis[index - 1], alpha=-self.beta[-1])
+        if not first_of_block and self._last is not None:
+            w.add_(self._last, alpha=-self.beta[-1])
         if self._deflated is not None:
             # After the recurrence, not before it: what rounding leaves along the deflated vectors would be carried on
             # by it and grow like its polynomials at 0, without limit where 0 is outside the spectrum.
             self._deflated.orthogonalise(w)
-        self._check_symmetry(self.basis.orthogonalise(w), index)
         self.alpha.append(diagonal)
-        residual = norm(w)
-        if len(self.basis) == self._dimension:
+        residual = self._orthogonalise(w, q, index)
+        if len(self.alpha) == self._dimension:
             self.beta.append(0.0)
             self.exhausted = True
-        elif residual <= max(rounding_unit(q.dtype) * self.scale, self._underflow):
+        elif residual <= self._negligible():
+            self.defect = max(self.defect, residual)
             self.beta.append(0.0)
             if first_of_block and len(self.starts) > 2 and index - self.starts[-2] == 1:
-                self.exhausted, self.rest = True, self._dimension - len(self.basis)
-            else:
+                self.exhausted, self.rest = True, self._dimension - len(self.alpha)
+            elif self._keeps:
                 self._begin_block(None)
+            else:
+                self.spent = True
         else:
             self.beta.append(residual)
-            self._next = w.div_(residual)
+            self._last, self._next = q, w.div_(residual)
+
+    def _orthogonalise(self, w: Tensor, q: Tensor, index: int) -> float:
+        """Orthogonalise the residual w (p,), in place, as much as it needs; its norm."""
+        residual = max(norm(w), self._underflow)
+        products = self._estimate.predicted(self.alpha, self.beta, (self._eps + self.noise) * self.scale)
+        each = np.abs(products).max(axis=0)
+        predicted = float(each.max(initial=0.0))
+        whole = not self._partial or index < WATCHED
+        due = whole or self._streak == 1 or predicted > self._level * residual
+        if due and not self._keeps:
+            self.spent, due = predicted > self._level * residual, False
+        accepted, level = np.hstack([products / residual, self._estimate.random(1, self._eps)]), predicted / residual
+        kept = self.basis.kept_error(w, residual) if due else 0.0
+        if due:
+            allowance = 2 * predicted + kept * residual + self.noise * (self._lengths[-1] + self.scale)
+            chosen = self.basis.around(None if whole else np.flatnonzero(each > self._eps**APART * residual))
+            removed = self.basis.orthogonalise(w, chosen).numpy()
+            found = float(np.abs(removed[:index]).max(initial=0.0))
+            # After two steps that were reorthogonalised there is nothing that a third could find but errors.
+            if whole and (self._streak >= 2 or self._streak == index):
+                self._check_symmetry(removed, index, allowance)
+                self.defect = max(self.defect, norm(torch.from_numpy(np.maximum(np.abs(removed) - allowance, 0))))
+            elif not self._streak:
+                excess = self._estimate.learn(predicted, found)
+                self.orthogonality = max(self.orthogonality, min(1.0, excess * self._worst))
+            residual = max(norm(w), self._underflow)
+            # A pass leaves what it removes times the basis's own departure from orthogonality; where it removes much,
+            # there were two.
+            left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * self.orthogonality
+            clean = self._eps + left + kept
+            rows = np.append(chosen, index) if whole else chosen
+            accepted[:, rows] = self._estimate.random(len(rows), clean)
+            level = float(np.abs(accepted).max())
+            self.passes, self._streak = self.passes + len(chosen) / max(index + 1, 1), self._streak + 1
+        else:
+            self._streak = 0
+        if self._partial or self.basis.rounded:
+            # Neighbours to working precision.
+            w.add_(q, alpha=-inner(q, w))
+        if not self.spent:
+            self._estimate.accept(accepted)
+            self._worst, self._kept = level, kept
+            self.orthogonality = max(self.orthogonality, min(1.0, level))
+        return norm(w)
+
+    def _negligible(self) -> float:
+        """Norm up to which a residual is nothing but rounding: that of a step, and that of the basis as it is kept.
+
+        Components of the size omega ||A|| are removed along vectors that are off by the error of keeping them.
+        """
+        unit = max(rounding_unit(self.dtype), self.orthogonality * self._kept)
+        return max(unit * self.scale, self._underflow)
 
     def _begin_block(self, start: Tensor | None) -> None:
         self.starts.append(len(self.alpha))
         if start is None:
-            q = self.basis[0]
-            start = random_vector(len(q), self._generator, dtype=q.dtype, device=q.device)
+            start = random_vector(self._size, self._generator, dtype=self.dtype, device=self._device)
         # A start vector in the complement loses most of its length where the complement is small: three passes.
         for _ in range(3):
             start.div_(norm(start))
             if self._deflated is not None:
                 self._deflated.orthogonalise(start)
             self.basis.orthogonalise(start)
-        self._next = start.div_(norm(start))
+        self._last, self._next = None, start.div_(norm(start))
+        self._estimate.replace(self._eps + self.basis.kept_error(self._next, 1.0))
 
-    def _check_symmetry(self, removed: Tensor, index: int) -> None:
+    def _check_symmetry(self, removed: npt.NDArray[np.float64], index: int, allowance: float) -> None:
         """Products with earlier vectors are known by symmetry; what reorthogonalisation found beside them is not."""
-        if not removed.numel():
-            return
-        self.defect = max(self.defect, norm(removed))
-        earlier = removed[:index].abs()
-        if not earlier.numel():
+        earlier = np.abs(removed[:index])
+        if not earlier.size:
             return
         worst = int(earlier.argmax())
-        tolerance = max(torch.finfo(self.basis[0].dtype).eps ** ASYMMETRY * self.scale, self._underflow)
+        tolerance = max(self._eps**ASYMMETRY * self.scale, self._underflow) + allowance
         if float(earlier[worst]) > tolerance:
             expected = self.beta[index - 1] if worst == index - 1 and index != self.starts[-1] else 0.0
             measured = expected + float(removed[worst])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,20 +12,28 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
 
+from hesspec._memory import free_memory, parse_memory
 from hesspec.errors import NonFiniteError
 from hesspec.operators.linearised import LinearisedRisk
 from hesspec.operators.losses import LossFunction
 from hesspec.operators.parameters import ParameterSpec
-from hesspec.operators.risk import EmpiricalRisk
+from hesspec.operators.passes import Apply
+from hesspec.operators.precision import check_precision
+from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
 
 __all__ = ["CurvatureOperator"]
+
+# Of the memory that is free when an operator is built, what its products may take; the rest is for the Krylov basis.
+KEPT_SHARE = 0.5
 
 
 class CurvatureOperator(ABC):
     """Curvature matrix M of an empirical risk, (p, p) and symmetric, known by its products with vectors.
 
     Building it reads the data once and computes nothing else. The first product traces the matrix once for each shape
-    of batch and runs the primal pass of every batch; from then on a product costs the tangent passes only.
+    of batch and runs the primal pass of every batch; from then on a product costs the tangent passes only, and the
+    primal passes of those batches that the memory has no room to keep. Problems too small for a trace to pay are
+    multiplied by double backward.
 
     Parameters
     ----------
@@ -44,9 +53,24 @@ class CurvatureOperator(ABC):
     terms : callable, optional
         `targets -> number` of terms that the mean of a batch is over, for a user's own loss whose mean is not over
         samples.
+    memory : str or int, optional
+        What the products may take on the model's device, beside model, data and vectors: "8GB", "500MB", "2GiB" or a
+        number of bytes. By default half of what is free there when the operator is built. It bounds predictions from
+        the shapes of all tensors; where memory runs out all the same, products go on with less. How much is kept does
+        not change them; where a batch has to be split, they change by rounding.
+    precision : {"full", "tf32", "bfloat16"}, optional
+        Arithmetic of the matrix products and convolutions of a product with a vector: that of the parameters; TF32, on
+        CUDA; or bfloat16 inputs with everything else, sums included, in float32. The last two are for float32, and
+        leave out loss, gradient and whatever else does not depend on the vector. `reference` is the same operator at
+        full precision, to measure the noise by.
 
     Raises
     ------
+    ValueError
+        If memory or precision is not usable; if the precision is not "full" and the model cannot be traced (with the
+        first product).
+    MemoryError
+        With the first product, if not even one sample fits into the memory; the message gives both numbers.
     ValueError
         If batch norm or dropout is active; if data is empty, can be iterated once only, or changes between passes; if
         the loss or the parameters cannot be used. The message says what to do.
@@ -65,8 +89,14 @@ class CurvatureOperator(ABC):
         params: ParameterSpec = None,
         *,
         terms: Callable[[Any], float] | None = None,
+        memory: str | int | None = None,
+        precision: str = "full",
     ) -> None:
+        budget = None if memory is None else parse_memory(memory)
         self._risk = EmpiricalRisk(model, loss_fn, data, params, terms=terms)
+        check_precision(precision, dtype=self.dtype, device=self.device)
+        self._precision = precision
+        self._budget = int(KEPT_SHARE * free_memory(self.device)) if budget is None else budget
         self._built: LinearisedRisk | None = None
         self.matvecs = 0
         """Number of products with a vector so far."""
@@ -74,17 +104,15 @@ class CurvatureOperator(ABC):
     @abstractmethod
     def product(
         self,
-        predict: Callable[..., Any],
-        loss: Callable[..., Tensor],
-        theta: dict[str, Tensor],
-        v: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
+        predict: Predict,
+        loss: OutputLoss,
+        theta: Named,
+        v: Named,
+    ) -> Named:
         """M v for one batch, written with the transforms of torch.func."""
 
     @abstractmethod
-    def retained(
-        self, predict: Callable[..., Any], loss: Callable[..., Tensor], theta: dict[str, Tensor]
-    ) -> Callable[..., Any]:
+    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
         """v -> M v for one batch from a double-backward graph that is built here, once."""
 
     @property
@@ -102,6 +130,19 @@ class CurvatureOperator(ABC):
     def device(self) -> torch.device:
         """Device of the parameters and of all vectors."""
         return self._risk.parameters.device
+
+    @property
+    def reference(self) -> CurvatureOperator | None:
+        """The same matrix at full precision, sharing traces and, as far as possible, kept passes; None if it is that.
+
+        It counts its own `matvecs`. Beside bfloat16 it keeps no primal pass: it is meant for few products.
+        """
+        if self._precision == "full":
+            return None
+        other = copy.copy(self)
+        other._precision, other.matvecs = "full", 0  # noqa: SLF001 - it is of this class
+        other._built = self._linearised.at_full_precision()  # noqa: SLF001
+        return other
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,6 +170,10 @@ class CurvatureOperator(ABC):
             "device": str(self.device),
             "mode": built.mode,
             "mode_reason": built.reason,
+            "precision": self._precision,
+            "kept_batches": built.kept_batches,
+            "kept_bytes": built.kept_bytes,
+            "predicted_peak_bytes": built.predicted_peak,
             "build_seconds": built.seconds,
         }
 
@@ -191,7 +236,7 @@ class CurvatureOperator(ABC):
     @property
     def _linearised(self) -> LinearisedRisk:
         if self._built is None:
-            self._built = LinearisedRisk(self._risk, self)
+            self._built = LinearisedRisk(self._risk, self, self._budget, self._precision)
         return self._built
 
     def _check(self, vectors: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from hesspec.operators.losses import Loss
 
-__all__ = ["Batch", "Batches"]
+__all__ = ["Batch", "Batches", "can_be_split"]
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -35,6 +35,11 @@ class Batch:
     targets: Any
     share: float
 
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return _samples(self.inputs, self.targets)
+
     def leaves(self) -> tuple[list[Any], pytree.TreeSpec]:
         """The tensors (and whatever else) of inputs and targets in one list, and how to put them back."""
         return pytree.tree_flatten((self.inputs, self.targets))
@@ -54,6 +59,8 @@ class Batches:
 
     Attributes
     ----------
+    sizes : tuple of int
+        Number of samples of each batch.
     samples : int
         Number of samples in all batches.
     terms : float
@@ -81,7 +88,7 @@ class Batches:
                 f"data is a {type(data).__name__}; it has to be an iterable of (inputs, targets) batches. For one "
                 "batch pass [(inputs, targets)]."
             )
-        self._data, self._device, self._dtype = data, device, dtype
+        self._data, self._loss, self._device, self._dtype = data, loss, device, dtype
         self._fingerprints: list[tuple[float, ...]] = []
         terms: list[float] = []
         samples: list[int] = []
@@ -94,7 +101,7 @@ class Batches:
             raise ValueError(
                 "data is empty: it has no batch. Pass a DataLoader or a list of (inputs, targets) batches."
             )
-        self.samples, self.terms = sum(samples), sum(terms)
+        self.sizes, self.samples, self.terms = tuple(samples), sum(samples), sum(terms)
         if not self.terms > 0:
             raise ValueError(
                 f"The loss has no term: the terms (or weights) of all {self.samples} samples sum to {self.terms:g}, as "
@@ -131,6 +138,37 @@ class Batches:
                 f"{'more' if count > len(self) else count}. A matrix needs the same data in every pass."
             )
 
+    def split(self, batch: Batch, parts: int) -> list[Batch]:
+        """Parts of a batch, of as equal numbers of samples as there are; those without a loss term are left out.
+
+        Every tensor of inputs and targets whose first dimension is the number of samples is split, and each part is
+        given all that is not (a mask that all samples share). This is not possible where that number cannot be told,
+        and the batch then stays whole: inputs and targets do not begin with the same number (targets of all tokens in
+        one dimension), or it is one.
+
+        Parameters
+        ----------
+        batch : Batch
+            One of these batches.
+        parts : int
+            Their number; at most the number of samples.
+        """
+        if parts == 1 or not can_be_split(batch):
+            return [batch]
+        leaves, structure = batch.leaves()
+        samples = batch.samples
+        parts = min(parts, samples)
+        chunks = [leaf.tensor_split(parts) if _splits(leaf, samples) else (leaf,) * parts for leaf in leaves]
+        total = self._loss.terms(batch.targets, samples)
+        result = []
+        for pieces in zip(*chunks, strict=True):
+            inputs, targets = pytree.tree_unflatten(list(pieces), structure)
+            terms = self._loss.terms(targets, _samples(inputs, targets))
+            share = batch.share if self._loss.reduction == "sum" else batch.share * terms / total
+            if terms:
+                result.append(Batch(batch.index, inputs, targets, share))
+        return result
+
     def _check(self, index: int, item: Any) -> None:
         seen = _fingerprint(item)
         if _same(seen, self._fingerprints[index]):
@@ -148,6 +186,20 @@ class Batches:
         if not isinstance(leaf, Tensor):
             return leaf
         return leaf.to(device=self._device, dtype=self._dtype if leaf.is_floating_point() else leaf.dtype)
+
+
+def can_be_split(batch: Batch) -> bool:
+    """Whether a batch has several samples, and inputs and targets that agree on their number."""
+    samples = batch.samples
+    firsts = [
+        next((leaf for leaf in pytree.tree_leaves(side) if isinstance(leaf, Tensor)), None)
+        for side in (batch.inputs, batch.targets)
+    ]
+    return samples > 1 and all(_splits(first, samples) for first in firsts)
+
+
+def _splits(leaf: Any, samples: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == samples
 
 
 def _pair(index: int, item: Any) -> tuple[Any, Any]:

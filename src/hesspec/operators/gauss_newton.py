@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,8 @@ from torch.func import grad, jvp, vjp
 
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.hessian import differentiate_gradient
-from hesspec.operators.linearised import Apply
 from hesspec.operators.outputs import differentiable_outputs
+from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
 
 __all__ = ["GaussNewton"]
@@ -30,7 +31,8 @@ class GaussNewton(CurvatureOperator):
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """J^T (d^2 l / d f^2) J v: Jacobian forward, output curvature, Jacobian transposed."""
-        outputs, rebuild = differentiable_outputs(predict(theta))
+        structure = predict(theta)
+        outputs, rebuild = differentiable_outputs(structure)
 
         def tensors(t: Named) -> tuple[Tensor, ...]:
             return differentiable_outputs(predict(t))[0]
@@ -39,7 +41,8 @@ class GaussNewton(CurvatureOperator):
             return loss(rebuild(o))
 
         tangent = jvp(tensors, (theta,), (v,))[1]
-        curved = jvp(grad(of_outputs), (outputs,), (tangent,))[1]
+        curve = loss.curvature(structure)
+        curved = curve(tangent) if curve else jvp(grad(of_outputs), (outputs,), (tangent,))[1]
         product: Named = vjp(tensors, theta)[1](curved)[0]
         return product
 
@@ -54,8 +57,7 @@ class GaussNewton(CurvatureOperator):
         u = [torch.zeros_like(head, requires_grad=True) for head in heads]
         pulled = torch.autograd.grad(heads, leaves, u, create_graph=True, allow_unused=True)
         reached = [i for i, part in enumerate(pulled) if part is not None and part.requires_grad]
-        at = [output.detach().requires_grad_(i in live) for i, output in enumerate(outputs)]
-        curve = differentiate_gradient(loss(rebuild(tuple(at))), [at[i] for i in live])
+        curve = _curve(loss, rebuild, outputs, live)
 
         def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
             pushed = torch.autograd.grad(
@@ -75,3 +77,21 @@ class GaussNewton(CurvatureOperator):
             )
 
         return apply
+
+
+def _curve(
+    loss: OutputLoss, rebuild: Callable[[tuple[Tensor, ...]], Any], outputs: Sequence[Tensor], live: Sequence[int]
+) -> Apply:
+    """d^2 l / d f^2 in those outputs that depend on the parameters: in closed form, else from a kept graph."""
+    at = tuple(output.detach().requires_grad_(i in live) for i, output in enumerate(outputs))
+    with torch.no_grad():
+        known = loss.curvature(rebuild(at))
+    if known is None:
+        return differentiate_gradient(loss(rebuild(at)), [at[i] for i in live])
+
+    def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        given = dict(zip(live, tangents, strict=True))
+        curved = known([given.get(i, torch.zeros_like(output)) for i, output in enumerate(at)])
+        return [curved[i] for i in live]
+
+    return apply

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from hesspec.operators.base import CurvatureOperator
-from hesspec.operators.linearised import Apply
+from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
 
 __all__ = ["Hessian", "differentiate_gradient"]

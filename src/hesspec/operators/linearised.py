@@ -1,227 +1,321 @@
-"""Products of a curvature matrix with vectors, with all that does not depend on the vector computed once."""
+"""Products of a curvature matrix with vectors over all batches, within a memory budget."""
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from hesspec._memory import free_memory
+from hesspec._memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
-from hesspec.operators.batches import Batch
-from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict, differentiable_kernels
-from hesspec.operators.tracing import LinearTrace, RandomOperationError, trace_linear
+from hesspec.operators.batches import Batch, can_be_split
+from hesspec.operators.budget import PassBytes
+from hesspec.operators.passes import Apply, CurvatureForm, Passes
+from hesspec.operators.precision import arithmetic
+from hesspec.operators.risk import EmpiricalRisk
 
-__all__ = ["CurvatureForm", "LinearisedRisk"]
+__all__ = ["LinearisedRisk"]
 
 logger = logging.getLogger(__name__)
 
-# Of the memory that is free at the start, what kept primal passes may fill; the rest is for the Krylov basis.
-KEPT_SHARE = 0.5
+T = TypeVar("T")
 
-Apply = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+ADVICE = (
+    "Give it more with memory=..., or take fewer parameters (params=...) or a smaller model; a Krylov basis that fills "
+    "the device may be the cause too."
+)
+
+# A batch, or a part of one: the batch's index and the number of the part.
+Place = tuple[int, int]
 
 
-class CurvatureForm(Protocol):
-    """A curvature matrix of one batch, in the two forms in which its products can be had."""
+class Kept(NamedTuple):
+    """A primal pass that is kept."""
 
-    def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
-        """M v, written with the transforms of torch.func."""
-        ...
-
-    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
-        """v -> M v from a double-backward graph that is built here, once; theta are leaves of it."""
-        ...
+    share: float
+    size: PassBytes
+    apply: Apply
 
 
 class LinearisedRisk:
-    """M v for one curvature matrix M of a risk: traced once for each shape of batch, primal passes kept.
+    """M v for one curvature matrix M of a risk, with primal passes kept as far as memory goes and repeated beyond.
 
-    Where tracing fails (an operation without a forward-mode rule, control flow that depends on values), retained
-    double-backward graphs take its place. Primal passes are kept while they leave half of the free memory; those of
-    further batches are repeated in every pass over the data and shared by all vectors of the pass.
+    The first primal passes are kept, as many as the budget has room for beside the pass at work. The others are
+    repeated in every pass over the data and shared by all vectors of the pass. A batch whose passes do not fit into
+    the budget is cut into parts along its samples. Where memory runs out all the same, half of the kept primal passes
+    are given up, then half of the rest, and so on, then batches are cut into halves, and what failed is repeated. Sums
+    are taken in the order of the data in any case: how much is kept does not change a bit of a product.
 
     Parameters
     ----------
     risk : EmpiricalRisk
     form : CurvatureForm
+    budget : int
+        Bytes that kept primal passes and the pass at work may take together.
+    precision : str
+        Of the products: "full", "tf32" or "bfloat16".
 
     Attributes
     ----------
-    mode : str
-        "traced" or "double backward".
-    reason : str
-        Why, in words.
     value : float
         The risk at this point.
     seconds : float
         Time that building took.
+    predicted_peak : int
+        Most bytes that passes take at once, the kept ones included, as predicted.
 
     Raises
     ------
     ValueError
-        If the model draws random numbers in its forward pass.
+        If the model draws random numbers in its forward pass, or cannot be traced and the precision needs that.
     NonFiniteError
         If the loss of a batch is NaN or infinite.
+    MemoryError
+        If not even one sample fits.
     """
 
-    def __init__(self, risk: EmpiricalRisk, form: CurvatureForm) -> None:
-        self._risk, self._form = risk, form
-        self._traces: dict[Hashable, LinearTrace] = {}
-        self._kept: dict[int, tuple[float, Apply]] = {}
-        self._unused = set(risk.parameters.names)
-        self.mode, self.reason, self.value = "traced", "one trace for each shape of batch", 0.0
+    def __init__(self, risk: EmpiricalRisk, form: CurvatureForm, budget: int, precision: str = "full") -> None:
+        self._risk, self._budget = risk, budget
+        self._device = risk.parameters.device
+        self._passes = Passes(risk, form, precision)
+        self._full = self._passes if precision == "full" else self._passes.at_full_precision()
+        self._kept: dict[Place, Kept] = {}
+        # Parts that each batch is cut into, and the most that it can be cut into.
+        self._parts = dict.fromkeys(range(len(risk.batches)), 1)
+        self._most = dict(enumerate(risk.batches.sizes))
+        self._places = 0
+        self._need = 0
+        # What was given up when memory ran out, and how many primal passes may still be kept then.
+        self._steps: list[str] = []
+        self._allowed = math.inf
+        self._unused: set[str] = set()
+        self.value, self.seconds, self.predicted_peak = 0.0, 0.0, 0
         start = time.perf_counter()
-        floor = free_memory(risk.parameters.device) * (1 - KEPT_SHARE)
-        for batch in risk.batches:
-            apply = self._build(batch)
-            if free_memory(risk.parameters.device) > floor:
-                self._kept[batch.index] = (batch.share, apply)
-        self._all_kept = len(self._kept) == sum(share > 0 for share in risk.batches.shares)
-        self.reason += f"; primal passes kept for {len(self._kept)} of {len(risk.batches)} batches"
+        self._surviving(self._prepare)
         self.seconds = time.perf_counter() - start
         logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
-        self._warn_unused()
+        if self._unused:
+            shown = ", ".join(name for name in risk.parameters.names if name in self._unused)
+            warnings.warn(
+                f"These parameters do not influence the loss; their curvature is zero: {shown}.",
+                stacklevel=4,
+            )
+
+    @property
+    def mode(self) -> str:
+        """How products are had: "traced" or "double backward"."""
+        return self._passes.mode
+
+    @property
+    def reason(self) -> str:
+        """Why, how much is kept, and what was given up when memory ran out, in words."""
+        batches = len(self._risk.batches)
+        whole = f"{batches} batches" if self._places <= batches else f"{self._places} parts of {batches} batches"
+        kept = f"primal passes kept for {len(self._kept)} of {whole}, {in_words(self.kept_bytes)}"
+        peak = f"predicted peak {in_words(self.predicted_peak)}"
+        return "; ".join([self._passes.why, kept, peak, *self._steps])
+
+    @property
+    def kept_batches(self) -> int:
+        """Number of batches, or parts of them, whose primal passes are kept."""
+        return len(self._kept)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the primal passes that are kept."""
+        return sum(kept.size.kept for kept in self._kept.values())
+
+    def at_full_precision(self) -> LinearisedRisk:
+        """The same matrix at full precision, with the same traces.
+
+        Where only the arithmetic of the products differs (TF32), the kept primal passes are shared too; else nothing is
+        kept for it.
+        """
+        other = copy.copy(self)
+        other._passes = self._full  # noqa: SLF001
+        if self._passes.precision == "bfloat16":
+            other._kept, other._parts = {}, dict(self._parts)  # noqa: SLF001
+        return other
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """M v for each flat vector (p,), in one pass over the data."""
+        return self._surviving(lambda: self._pass(vectors))
+
+    def diagnose(self, vector: Tensor) -> NonFiniteError:
+        """Find the batch and the parameter where M v is NaN or infinite."""
+        return self._surviving(lambda: self._diagnose(vector))
+
+    def _pass(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         parameters = self._risk.parameters
         results = [torch.zeros_like(vector) for vector in vectors]
         split = [
             (parameters.split(vector), parameters.split(result))
             for vector, result in zip(vectors, results, strict=True)
         ]
-        with torch.no_grad():
-            for _, share, apply in self._applications():
+        for _, share, apply in self._applications():
+            with torch.no_grad(), self._arithmetic():
                 for tangents, sums in split:
                     for total, part in zip(sums, apply(tangents), strict=True):
                         total.add_(part, alpha=share)
         return results
 
-    def diagnose(self, vector: Tensor) -> NonFiniteError:
-        """Find the batch and the parameter where M v is NaN or infinite."""
+    def _diagnose(self, vector: Tensor) -> NonFiniteError:
         names = self._risk.parameters.names
         for batch in self._risk.batches:
-            _, gradient = self._risk.gradient(batch)
-            for name, part in zip(names, gradient, strict=True):
-                if not part.isfinite().all():
-                    return NonFiniteError(f"The gradient of {name!r} is not finite in batch {batch.index}.")
+            for part in self._cut(batch):
+                _, gradient = self._risk.gradient(part)
+                for name, entry in zip(names, gradient, strict=True):
+                    if not entry.isfinite().all():
+                        return NonFiniteError(f"The gradient of {name!r} is not finite in batch {batch.index}.")
         tangents = self._risk.parameters.split(vector)
-        with torch.no_grad():
-            for index, _, apply in self._applications():
-                for name, part in zip(names, apply(tangents), strict=True):
-                    if not part.isfinite().all():
+        for index, _, apply in self._applications():
+            with torch.no_grad(), self._arithmetic():
+                for name, entry in zip(names, apply(tangents), strict=True):
+                    if not entry.isfinite().all():
                         return NonFiniteError(
                             f"The matvec is not finite in batch {index}, parameter {name!r}; loss and gradient are."
                         )
         return NonFiniteError("The sum of the batches' matvecs is not finite, though each of them is: it overflows.")
 
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        return arithmetic(self._device, tf32=self._passes.precision == "tf32")
+
     def _applications(self) -> Iterator[tuple[int, float, Apply]]:
-        for index, (share, apply) in self._kept.items():
-            yield index, share, apply
-        if not self._all_kept:
+        """Index, share and product of every batch or part, in the order of the data."""
+        # What is kept comes first in the data, always.
+        for (index, _), kept in self._kept.items():
+            yield index, kept.share, kept.apply
+        if len(self._kept) < self._places:
             for batch in self._risk.batches:
-                if batch.index not in self._kept:
-                    yield batch.index, batch.share, self._build(batch)
+                for number, part in enumerate(self._cut(batch)):
+                    if (batch.index, number) not in self._kept:
+                        yield batch.index, part.share, self._passes.build(part).apply
 
-    def _build(self, batch: Batch) -> Apply:
-        if self.mode == "traced":
-            try:
-                trace = self._trace(batch)
-            except RandomOperationError as error:
-                raise ValueError(
-                    f"The model draws random numbers in its forward pass ({error}): every matvec would be of another "
-                    "matrix. Call model.eval(), and switch off whatever is random."
-                ) from error
-            except Exception as error:
-                self.mode = "double backward"
-                self.reason = f"no trace, {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-                logger.info("no trace of this model, double backward instead", exc_info=error)
-        if self.mode == "double backward":
-            return self._retain(batch)
-        leaves, _ = batch.leaves()
-        with torch.no_grad():
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            value, *residuals = trace.primal(*self._risk.parameters.values, *self._risk.fixed.values(), *tensors)
-        self._note(batch, value, [self._risk.parameters.names[i] for i in trace.independent])
-        return lambda tangents: trace.tangent(*residuals, *tangents)
+    def _prepare(self) -> None:
+        """Cut batches that are too large, run every primal pass once, and keep the first of them."""
+        self._kept.clear()
+        self._places, self.value, self.predicted_peak = 0, 0.0, 0
+        self._unused = set(self._risk.parameters.names)
+        final = max(index for index, share in enumerate(self._risk.batches.shares) if share)
+        # Largest needs so far: of parts that are repeated, and of tangent passes.
+        streamed = tangent = 0
+        for batch in self._risk.batches:
+            parts = self._fitting(batch)
+            for number, part in enumerate(parts):
+                size = self._bytes(part)
+                while self._kept and self.kept_bytes + max(streamed, size.streamed) > self._budget:
+                    _, given_up = self._kept.popitem()
+                    streamed = max(streamed, given_up.size.streamed)
+                self.predicted_peak = max(self.predicted_peak, self.kept_bytes + size.primal)
+                apply = self._first(part)
+                tangent = max(tangent, size.tangent)
+                # What follows may have to be repeated in every pass, beside all that is kept.
+                follows = batch.index < final or number + 1 < len(parts)
+                need = self.kept_bytes + size.kept + max(tangent, size.streamed if follows else 0)
+                if not streamed and need <= self._budget and len(self._kept) < self._allowed:
+                    self._kept[batch.index, number] = Kept(part.share, size, apply)
+                else:
+                    streamed = max(streamed, size.streamed)
+                self._places += 1
+        self.predicted_peak = max(self.predicted_peak, self.kept_bytes + max(tangent, streamed))
 
-    def _trace(self, batch: Batch) -> LinearTrace:
-        risk = self._risk
-        leaves, structure = batch.leaves()
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        key = (
-            structure,
-            tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves),
-        )
-        if key in self._traces:
-            return self._traces[key]
-        names, fixed_names = risk.parameters.names, tuple(risk.fixed)
-        p, q, b = len(names), len(fixed_names), len(tensors)
-
-        def function(*arguments: Tensor) -> tuple[Tensor, ...]:
-            theta = dict(zip(names, arguments[:p], strict=True))
-            fixed = dict(zip(fixed_names, arguments[p : p + q], strict=True))
-            supply = iter(arguments[p + q : p + q + b])
-            filled = [next(supply) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            predict, loss = risk.functions(fixed, *pytree.tree_unflatten(filled, structure))
-            v = dict(zip(names, arguments[p + q + b :], strict=True))
-            with differentiable_kernels():
-                product = self._form.product(predict, loss, theta, v)
-                return (loss(predict(theta)), *(product[name] for name in names))
-
-        with warnings.catch_warnings():
-            # torch.func warns of how it is implemented, which is nothing that a user can act on.
-            warnings.simplefilter("ignore")
-            trace = trace_linear(
-                function,
-                [*risk.parameters.values, *risk.fixed.values(), *tensors],
-                risk.parameters.values,
-            )
-        self._traces[key] = trace
-        return trace
-
-    def _retain(self, batch: Batch) -> Apply:
-        theta = self._risk.leaves()
-        predict, loss = self._risk.functions(self._risk.fixed, batch.inputs, batch.targets)
-        with torch.enable_grad(), differentiable_kernels():
-            value = loss(predict(theta))
-            gradient = (
-                torch.autograd.grad(value, tuple(theta.values()), allow_unused=True)
-                if value.requires_grad
-                else [None] * len(theta)
-            )
-            self._note(
-                batch,
-                value,
-                [name for name, part in zip(theta, gradient, strict=True) if part is None],
-            )
-            apply = self._form.retained(predict, loss, theta)
-
-        def enabled(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-            with torch.enable_grad():
-                return apply(tangents)
-
-        return enabled
-
-    def _note(self, batch: Batch, value: Tensor, unused: Sequence[str]) -> None:
-        self._unused &= set(unused)
+    def _first(self, part: Batch) -> Apply:
+        """The first primal pass of a batch or part, with what is noted of it."""
+        value, apply, unused = self._passes.build(part)
         if not value.isfinite():
             raise NonFiniteError(
-                f"The loss of batch {batch.index} is {float(value)}; check its inputs and targets, and the weights."
+                f"The loss of batch {part.index} is {float(value)}; check its inputs and targets, and the weights."
             )
-        self.value += batch.share * float(value.detach())
+        self.value += part.share * float(value)
+        self._unused &= set(unused)
+        return apply
 
-    def _warn_unused(self) -> None:
-        if self._unused:
-            shown = ", ".join(name for name in self._risk.parameters.names if name in self._unused)
-            warnings.warn(
-                f"These parameters do not influence the loss; their curvature is zero: {shown}.",
-                stacklevel=5,
-            )
+    def _bytes(self, part: Batch) -> PassBytes:
+        """Bytes of the passes over a part, those of the operator at full precision included."""
+        size = self._passes.bytes(part)
+        if self._full is not self._passes:
+            size = size._replace(primal=max(size.primal, self._full.bytes(part).streamed))
+        self._need = size.streamed
+        return size
+
+    def _cut(self, batch: Batch) -> list[Batch]:
+        return self._risk.batches.split(batch, self._parts[batch.index])
+
+    def _fitting(self, batch: Batch) -> list[Batch]:
+        """Cut a batch into few equal parts that fit into the budget, as predicted."""
+        self._most[batch.index] = most = batch.samples if can_be_split(batch) else 1
+        products = self._risk.parameters.count * self._risk.parameters.dtype.itemsize
+        growth = 1.0
+        while True:
+            parts = self._cut(batch)
+            need = max(self._bytes(part).streamed for part in parts)
+            count = self._parts[batch.index]
+            if need <= self._budget:
+                return parts
+            if count >= most:
+                raise self._too_large(batch, need)
+            # All but the products grows with the samples, nearly; where that was too bold, twice as many parts.
+            room = (self._budget - products) / max(need - products, 1)
+            wanted = max(count / room, count * growth, count + 1) if room > 0 else most
+            self._parts[batch.index] = _even(min(math.ceil(wanted), most), most)
+            growth = 2.0
+
+    def _surviving(self, attempt: Callable[[], T]) -> T:
+        """The result of an attempt that is repeated, with less kept or with smaller parts, where memory runs out."""
+        while True:
+            try:
+                return attempt()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                name = type(error).__name__
+            # Only here, since the traceback of the error holds all tensors of the attempt.
+            release(self._device)
+            self._step_down(name)
+
+    def _step_down(self, name: str) -> None:
+        if self._kept:
+            self._allowed = len(self._kept) // 2
+            step = f"kept primal passes reduced from {len(self._kept)} to {self._allowed}"
+            while len(self._kept) > self._allowed:
+                self._kept.popitem()
+        else:
+            finer = {
+                index: _even(min(2 * count, self._most[index]), self._most[index])
+                for index, count in self._parts.items()
+            }
+            if finer == self._parts:
+                raise BudgetError(
+                    f"Memory ran out ({name}) though nothing is kept any more and batches are cut into single samples, "
+                    f"one of which takes {in_words(self._need)} beside the model, as predicted; the budget is "
+                    f"{in_words(self._budget)}. {ADVICE}"
+                )
+            self._allowed = 0
+            self._parts.update(finer)
+            self._places = sum(finer.values())
+            step = f"batches cut into {max(finer.values())} parts"
+        self._steps.append(f"out of memory ({name}): {step}")
+        logger.warning("out of memory (%s): %s", name, step)
+        release(self._device)
+
+    def _too_large(self, batch: Batch, need: int) -> BudgetError:
+        single = batch.samples == 1 or can_be_split(batch)
+        what = "One sample" if single else f"Batch {batch.index}, which cannot be split into samples,"
+        advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches."
+        return BudgetError(
+            f"{what} takes {in_words(need)} beside the model, as predicted, and the memory for it is "
+            f"{in_words(self._budget)}. {advice}"
+        )
+
+
+def _even(parts: int, samples: int) -> int:
+    """A number of parts that divides the samples, where there is one up to twice as large: it saves a second trace."""
+    return next((count for count in range(parts, min(2 * parts, samples) + 1) if samples % count == 0), parts)

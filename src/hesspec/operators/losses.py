@@ -92,13 +92,15 @@ class Loss:
         ValueError
             If it is no scalar.
         """
-        if isinstance(self.function, nn.Module) and hasattr(outputs, "logits"):
-            outputs = outputs.logits
-        loss = self.function(outputs, targets)
+        loss = self.function(self.taken(outputs), targets)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             seen = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"The loss function returned {seen}; it has to return a scalar tensor, the batch's mean.")
         return loss
+
+    def taken(self, outputs: Any) -> Any:
+        """What of a model's outputs the loss function is given."""
+        return outputs.logits if isinstance(self.function, nn.Module) and hasattr(outputs, "logits") else outputs
 
     def terms(self, targets: Any, samples: int) -> float:
         """Number (or total weight) of the loss terms of a batch, which its mean is over.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.hessian import differentiate_gradient
-from hesspec.operators.linearised import Apply
 from hesspec.operators.outputs import differentiable_outputs
+from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
 
 __all__ = ["Residual"]
@@ -39,8 +40,8 @@ class Residual(CurvatureOperator):
     def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
         """Reverse over reverse on <f, delta>."""
         outputs, rebuild = differentiable_outputs(predict(theta))
-        at = tuple(output.detach() for output in outputs)
-        delta = grad(lambda o: loss(rebuild(o)))(at)
+        at = tuple(output.detach().requires_grad_() for output in outputs)
+        delta = torch.autograd.grad(loss(rebuild(at)), at, allow_unused=True, materialize_grads=True)
         return differentiate_gradient(_inner(outputs, delta), tuple(theta.values()))
 
 

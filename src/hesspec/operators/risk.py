@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,13 +14,48 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hesspec.operators.batches import Batch, Batches
 from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
-from hesspec.operators.parameters import ParameterSelection, ParameterSpec
+from hesspec.operators.output_curvature import output_curvature
+from hesspec.operators.outputs import differentiable_outputs
+from hesspec.operators.parameters import ParameterSelection, ParameterSpec, copied
 
 __all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels"]
 
 Named = dict[str, Tensor]
 Predict = Callable[[Named], Any]
-OutputLoss = Callable[[Any], Tensor]
+
+
+class OutputLoss:
+    """The loss of one batch as a function of the model's outputs."""
+
+    def __init__(self, loss: Loss, targets: Any) -> None:
+        self._loss, self._targets = loss, targets
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """Loss at these outputs, a scalar."""
+        return self._loss(outputs, self._targets)
+
+    def curvature(self, outputs: Any) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None:
+        """Products with d^2 l / d f^2 in closed form, where there is one.
+
+        Parameters
+        ----------
+        outputs
+            What the model returned, any structure. It enters as a constant.
+
+        Returns
+        -------
+        callable or None
+            From tangents of the differentiable tensors of `outputs` (see `differentiable_outputs`) to the products, one
+            for each; None where the curvature of this loss has to be had by automatic differentiation.
+        """
+        taken = self._loss.taken(outputs)
+        places = [i for i, tensor in enumerate(differentiable_outputs(outputs)[0]) if tensor is taken]
+        curve = output_curvature(self._loss.function, taken, self._targets) if places else None
+        if curve is None:
+            return None
+        return lambda tangents: tuple(
+            curve(tangent) if i == places[0] else torch.zeros_like(tangent) for i, tangent in enumerate(tangents)
+        )
 
 
 class EmpiricalRisk:
@@ -62,9 +97,7 @@ class EmpiricalRisk:
         self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
         self.batches = Batches(data, self.loss, device=self.parameters.device, dtype=self.parameters.dtype)
         everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.fixed = {
-            name: value.detach().clone() for name, value in everything.items() if name not in self.parameters.names
-        }
+        self.fixed = {name: copied(value) for name, value in everything.items() if name not in self.parameters.names}
 
     def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
         """The model as a function of named parameters, and the loss as a function of its outputs, on one batch."""
@@ -73,10 +106,7 @@ class EmpiricalRisk:
             args, kwargs = _arguments(inputs)
             return functional_call(self.model, {**fixed, **named}, args, kwargs)
 
-        def loss(outputs: Any) -> Tensor:
-            return self.loss(outputs, targets)
-
-        return predict, loss
+        return predict, OutputLoss(self.loss, targets)
 
     def leaves(self) -> Named:
         """The selected parameters as leaves of a new autograd graph, which share the memory of their values."""

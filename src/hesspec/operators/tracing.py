@@ -14,15 +14,21 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from hesspec.operators.budget import PassBytes, RandomOperationError, trace_bytes
+from hesspec.operators.precision import lower_products
 from hesspec.operators.simplify import merge_equal, simplify
 
-__all__ = ["LinearTrace", "RandomOperationError", "trace_linear"]
+__all__ = ["JointTrace", "LinearTrace", "cut", "trace_linear"]
 
 Part = Callable[..., tuple[Tensor, ...]]
 
 
-class RandomOperationError(ValueError):
-    """The traced function draws random numbers."""
+class JointTrace(NamedTuple):
+    """A function of (primals, tangents) as one graph, not yet cut."""
+
+    module: fx.GraphModule
+    num_primals: int
+    num_tangents: int
 
 
 class LinearTrace(NamedTuple):
@@ -36,19 +42,22 @@ class LinearTrace(NamedTuple):
         `tangent(*residuals, *v) -> products`, one for each entry of v.
     independent : tuple of int
         Entries of v whose primals `value` does not depend on.
+    bytes : PassBytes
+        What the two parts allocate.
     """
 
     primal: Part
     tangent: Part
     independent: tuple[int, ...]
+    bytes: PassBytes
 
 
 def trace_linear(
     function: Callable[..., tuple[Tensor, ...]],
     primals: Sequence[Tensor],
     tangents: Sequence[Tensor],
-) -> LinearTrace:
-    """Trace `function(*primals, *tangents) -> (value, *products)` for tensors of these shapes, and cut it.
+) -> JointTrace:
+    """Trace `function(*primals, *tangents) -> (value, *products)` for tensors of these shapes.
 
     Parameters
     ----------
@@ -66,8 +75,8 @@ def trace_linear(
         Whatever PyTorch raises where it cannot trace or differentiate the function (no forward-mode rule, control flow
         that depends on values); the caller then has another way to go.
     """
-    # The tracer tells its inputs apart by identity.
-    tangents = [torch.empty_like(tangent) for tangent in tangents]
+    # The tracer tells its inputs apart by identity. Vectors come as views of flat ones, whatever the parameters are.
+    tangents = [torch.empty_like(tangent, memory_format=torch.contiguous_format) for tangent in tangents]
     # In-place operations would overwrite what the tangent part reads later, so they are functionalised away; views
     # stay, as copies in their place would double the memory of everything kept.
     with _compiling():
@@ -81,7 +90,7 @@ def trace_linear(
             raise RandomOperationError(str(node.target))
     simplify(graph)
     merge_equal(graph)
-    return _cut(traced, len(primals), len(tangents))
+    return JointTrace(traced, len(primals), len(tangents))
 
 
 @contextmanager
@@ -95,11 +104,26 @@ def _compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = before  # noqa: SLF001
 
 
-def _cut(traced: fx.GraphModule, num_primals: int, num_tangents: int) -> LinearTrace:
-    graph = traced.graph
+def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
+    """Cut a trace by dependence on the tangents.
+
+    Parameters
+    ----------
+    trace : JointTrace
+        It stays as it is.
+    bfloat16 : bool
+        Whether matrix products and convolutions of the tangent part take bfloat16 (see `lower_products`).
+    """
+    traced, num_primals, num_tangents = trace
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(traced.graph, {}))
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
     dependent = _descendants(graph, placeholders[num_primals:])
+    if bfloat16:
+        lower_products(graph, dependent)
+        dependent = _descendants(graph, placeholders[num_primals:])
+        value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
     influential = _ancestors(graph, value)
     inner = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
     # A product may not depend on v at all (zero for a parameter without influence); it is then a residual too.
@@ -113,7 +137,13 @@ def _cut(traced: fx.GraphModule, num_primals: int, num_tangents: int) -> LinearT
     )
     tangent = _subgraph(residuals + placeholders[num_primals:], [node for node in inner if node in dependent], products)
     independent = tuple(i for i, node in enumerate(placeholders[:num_tangents]) if node not in influential)
-    return LinearTrace(fx.GraphModule(traced, primal), fx.GraphModule(traced, tangent), independent)
+    # forward, since calling the module prints its source to stderr where it raises, as it does when memory runs out.
+    return LinearTrace(
+        fx.GraphModule(traced, primal).forward,
+        fx.GraphModule(traced, tangent).forward,
+        independent,
+        trace_bytes(primal, tangent),
+    )
 
 
 def _descendants(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
@@ -138,6 +168,7 @@ def _subgraph(inputs: Sequence[fx.Node], operations: Sequence[fx.Node], results:
     graph, copied = fx.Graph(), {}
     for number, node in enumerate(inputs):
         copied[node] = graph.placeholder(f"input_{number}")
+        copied[node].meta = node.meta
     for node in operations:
         copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(tuple(copied[node] for node in results))

@@ -1,0 +1,104 @@
+"""Where the vectors of a Krylov basis lie, and in which precision."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from hesspec._memory import free_memory
+from hesspec._suggest import unknown
+
+__all__ = ["STORAGES", "Storage", "available", "storage"]
+
+# Of the free memory of a host beside its device, and of a disk, what a basis may fill.
+HOST_SHARE, DISK_SHARE = 0.8, 0.9
+HALVES: Final = {torch.float64: torch.float32, torch.float32: torch.float16}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a basis is kept.
+
+    Attributes
+    ----------
+    half : bool
+        Whether numbers are kept with half of the bits: float32 for float64 vectors, float16 for float32 vectors, each
+        vector with a scale of its own. Semi-orthogonality asks for errors of at most sqrt(eps), and that is what half
+        of the bits have: 2^-12 against 3.5e-4. (bfloat16 has 2^-9, which is semi-orthogonal only where errors average
+        out over many entries.)
+    place : "device", "host" or "disk"
+        In the memory of the operator's device, in that of the host, or in a memory-mapped file among the temporary
+        files of the system (the environment's TMPDIR), which has no name and so vanishes with the process.
+    """
+
+    half: bool = False
+    place: Literal["device", "host", "disk"] = "device"
+
+    def dtype(self, vectors: torch.dtype) -> torch.dtype:
+        """Dtype in which vectors of this dtype are kept."""
+        return HALVES[vectors] if self.half else vectors
+
+    def row_bytes(self, size: int, vectors: torch.dtype) -> int:
+        """Bytes of a vector of `size` numbers."""
+        return size * self.dtype(vectors).itemsize
+
+    def allocate(self, rows: int, size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Rows for vectors of this dtype and device, not initialised.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be made.
+        """
+        kept = self.dtype(dtype)
+        if self.place == "disk":
+            with tempfile.NamedTemporaryFile(prefix="hesspec-basis-") as file:
+                file.truncate(rows * size * kept.itemsize)
+                return torch.from_file(file.name, shared=True, size=rows * size, dtype=kept).view(rows, size)
+        if self.place == "host" and device.type != "cpu":
+            return torch.empty(rows, size, dtype=kept, pin_memory=True)
+        return torch.empty(rows, size, dtype=kept, device=device)
+
+
+STORAGES: Final[dict[str, Storage]] = {
+    f"{precision}{'' if place == 'device' else f' on {place}'}": Storage(precision == "half", place)
+    for place in ("device", "host", "disk")
+    for precision in ("full", "half")
+}
+"""Storages by name: "full", "half", "full on host", "half on host", "full on disk", "half on disk"."""
+
+
+def storage(name: str) -> Storage:
+    """Storage of this name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if name not in STORAGES:
+        raise ValueError(unknown("basis", name, [*STORAGES, "restarted", "auto"]))
+    return STORAGES[name]
+
+
+def available(kept: Storage, budget: int, device: torch.device) -> int:
+    """Bytes that a basis may fill.
+
+    Parameters
+    ----------
+    kept : Storage
+    budget : int
+        What it may fill on the device.
+    device : torch.device
+        Of the vectors.
+    """
+    if kept.place == "disk":
+        return int(DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free)
+    if kept.place == "host" and device.type != "cpu":
+        return int(HOST_SHARE * free_memory(torch.device("cpu")))
+    return budget

@@ -1,0 +1,123 @@
+"""The arithmetic of a product: float32 throughout, or matrix products and convolutions in TF32 or bfloat16."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+__all__ = ["PRECISIONS", "arithmetic", "check_precision", "lower_products"]
+
+aten: Any = torch.ops.aten
+
+PRECISIONS = ("full", "tf32", "bfloat16")
+
+# Bilinear operations, in which nearly all time goes: those that hardware has fast units for.
+BILINEAR = {
+    aten.mm.default,
+    aten.bmm.default,
+    aten.addmm.default,
+    aten.baddbmm.default,
+    aten.convolution.default,
+    aten.convolution_backward.default,
+}
+
+
+def check_precision(precision: str, *, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse a precision that an operator of this dtype cannot have on this device.
+
+    Raises
+    ------
+    ValueError
+        If it is unknown, or the operator is not float32, or TF32 is asked for where there is none.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} is unknown; it is one of {', '.join(map(repr, PRECISIONS))}.")
+    if precision != "full" and dtype != torch.float32:
+        raise ValueError(
+            f"precision={precision!r} is for float32 operators, and this one is {dtype}; leave it at 'full', or "
+            "convert the model with model.float()."
+        )
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(
+            f"precision='tf32' needs a CUDA device, and the model is on {device}; 'bfloat16' works on any device."
+        )
+
+
+@contextmanager
+def arithmetic(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
+    """Matrix products and convolutions on CUDA in TF32, or in full float32, which is not cuDNN's default."""
+    if device.type != "cuda":
+        yield
+        return
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "tf32" if tf32 else "ieee"
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
+
+
+def lower_products(graph: fx.Graph, nodes: set[fx.Node]) -> None:
+    """Give those of these nodes that are bilinear their float32 inputs in bfloat16, and their results in float32 again.
+
+    Casts of what does not depend on the vector fall into the primal part of the trace, so that residuals are kept in
+    bfloat16 where only such nodes read them.
+
+    Parameters
+    ----------
+    graph : torch.fx.Graph
+        Traced with fake tensors (`meta["val"]`); it is changed in place.
+    nodes : set of Node
+        Nodes of the graph that may be changed, those that depend on the vector.
+    """
+    halves: dict[fx.Node, fx.Node] = {}
+
+    def half(source: fx.Node) -> fx.Node:
+        value = source.meta.get("val")
+        if not (isinstance(value, Tensor) and value.dtype == torch.float32):
+            return source
+        if source not in halves:
+            # Right behind its source, where every other node that reads it finds it too.
+            with graph.inserting_after(source):
+                halves[source] = _cast(graph, source, torch.bfloat16)
+        return halves[source]
+
+    for node in list(graph.nodes):
+        if node not in nodes or node.target not in BILINEAR:
+            continue
+        node.args = fx.map_arg(node.args, half)
+        value = node.meta["val"]
+        if isinstance(value, Tensor):
+            halves[_widen(graph, node)] = node
+            continue
+        node.meta["val"] = tuple(_as(part, torch.bfloat16) for part in value)
+        for result in list(node.users):
+            if result.target is operator.getitem:
+                halves[_widen(graph, result)] = result
+
+
+def _widen(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """Put a cast to float32 between a node, which is bfloat16 now, and all that read it; the cast."""
+    node.meta["val"] = _as(node.meta["val"], torch.bfloat16)
+    with graph.inserting_after(node):
+        wide = _cast(graph, node, torch.float32)
+    node.replace_all_uses_with(wide, delete_user_cb=lambda user: user is not wide)
+    return wide
+
+
+def _cast(graph: fx.Graph, source: fx.Node, dtype: torch.dtype) -> fx.Node:
+    cast = graph.call_function(aten._to_copy.default, (source,), {"dtype": dtype})  # noqa: SLF001
+    cast.meta["val"] = _as(source.meta["val"], dtype)
+    return cast
+
+
+def _as(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) else value

@@ -1,0 +1,22 @@
+"""The two ways in which products are had, forced; by themselves operators choose by predicted cost."""
+
+import pytest
+
+from hesspec.operators import passes
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    monkeypatch.setattr(passes, "trace_pays", lambda *_, **__: (True, "forced"))
+
+
+@pytest.fixture
+def double_backward(monkeypatch):
+    monkeypatch.setattr(passes, "trace_pays", lambda *_, **__: (False, "forced"))
+
+
+@pytest.fixture(params=["traced", "double backward"])
+def mode(request):
+    """Each mode in turn, by name."""
+    request.getfixturevalue(request.param.replace(" ", "_"))
+    return request.param
