@@ -10,6 +10,7 @@ from importlib.metadata import version
 from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.measurement import spectrum
 from hesspec.operators import GaussNewton, Hessian, Residual
+from hesspec.planning import Plan, plan
 from hesspec.result import Estimate, Spectrum, load
 
 __version__ = version("hesspec")
@@ -20,8 +21,10 @@ __all__ = [
     "Hessian",
     "NonFiniteError",
     "NotSymmetricError",
+    "Plan",
     "Residual",
     "Spectrum",
     "load",
+    "plan",
     "spectrum",
 ]

@@ -1,17 +1,18 @@
 """Spectra as tables for a terminal of 80 columns or more."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 from rich import box
 from rich.table import Table
 
+from hesspec.planning import Plan
 from hesspec.plot import DISPLAY_NAMES, three_digits
 from hesspec.report.rounding import with_bound
 from hesspec.result import Spectrum
 
-__all__ = ["distinct_labels", "side_by_side", "stacked"]
+__all__ = ["distinct_labels", "planned", "side_by_side", "stacked"]
 
 # What tells spectra apart, in the order in which a reader looks for it.
 _IDENTITY = ("matrix", "split", "checkpoint", "epoch", "network", "dataset", "samples_per_class")
@@ -108,6 +109,16 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
         for rank, values in enumerate(zip_longest(*map(_outliers, members), fillvalue=""), start=1):
             table.add_row(f"outlier {rank}", *values)
         yield table
+
+
+def planned(plans: Iterable[Plan]) -> Table:
+    """A column for each plan, and their times in all."""
+    rows = [plan.summary() for plan in plans]
+    table = _table("", *(DISPLAY_NAMES.get(row["matrix"], row["matrix"]) for row in rows))
+    for name in rows[0]:
+        if name != "matrix":
+            table.add_row(name, *(row[name] for row in rows))
+    return table
 
 
 def _table(first: str, *others: str) -> Table:

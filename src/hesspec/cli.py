@@ -1,4 +1,4 @@
-"""The command line: `hesspec demo`, `measure`, `show` and `report`."""
+"""The command line: `hesspec demo`, `measure`, `plan`, `show` and `report`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from hesspec._suggest import unknown
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from hesspec.result import Spectrum
+    from hesspec.study.datasets import Dataset
 
 # Results go to standard output; progress, notes and errors to standard error. Names of files and networks are shown as
 # they are, whatever brackets and colons are in them.
@@ -189,79 +191,110 @@ def demo_command(
     output.print(f"Report: {result.report}", soft_wrap=True)
 
 
+# Options of the commands that measure, and of the one that plans it.
+NetworkArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NETWORK",
+        help="small_cnn, vgg11_bn, resnet18, densenet40, or your own as MODULE:CALLABLE, which is called with "
+        "those of the keywords channels, classes and size that it has.",
+    ),
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="digits, mnist, fashion-mnist, cifar10, cifar100, or your own as MODULE:CALLABLE, which is called "
+        "with the split and returns a map-style data set of (input, class).",
+    ),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Weights in a .safetensors file, or a state dict in a .pt or .pth file. Without them the network is "
+        "as it is initialised from the seed.",
+    ),
+]
+SplitOption = Annotated[str, typer.Option(metavar="NAME", help="train or test.")]
+SamplesOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="How many to use.", show_default="all")]
+FolderOption = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Where the files of the data set are; digits need none.")
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Pad images to this height and width, in pixels.",
+        show_default="8 for digits, 32 for the other named ones",
+    ),
+]
+MatrixOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="hessian, gauss-newton or residual, or short hess, g or h. May be given several times.",
+        show_default="all three",
+    ),
+]
+ParamsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Take the curvature by the parameters of these names only, such as `features.*.weight`. May be given "
+        "several times.",
+        show_default="all",
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Of the probes, the choice of samples, and the initialisation.")
+]
+BatchOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Samples in a pass; no influence on the result but for rounding.")
+]
+DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.")]
+DtypeOption = Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")]
+BasisOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How the Krylov basis is kept: full, half (half of the bits, as good), either of them followed by "
+        "` on host` or ` on disk`, restarted (as many vectors as fit), or auto: the first of these that fits.",
+    ),
+]
+
+
 @app.command("measure", epilog=_example("hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"))
 def measure_command(
-    network: Annotated[
-        str,
-        typer.Argument(
-            metavar="NETWORK",
-            help="small_cnn, vgg11_bn, resnet18, densenet40, or your own as MODULE:CALLABLE, which is called with "
-            "those of the keywords channels, classes and size that it has.",
-        ),
-    ],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="digits, mnist, fashion-mnist, cifar10, cifar100, or your own as MODULE:CALLABLE, which is called "
-            "with the split and returns a map-style data set of (input, class).",
-        ),
-    ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Weights in a .safetensors file, or a state dict in a .pt or .pth file. Without them the network is "
-            "as it is initialised from the seed.",
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="train or test.")] = "train",
-    samples_per_class: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="How many to use.", show_default="all")
-    ] = None,
-    data_folder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the files of the data set are; digits need none.")
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Pad images to this height and width, in pixels.",
-            show_default="8 for digits, 32 for the other named ones",
-        ),
-    ] = None,
-    matrix: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="hessian, gauss-newton or residual, or short hess, g or h. May be given several times.",
-            show_default="all three",
-        ),
-    ] = None,
-    params: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GLOB",
-            help="Take the curvature by the parameters of these names only, such as `features.*.weight`. May be given "
-            "several times.",
-            show_default="all",
-        ),
-    ] = None,
+    network: NetworkArgument,
+    data: DataOption,
+    weights: WeightsOption = None,
+    split: SplitOption = "train",
+    samples_per_class: SamplesOption = None,
+    data_folder: FolderOption = None,
+    size: SizeOption = None,
+    matrix: MatrixOption = None,
+    params: ParamsOption = None,
     steps: Annotated[
         str, typer.Option(metavar="N", help="Lanczos steps, or auto: until the spectrum no longer moves.")
     ] = "64",
     probes: Annotated[
         int, typer.Option(min=1, metavar="N", help="Random start vectors. More than one help small networks only.")
     ] = 1,
-    seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of the probes, the choice of samples, and the initialisation.")
-    ] = 0,
-    batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Samples in a pass; no influence on the result but for rounding.")
-    ] = 256,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")] = "float32",
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 256,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What may be taken of the device's memory beside the network, such as 8GB.",
+            show_default="a safe share of what is free",
+        ),
+    ] = None,
+    basis: BasisOption = "auto",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where the spectra are written. Nothing there is replaced.")
     ] = Path("spectra"),
@@ -270,34 +303,24 @@ def measure_command(
 
     The loss is the mean cross-entropy. Each file is written as soon as its spectrum is complete, under the name
     SPLIT-MATRIX.nc, or CHECKPOINT-SPLIT-MATRIX.nc with the name of the file of weights in front. `hesspec show` and
-    `hesspec report` read them.
+    `hesspec report` read them. `hesspec plan` says beforehand what it takes.
 
     On a machine that is busy with other work, OMP_NUM_THREADS=1 in the environment can be many times faster than one
     thread for each core.
     """
-    import torch  # noqa: PLC0415 - slow to import, and not needed for --help
-
-    from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - as above
+    from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - slow to import, not needed for --help
     from hesspec.plot import DISPLAY_NAMES  # noqa: PLC0415 - as above
-    from hesspec.study import build_network, load_dataset, load_weights  # noqa: PLC0415 - as above
     from hesspec.study.measuring import MATRICES, matrix_name, measure, spectrum_file  # noqa: PLC0415 - as above
 
     names = list(dict.fromkeys(map(matrix_name, matrix or MATRICES)))
     count = _steps(steps)
-    where, precision = _device(device), _dtype(dtype)
     checkpoint = _checkpoint(weights)
-    dataset = load_dataset(data, split, samples_per_class=samples_per_class, folder=data_folder, size=size, seed=seed)
-    torch.manual_seed(seed)
-    model = build_network(network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
-    if weights is None:
-        _say(f"No --weights: the spectra are those of {network} as it is initialised from seed {seed}.")
-    else:
-        load_weights(model, weights)
+    model, dataset = _problem(network, data, weights, split, samples_per_class, data_folder, size, seed, device, dtype)
     files = [out / spectrum_file(name, split, str(checkpoint["checkpoint"])) for name in names]
     _check_folder(out, files)
     with _progress() as show:
         spectra = measure(
-            model.to(where, precision),
+            model,
             dataset,
             matrices=names,
             params=params,
@@ -305,6 +328,8 @@ def measure_command(
             probes=probes,
             seed=seed,
             batch_size=batch_size,
+            memory=memory,
+            basis=basis,
             attributes={"network": network, **checkpoint, **({"params": " ".join(params)} if params else {})},
             folder=out,
             on_progress=lambda name, done, total: show(f"{DISPLAY_NAMES[name]}, {split} set", done, total),
@@ -314,6 +339,100 @@ def measure_command(
         output.print(table, "")
     for file in files:
         output.print(f"Saved {file}", soft_wrap=True)
+
+
+@app.command("plan", epilog=_example("hesspec plan small_cnn --data digits --samples-per-class 10 --accuracy 0.02"))
+def plan_command(
+    network: NetworkArgument,
+    data: DataOption,
+    weights: WeightsOption = None,
+    split: SplitOption = "train",
+    samples_per_class: SamplesOption = None,
+    data_folder: FolderOption = None,
+    size: SizeOption = None,
+    matrix: MatrixOption = None,
+    params: ParamsOption = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Lanczos steps.", show_default="64, or as accuracy asks for")
+    ] = None,
+    probes: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Random start vectors.", show_default="1, or as accuracy asks for"),
+    ] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Wasserstein-1 distance to the true spectrum, in units of the mean |eigenvalue|, to plan the cheapest "
+            "steps and probes for.",
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 256,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for a measurement on each device, such as 80GB, also of a device that is not here.",
+            show_default="a safe share of what is free",
+        ),
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, metavar="N", help="Devices that the data is spread over.")] = 1,
+    basis: BasisOption = "auto",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Say what `hesspec measure` will take, from one batch that is timed: mode, seconds, memory.
+
+    Seconds are those of the device at hand.
+    """
+    from hesspec._tables import planned  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec.study.measuring import MATRICES, matrix_name, plan_measurement  # noqa: PLC0415 - as above
+
+    names = list(dict.fromkeys(map(matrix_name, matrix or MATRICES)))
+    model, dataset = _problem(network, data, weights, split, samples_per_class, data_folder, size, seed, device, dtype)
+    plans = plan_measurement(
+        model,
+        dataset,
+        matrices=names,
+        params=params,
+        steps=steps,
+        probes=probes,
+        accuracy=accuracy,
+        batch_size=batch_size,
+        memory=memory,
+        basis=basis,
+        devices=devices,
+    )
+    output.print(planned(plans.values()))
+
+
+def _problem(
+    network: str,
+    data: str,
+    weights: Path | None,
+    split: str,
+    samples_per_class: int | None,
+    data_folder: Path | None,
+    size: int | None,
+    seed: int,
+    device: str,
+    dtype: str,
+) -> tuple[nn.Module, Dataset]:
+    """The network with its weights, on its device, and the data set."""
+    import torch  # noqa: PLC0415 - as in the commands
+
+    from hesspec.study import build_network, load_dataset, load_weights  # noqa: PLC0415 - as in the commands
+
+    where, precision = _device(device), _dtype(dtype)
+    dataset = load_dataset(data, split, samples_per_class=samples_per_class, folder=data_folder, size=size, seed=seed)
+    torch.manual_seed(seed)
+    model = build_network(network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
+    if weights is None:
+        _say(f"No --weights: the spectra are those of {network} as it is initialised from seed {seed}.")
+    else:
+        load_weights(model, weights)
+    return model.to(where, precision), dataset
 
 
 def _steps(text: str) -> int | Literal["auto"]:

@@ -26,7 +26,7 @@ from hesspec.krylov.thick_restart import thick_restart
 from hesspec.krylov.vectors import norm, random_vector
 from hesspec.result import Spectrum
 
-__all__ = ["spectrum"]
+__all__ = ["BASIS_SHARE", "PARTIAL_FROM", "basis_in_words", "how_kept", "spectrum"]
 
 Progress = Callable[[int, int | None], None]
 
@@ -136,7 +136,7 @@ def spectrum(
     device = torch.device(operator.device)
     budget = int(free_memory(device) * BASIS_SHARE) if memory is None else parse_memory(memory)
     limit = min(steps, p) if steps != "auto" else _most_steps(operator, p, basis, budget)
-    keeping = _keeping(operator, p, limit, basis, budget)
+    keeping = how_kept(operator, p, limit, basis, budget)
     generator = torch.Generator().manual_seed(seed)
     run = _Run(operator, generator, keeping, limit if steps != "auto" else None, probes, on_step)
     stopped = run.first(limit, None if steps != "auto" else tolerance)
@@ -144,7 +144,7 @@ def spectrum(
     attributes: dict[str, Any] = {
         **getattr(operator, "attributes", {}),
         "seed": seed,
-        "basis": _in_words(keeping),
+        "basis": basis_in_words(keeping),
         "seconds": time.perf_counter() - begin,
         **_surroundings(operator),
     }
@@ -315,7 +315,7 @@ class _Run:
         return image
 
 
-def _keeping(operator: SymmetricOperator, p: int, rows: int, basis: str, budget: int) -> Storage | int:
+def how_kept(operator: SymmetricOperator, p: int, rows: int, basis: str, budget: int) -> Storage | int:
     """How the basis of `rows` vectors is kept, or the size of one that is restarted."""
     dtype, device = operator.dtype, torch.device(operator.device)
     if basis not in ("auto", "restarted"):
@@ -363,7 +363,8 @@ def _together(operator: SymmetricOperator, p: int, keeping: Storage | int, limit
     return max(1, space // (limit * keeping.row_bytes(p, operator.dtype)) - 1)
 
 
-def _in_words(keeping: Storage | int) -> str:
+def basis_in_words(keeping: Storage | int) -> str:
+    """Name of a way to keep a basis, as `spectrum` takes it."""
     if isinstance(keeping, int):
         return f"restarted, {keeping} vectors"
     return next(name for name, kept in STORAGES.items() if kept == keeping)

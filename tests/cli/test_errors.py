@@ -84,9 +84,11 @@ def test_weights_that_are_not_finite(hesspec, here):
     assert list((here / "spectra").iterdir()) == []
 
 
-def test_too_little_memory(hesspec, monkeypatch):
-    monkeypatch.setattr("hesspec.measurement.free_memory", lambda device: 100_000)
-    check(hesspec(*MEASURE, "--samples-per-class", "1"), 1, "The Krylov basis of 64 vectors of 650 numbers needs")
+def test_too_little_memory(hesspec):
+    arguments = (*MEASURE, "--samples-per-class", "1", "--memory")
+    check(hesspec(*arguments, "300kB", "--basis", "full"), 1, "The Krylov basis of 64 vectors of 650 numbers, kept as")
+    check(hesspec(*arguments, "1kB"), 1, "One sample takes")
+    check(hesspec(*arguments, "lots"), 1, "memory='lots' is no size; give a size such as")
 
 
 def test_errors_of_cuda_are_a_line_too(hesspec, monkeypatch):

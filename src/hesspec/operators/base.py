@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from hesspec._memory import free_memory, parse_memory
 from hesspec.errors import NonFiniteError
+from hesspec.operators.forecast import Forecast, forecast
 from hesspec.operators.linearised import LinearisedRisk
 from hesspec.operators.losses import LossFunction
 from hesspec.operators.parameters import ParameterSpec
-from hesspec.operators.passes import Apply
+from hesspec.operators.passes import Apply, Passes
 from hesspec.operators.precision import check_precision
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
 
@@ -144,6 +145,34 @@ class CurvatureOperator(ABC):
         other._built = self._linearised.at_full_precision()  # noqa: SLF001
         return other
 
+    def forecast(self, memory: int | None = None, *, devices: int = 1) -> Forecast:
+        """What products take, from one timed batch; nothing of it is kept.
+
+        Parameters
+        ----------
+        memory : int, optional
+            Bytes that products may take, in place of this operator's own.
+        devices : int
+            Number of devices that the data is spread over.
+
+        Raises
+        ------
+        MemoryError
+            If not even one sample fits.
+        """
+        passes = Passes(self._risk, self, self._precision)
+        return forecast(self._risk, passes, self._budget if memory is None else memory, devices)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in all batches."""
+        return self._risk.batches.samples
+
+    @property
+    def batches(self) -> int:
+        """Number of batches."""
+        return len(self._risk.batches)
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the selected parameters, in the order in which flat vectors hold them."""
@@ -163,9 +192,9 @@ class CurvatureOperator(ABC):
             "loss": risk.loss.name,
             "reduction": risk.loss.reduction,
             "risk": built.value,
-            "samples": risk.batches.samples,
+            "samples": self.samples,
             "terms": risk.batches.terms,
-            "batches": len(risk.batches),
+            "batches": self.batches,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "mode": built.mode,

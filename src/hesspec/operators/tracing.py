@@ -15,6 +15,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesspec.operators.budget import PassBytes, RandomOperationError, trace_bytes
+from hesspec.operators.kernels import prefer_fast_kernels
 from hesspec.operators.precision import lower_products
 from hesspec.operators.simplify import merge_equal, simplify
 
@@ -90,6 +91,7 @@ def trace_linear(
             raise RandomOperationError(str(node.target))
     simplify(graph)
     merge_equal(graph)
+    prefer_fast_kernels(graph)
     return JointTrace(traced, len(primals), len(tangents))
 
 

@@ -14,10 +14,11 @@ from hesspec.measurement import spectrum
 from hesspec.operators import GaussNewton, Hessian, Residual
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.parameters import ParameterSpec
+from hesspec.planning import Plan, plan, shares_of
 from hesspec.result import Spectrum
 from hesspec.study.datasets import Dataset
 
-__all__ = ["MATRICES", "Attribute", "matrix_name", "measure", "spectrum_file"]
+__all__ = ["MATRICES", "Attribute", "matrix_name", "measure", "plan_measurement", "spectrum_file"]
 
 MATRICES: Final[dict[str, type[CurvatureOperator]]] = {
     matrix.__name__: matrix for matrix in (Hessian, GaussNewton, Residual)
@@ -90,6 +91,8 @@ def measure(
     probes: int = 1,
     seed: int = 0,
     batch_size: int = 256,
+    memory: str | int | None = None,
+    basis: str = "auto",
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
     on_progress: Progress | None = None,
@@ -110,6 +113,11 @@ def measure(
     batch_size : int
         Samples in a pass through the network, at least 1. Without influence on the result beyond rounding. The network
         is traced once for each size of batch that occurs.
+    memory : str or int, optional
+        What a measurement may take of the device's memory beside the network: "8GB", "500MB", or a number of bytes.
+        Products and the Krylov basis share it as they share what is free by default.
+    basis : str
+        As in `hesspec.spectrum`.
     attributes : mapping, optional
         What else to keep with the spectra, such as network, checkpoint and epoch. Data set, split, number of classes
         and, where all classes have the same, samples of a class are added by themselves.
@@ -153,16 +161,60 @@ def measure(
     costs = {name: _PASSES[name] / _PASSES["Hessian"] for name in names}
     total = None if steps == "auto" else steps * probes * sum(costs.values())
     meter = None if on_progress is None else _Meter(on_progress, total)
+    for_products, for_basis = (None, None) if memory is None else shares_of(memory)
     spectra: dict[str, Spectrum] = {}
     for name in names:
         on_step = None if meter is None else meter.start(name, costs[name])
-        operator = MATRICES[name](network, nn.CrossEntropyLoss(), batches, params)
-        measured = spectrum(operator, steps=steps, probes=probes, seed=seed, on_step=on_step)
+        operator = MATRICES[name](network, nn.CrossEntropyLoss(), batches, params, memory=for_products)
+        measured = spectrum(
+            operator, steps=steps, probes=probes, seed=seed, memory=for_basis, basis=basis, on_step=on_step
+        )
         spectra[name] = replace(measured, attributes={**measured.attributes, **kept})
         if folder is not None:
             file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
             spectra[name].save(Path(folder) / file)
     return spectra
+
+
+def plan_measurement(
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    matrices: Sequence[str] = tuple(MATRICES),
+    params: ParameterSpec = None,
+    steps: int | None = None,
+    probes: int | None = None,
+    accuracy: float | None = None,
+    batch_size: int = 256,
+    memory: str | int | None = None,
+    basis: str = "auto",
+    devices: int = 1,
+) -> dict[str, Plan]:
+    """Say what `measure` will take; arguments as there and in `hesspec.plan`, plans by the names in `MATRICES`.
+
+    Examples
+    --------
+    >>> from hesspec.study import load_dataset, small_cnn
+    >>> digits = load_dataset("digits", "test", samples_per_class=2)
+    >>> plan_measurement(small_cnn(1, 10, 8), digits, matrices=["g"], steps=12)["GaussNewton"].matvecs
+    12
+    """
+    names = list(dict.fromkeys(matrix_name(name) for name in matrices))
+    network.eval()
+    _check_outputs(network, dataset)
+    batches = dataset.batches(batch_size)
+    return {
+        name: plan(
+            MATRICES[name](network, nn.CrossEntropyLoss(), batches, params),
+            steps=steps,
+            probes=probes,
+            accuracy=accuracy,
+            memory=memory,
+            basis=basis,
+            devices=devices,
+        )
+        for name in names
+    }
 
 
 class _Meter:
