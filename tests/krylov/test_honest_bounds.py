@@ -162,7 +162,7 @@ MODES = ["full", "half", "partial", "partial, half", "restarted"]
 
 
 @pytest.mark.parametrize("mode", MODES)
-@properties(150)
+@properties(100)
 @given(operators(), fractions)
 def test_resolved_eigenvalues_pair_one_to_one_with_true_ones_within_their_bounds(mode, operator, fraction):
     spectrum = in_mode(mode, operator, count_of_steps(operator, fraction))
@@ -227,7 +227,7 @@ def test_as_many_steps_as_dimensions_give_all_eigenvalues_with_their_multiplicit
 
 
 @pytest.mark.parametrize("mode", MODES)
-@properties(60)
+@properties(40)
 @given(st.data())
 def test_no_isolated_eigenvalue_has_more_converged_copies_than_its_multiplicity(mode, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))

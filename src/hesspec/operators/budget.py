@@ -32,10 +32,10 @@ PRODUCTS = 64
 # ResNet18, 148: 0.030 and 0.010.
 TRACE_SECONDS = 0.02
 # Seconds that a traced product is faster than one by double backward, for each operation, each byte written and each
-# floating-point operation of a forward pass. CPU: from the differences measured, 0.2 ms (MLP, 100 samples), 0.9 ms
-# (CNN, 100 digits), 14 ms (1,000 digits), 0.3 s (1,000 images 32x32), 53 ms (encoder, 64 sequences) and 1.0 s
-# (VGG11-BN, 256 images), which they meet within a factor of 2. CUDA: not measured; launches cost the same, the rest is
-# a fraction of an H100's rates.
+# floating-point operation of a forward pass. CPU: chosen by eye to be of the size of the differences measured, 0.2 ms
+# (MLP, 100 samples), 0.9 ms (CNN, 100 digits), 14 ms (1,000 digits), 0.3 s (1,000 images 32x32), 53 ms (encoder, 64
+# sequences) and 1.0 s (VGG11-BN, 256 images): orders of magnitude apart, they need no better fit; near the border
+# either mode will do. CUDA: not measured; launches cost the same, the rest is a fraction of an H100's rates.
 SAVED_SECONDS = {"cpu": (8e-6, 5e-10, 8e-12), "cuda": (8e-6, 4e-12, 2e-13)}
 
 

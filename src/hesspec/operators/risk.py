@@ -16,7 +16,7 @@ from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.output_curvature import output_curvature
 from hesspec.operators.outputs import differentiable_outputs
-from hesspec.operators.parameters import ParameterSelection, ParameterSpec, copied
+from hesspec.operators.parameters import ParameterSelection, ParameterSpec
 
 __all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels"]
 
@@ -97,7 +97,9 @@ class EmpiricalRisk:
         self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
         self.batches = Batches(data, self.loss, device=self.parameters.device, dtype=self.parameters.dtype)
         everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.fixed = {name: copied(value) for name, value in everything.items() if name not in self.parameters.names}
+        self.fixed = {
+            name: value.detach().clone() for name, value in everything.items() if name not in self.parameters.names
+        }
 
     def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
         """The model as a function of named parameters, and the loss as a function of its outputs, on one batch."""

@@ -91,7 +91,8 @@ def trace_linear(
             raise RandomOperationError(str(node.target))
     simplify(graph)
     merge_equal(graph)
-    prefer_fast_kernels(graph)
+    vectors = [node for node in graph.nodes if node.op == "placeholder"][len(primals) :]
+    prefer_fast_kernels(graph, _descendants(graph, vectors))
     return JointTrace(traced, len(primals), len(tangents))
 
 

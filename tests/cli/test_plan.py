@@ -1,0 +1,37 @@
+"""hesspec plan: what a measurement takes, before it is run."""
+
+from pathlib import Path
+
+PLAN = ("plan", "small_cnn", "--data", "digits", "--samples-per-class", "5")
+
+
+def rows(stdout):
+    return {line.split("  ")[0].strip(): line for line in stdout.splitlines() if "  " in line}
+
+
+def test_a_plan_names_mode_times_and_memory_of_each_matrix(hesspec, here):
+    result = hesspec(*PLAN)
+    assert result.exit_code == 0, result.stderr
+    found = rows(result.stdout)
+    for name in ("mode", "basis", "Lanczos steps", "set-up", "matvec", "rest of a step", "total", "peak memory"):
+        assert name in found, result.stdout
+    assert found["parameters"].split()[1:] == ["39,670"] * 3
+    assert list(Path(here).iterdir()) == [], "a plan writes nothing"
+
+
+def test_a_plan_for_other_devices(hesspec):
+    result = hesspec(*PLAN, "--matrix", "g", "--memory", "80GB", "--devices", "4")
+    assert result.exit_code == 0, result.stderr
+    assert "4, each as fast as this one" in " ".join(result.stdout.split())
+
+
+def test_a_plan_for_an_accuracy(hesspec):
+    result = hesspec(*PLAN, "--matrix", "g", "--accuracy", "0.5")
+    assert result.exit_code == 0, result.stderr
+    assert "expected accuracy" in result.stdout
+
+
+def test_a_plan_that_cannot_be_made(hesspec):
+    result = hesspec(*PLAN, "--memory", "1kB")
+    assert result.exit_code == 1
+    assert "One sample takes" in result.stderr
