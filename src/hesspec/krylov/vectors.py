@@ -7,31 +7,40 @@ from torch import Tensor
 
 __all__ = ["CHUNK", "inner", "norm", "random_vector"]
 
-# Inner products are summed in float64 over chunks of this length. In float32 alone, one of 28 million terms is off by
+# Inner products of float32 vectors are summed in float64 over chunks. In float32 alone, one of 28 million terms is off by
 # 1e-4 of ||q|| ||w||, which would spoil orthogonality and pass for asymmetry of the operator.
 CHUNK = 1 << 16
-# Sums of squares that neither overflow nor lose anything that matters to underflow: squares of entries below
-# sqrt(tiny) vanish, and up to 2^31 of them are to be below eps of the sum.
-SAFE_SQUARES = {torch.float32: (1e-20, 1e38), torch.float64: (1e-280, 1e300)}
+# Those that norms and the entries of T come of, over shorter ones: relative errors of squared norms were below 2e-8, a
+# sixth of eps, for p from 6e4 to 3e7, at a tenth of the time of a sum with another dtype.
+SHORT_CHUNK = 1 << 13
+# Where squares of float32 numbers, and their sums over a chunk, neither overflow nor vanish beside eps of the sum.
+SAFE_SQUARES = (1e-20, 1e38)
 
 
 def inner(a: Tensor, b: Tensor) -> float:
-    """a·b of two vectors (p,): chunks in their dtype, the sum of the chunks in float64."""
-    parts = [torch.dot(x, y) for x, y in zip(torch.split(a, CHUNK), torch.split(b, CHUNK), strict=True)]
-    return float(torch.stack(parts).sum(dtype=torch.float64))
+    """a·b of two vectors (p,), accumulated in float64."""
+    if a.dtype == torch.float64:
+        # Pairwise, which a plain dot product is not.
+        return float((a * b).sum())
+    pieces = zip(torch.split(a, SHORT_CHUNK), torch.split(b, SHORT_CHUNK), strict=True)
+    return float(torch.stack([torch.dot(x, y) for x, y in pieces]).sum(dtype=torch.float64))
 
 
 def norm(a: Tensor) -> float:
     """Euclidean norm of a vector (p,), accumulated in float64, without overflow or underflow of the squares."""
-    low, high = SAFE_SQUARES[a.dtype]
-    square = inner(a, a)
-    if low < square < high:
-        return math.sqrt(square)
+    if not a.numel():
+        return 0.0
+    if a.dtype == torch.float32:
+        square = inner(a, a)
+        if SAFE_SQUARES[0] < square < SAFE_SQUARES[1]:
+            return math.sqrt(square)
+    plain = float(torch.linalg.vector_norm(a, dtype=torch.float64))
+    if 1e-140 < plain < 1e140:
+        return plain
     largest = float(a.abs().max())
     if largest == 0 or not largest < torch.inf:
         return largest
-    scaled = a.to(torch.float64) / largest
-    return largest * math.sqrt(inner(scaled, scaled))
+    return largest * float(torch.linalg.vector_norm(a.double() / largest))
 
 
 def random_vector(size: int, generator: torch.Generator, *, dtype: torch.dtype, device: torch.device) -> Tensor:
