@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["CHUNK", "inner", "norm", "random_vector"]
 
-# Inner products of float32 vectors are summed in float64 over chunks. In float32 alone, one of 28 million terms is off by
+# Sums over float32 vectors run in float64 over chunks. In float32 alone, an inner product of 28 million terms is off by
 # 1e-4 of ||q|| ||w||, which would spoil orthogonality and pass for asymmetry of the operator.
 CHUNK = 1 << 16
 # Those that norms and the entries of T come of, over shorter ones: relative errors of squared norms were below 2e-8, a
