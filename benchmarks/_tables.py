@@ -50,7 +50,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Target:
-    """A number that issue 3 asks for: at least, or at most where `above` is false. Measured None: not in this run."""
+    """A number that is to be reached: at least, or at most where `above` is false. Measured None: not in this run."""
 
     what: str
     wanted: float
@@ -69,8 +69,13 @@ class Target:
 
 
 def targets(rows: Sequence[Target]) -> Block:
-    """What issue 3 asks for, beside what was measured."""
-    return Block("Targets", "Of issue 3.", ("what", "target", "measured", "reached"), [target.row for target in rows])
+    """What was to be reached, beside what was measured."""
+    return Block(
+        "Targets",
+        "What this version set out to reach.",
+        ("what", "target", "measured", "reached"),
+        [target.row for target in rows],
+    )
 
 
 def check_peers() -> None:
