@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import platform
@@ -20,7 +21,8 @@ __all__ = [
     "ROOT",
     "Block",
     "Target",
-    "check_peers",
+    "arguments",
+    "begin",
     "console",
     "counted",
     "publish",
@@ -78,8 +80,17 @@ def targets(rows: Sequence[Target]) -> Block:
     )
 
 
-def check_peers() -> None:
-    """Leave with a sentence where a library to compare with is missing."""
+def arguments(doc: str | None, quick: str) -> argparse.ArgumentParser:
+    """Parser of the options that all scripts have; the first line of a script's docstring, and what --quick does."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: all cores)")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
+
+
+def begin(threads: int | None) -> None:
+    """Set the number of threads; leave with a sentence where a library to compare with is missing."""
+    torch.set_num_threads(threads or os.cpu_count() or 1)
     missing = [package for module, package in PEERS.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise SystemExit(f"The comparison needs {' and '.join(missing)}: pip install hesspec[bench]")
@@ -102,7 +113,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def publish(section: str, what: str, blocks: Sequence[Block], load: float, begin: float, *, write: bool) -> None:
+def publish(section: str, what: str, blocks: Sequence[Block], load: float, start: float, *, write: bool) -> None:
     """Print the tables, and write them into the README unless this was a smoke run.
 
     Parameters
@@ -114,12 +125,12 @@ def publish(section: str, what: str, blocks: Sequence[Block], load: float, begin
     blocks : sequence of Block
     load : float
         Load average before the measurement.
-    begin : float
+    start : float
         `time.perf_counter()` at the start.
     write : bool
         Whether to write.
     """
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - start
     heading = f"{what}, {surroundings(load)} Took {seconds:.0f} s."
     console.print(f"\n{heading.replace('**', '')}\n", markup=False)
     for block in blocks:

@@ -14,7 +14,6 @@ curves, and writes nothing.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import statistics
@@ -34,7 +33,7 @@ from torch import nn
 
 import hesspec
 from _matvecs import LABELS, house, interleaved, multiply, real_problem, with_images
-from _tables import Block, check_peers, console, counted, publish
+from _tables import Block, arguments, begin, console, counted, publish
 from hesspec.plot import OKABE_ITO, STYLE
 from methods import Problem
 
@@ -203,13 +202,10 @@ def table(curve: Curve) -> Block:
 
 def main() -> None:
     """Measure, print, draw, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: all cores)")
-    parser.add_argument("--quick", action="store_true", help="small curves; README and picture stay as they are")
+    parser = arguments(__doc__, "small curves; README and picture stay as they are")
     options = parser.parse_args()
-    check_peers()
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
-    begin, load = time.perf_counter(), os.getloadavg()[0]
+    begin(options.threads)
+    start, load = time.perf_counter(), os.getloadavg()[0]
     measured = curves(quick=options.quick)
     figure = draw(measured)
     if not options.quick:
@@ -219,7 +215,7 @@ def main() -> None:
         "Networks as they are initialised",
         [table(curve) for curve in measured],
         load,
-        begin,
+        start,
         write=not options.quick,
     )
 

@@ -40,7 +40,7 @@ from scipy.stats import wasserstein_distance
 from torch import nn
 
 from _matvecs import LABELS, house, multiply, time_houses
-from _tables import ROOT, Block, Target, check_peers, console, counted, publish, ratios, spread, targets
+from _tables import ROOT, Block, Target, arguments, begin, console, counted, publish, ratios, spread, targets
 from methods import LARGEST, MATRICES, Answer, Array, Candidate, Matrix, Method, Problem, largest
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -286,17 +286,15 @@ def first(name: str, network: str, matrix: Matrix) -> float:
 # Command line -----------------------------------------------------------------------------------------------------
 
 
-def arguments() -> argparse.Namespace:
+def options_given() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments(__doc__, "one seed, the Hessian only; the README stays as it is")
     parser.add_argument(
         "--networks", nargs="+", choices=NETWORKS, default=["fashion-cnn"], help="for the products needed: fashion-cnn"
     )
     parser.add_argument("--seeds", type=int, default=10, help="seeds of the products needed (default 10)")
     parser.add_argument("--network", choices=NETWORKS, default="digits-cnn", help="for what is timed: digits-cnn")
     parser.add_argument("--timed", type=int, default=1, help="timed repeats of each method (default 1; 0: none)")
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: all cores)")
-    parser.add_argument("--quick", action="store_true", help="one seed, the Hessian only; the README stays as it is")
     parser.add_argument("--first-use", nargs=2, metavar=("HOUSE", "MATRIX"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.seeds < 1 or options.timed < 0:
@@ -317,14 +315,13 @@ def load_network(name: str) -> tuple[Callable[[Matrix], Problem], dict[str, Arra
 
 def main() -> None:
     """Measure, print, write."""
-    options = arguments()
-    check_peers()
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    options = options_given()
+    begin(options.threads)
     if options.first_use:
         name, matrix = options.first_use
         print(first_use(name, load_network(options.network)[0](matrix)))
         return
-    begin, load = time.perf_counter(), os.getloadavg()[0]
+    start, load = time.perf_counter(), os.getloadavg()[0]
     seeds, timed, repeats = (1, 1, 3) if options.quick else (options.seeds, options.timed, 10)
     matrices, houses = (MATRICES[:1], ("hesspec",)) if options.quick else (MATRICES, HOUSES)
     blocks: list[Block] = []
@@ -341,7 +338,7 @@ def main() -> None:
         alone = matvecs(problem(matrix), options.network, repeats)
         blocks += [spectra(problem(matrix), eigenvalues[matrix], timed, houses), alone]
     what = f"Trained networks, products needed from {counted(seeds, 'seed')}, timed on `{options.network}`"
-    publish("one_run", what, [targets(wanted), *blocks], load, begin, write=not options.quick)
+    publish("one_run", what, [targets(wanted), *blocks], load, start, write=not options.quick)
 
 
 if __name__ == "__main__":

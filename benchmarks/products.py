@@ -15,7 +15,6 @@ nothing.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import random
@@ -27,7 +26,7 @@ import torch
 
 import hesspec
 from _matvecs import LABELS, Timed, house, interleaved, real_problem, time_houses
-from _tables import Block, Target, check_peers, console, publish, ratios, spread, targets
+from _tables import Block, Target, arguments, begin, console, publish, ratios, spread, targets
 from methods import Matrix, Problem
 
 COLUMNS, PASSES, BATCHES = 8, 4, 20
@@ -216,19 +215,16 @@ def streamed(images: int, columns: int) -> tuple[Block, list[Target]]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: all cores)")
-    parser.add_argument("--quick", action="store_true", help="few images, one repeat; the README stays as it is")
+    parser = arguments(__doc__, "few images, one repeat; the README stays as it is")
     options = parser.parse_args()
-    check_peers()
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
-    begin, load = time.perf_counter(), os.getloadavg()[0]
+    begin(options.threads)
+    start, load = time.perf_counter(), os.getloadavg()[0]
     cases = [case.small for case in CASES] if options.quick else CASES
     parts = [products(case) for case in cases]
     parts.append(batches(BATCHES if options.quick else 1000, 1 if options.quick else 3))
     parts.append(streamed(8 if options.quick else 256, 2 if options.quick else COLUMNS))
     blocks = [targets([target for _, wanted in parts for target in wanted]), *(block for block, _ in parts)]
-    publish("products", "Networks as they are initialised", blocks, load, begin, write=not options.quick)
+    publish("products", "Networks as they are initialised", blocks, load, start, write=not options.quick)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,17 @@ def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     return model
 
 
+class Recurrent(nn.Module):
+    """Sequences (N, T, 3) to 2 outputs by a fused LSTM, which has no forward-mode rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
 def mlp(outputs: int = 4) -> nn.Module:
     return seeded(lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, outputs)))
 

@@ -112,7 +112,7 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
 
 
 def planned(plans: Iterable[Plan]) -> Table:
-    """A column for each plan, and their times in all."""
+    """A column for each plan."""
     rows = [plan.summary() for plan in plans]
     table = _table("", *(DISPLAY_NAMES.get(row["matrix"], row["matrix"]) for row in rows))
     for name in rows[0]:

@@ -241,8 +241,10 @@ class _Run:
         if self._deflated is None:
             return
         storage = None if isinstance(self._keeping, int) else self._keeping
-        steps, mass, waiting = len(self._bulks[0][0]), float(self._bulks[0][1].sum()), self._probes - 1
-        steps = self._steps if storage is not None else steps
+        nodes, weights = self._bulks[0]
+        # After restarts, which took their share of the first probe's steps, as many as its bulk was given.
+        steps = self._steps if storage is not None else len(nodes)
+        mass, waiting = float(weights.sum()), self._probes - 1
         while waiting:
             group = [self._start(storage, self._deflated) for _ in range(min(together, waiting))]
             waiting -= len(group)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import hesspec
-from cases import CASES, batches, labels, mlp
+from cases import CASES, Recurrent, batches, labels, mlp
 from hesspec.operators import passes
 
 
@@ -160,15 +160,7 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_an_lstm_falls_back_to_double_backward_by_itself():
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(self.lstm(x)[0][:, -1])
-
-    model = Last().eval()
+    model = Recurrent().eval()
     x, y = torch.randn(6, 5, 3), torch.randint(2, (6,))
     operators = [
         getattr(hesspec, name)(model, nn.CrossEntropyLoss(), [(x, y)])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import hesspec
-from cases import CASES, MATRICES, batches, cnn, labels, mlp
+from cases import CASES, MATRICES, Recurrent, batches, cnn, labels, mlp
 from hesspec.operators import passes
 from hesspec.operators.passes import Passes
 from hesspec.operators.precision import BILINEAR, PRECISIONS, arithmetic, check_precision
@@ -118,16 +118,8 @@ def test_a_spectrum_in_bfloat16():
 
 
 def test_a_model_that_cannot_be_traced_is_refused():
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(self.lstm(x)[0][:, -1])
-
     data = [(torch.randn(6, 5, 3), torch.randint(2, (6,)))]
-    operator = hesspec.Hessian(Last().eval(), CE, data, precision="bfloat16")
+    operator = hesspec.Hessian(Recurrent().eval(), CE, data, precision="bfloat16")
     with pytest.raises(ValueError, match="precision='bfloat16' needs a trace.*Leave precision at 'full'"):
         _ = operator @ torch.ones(operator.shape[0])
 

@@ -67,7 +67,8 @@ class KrylovBasis:
         if self._storage.half:
             self._sharpness.append(_sharpness(vector, 1.0))
             if row.dtype == torch.float16:
-                scale = 2.0 ** float(torch.floor(torch.log2(LARGEST_HALF / vector.abs().max())))
+                low, high = torch.aminmax(vector)
+                scale = 2.0 ** math.floor(math.log2(LARGEST_HALF / max(float(high), -float(low))))
             for kept, part in zip(torch.split(row, CHUNK), torch.split(vector, CHUNK), strict=True):
                 kept.copy_(part * scale)
         else:

@@ -26,19 +26,17 @@ __all__ = ["Lanczos", "rounding_unit"]
 STEP_ERROR = 4.0
 # Asymmetry beyond ||A|| times this power of eps, half of the digits, cannot be rounding, whose share is near eps.
 ASYMMETRY = 0.5
-
-
-def rounding_unit(dtype: torch.dtype) -> float:
-    """Backward error of a Lanczos step relative to ||A||, `STEP_ERROR` eps."""
-    return STEP_ERROR * torch.finfo(dtype).eps
-
-
 # Semi-orthogonality: inner products of at most eps to this power leave eps in T (Simon 1984).
 SEMI = 0.5
 # Reorthogonalisation looks at the vectors whose inner products are beyond eps to this power (Larsen 1998).
 APART = 0.75
 # The first steps are reorthogonalised whatever the estimate: they cost little, and show an operator's asymmetry.
 WATCHED = 8
+
+
+def rounding_unit(dtype: torch.dtype) -> float:
+    """Backward error of a Lanczos step relative to ||A||, `STEP_ERROR` eps."""
+    return STEP_ERROR * torch.finfo(dtype).eps
 
 
 class Lanczos:

@@ -28,9 +28,10 @@ class Storage:
     ----------
     half : bool
         Whether numbers are kept with half of the bits: float32 for float64 vectors, float16 for float32 vectors, each
-        vector with a scale of its own. Semi-orthogonality asks for errors of at most sqrt(eps), and that is what half
-        of the bits have: 2^-12 against 3.5e-4. (bfloat16 has 2^-9, which is semi-orthogonal only where errors average
-        out over many entries.)
+        vector with a scale of its own. Semi-orthogonality asks for errors of at most sqrt(eps), and float16 rounds to
+        2^-12 = 2.4e-4, below float32's 3.5e-4. (bfloat16 rounds to 2^-9, which is semi-orthogonal only where errors
+        average out over many entries.) float32 rounds to 6e-8, above float64's 1.5e-8, where they do not average out:
+        orthogonality is estimated in any case, and its square is in the error bounds.
     place : "device", "host" or "disk"
         In the memory of the operator's device, in that of the host, or in a memory-mapped file among the temporary
         files of the system (the environment's TMPDIR), which has no name and so vanishes with the process.

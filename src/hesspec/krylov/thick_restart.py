@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.ritz import RESOLVED
@@ -62,6 +63,11 @@ def thick_restart(
     rounding : callable
         From a number of steps to their backward error, absolute.
 
+    Raises
+    ------
+    NonFiniteError
+        If a product holds NaN or infinity.
+
     Notes
     -----
     Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems" (2000). Beside the basis, the
@@ -97,6 +103,11 @@ def thick_restart(
             basis.orthogonalise(image)
             basis.orthogonalise(image)
             residual = norm(image)
+            if not np.isfinite(residual):
+                raise NonFiniteError(
+                    f"Product {used + 1} of the operator with a Lanczos vector holds NaN or infinity; nothing is "
+                    "returned."
+                )
             used += 1
             if residual <= rounding(1):
                 # An invariant subspace: what is in it is exact, and the rest of the basis adds nothing to it.

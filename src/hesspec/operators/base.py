@@ -68,13 +68,11 @@ class CurvatureOperator(ABC):
     Raises
     ------
     ValueError
-        If memory or precision is not usable; if the precision is not "full" and the model cannot be traced (with the
-        first product).
+        If batch norm or dropout is active; if data is empty, can be iterated once only, or changes between passes; if
+        the loss, the parameters, memory or precision cannot be used; with the first product, if the precision is not
+        "full" and the model cannot be traced. The message says what to do.
     MemoryError
         With the first product, if not even one sample fits into the memory; the message gives both numbers.
-    ValueError
-        If batch norm or dropout is active; if data is empty, can be iterated once only, or changes between passes; if
-        the loss or the parameters cannot be used. The message says what to do.
 
     Notes
     -----

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hesspec._memory import BudgetError
 from hesspec.operators.budget import PassBytes
+from hesspec.operators.linearised import cut_to_fit
 from hesspec.operators.passes import Passes
 from hesspec.operators.risk import EmpiricalRisk
 
@@ -38,7 +38,7 @@ class Forecast:
     shapes : int
         Number of shapes of batches, each of which is traced.
     trace_seconds, primal_seconds, tangent_seconds : float
-        For the part: tracing its shape; a primal pass; a tangent pass for one vector.
+        For the part: tracing its shape, and larger ones that do not fit; a primal pass; a tangent pass for one vector.
     size : PassBytes
         What passes over the part allocate.
     kept : float
@@ -97,20 +97,11 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
     MemoryError
         If not even one sample fits into the budget.
     """
-    batch, parts = next(iter(risk.batches)), 1
-    while True:
-        part = risk.batches.split(batch, parts)[0]
-        start = time.perf_counter()
-        size = passes.bytes(part)
-        trace_seconds = time.perf_counter() - start
-        if size.streamed <= budget:
-            break
-        if parts >= batch.samples:
-            raise BudgetError(
-                f"One sample takes {size.streamed / 1e9:.2f} GB beside the model, as predicted, and the memory for it "
-                f"is {budget / 1e9:.2f} GB. Give it more with memory=..."
-            )
-        parts = min(batch.samples, math.ceil(parts * max(2.0, size.streamed / budget)))
+    start = time.perf_counter()
+    parts, cut = cut_to_fit(risk, next(iter(risk.batches)), 1, lambda part: passes.bytes(part).streamed, budget)
+    trace_seconds = time.perf_counter() - start
+    part = cut[0]
+    size = passes.bytes(part)
     vector = torch.randn(risk.parameters.count, dtype=risk.parameters.dtype, device=risk.parameters.device)
     vector /= vector.norm()
     total = torch.zeros_like(vector)
@@ -130,7 +121,7 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
     tangent_seconds = _median(lambda: product(vector, total))
     pieces = risk.batches.samples / part.samples / devices
     room = (budget - max(size.tangent, size.kept)) / max(size.kept, 1)
-    kept = 1.0 if room >= pieces else max(0.0, math.floor((budget - size.streamed) / max(size.kept, 1)) / pieces)
+    kept = 1.0 if room >= pieces else math.floor((budget - size.streamed) / max(size.kept, 1)) / pieces
     return Forecast(
         mode=passes.mode,
         why=passes.why,
@@ -141,7 +132,7 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
         primal_seconds=primal_seconds,
         tangent_seconds=tangent_seconds,
         size=size,
-        kept=min(1.0, max(0.0, kept)),
+        kept=min(1.0, kept),
         flops=counter.get_total_flops() * pieces * devices,
         apply=lambda given: product(given, torch.zeros_like(given)),
     )

@@ -17,7 +17,9 @@ aten: Any = torch.ops.aten
 # channels: 2x2 maps 48 ms instead of 85, 4x4 131 instead of 164; 8x8 are even (256 channels, 146 and 142).
 SMALL_MAP = 16
 # Convolutions, and their gradients by the input, are faster channels last, by more than copying takes where maps are
-# small: 2x2 maps 26 ms instead of 42, 4x4 81 instead of 124, 8x8 (256 channels) 87 instead of 112.
+# small: 2x2 maps 26 ms instead of 42, 4x4 81 instead of 124, 8x8 (256 channels) 87 instead of 112. Products of the
+# Hessian, copies included, six interleaved repeats: VGG11-BN on 256 images 1.09 times as fast with the first alone and
+# 1.16 with both, ResNet18 on 64 images 1.00 and 1.02.
 CHANNELS_LAST_MAP = 64
 
 

@@ -22,7 +22,7 @@ from hesspec.operators.passes import Apply, CurvatureForm, Passes
 from hesspec.operators.precision import arithmetic
 from hesspec.operators.risk import EmpiricalRisk
 
-__all__ = ["LinearisedRisk"]
+__all__ = ["LinearisedRisk", "cut_to_fit"]
 
 logger = logging.getLogger(__name__)
 
@@ -251,22 +251,12 @@ class LinearisedRisk:
 
     def _fitting(self, batch: Batch) -> list[Batch]:
         """Cut a batch into few equal parts that fit into the budget, as predicted."""
-        self._most[batch.index] = most = batch.samples if can_be_split(batch) else 1
-        products = self._risk.parameters.count * self._risk.parameters.dtype.itemsize
-        growth = 1.0
-        while True:
-            parts = self._cut(batch)
-            need = max(self._bytes(part).streamed for part in parts)
-            count = self._parts[batch.index]
-            if need <= self._budget:
-                return parts
-            if count >= most:
-                raise self._too_large(batch, need)
-            # All but the products grows with the samples, nearly; where that was too bold, twice as many parts.
-            room = (self._budget - products) / max(need - products, 1)
-            wanted = max(count / room, count * growth, count + 1) if room > 0 else most
-            self._parts[batch.index] = _even(min(math.ceil(wanted), most), most)
-            growth = 2.0
+        index = batch.index
+        self._most[index] = _most_parts(batch)
+        self._parts[index], parts = cut_to_fit(
+            self._risk, batch, self._parts[index], lambda part: self._bytes(part).streamed, self._budget
+        )
+        return parts
 
     def _surviving(self, attempt: Callable[[], T]) -> T:
         """The result of an attempt that is repeated, with less kept or with smaller parts, where memory runs out."""
@@ -306,14 +296,59 @@ class LinearisedRisk:
         logger.warning("out of memory (%s): %s", name, step)
         release(self._device)
 
-    def _too_large(self, batch: Batch, need: int) -> BudgetError:
-        single = batch.samples == 1 or can_be_split(batch)
-        what = "One sample" if single else f"Batch {batch.index}, which cannot be split into samples,"
-        advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches."
-        return BudgetError(
-            f"{what} takes {in_words(need)} beside the model, as predicted, and the memory for it is "
-            f"{in_words(self._budget)}. {advice}"
-        )
+
+def cut_to_fit(
+    risk: EmpiricalRisk, batch: Batch, count: int, need_of: Callable[[Batch], int], budget: int
+) -> tuple[int, list[Batch]]:
+    """Cut a batch into few equal parts that fit into a budget, as predicted.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+    batch : Batch
+    count : int
+        Number of parts to begin with.
+    need_of : callable
+        Bytes that the passes over a part take.
+    budget : int
+
+    Returns
+    -------
+    int, list of Batch
+        Number of parts, and the parts.
+
+    Raises
+    ------
+    MemoryError
+        If not even one sample fits.
+    """
+    most, growth = _most_parts(batch), 1.0
+    products = risk.parameters.count * risk.parameters.dtype.itemsize
+    while True:
+        parts = risk.batches.split(batch, count)
+        need = max(map(need_of, parts))
+        if need <= budget:
+            return count, parts
+        if count >= most:
+            raise _too_large(batch, need, budget)
+        # All but the products grows with the samples, nearly; where that was too bold, twice as many parts.
+        room = (budget - products) / max(need - products, 1)
+        wanted = max(count / room, count * growth, count + 1) if room > 0 else most
+        count, growth = _even(min(math.ceil(wanted), most), most), 2.0
+
+
+def _most_parts(batch: Batch) -> int:
+    return batch.samples if can_be_split(batch) else 1
+
+
+def _too_large(batch: Batch, need: int, budget: int) -> BudgetError:
+    single = batch.samples == 1 or can_be_split(batch)
+    what = "One sample" if single else f"Batch {batch.index}, which cannot be split into samples,"
+    advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches."
+    return BudgetError(
+        f"{what} takes {in_words(need)} beside the model, as predicted, and the memory for it is "
+        f"{in_words(budget)}. {advice}"
+    )
 
 
 def _even(parts: int, samples: int) -> int:
