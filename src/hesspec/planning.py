@@ -104,7 +104,7 @@ class Plan:
         rows = {
             "matrix": self.matrix,
             "parameters": f"{self.dimension:,}",
-            "samples": f"{self.samples:,} in {self.batches} batches",
+            "samples": f"{self.samples:,} in {self.batches} batch{'es' * (self.batches != 1)}",
             "mode": f"{self.mode}{streamed}",
             "basis": self.basis,
             "Lanczos steps": f"{self.steps} (probes: {self.probes}, matvecs: {self.matvecs})",
