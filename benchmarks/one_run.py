@@ -1,25 +1,20 @@
-"""Compare ways to measure a spectrum on a trained network whose exact spectrum is known.
+"""Compare ways to measure a spectrum, timed, on a trained network whose exact spectrum is known.
 
-    python benchmarks/one_run.py [--networks NAME ...] [--seeds 10] [--timed 1] [--network NAME] [--threads N] [--quick]
+    python benchmarks/one_run.py [--network NAME] [--repeats 1] [--threads N] [--quick]
 
 Answers are scored in float64 against the eigenvalues of the dense matrix: Wasserstein-1 distance of the measure,
 relative error of the ten eigenvalues of largest absolute value. Where a library smooths its density, its quadrature
 before smoothing is scored, which is the more exact.
 
-First table, for each matrix: the smallest number of products at which the mean W1 over the seeds is at most that of the
-papers' procedure. Every house is scanned over its settings. As products are counted here and not timed, all houses
-multiply with the same dense float32 matrix, made of the network once; its trace and norm are compared with the exact
-ones.
+Every method at fixed settings, on its own matvec. Every house (`benchmarks/methods`) gets the same model, the same
+single batch of the same data, float32 and the same threads, in one process. Repeats are seeds; in each of them all
+methods run once, in a random order, so that a change in the machine's speed hits all. A method's seconds are everything
+from the model to the answer: building the operator, tracing, all products, orthogonalisation. Only what belongs to a
+process rather than to a measurement is kept out of them: imports and the first use of each matvec, which have a column
+in the second table, that of the matvecs alone.
 
-Second table: every method at fixed settings, timed on its own matvec. Every house (`benchmarks/methods`) gets the same
-model, the same single batch of the same data, float32 and the same threads, in one process. Seeds are repeats; in each
-of them all methods run once, in a random order, so that a change in the machine's speed hits all. A method's seconds
-are everything from the model to the answer: building the operator, tracing, all products, orthogonalisation. Only what
-belongs to a process rather than to a measurement is kept out of them: imports and the first use of each matvec, which
-have a column in the third table, that of the matvecs alone.
-
-Prints the tables, and writes them into benchmarks/README.md. `--quick` has one seed, the Hessian only, and no method
-but hesspec in the second table; it writes nothing.
+Prints the tables, and writes them into benchmarks/README.md. `--quick` has the Hessian only, and no method but hesspec
+in the first table; it writes nothing.
 """
 
 from __future__ import annotations
@@ -31,29 +26,18 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.stats import wasserstein_distance
-from torch import nn
 
+from _exact import NETWORKS, load_network, relative_error
 from _matvecs import LABELS, house, multiply, time_houses
-from _tables import ROOT, Block, Target, arguments, begin, console, counted, publish, ratios, spread, targets
-from methods import LARGEST, MATRICES, Answer, Array, Candidate, Matrix, Method, Problem, largest
+from _tables import Block, arguments, begin, console, counted, publish, ratios, spread
+from methods import LARGEST, MATRICES, Answer, Array, Matrix, Method, Problem
 
-sys.path.insert(0, str(ROOT / "tests"))
-sys.path.insert(0, str(ROOT / "tests" / "data"))
-
-import make_exact_spectra
-
-import exact_networks
-
-NETWORKS = exact_networks.NAMES + exact_networks.FASHION
 HOUSES = ("papers", "pyhessian", "eigenthings", "curvlinops", "mixed", "hesspec")
-SCANNED = ("papers", "hesspec", "curvlinops", "eigenthings", "pyhessian")
-PAPERS, OURS = "papers' procedure", "hesspec"
 CALLS = 5
 
 
@@ -65,120 +49,6 @@ class Sample:
     matvecs: int
     distance: float
     error: float
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Means over the seeds of one setting of one house."""
-
-    settings: str
-    matvecs: float
-    distance: float
-    error: float
-
-
-def relative_error(given: Array, exact: Array) -> float:
-    """The greatest of the ten eigenvalues of largest absolute value."""
-    true = np.sort(largest(exact))
-    return float((np.abs(np.sort(given) - true) / np.abs(true)).max())
-
-
-# Matvecs needed ---------------------------------------------------------------------------------------------------
-
-
-def dense(problem: Problem, exact: Array) -> torch.Tensor:
-    """All entries in float32: the Gauss-Newton matrix of Jacobians, the Hessian of products with unit vectors."""
-    if problem.matrix == "GaussNewton":
-        matrix = make_exact_spectra.gauss_newton(problem.model, problem.data[0][0])
-    else:
-        operator = house("hesspec").operator(problem)
-        matrix = torch.stack([operator @ unit for unit in torch.eye(problem.size)])
-        matrix = (matrix + matrix.T) / 2
-    norm, trace = float(matrix.double().norm()), float(matrix.double().trace())
-    if not np.allclose([norm, trace], [np.linalg.norm(exact), exact.sum()], rtol=1e-4):
-        raise ValueError(f"Norm {norm} and trace {trace} of the dense matrix are not those of its exact eigenvalues.")
-    return matrix
-
-
-def means(runs: list[list[Candidate]], exact: Array) -> list[Setting]:
-    """By setting, in order of products."""
-    found = []
-    for same in zip(*runs, strict=True):
-        scores = [
-            (
-                run.matvecs,
-                wasserstein_distance(run.nodes, exact, run.weights),
-                relative_error(largest(run.nodes), exact),
-            )
-            for run in same
-        ]
-        found.append(Setting(same[0].settings, *map(float, np.mean(scores, axis=0))))
-    return sorted(found, key=lambda setting: setting.matvecs)
-
-
-def needed(problem: Problem, exact: Array, network: str, seeds: int) -> tuple[Block, list[Target]]:
-    """The table of products needed for the accuracy of the papers' procedure, and its targets."""
-    problem = replace(problem, entries=dense(problem, exact))
-
-    def scanned(label: str, scan: Callable[[Problem, int], list[Candidate]]) -> list[Setting]:
-        start = time.perf_counter()
-        found = means([scan(problem, seed) for seed in range(seeds)], exact)
-        console.print(f"{network}, {problem.matrix}: {label}, {time.perf_counter() - start:.0f} s", style="dim")
-        return found
-
-    houses = [house(name) for name in SCANNED]
-    scans = {
-        label: scan
-        for module in houses
-        if problem.matrix in module.METHODS[0].matrices
-        for label, scan in module.SCANS.items()
-    }
-    settings = {label: scanned(label, scan) for label, scan in scans.items()}
-    (papers,) = settings[PAPERS]
-    enough = {
-        label: next((setting for setting in found if setting.distance <= papers.distance), None)
-        for label, found in settings.items()
-    }
-    ours = enough[OURS]
-    rows = []
-    for label, found in settings.items():
-        reached, most = enough[label], max(setting.matvecs for setting in found)
-        shown = reached or min(found, key=lambda setting: setting.distance)
-        rows.append(
-            (
-                label,
-                shown.settings,
-                f"{reached.matvecs:,.0f}" if reached else f"not reached up to {most:,.0f}",
-                f"{reached.matvecs / ours.matvecs:.1f}" if reached and ours else "–",
-                f"{shown.distance:.2e}",
-                f"{shown.error:.0e}" if shown.error < 1 else "–",
-            )
-        )
-    # A house that does not get there counts with all products that it was given.
-    rivals = [
-        reached.matvecs if reached else max(setting.matvecs for setting in settings[label])
-        for label, reached in enough.items()
-        if label not in {OURS, PAPERS}
-    ]
-    wanted = [
-        Target(
-            f"{network}, {problem.matrix}: products of {what}, times hesspec's",
-            factor,
-            count / ours.matvecs if ours else None,
-            "{:.1f}",
-        )
-        for what, factor, count in (("the papers' procedure", 20, papers.matvecs), ("the best peer", 3.5, min(rivals)))
-    ]
-    note = (
-        f"p = {problem.size:,}; largest |λ| {np.abs(exact).max():.3g}, mean |λ| {np.abs(exact).mean():.2e}. Smallest "
-        f"number of products at which the mean W1 over {counted(seeds, 'seed')} is at most that of the papers' "
-        "procedure, and the setting, chosen with the exact spectrum known; where that is not reached, the best one. "
-        "–: copies are among the largest nodes. Settings scanned: "
-        + ", ".join(f"{len(found)} of {label}" for label, found in settings.items())
-        + "."
-    )
-    columns = ("house", "setting", "products", "× products", "mean W1", f"mean error of the {LARGEST} largest")
-    return Block(f"Products needed: {network}, {problem.matrix}", note, columns, rows, (OURS,)), wanted
 
 
 # Spectra ----------------------------------------------------------------------------------------------------------
@@ -286,59 +156,29 @@ def first(name: str, network: str, matrix: Matrix) -> float:
 # Command line -----------------------------------------------------------------------------------------------------
 
 
-def options_given() -> argparse.Namespace:
-    """The command line."""
-    parser = arguments(__doc__, "one seed, the Hessian only; the README stays as it is")
-    parser.add_argument(
-        "--networks", nargs="+", choices=NETWORKS, default=["fashion-cnn"], help="for the products needed: fashion-cnn"
-    )
-    parser.add_argument("--seeds", type=int, default=10, help="seeds of the products needed (default 10)")
-    parser.add_argument("--network", choices=NETWORKS, default="digits-cnn", help="for what is timed: digits-cnn")
-    parser.add_argument("--timed", type=int, default=1, help="timed repeats of each method (default 1; 0: none)")
-    parser.add_argument("--first-use", nargs=2, metavar=("HOUSE", "MATRIX"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.seeds < 1 or options.timed < 0:
-        parser.error(f"--seeds is {options.seeds}, --timed is {options.timed}; they have to be at least 1 and 0.")
-    return options
-
-
-def load_network(name: str) -> tuple[Callable[[Matrix], Problem], dict[str, Array]]:
-    """Problems of a network by matrix, and its exact eigenvalues."""
-    file = exact_networks.FOLDER / f"{name}.safetensors"
-    if not file.exists():
-        raise SystemExit(
-            f"There is no {file.relative_to(ROOT)}: `python tests/data/make_exact_spectra.py {name}` makes it."
-        )
-    network = exact_networks.load(name)
-    return lambda matrix: Problem(network.model, network.data, matrix, nn.CrossEntropyLoss()), network.eigenvalues
-
-
 def main() -> None:
     """Measure, print, write."""
-    options = options_given()
+    parser = arguments(__doc__, "the Hessian only; the README stays as it is")
+    parser.add_argument("--network", choices=NETWORKS, default="digits-cnn", help="default: digits-cnn")
+    parser.add_argument("--repeats", type=int, default=1, help="timed repeats of each method (default 1)")
+    parser.add_argument("--first-use", nargs=2, metavar=("HOUSE", "MATRIX"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error(f"--repeats is {options.repeats}; it has to be at least 1.")
     begin(options.threads)
+    problem, eigenvalues = load_network(options.network)
     if options.first_use:
         name, matrix = options.first_use
-        print(first_use(name, load_network(options.network)[0](matrix)))
+        print(first_use(name, problem(matrix)))
         return
     start, load = time.perf_counter(), os.getloadavg()[0]
-    seeds, timed, repeats = (1, 1, 3) if options.quick else (options.seeds, options.timed, 10)
-    matrices, houses = (MATRICES[:1], ("hesspec",)) if options.quick else (MATRICES, HOUSES)
+    matrices, houses, calls = (MATRICES[:1], ("hesspec",), 3) if options.quick else (MATRICES, HOUSES, 10)
     blocks: list[Block] = []
-    wanted: list[Target] = []
-    for network in ["digits-cnn"] if options.quick else options.networks:
-        problem, eigenvalues = load_network(network)
-        for matrix in matrices:
-            block, goals = needed(problem(matrix), eigenvalues[matrix], network, seeds)
-            blocks.append(block)
-            wanted += goals
-    problem, eigenvalues = load_network(options.network)
-    for matrix in matrices if timed else ():
+    for matrix in matrices:
         # Matvecs first: they are the warm-up of what the methods build on.
-        alone = matvecs(problem(matrix), options.network, repeats)
-        blocks += [spectra(problem(matrix), eigenvalues[matrix], timed, houses), alone]
-    what = f"Trained networks, products needed from {counted(seeds, 'seed')}, timed on `{options.network}`"
-    publish("one_run", what, [targets(wanted), *blocks], load, start, write=not options.quick)
+        alone = matvecs(problem(matrix), options.network, calls)
+        blocks += [spectra(problem(matrix), eigenvalues[matrix], options.repeats, houses), alone]
+    publish("one_run", f"Trained network `{options.network}`", blocks, load, start, write=not options.quick)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Each basis has a process of its own, so that its peak memory is the operating sy
 everything from the model to the answer: reading the data once, tracing, all products, orthogonalisation. What a
 product takes is measured around the operator's @; what of the first one is tracing and primal passes, the operator says
 itself. The slow sides, the papers' procedure and the best other library, are timed over a few interleaved products each
-and multiplied by the number of products that they need for the same accuracy, counted by `one_run.py` on a trained
+and multiplied by the number of products that they need for the same accuracy, counted by `accuracy.py` on a trained
 network whose exact spectrum is known. Nothing is added for their own orthogonalisation.
 
 Prints the tables, and writes them into benchmarks/README.md. `--quick` has few images and steps, and writes nothing.
@@ -31,9 +31,9 @@ import hesspec
 from _matvecs import LABELS, house, interleaved, multiply, real_problem
 from _tables import Block, Target, arguments, begin, console, publish, ratios, spread, targets
 
-NETWORK, IMAGES, STEPS, REPEATS = "vgg11_bn", 256, 64, 3
+NETWORK, IMAGES, STEPS, REPEATS = "vgg11_bn", 256, 64, 2
 # Products for W1 at most that of the papers' procedure: its own, the best of the other libraries, hesspec. From the
-# table of one_run.py in README.md (fashion-cnn, Hessian, mean over 3 seeds).
+# table of accuracy.py in README.md (fashion-cnn, Hessian, mean over 10 seeds).
 PAPERS, BEST_PEER, OURS = 1472, 57, 44
 PEER = "curvlinops: eigsh(k=20, tol=0.1, ncv=30) and deflated fast_lanczos(24)"
 GIGABYTE = 1e9
@@ -171,7 +171,7 @@ def sides(run: dict[str, Any], images: int, repeats: int) -> tuple[Block, list[T
         )
     ]
     note = (
-        "Products: what W1 of the papers' procedure takes (one_run.py); hesspec's seconds are those of the run above, "
+        "Products: what W1 of the papers' procedure takes (accuracy.py); hesspec's seconds are those of the run above, "
         f"to that step. Of the others {repeats} interleaved products were timed and multiplied; their own "
         "orthogonalisation is left out. Median (least–greatest)."
     )
