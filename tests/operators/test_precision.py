@@ -51,7 +51,7 @@ def test_only_bilinear_nodes_of_the_tangent_part_are_lowered(matrix):
     built = Passes(lower._risk, lower, "bfloat16")
     trace = built._traced(next(iter(lower._risk.batches)))
     lowered = 0
-    for node in trace.tangent.__self__.graph.nodes:
+    for node in trace.tangents[0].__self__.graph.nodes:
         value = node.meta.get("val")
         for part in value if isinstance(value, tuple) else (value,):
             if node.target in BILINEAR and part is not None:
@@ -75,7 +75,7 @@ def test_predictions_are_of_what_runs():
     batch = next(iter(lower._risk.batches))
     trace = built._traced(batch)
     _, *residuals = trace.primal(*built._constants(batch))
-    placeholders = [node for node in trace.tangent.__self__.graph.nodes if node.op == "placeholder"]
+    placeholders = [node for node in trace.tangents[0].__self__.graph.nodes if node.op == "placeholder"]
     for node, residual in zip(placeholders, residuals, strict=False):
         assert (node.meta["val"].dtype, node.meta["val"].shape) == (residual.dtype, residual.shape)
     assert any(residual.dtype == torch.bfloat16 for residual in residuals)

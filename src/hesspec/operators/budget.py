@@ -74,12 +74,12 @@ class ForwardWork(NamedTuple):
     bytes: int
 
 
-def trace_bytes(primal: fx.Graph, tangent: fx.Graph) -> PassBytes:
-    """Bytes of a trace that is cut into `primal -> (value, *residuals)` and `tangent -> products`."""
+def trace_bytes(primal: fx.Graph, tangents: Sequence[fx.Graph]) -> PassBytes:
+    """Bytes of a trace that is cut into `primal -> (value, *residuals)` and parts `tangent -> products`."""
     storages = _storages(primal)
     _, *residuals = cast("Sequence[fx.Node]", primal.output_node().args[0])
     kept = {storage for node in residuals for storage in storages[node]}
-    return PassBytes(sum(map(_size, kept)), _peak(primal), _peak(tangent))
+    return PassBytes(sum(map(_size, kept)), _peak(primal), max(map(_peak, tangents)))
 
 
 def _peak(graph: fx.Graph) -> int:

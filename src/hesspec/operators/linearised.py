@@ -1,4 +1,4 @@
-"""Products of a curvature matrix with vectors over all batches, within a memory budget."""
+"""Passes over all batches within a memory budget, and products of a curvature matrix with vectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ from hesspec._memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
 from hesspec.operators.batches import Batch, can_be_split
 from hesspec.operators.budget import PassBytes
-from hesspec.operators.passes import Apply, CurvatureForm, Passes
+from hesspec.operators.passes import CurvatureForm, Passes
 from hesspec.operators.precision import arithmetic
 from hesspec.operators.risk import EmpiricalRisk
 
-__all__ = ["LinearisedRisk", "cut_to_fit"]
+__all__ = ["KeptPasses", "LinearisedRisk", "cut_to_fit"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ class Kept(NamedTuple):
 
     share: float
     size: PassBytes
-    apply: Apply
+    apply: Any
 
 
-class LinearisedRisk:
-    """M v for one curvature matrix M of a risk, with primal passes kept as far as memory goes and repeated beyond.
+class KeptPasses:
+    """Primal passes of all batches of a risk, kept as far as memory goes and repeated beyond.
 
     The first primal passes are kept, as many as the budget has room for beside the pass at work. The others are
     repeated in every pass over the data and shared by all vectors of the pass. A batch whose passes do not fit into
@@ -57,11 +57,9 @@ class LinearisedRisk:
     Parameters
     ----------
     risk : EmpiricalRisk
-    form : CurvatureForm
+    passes : Passes
     budget : int
         Bytes that kept primal passes and the pass at work may take together.
-    precision : str
-        Of the products: "full", "tf32" or "bfloat16".
 
     Attributes
     ----------
@@ -82,11 +80,11 @@ class LinearisedRisk:
         If not even one sample fits.
     """
 
-    def __init__(self, risk: EmpiricalRisk, form: CurvatureForm, budget: int, precision: str = "full") -> None:
+    def __init__(self, risk: EmpiricalRisk, passes: Passes, budget: int) -> None:
         self._risk, self._budget = risk, budget
         self._device = risk.parameters.device
-        self._passes = Passes(risk, form, precision)
-        self._full = self._passes if precision == "full" else self._passes.at_full_precision()
+        self._passes = passes
+        self._full = passes if passes.precision == "full" else passes.at_full_precision()
         self._kept: dict[Place, Kept] = {}
         # Parts that each batch is cut into, and the most that it can be cut into.
         self._parts = dict.fromkeys(range(len(risk.batches)), 1)
@@ -106,7 +104,7 @@ class LinearisedRisk:
             shown = ", ".join(name for name in risk.parameters.names if name in self._unused)
             warnings.warn(
                 f"These parameters do not influence the loss; their curvature is zero: {shown}.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     @property
@@ -133,7 +131,7 @@ class LinearisedRisk:
         """Bytes of the primal passes that are kept."""
         return sum(kept.size.kept for kept in self._kept.values())
 
-    def at_full_precision(self) -> LinearisedRisk:
+    def at_full_precision(self) -> Self:
         """The same matrix at full precision, with the same traces.
 
         Where only the arithmetic of the products differs (TF32), the kept primal passes are shared too; else nothing is
@@ -145,51 +143,21 @@ class LinearisedRisk:
             other._kept, other._parts = {}, dict(self._parts)  # noqa: SLF001
         return other
 
-    def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """M v for each flat vector (p,), in one pass over the data."""
-        return self._surviving(lambda: self._pass(vectors))
-
-    def diagnose(self, vector: Tensor) -> NonFiniteError:
-        """Find the batch and the parameter where M v is NaN or infinite."""
-        return self._surviving(lambda: self._diagnose(vector))
-
-    def _pass(self, vectors: Sequence[Tensor]) -> list[Tensor]:
-        parameters = self._risk.parameters
-        results = [torch.zeros_like(vector) for vector in vectors]
-        split = [
-            (parameters.split(vector), parameters.split(result))
-            for vector, result in zip(vectors, results, strict=True)
-        ]
-        for _, share, apply in self._applications():
-            with torch.no_grad(), self._arithmetic():
-                for tangents, sums in split:
-                    for total, part in zip(sums, apply(tangents), strict=True):
-                        total.add_(part, alpha=share)
-        return results
-
-    def _diagnose(self, vector: Tensor) -> NonFiniteError:
-        names = self._risk.parameters.names
+    def _fault(self) -> NonFiniteError | None:
+        """The batch and the parameter where the gradient is NaN or infinite, if it is."""
         for batch in self._risk.batches:
             for part in self._cut(batch):
                 _, gradient = self._risk.gradient(part)
-                for name, entry in zip(names, gradient, strict=True):
+                for name, entry in zip(self._risk.parameters.names, gradient, strict=True):
                     if not entry.isfinite().all():
                         return NonFiniteError(f"The gradient of {name!r} is not finite in batch {batch.index}.")
-        tangents = self._risk.parameters.split(vector)
-        for index, _, apply in self._applications():
-            with torch.no_grad(), self._arithmetic():
-                for name, entry in zip(names, apply(tangents), strict=True):
-                    if not entry.isfinite().all():
-                        return NonFiniteError(
-                            f"The matvec is not finite in batch {index}, parameter {name!r}; loss and gradient are."
-                        )
-        return NonFiniteError("The sum of the batches' matvecs is not finite, though each of them is: it overflows.")
+        return None
 
     def _arithmetic(self) -> AbstractContextManager[None]:
         return arithmetic(self._device, tf32=self._passes.precision == "tf32")
 
-    def _applications(self) -> Iterator[tuple[int, float, Apply]]:
-        """Index, share and product of every batch or part, in the order of the data."""
+    def _applications(self) -> Iterator[tuple[int, float, Any]]:
+        """Index, share and what the primal pass leaves of every batch or part, in the order of the data."""
         # What is kept comes first in the data, always.
         for (index, _), kept in self._kept.items():
             yield index, kept.share, kept.apply
@@ -227,7 +195,7 @@ class LinearisedRisk:
                 self._places += 1
         self.predicted_peak = max(self.predicted_peak, self.kept_bytes + max(tangent, streamed))
 
-    def _first(self, part: Batch) -> Apply:
+    def _first(self, part: Batch) -> Any:
         """The first primal pass of a batch or part, with what is noted of it."""
         value, apply, unused = self._passes.build(part)
         if not value.isfinite():
@@ -295,6 +263,60 @@ class LinearisedRisk:
         self._steps.append(f"out of memory ({name}): {step}")
         logger.warning("out of memory (%s): %s", name, step)
         release(self._device)
+
+
+class LinearisedRisk(KeptPasses):
+    """M v for one curvature matrix M of a risk that is a sum over batches; see `KeptPasses`.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+    form : CurvatureForm
+    budget : int
+        Bytes that kept primal passes and the pass at work may take together.
+    precision : str
+        Of the products: "full", "tf32" or "bfloat16".
+    """
+
+    def __init__(self, risk: EmpiricalRisk, form: CurvatureForm, budget: int, precision: str = "full") -> None:
+        super().__init__(risk, Passes(risk, form, precision), budget)
+
+    def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """M v for each flat vector (p,), in one pass over the data."""
+        return self._surviving(lambda: self._pass(vectors))
+
+    def diagnose(self, vector: Tensor) -> NonFiniteError:
+        """Find the batch and the parameter where M v is NaN or infinite."""
+        return self._surviving(lambda: self._diagnose(vector))
+
+    def _pass(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        parameters = self._risk.parameters
+        results = [torch.zeros_like(vector) for vector in vectors]
+        split = [
+            (parameters.split(vector), parameters.split(result))
+            for vector, result in zip(vectors, results, strict=True)
+        ]
+        for _, share, apply in self._applications():
+            with torch.no_grad(), self._arithmetic():
+                for tangents, sums in split:
+                    for total, part in zip(sums, apply(tangents), strict=True):
+                        total.add_(part, alpha=share)
+        return results
+
+    def _diagnose(self, vector: Tensor) -> NonFiniteError:
+        fault = self._fault()
+        if fault is not None:
+            return fault
+        names = self._risk.parameters.names
+        tangents = self._risk.parameters.split(vector)
+        for index, _, apply in self._applications():
+            with torch.no_grad(), self._arithmetic():
+                for name, entry in zip(names, apply(tangents), strict=True):
+                    if not entry.isfinite().all():
+                        return NonFiniteError(
+                            f"The matvec is not finite in batch {index}, parameter {name!r}; loss and gradient are."
+                        )
+        return NonFiniteError("The sum of the batches' matvecs is not finite, though each of them is: it overflows.")
 
 
 def cut_to_fit(

@@ -18,7 +18,7 @@ from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes, RandomOperationError, count_work, saved_bytes, trace_pays
 from hesspec.operators.precision import arithmetic
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict, differentiable_kernels
-from hesspec.operators.tracing import JointTrace, LinearTrace, cut, trace_linear
+from hesspec.operators.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 
 __all__ = ["Apply", "CurvatureForm", "Passes", "PrimalPass"]
 
@@ -44,10 +44,13 @@ class CurvatureForm(Protocol):
 
 
 class PrimalPass(NamedTuple):
-    """What the primal pass of a batch leaves: its loss, v -> M v, and parameters without influence on the loss."""
+    """What the primal pass of a batch leaves: its loss, v -> M v, and parameters without influence on the loss.
+
+    `JacobianPasses` leave a `JacobianPass` in the place of v -> M v.
+    """
 
     value: Tensor
-    apply: Apply
+    apply: Any
     unused: Sequence[str]
 
 
@@ -105,8 +108,13 @@ class Passes:
                 return self._retain(batch)
             with torch.no_grad():
                 value, *residuals = trace.primal(*self._constants(batch))
-        tangent, names = trace.tangent, self._risk.parameters.names
-        return PrimalPass(value, lambda tangents: tangent(*residuals, *tangents), [names[i] for i in trace.independent])
+        names = self._risk.parameters.names
+        return PrimalPass(value, self._applied(trace, residuals, batch), [names[i] for i in trace.independent])
+
+    def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> Any:  # noqa: ARG002
+        """What a traced primal pass leaves."""
+        (tangent,) = trace.tangents
+        return lambda tangents: tangent(*residuals, *tangents)
 
     def _constants(self, batch: Batch) -> list[Tensor]:
         """All tensors that a primal pass takes."""
@@ -185,15 +193,27 @@ class Passes:
             supply = iter(arguments[p + q : p + q + b])
             filled = [next(supply) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             predict, loss = risk.functions(fixed, *pytree.tree_unflatten(filled, structure))
-            v = dict(zip(names, arguments[p + q + b :], strict=True))
             with differentiable_kernels():
-                product = self._form.product(predict, loss, theta, v)
-                return (loss(predict(theta)), *(product[name] for name in names))
+                products = self._products(predict, loss, theta, arguments[p + q + b :])
+                return (loss(predict(theta)), *products)
 
+        tangents, groups = self._tangents(batch)
         with warnings.catch_warnings():
             # torch.func warns of how it is implemented, which is nothing that a user can act on.
             warnings.simplefilter("ignore")
-            return trace_linear(function, self._constants(batch), risk.parameters.values)
+            return trace_linear(function, self._constants(batch), tangents, groups)
+
+    def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:  # noqa: ARG002
+        """Examples of the tangents of a trace, and their groups."""
+        values = self._risk.parameters.values
+        return values, [Group(len(values), len(values))]
+
+    def _products(
+        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """What is traced, beside the loss."""
+        product = self._form.product(predict, loss, theta, dict(zip(theta, tangents, strict=True)))
+        return [product[name] for name in theta]
 
     def _retain(self, batch: Batch) -> PrimalPass:
         theta = self._risk.leaves()
@@ -206,13 +226,18 @@ class Passes:
                 else [None] * len(theta)
             )
             unused = [name for name, part in zip(theta, gradient, strict=True) if part is None]
-            apply = self._form.retained(predict, loss, theta)
+            apply = self._retained(predict, loss, theta)
+        return PrimalPass(value.detach(), apply, unused)
+
+    def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Any:
+        """What a primal pass leaves in double backward."""
+        apply = self._form.retained(predict, loss, theta)
 
         def enabled(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
             with torch.enable_grad():
                 return apply(tangents)
 
-        return PrimalPass(value.detach(), enabled, unused)
+        return enabled
 
     def _graph_bytes(self, batch: Batch) -> PassBytes:
         key = self._key(batch)
@@ -232,7 +257,7 @@ class Passes:
         given = pytree.tree_leaves((theta, fixed, inputs, targets))
         with torch.enable_grad(), differentiable_kernels():
             return saved_bytes(
-                lambda: self._form.retained(*self._risk.functions(fixed, inputs, targets), theta),
+                lambda: self._retained(*self._risk.functions(fixed, inputs, targets), theta),
                 [leaf for leaf in given if isinstance(leaf, Tensor)],
             )
 

@@ -19,9 +19,16 @@ from hesspec.operators.kernels import prefer_fast_kernels
 from hesspec.operators.precision import lower_products
 from hesspec.operators.simplify import merge_equal, simplify
 
-__all__ = ["JointTrace", "LinearTrace", "cut", "trace_linear"]
+__all__ = ["Group", "JointTrace", "LinearTrace", "cut", "trace_linear"]
 
 Part = Callable[..., tuple[Tensor, ...]]
+
+
+class Group(NamedTuple):
+    """Numbers of tangents and of the products that depend on these and on no others."""
+
+    tangents: int
+    products: int
 
 
 class JointTrace(NamedTuple):
@@ -29,26 +36,26 @@ class JointTrace(NamedTuple):
 
     module: fx.GraphModule
     num_primals: int
-    num_tangents: int
+    groups: tuple[Group, ...]
 
 
 class LinearTrace(NamedTuple):
-    """A function of (primals, v) that is linear in v, as a primal and a tangent part.
+    """A function of (primals, tangents) that is linear in each group of tangents, as a primal and tangent parts.
 
     Attributes
     ----------
     primal : callable
         `primal(*primals) -> (value, *residuals)`.
-    tangent : callable
-        `tangent(*residuals, *v) -> products`, one for each entry of v.
+    tangents : tuple of callables
+        `part(*residuals, *tangents) -> products` of each group.
     independent : tuple of int
-        Entries of v whose primals `value` does not depend on.
+        Tangents of the first group whose primals `value` does not depend on.
     bytes : PassBytes
-        What the two parts allocate.
+        What the parts allocate.
     """
 
     primal: Part
-    tangent: Part
+    tangents: tuple[Part, ...]
     independent: tuple[int, ...]
     bytes: PassBytes
 
@@ -57,6 +64,7 @@ def trace_linear(
     function: Callable[..., tuple[Tensor, ...]],
     primals: Sequence[Tensor],
     tangents: Sequence[Tensor],
+    groups: Sequence[Group],
 ) -> JointTrace:
     """Trace `function(*primals, *tangents) -> (value, *products)` for tensors of these shapes.
 
@@ -65,8 +73,10 @@ def trace_linear(
     function : callable
         Its products are linear in the tangents; its first result, a scalar, does not depend on them.
     primals, tangents : sequences of Tensor
-        Examples: shapes, dtypes and devices matter, values do not. The first `len(tangents)` primals are the point at
-        which the tangents are attached.
+        Examples: shapes, dtypes and devices matter, values do not. The first primals are the point at which the
+        tangents of the first group are attached.
+    groups : sequence of Group
+        Of tangents and products, each in order. A group without tangents has products that depend on the primals only.
 
     Raises
     ------
@@ -93,7 +103,7 @@ def trace_linear(
     merge_equal(graph)
     vectors = [node for node in graph.nodes if node.op == "placeholder"][len(primals) :]
     prefer_fast_kernels(graph, _descendants(graph, vectors))
-    return JointTrace(traced, len(primals), len(tangents))
+    return JointTrace(traced, len(primals), tuple(groups))
 
 
 @contextmanager
@@ -117,7 +127,7 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     bfloat16 : bool
         Whether matrix products and convolutions of the tangent part take bfloat16 (see `lower_products`).
     """
-    traced, num_primals, num_tangents = trace
+    traced, num_primals, groups = trace
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced.graph, {}))
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
@@ -138,14 +148,19 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     primal = _subgraph(
         placeholders[:num_primals], [node for node in inner if node not in dependent], [value, *residuals]
     )
-    tangent = _subgraph(residuals + placeholders[num_primals:], [node for node in inner if node in dependent], products)
-    independent = tuple(i for i, node in enumerate(placeholders[:num_tangents]) if node not in influential)
+    parts, tangents, results = [], placeholders[num_primals:], list(products)
+    for group in groups:
+        mine, tangents = tangents[: group.tangents], tangents[group.tangents :]
+        wanted, results = results[: group.products], results[group.products :]
+        reached = _descendants(graph, mine)
+        parts.append(_subgraph([*residuals, *mine], [node for node in inner if node in reached], wanted))
+    independent = tuple(i for i, node in enumerate(placeholders[: groups[0].tangents]) if node not in influential)
     # forward, since calling the module prints its source to stderr where it raises, as it does when memory runs out.
     return LinearTrace(
         fx.GraphModule(traced, primal).forward,
-        fx.GraphModule(traced, tangent).forward,
+        tuple(fx.GraphModule(traced, part).forward for part in parts),
         independent,
-        trace_bytes(primal, tangent),
+        trace_bytes(primal, parts),
     )
 
 
