@@ -8,23 +8,50 @@ spectrum.plot()
 from importlib.metadata import version
 
 from hesspec.errors import NonFiniteError, NotSymmetricError
-from hesspec.measurement import spectrum
-from hesspec.operators import GaussNewton, Hessian, Residual
+from hesspec.measurement import Eigenpairs, eigenpairs, spectrum
+from hesspec.operators import (
+    GaussNewton,
+    GaussNewtonClass,
+    GaussNewtonCross,
+    GaussNewtonSame,
+    GaussNewtonWithin,
+    Hessian,
+    Residual,
+)
 from hesspec.planning import Plan, plan
 from hesspec.result import Estimate, Spectrum, load
+from hesspec.structure.attribution import Attribution, attribute, class_structure, knock_out
+from hesspec.structure.class_structure import ClassStructure
+from hesspec.structure.record import Structure, load_structure
+from hesspec.structure.row_space import Solution, solve_true_vs_rest
 
 __version__ = version("hesspec")
 
 __all__ = [
+    "Attribution",
+    "ClassStructure",
+    "Eigenpairs",
     "Estimate",
     "GaussNewton",
+    "GaussNewtonClass",
+    "GaussNewtonCross",
+    "GaussNewtonSame",
+    "GaussNewtonWithin",
     "Hessian",
     "NonFiniteError",
     "NotSymmetricError",
     "Plan",
     "Residual",
+    "Solution",
     "Spectrum",
+    "Structure",
+    "attribute",
+    "class_structure",
+    "eigenpairs",
+    "knock_out",
     "load",
+    "load_structure",
     "plan",
+    "solve_true_vs_rest",
     "spectrum",
 ]

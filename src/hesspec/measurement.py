@@ -8,7 +8,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,10 +23,10 @@ from hesspec.krylov.operator import SymmetricOperator, check_operator
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
 from hesspec.krylov.storage import STORAGES, Storage, available, storage
 from hesspec.krylov.thick_restart import thick_restart
-from hesspec.krylov.vectors import norm, random_vector
+from hesspec.krylov.vectors import inner, norm, random_vector
 from hesspec.result import Spectrum
 
-__all__ = ["BASIS_SHARE", "PARTIAL_FROM", "basis_in_words", "how_kept", "spectrum"]
+__all__ = ["BASIS_SHARE", "PARTIAL_FROM", "Eigenpairs", "basis_in_words", "eigenpairs", "how_kept", "spectrum"]
 
 Progress = Callable[[int, int | None], None]
 
@@ -125,12 +125,112 @@ def spectrum(
     >>> bool((abs(result.outliers - [9, 5]) <= result.error_bounds[:2]).all())
     True
     """
+    return _measured(operator, steps, probes, seed, tolerance, memory, basis, on_step, 0)[1]
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenvectors of the resolved eigenvalues of largest absolute value, from the run that gave a spectrum.
+
+    Attributes
+    ----------
+    values : array (k,)
+        Rayleigh quotients v^T A v, by decreasing absolute value.
+    residuals : array (k,)
+        ||A v - value v||, measured: an eigenvalue is no further than that from each value.
+    vector_errors : array (k,)
+        Bound of the sine of the angle between v and the eigenvector, residual / gap (Davis and Kahan 1970), where the
+        gap is the distance to the nearest other eigenvalue or node of the spectrum; 1 where it says nothing. It holds
+        if no eigenvalue was overlooked in the gap.
+    vectors : Tensor (p, k)
+        Unit vectors, a column each.
+    spectrum : Spectrum
+        Of the same run.
+    """
+
+    values: Array
+    residuals: Array
+    vector_errors: Array
+    vectors: Tensor
+    spectrum: Spectrum
+
+
+def eigenpairs(
+    operator: SymmetricOperator,
+    *,
+    count: int,
+    steps: int = 64,
+    seed: int = 0,
+    memory: str | int | None = None,
+    basis: str = "auto",
+    on_step: Progress | None = None,
+) -> Eigenpairs:
+    """Measure a spectrum as `spectrum` does, and keep the eigenvectors of its largest resolved eigenvalues.
+
+    Parameters
+    ----------
+    operator, steps, seed, memory, basis, on_step
+        As in `spectrum`.
+    count : int
+        How many are kept at most; fewer where fewer are resolved. Each takes another product, and p numbers.
+
+    Returns
+    -------
+    Eigenpairs
+
+    Raises
+    ------
+    ValueError, NonFiniteError, MemoryError
+        As `spectrum`.
+
+    Examples
+    --------
+    >>> import torch, hesspec
+    >>> operator = torch.diag(torch.cat([torch.linspace(-0.1, 0.1, 300), torch.tensor([5.0, 9.0])]))
+    >>> pairs = hesspec.eigenpairs(operator, count=2, steps=32)
+    >>> pairs.values.round(4), pairs.vectors[-1].abs().round(decimals=4)
+    (array([9., 5.]), tensor([1., 0.]))
+    """
+    if not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(f"count is {count!r}; it has to be a positive whole number.")
+    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, int(count))
+    vectors = torch.empty(operator.shape[0], len(run.top), dtype=operator.dtype, device=operator.device)
+    values, residuals = np.empty(len(run.top)), np.empty(len(run.top))
+    for i in range(len(run.top)):
+        vector = run.top[i]
+        vectors[:, i] = vector / norm(vector)
+    products = operator @ vectors if len(run.top) else vectors
+    for i, (vector, product) in enumerate(zip(vectors.T, products.T, strict=True)):
+        values[i] = inner(vector, product)
+        residuals[i] = norm(product - values[i] * vector)
+    others = np.concatenate([found.eigenvalues, found.bulk_nodes])
+    gaps = np.empty(values.size)
+    for i, value in enumerate(values):
+        # Its own copy among the resolved ones is the nearest of them.
+        mine = np.argmin(np.abs(found.eigenvalues - value))
+        gaps[i] = np.abs(np.delete(others, mine) - value).min(initial=np.inf)
+    clear = np.maximum(gaps - residuals, np.finfo(float).tiny)
+    return Eigenpairs(values, residuals, np.minimum(1.0, residuals / clear), vectors, found)
+
+
+def _measured(
+    operator: SymmetricOperator,
+    steps: int | Literal["auto"],
+    probes: int,
+    seed: int,
+    tolerance: float,
+    memory: str | int | None,
+    basis: str,
+    on_step: Progress | None,
+    wanted: int,
+) -> tuple[_Run, Spectrum]:
+    """The spectrum, and the run that gave it, with as many eigenvectors as are wanted."""
     p = check_operator(operator)
     if steps != "auto" and (not isinstance(steps, (int, np.integer)) or steps < 1):
         raise ValueError(f"steps is {steps!r}; it has to be a positive whole number, or 'auto'.")
     if not isinstance(probes, (int, np.integer)) or probes < 1:
         raise ValueError(f"probes is {probes!r}; it has to be a positive whole number.")
-    if not tolerance > 0:
+    if steps == "auto" and not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance!r}; it has to be positive.")
     begin = time.perf_counter()
     device = torch.device(operator.device)
@@ -138,7 +238,7 @@ def spectrum(
     limit = min(steps, p) if steps != "auto" else _most_steps(operator, p, basis, budget)
     keeping = how_kept(operator, p, limit, basis, budget)
     generator = torch.Generator().manual_seed(seed)
-    run = _Run(operator, generator, keeping, limit if steps != "auto" else None, probes, on_step)
+    run = _Run(operator, generator, keeping, limit if steps != "auto" else None, probes, on_step, wanted)
     stopped = run.first(limit, None if steps != "auto" else tolerance)
     run.others(_together(operator, p, keeping, limit, budget))
     attributes: dict[str, Any] = {
@@ -148,7 +248,7 @@ def spectrum(
         "seconds": time.perf_counter() - begin,
         **_surroundings(operator),
     }
-    return run.spectrum(stopped, attributes)
+    return run, run.spectrum(stopped, attributes)
 
 
 class _Run:
@@ -162,16 +262,17 @@ class _Run:
         steps: int | None,
         probes: int,
         on_step: Progress | None,
+        wanted: int,
     ) -> None:
-        self._operator, self._generator, self._probes = operator, generator, probes
+        self._operator, self._generator, self._probes, self._wanted = operator, generator, probes, wanted
         self._reference = getattr(operator, "reference", None)
-        self._keeping = keeping
+        self._keeping, self._p = keeping, int(operator.shape[0])
         self._total = None if steps is None else steps * probes
         self._done, self._on_step, self._passes = 0, on_step, 0.0
         self._pairs: list[RitzPairs] = []
         self._bulks: list[tuple[Array, Array]] = []
         self._deflated: KrylovBasis | None = None
-        self._p = int(operator.shape[0])
+        self.top = KrylovBasis(self._p, dtype=operator.dtype, device=torch.device(operator.device))
 
     def first(self, limit: int, tolerance: float | None) -> str:
         """Run the first probe; say why it ended. Its basis goes with the end of it."""
@@ -184,6 +285,9 @@ class _Run:
         if capacity < limit and not lanczos.exhausted and len(lanczos.starts) == 1:
             return self._restarted(lanczos, limit)
         self._bulks.append((self._measure.bulk_nodes, self._measure.bulk_weights))
+        if self._wanted:
+            largest = np.argsort(-np.abs(self._measure.eigenvalues), kind="stable")[: self._wanted]
+            self.top = lanczos.basis.subspace(torch.from_numpy(self._measure.resolved_vectors[:, largest]))
         if self._probes > 1 and self._measure.bulk_nodes.size:
             self._deflated = lanczos.basis.subspace(torch.from_numpy(self._measure.resolved_vectors))
         return stopped
@@ -229,6 +333,9 @@ class _Run:
             rounding=floor,
         )
         self._deflated = outer.vectors if self._probes > 1 else None
+        if self._wanted:
+            largest = np.argsort(-np.abs(outer.values), kind="stable")[: self._wanted]
+            self.top = outer.vectors.subspace(torch.eye(k, dtype=torch.float64)[:, largest])
         if bulk.spent:
             return f"the bulk's run, without a basis, lost orthogonality after {len(bulk)} steps; more memory helps"
         return "all steps done"

@@ -1,8 +1,18 @@
-"""Curvature matrices of an empirical risk as linear operators, one file a matrix."""
+"""Curvature matrices of an empirical risk as linear operators, one file a matrix or a family of them."""
 
 from hesspec.operators.base import CurvatureOperator
+from hesspec.operators.class_parts import GaussNewtonClass, GaussNewtonCross, GaussNewtonSame, GaussNewtonWithin
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.hessian import Hessian
 from hesspec.operators.residual import Residual
 
-__all__ = ["CurvatureOperator", "GaussNewton", "Hessian", "Residual"]
+__all__ = [
+    "CurvatureOperator",
+    "GaussNewton",
+    "GaussNewtonClass",
+    "GaussNewtonCross",
+    "GaussNewtonSame",
+    "GaussNewtonWithin",
+    "Hessian",
+    "Residual",
+]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 import scipy.sparse.linalg
@@ -18,14 +18,47 @@ from hesspec.operators.forecast import Forecast, forecast
 from hesspec.operators.linearised import LinearisedRisk
 from hesspec.operators.losses import LossFunction
 from hesspec.operators.parameters import ParameterSpec
-from hesspec.operators.passes import Apply, Passes
+from hesspec.operators.passes import Apply, MatrixPasses, Passes
 from hesspec.operators.precision import check_precision
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
 
-__all__ = ["CurvatureOperator"]
+__all__ = ["CurvatureOperator", "Linearised", "SumOverBatches"]
 
 # Of the memory that is free when an operator is built, what its products may take; the rest is for the Krylov basis.
 KEPT_SHARE = 0.5
+
+
+class Linearised(Protocol):
+    """Products of a matrix over all batches: `LinearisedRisk`, or what has its interface."""
+
+    value: float
+    seconds: float
+    predicted_peak: int
+
+    @property
+    def mode(self) -> str:
+        """How products are had."""
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+
+    @property
+    def kept_batches(self) -> int:
+        """Number of batches, or parts of them, whose primal passes are kept."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of these."""
+
+    def at_full_precision(self) -> Self:
+        """The same matrix at full precision."""
+
+    def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """M v for each flat vector (p,)."""
+
+    def diagnose(self, vector: Tensor) -> NonFiniteError:
+        """Where M v is NaN or infinite."""
 
 
 class CurvatureOperator(ABC):
@@ -96,23 +129,17 @@ class CurvatureOperator(ABC):
         check_precision(precision, dtype=self.dtype, device=self.device)
         self._precision = precision
         self._budget = int(KEPT_SHARE * free_memory(self.device)) if budget is None else budget
-        self._built: LinearisedRisk | None = None
+        self._built: Linearised | None = None
         self.matvecs = 0
         """Number of products with a vector so far."""
 
     @abstractmethod
-    def product(
-        self,
-        predict: Predict,
-        loss: OutputLoss,
-        theta: Named,
-        v: Named,
-    ) -> Named:
-        """M v for one batch, written with the transforms of torch.func."""
+    def _passes(self) -> Passes:
+        """Passes that leave v -> M v of one batch by itself, to time."""
 
     @abstractmethod
-    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
-        """v -> M v for one batch from a double-backward graph that is built here, once."""
+    def _linearise(self) -> Linearised:
+        """All batches, within this operator's memory and at its precision."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -158,8 +185,7 @@ class CurvatureOperator(ABC):
         MemoryError
             If not even one sample fits.
         """
-        passes = Passes(self._risk, self, self._precision)
-        return forecast(self._risk, passes, self._budget if memory is None else memory, devices)
+        return forecast(self._risk, self._passes(), self._budget if memory is None else memory, devices)
 
     @property
     def samples(self) -> int:
@@ -261,9 +287,9 @@ class CurvatureOperator(ABC):
         )
 
     @property
-    def _linearised(self) -> LinearisedRisk:
+    def _linearised(self) -> Linearised:
         if self._built is None:
-            self._built = LinearisedRisk(self._risk, self, self._budget, self._precision)
+            self._built = self._linearise()
         return self._built
 
     def _check(self, vectors: Tensor) -> None:
@@ -279,3 +305,27 @@ class CurvatureOperator(ABC):
                 f"The operator is {self.dtype} on {self.device}, the vector {vectors.dtype} on {vectors.device}; "
                 "convert it with vector.to(operator.device, operator.dtype)."
             )
+
+
+class SumOverBatches(CurvatureOperator):
+    """A curvature matrix that is a sum of matrices of the batches; see `CurvatureOperator`."""
+
+    @abstractmethod
+    def product(
+        self,
+        predict: Predict,
+        loss: OutputLoss,
+        theta: Named,
+        v: Named,
+    ) -> Named:
+        """M v for one batch, written with the transforms of torch.func."""
+
+    @abstractmethod
+    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
+        """v -> M v for one batch from a double-backward graph that is built here, once."""
+
+    def _passes(self) -> MatrixPasses:
+        return MatrixPasses(self._risk, self, self._precision)
+
+    def _linearise(self) -> LinearisedRisk:
+        return LinearisedRisk(self._risk, self, self._budget, self._precision)

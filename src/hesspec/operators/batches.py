@@ -155,14 +155,25 @@ class Batches:
         """
         if parts == 1 or not can_be_split(batch):
             return [batch]
+        return self.select(batch, torch.arange(batch.samples).tensor_split(min(parts, batch.samples)))
+
+    def select(self, batch: Batch, groups: Iterable[Tensor]) -> list[Batch]:
+        """Groups of the samples of a batch that can be split (`can_be_split`), without those that have no loss term.
+
+        Parameters
+        ----------
+        batch : Batch
+            One of these batches.
+        groups : iterable of Tensor (k,)
+            Indices of samples, ascending.
+        """
         leaves, structure = batch.leaves()
         samples = batch.samples
-        parts = min(parts, samples)
-        chunks = [leaf.tensor_split(parts) if _splits(leaf, samples) else (leaf,) * parts for leaf in leaves]
         total = self._loss.terms(batch.targets, samples)
         result = []
-        for pieces in zip(*chunks, strict=True):
-            inputs, targets = pytree.tree_unflatten(list(pieces), structure)
+        for group in groups:
+            pieces = [_taken(leaf, group) if _splits(leaf, samples) else leaf for leaf in leaves]
+            inputs, targets = pytree.tree_unflatten(pieces, structure)
             terms = self._loss.terms(targets, _samples(inputs, targets))
             share = batch.share if self._loss.reduction == "sum" else batch.share * terms / total
             if terms:
@@ -200,6 +211,14 @@ def can_be_split(batch: Batch) -> bool:
 
 def _splits(leaf: Any, samples: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == samples
+
+
+def _taken(leaf: Tensor, group: Tensor) -> Tensor:
+    """Samples of a tensor: a view where they are neighbours."""
+    first, last = int(group[0]), int(group[-1])
+    if last - first + 1 == len(group):
+        return leaf[first : last + 1]
+    return leaf.index_select(0, group.to(leaf.device))
 
 
 def _pair(index: int, item: Any) -> tuple[Any, Any]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 
-from hesspec.operators.base import CurvatureOperator
+from hesspec.operators.base import SumOverBatches
 from hesspec.operators.hessian import differentiate_gradient
+from hesspec.operators.losses import LossFunction
+from hesspec.operators.output_curvature import OUTPUT_CURVATURES, check_output_curvature
 from hesspec.operators.outputs import differentiable_outputs
+from hesspec.operators.parameters import ParameterSpec
 from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
 
 __all__ = ["GaussNewton"]
 
 
-class GaussNewton(CurvatureOperator):
+class GaussNewton(SumOverBatches):
     r"""Generalised Gauss-Newton matrix, the part G of Hess = G + H.
 
     .. math:: G = \frac1N \sum_i J_i^\top \nabla^2_f \ell(f_i, y_i) J_i, \qquad J_i = \partial f(x_i) / \partial \theta
@@ -26,8 +29,50 @@ class GaussNewton(CurvatureOperator):
     Positive semi-definite where the loss is convex in the outputs; for softmax cross-entropy its output curvature is
     diag(p) - p p^T and G is the Fisher information (Schraudolph 2002; Martens 2020).
 
-    See `CurvatureOperator` for parameters, errors and conventions.
+    See `CurvatureOperator` for all other parameters, errors and conventions.
+
+    Parameters
+    ----------
+    output_curvature : {"full", "true-vs-rest", "within-competitor"}, optional
+        Which part of the output curvature is between the Jacobians; the last two are for softmax cross-entropy with
+        class indices as targets (weighted, smoothed and ignored ones too), and add up to the first (arXiv 2605.06081).
+        "true-vs-rest", p_y (1 - p_y) (e_y - q)(e_y - q)^T with y the true class and q the softmax of all others, is the
+        Gauss-Newton matrix of a scalar, the margin f_y - logsumexp_{c != y} f_c, of which the loss is softplus of minus
+        it. "within-competitor", (1 - p_y)(diag(q) - q q^T), tells the other classes apart; it is zero with two classes.
+        Both are positive semi-definite.
+
+    Raises
+    ------
+    ValueError
+        If `output_curvature` is none of these, or not "full" for another loss or for targets that are no classes.
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        data: Iterable[Any],
+        params: ParameterSpec = None,
+        *,
+        terms: Callable[[Any], float] | None = None,
+        memory: str | int | None = None,
+        precision: str = "full",
+        output_curvature: str = "full",
+    ) -> None:
+        if output_curvature not in OUTPUT_CURVATURES:
+            known = ", ".join(map(repr, OUTPUT_CURVATURES))
+            raise ValueError(f"output_curvature={output_curvature!r} is unknown; it is one of {known}.")
+        super().__init__(model, loss_fn, data, params, terms=terms, memory=memory, precision=precision)
+        self._part = output_curvature
+        if output_curvature != "full":
+            first = next(iter(self._risk.batches))
+            check_output_curvature(output_curvature, self._risk.loss.function, first.targets)
+
+    @property
+    def attributes(self) -> dict[str, str | int | float]:
+        """What this operator is, for the record of a measurement; with "output_curvature" where that is not "full"."""
+        part = {} if self._part == "full" else {"output_curvature": self._part}
+        return {**super().attributes, **part}
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """J^T (d^2 l / d f^2) J v: Jacobian forward, output curvature, Jacobian transposed."""
@@ -41,7 +86,7 @@ class GaussNewton(CurvatureOperator):
             return loss(rebuild(o))
 
         tangent = jvp(tensors, (theta,), (v,))[1]
-        curve = loss.curvature(structure)
+        curve = loss.curvature(structure, self._part)
         curved = curve(tangent) if curve else jvp(grad(of_outputs), (outputs,), (tangent,))[1]
         product: Named = vjp(tensors, theta)[1](curved)[0]
         return product
@@ -57,7 +102,7 @@ class GaussNewton(CurvatureOperator):
         u = [torch.zeros_like(head, requires_grad=True) for head in heads]
         pulled = torch.autograd.grad(heads, leaves, u, create_graph=True, allow_unused=True)
         reached = [i for i, part in enumerate(pulled) if part is not None and part.requires_grad]
-        curve = _curve(loss, rebuild, outputs, live)
+        curve = _curve(loss, self._part, rebuild, outputs, live)
 
         def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
             pushed = torch.autograd.grad(
@@ -80,12 +125,16 @@ class GaussNewton(CurvatureOperator):
 
 
 def _curve(
-    loss: OutputLoss, rebuild: Callable[[tuple[Tensor, ...]], Any], outputs: Sequence[Tensor], live: Sequence[int]
+    loss: OutputLoss,
+    part: str,
+    rebuild: Callable[[tuple[Tensor, ...]], Any],
+    outputs: Sequence[Tensor],
+    live: Sequence[int],
 ) -> Apply:
     """d^2 l / d f^2 in those outputs that depend on the parameters: in closed form, else from a kept graph."""
     at = tuple(output.detach().requires_grad_(i in live) for i, output in enumerate(outputs))
     with torch.no_grad():
-        known = loss.curvature(rebuild(at))
+        known = loss.curvature(rebuild(at), part)
     if known is None:
         return differentiate_gradient(loss(rebuild(at)), [at[i] for i in live])
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from hesspec.operators.base import CurvatureOperator
+from hesspec.operators.base import SumOverBatches
 from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
 
 __all__ = ["Hessian", "differentiate_gradient"]
 
 
-class Hessian(CurvatureOperator):
+class Hessian(SumOverBatches):
     r"""Hessian of the empirical risk, Hess = d^2 L / d theta^2 = G + H.
 
     .. math:: \mathrm{Hess} = \nabla^2_\theta \frac1N \sum_i \ell(f(x_i; \theta), y_i)

@@ -18,7 +18,7 @@ from hesspec._memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
 from hesspec.operators.batches import Batch, can_be_split
 from hesspec.operators.budget import PassBytes
-from hesspec.operators.passes import CurvatureForm, Passes
+from hesspec.operators.passes import CurvatureForm, MatrixPasses, Passes
 from hesspec.operators.precision import arithmetic
 from hesspec.operators.risk import EmpiricalRisk
 
@@ -279,7 +279,7 @@ class LinearisedRisk(KeptPasses):
     """
 
     def __init__(self, risk: EmpiricalRisk, form: CurvatureForm, budget: int, precision: str = "full") -> None:
-        super().__init__(risk, Passes(risk, form, precision), budget)
+        super().__init__(risk, MatrixPasses(risk, form, precision), budget)
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """M v for each flat vector (p,), in one pass over the data."""

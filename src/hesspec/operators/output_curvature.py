@@ -8,16 +8,50 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["output_curvature"]
+__all__ = ["OUTPUT_CURVATURES", "check_output_curvature", "output_curvature", "row_weights"]
 
 Curve = Callable[[Tensor], Tensor]
+
+OUTPUT_CURVATURES = ("full", "true-vs-rest", "within-competitor")
+"""All of d^2 l / d f^2, and its two parts for softmax cross-entropy."""
 
 # Numbers that a temporary of the product holds at most, 64 MiB in float32: the outputs of a language model, samples x
 # tokens x vocabulary, can fill the memory several times over.
 CHUNK = 2**24
 
 
-def output_curvature(loss: Any, outputs: Tensor, targets: Any) -> Curve | None:
+def check_output_curvature(part: str, loss: Any, targets: Any) -> None:
+    """Refuse a part of the output curvature that this loss does not have with these targets.
+
+    Parameters
+    ----------
+    part : str
+        One of `OUTPUT_CURVATURES`.
+    loss, targets
+        As in `output_curvature`.
+
+    Raises
+    ------
+    ValueError
+        If the part is not "full", and the loss is not `torch.nn.CrossEntropyLoss` or the targets are not classes.
+    """
+    if part == "full":
+        return
+    if getattr(type(loss), "forward", None) is not nn.CrossEntropyLoss.forward:
+        raise ValueError(
+            f"output_curvature={part!r} is a part of the curvature of softmax cross-entropy, and the loss is "
+            f"{getattr(loss, '__name__', type(loss).__name__)}: pass torch.nn.CrossEntropyLoss() (or "
+            "torch.nn.functional.cross_entropy) and a model that returns logits, or leave it at 'full'."
+        )
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        seen = str(targets.dtype) if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
+        raise ValueError(
+            f"output_curvature={part!r} needs the true class of every sample, and the targets are {seen}: pass class "
+            "indices (torch.int64), or leave it at 'full'."
+        )
+
+
+def output_curvature(loss: Any, outputs: Tensor, targets: Any, part: str = "full") -> Curve | None:
     r"""`tangent -> (d^2 l / d f^2) tangent` at these outputs, for losses of which it is known in closed form.
 
     Parameters
@@ -28,11 +62,18 @@ def output_curvature(loss: Any, outputs: Tensor, targets: Any) -> Curve | None:
     outputs : Tensor
         Shaped as the loss takes it.
     targets
+    part : {"full", "true-vs-rest", "within-competitor"}, optional
+        All of it, or one of the two terms that it is the sum of for softmax cross-entropy with class indices.
 
     Returns
     -------
     callable or None
         From a tangent of the shape of `outputs` to the product, of the same shape; None for any other loss.
+
+    Raises
+    ------
+    ValueError
+        If this loss does not have this part with these targets.
 
     Notes
     -----
@@ -44,12 +85,23 @@ def output_curvature(loss: Any, outputs: Tensor, targets: Any) -> Curve | None:
 
     which is -p_k s for c = k: 1 - p_k never appears, and each entry keeps the relative accuracy of a few roundings.
     p = exp(f - f_k) / sum exp(f - f_k) is all that is kept beside k.
+
+    The loss is softplus(-s) of the margin s = f_y - logsumexp_{c != y} f_c of the true class y. The gradient of s is
+    e_y - q, with q the softmax of all classes but y, its second derivative -(diag(q) - q q^T), and so
+
+    .. math:: \mathrm{diag}(p) - p p^\top =
+              \underbrace{\sigma(s)\,\sigma(-s)\,(e_y - q)(e_y - q)^\top}_{\text{true-vs-rest}}
+              + \underbrace{\sigma(-s)\,(\mathrm{diag}(q) - q q^\top)}_{\text{within-competitor}},
+
+    where sigma(s) = p_y (arXiv 2605.06081). Both are positive semi-definite; the second is zero with two classes.
+    Weights and label smoothing are in a.
     """
+    check_output_curvature(part, loss, targets)
     if not isinstance(targets, Tensor):
         return None
     forward = getattr(type(loss), "forward", None)
     if forward is nn.CrossEntropyLoss.forward:
-        return _cross_entropy(loss, outputs, targets)
+        return _cross_entropy(loss, outputs, targets, part)
     if outputs.shape != targets.shape:
         return None
     if forward is nn.MSELoss.forward:
@@ -60,27 +112,53 @@ def output_curvature(loss: Any, outputs: Tensor, targets: Any) -> Curve | None:
     return None
 
 
-def _cross_entropy(loss: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor) -> Curve:
+def _cross_entropy(loss: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, part: str) -> Curve:
     classes = 1 if outputs.dim() > 1 else 0
-    rows = _row_weights(loss, outputs, targets, classes).unsqueeze(classes)
-    p = torch.softmax(outputs, classes)
-    likeliest = outputs.argmax(classes, keepdim=True)
+    rows = row_weights(loss, outputs, targets, classes).unsqueeze(classes)
+    if part == "full" or outputs.shape[classes] == 1:
+        # A single class has no competitors, and nothing to split: its curvature is zero.
+        return _covariance(torch.softmax(outputs, classes), outputs.argmax(classes, keepdim=True), rows, classes)
+    true = torch.where(targets != loss.ignore_index, targets, 0).unsqueeze(classes)
+    competitors = (outputs - outputs.gather(classes, true)).scatter(classes, true, -torch.inf)
+    q = torch.softmax(competitors, classes)
+    # sigmoid(-s) and sigmoid(s), each accurate in its tail, are 1 - p_y and p_y, which would cancel.
+    minus_s = torch.logsumexp(competitors, classes, keepdim=True)
+    rest = torch.sigmoid(minus_s) * rows
+    if part == "within-competitor":
+        return _covariance(q, competitors.argmax(classes, keepdim=True), rest, classes)
 
-    def product(tangent: Tensor, p: Tensor, likeliest: Tensor, rows: Tensor) -> Tensor:
+    def product(tangent: Tensor, direction: Tensor, true: Tensor, factor: Tensor) -> Tensor:
+        # Entries of e_y - q sum to zero: what all classes share is taken out first, and does not cancel later.
+        d = tangent - tangent.gather(classes, true)
+        return direction * (direction * d).sum(classes, keepdim=True) * factor
+
+    return _in_chunks(product, ((-q).scatter(classes, true, 1.0), true, torch.sigmoid(-minus_s) * rest), classes)
+
+
+def _covariance(p: Tensor, likeliest: Tensor, factor: Tensor, classes: int) -> Curve:
+    """Products with factor (diag(p) - p p^T) in every row; see `output_curvature`."""
+
+    def product(tangent: Tensor, p: Tensor, likeliest: Tensor, factor: Tensor) -> Tensor:
         d = tangent - tangent.gather(classes, likeliest)
         # d is zero in the likeliest class, so that the sum over the others is the sum over all.
-        return p * (d - (p * d).sum(classes, keepdim=True)) * rows
+        return p * (d - (p * d).sum(classes, keepdim=True)) * factor
 
-    samples = max(1, CHUNK * len(outputs) // max(outputs.numel(), 1))
-    if not classes or samples >= len(outputs):
-        return lambda tangent: product(tangent, p, likeliest, rows)
-    pieces = list(zip(*(torch.split(part, samples) for part in (p, likeliest, rows)), strict=True))
+    return _in_chunks(product, (p, likeliest, factor), classes)
+
+
+def _in_chunks(product: Callable[..., Tensor], constants: tuple[Tensor, ...], classes: int) -> Curve:
+    """`tangent -> product(tangent, *constants)` in chunks of samples; the first constant is shaped as the tangent."""
+    count, numbers = len(constants[0]), constants[0].numel()
+    samples = max(1, CHUNK * count // max(numbers, 1))
+    if not classes or samples >= count:
+        return lambda tangent: product(tangent, *constants)
+    pieces = list(zip(*(torch.split(constant, samples) for constant in constants), strict=True))
     return lambda tangent: torch.cat(
         [product(part, *piece) for part, piece in zip(torch.split(tangent, samples), pieces, strict=True)]
     )
 
 
-def _row_weights(loss: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
+def row_weights(loss: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
     """What diag(p) - p p^T of each row is multiplied by, shaped as the outputs without their classes."""
     smoothing, count = loss.label_smoothing, outputs.shape[classes]
     weight = torch.ones(count, dtype=outputs.dtype, device=outputs.device) if loss.weight is None else loss.weight

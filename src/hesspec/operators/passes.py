@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from hesspec.operators.precision import arithmetic
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict, differentiable_kernels
 from hesspec.operators.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 
-__all__ = ["Apply", "CurvatureForm", "Passes", "PrimalPass"]
+__all__ = ["Apply", "CurvatureForm", "MatrixPasses", "Passes", "PrimalPass"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class PrimalPass(NamedTuple):
     unused: Sequence[str]
 
 
-class Passes:
+class Passes(ABC):
     """Primal passes of the batches of a risk, in the mode that costs least.
 
     Traced, one trace serves all batches of a shape. Double-backward graphs take its place where tracing fails (an
@@ -63,7 +65,6 @@ class Passes:
     Parameters
     ----------
     risk : EmpiricalRisk
-    form : CurvatureForm
     precision : str
         Of the products: "full", "tf32" or "bfloat16".
 
@@ -75,18 +76,18 @@ class Passes:
         Why, in words.
     """
 
-    def __init__(self, risk: EmpiricalRisk, form: CurvatureForm, precision: str = "full") -> None:
+    def __init__(self, risk: EmpiricalRisk, precision: str = "full") -> None:
         self.precision = precision
         self.mode, self.why = ("", "") if precision == "full" else ("traced", f"precision {precision!r} takes a trace")
-        self._risk, self._form = risk, form
+        self._risk = risk
         self._joint: dict[Hashable, JointTrace] = {}
         self._traces: dict[Hashable, LinearTrace] = {}
         self._graphs: dict[Hashable, PassBytes] = {}
 
-    def at_full_precision(self) -> Passes:
+    def at_full_precision(self) -> Self:
         """The same passes at full precision, which share all traces with these."""
-        other = Passes(self._risk, self._form)
-        other.mode, other.why, other._joint = self.mode, self.why, self._joint
+        other = copy.copy(self)
+        other.precision, other._traces = "full", {}  # noqa: SLF001 - it is of this class
         return other
 
     def bytes(self, batch: Batch) -> PassBytes:
@@ -111,10 +112,23 @@ class Passes:
         names = self._risk.parameters.names
         return PrimalPass(value, self._applied(trace, residuals, batch), [names[i] for i in trace.independent])
 
-    def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> Any:  # noqa: ARG002
+    @abstractmethod
+    def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:
+        """Examples of the tangents of a trace, and their groups."""
+
+    @abstractmethod
+    def _products(
+        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """What is traced, beside the loss."""
+
+    @abstractmethod
+    def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> Any:
         """What a traced primal pass leaves."""
-        (tangent,) = trace.tangents
-        return lambda tangents: tangent(*residuals, *tangents)
+
+    @abstractmethod
+    def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Any:
+        """What a primal pass leaves in double backward."""
 
     def _constants(self, batch: Batch) -> list[Tensor]:
         """All tensors that a primal pass takes."""
@@ -203,18 +217,6 @@ class Passes:
             warnings.simplefilter("ignore")
             return trace_linear(function, self._constants(batch), tangents, groups)
 
-    def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:  # noqa: ARG002
-        """Examples of the tangents of a trace, and their groups."""
-        values = self._risk.parameters.values
-        return values, [Group(len(values), len(values))]
-
-    def _products(
-        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        """What is traced, beside the loss."""
-        product = self._form.product(predict, loss, theta, dict(zip(theta, tangents, strict=True)))
-        return [product[name] for name in theta]
-
     def _retain(self, batch: Batch) -> PrimalPass:
         theta = self._risk.leaves()
         predict, loss = self._risk.functions(self._risk.fixed, batch.inputs, batch.targets)
@@ -228,16 +230,6 @@ class Passes:
             unused = [name for name, part in zip(theta, gradient, strict=True) if part is None]
             apply = self._retained(predict, loss, theta)
         return PrimalPass(value.detach(), apply, unused)
-
-    def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Any:
-        """What a primal pass leaves in double backward."""
-        apply = self._form.retained(predict, loss, theta)
-
-        def enabled(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-            with torch.enable_grad():
-                return apply(tangents)
-
-        return enabled
 
     def _graph_bytes(self, batch: Batch) -> PassBytes:
         key = self._key(batch)
@@ -272,3 +264,41 @@ class Passes:
         with mode, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield stand_ins
+
+
+class MatrixPasses(Passes):
+    """Primal passes that leave v -> M v, for a matrix that is a sum over batches; see `Passes`.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+    form : CurvatureForm
+    precision : str
+    """
+
+    def __init__(self, risk: EmpiricalRisk, form: CurvatureForm, precision: str = "full") -> None:
+        super().__init__(risk, precision)
+        self._form = form
+
+    def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:  # noqa: ARG002
+        values = self._risk.parameters.values
+        return values, [Group(len(values), len(values))]
+
+    def _products(
+        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        product = self._form.product(predict, loss, theta, dict(zip(theta, tangents, strict=True)))
+        return [product[name] for name in theta]
+
+    def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> Apply:  # noqa: ARG002
+        (tangent,) = trace.tangents
+        return lambda tangents: tangent(*residuals, *tangents)
+
+    def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
+        apply = self._form.retained(predict, loss, theta)
+
+        def enabled(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+            with torch.enable_grad():
+                return apply(tangents)
+
+        return enabled

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from hesspec.operators.base import CurvatureOperator
+from hesspec.operators.base import SumOverBatches
 from hesspec.operators.hessian import differentiate_gradient
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.passes import Apply
@@ -15,7 +15,7 @@ from hesspec.operators.risk import Named, OutputLoss, Predict
 __all__ = ["Residual"]
 
 
-class Residual(CurvatureOperator):
+class Residual(SumOverBatches):
     r"""Residual part H of Hess = G + H: the curvature of the network itself, weighted by the loss gradient.
 
     .. math:: H = \frac1N \sum_i \sum_c \frac{\partial \ell_i}{\partial f_c} \nabla^2_\theta f_c(x_i; \theta)

@@ -34,24 +34,40 @@ class OutputLoss:
         """Loss at these outputs, a scalar."""
         return self._loss(outputs, self._targets)
 
-    def curvature(self, outputs: Any) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None:
+    def taken(self, outputs: Any) -> Any:
+        """What of the model's outputs the loss function is given."""
+        return self._loss.taken(outputs)
+
+    def curvature(self, outputs: Any, part: str = "full") -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None:
         """Products with d^2 l / d f^2 in closed form, where there is one.
 
         Parameters
         ----------
         outputs
             What the model returned, any structure. It enters as a constant.
+        part : {"full", "true-vs-rest", "within-competitor"}, optional
+            See `hesspec.operators.output_curvature.output_curvature`.
 
         Returns
         -------
         callable or None
             From tangents of the differentiable tensors of `outputs` (see `differentiable_outputs`) to the products, one
             for each; None where the curvature of this loss has to be had by automatic differentiation.
+
+        Raises
+        ------
+        ValueError
+            If the loss does not have this part, or a part is asked for and the logits are not among the outputs.
         """
         taken = self._loss.taken(outputs)
         places = [i for i, tensor in enumerate(differentiable_outputs(outputs)[0]) if tensor is taken]
-        curve = output_curvature(self._loss.function, taken, self._targets) if places else None
+        curve = output_curvature(self._loss.function, taken, self._targets, part) if places else None
         if curve is None:
+            if part != "full":
+                raise ValueError(
+                    f"output_curvature={part!r} needs the logits that the loss is given among the tensors that the "
+                    f"model returns, and this {type(outputs).__name__} does not hold them; let the model return them."
+                )
             return None
         return lambda tangents: tuple(
             curve(tangent) if i == places[0] else torch.zeros_like(tangent) for i, tangent in enumerate(tangents)

@@ -1,0 +1,46 @@
+"""An operator between two projections on the complement of a few vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesspec.krylov.basis import KrylovBasis
+from hesspec.krylov.operator import SymmetricOperator
+
+__all__ = ["Projected"]
+
+
+class Projected:
+    """P A P with P = I - Q Q^T: what is left of a symmetric operator A where the orthonormal vectors Q are knocked out.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+        A, (p, p).
+    basis : KrylovBasis
+        Q. The eigenvalue 0 of P A P has its number of vectors as multiplicity at least.
+    """
+
+    def __init__(self, operator: SymmetricOperator, basis: KrylovBasis) -> None:
+        self._operator, self._basis = operator, basis
+        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of A, and how many vectors were projected out."""
+        return {**getattr(self._operator, "attributes", {}), "projected_out": len(self._basis)}
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """P A P times a vector (p,), or times the columns of a matrix (p, k)."""
+        columns = [vectors] if vectors.dim() == 1 else list(vectors.T)
+        inside = [column.clone() for column in columns]
+        for column in inside:
+            self._basis.orthogonalise(column)
+        products = self._operator @ (inside[0] if vectors.dim() == 1 else torch.stack(inside, dim=1))
+        outside = [products] if vectors.dim() == 1 else [column.contiguous() for column in products.T]
+        for column in outside:
+            self._basis.orthogonalise(column)
+        return outside[0] if vectors.dim() == 1 else torch.stack(outside, dim=1)

@@ -1,0 +1,209 @@
+"""The trace of an operator from few products, with its error: XTrace."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hesspec.errors import NonFiniteError
+from hesspec.krylov.lanczos import rounding_unit
+from hesspec.krylov.operator import SymmetricOperator, check_operator
+from hesspec.krylov.vectors import CHUNK, norm, random_vector
+
+__all__ = ["TraceEstimate", "xtrace"]
+
+# An error estimate takes two test vectors, and each a product with the vector and one with what comes of it.
+FEWEST = 4
+
+
+class TraceEstimate(NamedTuple):
+    """An estimate of tr(A).
+
+    Attributes
+    ----------
+    value : float
+    standard_error : float
+        Of `value`; of the size of rounding errors where the value is exact up to them.
+    matvecs : int
+        Products with a vector that it took.
+    """
+
+    value: float
+    standard_error: float
+    matvecs: int
+
+
+def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> TraceEstimate:
+    r"""Unbiased estimate of the trace of a symmetric matrix, by XTrace.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+        A, (p, p) and symmetric, which is not checked; float32 or float64. `operator @ matrix` is taken for matrices
+        (p, k) too.
+    matvecs : int, optional
+        Most products with a vector, at least 4: k = matvecs // 2 test vectors take one each, and one more for each
+        dimension of the space that those products span. From `matvecs` >= p on, the diagonal is read off with p
+        products with unit vectors instead.
+    seed : int, optional
+        Of the test vectors.
+
+    Returns
+    -------
+    TraceEstimate
+        Exact up to rounding, with a standard error that says so, where the diagonal is read off, and where A has a rank
+        of at most k - 1. With a rank beyond, the error falls as fast as the spectrum does: it is about that of the
+        Girard-Hutchinson estimator for what is left of A without its k/2 largest eigenvalues or so.
+
+    Raises
+    ------
+    ValueError
+        If the operator cannot be used, `matvecs` is not a whole number of at least 4, or `seed` is not a whole number.
+    NonFiniteError
+        If a product holds NaN or infinity.
+
+    Notes
+    -----
+    Epperly, Tropp and Webber, "XTrace: making the most of every sample in stochastic trace estimation", SIAM J. Matrix
+    Anal. Appl. 45(1), 2024 (arXiv 2301.07825), with test vectors on the sphere and the normalisation of section 2.3.
+    Let Y = A Omega = Q R, and let P_i be the orthogonal projection onto the columns of Y without the i-th, d_i their
+    rank, and mu_i = (I - P_i) omega_i. As omega_i does not depend on P_i, each
+
+    .. math:: t_i = \mathrm{tr}(P_i A P_i) + \frac{p - d_i}{\|\mu_i\|^2}\, \mu_i^\top A \mu_i
+
+    is unbiased; the value is their mean, and the standard error that of a mean of k independent numbers. They are
+    correlated a little, and have long tails where the spectrum decays, so that it is too small rather than too large:
+    in 1,000 runs for each of six kinds of spectrum and k = 16, errors had 1.04 to 1.35 times its root mean square, and
+    0.2 to 2.4 % of them were beyond 4 of it. With k = 8 these were 1.0 to 5.7 %, and 29 % for eight outliers over a
+    bulk 10,000 times smaller: each P_i then lacks one of the outliers, and one that is large decides.
+
+    P_i = Q (I - s_i s_i^T) Q^T with s_i orthogonal to all columns of R but the i-th, which is R^{-T} e_i, normalised.
+    With H = Q^T A Q, w_i = Q^T omega_i, y_i = Q r_i and c_i = (I - s_i s_i^T) w_i, so that P_i omega_i = Q c_i,
+
+    .. math:: \mathrm{tr}(P_i A P_i) = \mathrm{tr}\, H - s_i^\top H s_i, \qquad \|\mu_i\|^2 = p - \|c_i\|^2, \qquad
+              \mu_i^\top A \mu_i = \omega_i^\top y_i - 2\, c_i^\top r_i + c_i^\top H c_i,
+
+    by A = A^T: everything is had from k x k matrices, whose entries are accumulated in float64. Columns of Y that are
+    combinations of others up to rounding add nothing to Q. Where there are some, Y without its i-th column spans the
+    same space, which is the range of A, and P_i = Q Q^T (s_i = 0).
+
+    At most 3 k vectors are in memory at once, those that the operator returns included (and what it needs itself).
+    """
+    p = check_operator(operator)
+    if not isinstance(matvecs, (int, np.integer)) or matvecs < FEWEST:
+        raise ValueError(
+            f"matvecs is {matvecs!r}; it has to be a whole number of at least {FEWEST}: an error estimate takes two "
+            "test vectors, with two products each."
+        )
+    if not isinstance(seed, (int, np.integer)):
+        raise ValueError(f"seed is {seed!r}; it has to be a whole number.")
+    k = int(matvecs) // 2
+    if matvecs >= p:
+        return _diagonal(operator, p, k)
+    omega = _test_vectors(operator, p, k, int(seed))
+    q = _product(operator, omega).T.contiguous()
+    own = torch.stack([_gram(omega[i : i + 1], q[i : i + 1].T)[0, 0] for i in range(k)])
+    r = _orthonormalise(q)
+    rank = len(r)
+    q = q[:rank]
+    w = _gram(q, omega.T)
+    del omega
+    h = _gram(q, _product(operator, q)) if rank else torch.zeros(0, 0, dtype=torch.float64)
+    h = (h + h.T) / 2
+    s, dimension = torch.zeros_like(w), rank
+    if rank == k:
+        # Scaled, so that neither the inverse of a tiny R overflows nor the squares of its entries do.
+        s, dimension = torch.linalg.solve_triangular(r.T / r.abs().max(), torch.eye(k).double(), upper=False), k - 1
+        s /= s.norm(dim=0)
+    c = w - s * (s * w).sum(0)
+    rest = (own - 2 * (c * r).sum(0) + (c * (h @ c)).sum(0)) * (p - dimension) / (p - (c * c).sum(0))
+    estimates = h.trace() - (s * (h @ s)).sum(0) + rest
+    # Each of the eigenvalues that add up to tr(H) has the backward error of a step, independent of the others'. That of
+    # the rest is one of lengths and products, relative to it and perhaps the same for all test vectors.
+    largest = float(torch.linalg.eigvalsh(h).abs().max()) if rank else 0.0
+    rounding = rounding_unit(operator.dtype) * (math.sqrt(rank) * largest + float(rest.abs().mean()))
+    standard_error = math.hypot(float(estimates.std()) / math.sqrt(k), rounding)
+    return TraceEstimate(float(estimates.mean()), standard_error, k + rank)
+
+
+def _diagonal(operator: SymmetricOperator, p: int, size: int) -> TraceEstimate:
+    """The sum of all e_j^T A e_j, `size` products at a time."""
+    total, largest = 0.0, 0.0
+    for start in range(0, p, size):
+        stop = min(start + size, p)
+        rows = torch.zeros(stop - start, p, dtype=operator.dtype, device=operator.device)
+        rows[:, start:stop].diagonal().fill_(1)
+        columns = _product(operator, rows)
+        total += float(columns[start:stop].diagonal().sum(dtype=torch.float64))
+        largest = max(largest, *(norm(column) for column in columns.T))
+    return TraceEstimate(total, rounding_unit(operator.dtype) * math.sqrt(p) * largest, p)
+
+
+def _test_vectors(operator: SymmetricOperator, p: int, count: int, seed: int) -> Tensor:
+    """Rows (count, p), independent and uniform on the sphere of radius sqrt(p)."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.empty(count, p, dtype=operator.dtype, device=operator.device)
+    for row in rows:
+        row.copy_(random_vector(p, generator, dtype=operator.dtype, device=operator.device))
+        row.mul_(math.sqrt(p) / norm(row))
+    return rows
+
+
+def _product(operator: SymmetricOperator, rows: Tensor) -> Tensor:
+    """A times the vectors that are the rows (k, p), as columns (p, k)."""
+    columns: Tensor = operator @ rows.T
+    # A sum is finite only if every entry is, unless it overflows by itself, which the second look rules out.
+    if not columns.sum().isfinite() and not columns.isfinite().all():
+        raise NonFiniteError("A product of the operator holds NaN or infinity; its trace cannot be estimated.")
+    return columns
+
+
+def _orthonormalise(rows: Tensor) -> Tensor:
+    """Orthonormal vectors q_1..q_r in the place of the first rows, which all rows are combinations of.
+
+    Gram-Schmidt, twice in every case: the first pass takes away components that may be all of the row but rounding.
+
+    Parameters
+    ----------
+    rows : Tensor (k, p)
+        Its first r rows are overwritten; the others hold nothing of use afterwards.
+
+    Returns
+    -------
+    Tensor (r, k)
+        Components of the former rows, one in each column, float64 on the CPU; upper triangular where r = k.
+    """
+    count, rank = len(rows), 0
+    lengths = [norm(row) for row in rows]
+    negligible = rounding_unit(rows.dtype) * max(lengths)
+    components = torch.zeros(count, count, dtype=torch.float64)
+    for i, row in enumerate(rows):
+        for _ in range(2):
+            components[:rank, i] += _project_out(row, rows[:rank])
+        length = norm(row)
+        if length > negligible:
+            components[rank, i] = length
+            rows[rank].copy_(row.mul_(1 / length))
+            rank += 1
+    return components[:rank]
+
+
+def _project_out(vector: Tensor, basis: Tensor) -> Tensor:
+    """Remove from `vector` (p,), in place, its components along the rows of `basis`, which are returned."""
+    components = _gram(basis, vector[:, None])[:, 0]
+    coefficients = components.to(vector.device)
+    for part, columns in zip(torch.split(vector, CHUNK), torch.split(basis, CHUNK, dim=1), strict=True):
+        part.sub_((coefficients @ columns.to(torch.float64)).to(vector.dtype))
+    return components
+
+
+def _gram(rows: Tensor, columns: Tensor) -> Tensor:
+    """Inner products (k, l) of rows (k, p) and columns (p, l), in float64, on the CPU."""
+    total = torch.zeros(len(rows), columns.shape[1], dtype=torch.float64, device=rows.device)
+    for a, b in zip(torch.split(rows, CHUNK, dim=1), torch.split(columns, CHUNK), strict=True):
+        total += a.to(torch.float64) @ b.to(torch.float64)
+    return total.cpu()

@@ -1,0 +1,230 @@
+"""The Jacobian of a model's logits, batch by batch, and products that couple batches in the space of the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp
+
+from hesspec.errors import NonFiniteError
+from hesspec.operators.batches import Batch
+from hesspec.operators.linearised import KeptPasses
+from hesspec.operators.passes import Passes, PrimalPass
+from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
+from hesspec.operators.rows import LogitRows
+from hesspec.operators.tracing import Group, LinearTrace
+
+__all__ = ["CoupledPasses", "CoupledRisk", "JacobianPass", "JacobianPasses", "LinearisedModel"]
+
+Couple = Callable[[Sequence[LogitRows], Sequence[Tensor]], Sequence[Tensor]]
+
+
+class JacobianPass(NamedTuple):
+    """What the primal pass of a batch leaves.
+
+    Attributes
+    ----------
+    rows : LogitRows
+        The logits as rows.
+    push : callable
+        From a tangent of the parameters to J v as rows (R, C), float64.
+    pull : callable
+        From a cotangent of the logits as rows to J^T u, shaped as the parameters.
+    """
+
+    rows: LogitRows
+    push: Callable[[Sequence[Tensor]], Tensor]
+    pull: Callable[[Tensor], Sequence[Tensor]]
+
+
+class JacobianPasses(Passes):
+    """Primal passes that leave J and J^T of the logits; see `Passes`.
+
+    One graph has both, so that a push and a pull share all that the primal pass leaves.
+    """
+
+    def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:
+        values = self._risk.parameters.values
+        with self._fake(batch) as (theta, fixed, inputs, targets), torch.no_grad():
+            predict, loss = self._risk.functions(fixed, inputs, targets)
+            logits = _logits(loss, predict(theta))
+            shape, dtype, device = tuple(logits.shape), logits.dtype, logits.device
+        cotangent = torch.empty(shape, dtype=dtype, device=device)
+        return [*values, cotangent], [Group(len(values), 1), Group(1, len(values)), Group(0, 1)]
+
+    def _products(
+        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        *v, u = tangents
+
+        def logits(t: Named) -> Tensor:
+            return _logits(loss, predict(t))
+
+        pushed = jvp(logits, (theta,), (dict(zip(theta, v, strict=True)),))[1]
+        pulled = vjp(logits, theta)[1](u)[0]
+        return [pushed, *(pulled[name] for name in theta), logits(theta)]
+
+    def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> JacobianPass:
+        push, pull, constant = trace.tangents
+        (logits,) = constant(*residuals)
+        return self._in_rows(
+            batch, logits, lambda tangents: push(*residuals, *tangents)[0], lambda u: pull(*residuals, u)
+        )
+
+    def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Any:
+        """Logits, J v as the derivative of u -> J^T u in the direction v, and J^T u, all from one kept graph."""
+        leaves = tuple(theta.values())
+        logits = _logits(loss, predict(theta))
+        u = torch.zeros_like(logits, requires_grad=True)
+        pulled = (
+            torch.autograd.grad(logits, leaves, u, create_graph=True, allow_unused=True)
+            if logits.requires_grad
+            else (None,) * len(leaves)
+        )
+        reached = {i: part for i, part in enumerate(pulled) if part is not None and part.requires_grad}
+
+        @torch.enable_grad()
+        def push(tangents: Sequence[Tensor]) -> Tensor:
+            if not reached:
+                return torch.zeros_like(logits)
+            given = [tangents[i] for i in reached]
+            return torch.autograd.grad(tuple(reached.values()), u, given, retain_graph=True, materialize_grads=True)[0]
+
+        @torch.enable_grad()
+        def pull(cotangent: Tensor) -> Sequence[Tensor]:
+            if not reached:
+                return tuple(map(torch.zeros_like, leaves))
+            return torch.autograd.grad(
+                logits, leaves, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+
+        return logits, push, pull
+
+    def _retain(self, batch: Batch) -> PrimalPass:
+        value, (logits, push, pull), unused = super()._retain(batch)
+        return PrimalPass(value, self._in_rows(batch, logits.detach(), push, pull), unused)
+
+    def _in_rows(
+        self,
+        batch: Batch,
+        logits: Tensor,
+        push: Callable[[Sequence[Tensor]], Tensor],
+        pull: Callable[[Tensor], Sequence[Tensor]],
+    ) -> JacobianPass:
+        rows = LogitRows.of(self._risk.loss, logits, batch.targets, batch.share)
+        return JacobianPass(rows, lambda tangents: rows.flat(push(tangents)), lambda u: pull(rows.shaped(u, logits)))
+
+
+class CoupledPasses(JacobianPasses):
+    """Products J^T couple(J v) of one batch by itself: what `hesspec.plan` times."""
+
+    def __init__(self, risk: EmpiricalRisk, couple: Couple, precision: str = "full") -> None:
+        super().__init__(risk, precision)
+        self._couple = couple
+
+    def build(self, batch: Batch) -> PrimalPass:
+        """Run the primal pass of a batch. Errors are those of `bytes`."""
+        value, jacobian, unused = super().build(batch)
+
+        def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+            (cotangent,) = self._couple([jacobian.rows], [jacobian.push(tangents)])
+            parts: Sequence[Tensor] = jacobian.pull(cotangent)
+            return parts
+
+        return PrimalPass(value, apply, unused)
+
+
+class LinearisedModel(KeptPasses):
+    """J v and J^T u of the logits over all batches; see `KeptPasses`.
+
+    Between the two all batches meet in the space of the logits, N C numbers for a vector, in float64: what is done
+    there may couple samples of different batches, and costs next to nothing.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+        Its loss is a cross-entropy.
+    budget : int
+        Bytes that kept primal passes and the pass at work may take together.
+    precision : str
+        Of the products: "full", "tf32" or "bfloat16".
+    """
+
+    def __init__(self, risk: EmpiricalRisk, budget: int, precision: str = "full") -> None:
+        super().__init__(risk, JacobianPasses(risk, precision), budget)
+
+    def through(self, vectors: Sequence[Tensor], couple: Couple) -> list[Tensor]:
+        """J^T couple(rows, J v) for each flat vector (p,), in two passes over the data."""
+
+        def attempt() -> list[Tensor]:
+            rows, columns = self._push(vectors)
+            return self._pull([couple(rows, column) for column in columns])
+
+        return self._surviving(attempt)
+
+    def pushed(self, vectors: Sequence[Tensor]) -> tuple[list[LogitRows], list[list[Tensor]]]:
+        """Rows of all batches, and J v of each flat vector in each of them, (R, C) in float64."""
+        return self._surviving(lambda: self._push(vectors))
+
+    def pulled(self, cotangents: Callable[[Sequence[LogitRows]], Sequence[Sequence[Tensor]]]) -> list[Tensor]:
+        """J^T u, flat (p,), for each u: rows (R, C) of all batches."""
+        return self._surviving(lambda: self._pull(cotangents(self._push([])[0])))
+
+    def parts(self, batch: Batch) -> list[Batch]:
+        """The parts that a batch is cut into so that passes over each of them fit."""
+        return self._cut(batch)
+
+    def _push(self, vectors: Sequence[Tensor]) -> tuple[list[LogitRows], list[list[Tensor]]]:
+        rows: list[LogitRows] = []
+        columns: list[list[Tensor]] = [[] for _ in vectors]
+        split = [self._risk.parameters.split(vector) for vector in vectors]
+        for _, _, jacobian in self._applications():
+            rows.append(jacobian.rows)
+            with torch.no_grad(), self._arithmetic():
+                for column, tangents in zip(columns, split, strict=True):
+                    column.append(jacobian.push(tangents))
+        return rows, columns
+
+    def _pull(self, cotangents: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        parameters = self._risk.parameters
+        results = [torch.zeros(parameters.count, dtype=parameters.dtype, device=parameters.device) for _ in cotangents]
+        split = [parameters.split(result) for result in results]
+        for place, (_, _, jacobian) in enumerate(self._applications()):
+            with torch.no_grad(), self._arithmetic():
+                for sums, cotangent in zip(split, cotangents, strict=True):
+                    for total, part in zip(sums, jacobian.pull(cotangent[place]), strict=True):
+                        total.add_(part)
+        return results
+
+
+class CoupledRisk(LinearisedModel):
+    """Products M v = J^T couple(J v); see `LinearisedModel`."""
+
+    def __init__(self, risk: EmpiricalRisk, couple: Couple, budget: int, precision: str = "full") -> None:
+        super().__init__(risk, budget, precision)
+        self._couple = couple
+
+    def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """M v for each flat vector (p,)."""
+        return self.through(vectors, self._couple)
+
+    def diagnose(self, vector: Tensor) -> NonFiniteError:
+        """Find the batch and the parameter where the gradient is not finite, or else the batch where J v is not."""
+        fault = self._surviving(self._fault)
+        if fault is not None:
+            return fault
+        _, (column,) = self.pushed([vector])
+        for place, part in enumerate(column):
+            if not part.isfinite().all():
+                return NonFiniteError(f"J v is not finite in batch or part {place} of the data; the gradient is.")
+        return NonFiniteError("The sum of the batches' matvecs is not finite, though J v is in each of them.")
+
+
+def _logits(loss: OutputLoss, outputs: Any) -> Tensor:
+    taken = loss.taken(outputs)
+    if not isinstance(taken, Tensor):
+        raise ValueError(f"The model returned {type(taken).__name__}; the class structure needs a tensor of logits.")
+    return taken
