@@ -1,4 +1,4 @@
-"""The command line: `hesspec demo`, `measure`, `plan`, `show` and `report`."""
+"""The command line: `hesspec demo`, `measure`, `structure`, `plan`, `show` and `report`."""
 
 from __future__ import annotations
 
@@ -234,7 +234,8 @@ MatrixOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="hessian, gauss-newton or residual, or short hess, g or h. May be given several times.",
+        help="hessian, gauss-newton or residual, or short hess, g or h; g-class, g-cross, g-within or g-same for a "
+        "part of G by its class structure. May be given several times.",
         show_default="all three",
     ),
 ]
@@ -405,6 +406,86 @@ def plan_command(
         devices=devices,
     )
     output.print(planned(plans.values()))
+
+
+@app.command("structure", epilog=_example("hesspec structure small_cnn --data digits --samples-per-class 10"))
+def structure_command(
+    network: NetworkArgument,
+    data: DataOption,
+    weights: WeightsOption = None,
+    split: SplitOption = "train",
+    samples_per_class: SamplesOption = None,
+    data_folder: FolderOption = None,
+    size: SizeOption = None,
+    matrix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose outliers are explained: hess, g or h. May be given several times.",
+            show_default="all three",
+        ),
+    ] = None,
+    params: ParamsOption = None,
+    cross: Annotated[
+        bool,
+        typer.Option(help="Whether the C^2 cross-class means are formed, too, which is dear for many classes C."),
+    ] = True,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Lanczos steps of each spectrum.")] = 64,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 256,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What may be taken of the device's memory beside the network, such as 8GB.",
+            show_default="a safe share of what is free",
+        ),
+    ] = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the result is written. Nothing there is replaced.")
+    ] = Path("spectra"),
+) -> None:
+    """Explain the outliers: the class structure of G, and what of each outlier comes from which part of it.
+
+    G = G_class + G_cross + G_within + G_same, by the means of the logit gradients over the classes. Eigenvalues of the
+    parts come from averages alone; each outlier's eigenvector is split by them, and the means are projected out of the
+    Hessian to see which outliers vanish. The result is SPLIT-ClassStructure.nc, or CHECKPOINT-SPLIT-ClassStructure.nc,
+    which `hesspec report` reads beside the spectra.
+    """
+    from hesspec._structure_tables import explained  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec.plot import DISPLAY_NAMES  # noqa: PLC0415 - as above
+    from hesspec.study.measuring import (  # noqa: PLC0415 - as above
+        MATRICES,
+        matrix_name,
+        measure_structure,
+        spectrum_file,
+    )
+
+    names = list(dict.fromkeys(map(matrix_name, matrix or MATRICES)))
+    checkpoint = _checkpoint(weights)
+    model, dataset = _problem(network, data, weights, split, samples_per_class, data_folder, size, seed, device, dtype)
+    file = out / spectrum_file("ClassStructure", split, str(checkpoint["checkpoint"]))
+    _check_folder(out, [file])
+    with _progress() as show:
+        found = measure_structure(
+            model,
+            dataset,
+            matrices=names,
+            params=params,
+            cross=cross,
+            steps=steps,
+            seed=seed,
+            batch_size=batch_size,
+            memory=memory,
+            attributes={"network": network, **checkpoint, **({"params": " ".join(params)} if params else {})},
+            folder=out,
+            on_progress=lambda what, done, total: show(f"{DISPLAY_NAMES.get(what, what)}, {split} set", done, total),
+        )
+    for table in explained(found):
+        output.print(table, "")
+    output.print(f"Saved {file}", soft_wrap=True)
 
 
 def _problem(

@@ -38,7 +38,15 @@ DASHES = (
     (0, (1, 3)),
 )
 
-DISPLAY_NAMES = {"Hessian": "Hess", "GaussNewton": "G", "Residual": "H"}
+DISPLAY_NAMES = {
+    "Hessian": "Hess",
+    "GaussNewton": "G",
+    "Residual": "H",
+    "GaussNewtonClass": "G_class",
+    "GaussNewtonCross": "G_cross",
+    "GaussNewtonWithin": "G_within",
+    "GaussNewtonSame": "G_same",
+}
 
 FILL = 0.16  # opacity of the bulk, under points that must be seen on it
 
@@ -291,7 +299,7 @@ def _draw_legend(figure: Figure, spectra: Mapping[str, Spectrum], looks: Sequenc
         line = Line2D([], [], color=look.light, linestyle=look.dashes, linewidth=1.4)
         point = Line2D([], [], color=look.dark, marker=look.marker, markersize=look.size, linestyle="none")
         count = spectrum.outliers.size
-        equation = " = G + H" if label == "Hess" and set(DISPLAY_NAMES) <= matrices else ""
+        equation = " = G + H" if label == "Hess" and {"Hessian", "GaussNewton", "Residual"} <= matrices else ""
         handles.append((area, line, point))
         labels.append(f"{label}{equation}: {count or 'no'} outlier{'' if count == 1 else 's'}")
     figure.legend(

@@ -246,6 +246,7 @@ def class_structure(
         **_of_outliers(found),
         attributes={
             "matrix": "ClassStructure",
+            "matrices": " ".join(matrices),
             "steps": steps,
             "seed": seed,
             "dtype": str(structure.dtype).removeprefix("torch."),

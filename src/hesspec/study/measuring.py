@@ -11,19 +11,45 @@ from torch import Tensor, nn
 
 from hesspec._suggest import unknown
 from hesspec.measurement import spectrum
-from hesspec.operators import GaussNewton, Hessian, Residual
+from hesspec.operators import (
+    GaussNewton,
+    GaussNewtonClass,
+    GaussNewtonCross,
+    GaussNewtonSame,
+    GaussNewtonWithin,
+    Hessian,
+    Residual,
+)
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.parameters import ParameterSpec
 from hesspec.planning import Plan, plan, shares_of
 from hesspec.result import Spectrum
+from hesspec.structure.attribution import class_structure
+from hesspec.structure.record import Structure
 from hesspec.study.datasets import Dataset
 
-__all__ = ["MATRICES", "Attribute", "matrix_name", "measure", "plan_measurement", "spectrum_file"]
+__all__ = [
+    "CLASS_PARTS",
+    "MATRICES",
+    "Attribute",
+    "matrix_name",
+    "measure",
+    "measure_structure",
+    "plan_measurement",
+    "spectrum_file",
+]
 
 MATRICES: Final[dict[str, type[CurvatureOperator]]] = {
     matrix.__name__: matrix for matrix in (Hessian, GaussNewton, Residual)
 }
-"""The matrices that can be measured, by name."""
+"""The matrices that are measured where none is named, by name."""
+
+CLASS_PARTS: Final[dict[str, type[CurvatureOperator]]] = {
+    matrix.__name__: matrix for matrix in (GaussNewtonClass, GaussNewtonCross, GaussNewtonWithin, GaussNewtonSame)
+}
+"""The parts of G by its class structure, which can be measured too."""
+
+_ALL: Final = {**MATRICES, **CLASS_PARTS}
 
 # What the papers call them, and how a name is typed in a terminal.
 _OTHER_NAMES: Final = {
@@ -33,22 +59,27 @@ _OTHER_NAMES: Final = {
     "hess": "Hessian",
     "g": "GaussNewton",
     "h": "Residual",
+    "g-class": "GaussNewtonClass",
+    "g-cross": "GaussNewtonCross",
+    "g-within": "GaussNewtonWithin",
+    "g-same": "GaussNewtonSame",
 }
 
 # Operations as large as a forward pass that a product takes.
-_PASSES: Final = {"Hessian": 6, "GaussNewton": 4, "Residual": 6}
+_PASSES: Final = {"Hessian": 6, "GaussNewton": 4, "Residual": 6, **dict.fromkeys(CLASS_PARTS, 4)}
 
 Attribute = str | int | float | bool
 Progress = Callable[[str, float, float | None], None]
 
 
 def matrix_name(name: str) -> str:
-    """Name in `MATRICES` of a matrix that may be named in another way.
+    """Name in `MATRICES` or `CLASS_PARTS` of a matrix that may be named in another way.
 
     Parameters
     ----------
     name
-        A name in `MATRICES`, or "hessian", "gauss-newton", "residual", "hess", "g" or "h", in capitals or not.
+        A name in these, or "hessian", "gauss-newton", "residual", "hess", "g", "h", "g-class", "g-cross", "g-within" or
+        "g-same", in capitals or not.
 
     Returns
     -------
@@ -64,7 +95,7 @@ def matrix_name(name: str) -> str:
     >>> [matrix_name(name) for name in ("Hessian", "gauss-newton", "H")]
     ['Hessian', 'GaussNewton', 'Residual']
     """
-    known = {**{matrix.lower(): matrix for matrix in MATRICES}, **_OTHER_NAMES}
+    known = {**{matrix.lower(): matrix for matrix in _ALL}, **_OTHER_NAMES}
     if name.lower() not in known:
         raise ValueError(unknown("matrix", name, _OTHER_NAMES))
     return known[name.lower()]
@@ -132,7 +163,7 @@ def measure(
     Returns
     -------
     dict of str to Spectrum
-        By the names in `MATRICES`.
+        By the names that `matrix_name` gives.
 
     Raises
     ------
@@ -165,7 +196,7 @@ def measure(
     spectra: dict[str, Spectrum] = {}
     for name in names:
         on_step = None if meter is None else meter.start(name, costs[name])
-        operator = MATRICES[name](network, nn.CrossEntropyLoss(), batches, params, memory=for_products)
+        operator = _ALL[name](network, nn.CrossEntropyLoss(), batches, params, memory=for_products)
         measured = spectrum(
             operator, steps=steps, probes=probes, seed=seed, memory=for_basis, basis=basis, on_step=on_step
         )
@@ -190,7 +221,7 @@ def plan_measurement(
     basis: str = "auto",
     devices: int = 1,
 ) -> dict[str, Plan]:
-    """Say what `measure` will take; arguments as there and in `hesspec.plan`, plans by the names in `MATRICES`.
+    """Say what `measure` will take; arguments as there and in `hesspec.plan`, plans by the names of `matrix_name`.
 
     Examples
     --------
@@ -205,7 +236,7 @@ def plan_measurement(
     batches = dataset.batches(batch_size)
     return {
         name: plan(
-            MATRICES[name](network, nn.CrossEntropyLoss(), batches, params),
+            _ALL[name](network, nn.CrossEntropyLoss(), batches, params),
             steps=steps,
             probes=probes,
             accuracy=accuracy,
@@ -215,6 +246,71 @@ def plan_measurement(
         )
         for name in names
     }
+
+
+def measure_structure(
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    matrices: Sequence[str] = tuple(MATRICES),
+    params: ParameterSpec = None,
+    cross: bool = True,
+    steps: int = 64,
+    seed: int = 0,
+    batch_size: int = 256,
+    memory: str | int | None = None,
+    attributes: Mapping[str, Attribute] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    on_progress: Progress | None = None,
+) -> Structure:
+    """Measure the class structure of G of a network over a data set: see `hesspec.class_structure`.
+
+    Parameters
+    ----------
+    network, dataset, params, batch_size, attributes, folder
+        As in `measure`; the file's name is that of a spectrum of "ClassStructure".
+    matrices
+        Whose outliers are attributed, names as in `matrix_name`.
+    cross, steps, seed, memory, on_progress
+        As in `hesspec.class_structure`.
+
+    Returns
+    -------
+    Structure
+
+    Raises
+    ------
+    ValueError, NonFiniteError, MemoryError, OSError
+        As `measure`; ValueError also where a class has no samples.
+
+    Examples
+    --------
+    >>> from hesspec.study import load_dataset, small_cnn
+    >>> digits = load_dataset("digits", "test", samples_per_class=2)
+    >>> found = measure_structure(small_cnn(1, 10, 8), digits, matrices=["hess"], steps=12)
+    >>> found.classes, found.gram.shape
+    (10, (110, 110))
+    """
+    names = list(dict.fromkeys(matrix_name(name) for name in matrices))
+    network.eval()
+    _check_outputs(network, dataset)
+    kept = {**_of_dataset(dataset), **(attributes or {})}
+    found = class_structure(
+        network,
+        nn.CrossEntropyLoss(),
+        dataset.batches(batch_size),
+        params,
+        matrices=names,
+        cross=cross,
+        steps=steps,
+        seed=seed,
+        memory=memory,
+        on_progress=on_progress,
+    )
+    found = replace(found, attributes={**found.attributes, **kept})
+    if folder is not None:
+        found.save(Path(folder) / spectrum_file("ClassStructure", dataset.split, str(kept.get("checkpoint", ""))))
+    return found
 
 
 class _Meter:

@@ -1,0 +1,94 @@
+"""Class structures as tables for a terminal of 80 columns or more."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from hesspec.plot import DISPLAY_NAMES, three_digits
+from hesspec.report.rounding import with_bound
+from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, Structure
+
+__all__ = ["explained"]
+
+_NONE = "–"
+
+
+def explained(structure: Structure) -> Iterator[Table | str]:
+    """The parts of G; the outliers of each matrix and what they come from; what is left without the means."""
+    yield _parts(structure)
+    for matrix in str(structure.attributes.get("matrices", "")).split():
+        if matrix in structure.outlier_matrix:
+            yield _outliers(structure, matrix)
+        else:
+            yield f"{DISPLAY_NAMES[matrix]} has no outliers: no resolved eigenvalue stands apart from its bulk."
+    if structure.knockout_edges.size:
+        yield _knockout(structure)
+
+
+def _parts(structure: Structure) -> Table:
+    table = _table(f"Parts of G, {structure.classes} classes", "part", "trace", "eigenvalues", "largest", "smallest")
+    for i, part in enumerate(PARTS):
+        trace = _with_bound(structure.traces[i], structure.trace_errors[i]) if structure.traces.size else _NONE
+        values = np.empty(0) if part == "within" else getattr(structure, f"{part}_eigenvalues")
+        ends = (str(values.size), three_digits(values[0]), three_digits(values[-1])) if values.size else (_NONE,) * 3
+        table.add_row(f"G_{part}", trace, *ends)
+    return table
+
+
+def _outliers(structure: Structure, matrix: str) -> Table:
+    mine = np.flatnonzero(structure.outlier_matrix == matrix)
+    name = DISPLAY_NAMES.get(matrix, matrix)
+    columns = ["eigenvalue", "class", "cross", "within", "same", "H", "in class", "in means"]
+    if matrix == "Hessian":
+        columns[1:1] = ["G_class", "means"]
+    table = _table(f"Outliers of {name}: value, what of it comes from where, and where it points to", "", *columns)
+    predictions = {part: structure.predicted(matrix, part=part)[1] for part in ("class", "sum")}
+    positive = 0
+    for rank, i in enumerate(mine, start=1):
+        value = structure.outliers[i]
+        row = [str(rank), _with_bound(value, structure.outlier_bounds[i])]
+        if matrix == "Hessian":
+            for predicted in predictions.values():
+                known = value > 0 and positive < predicted.size
+                row.append(three_digits(predicted[positive]) if known else _NONE)
+        positive += value > 0
+        row += [_percent(share / value) for share in structure.outlier_shares[i]]
+        row += [_percent(part) for part in (structure.outlier_in_class[i], structure.outlier_in_means[i])]
+        table.add_row(*row)
+    for span in (CLASS_MEANS, ALL_MEANS):
+        chosen = (structure.angle_matrix == matrix) & (structure.angle_span == span)
+        if chosen.any():
+            angles = np.degrees(structure.angles[chosen])
+            error = np.degrees(structure.angle_errors[chosen]).max()
+            note = f"principal angles to the span of the {span}: {angles[0]:.1f}° to {angles[-1]:.1f}° (± {error:.1g}°)"
+            table.caption = f"{table.caption}\n{note}" if table.caption else note
+    table.caption_justify = "left"
+    return table
+
+
+def _knockout(structure: Structure) -> Table:
+    table = _table("The Hessian without the means", "projected out", "outliers", "largest |outlier|", "bulk")
+    for name, (low, high) in zip((NOTHING, CLASS_MEANS, ALL_MEANS), structure.knockout_edges, strict=False):
+        left = np.abs(structure.knockout_eigenvalues[structure.knockout_removed == name])
+        largest = three_digits(left.max()) if left.size else _NONE
+        table.add_row(name, str(left.size), largest, f"{three_digits(low)} to {three_digits(high)}")
+    return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, title=title)
+    table.title_justify, table.title_style = "left", "bold"
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
+def _with_bound(value: float, bound: float) -> str:
+    return " ± ".join(with_bound(float(value), float(bound))) if bound > 0 else three_digits(value)
+
+
+def _percent(share: float) -> str:
+    return _NONE if np.isnan(share) else f"{round(100 * share)}%"
