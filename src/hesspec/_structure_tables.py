@@ -8,7 +8,7 @@ from rich.table import Table
 
 from hesspec.plot import DISPLAY_NAMES, three_digits
 from hesspec.report.rounding import with_bound
-from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, Structure
+from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
 
 __all__ = ["explained"]
 
@@ -54,7 +54,9 @@ def _outliers(structure: Structure, matrix: str) -> Table:
                 known = value > 0 and positive < predicted.size
                 row.append(three_digits(predicted[positive]) if known else _NONE)
         positive += value > 0
-        row += [_percent(share / value) for share in structure.outlier_shares[i]]
+        # Of H the terms of G are no parts.
+        shares = structure.outlier_shares[i] / value if matrix != "Residual" else np.full(len(SHARES), np.nan)
+        row += [_percent(share) for share in shares]
         row += [_percent(part) for part in (structure.outlier_in_class[i], structure.outlier_in_means[i])]
         table.add_row(*row)
     for span in (CLASS_MEANS, ALL_MEANS):

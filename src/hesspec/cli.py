@@ -451,8 +451,9 @@ def structure_command(
 
     G = G_class + G_cross + G_within + G_same, by the means of the logit gradients over the classes. Eigenvalues of the
     parts come from averages alone; each outlier's eigenvector is split by them, and the means are projected out of the
-    Hessian to see which outliers vanish. The result is SPLIT-ClassStructure.nc, or CHECKPOINT-SPLIT-ClassStructure.nc,
-    which `hesspec report` reads beside the spectra.
+    Hessian to see which outliers vanish. The result is SPLIT-ClassStructure.nc, or CHECKPOINT-SPLIT-ClassStructure.nc;
+    the spectra that it takes are kept too, where `hesspec measure` has not left them already. `hesspec report` shows
+    all of it.
     """
     from hesspec._structure_tables import explained  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec.plot import DISPLAY_NAMES  # noqa: PLC0415 - as above

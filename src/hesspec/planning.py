@@ -35,7 +35,7 @@ RATES = (1.0, 3.0)
 # what makes the product.
 VECTORS = 6
 # Rows that a step reorthogonalises against on average, as a share of all in the end: where that is done in every step,
-# and where it is done when it is due. The latter takes from a fifth of the steps to all of them (VGG11-BN, 8 images: 12 of
+# and where it is done when it is due. The latter takes from a fifth of the steps to all (VGG11-BN, 8 images: 12 of
 # 64 steps for the Hessian, 44 for G, and 64 with a half-width basis): half of them are planned for.
 ROWS, ROWS_WHEN_DUE = 0.5, 0.25
 # Timed calls of a reorthogonalisation: the median of three leaves out one disturbance.

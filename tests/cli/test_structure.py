@@ -18,6 +18,10 @@ def test_it_explains_and_keeps_a_file(hesspec, here):
     assert found.gram.shape == (110, 110)
     assert found.attributes["network"] == "small_cnn"
     assert found.attributes["samples_per_class"] == 3
+    assert (here / "spectra" / "initialisation-train-GaussNewton.nc").is_file()
+    report = hesspec("report", "spectra")
+    assert report.exit_code == 0, report.stderr
+    assert "Class structure" in (here / "spectra" / "report.html").read_text(encoding="utf-8")
     again = hesspec(*STRUCTURE)
     assert again.exit_code == 1
     assert "There is a file" in again.stderr

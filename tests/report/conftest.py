@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hesspec.result import Spectrum
+from hesspec.structure.record import CLASS_MEANS, NOTHING, Structure
 
 STEPS = 40
 OUTLIERS = np.geomspace(10.0, 2.0, 10)  # far from the bulk: no rule for outliers would miss them
@@ -78,6 +79,50 @@ def make_spectrum():
     def make(matrix="Hessian", *, scale=1.0, outliers=OUTLIERS, p=1500, seed=0, **attributes):
         eigenvalues = network_like(matrix, scale=scale, outliers=outliers, p=p, seed=seed)
         return spectrum_of(eigenvalues, reach=1.01 * BULK * abs(scale), seed=seed, matrix=matrix, **attributes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_structure():
+    """Function from attributes to a class structure of three classes."""
+
+    def make(**attributes):
+        points = np.random.default_rng(0).standard_normal((12, 5))
+        return Structure(
+            dimension=1500,
+            classes=3,
+            weights=np.full((3, 3), 0.1),
+            gram=points @ points.T,
+            gram_true=np.concatenate([np.arange(3), np.repeat(np.arange(3), 3)]),
+            gram_other=np.concatenate([np.full(3, -1), np.tile(np.arange(3), 3)]),
+            class_eigenvalues=np.array([9.0, 2.0]),
+            same_eigenvalues=np.array([0.2]),
+            cross_eigenvalues=np.array([0.5, 0.1]),
+            sum_eigenvalues=np.array([9.9, 2.2]),
+            traces=np.array([11.0, 0.6, 1.0, 0.2]),
+            trace_errors=np.array([0.0, 0.0, 0.1, 0.0]),
+            outlier_matrix=np.array(["Hessian", "Hessian", "GaussNewton"]),
+            outliers=np.array([10.0, 2.5, 9.9]),
+            outlier_bounds=np.full(3, 1e-3),
+            outlier_shares=np.array([[9.0, 0.5, 0.3, 0.3, -0.1], [2.0, 0.3, 0.1, 0.1, 0.0], [9.0, 0.5, 0.2, 0.2, 0.0]]),
+            outlier_in_class=np.array([0.9, 0.8, 0.9]),
+            outlier_in_means=np.array([0.987, np.nan, 0.99]),
+            outlier_vector_errors=np.zeros(3),
+            knockout_removed=np.array([NOTHING, CLASS_MEANS]),
+            knockout_eigenvalues=np.array([10.0, 0.6]),
+            knockout_bounds=np.full(2, 1e-3),
+            knockout_edges=np.array([[-0.2, 0.3], [-0.2, 0.2]]),
+            attributes={
+                "split": "train",
+                "checkpoint": "end",
+                "epoch": 3,
+                "network": "net",
+                "dataset": "data",
+                "samples_per_class": 5,
+                **attributes,
+            },
+        )
 
     return make
 

@@ -291,3 +291,21 @@ def test_names_do_nothing_and_are_shown_as_they_are(opened, tmp_path, make_spect
     assert page.locator("main img, main a[href^=javascript]").count() == 0
     assert page.complaints == []
     assert len(page.requests) == 1
+
+
+def test_class_structures_are_drawn_when_they_are_opened(tmp_path, make_spectrum, make_structure, opened):
+    where = {"network": "net", "dataset": "<script>alert(1)</script>", "split": "train"}
+    for epoch in (1, 2):
+        make_spectrum("GaussNewton", epoch=epoch, **where).save(tmp_path / f"{epoch}-train-GaussNewton.nc")
+        make_structure(epoch=epoch, checkpoint="", **where).save(tmp_path / f"{epoch}-train-ClassStructure.nc")
+    page = opened(write_report(tmp_path))
+    figures = (
+        "() => [...document.querySelectorAll('.structure')].map(part => part.querySelectorAll('.main-svg').length > 0)"
+    )
+    page.wait_for_selector(".structure[open] .main-svg")
+    assert page.evaluate(figures) == [False, True]
+    page.locator(".structure summary").first.click()
+    page.wait_for_function("() => document.querySelector('.structure .main-svg') !== null")
+    assert page.evaluate(figures) == [True, True]
+    assert page.locator("#structures-over .main-svg").count() > 0
+    assert not page.complaints

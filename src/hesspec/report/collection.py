@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hesspec.plot import DISPLAY_NAMES
 from hesspec.result import Spectrum, load
+from hesspec.structure.record import Structure, load_structure
 
-__all__ = ["Collection", "Member", "Training", "read_folder"]
+__all__ = ["Collection", "Explained", "Member", "Training", "read_folder"]
 
 RUN_ATTRIBUTES = ("network", "dataset", "loss")
 SPLITS = ("train", "test")
+# How names of files with class structures end; see `hesspec.study.measuring.spectrum_file`.
+STRUCTURE = "ClassStructure.nc"
 CHECKPOINTS = ("initialisation", "middle", "end")
 
 
@@ -49,6 +53,23 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explained:
+    """One class structure and where it belongs; names as of a `Member`."""
+
+    path: Path
+    structure: Structure
+    split: str
+    checkpoint: str
+    epoch: float | None
+    run: str
+
+    @property
+    def title(self) -> str:
+        """Split and checkpoint in one line."""
+        return " · ".join(part for part in (self.run, self.split, self.checkpoint) if part)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """The epochs of one training run: a mapping of names to numbers each."""
 
@@ -62,12 +83,13 @@ class Collection:
     """All that a folder holds; `unread` are the files that could not be read, with the reason in words."""
 
     members: list[Member]
+    structures: list[Explained]
     training: list[Training]
     unread: list[tuple[Path, str]]
 
 
 def read_folder(folder: Path) -> Collection:
-    """Read every spectrum (`*.nc`) and training record (`training.json`) below a folder.
+    """Read every spectrum, class structure (`*.nc`) and training record (`training.json`) below a folder.
 
     Raises
     ------
@@ -77,9 +99,13 @@ def read_folder(folder: Path) -> Collection:
     # Names that begin with a dot are files that another process is still writing.
     paths = sorted(path for path in folder.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
     members: list[Member] = []
+    structures: list[Explained] = []
     unread: list[tuple[Path, str]] = []
     for path in paths:
         try:
+            if path.name.endswith(STRUCTURE):
+                structures.append(_explained(path.relative_to(folder), load_structure(path)))
+                continue
             members.append(_member(path.relative_to(folder), load(path)))
         except (ValueError, OSError) as error:
             unread.append((path.relative_to(folder), str(error)))
@@ -90,6 +116,8 @@ def read_folder(folder: Path) -> Collection:
             f"and in its subfolders. Save spectra there with Spectrum.save.{reasons}"
         )
     members = _in_order(_with_runs(members))
+    structures = [replace(item, run=_run_of_structure(item, members)) for item in structures]
+    structures.sort(key=lambda item: (item.run, -1.0 if item.epoch is None else item.epoch, item.split, item.path))
     training = []
     for path in sorted(folder.rglob("training.json")):
         relative = path.relative_to(folder)
@@ -99,17 +127,39 @@ def read_folder(folder: Path) -> Collection:
             unread.append((relative, str(error)))
         else:
             training.append(Training(path=relative, run=_run_of(relative, members), records=records))
-    return Collection(members=members, training=training, unread=unread)
+    return Collection(members=members, structures=structures, training=training, unread=unread)
 
 
-def _member(path: Path, spectrum: Spectrum) -> Member:
-    attributes = spectrum.attributes
-    matrix = str(attributes.get("matrix", "operator"))
+def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
+    """Name of the point of training, and its epoch."""
     epoch = attributes.get("epoch")
     number = float(epoch) if isinstance(epoch, int | float) and math.isfinite(epoch) else None
     name = str(attributes.get("checkpoint", ""))
     if number is not None:
         name = f"{name} (epoch {number:g})" if name else f"epoch {number:g}"
+    return name, number
+
+
+def _explained(path: Path, structure: Structure) -> Explained:
+    name, epoch = _point(structure.attributes)
+    split = str(structure.attributes.get("split", ""))
+    return Explained(path=path, structure=structure, split=split, checkpoint=name, epoch=epoch, run="")
+
+
+def _run_of_structure(item: Explained, members: list[Member]) -> str:
+    """Run of the spectra of the same network, data and loss in the same folder; else a name of its own."""
+    names = ("network", "dataset", "samples_per_class")
+    mine = [item.structure.attributes.get(name) for name in names]
+    for member in members:
+        if member.path.parent == item.path.parent and [member.spectrum.attributes.get(n) for n in names] == mine:
+            return member.run
+    return " · ".join(str(value) for value in mine[:2] if value is not None)
+
+
+def _member(path: Path, spectrum: Spectrum) -> Member:
+    attributes = spectrum.attributes
+    matrix = str(attributes.get("matrix", "operator"))
+    name, number = _point(attributes)
     return Member(
         path=path,
         spectrum=spectrum,

@@ -313,6 +313,38 @@
       : "";
   }
 
+  // Class structure --------------------------------------------------------------------------------------------------
+
+  function drawGrid(grid, figures) {
+    for (const { title, traces, layout: own } of figures) {
+      const cell = document.createElement("div");
+      const heading = document.createElement("h3");
+      const figure = document.createElement("div");
+      heading.innerHTML = title;
+      figure.className = "figure";
+      figure.setAttribute("role", "figure");
+      figure.setAttribute("aria-label", heading.textContent);
+      cell.append(heading, figure);
+      grid.append(cell);
+      Plotly.newPlot(figure, traces, layout({ margin: { l: 84, r: 16, t: 12, b: 56 }, ...own }), CONFIG);
+    }
+  }
+
+  // A figure has a size only where it is shown: those of a closed part are drawn when it is opened.
+  function drawStructures() {
+    const over = element("structures-over");
+    if (!over) return;
+    drawGrid(over, data.structures_over);
+    for (const part of document.querySelectorAll("[data-structure]")) {
+      const fill = () => {
+        const grid = part.querySelector(".grid");
+        if (part.open && !grid.childElementCount) drawGrid(grid, data.structures[Number(part.dataset.structure)]);
+      };
+      part.addEventListener("toggle", fill);
+      fill();
+    }
+  }
+
   // All --------------------------------------------------------------------------------------------------------------
 
   function draw() {
@@ -332,6 +364,7 @@
 
   fillControls();
   draw();
+  drawStructures();
   element("spectrum").on("plotly_afterplot", labelOutliers);
   labelOutliers();
 

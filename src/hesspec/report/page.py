@@ -22,6 +22,7 @@ from hesspec.plot import three_digits
 from hesspec.report.collection import Collection, Member, read_folder
 from hesspec.report.figures import Look, dynamics, spectrum_figure, training_figure
 from hesspec.report.rounding import with_bound
+from hesspec.report.structure_section import structure_csv, structure_figures, structure_tables, structures_over
 
 __all__ = ["write_report"]
 
@@ -48,7 +49,8 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     Parameters
     ----------
     folder : path
-        Every `*.nc` in it and in its subfolders is read as a spectrum, and every `training.json` as a list of records,
+        Every `*.nc` in it and in its subfolders is read as a spectrum (as a class structure where its name ends in
+        "ClassStructure.nc"), and every `training.json` as a list of records,
         one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`, `test_error` and
         `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on the page.
     path : path, optional
@@ -98,6 +100,8 @@ def _rendered(collection: Collection, folder: str) -> str:
         has_dynamics=_has_dynamics(members),
         training=collection.training,
         unread=[(path.as_posix(), reason) for path, reason in collection.unread],
+        structures=[structure_tables(item) for item in collection.structures],
+        structure_csv=Markup("data:text/csv;charset=utf-8,") + quote(structure_csv(collection.structures)),
         tables=[_outlier_table(member) for member in members],
         csv=Markup("data:text/csv;charset=utf-8,") + quote(_csv(members)),
         common=_common_attributes(members),
@@ -166,6 +170,8 @@ def _payload(
             for (run, matrix, split), indices in groups.items()
             if len(indices) > 1
         ],
+        "structures": [structure_figures(item, members) for item in collection.structures],
+        "structures_over": structures_over(collection.structures),
         "training": [{"run": item.run} | training_figure(item.records) for item in collection.training],
     }
 

@@ -176,6 +176,7 @@ def class_structure(
     steps: int = 64,
     seed: int = 0,
     memory: str | int | None = None,
+    on_spectrum: Callable[[str, Spectrum], None] | None = None,
     on_progress: Progress | None = None,
 ) -> Structure:
     """Measure the class structure of G, and what of the outliers of Hess, G and H it explains.
@@ -197,6 +198,8 @@ def class_structure(
         Of the spectra; see `hesspec.spectrum`.
     memory : str or int, optional
         What may be taken of the device's memory, beside model, data and eigenvectors.
+    on_spectrum : callable, optional
+        Called with the name and the spectrum of each of the matrices as soon as it is measured.
     on_progress : callable, optional
         Called with what is done now, the work done of that, and all of it (None where it is not known).
 
@@ -231,6 +234,8 @@ def class_structure(
     for name in matrices:
         operator = MATRICES[name](model, loss_fn, data, params, memory=products)
         pairs = eigenpairs(operator, count=2 * count, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name))
+        if on_spectrum is not None:
+            on_spectrum(name, pairs.spectrum)
         found[name] = _attributed(structure, pairs, cross)
         if knockout and name == "Hessian":
             fields |= _knocked_out(structure, operator, pairs, cross, steps, seed, room, say)

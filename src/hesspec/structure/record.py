@@ -7,13 +7,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from hesspec._files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hesspec.result import Spectrum
 
 __all__ = ["ALL_MEANS", "CLASS_MEANS", "NOTHING", "PARTS", "SHARES", "Structure", "load_structure"]
 
@@ -146,6 +151,18 @@ class Structure:
         """Euclidean distances between the means, (K, K), from their Gram matrix."""
         norms = np.diag(self.gram)
         return np.asarray(np.sqrt(np.clip(norms[:, None] + norms[None] - 2 * self.gram, 0, None)))
+
+    def plot(self, spectrum: Spectrum | None = None) -> Figure:
+        """Figure of all that was measured; see `hesspec.structure.plot.plot_structure`.
+
+        Parameters
+        ----------
+        spectrum : Spectrum, optional
+            Of G, at the same point and on the same data.
+        """
+        from hesspec.structure.plot import plot_structure  # noqa: PLC0415 - slow to import, and asked only here
+
+        return plot_structure(self, spectrum)
 
     def to_dataset(self) -> xr.Dataset:
         """All fields as a dataset; scalars are attributes."""

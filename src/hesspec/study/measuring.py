@@ -267,8 +267,11 @@ def measure_structure(
 
     Parameters
     ----------
-    network, dataset, params, batch_size, attributes, folder
-        As in `measure`; the file's name is that of a spectrum of "ClassStructure".
+    network, dataset, params, batch_size, attributes
+        As in `measure`.
+    folder : path, optional
+        Where the structure is saved, under the name that `spectrum_file` gives "ClassStructure"; and the spectra of the
+        matrices, under theirs, as far as there are none yet.
     matrices
         Whose outliers are attributed, names as in `matrix_name`.
     cross, steps, seed, memory, on_progress
@@ -295,6 +298,13 @@ def measure_structure(
     network.eval()
     _check_outputs(network, dataset)
     kept = {**_of_dataset(dataset), **(attributes or {})}
+    checkpoint = str(kept.get("checkpoint", ""))
+
+    def save(name: str, measured: Spectrum) -> None:
+        file = Path(folder or "") / spectrum_file(name, dataset.split, checkpoint)
+        if folder is not None and not file.exists():
+            replace(measured, attributes={**measured.attributes, **kept}).save(file)
+
     found = class_structure(
         network,
         nn.CrossEntropyLoss(),
@@ -305,11 +315,12 @@ def measure_structure(
         steps=steps,
         seed=seed,
         memory=memory,
+        on_spectrum=save,
         on_progress=on_progress,
     )
     found = replace(found, attributes={**found.attributes, **kept})
     if folder is not None:
-        found.save(Path(folder) / spectrum_file("ClassStructure", dataset.split, str(kept.get("checkpoint", ""))))
+        found.save(Path(folder) / spectrum_file("ClassStructure", dataset.split, checkpoint))
     return found
 
 

@@ -1,0 +1,377 @@
+"""The section on the class structure: Plotly figures as plain dictionaries, and tables in words."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import to_hex
+
+from hesspec.plot import DISPLAY_NAMES, OKABE_ITO, bulk_on_logarithmic_axis, darkened, three_digits
+from hesspec.report.collection import Explained, Member
+from hesspec.report.figures import plain
+from hesspec.report.rounding import with_bound
+from hesspec.result import Spectrum
+from hesspec.structure.plot import COMPONENTS, TERMS, class_colours, map_of_means
+from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
+
+__all__ = ["structure_csv", "structure_figures", "structure_tables", "structures_over"]
+
+Array = npt.NDArray[np.float64]
+Json = dict[str, Any]
+
+LABELS = {"class": "G<sub>class</sub>", "cross": "G<sub>cross</sub>", "same": "G<sub>same</sub>"}
+TERM_LABELS = dict(
+    zip(SHARES, ("G<sub>class</sub>", "G<sub>cross</sub>", "G<sub>within</sub>", "G<sub>same</sub>", "H"), strict=True)
+)
+SYMBOLS = {"o": "circle", "^": "triangle-up", "D": "diamond"}
+BLUE, DARK = OKABE_ITO[0], to_hex(darkened(OKABE_ITO[0]))
+LOGARITHMIC = {"type": "log", "exponentformat": "power", "dtick": 1, "showgrid": True}
+
+
+def structure_figures(item: Explained, members: Sequence[Member]) -> list[Json]:
+    """Figures of one class structure.
+
+    Parameters
+    ----------
+    item : Explained
+    members : sequence of Member
+        Among which the spectrum of G at the same point is looked for.
+
+    Returns
+    -------
+    list of dict
+        `title`, `traces` and `layout` of each figure; those without data are left out.
+    """
+    structure = item.structure
+    spectrum = next(
+        (
+            member.spectrum
+            for member in members
+            if member.matrix == "G"
+            and (member.run, member.split, member.checkpoint) == (item.run, item.split, item.checkpoint)
+        ),
+        None,
+    )
+    drawn = [
+        _components(structure, spectrum),
+        _predictions(structure),
+        _shares(structure),
+        _knockout(structure),
+        _map(structure),
+    ]
+    return [figure for figure in drawn if figure is not None]
+
+
+def _components(structure: Structure, spectrum: Spectrum | None) -> Json:
+    traces: list[Json] = []
+    floor = 1.0
+    if spectrum is not None:
+        floor = 1 / spectrum.dimension
+        x, y = bulk_on_logarithmic_axis(spectrum)
+        seen = y > floor * 1e-3
+        traces.append(
+            {
+                "x": x[seen].tolist(), "y": y[seen].tolist(), "mode": "lines", "name": "bulk of G", "fill": "tozeroy",
+                "line": {"color": BLUE, "width": 1.6}, "fillcolor": "rgba(0,114,178,0.16)",
+                "hovertemplate": "%{x:.3g}<br>%{y:.3g} per decade<extra>bulk of G</extra>",
+            }
+        )  # fmt: skip
+        kept = spectrum.eigenvalues > 0
+        traces.append(
+            {
+                "x": spectrum.eigenvalues[kept].tolist(), "y": [floor] * int(kept.sum()), "mode": "markers",
+                "name": "eigenvalues of G", "marker": {"color": DARK, "symbol": "square", "size": 8},
+                "text": [" ± ".join(with_bound(float(v), float(b))) for v, b in
+                         zip(spectrum.eigenvalues[kept], spectrum.error_bounds[kept], strict=True)],
+                "hovertemplate": "%{text}<extra>G</extra>",
+            }
+        )  # fmt: skip
+    for row, (part, _, colour, marker) in enumerate(COMPONENTS):
+        values: Array = getattr(structure, f"{part}_eigenvalues")
+        if not values.size:
+            continue
+        traces.append(
+            {
+                "x": values.tolist(), "y": [floor / 6 ** (row + 1)] * values.size, "mode": "markers",
+                "name": LABELS[part],
+                "marker": {"color": colour, "symbol": SYMBOLS[marker], "size": 8, "opacity": 0.85},
+                "text": [three_digits(value) for value in values],
+                "hovertemplate": f"%{{text}}<extra>{LABELS[part]}</extra>",
+            }
+        )  # fmt: skip
+    axis = {"title": {"text": "share of eigenvalues per decade"}, **LOGARITHMIC, "dtick": 2}
+    if spectrum is None:
+        axis = {"type": "log", "visible": False}
+    return {
+        "title": "Components of G",
+        "traces": traces,
+        "layout": {"xaxis": {"title": {"text": "eigenvalue λ"}, **LOGARITHMIC}, "yaxis": axis},
+    }
+
+
+def _predictions(structure: Structure) -> Json | None:
+    traces: list[Json] = []
+    every: list[Array] = []
+    bounds = structure.outlier_bounds[(structure.outlier_matrix == "Hessian") & (structure.outliers > 0)]
+    for part, name, colour, symbol in (
+        ("class", LABELS["class"], OKABE_ITO[1], "circle"),
+        ("sum", "G<sub>class</sub> + G<sub>cross</sub> + G<sub>same</sub>", BLUE, "square"),
+    ):
+        measured, predicted, error = structure.predicted("Hessian", part=part)  # type: ignore[arg-type]
+        if not measured.size:
+            continue
+        every += [measured, predicted]
+        count = measured.size
+        traces.append(
+            {
+                "x": predicted.tolist(), "y": measured.tolist(), "mode": "markers", "name": name,
+                "error_y": {"type": "data", "array": bounds[:count].tolist(), "thickness": 1.2},
+                "marker": {"color": colour, "symbol": symbol, "size": 9},
+                "text": [
+                    f"outlier {rank}: {' ± '.join(with_bound(float(m), float(b)))}<br>predicted {three_digits(p)}, "
+                    f"off by {e:.1%}"
+                    for rank, (m, b, p, e) in enumerate(
+                        zip(measured, bounds[:count], predicted, error, strict=True), start=1)
+                ],
+                "hovertemplate": "%{text}<extra></extra>",
+            }
+        )  # fmt: skip
+    if not every:
+        return None
+    ends = [min(v.min() for v in every) / 1.3, max(v.max() for v in every) * 1.3]
+    traces.append(
+        {
+            "x": ends, "y": ends, "mode": "lines", "name": "equal", "hoverinfo": "skip",
+            "line": {"color": "#888888", "dash": "dash", "width": 1},
+        }
+    )  # fmt: skip
+    return {
+        "title": "Outliers of Hess, predicted by the means and measured",
+        "traces": traces,
+        "layout": {
+            "xaxis": {"title": {"text": "predicted eigenvalue"}, "type": "log", "exponentformat": "power"},
+            "yaxis": {"title": {"text": "measured outlier"}, "type": "log", "exponentformat": "power"},
+        },
+    }
+
+
+def _shares(structure: Structure) -> Json | None:
+    mine = structure.outlier_matrix == "Hessian"
+    if not mine.any():
+        return None
+    values = structure.outliers[mine]
+    shares = 100 * structure.outlier_shares[mine] / values[:, None]
+    ranks = list(range(1, values.size + 1))
+    traces = [
+        {
+            "type": "bar", "x": ranks, "y": shares[:, i].tolist(), "name": TERM_LABELS[term],
+            "marker": {"color": TERMS[term]},
+            "hovertemplate": f"%{{y:.1f}}% of outlier %{{x}}<extra>{TERM_LABELS[term]}</extra>",
+        }
+        for i, term in enumerate(SHARES)
+    ]  # fmt: skip
+    return {
+        "title": "What each outlier of Hess comes from",
+        "traces": traces,
+        "layout": {
+            "barmode": "relative",
+            "xaxis": {"title": {"text": "outlier, by size"}, "dtick": 1 if len(ranks) <= 20 else None},
+            "yaxis": {"title": {"text": "share of the eigenvalue, %"}},
+        },
+    }
+
+
+def _knockout(structure: Structure) -> Json | None:
+    names = [NOTHING, CLASS_MEANS, ALL_MEANS][: len(structure.knockout_edges)]
+    if not names:
+        return None
+    sizes = np.abs(structure.knockout_eigenvalues)
+    edges = np.abs(structure.knockout_edges).max(axis=1)
+    traces: list[Json] = [
+        {
+            "x": edges.tolist(), "y": names, "mode": "markers", "name": "edge of the bulk",
+            "marker": {"color": "#888888", "symbol": "line-ns-open", "size": 22, "line": {"width": 2}},
+            "hovertemplate": "%{x:.3g}<extra>edge of the bulk</extra>",
+        }
+    ]  # fmt: skip
+    bounds = structure.knockout_bounds
+    traces.append(
+        {
+            "x": sizes.tolist(), "y": structure.knockout_removed.tolist(), "mode": "markers", "name": "outliers",
+            "marker": {"color": DARK, "size": 9},
+            "text": [" ± ".join(with_bound(float(v), float(b))) for v, b in
+                     zip(structure.knockout_eigenvalues, bounds, strict=True)],
+            "hovertemplate": "%{text}<extra>without %{y}</extra>",
+        }
+    )  # fmt: skip
+    return {
+        "title": "Outliers of Hess with the means projected out",
+        "traces": traces,
+        "layout": {
+            "xaxis": {"title": {"text": "|λ|"}, "type": "log", "exponentformat": "power"},
+            "yaxis": {
+                "type": "category", "categoryorder": "array", "categoryarray": names[::-1], "automargin": True,
+                "title": {"text": "projected out"},
+            },
+        },
+    }  # fmt: skip
+
+
+def _map(structure: Structure) -> Json | None:
+    places = map_of_means(structure)
+    if places is None:
+        return None
+    colours = [to_hex(colour) for colour in class_colours(structure.classes)]
+    centre = structure.gram_other < 0
+    true, other = structure.gram_true, structure.gram_other
+    traces: list[Json] = [
+        {
+            "x": places[~centre, 0].tolist(), "y": places[~centre, 1].tolist(), "mode": "markers",
+            "name": "g<sub>c,c'</sub>",
+            "marker": {
+                "color": [colours[c] for c in true[~centre]], "size": 7, "opacity": 0.75,
+                "symbol": ["x-thin-open" if c == k else "circle" for c, k in
+                           zip(true[~centre], other[~centre], strict=True)],
+            },
+            "text": [f"c = {c}, c' = {k}" for c, k in zip(true[~centre], other[~centre], strict=True)],
+            "hovertemplate": "%{text}<extra></extra>",
+        },
+        {
+            "x": places[centre, 0].tolist(), "y": places[centre, 1].tolist(), "mode": "markers+text",
+            "name": "g<sub>c</sub>", "text": [str(c) for c in true[centre]],
+            "marker": {
+                "color": "white", "size": 20, "line": {"color": [colours[c] for c in true[centre]], "width": 2},
+            },
+            "hovertemplate": "class mean of class %{text}<extra></extra>",
+        },
+    ]  # fmt: skip
+    hidden = {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False}
+    return {
+        "title": "Map of the means: t-SNE of their distances, without a unit",
+        "traces": [trace for trace in traces if trace["x"]],
+        "layout": {"xaxis": hidden, "yaxis": hidden},
+    }
+
+
+def structures_over(items: Sequence[Explained]) -> list[Json]:
+    """Predicted and measured outliers against epoch and against sample size, where class structures differ in these."""
+    figures = []
+    for name, word in (("epoch", "epoch"), ("samples_per_class", "samples per class")):
+        groups: dict[tuple[str, str], list[tuple[float, Explained]]] = {}
+        for item in items:
+            value = item.epoch if name == "epoch" else item.structure.attributes.get(name)
+            if isinstance(value, int | float):
+                run = item.run if name == "epoch" else ""
+                groups.setdefault((run, item.split), []).append((float(value), item))
+        for (run, split), points in groups.items():
+            if len({value for value, _ in points}) > 1:
+                title = f"Class means and outliers against {word}"
+                where = " · ".join(part for part in (run, split) if part)
+                figures.append(_over(f"{title}: {where}" if where else title, word, sorted(points, key=lambda x: x[0])))
+    return figures
+
+
+def _over(title: str, word: str, points: Sequence[tuple[float, Explained]]) -> Json:
+    predicted = [(value, x) for value, item in points for x in item.structure.class_eigenvalues]
+    measured = [
+        (value, x)
+        for value, item in points
+        for x in item.structure.outliers[item.structure.outlier_matrix == "Hessian"]
+        if x > 0
+    ]
+    traces = [
+        {
+            "x": [value for value, _ in pairs], "y": [float(x) for _, x in pairs], "mode": "markers", "name": label,
+            "marker": {"color": colour, "symbol": symbol, "size": size},
+            "hovertemplate": f"{word} %{{x}}: %{{y:.4g}}<extra>{label}</extra>",
+        }
+        for pairs, label, colour, symbol, size in (
+            (measured, "outliers of Hess", DARK, "circle", 9), (predicted, LABELS["class"], OKABE_ITO[1], "x", 7),
+        )
+    ]  # fmt: skip
+    return {
+        "title": plain(title),
+        "traces": traces,
+        "layout": {
+            "xaxis": {"title": {"text": word}},
+            "yaxis": {"title": {"text": "eigenvalue"}, "type": "log", "exponentformat": "power"},
+        },
+    }
+
+
+def structure_tables(item: Explained) -> Json:
+    """Traces of the parts and a row for each outlier, in words."""
+    structure = item.structure
+    traces = [
+        (f"G_{part}", " ± ".join(with_bound(float(value), float(error))) if error > 0 else three_digits(value))
+        for part, value, error in zip(PARTS, structure.traces, structure.trace_errors, strict=True)
+    ]
+    return {
+        "title": item.title or "class structure",
+        "file": item.path.as_posix(),
+        "traces": traces,
+        "outliers": _rows(structure),
+    }
+
+
+def _rows(structure: Structure) -> list[Json]:
+    rows = []
+    predictions = structure.predicted("Hessian")[1]
+    ranks: dict[str, int] = {}
+    positive = 0
+    for i, matrix in enumerate(structure.outlier_matrix.tolist()):
+        value, bound = float(structure.outliers[i]), float(structure.outlier_bounds[i])
+        ranks[matrix] = ranks.get(matrix, 0) + 1
+        predicted = off = "–"
+        if matrix == "Hessian" and value > 0:
+            if positive < predictions.size:
+                predicted = three_digits(predictions[positive])
+                off = f"{abs(predictions[positive] / value - 1):.1%}"
+            positive += 1
+        rows.append(
+            {
+                "matrix": DISPLAY_NAMES.get(matrix, matrix),
+                "rank": ranks[matrix],
+                "value": " ± ".join(with_bound(value, bound)),
+                "predicted": predicted,
+                "off": off,
+                # Of H the terms of G are no parts.
+                "shares": [
+                    "–" if matrix == "Residual" else f"{round(1000 * share / value) / 10 + 0.0:.1f}%"
+                    for share in structure.outlier_shares[i]
+                ],
+                "spans": [
+                    "–" if np.isnan(part) else f"{part:.1%}"
+                    for part in (structure.outlier_in_class[i], structure.outlier_in_means[i])
+                ],
+            }
+        )
+    return rows
+
+
+def structure_csv(items: Sequence[Explained]) -> str:
+    """A row for each outlier of each class structure, to all digits."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(
+        ["run", "split", "checkpoint", "epoch", "matrix", "eigenvalue", "error_bound", *SHARES,
+         "in_class_means", "in_all_means", "file"]
+    )  # fmt: skip
+    for item in items:
+        structure = item.structure
+        where = [item.run, item.split, item.checkpoint, "" if item.epoch is None else f"{item.epoch:g}"]
+        for i, matrix in enumerate(structure.outlier_matrix.tolist()):
+            numbers = [
+                structure.outliers[i],
+                structure.outlier_bounds[i],
+                *structure.outlier_shares[i],
+                structure.outlier_in_class[i],
+                structure.outlier_in_means[i],
+            ]
+            writer.writerow([*where, matrix, *(repr(float(number)) for number in numbers), item.path.as_posix()])
+    return file.getvalue()
