@@ -17,10 +17,18 @@ import numpy as np
 
 from hesspec.demo import CHECKPOINTS, EPOCHS
 from hesspec.result import Spectrum, load
+from hesspec.structure.record import load_structure
 from hesspec.study import SPLITS, evaluate, load_dataset, load_weights, small_cnn
 from hesspec.study.measuring import MATRICES, spectrum_file
 
-FIGURES = ("end-train", "end-test", "end-train-and-test", "training-Hessian", "training-GaussNewton")
+FIGURES = (
+    "end-train",
+    "end-test",
+    "end-train-and-test",
+    "end-train-class-structure",
+    "training-Hessian",
+    "training-GaussNewton",
+)
 STEPS = 64
 
 # With seeds 0 to 5, G has 10 outliers at the end on both sets, one for each class, once 11 on one of them.
@@ -149,6 +157,27 @@ def each_file(folder: Path, history: list[dict[str, float]]) -> Iterator[Check]:
     yield "there are no unfinished files", not list(folder.rglob(".*"))
 
 
+def each_part(folder: Path, spectra: dict[Key, Spectrum]) -> Iterator[Check]:
+    """The class structure, at the end on the training set."""
+    found = load_structure(folder / "spectra" / spectrum_file("ClassStructure", "train", "end"))
+    whole = spectra["end", "train", "GaussNewton"]
+    error = np.hypot(whole.trace_standard_error, np.linalg.norm(found.trace_errors))
+    yield (
+        "class structure: the traces of the parts of G sum to that of G within three standard errors",
+        (abs(found.traces.sum() - whole.trace) <= 3 * error),
+    )
+    yield (
+        "class structure: its outliers of Hess are those of the spectrum",
+        (np.allclose(found.outliers, spectra["end", "train", "Hessian"].outliers, rtol=1e-4)),
+    )
+    yield (
+        "class structure: the outliers lie in the span of the means",
+        (found.outliers.size > 0 and bool((found.outlier_in_means > 0.8).all())),
+    )
+    _, _, off = found.predicted(part="sum")
+    yield f"class structure: the means predict the outliers ({off.max():.0%} off)", bool((off < 0.5).all())
+
+
 def checks(folder: Path) -> Iterator[Check]:
     """All checks, in the order in which a fault in one explains those in the next."""
     history = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -156,6 +185,7 @@ def checks(folder: Path) -> Iterator[Check]:
     yield from each_file(folder, history)
     yield from each_spectrum(spectra, history)
     yield from each_sum(spectra)
+    yield from each_part(folder, spectra)
 
 
 def main() -> int:

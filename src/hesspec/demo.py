@@ -16,6 +16,8 @@ from hesspec._files import atomic_path
 from hesspec.plot import DISPLAY_NAMES, plot_spectrum, plot_training
 from hesspec.report import write_report
 from hesspec.result import Spectrum
+from hesspec.structure.plot import plot_structure
+from hesspec.structure.record import Structure
 from hesspec.study import (
     Dataset,
     EpochRecord,
@@ -25,7 +27,7 @@ from hesspec.study import (
     small_cnn,
     train,
 )
-from hesspec.study.measuring import MATRICES, Attribute, measure
+from hesspec.study.measuring import MATRICES, Attribute, measure, measure_structure
 
 __all__ = ["CHECKPOINTS", "Demo", "demo"]
 
@@ -43,6 +45,8 @@ LEARNING_RATE = 0.005
 # report in all work. Measured, for the time that is left.
 EPOCH_COST = 0.5
 PAGE_SHARE = 0.1
+# Of the class structure, in the same unit for each step: three Hessians of the eight thirds, and the traces.
+STRUCTURE_COST = 1.5
 
 Progress = Callable[[str, float, float], None]
 Key = tuple[str, str, str]
@@ -60,11 +64,14 @@ class Demo:
         The training, epoch by epoch.
     spectra : dict of (str, str, str) to Spectrum
         By checkpoint, split and matrix.
+    structure : Structure
+        Where the outliers of the Hessian come from, at the end, on the training set.
     """
 
     report: Path
     history: list[EpochRecord]
     spectra: dict[Key, Spectrum]
+    structure: Structure
 
 
 def demo(
@@ -78,8 +85,8 @@ def demo(
     """Train `small_cnn` on 710 of the digits, and measure Hess, G and H on training and test set at three checkpoints.
 
     Into the folder come `report.html`, `training.json` (a record for each epoch), `checkpoints/CHECKPOINT.safetensors`,
-    `spectra/CHECKPOINT-SPLIT-MATRIX.nc` and `figures/*.png`, all of them at the end: after an error or Ctrl-C the
-    folder is as it was before.
+    `spectra/CHECKPOINT-SPLIT-MATRIX.nc`, `spectra/end-train-ClassStructure.nc` and `figures/*.png`, all of them at the
+    end: after an error or Ctrl-C the folder is as it was before.
 
     Parameters
     ----------
@@ -136,20 +143,21 @@ def demo(
             settings = TrainingSettings(epochs=epochs, learning_rate=LEARNING_RATE, seed=seed)
             samples = len(train_set) + len(test_set)
             before_page = epochs * EPOCH_COST * len(train_set) + len(CHECKPOINTS) * steps * samples
+            before_page += STRUCTURE_COST * steps * len(train_set)
             meter = _Meter(on_progress, before_page / (1 - PAGE_SHARE))
-            history, spectra = _train_and_measure(
+            history, spectra, structure = _train_and_measure(
                 work, train_set, test_set, settings=settings, steps=steps, meter=meter
             )
             meter.report("figures and report")
             _write_records(work / "training.json", history)
-            _draw(work / "figures", spectra)
+            _draw(work / "figures", spectra, structure)
             write_report(work)
             for item in work.iterdir():
                 item.rename(target / item.name)
     finally:
         if not existed and not any(target.iterdir()):
             target.rmdir()
-    return Demo(target / "report.html", history, spectra)
+    return Demo(target / "report.html", history, spectra, structure)
 
 
 @contextmanager
@@ -184,8 +192,8 @@ def _train_and_measure(
     settings: TrainingSettings,
     steps: int,
     meter: _Meter,
-) -> tuple[list[EpochRecord], dict[Key, Spectrum]]:
-    """Write checkpoints and spectra below the folder."""
+) -> tuple[list[EpochRecord], dict[Key, Spectrum], Structure]:
+    """Write checkpoints, spectra and class structure below the folder."""
     checkpoints = dict(zip((0, settings.epochs // 3, settings.epochs), CHECKPOINTS, strict=True))
     spectra: dict[Key, Spectrum] = {}
 
@@ -219,7 +227,19 @@ def _train_and_measure(
         on_epoch=on_epoch,
         on_checkpoint=on_checkpoint,
     )
-    return history, spectra
+    meter.report("class structure")
+    structure = measure_structure(
+        network,
+        train_set,
+        matrices=["Hessian"],
+        steps=steps,
+        seed=settings.seed,
+        batch_size=len(train_set),
+        attributes={"network": "small_cnn", "epoch": settings.epochs, "checkpoint": CHECKPOINTS[-1]},
+        folder=folder / "spectra",
+    )
+    meter.done += STRUCTURE_COST * steps * len(train_set)
+    return history, spectra, structure
 
 
 def _measure(
@@ -257,7 +277,7 @@ def _write_records(path: Path, history: list[EpochRecord]) -> None:
         temporary.write_text(json.dumps([asdict(record) for record in history], indent=1), encoding="utf-8")
 
 
-def _draw(folder: Path, spectra: Mapping[Key, Spectrum]) -> None:
+def _draw(folder: Path, spectra: Mapping[Key, Spectrum], structure: Structure) -> None:
     sets = {"train": "training set", "test": "test set"}
     figures = {
         f"end-{split}": plot_spectrum(
@@ -276,6 +296,9 @@ def _draw(folder: Path, spectra: Mapping[Key, Spectrum]) -> None:
             {checkpoint: spectra[checkpoint, "train", matrix] for checkpoint in CHECKPOINTS},
             title=f"small_cnn on digits: {DISPLAY_NAMES[matrix]} through training, training set",
         )
+    figures["end-train-class-structure"] = plot_structure(
+        structure, spectra["end", "train", "GaussNewton"], title="small_cnn on digits, end of training, training set"
+    )
     for name, figure in figures.items():
         with atomic_path(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=200)

@@ -38,11 +38,19 @@ def folder(run):
 
 def test_the_files(folder):
     spectra = {f"spectra/{c}-{s}-{m}.nc" for c in CHECKPOINTS for s in SPLITS for m in MATRICES}
-    figures = {"end-train", "end-test", "end-train-and-test", "training-Hessian", "training-GaussNewton"}
+    figures = {
+        "end-train",
+        "end-test",
+        "end-train-and-test",
+        "end-train-class-structure",
+        "training-Hessian",
+        "training-GaussNewton",
+    }
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {
         *spectra,
         *(f"checkpoints/{checkpoint}.safetensors" for checkpoint in CHECKPOINTS),
+        "spectra/end-train-ClassStructure.nc",
         *(f"figures/{figure}.png" for figure in figures),
         "training.json",
         "report.html",
@@ -170,7 +178,8 @@ def test_too_few_epochs(tmp_path):
 
 def test_the_progress_is_as_far_as_was_said_when_the_page_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("hesspec.demo.write_report", lambda folder: (folder / "report.html").touch())
-    monkeypatch.setattr("hesspec.demo._draw", lambda folder, spectra: None)
+    monkeypatch.setattr("hesspec.demo._draw", lambda *_: None)
+    monkeypatch.setattr("hesspec.demo.measure_structure", lambda *_, **__: None)
     calls = []
 
     def quick(network, dataset, *, on_progress, **_):
