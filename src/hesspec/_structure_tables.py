@@ -42,9 +42,9 @@ def _outliers(structure: Structure, matrix: str) -> Table:
     name = DISPLAY_NAMES.get(matrix, matrix)
     columns = ["eigenvalue", "class", "cross", "within", "same", "H", "in class", "in means"]
     if matrix == "Hessian":
-        columns[1:1] = ["G_class", "means"]
+        columns[1:1] = ["G_class", "means", "Ritz"]
     table = _table(f"Outliers of {name}: value, what of it comes from where, and where it points to", "", *columns)
-    predictions = {part: structure.predicted(matrix, part=part)[1] for part in ("class", "sum")}
+    predictions = {part: structure.predicted(matrix, part=part)[1] for part in ("class", "sum", "ritz")}
     positive = 0
     for rank, i in enumerate(mine, start=1):
         value = structure.outliers[i]
@@ -59,6 +59,10 @@ def _outliers(structure: Structure, matrix: str) -> Table:
         row += [_percent(share) for share in shares]
         row += [_percent(part) for part in (structure.outlier_in_class[i], structure.outlier_in_means[i])]
         table.add_row(*row)
+    if matrix == "Hessian":
+        table.caption = (
+            "predicted by G_class, by all means (G_class + G_cross + G_same), and by G in the span of the class means"
+        )
     for span in (CLASS_MEANS, ALL_MEANS):
         chosen = (structure.angle_matrix == matrix) & (structure.angle_span == span)
         if chosen.any():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,7 +27,16 @@ from hesspec.krylov.thick_restart import thick_restart
 from hesspec.krylov.vectors import inner, norm, random_vector
 from hesspec.result import Spectrum
 
-__all__ = ["BASIS_SHARE", "PARTIAL_FROM", "Eigenpairs", "basis_in_words", "eigenpairs", "how_kept", "spectrum"]
+__all__ = [
+    "BASIS_SHARE",
+    "PARTIAL_FROM",
+    "Eigenpairs",
+    "basis_in_words",
+    "eigenpairs",
+    "how_kept",
+    "outlier_pairs",
+    "spectrum",
+]
 
 Progress = Callable[[int, int | None], None]
 
@@ -194,12 +204,33 @@ def eigenpairs(
     if not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(f"count is {count!r}; it has to be a positive whole number.")
     run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, int(count))
-    vectors = torch.empty(operator.shape[0], len(run.top), dtype=operator.dtype, device=operator.device)
-    values, residuals = np.empty(len(run.top)), np.empty(len(run.top))
-    for i in range(len(run.top)):
-        vector = run.top[i]
+    return _pairs(operator, run.top, found, np.arange(len(run.top)))
+
+
+def outlier_pairs(
+    operator: SymmetricOperator,
+    *,
+    most: int,
+    steps: int = 64,
+    seed: int = 0,
+    memory: str | int | None = None,
+    basis: str = "auto",
+    on_step: Progress | None = None,
+) -> tuple[Eigenpairs, Array]:
+    """As `eigenpairs`, of the outliers among the `most` largest eigenvalues alone; and their error bounds."""
+    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, most)
+    chosen = np.flatnonzero(found.is_outlier[: len(run.top)])
+    return _pairs(operator, run.top, found, chosen), found.error_bounds[chosen]
+
+
+def _pairs(operator: SymmetricOperator, top: KrylovBasis, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
+    """Eigenpairs of the chosen ones of the largest resolved eigenvalues, with a product for each."""
+    vectors = torch.empty(operator.shape[0], chosen.size, dtype=operator.dtype, device=operator.device)
+    values, residuals = np.empty(chosen.size), np.empty(chosen.size)
+    for i, index in enumerate(chosen):
+        vector = top[int(index)]
         vectors[:, i] = vector / norm(vector)
-    products = operator @ vectors if len(run.top) else vectors
+    products = operator @ vectors if chosen.size else vectors
     for i, (vector, product) in enumerate(zip(vectors.T, products.T, strict=True)):
         values[i] = inner(vector, product)
         residuals[i] = norm(product - values[i] * vector)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from torch import nn
 
@@ -124,6 +125,23 @@ def test_projections_are_inner_products_with_the_means():
     for projection, vector in zip(found, vectors.T, strict=True):
         assert (projection.pair - mean @ vector).abs().max() <= 1e-14 * scale
         assert (torch.cat(projection.single) - g @ vector).abs().max() <= 1e-14 * scale
+
+
+@pytest.mark.parametrize("span", ["class means", "class and cross-class means"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_ritz_values_are_those_of_g_on_the_span(span, dtype, tolerance):
+    problem = case()
+    weights, mean, _, _ = means(problem, names(problem))
+    off = ~torch.eye(4, dtype=torch.bool)
+    columns = mean[off].T if "cross" in span else ((weights * off)[:, None] @ mean).squeeze(1).T
+    basis = torch.from_numpy(scipy.linalg.orth(columns.numpy(), rcond=1e-6))
+    truth = torch.linalg.eigvalsh(basis.T @ reference(problem)["full"] @ basis).flip(0).numpy()
+    found = structure(case(dtype)).ritz_values(span)
+    count = min(len(found), 4)
+    assert np.abs(found[:count] - truth[:count]).max() <= tolerance * truth[0]
+    assert (
+        found <= torch.linalg.eigvalsh(reference(problem)["full"]).flip(0).numpy()[: len(found)] * (1 + tolerance)
+    ).all()
 
 
 @pytest.mark.parametrize("part", ["class", "cross", "same", "within"])

@@ -121,6 +121,7 @@ def _predictions(structure: Structure) -> Json | None:
     for part, name, colour, symbol in (
         ("class", LABELS["class"], OKABE_ITO[1], "circle"),
         ("sum", "G<sub>class</sub> + G<sub>cross</sub> + G<sub>same</sub>", BLUE, "square"),
+        ("ritz", "G in the span of the g<sub>c</sub>", OKABE_ITO[2], "triangle-up"),
     ):
         measured, predicted, error = structure.predicted("Hessian", part=part)  # type: ignore[arg-type]
         if not measured.size:
@@ -322,24 +323,27 @@ def structure_tables(item: Explained) -> Json:
 def _rows(structure: Structure) -> list[Json]:
     rows = []
     predictions = structure.predicted("Hessian")[1]
+    ritz = structure.predicted("Hessian", part="ritz")[1]
     ranks: dict[str, int] = {}
     positive = 0
     for i, matrix in enumerate(structure.outlier_matrix.tolist()):
         value, bound = float(structure.outliers[i]), float(structure.outlier_bounds[i])
         ranks[matrix] = ranks.get(matrix, 0) + 1
-        predicted = off = "–"
+        predicted = off = of_ritz = off_ritz = "–"
         if matrix == "Hessian" and value > 0:
             if positive < predictions.size:
                 predicted = three_digits(predictions[positive])
                 off = f"{abs(predictions[positive] / value - 1):.1%}"
+            if positive < ritz.size:
+                of_ritz = three_digits(ritz[positive])
+                off_ritz = f"{abs(ritz[positive] / value - 1):.1%}"
             positive += 1
         rows.append(
             {
                 "matrix": DISPLAY_NAMES.get(matrix, matrix),
                 "rank": ranks[matrix],
                 "value": " ± ".join(with_bound(value, bound)),
-                "predicted": predicted,
-                "off": off,
+                "predictions": [predicted, off, of_ritz, off_ritz],
                 # Of H the terms of G are no parts.
                 "shares": [
                     "–" if matrix == "Residual" else f"{round(1000 * share / value) / 10 + 0.0:.1f}%"

@@ -19,7 +19,7 @@ from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.projected import Projected
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import norm
-from hesspec.measurement import BASIS_SHARE, Eigenpairs, eigenpairs, how_kept, spectrum
+from hesspec.measurement import BASIS_SHARE, Eigenpairs, how_kept, outlier_pairs, spectrum
 from hesspec.operators import CurvatureOperator, GaussNewton, Hessian, Residual
 from hesspec.operators.class_parts import Projections
 from hesspec.operators.losses import LossFunction
@@ -233,10 +233,12 @@ def class_structure(
     found: dict[str, tuple[Eigenpairs, Array, Attribution]] = {}
     for name in matrices:
         operator = MATRICES[name](model, loss_fn, data, params, memory=products)
-        pairs = eigenpairs(operator, count=2 * count, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name))
+        pairs, bounds = outlier_pairs(
+            operator, most=2 * count, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name)
+        )
         if on_spectrum is not None:
             on_spectrum(name, pairs.spectrum)
-        found[name] = _attributed(structure, pairs, cross)
+        found[name] = pairs, bounds, _attributed(structure, pairs, cross)
         if knockout and name == "Hessian":
             fields |= _knocked_out(structure, operator, pairs, cross, steps, seed, room, say)
     return Structure(
@@ -244,6 +246,7 @@ def class_structure(
         classes=count,
         weights=structure.weights,
         **fields,
+        ritz_values=structure.ritz_values(),
         traces=np.array([value for value, _ in traces]),
         trace_errors=np.array([error for _, error in traces]),
         within_traces=within,
@@ -285,15 +288,13 @@ def _of_means(structure: ClassStructure, *, cross: bool) -> dict[str, Any]:
     }
 
 
-def _attributed(structure: ClassStructure, pairs: Eigenpairs, cross: bool) -> tuple[Eigenpairs, Array, Attribution]:
-    """Eigenpairs of the outliers, their bounds, and the attribution of them; angles are of the C largest."""
-    chosen = np.flatnonzero(pairs.spectrum.is_outlier[: pairs.values.size])
-    outliers = _some(pairs, chosen)
-    all_of_them = attribute(structure, outliers, cross=cross)
-    if chosen.size > structure.classes:
-        angles = attribute(structure, _some(outliers, np.arange(structure.classes)), cross=cross)
-        all_of_them = replace(all_of_them, angles=angles.angles, angle_error=angles.angle_error)
-    return outliers, pairs.spectrum.error_bounds[chosen], all_of_them
+def _attributed(structure: ClassStructure, outliers: Eigenpairs, cross: bool) -> Attribution:
+    """Attribution of outliers; angles are those of the C largest."""
+    found = attribute(structure, outliers, cross=cross)
+    if outliers.values.size > structure.classes:
+        largest = attribute(structure, _some(outliers, np.arange(structure.classes)), cross=cross)
+        found = replace(found, angles=largest.angles, angle_error=largest.angle_error)
+    return found
 
 
 def _some(pairs: Eigenpairs, chosen: npt.NDArray[np.intp]) -> Eigenpairs:

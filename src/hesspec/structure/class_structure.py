@@ -8,10 +8,12 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 
 from hesspec._memory import free_memory
+from hesspec.krylov.vectors import inner
 from hesspec.krylov.xtrace import xtrace
 from hesspec.measurement import BASIS_SHARE
 from hesspec.operators.base import KEPT_SHARE
@@ -260,6 +262,26 @@ class ClassStructure:
             for i, vector in enumerate(self._model.pulled(cotangents)):
                 result[:, start + i] = vector
         return result
+
+    def ritz_values(self, span: Span = "class means") -> Array:
+        """Rayleigh-Ritz values of G on a span of means, descending: what G's outliers are if they point there.
+
+        The largest one is at most the largest eigenvalue of G, the second at most the second, and so on (Cauchy); they
+        are off by the square of the sine of the angle to the span, times the eigenvalue (Parlett 1998). A value takes
+        one vector pulled and pushed: for the class means, after these, C Gauss-Newton products. G_class alone gives
+        less: G_cross and G_within have large parts in the same span.
+        """
+        coefficients = self.span(span)
+        vectors = self._combined(coefficients)
+        # Orthonormal up to rounding, which is that of float32 times what the means have in common.
+        gram, curved = (np.empty((vectors.shape[1],) * 2) for _ in range(2))
+        found = self.project(vectors)
+        for i, one in enumerate(found):
+            for j, other in enumerate(found[: i + 1]):
+                parts = zip(one.rows, one.single, other.single, strict=True)
+                curved[i, j] = curved[j, i] = sum(float((row.weights * s * t).sum()) for row, s, t in parts)
+                gram[i, j] = gram[j, i] = inner(vectors[:, i].contiguous(), vectors[:, j].contiguous())
+        return np.asarray(scipy.linalg.eigh(curved, gram, eigvals_only=True)[::-1])
 
     # Vectors, traces --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from sklearn.manifold import TSNE
 
 from hesspec.plot import FILL, OKABE_ITO, STYLE, bulk_on_logarithmic_axis, darkened
@@ -144,6 +144,7 @@ def _predictions(axes: Axes, structure: Structure) -> None:
     for part, label, colour, marker in (
         ("class", "$G_{class}$", OKABE_ITO[1], "o"),
         ("sum", "$G_{class} + G_{cross} + G_{same}$", OKABE_ITO[0], "s"),
+        ("ritz", "$G$ in the span of the $g_c$", OKABE_ITO[2], "^"),
     ):
         measured, predicted, error = structure.predicted("Hessian", part=part)  # type: ignore[arg-type]
         if not measured.size:
@@ -155,12 +156,17 @@ def _predictions(axes: Axes, structure: Structure) -> None:
             markeredgecolor="white", markeredgewidth=0.5, capsize=2,
             label=f"{label}, off by {100 * np.median(error):.0f}% (median)",
         )  # fmt: skip
-    low, high = min(v.min() for v in every) / 1.5, max(v.max() for v in every) * 1.5
+    low, high = min(v.min() for v in every) / 1.5, max(v.max() for v in every) * 2.5
     axes.plot([low, high], [low, high], color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     axes.set(
         xscale="log", yscale="log", xlim=(low, high), ylim=(low, high),
         xlabel="eigenvalue predicted by the means", ylabel="outlier of Hess", title="outliers, predicted and measured",
     )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        # Fewer of them where there are several decades, so that they do not touch.
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=9, loc="upper left")
 
 

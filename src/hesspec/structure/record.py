@@ -59,6 +59,9 @@ class Structure:
         Class c of each mean, and c'; -1 stands for the class mean g_c, which is over all c' != c.
     class_eigenvalues, same_eigenvalues, cross_eigenvalues, sum_eigenvalues : array
         Non-zero eigenvalues, descending, of G_class, G_same, G_cross and the sum of these three.
+    ritz_values : array (r,)
+        Rayleigh-Ritz values of G on the span of the class means, descending: each is at most the eigenvalue of G of the
+        same rank.
     traces, trace_errors : array (4,)
         Of the four `PARTS`, with the standard error where a trace is an estimate, else 0.
     within_traces, within_errors : array (C, C)
@@ -101,6 +104,7 @@ class Structure:
     same_eigenvalues: Array
     cross_eigenvalues: Array = field(default_factory=lambda: np.empty(0))
     sum_eigenvalues: Array = field(default_factory=lambda: np.empty(0))
+    ritz_values: Array = field(default_factory=lambda: np.empty(0))
     traces: Array = field(default_factory=lambda: np.empty(0))
     trace_errors: Array = field(default_factory=lambda: np.empty(0))
     within_traces: Array = field(default_factory=lambda: np.empty((0, 0)))
@@ -123,7 +127,7 @@ class Structure:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def predicted(
-        self, matrix: str = "Hessian", *, part: Literal["class", "sum"] = "class"
+        self, matrix: str = "Hessian", *, part: Literal["class", "sum", "ritz"] = "class"
     ) -> tuple[Array, Array, Array]:
         """The largest outliers of a matrix beside the eigenvalues that the means alone predict.
 
@@ -131,9 +135,9 @@ class Structure:
         ----------
         matrix : str
             A name in `outlier_matrix`.
-        part : "class" or "sum"
-            Eigenvalues of G_class, or of G_class + G_cross + G_same, which is all of G but the spread of the samples
-            around their means.
+        part : "class", "sum" or "ritz"
+            Eigenvalues of G_class; of G_class + G_cross + G_same, which is all of G but the spread of the samples
+            around their means; or `ritz_values`, which are of all of G in the span of the class means.
 
         Returns
         -------
@@ -142,7 +146,7 @@ class Structure:
             smaller number of the two.
         """
         measured = self.outliers[(self.outlier_matrix == matrix) & (self.outliers > 0)]
-        known = self.class_eigenvalues if part == "class" else self.sum_eigenvalues
+        known = self.ritz_values if part == "ritz" else getattr(self, f"{part}_eigenvalues")
         count = min(measured.size, known.size)
         measured, predicted = np.sort(measured)[::-1][:count], known[:count]
         return measured, predicted, np.abs(predicted / measured - 1)
