@@ -67,6 +67,7 @@ def test_structures_of_several_epochs_and_sizes_are_drawn_against_these(folder, 
 
 def test_a_file_that_cannot_be_read_is_named(folder):
     (folder / "bad-ClassStructure.nc").write_text("no")
+    (folder / "end-train-ClassStructure.nc").rename(folder / "any-name.nc")
     text, data = page(folder)
     assert "bad-ClassStructure.nc" in text
     assert "is no NetCDF file" in text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hesspec.result import Spectrum
-from hesspec.structure.plot import map_of_means, plot_structure
+from hesspec.structure.plot import drawn_means, map_of_means, plot_structure
 from hesspec.structure.record import CLASS_MEANS, NOTHING, Structure
 
 
@@ -128,3 +128,11 @@ def test_the_map_keeps_groups_together_and_needs_four_means():
     distance = np.linalg.norm(places[:, None] - places[None], axis=-1)
     np.fill_diagonal(distance, np.inf)
     assert (distance.argmin(1) // 8 == np.arange(32) // 8).all()
+
+
+def test_too_many_means_are_drawn_without_the_cross_class_ones(monkeypatch):
+    monkeypatch.setattr("hesspec.structure.plot.MOST_MEANS", 11)
+    few = drawn_means(whole())
+    assert (few.gram == whole().gram[:3, :3]).all()
+    assert few.gram_true.tolist() == [0, 1, 2]
+    assert "map of the means (t-SNE, no unit)" not in drawn(plot_structure(whole())), "three are too few for a map"

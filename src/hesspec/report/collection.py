@@ -17,8 +17,6 @@ __all__ = ["Collection", "Explained", "Member", "Training", "read_folder"]
 
 RUN_ATTRIBUTES = ("network", "dataset", "loss")
 SPLITS = ("train", "test")
-# How names of files with class structures end; see `hesspec.study.measuring.spectrum_file`.
-STRUCTURE = "ClassStructure.nc"
 CHECKPOINTS = ("initialisation", "middle", "end")
 
 
@@ -102,13 +100,15 @@ def read_folder(folder: Path) -> Collection:
     structures: list[Explained] = []
     unread: list[tuple[Path, str]] = []
     for path in paths:
+        relative = path.relative_to(folder)
         try:
-            if path.name.endswith(STRUCTURE):
-                structures.append(_explained(path.relative_to(folder), load_structure(path)))
-                continue
-            members.append(_member(path.relative_to(folder), load(path)))
+            members.append(_member(relative, load(path)))
         except (ValueError, OSError) as error:
-            unread.append((path.relative_to(folder), str(error)))
+            structure = _structure(path)
+            if structure is None:
+                unread.append((relative, str(error)))
+            else:
+                structures.append(_explained(relative, structure))
     if not members:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in unread)
         raise ValueError(
@@ -138,6 +138,14 @@ def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
     if number is not None:
         name = f"{name} (epoch {number:g})" if name else f"epoch {number:g}"
     return name, number
+
+
+def _structure(path: Path) -> Structure | None:
+    """The class structure in a file, if it holds one."""
+    try:
+        return load_structure(path)
+    except (ValueError, OSError):
+        return None
 
 
 def _explained(path: Path, structure: Structure) -> Explained:

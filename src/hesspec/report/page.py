@@ -49,10 +49,10 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     Parameters
     ----------
     folder : path
-        Every `*.nc` in it and in its subfolders is read as a spectrum (as a class structure where its name ends in
-        "ClassStructure.nc"), and every `training.json` as a list of records,
-        one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`, `test_error` and
-        `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on the page.
+        Every `*.nc` in it and in its subfolders is read as a spectrum or a class structure, and every `training.json`
+        as a list of records, one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`,
+        `test_error` and `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on
+        the page.
     path : path, optional
         Of the page; `report.html` in the folder by default. It is there whole or not at all.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from hesspec.report.collection import Explained, Member
 from hesspec.report.figures import plain
 from hesspec.report.rounding import with_bound
 from hesspec.result import Spectrum
-from hesspec.structure.plot import COMPONENTS, TERMS, class_colours, map_of_means
+from hesspec.structure.plot import COMPONENTS, TERMS, class_colours, drawn_means, map_of_means
 from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
 
 __all__ = ["structure_csv", "structure_figures", "structure_tables", "structures_over"]
@@ -62,9 +63,14 @@ def structure_figures(item: Explained, members: Sequence[Member]) -> list[Json]:
         _predictions(structure),
         _shares(structure),
         _knockout(structure),
-        _map(structure),
+        _map(drawn_means(structure)),
     ]
     return [figure for figure in drawn if figure is not None]
+
+
+def _finite(values: Array) -> list[float | None]:
+    """Numbers that JSON knows: None, which Plotly leaves out, where one is not finite."""
+    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 def _components(structure: Structure, spectrum: Spectrum | None) -> Json:
@@ -131,7 +137,7 @@ def _predictions(structure: Structure) -> Json | None:
         traces.append(
             {
                 "x": predicted.tolist(), "y": measured.tolist(), "mode": "markers", "name": name,
-                "error_y": {"type": "data", "array": bounds[:count].tolist(), "thickness": 1.2},
+                "error_y": {"type": "data", "array": _finite(bounds[:count]), "thickness": 1.2},
                 "marker": {"color": colour, "symbol": symbol, "size": 9},
                 "text": [
                     f"outlier {rank}: {' ± '.join(with_bound(float(m), float(b)))}<br>predicted {three_digits(p)}, "
@@ -195,7 +201,7 @@ def _knockout(structure: Structure) -> Json | None:
     edges = np.abs(structure.knockout_edges).max(axis=1)
     traces: list[Json] = [
         {
-            "x": edges.tolist(), "y": names, "mode": "markers", "name": "edge of the bulk",
+            "x": _finite(edges), "y": names, "mode": "markers", "name": "edge of the bulk",
             "marker": {"color": "#888888", "symbol": "line-ns-open", "size": 22, "line": {"width": 2}},
             "hovertemplate": "%{x:.3g}<extra>edge of the bulk</extra>",
         }
@@ -203,7 +209,8 @@ def _knockout(structure: Structure) -> Json | None:
     bounds = structure.knockout_bounds
     traces.append(
         {
-            "x": sizes.tolist(), "y": structure.knockout_removed.tolist(), "mode": "markers", "name": "outliers",
+            "x": sizes.tolist(), "y": [plain(name) for name in structure.knockout_removed.tolist()],
+            "mode": "markers", "name": "outliers",
             "marker": {"color": DARK, "size": 9},
             "text": [" ± ".join(with_bound(float(v), float(b))) for v, b in
                      zip(structure.knockout_eigenvalues, bounds, strict=True)],
@@ -231,17 +238,18 @@ def _map(structure: Structure) -> Json | None:
     centre = structure.gram_other < 0
     true, other = structure.gram_true, structure.gram_other
     traces: list[Json] = [
-        {
-            "x": places[~centre, 0].tolist(), "y": places[~centre, 1].tolist(), "mode": "markers",
-            "name": "g<sub>c,c'</sub>",
-            "marker": {
-                "color": [colours[c] for c in true[~centre]], "size": 7, "opacity": 0.75,
-                "symbol": ["x-thin-open" if c == k else "circle" for c, k in
-                           zip(true[~centre], other[~centre], strict=True)],
-            },
-            "text": [f"c = {c}, c' = {k}" for c, k in zip(true[~centre], other[~centre], strict=True)],
-            "hovertemplate": "%{text}<extra></extra>",
-        },
+        *(
+            {
+                "x": places[mine, 0].tolist(), "y": places[mine, 1].tolist(), "mode": "markers", "name": name,
+                "marker": {"color": [colours[c] for c in true[mine]], "size": 7, "opacity": 0.75, "symbol": symbol},
+                "text": [f"c = {c}, c' = {k}" for c, k in zip(true[mine], other[mine], strict=True)],
+                "hovertemplate": "%{text}<extra></extra>",
+            }
+            for mine, name, symbol in (
+                (~centre & (true != other), "g<sub>c,c'</sub>", "circle"),
+                (true == other, "g<sub>c,c</sub>", "x-thin-open"),
+            )
+        ),
         {
             "x": places[centre, 0].tolist(), "y": places[centre, 1].tolist(), "mode": "markers+text",
             "name": "g<sub>c</sub>", "text": [str(c) for c in true[centre]],
@@ -263,18 +271,29 @@ def structures_over(items: Sequence[Explained]) -> list[Json]:
     """Predicted and measured outliers against epoch and against sample size, where class structures differ in these."""
     figures = []
     for name, word in (("epoch", "epoch"), ("samples_per_class", "samples per class")):
-        groups: dict[tuple[str, str], list[tuple[float, Explained]]] = {}
+        groups: dict[tuple[str, ...], list[tuple[float, Explained]]] = {}
         for item in items:
             value = item.epoch if name == "epoch" else item.structure.attributes.get(name)
-            if isinstance(value, int | float):
-                run = item.run if name == "epoch" else ""
-                groups.setdefault((run, item.split), []).append((float(value), item))
-        for (run, split), points in groups.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                groups.setdefault(_all_but(name, item), []).append((float(value), item))
+        differ = [len(set(parts)) > 1 for parts in zip(*groups, strict=True)]
+        for group, points in groups.items():
             if len({value for value, _ in points}) > 1:
                 title = f"Class means and outliers against {word}"
-                where = " · ".join(part for part in (run, split) if part)
+                where = " · ".join(part for part, differs in zip(group, differ, strict=True) if part and differs)
                 figures.append(_over(f"{title}: {where}" if where else title, word, sorted(points, key=lambda x: x[0])))
     return figures
+
+
+def _all_but(name: str, item: Explained) -> tuple[str, ...]:
+    """What has to be the same for class structures to differ by one attribute only."""
+    attributes = item.structure.attributes
+    count = attributes.get("samples_per_class")
+    return (
+        *(str(attributes.get(key, "")) for key in ("network", "dataset", "loss")),
+        item.split,
+        item.checkpoint if name == "samples_per_class" else "" if count is None else f"n = {count}",
+    )
 
 
 def _over(title: str, word: str, points: Sequence[tuple[float, Explained]]) -> Json:
@@ -310,8 +329,8 @@ def structure_tables(item: Explained) -> Json:
     structure = item.structure
     traces = [
         (f"G_{part}", " ± ".join(with_bound(float(value), float(error))) if error > 0 else three_digits(value))
-        for part, value, error in zip(PARTS, structure.traces, structure.trace_errors, strict=True)
-    ]
+        for part, value, error in zip(PARTS, structure.traces, structure.trace_errors, strict=False)
+    ]  # no traces where they were not asked for
     return {
         "title": item.title or "class structure",
         "file": item.path.as_posix(),
@@ -346,16 +365,20 @@ def _rows(structure: Structure) -> list[Json]:
                 "predictions": [predicted, off, of_ritz, off_ritz],
                 # Of H the terms of G are no parts.
                 "shares": [
-                    "–" if matrix == "Residual" else f"{round(1000 * share / value) / 10 + 0.0:.1f}%"
-                    for share in structure.outlier_shares[i]
+                    "–" if matrix == "Residual" else _percent(share / value) for share in structure.outlier_shares[i]
                 ],
                 "spans": [
-                    "–" if np.isnan(part) else f"{part:.1%}"
+                    "–" if np.isnan(part) else _percent(part)
                     for part in (structure.outlier_in_class[i], structure.outlier_in_means[i])
                 ],
             }
         )
     return rows
+
+
+def _percent(share: float) -> str:
+    # Rounded before it is written, so that there is no minus sign before 0, and with a true one elsewhere.
+    return f"{round(1000 * share) / 10 + 0.0:.1f}%".replace("-", "\N{MINUS SIGN}")
 
 
 def structure_csv(items: Sequence[Explained]) -> str:

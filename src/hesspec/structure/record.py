@@ -195,7 +195,7 @@ class Structure:
         version = dataset.attrs.get("hesspec_structure_format")
         if version is None:
             raise ValueError("This dataset is no class structure: it has no attribute 'hesspec_structure_format'.")
-        if version > FORMAT:
+        if not isinstance(version, int | np.integer) or version > FORMAT:
             raise ValueError(
                 f"This class structure has format {version}; this version of hesspec reads up to {FORMAT}. Update it."
             )
@@ -203,6 +203,8 @@ class Structure:
         for item in fields(cls):
             if item.name == "attributes":
                 values[item.name] = json.loads(dataset.attrs["attributes"])
+                if not isinstance(values[item.name], dict):
+                    raise ValueError("Its attributes are no mapping.")
             elif item.name in dataset.attrs:
                 values[item.name] = int(dataset.attrs[item.name])
             else:
