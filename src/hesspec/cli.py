@@ -265,6 +265,15 @@ BasisOption = Annotated[
     ),
 ]
 
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What may be taken of the device's memory beside the network, such as 8GB.",
+        show_default="a safe share of what is free",
+    ),
+]
+
 
 @app.command("measure", epilog=_example("hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"))
 def measure_command(
@@ -285,14 +294,7 @@ def measure_command(
     ] = 1,
     seed: SeedOption = 0,
     batch_size: BatchOption = 256,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="What may be taken of the device's memory beside the network, such as 8GB.",
-            show_default="a safe share of what is free",
-        ),
-    ] = None,
+    memory: MemoryOption = None,
     basis: BasisOption = "auto",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
@@ -433,14 +435,7 @@ def structure_command(
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Lanczos steps of each spectrum.")] = 64,
     seed: SeedOption = 0,
     batch_size: BatchOption = 256,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="What may be taken of the device's memory beside the network, such as 8GB.",
-            show_default="a safe share of what is free",
-        ),
-    ] = None,
+    memory: MemoryOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     out: Annotated[

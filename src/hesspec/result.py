@@ -7,14 +7,13 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec._files import atomic_path
+from hesspec._files import read_dataset, write_dataset
 from hesspec._outliers import outlier_mask
 
 if TYPE_CHECKING:
@@ -573,8 +572,7 @@ class Spectrum:
         OSError
             If the folder cannot be made or written to.
         """
-        with atomic_path(path) as temporary:
-            self.to_dataset().to_netcdf(temporary, engine="h5netcdf")
+        write_dataset(self.to_dataset(), path)
 
 
 def _plain(value: object) -> Any:
@@ -594,13 +592,4 @@ def load(path: str | os.PathLike[str]) -> Spectrum:
     ValueError
         If the file is no NetCDF file or holds no spectrum.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r} to load a spectrum from.")
-    try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} is no NetCDF file that hesspec can read: {error}") from error
-    try:
-        return Spectrum.from_dataset(dataset)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{str(path)!r} holds no spectrum: {error}") from error
+    return read_dataset(path, "spectrum", Spectrum.from_dataset)

@@ -126,12 +126,16 @@ class CurvatureOperator(ABC):
     ) -> None:
         budget = None if memory is None else parse_memory(memory)
         self._risk = EmpiricalRisk(model, loss_fn, data, params, terms=terms)
+        self._check_loss()
         check_precision(precision, dtype=self.dtype, device=self.device)
         self._precision = precision
         self._budget = int(KEPT_SHARE * free_memory(self.device)) if budget is None else budget
         self._built: Linearised | None = None
         self.matvecs = 0
         """Number of products with a vector so far."""
+
+    def _check_loss(self) -> None:  # noqa: B027 - most matrices are of any loss
+        """Raise ValueError for a loss that this matrix is not of."""
 
     @abstractmethod
     def _passes(self) -> Passes:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.jacobian import CoupledPasses, CoupledRisk
-from hesspec.operators.losses import LossFunction
-from hesspec.operators.parameters import ParameterSpec
 from hesspec.operators.rows import LogitRows, check_softmax_loss
 
 __all__ = [
@@ -95,18 +92,7 @@ class _ClassPart(CurvatureOperator):
     passes are kept, and a second primal pass where data is streamed. No mean is ever formed.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: LossFunction,
-        data: Iterable[Any],
-        params: ParameterSpec = None,
-        *,
-        terms: Callable[[Any], float] | None = None,
-        memory: str | int | None = None,
-        precision: str = "full",
-    ) -> None:
-        super().__init__(model, loss_fn, data, params, terms=terms, memory=memory, precision=precision)
+    def _check_loss(self) -> None:
         check_softmax_loss(self._risk.loss)
 
     @staticmethod

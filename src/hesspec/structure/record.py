@@ -6,14 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec._files import atomic_path
+from hesspec._files import read_dataset, write_dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -220,8 +219,7 @@ class Structure:
         OSError
             If the folder cannot be made or written to.
         """
-        with atomic_path(path) as temporary:
-            self.to_dataset().to_netcdf(temporary, engine="h5netcdf")
+        write_dataset(self.to_dataset(), path)
 
 
 def load_structure(path: str | os.PathLike[str]) -> Structure:
@@ -234,13 +232,4 @@ def load_structure(path: str | os.PathLike[str]) -> Structure:
     ValueError
         If the file is no NetCDF file or holds no class structure.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r} to load a class structure from.")
-    try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} is no NetCDF file that hesspec can read: {error}") from error
-    try:
-        return Structure.from_dataset(dataset)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{str(path)!r} holds no class structure: {error}") from error
+    return read_dataset(path, "class structure", Structure.from_dataset)
