@@ -135,6 +135,8 @@ def spectrum(
     >>> bool((abs(result.outliers - [9, 5]) <= result.error_bounds[:2]).all())
     True
     """
+    if not tolerance > 0:
+        raise ValueError(f"tolerance is {tolerance!r}; it has to be positive.")
     return _measured(operator, steps, probes, seed, tolerance, memory, basis, on_step, 0)[1]
 
 
@@ -261,8 +263,6 @@ def _measured(
         raise ValueError(f"steps is {steps!r}; it has to be a positive whole number, or 'auto'.")
     if not isinstance(probes, (int, np.integer)) or probes < 1:
         raise ValueError(f"probes is {probes!r}; it has to be a positive whole number.")
-    if steps == "auto" and not tolerance > 0:
-        raise ValueError(f"tolerance is {tolerance!r}; it has to be positive.")
     begin = time.perf_counter()
     device = torch.device(operator.device)
     budget = int(free_memory(device) * BASIS_SHARE) if memory is None else parse_memory(memory)
