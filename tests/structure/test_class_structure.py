@@ -56,6 +56,17 @@ def test_weights_and_gram_matrix_are_those_of_the_means():
     assert np.allclose(found.pair_gram, gram, rtol=1e-12, atol=1e-13 * gram.max())
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_means_are_those_of_the_definition(dtype, tolerance):
+    problem = case()
+    weights, mean, _, _ = means(problem, names(problem))
+    found = structure(case(dtype))
+    off = weights * ~torch.eye(4, dtype=torch.bool)
+    centres = (off[:, None] @ mean).squeeze(1) / off.sum(1, keepdim=True)
+    assert (found.class_means() - centres.T).abs().max() <= tolerance * centres.abs().max()
+    assert (found.cross_class_means(2) - mean[2].T).abs().max() <= tolerance * mean[2].abs().max()
+
+
 def test_class_gram_is_the_same_before_and_after_all_pairs():
     alone, after = structure(case()), structure(case())
     after.pair_gram  # noqa: B018 - it is computed by being looked at

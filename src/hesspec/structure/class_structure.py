@@ -139,7 +139,17 @@ class ClassStructure:
     def _model(self) -> LinearisedModel:
         return LinearisedModel(self._risk, self._budget)
 
-    # Gram matrices and eigenvalues ------------------------------------------------------------------------------------
+    # Means, Gram matrices and eigenvalues -----------------------------------------------------------------------------
+
+    def class_means(self) -> Tensor:
+        """g_c, (p, C): a column for each class, at half a Gauss-Newton product each."""
+        return self._combined(self._class_coefficients[:, : self.classes].cpu().numpy())
+
+    def cross_class_means(self, c: int) -> Tensor:
+        """g_{c,c'} of one class c, (p, C): a column for each c', g_{c,c} among them."""
+        chosen = np.zeros((self.classes, self.classes, self.classes))
+        chosen[c] = np.eye(self.classes)
+        return self._combined(chosen.reshape(-1, self.classes))
 
     @functools.cached_property
     def class_gram(self) -> Array:
