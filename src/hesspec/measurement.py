@@ -218,11 +218,11 @@ def outlier_pairs(
     memory: str | int | None = None,
     basis: str = "auto",
     on_step: Progress | None = None,
-) -> tuple[Eigenpairs, Array]:
-    """As `eigenpairs`, of the outliers among the `most` largest eigenvalues alone; and their error bounds."""
+) -> tuple[Eigenpairs, npt.NDArray[np.intp]]:
+    """As `eigenpairs`, of the outliers among the `most` largest eigenvalues alone; and their places in the spectrum."""
     run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, most)
     chosen = np.flatnonzero(found.is_outlier[: len(run.top)])
-    return _pairs(operator, run.top, found, chosen), found.error_bounds[chosen]
+    return _pairs(operator, run.top, found, chosen), chosen
 
 
 def _pairs(operator: SymmetricOperator, top: KrylovBasis, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:

@@ -98,7 +98,7 @@ class _ClassPart(CurvatureOperator):
     @staticmethod
     @abstractmethod
     def coefficients(found: Projections) -> Sequence[Tensor]:
-        """k (C, C), by class and c', or (R, C) for each batch."""
+        """k (R, C) for each batch."""
 
     def _couple(self, rows: Sequence[LogitRows], pushed: Sequence[Tensor]) -> Sequence[Tensor]:
         chosen = self.coefficients(Projections(rows, pushed))
@@ -121,7 +121,7 @@ class GaussNewtonClass(_ClassPart):
     .. math:: G_{class} = \sum_c w_c\, g_c g_c^\top, \qquad
               g_c = \frac1{w_c} \sum_{i \in c,\, c' \ne c} w_{i,c'}\, J_i^\top (e_{c'} - p_i)
 
-    with w_{i,c'} = p_{i,c'}/N and w_c their sum (arXiv 2008.11865): rank C at most, and where the outliers come from.
+    with w_{i,c'} = p_{i,c'}/N and w_c their sum (arXiv 2008.11865): rank C at most.
 
     See `CurvatureOperator` for parameters, errors and conventions. The loss is `torch.nn.CrossEntropyLoss` with classes
     as targets, and every class has samples (ValueError).

@@ -230,15 +230,15 @@ def class_structure(
     say("traces", 0, None)
     traces = [structure.trace(part) for part in PARTS]
     within, errors = structure.within_traces(seed=seed)
-    found: dict[str, tuple[Eigenpairs, Array, Attribution]] = {}
+    found: dict[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]] = {}
     for name in matrices:
         operator = MATRICES[name](model, loss_fn, data, params, memory=products)
-        pairs, bounds = outlier_pairs(
+        pairs, places = outlier_pairs(
             operator, most=2 * count, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name)
         )
         if on_spectrum is not None:
             on_spectrum(name, pairs.spectrum)
-        found[name] = pairs, bounds, _attributed(structure, pairs, cross)
+        found[name] = pairs, places, _attributed(structure, pairs, cross)
         if knockout and name == "Hessian":
             fields |= _knocked_out(structure, operator, pairs, cross, steps, seed, room, say)
     return Structure(
@@ -307,7 +307,7 @@ def _some(pairs: Eigenpairs, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
     )
 
 
-def _of_outliers(found: Mapping[str, tuple[Eigenpairs, Array, Attribution]]) -> dict[str, Any]:
+def _of_outliers(found: Mapping[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]]) -> dict[str, Any]:
     """Outliers and angles of all matrices, one after the other."""
 
     def joined(parts: Iterable[Any], like: Array) -> Any:
@@ -326,8 +326,9 @@ def _of_outliers(found: Mapping[str, tuple[Eigenpairs, Array, Attribution]]) -> 
     attributions = [attribution for _, _, attribution in found.values()]
     return {
         "outlier_matrix": np.array(names, dtype=str),
-        "outliers": joined([pairs.values for pairs, _, _ in found.values()], empty()),
-        "outlier_bounds": joined([np.minimum(bounds, pairs.residuals) for pairs, bounds, _ in found.values()], empty()),
+        # The run's own values and bounds, which hold one to one; Rayleigh quotients differ from them by less than that.
+        "outliers": joined([pairs.spectrum.eigenvalues[places] for pairs, places, _ in found.values()], empty()),
+        "outlier_bounds": joined([pairs.spectrum.error_bounds[places] for pairs, places, _ in found.values()], empty()),
         "outlier_shares": joined([attribution.shares for attribution in attributions], empty(len(SHARES))),
         "outlier_in_class": joined([attribution.in_class for attribution in attributions], empty()),
         "outlier_in_means": joined(

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from hesspec._memory import free_memory
-from hesspec.krylov.vectors import inner
 from hesspec.krylov.xtrace import xtrace
 from hesspec.measurement import BASIS_SHARE
 from hesspec.operators.base import KEPT_SHARE
@@ -282,16 +281,19 @@ class ClassStructure:
         less: G_cross and G_within have large parts in the same span.
         """
         coefficients = self.span(span)
-        vectors = self._combined(coefficients)
-        # Orthonormal up to rounding, which is that of float32 times what the means have in common.
-        gram, curved = (np.empty((vectors.shape[1],) * 2) for _ in range(2))
-        found = self.project(vectors)
+        found: list[Projections] = []
+        for start in range(0, coefficients.shape[1], TOGETHER):
+            found += self.project(self._combined(coefficients[:, start : start + TOGETHER]))
+        # Vectors that are orthonormal up to rounding, which is large in directions that the means nearly share. Their
+        # inner products are had from those with the means, so that no more than a few of them are in memory.
+        pairs = np.stack([one.pair.reshape(-1).cpu().numpy() for one in found])
+        gram = pairs @ coefficients
+        curved = np.empty_like(gram)
         for i, one in enumerate(found):
             for j, other in enumerate(found[: i + 1]):
                 parts = zip(one.rows, one.single, other.single, strict=True)
                 curved[i, j] = curved[j, i] = sum(float((row.weights * s * t).sum()) for row, s, t in parts)
-                gram[i, j] = gram[j, i] = inner(vectors[:, i].contiguous(), vectors[:, j].contiguous())
-        return np.asarray(scipy.linalg.eigh(curved, gram, eigvals_only=True)[::-1])
+        return np.asarray(scipy.linalg.eigh(curved, (gram + gram.T) / 2, eigvals_only=True)[::-1])
 
     # Vectors, traces --------------------------------------------------------------------------------------------------
 
@@ -320,7 +322,7 @@ class ClassStructure:
             side = slice(0, self.classes) if part == "class" else slice(self.classes, None)
             scale = self._off.sum(1) if part == "class" else self._weights.diagonal()
             return float(np.diag(self.class_gram)[side] @ scale.cpu().numpy()), 0.0
-        estimate = xtrace(_Product(self, part), matvecs=min(matvecs, 2 * self.dimension))
+        estimate = xtrace(_Product(self, part), matvecs=matvecs)
         return estimate.value, estimate.standard_error
 
     def within_traces(self, *, probes: int = 32, seed: int = 0) -> tuple[Array, Array]:
