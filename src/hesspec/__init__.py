@@ -7,6 +7,7 @@ spectrum.plot()
 
 from importlib.metadata import version
 
+from hesspec.dynamics.tracking import follow, overlaps
 from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.measurement import Eigenpairs, eigenpairs, spectrum
 from hesspec.operators import (
@@ -48,9 +49,11 @@ __all__ = [
     "attribute",
     "class_structure",
     "eigenpairs",
+    "follow",
     "knock_out",
     "load",
     "load_structure",
+    "overlaps",
     "plan",
     "solve_true_vs_rest",
     "spectrum",

@@ -22,6 +22,7 @@ from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.measure import first_block, measure, movement
 from hesspec.krylov.operator import SymmetricOperator, check_operator
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
+from hesspec.krylov.sketch import Sketch
 from hesspec.krylov.storage import STORAGES, Storage, available, storage
 from hesspec.krylov.thick_restart import thick_restart
 from hesspec.krylov.vectors import inner, norm, random_vector
@@ -52,6 +53,8 @@ RESTARTED_FROM = 8
 # Products whose error is measured, against those of full precision, are the 1st, 2nd, 4th, 8th ...; the largest error
 # seen, times this, stands for those of all.
 NOISE_MARGIN = 2.0
+# Resolved eigenvalues whose eigenvectors are kept as sketches, the largest: 8 KB each.
+SKETCHED = 64
 
 
 def spectrum(
@@ -303,6 +306,8 @@ class _Run:
         self._pairs: list[RitzPairs] = []
         self._bulks: list[tuple[Array, Array]] = []
         self._deflated: KrylovBasis | None = None
+        self._sketch = Sketch(self._p, torch.device(operator.device))
+        self._sketches: list[npt.NDArray[np.float64]] = []
         self.top = KrylovBasis(self._p, dtype=operator.dtype, device=torch.device(operator.device))
 
     def first(self, limit: int, tolerance: float | None) -> str:
@@ -325,6 +330,8 @@ class _Run:
 
     def _run_first(self, lanczos: Lanczos, limit: int, tolerance: float | None) -> str:
         while not lanczos.finished and len(lanczos) < limit:
+            # Sketches are linear: those of the Lanczos vectors give those of all Ritz vectors.
+            self._sketches.append(self._sketch(lanczos.vector))
             self._advance([lanczos])
             if tolerance is not None and len(lanczos) >= AUTO_FIRST and len(lanczos) % AUTO_EVERY == 0:
                 moved = movement(lanczos, self._p)
@@ -363,6 +370,8 @@ class _Run:
             norm=max(self._measure.norm, float(np.abs(outer.values).max(initial=0.0))),
             rounding=floor,
         )
+        self._sketches = [self._sketch(outer.vectors[i]) for i in range(k)]
+        self._measure = replace(self._measure, resolved_vectors=np.eye(k))
         self._deflated = outer.vectors if self._probes > 1 else None
         if self._wanted:
             largest = np.argsort(-np.abs(outer.values), kind="stable")[: self._wanted]
@@ -406,6 +415,7 @@ class _Run:
             eigenvalues=found.eigenvalues[order],
             error_bounds=found.error_bounds[order],
             eigenvalue_weights=found.eigenvalue_weights[order],
+            eigenvector_sketches=self._sketches_of(order[:SKETCHED]),
             bulk_nodes=np.concatenate([nodes for nodes, _ in self._bulks]),
             bulk_weights=np.concatenate([weights for _, weights in self._bulks]) / count,
             bulk_probe=np.repeat(np.arange(count), [nodes.size for nodes, _ in self._bulks]),
@@ -422,6 +432,13 @@ class _Run:
             stopped=stopped,
             attributes={**attributes, "reorthogonalised_steps": round(self._passes, 2)},
         )
+
+    def _sketches_of(self, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        if not chosen.size:
+            return np.empty((0, 0), np.float32)
+        sketches = self._measure.resolved_vectors[:, chosen].T @ np.stack(self._sketches)
+        # In float32, whose rounding is nothing beside the sketches' own error.
+        return sketches.astype(np.float32)
 
     def _start(self, storage: Storage | None, deflated: KrylovBasis | None = None) -> Lanczos:
         start = random_vector(self._p, self._generator, dtype=self._operator.dtype, device=self._operator.device)

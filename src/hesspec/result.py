@@ -71,6 +71,9 @@ class Spectrum:
         products are computed; what a float32 forward pass rounds off a network changes the operator itself.
     eigenvalue_weights : array (k,)
         Their shares of the measure: 1/p each; multiples of it where the multiplicity is known (`exact`).
+    eigenvector_sketches : float32 array (s, d)
+        Of the first s of `eigenvalues`: random projections of their unit eigenvectors to d numbers, the same in every
+        run, by which `overlaps` compares spectra (see `hesspec.krylov.sketch`). Empty where there are none.
     bulk_nodes, bulk_weights : array (b,)
         Quadrature of the rest of the measure, averaged over probes.
     bulk_probe : int array (b,)
@@ -118,6 +121,7 @@ class Spectrum:
     exact: bool
     stopped: str
     attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    eigenvector_sketches: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     # The measure ------------------------------------------------------------------------------------------------------
 
@@ -518,12 +522,16 @@ class Spectrum:
     # Files ------------------------------------------------------------------------------------------------------------
 
     def to_dataset(self) -> xr.Dataset:
-        """All fields as a labelled dataset: dimensions `resolved`, `bulk` and `ritz`; scalars are attributes."""
+        """All fields as a labelled dataset: dimensions `resolved`, `bulk`, `ritz`, `sketched` and `sketch`.
+
+        Scalars are attributes.
+        """
         dimension_of = {
-            "eigenvalue": "resolved",
-            "error_bounds": "resolved",
-            "bulk": "bulk",
-            "ritz": "ritz",
+            "eigenvalue": ("resolved",),
+            "error_bounds": ("resolved",),
+            "bulk": ("bulk",),
+            "ritz": ("ritz",),
+            "eigenvector_sketches": ("sketched", "sketch"),
         }
         arrays: dict[str, Any] = {}
         scalars: dict[str, Any] = {}
@@ -557,6 +565,8 @@ class Spectrum:
         for item in fields(cls):
             if item.name in dataset:
                 values[item.name] = dataset[item.name].to_numpy()
+            elif item.name == "eigenvector_sketches":
+                continue  # files of earlier versions have none
             elif item.name == "attributes":
                 values[item.name] = json.loads(dataset.attrs["attributes"])
             else:
