@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
+from hesspec._tables import table_of
 from hesspec.plot import DISPLAY_NAMES, three_digits
 from hesspec.report.rounding import with_bound
 from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
@@ -28,7 +28,9 @@ def explained(structure: Structure) -> Iterator[Table | str]:
 
 
 def _parts(structure: Structure) -> Table:
-    table = _table(f"Parts of G, {structure.classes} classes", "part", "trace", "eigenvalues", "largest", "smallest")
+    table = table_of(
+        "part", "trace", "eigenvalues", "largest", "smallest", title=f"Parts of G, {structure.classes} classes"
+    )
     for i, part in enumerate(PARTS):
         trace = _with_bound(structure.traces[i], structure.trace_errors[i]) if structure.traces.size else _NONE
         values = np.empty(0) if part == "within" else getattr(structure, f"{part}_eigenvalues")
@@ -43,7 +45,9 @@ def _outliers(structure: Structure, matrix: str) -> Table:
     columns = ["eigenvalue", "class", "cross", "within", "same", "H", "in class", "in means"]
     if matrix == "Hessian":
         columns[1:1] = ["G_class", "means", "Ritz"]
-    table = _table(f"Outliers of {name}: value, what of it comes from where, and where it points to", "", *columns)
+    table = table_of(
+        "", *columns, title=f"Outliers of {name}: value, what of it comes from where, and where it points to"
+    )
     predictions = {part: structure.predicted(matrix, part=part)[1] for part in ("class", "sum", "ritz")}
     positive = 0
     for rank, i in enumerate(mine, start=1):
@@ -75,20 +79,11 @@ def _outliers(structure: Structure, matrix: str) -> Table:
 
 
 def _knockout(structure: Structure) -> Table:
-    table = _table("The Hessian without the means", "projected out", "outliers", "largest |outlier|", "bulk")
+    table = table_of("projected out", "outliers", "largest |outlier|", "bulk", title="The Hessian without the means")
     for name, (low, high) in zip((NOTHING, CLASS_MEANS, ALL_MEANS), structure.knockout_edges, strict=False):
         left = np.abs(structure.knockout_eigenvalues[structure.knockout_removed == name])
         largest = three_digits(left.max()) if left.size else _NONE
         table.add_row(name, str(left.size), largest, f"{three_digits(low)} to {three_digits(high)}")
-    return table
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, title=title)
-    table.title_justify, table.title_style = "left", "bold"
-    table.add_column(first, no_wrap=True)
-    for heading in others:
-        table.add_column(heading, justify="right", overflow="fold")
     return table
 
 

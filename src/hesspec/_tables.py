@@ -12,7 +12,7 @@ from hesspec.plot import DISPLAY_NAMES, three_digits
 from hesspec.report.rounding import with_bound
 from hesspec.result import Spectrum
 
-__all__ = ["distinct_labels", "planned", "side_by_side", "stacked"]
+__all__ = ["distinct_labels", "planned", "side_by_side", "stacked", "table_of"]
 
 # What tells spectra apart, in the order in which a reader looks for it.
 _IDENTITY = ("matrix", "split", "checkpoint", "epoch", "network", "dataset", "samples_per_class")
@@ -63,7 +63,7 @@ def stacked(spectra: Sequence[Spectrum], *, title: str, width: int) -> Table:
         "trace": _trace,
         **({"negative": _negative} if width >= _STACKED_WIDTH else {}),
     }
-    table = _table("spectrum", *columns)
+    table = table_of("spectrum", *columns)
     table.title, table.title_justify, table.title_style = title, "left", "bold"
     for spectrum in spectra:
         matrix = str(spectrum.attributes.get("matrix", "operator"))
@@ -100,7 +100,7 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
     for start in range(0, len(labels), together):
         shown = labels[start : start + together]
         members = [spectra[label] for label in shown]
-        table = _table("", *shown)
+        table = table_of("", *shown)
         for name, text in rows.items():
             texts = list(map(text, members))
             if set(texts) != {_NONE}:
@@ -114,15 +114,17 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
 def planned(plans: Iterable[Plan]) -> Table:
     """A column for each plan."""
     rows = [plan.summary() for plan in plans]
-    table = _table("", *(DISPLAY_NAMES.get(row["matrix"], row["matrix"]) for row in rows))
+    table = table_of("", *(DISPLAY_NAMES.get(row["matrix"], row["matrix"]) for row in rows))
     for name in rows[0]:
         if name != "matrix":
             table.add_row(name, *(row[name] for row in rows))
     return table
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+def table_of(first: str, *others: str, title: str | None = None) -> Table:
+    """Empty table; its first column is of words, the others of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, title=title)
+    table.title_justify, table.title_style = "left", "bold"
     table.add_column(first, no_wrap=True)
     for heading in others:
         table.add_column(heading, justify="right", overflow="fold")

@@ -1,4 +1,4 @@
-"""The command line: `hesspec demo`, `measure`, `structure`, `plan`, `show` and `report`."""
+"""The command line: `hesspec demo`, `measure`, `structure`, `plan`, `show`, `study` and `report`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -124,6 +125,12 @@ def _progress() -> Iterator[Callable[[str, float, float | None], None]]:
         yield bar
 
 
+def _presets() -> list[str]:
+    """Names of the studies that come with the package; as in `hesspec.study.config.presets`, without its imports."""
+    folder = files("hesspec").joinpath("study", "presets")
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir())
+
+
 app = typer.Typer(
     cls=_Commands,
     add_completion=False,
@@ -196,8 +203,9 @@ NetworkArgument = Annotated[
     str,
     typer.Argument(
         metavar="NETWORK",
-        help="small_cnn, vgg11_bn, resnet18, densenet40, or your own as MODULE:CALLABLE, which is called with "
-        "those of the keywords channels, classes and size that it has.",
+        help="small_cnn, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, resnet18, resnet34, resnet50, densenet40, "
+        "torchvision:NAME, timm:NAME, or your own as MODULE:CALLABLE, which is called with those of the keywords "
+        "channels, classes and size that it has.",
     ),
 ]
 DataOption = Annotated[
@@ -593,6 +601,70 @@ def _description(spectrum: Spectrum) -> str:
     attributes = spectrum.attributes
     parts = [str(attributes[name]) for name in ("network", "dataset", "split", "checkpoint") if name in attributes]
     return f"{', '.join(parts)}; " if parts else ""
+
+
+@app.command("study", epilog=_example("hesspec study digits-quick --out my-study\nhesspec report my-study"))
+def study_command(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="A study file (YAML), or a preset: " + ", ".join(_presets()) + "."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="For the results. What is there of this study is not done again.",
+            show_default="the file's name without .yaml",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be run, and what it would take on this machine.")
+    ] = False,
+    device: DeviceOption = "cpu",
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Spread the study over a Ray cluster: the one that RAY_ADDRESS names, or one of this machine. FOLDER "
+            "has to be a file system that all of its machines share.",
+        ),
+    ] = False,
+    ray_cpus: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="CPU cores of a task, with --ray. Each takes a GPU where --device is cuda."
+        ),
+    ] = 1,
+) -> None:
+    """Train networks at several sample sizes, and measure their spectra through the training.
+
+    Everything is written once, as soon as it is there: a study that was interrupted goes on where it was by the same
+    command. Several processes with the same FOLDER share the work. `hesspec report FOLDER` shows what is there, also
+    while a study is running.
+    """
+    from hesspec._study_tables import forecast_table, progress_table  # noqa: PLC0415 - slow to import, not for --help
+    from hesspec.study.config import load_study  # noqa: PLC0415 - as above
+    from hesspec.study.forecasting import forecast_study  # noqa: PLC0415 - as above
+    from hesspec.study.running import run_study  # noqa: PLC0415 - as above
+
+    config = load_study(file)
+    _device(device)
+    folder = Path(Path(file).stem) if out is None else out
+    with _progress() as show:
+        if dry_run:
+            forecasts = forecast_study(config, folder, device=device, on_task=lambda what: show(what, 0, None))
+        elif ray:
+            from hesspec.study.cluster import run_on_ray  # noqa: PLC0415 - Ray is an extra
+
+            run_on_ray(config, folder, device=device, cpus=ray_cpus, on_progress=show)
+        else:
+            run_study(config, folder, device=device, on_progress=show)
+    if dry_run:
+        for table in forecast_table(forecasts):
+            output.print(table)
+        return
+    output.print(progress_table(config, folder))
+    output.print(f"Results in {folder}; hesspec report {folder} makes a page of them.", soft_wrap=True)
 
 
 @app.command("report", epilog=_example("hesspec report spectra"))

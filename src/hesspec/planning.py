@@ -24,7 +24,7 @@ from hesspec.krylov.vectors import norm, random_vector
 from hesspec.measurement import BASIS_SHARE, PARTIAL_FROM, basis_in_words, how_kept
 from hesspec.operators.base import KEPT_SHARE, CurvatureOperator
 
-__all__ = ["Plan", "plan", "shares_of"]
+__all__ = ["Plan", "duration", "plan", "shares_of"]
 
 # Lanczos steps on the first batch from which the number of steps for a wanted accuracy is extrapolated.
 PILOT = 64
@@ -111,10 +111,10 @@ class Plan:
             "mode": f"{self.mode}{streamed}",
             "basis": self.basis,
             "Lanczos steps": f"{self.steps} (probes: {self.probes}, matvecs: {self.matvecs})",
-            "set-up": _duration(self.seconds_setup),
-            "matvec": f"{_duration(self.seconds_matvec)}, {self.flops_matvec / 1e9:.3g} GFLOP",
-            "rest of a step": _duration(self.seconds_step),
-            "total": _duration(self.seconds),
+            "set-up": duration(self.seconds_setup),
+            "matvec": f"{duration(self.seconds_matvec)}, {self.flops_matvec / 1e9:.3g} GFLOP",
+            "rest of a step": duration(self.seconds_step),
+            "total": duration(self.seconds),
             "peak memory": in_words(self.peak_bytes),
         }
         if self.devices > 1:
@@ -315,10 +315,19 @@ def _allocated(device: torch.device) -> int:
     return int(psutil.Process(os.getpid()).memory_info().rss)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them, to three digits.
+
+    Examples
+    --------
+    >>> [duration(seconds) for seconds in (0.0213, 90, 600, 40_000, 1e7)]
+    ['21.3 ms', '90 s', '10 min', '11.1 h', '116 days']
+    """
     if seconds < 1:
         return f"{1e3 * seconds:.3g} ms"
     if seconds < 120:
         return f"{seconds:.3g} s"
-    minutes = seconds / 60
-    return f"{minutes:.3g} min" if minutes < 120 else f"{minutes / 60:.3g} h"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.3g} min"
+    hours = seconds / 3600
+    return f"{hours:.3g} h" if hours < 72 else f"{hours / 24:,.0f} days"

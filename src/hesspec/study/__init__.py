@@ -1,6 +1,7 @@
-"""Studies: data sets, networks, their training and its checkpoints."""
+"""Studies: data sets, networks, their training, measurement on the way, and all numbers of it."""
 
 from hesspec.study.checkpoints import load_weights, read_metadata, save_checkpoint
+from hesspec.study.config import StudyConfig, load_study, presets
 from hesspec.study.datasets import DATASETS, SPLITS, Dataset, load_dataset
 from hesspec.study.imports import load_object
 from hesspec.study.networks import (
@@ -8,9 +9,19 @@ from hesspec.study.networks import (
     build_network,
     densenet40,
     resnet18,
+    resnet34,
+    resnet50,
     small_cnn,
+    timm_network,
+    torchvision_network,
     vgg11_bn,
+    vgg13_bn,
+    vgg16_bn,
+    vgg19_bn,
 )
+from hesspec.study.opening import open_study as open  # noqa: A004 - study.open() is what it does
+from hesspec.study.recorder import SpectrumRecorder
+from hesspec.study.running import run_study
 from hesspec.study.training import EpochRecord, TrainingSettings, evaluate, train
 
 __all__ = [
@@ -19,17 +30,30 @@ __all__ = [
     "SPLITS",
     "Dataset",
     "EpochRecord",
+    "SpectrumRecorder",
+    "StudyConfig",
     "TrainingSettings",
     "build_network",
     "densenet40",
     "evaluate",
     "load_dataset",
     "load_object",
+    "load_study",
     "load_weights",
+    "open",
+    "presets",
     "read_metadata",
     "resnet18",
+    "resnet34",
+    "resnet50",
+    "run_study",
     "save_checkpoint",
     "small_cnn",
+    "timm_network",
+    "torchvision_network",
     "train",
     "vgg11_bn",
+    "vgg13_bn",
+    "vgg16_bn",
+    "vgg19_bn",
 ]

@@ -4,7 +4,7 @@ import difflib
 import itertools
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hesspec._files import atomic_path
+from hesspec.study.training import EpochRecord, TrainingState
 
-__all__ = ["load_weights", "read_metadata", "save_checkpoint"]
+__all__ = ["load_training_state", "load_weights", "read_metadata", "save_checkpoint", "save_training_state"]
 
 
 def save_checkpoint(path: str | os.PathLike[str], network: nn.Module, metadata: Mapping[str, str]) -> None:
@@ -51,6 +52,45 @@ def save_checkpoint(path: str | os.PathLike[str], network: nn.Module, metadata: 
         tensors[name] = value.cpu().clone(memory_format=torch.contiguous_format)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=dict(metadata))
+
+
+def save_training_state(path: str | os.PathLike[str], state: TrainingState) -> None:
+    """Write the optimiser's part of a training's state to a safetensors file; its records are kept elsewhere.
+
+    Parameters
+    ----------
+    path
+        File to write; missing folders are made.
+    state
+        State after an epoch.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    tensors = {f"momentum.{name}": value.cpu().contiguous() for name, value in state.momentum.items()}
+    with atomic_path(path) as temporary:
+        save_file({**tensors, "generator": state.generator}, temporary)
+
+
+def load_training_state(path: str | os.PathLike[str], history: Sequence[EpochRecord]) -> TrainingState:
+    """Read what `save_training_state` wrote, and join it with the records of the epochs until then.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is another kind of file, or damaged.
+    """
+    file = _existing(path)
+    tensors = _read(file)
+    if "generator" not in tensors:
+        raise ValueError(f"The file {str(file)!r} holds no state of a training: it has no tensor 'generator'.")
+    generator = tensors.pop("generator")
+    momentum = {name.removeprefix("momentum."): value for name, value in tensors.items()}
+    return TrainingState(history=list(history), momentum=momentum, generator=generator)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

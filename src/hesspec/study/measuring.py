@@ -29,6 +29,7 @@ from hesspec.structure.record import Structure
 from hesspec.study.datasets import Dataset
 
 __all__ = [
+    "ALL_MATRICES",
     "CLASS_PARTS",
     "MATRICES",
     "Attribute",
@@ -49,7 +50,8 @@ CLASS_PARTS: Final[dict[str, type[CurvatureOperator]]] = {
 }
 """The parts of G by its class structure, which can be measured too."""
 
-_ALL: Final = {**MATRICES, **CLASS_PARTS}
+ALL_MATRICES: Final = {**MATRICES, **CLASS_PARTS}
+"""All matrices that can be measured, by name."""
 
 # What the papers call them, and how a name is typed in a terminal.
 _OTHER_NAMES: Final = {
@@ -95,7 +97,7 @@ def matrix_name(name: str) -> str:
     >>> [matrix_name(name) for name in ("Hessian", "gauss-newton", "H")]
     ['Hessian', 'GaussNewton', 'Residual']
     """
-    known = {**{matrix.lower(): matrix for matrix in _ALL}, **_OTHER_NAMES}
+    known = {**{matrix.lower(): matrix for matrix in ALL_MATRICES}, **_OTHER_NAMES}
     if name.lower() not in known:
         raise ValueError(unknown("matrix", name, _OTHER_NAMES))
     return known[name.lower()]
@@ -196,7 +198,7 @@ def measure(
     spectra: dict[str, Spectrum] = {}
     for name in names:
         on_step = None if meter is None else meter.start(name, costs[name])
-        operator = _ALL[name](network, nn.CrossEntropyLoss(), batches, params, memory=for_products)
+        operator = ALL_MATRICES[name](network, nn.CrossEntropyLoss(), batches, params, memory=for_products)
         measured = spectrum(
             operator, steps=steps, probes=probes, seed=seed, memory=for_basis, basis=basis, on_step=on_step
         )
@@ -236,7 +238,7 @@ def plan_measurement(
     batches = dataset.batches(batch_size)
     return {
         name: plan(
-            _ALL[name](network, nn.CrossEntropyLoss(), batches, params),
+            ALL_MATRICES[name](network, nn.CrossEntropyLoss(), batches, params),
             steps=steps,
             probes=probes,
             accuracy=accuracy,

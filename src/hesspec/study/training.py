@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from hesspec.errors import NonFiniteError
 from hesspec.study.datasets import Dataset
 
-__all__ = ["EpochRecord", "TrainingSettings", "evaluate", "train"]
+__all__ = ["EpochRecord", "TrainingSettings", "TrainingState", "evaluate", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,10 @@ class TrainingSettings:
         Coefficient of the L2 penalty on all parameters, at least 0.
     batch_size
         Samples in a step, at least 1.
+    drops
+        At which fractions of the epochs the learning rate falls, ascending, in (0, 1).
+    drop_factor
+        What it is divided by each time, above 1.
     seed
         Of the order of the samples and of dropout; the initialisation is the network's own.
 
@@ -44,6 +48,8 @@ class TrainingSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 128
+    drops: tuple[float, ...] = (1 / 3, 2 / 3)
+    drop_factor: float = 10.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,9 +64,13 @@ class TrainingSettings:
             raise ValueError(f"weight_decay must be at least 0, but it is {self.weight_decay}.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but it is {self.batch_size}.")
+        if not all(0 < drop < 1 for drop in self.drops) or list(self.drops) != sorted(self.drops):
+            raise ValueError(f"drops must be fractions between 0 and 1 that ascend, but they are {self.drops}.")
+        if not 1 < self.drop_factor < math.inf:
+            raise ValueError(f"drop_factor must be above 1, but it is {self.drop_factor}.")
 
     def learning_rate_in(self, epoch: int) -> float:
-        """Give the learning rate of an epoch's steps; it falls to a tenth at 1/3 and at 2/3.
+        """Give the learning rate of an epoch's steps.
 
         Parameters
         ----------
@@ -73,8 +83,9 @@ class TrainingSettings:
         >>> [round(settings.learning_rate_in(epoch), 6) for epoch in range(1, 7)]
         [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
         """
-        # In integers, so that no epoch falls on the wrong side of a third by rounding.
-        return self.learning_rate / 10.0 ** (3 * (epoch - 1) // self.epochs)
+        # Quotients of whole numbers that are equal are equal in floating point too: an epoch at a third is at 1/3.
+        fallen = sum((epoch - 1) / self.epochs >= drop for drop in self.drops)
+        return self.learning_rate / self.drop_factor**fallen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +111,25 @@ class EpochRecord:
     test_loss: float
     test_error: float
     learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """What a training needs, beside the network's weights, to go on after an epoch as if it had not ended.
+
+    Parameters
+    ----------
+    history
+        Records of all epochs so far.
+    momentum
+        SGD's momentum buffers by the names of the parameters; none before the first step.
+    generator
+        State of the generator that orders the samples, a byte tensor.
+    """
+
+    history: list[EpochRecord]
+    momentum: dict[str, Tensor]
+    generator: Tensor
 
 
 def evaluate(network: nn.Module, dataset: Dataset, *, batch_size: int) -> tuple[float, float]:
@@ -154,6 +184,8 @@ def train(
     checkpoint_epochs: Collection[int] = (),
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_checkpoint: Callable[[nn.Module, EpochRecord], None] | None = None,
+    on_state: Callable[[nn.Module, TrainingState], None] | None = None,
+    resume: TrainingState | None = None,
 ) -> list[EpochRecord]:
     """Train a network in place, on the device where it is.
 
@@ -179,11 +211,17 @@ def train(
     on_checkpoint
         Called with the network, in evaluation mode, and the epoch's record. It may put the network
         in another mode but must not change its weights.
+    on_state
+        Called after every epoch, and after the other two, with the network and all else that `resume` needs. The
+        tensors are those in use: copy or write what is to be kept.
+    resume
+        State after the epoch from which to go on, the network having its weights from then. On a CPU the result is
+        the same to the bit as if the training had not been interrupted.
 
     Returns
     -------
     list of EpochRecord
-        One for each epoch, from 0 to `settings.epochs`.
+        One for each epoch, from 0 to `settings.epochs`, those of `resume` among them.
 
     Raises
     ------
@@ -193,17 +231,7 @@ def train(
         If a checkpoint epoch is outside the training, the outputs do not fit the classes, or a
         network with batch norm would be trained on single samples.
     """
-    outside = sorted(set(checkpoint_epochs) - set(range(settings.epochs + 1)))
-    if outside:
-        raise ValueError(
-            f"There is no epoch {outside[0]} to make a checkpoint after; the training has the "
-            f"epochs 0 (the initialisation) to {settings.epochs}."
-        )
-    if min(settings.batch_size, len(train_set)) == 1 and _has_batch_norm(network):
-        raise ValueError(
-            "A network with batch norm cannot be trained on one sample at a time (batch_size="
-            f"{settings.batch_size}, {len(train_set)} training samples): give it at least two."
-        )
+    _check(network, train_set, settings, checkpoint_epochs)
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer = torch.optim.SGD(
         network.parameters(),
@@ -213,7 +241,13 @@ def train(
     )
     device = _device(network)
     history: list[EpochRecord] = []
-    for epoch in range(settings.epochs + 1):
+    if resume is not None:
+        history += resume.history
+        generator.set_state(resume.generator)
+        for name, parameter in network.named_parameters():
+            if name in resume.momentum:
+                optimizer.state[parameter]["momentum_buffer"] = resume.momentum[name].to(parameter)
+    for epoch in range(len(history), settings.epochs + 1):
         rate = 0.0
         if epoch > 0:
             rate = settings.learning_rate_in(epoch)
@@ -242,8 +276,34 @@ def train(
             on_epoch(record)
         if on_checkpoint is not None and epoch in checkpoint_epochs:
             on_checkpoint(network, record)
+        if on_state is not None:
+            momentum = _momentum(network, optimizer)
+            on_state(network, TrainingState(history=history, momentum=momentum, generator=generator.get_state()))
     network.eval()
     return history
+
+
+def _check(
+    network: nn.Module, train_set: Dataset, settings: TrainingSettings, checkpoint_epochs: Collection[int]
+) -> None:
+    """Refuse what cannot be trained."""
+    outside = sorted(set(checkpoint_epochs) - set(range(settings.epochs + 1)))
+    if outside:
+        raise ValueError(
+            f"There is no epoch {outside[0]} to make a checkpoint after; the training has the "
+            f"epochs 0 (the initialisation) to {settings.epochs}."
+        )
+    if min(settings.batch_size, len(train_set)) == 1 and _has_batch_norm(network):
+        raise ValueError(
+            "A network with batch norm cannot be trained on one sample at a time (batch_size="
+            f"{settings.batch_size}, {len(train_set)} training samples): give it at least two."
+        )
+
+
+def _momentum(network: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    """Momentum buffers that there are, by the names of the parameters."""
+    buffers = {name: optimizer.state[value].get("momentum_buffer") for name, value in network.named_parameters()}
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
 def _take_steps(

@@ -1,0 +1,70 @@
+"""Tables of studies for the terminal: what is left to do, and what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from hesspec._memory import in_words
+from hesspec._tables import table_of
+from hesspec.planning import duration
+from hesspec.study.config import StudyConfig
+from hesspec.study.forecasting import TaskForecast
+from hesspec.study.store import tasks_of
+
+__all__ = ["forecast_table", "progress_table"]
+
+# Rows that are shown one by one; of larger studies, sums over sample sizes and seeds.
+MOST_ROWS = 40
+
+
+def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
+    """A row for each task, or for each network and data set of a large study; and the sum."""
+    alone = len(forecasts) <= MOST_ROWS
+    table = table_of("network on data set", "n", "epochs", "measurements", "training", "measuring", "memory")
+    groups: dict[tuple[str, ...], list[TaskForecast]] = {}
+    for index, item in enumerate(forecasts):
+        run = item.task.runs[0]
+        key = (run.data.name, run.network, *([str(index)] if alone else []))
+        groups.setdefault(key, []).append(item)
+    for group in groups.values():
+        run = group[0].task.runs[0]
+        counts = sorted({item.task.runs[0].samples_per_class for item in group})
+        table.add_row(
+            f"{run.network} on {run.data.name}",
+            str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}",
+            f"{sum(item.epochs for item in group):,}",
+            f"{sum(item.measurements for item in group):,}",
+            duration(sum(item.training_seconds for item in group)),
+            duration(sum(item.measuring_seconds for item in group)),
+            in_words(max(item.peak_bytes for item in group)),
+        )
+    training = sum(item.training_seconds for item in forecasts)
+    measuring = sum(item.measuring_seconds for item in forecasts)
+    left = sum(item.measurements for item in forecasts)
+    total = (
+        f"Left to do: {sum(item.epochs for item in forecasts):,} epochs of training and {left:,} measurements, about "
+        f"{duration(training + measuring)} in one process on this machine."
+    )
+    return [table, total]
+
+
+def progress_table(config: StudyConfig, folder: Path) -> Table:
+    """What there is of each task: the learning rate that was kept, final losses and errors, measurements."""
+    table = table_of("network on data set", "n", "seed", "rate", "train loss", "test error", "measured")
+    for task in tasks_of(config, folder):
+        best, run = task.best, task.runs[0]
+        found = len(task.measurements) - len(task.missing)
+        last = None if best is None else best.history[-1]
+        table.add_row(
+            f"{run.network} on {run.data.name}",
+            str(run.samples_per_class),
+            str(run.settings.seed),
+            "–" if best is None else f"{best.settings.learning_rate:g}",
+            "–" if last is None else f"{last.train_loss:.3g}",
+            "–" if last is None else f"{last.test_error:.1%}",
+            f"{found} of {len(task.measurements)}",
+        )
+    return table

@@ -1,0 +1,383 @@
+"""Study files: what is trained and measured, read from YAML and checked."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from hesspec._memory import parse_memory
+from hesspec._suggest import unknown
+from hesspec.study.datasets import DATASETS, SPLITS
+from hesspec.study.measuring import MATRICES, matrix_name
+from hesspec.study.networks import NETWORKS
+
+__all__ = ["DataConfig", "LogGrid", "MeasureConfig", "StudyConfig", "TrainingConfig", "load_study", "presets"]
+
+END: Final = "end"
+"""In a list of epochs: the last one of the training, whatever their number."""
+
+
+class _Model(BaseModel):
+    # Numbers in quotes are read as numbers: YAML takes 1e-4 for a word.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Model):
+    """A data set of a study, and what of the training differs from the study's for it.
+
+    Attributes
+    ----------
+    name : str
+        As in `load_dataset`.
+    folder : Path or None
+        Where its files are; a relative one is relative to where the study is started.
+    size : int or None
+        Height and width to pad images to, in pixels.
+    epochs : int or None
+        Of training, in place of the study's.
+    samples_per_class : list of int or None
+        In place of the study's.
+    """
+
+    name: str
+    folder: Path | None = None
+    size: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    samples_per_class: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if ":" not in name and name not in DATASETS:
+            raise ValueError(unknown("data set", name, DATASETS))
+        return name
+
+
+class LogGrid(_Model):
+    """Learning rates at equal distances in the logarithm, both ends included."""
+
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    count: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low:g} and high is {self.high:g}; low has to be the smaller one")
+        return self
+
+    def values(self) -> list[float]:
+        """The learning rates, ascending; to six digits, as they are part of the names of folders."""
+        return [float(f"{value:.6g}") for value in np.geomspace(self.low, self.high, self.count)]
+
+
+def _kind(value: object) -> str:
+    return "grid" if isinstance(value, dict | LogGrid) else "list"
+
+
+Rates = Annotated[
+    Annotated[list[Annotated[float, Field(gt=0)]], Tag("list")] | Annotated[LogGrid, Tag("grid")],
+    Discriminator(_kind),
+]
+
+
+def _fraction(value: object) -> object:
+    return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+
+
+class TrainingConfig(_Model):
+    """Training by SGD with momentum in the protocol of arXiv 1811.07062.
+
+    Attributes
+    ----------
+    epochs : int
+    learning_rates : list of float or LogGrid
+        Initial learning rates; of the trainings with each the one with the lowest final test error is measured.
+    momentum, weight_decay, batch_size
+        As in `TrainingSettings`.
+    drops : list of float
+        At which fractions of the epochs the learning rate is divided by `drop_factor`, ascending, in (0, 1).
+    drop_factor : float
+    """
+
+    epochs: int = Field(ge=1)
+    learning_rates: Rates
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    batch_size: int = Field(128, ge=1)
+    drops: list[Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)]] = [1 / 3, 2 / 3]
+    drop_factor: float = Field(10.0, gt=1)
+
+    @field_validator("learning_rates", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, int | float | str) else value
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _some(cls, value: list[float] | LogGrid) -> list[float] | LogGrid:
+        if not value:
+            raise ValueError("it is empty; name at least one learning rate")
+        return value
+
+    @property
+    def rates(self) -> list[float]:
+        """All initial learning rates, each once."""
+        rates = self.learning_rates
+        return list(dict.fromkeys(rates.values() if isinstance(rates, LogGrid) else rates))
+
+
+class MeasureConfig(_Model):
+    """What is measured of every trained network.
+
+    Attributes
+    ----------
+    epochs : list of int or "end"
+        After which the network is kept and measured; 0 is the initialisation.
+    matrices : list of str
+        Names as in `matrix_name`.
+    splits : list of str
+        "train", "test".
+    steps : int or "auto"; probes, seed : int
+        As in `hesspec.spectrum`.
+    batch_size : int
+        Samples in a pass; no influence on the result but for rounding.
+    params : list of str or None
+        Names or patterns of parameters, as in `hesspec.Hessian`.
+    memory : str or None
+        What a measurement may take, such as "8GB".
+    structure : bool
+        Whether the class structure of G is measured too.
+    """
+
+    epochs: list[Annotated[int, Field(ge=0)] | Literal["end"]] = Field(min_length=1)
+    matrices: list[str] = list(MATRICES)
+    splits: list[Literal["train", "test"]] = Field(list(SPLITS), min_length=1)
+    steps: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
+    probes: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+    batch_size: int = Field(256, ge=1)
+    params: list[str] | None = None
+    memory: str | None = None
+    structure: bool = False
+
+    @field_validator("matrices")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        if not names:
+            raise ValueError("it is empty; name at least one matrix")
+        return list(dict.fromkeys(map(matrix_name, names)))
+
+    @field_validator("memory")
+    @classmethod
+    def _readable(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            parse_memory(memory)
+        return memory
+
+
+class StudyConfig(_Model):
+    """A study: every network is trained on every data set at every sample size, and measured on the way.
+
+    Attributes
+    ----------
+    datasets : list of DataConfig
+    networks : list of str
+        As in `build_network`.
+    samples_per_class : list of int
+        Of the training sets; a smaller one is part of a larger one.
+    test_samples_per_class : int or None
+        Of the test set, for its error and for measurement; None for all.
+    seeds : list of int
+        Of initialisation, choice and order of the samples; each is a repetition of everything.
+    training : TrainingConfig
+    measure : MeasureConfig
+    """
+
+    datasets: list[DataConfig] = Field(min_length=1)
+    networks: list[str] = Field(min_length=1)
+    samples_per_class: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    test_samples_per_class: int | None = Field(None, ge=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    training: TrainingConfig
+    measure: MeasureConfig
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        items = value if isinstance(value, list) else [value]
+        return [{"name": item} if isinstance(item, str) else item for item in items]
+
+    @field_validator("networks", "samples_per_class", "seeds", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, int | str) else value
+
+    @field_validator("networks")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if ":" not in name and name not in NETWORKS:
+                raise ValueError(unknown("network", name, NETWORKS))
+        return names
+
+    @field_validator("datasets", "networks", "samples_per_class", "seeds")
+    @classmethod
+    def _each_once(cls, values: list[Any], info: ValidationInfo) -> list[Any]:
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                shown = value.name if isinstance(value, DataConfig) else value
+                raise ValueError(f"{shown!r} is among the {info.field_name} twice")
+        return values
+
+    @model_validator(mode="after")
+    def _epochs_exist(self) -> Self:
+        for data in self.datasets:
+            last = data.epochs or self.training.epochs
+            beyond = [epoch for epoch in self.measure.epochs if epoch != END and epoch > last]
+            if beyond:
+                raise ValueError(
+                    f"measure.epochs has {beyond[0]}, but {data.name} is trained for {last} epochs only; "
+                    "'end' stands for the last one, whatever their number"
+                )
+        return self
+
+
+def presets() -> list[str]:
+    """Names of the studies that come with the package, which `load_study` takes like files."""
+    folder = files("hesspec.study").joinpath("presets")
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_study(path: str | os.PathLike[str]) -> StudyConfig:
+    """Read a study file, or a preset by its name.
+
+    Parameters
+    ----------
+    path
+        A YAML file with the fields of `StudyConfig`, or a name in `presets()`.
+
+    Returns
+    -------
+    StudyConfig
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or preset.
+    ValueError
+        If it is no YAML, or not as described: every fault with its line, and the nearest right key for a wrong one.
+
+    Examples
+    --------
+    >>> load_study("papyan2019").networks
+    ['vgg11_bn', 'resnet18', 'densenet40']
+    """
+    name = os.fspath(path)
+    if name in presets():
+        source = files("hesspec.study").joinpath("presets", f"{name}.yaml")
+        return parse_study(source.read_text(encoding="utf-8"), f"preset {name}")
+    if not Path(name).is_file():
+        nearest = difflib.get_close_matches(name, presets(), n=1)
+        hint = f"did you mean the preset {nearest[0]!r}?" if nearest else f"presets are {', '.join(presets())}."
+        raise FileNotFoundError(f"There is no study file {name!r}; {hint}")
+    return parse_study(Path(name).read_text(encoding="utf-8"), name)
+
+
+def parse_study(text: str, name: str) -> StudyConfig:
+    """The study that a YAML text describes; `name` is what errors call it."""
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, yaml.MappingNode):
+        raise ValueError(f"{name} has to have the keys {', '.join(StudyConfig.model_fields)}, but it is no mapping.")
+    twice = list(_repeated(tree))
+    if twice:
+        key, line = twice[0]
+        raise ValueError(f"{name}, line {line}: the key {key!r} is there twice.")
+    try:
+        return StudyConfig.model_validate(content)
+    except ValidationError as error:
+        faults = [_fault(item, tree) for item in error.errors()]
+        raise ValueError(" ".join(f"{name}, line {line}: {text}" for line, text in sorted(faults))) from error
+
+
+def _repeated(node: yaml.Node) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield key.value, key.start_mark.line + 1
+            seen.add(key.value)
+            yield from _repeated(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated(item)
+
+
+def _fault(item: Any, tree: yaml.Node) -> tuple[int, str]:
+    """Line and sentence of one of pydantic's errors."""
+    path: tuple[str | int, ...] = item["loc"]
+    node, reached = _descend(tree, path)
+    line = node.start_mark.line + 1
+    where = ".".join(map(str, reached)) or "the study"
+    last = str(path[-1]) if path else ""
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(path[:-1])
+        nearest = difflib.get_close_matches(last, known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}."
+        return line, f"there is no key {last!r}; {hint}"
+    if item["type"] == "missing":
+        return line, f"{where} lacks the key {last!r}."
+    message = str(item["msg"]).removeprefix("Value error, ").rstrip(".?")
+    given = item["input"]
+    # What the message says already is not said again.
+    shown = f" is {given!r}" if isinstance(given, str | int | float) and repr(given) not in message else ""
+    return line, f"{where}{shown}: {message[:1].lower()}{message[1:]}{'?' if item['msg'].endswith('?') else '.'}"
+
+
+def _descend(node: yaml.Node, path: Sequence[str | int]) -> tuple[yaml.Node, list[str | int]]:
+    """The node that a path leads to, or as far as it does, at its key; and that part of the path."""
+    reached: list[str | int] = []
+    place = node
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == step]
+            if not found:
+                continue  # names of alternatives, which are pydantic's
+            place, node = found[0]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            place = node = node.value[step]
+        else:
+            continue
+        reached.append(step)
+    return place, reached
+
+
+def _keys_at(path: Sequence[str | int]) -> list[str]:
+    """Keys that the model at a place has."""
+    at: dict[str, type[BaseModel]] = {"datasets": DataConfig, "training": TrainingConfig, "measure": MeasureConfig}
+    model = at.get(str(path[0]), StudyConfig) if path else StudyConfig
+    return list((LogGrid if "grid" in path else model).model_fields)

@@ -1,0 +1,212 @@
+"""What a study has left to do, and what that will take on this machine: `hesspec study FILE --dry-run`."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from hesspec.planning import Plan
+from hesspec.study.config import DataConfig, StudyConfig
+from hesspec.study.datasets import Dataset, load_dataset
+from hesspec.study.measuring import plan_measurement
+from hesspec.study.networks import build_network
+from hesspec.study.store import STRUCTURE, Run, Task, tasks_of
+from hesspec.study.training import evaluate
+
+__all__ = ["TaskForecast", "forecast_study"]
+
+# Timed repeats of which the median counts, after one that warms up.
+REPEATS = 3
+# Steps that "auto" is planned with.
+AUTO_STEPS = 64
+# A class structure in units of the Hessian's measurement: its three spectra, and the means (counted in the demo).
+STRUCTURE_COST = 4.0
+
+
+@dataclass(frozen=True)
+class TaskForecast:
+    """What is left of one task.
+
+    Attributes
+    ----------
+    task : Task
+    parameters : int
+        p of the network.
+    epochs : int
+        Of all trainings that have not ended, without those that are done and kept.
+    measurements : int
+        That are not there yet.
+    training_seconds, measuring_seconds : float
+        Expected time for these.
+    peak_bytes : int
+        Most memory that a measurement is expected to take.
+    """
+
+    task: Task
+    parameters: int
+    epochs: int
+    measurements: int
+    training_seconds: float
+    measuring_seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Of one network on one data set, timed on `samples` samples."""
+
+    parameters: int
+    samples: int
+    step: float  # seconds of a training step on them
+    evaluation: float  # seconds of an evaluation on them
+    plans: dict[str, Plan]
+    test_samples: int
+    classes: int
+
+    def training(self, run: Run) -> float:
+        """Seconds of an epoch."""
+        count = run.samples_per_class * self.classes
+        return (count * (self.step + self.evaluation) + self.test_samples * self.evaluation) / self.samples
+
+    def measuring(self, what: str, count: int) -> float:
+        """Seconds of a measurement on as many samples."""
+        if what == STRUCTURE:
+            return STRUCTURE_COST * self.measuring("Hessian", count)
+        plan = self.plans[what]
+        share = count / self.samples
+        products = plan.matvecs * (plan.seconds_matvec * share + plan.seconds_step)
+        # Traces are made once whatever the samples; the primal passes of the others cost less than a product.
+        return plan.seconds_setup + max(share - 1, 0) * plan.seconds_matvec + products
+
+
+def forecast_study(
+    config: StudyConfig,
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    on_task: Callable[[str], None] | None = None,
+) -> list[TaskForecast]:
+    """Say what of a study is left to do, and the time that it will take in one process on this device.
+
+    Every network is built once for every data set; a step of its training is timed, and its measurements are planned
+    from one timed batch (`hesspec.plan`). Times are proportional to samples: where data is streamed because it does not
+    fit into memory, measurements take up to twice as long.
+
+    Parameters
+    ----------
+    config : StudyConfig
+    folder : path
+        Of the study; what is there already is not counted.
+    device : str
+        Of PyTorch.
+    on_task : callable, optional
+        Called with what is being timed, in words.
+
+    Returns
+    -------
+    list of TaskForecast
+        In the order in which tasks are run.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, ModuleNotFoundError, MemoryError
+        If a network or a data set cannot be used.
+    """
+    tasks = tasks_of(config, Path(folder))
+    costs: dict[tuple[DataConfig | str, str], _Costs] = {}
+    found = []
+    for task in tasks:
+        run = task.runs[0]
+        key = (run.data.name, run.network)
+        if key not in costs and not task.done:
+            if on_task is not None:
+                on_task(f"timing {run.network} on {run.data.name}")
+            costs[key] = _timed(run, config, torch.device(device))
+        found.append(_forecast(task, costs.get(key)))
+    return found
+
+
+def _forecast(task: Task, costs: _Costs | None) -> TaskForecast:
+    if costs is None or task.done:
+        return TaskForecast(task, 0 if costs is None else costs.parameters, 0, 0, 0.0, 0.0, 0)
+    left = [(run, run.settings.epochs - max(len(run.history) - 1, 0)) for run in task.runs if not run.ended]
+    size = {"train": task.runs[0].samples_per_class * costs.classes, "test": costs.test_samples}
+    return TaskForecast(
+        task=task,
+        parameters=costs.parameters,
+        epochs=sum(epochs for _, epochs in left),
+        measurements=len(task.missing),
+        training_seconds=sum(epochs * costs.training(run) for run, epochs in left),
+        measuring_seconds=sum(costs.measuring(item.what, size[item.split]) for item in task.missing),
+        peak_bytes=max(plan.peak_bytes for plan in costs.plans.values()),
+    )
+
+
+def _timed(run: Run, config: StudyConfig, device: torch.device) -> _Costs:
+    how, data = config.measure, run.data
+    # As many samples as a batch has, or all of the largest training set.
+    classes = load_dataset(
+        data.name, "train", samples_per_class=1, folder=data.folder, size=data.size, seed=run.settings.seed
+    ).classes
+    largest = max(data.samples_per_class or config.samples_per_class)
+    samples = min(largest, max(1, how.batch_size // classes))
+    dataset = load_dataset(
+        data.name, "train", samples_per_class=samples, folder=data.folder, size=data.size, seed=run.settings.seed
+    )
+    test = load_dataset(
+        data.name, "test", samples_per_class=config.test_samples_per_class, folder=data.folder, size=data.size
+    )
+    network = build_network(run.network, channels=dataset.channels, classes=classes, size=dataset.size).to(device)
+    plans = plan_measurement(
+        network,
+        dataset,
+        matrices=list(dict.fromkeys([*how.matrices, *(["Hessian"] if how.structure else [])])),
+        params=how.params,
+        steps=AUTO_STEPS if how.steps == "auto" else how.steps,
+        probes=how.probes,
+        batch_size=how.batch_size,
+        memory=how.memory,
+    )
+    return _Costs(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        samples=len(dataset),
+        step=_seconds(lambda: _step(network, dataset, config.training.batch_size)),
+        evaluation=_seconds(lambda: evaluate(network, dataset, batch_size=config.training.batch_size)),
+        plans=plans,
+        test_samples=len(test),
+        classes=classes,
+    )
+
+
+def _step(network: nn.Module, dataset: Dataset, batch_size: int) -> None:
+    """One epoch of training steps, without a change of the weights that matters."""
+    network.train()
+    device = next(network.parameters()).device
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-12, momentum=0.9)
+    for inputs, targets in dataset.batches(batch_size):
+        if len(inputs) == 1:
+            continue  # batch norm cannot be trained on one
+        optimizer.zero_grad()
+        torch.autograd.backward(cross_entropy(network(inputs.to(device)), targets.to(device)))
+        optimizer.step()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    seconds: Sequence[float] = [_once(work) for _ in range(REPEATS + 1)]
+    return statistics.median(seconds[1:])
+
+
+def _once(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -1,0 +1,215 @@
+"""All numbers of a study as one labelled dataset."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from hesspec.dynamics.tracking import follow
+from hesspec.result import Spectrum, load
+from hesspec.study.store import STRUCTURE, Measurement, Run, Task, read_study, tasks_of
+
+__all__ = ["open_study"]
+
+Array = npt.NDArray[Any]
+
+# What has a value for each measurement, with its unit.
+SCALARS: Final = {
+    "bulk_low": "loss per squared parameter",
+    "bulk_high": "loss per squared parameter",
+    "trace": "loss per squared parameter",
+    "trace_standard_error": "loss per squared parameter",
+    "effective_rank": "1",
+    "negative_mass": "share of the eigenvalues",
+    "negative_mass_lower": "share of the eigenvalues",
+    "negative_mass_upper": "share of the eigenvalues",
+    "outliers": "1",
+    "wasserstein_bound": "loss per squared parameter",
+    "matvecs": "1",
+    "seconds": "s",
+}
+RUN_DIMENSIONS: Final = ("dataset", "network", "seed", "samples_per_class")
+
+
+def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
+    """Read all results of a study, as far as they are there, into one labelled dataset.
+
+    Parameters
+    ----------
+    folder : path
+        Of a study: it has a `study.yaml`. The study may be running.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions `dataset`, `network`, `seed`, `samples_per_class`, `epoch` (those that are measured), `split`,
+        `matrix`, `rank` and `training_epoch` (all epochs). NaN, and -1 for `track`, where something is missing.
+
+        `eigenvalue`, `error_bound` and `outlier` (whether it is one) over all of the first seven and `rank`: resolved
+        eigenvalues by decreasing absolute value; `track`: the number of an outlier's eigenvector, the same at all
+        epochs (see `hesspec.dynamics.tracking.follow`).
+
+        `bulk_low`, `bulk_high`, `trace`, `trace_standard_error`, `effective_rank`, `negative_mass` with its interval,
+        `outliers` (their number), `wasserstein_bound`, `matvecs`, `seconds` over the first seven.
+
+        `loss` (mean cross-entropy in nats) and `error` (fraction) over the first four, `split` and `training_epoch`;
+        `learning_rate` over the first four: the one that was kept; `parameters` over `dataset` and `network`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no study.
+    ValueError
+        If its study file or a result is damaged.
+
+    Examples
+    --------
+    Exponent with which the largest outlier of the Hessian grows with the sample size, at the end of training::
+
+        found = hesspec.study.open("my-study").sel(matrix="Hessian", split="train").isel(epoch=-1, rank=0).squeeze()
+        hesspec.fit_power_law(found.samples_per_class, found.eigenvalue)
+    """
+    config = read_study(folder)
+    tasks = tasks_of(config, Path(folder))
+    splits, matrices = list(config.measure.splits), list(config.measure.matrices)
+    coordinates: dict[str, list[Any]] = {
+        "dataset": [data.name for data in config.datasets],
+        "network": list(config.networks),
+        "seed": list(config.seeds),
+        "samples_per_class": sorted({task.runs[0].samples_per_class for task in tasks}),
+        "epoch": sorted({epoch for task in tasks for epoch in task.epochs}),
+        "split": splits,
+        "matrix": matrices,
+    }
+    spectra = {
+        (index, place): load(file)
+        for index, (task, run) in enumerate((task, _shown(task)) for task in tasks)
+        if run is not None
+        for place in task.measurements
+        if place.what != STRUCTURE and (file := run.result(place, task.measure)).is_file()
+    }
+    ranks = max((spectrum.eigenvalues.size for spectrum in spectra.values()), default=0)
+    epochs = max(task.runs[0].settings.epochs for task in tasks) + 1
+    blank = _Blank(coordinates, ranks, epochs)
+    for index, task in enumerate(tasks):
+        run = _shown(task)
+        if run is not None:
+            blank.add_training(run)
+            mine = {place: spectrum for (owner, place), spectrum in spectra.items() if owner == index}
+            blank.add_spectra(run, mine)
+    return blank.dataset(folder)
+
+
+def _shown(task: Task) -> Run | None:
+    """The training that is measured, or that will be as far as is known."""
+    begun = [run for run in task.runs if run.history and not run.diverged]
+    if not begun:
+        return None
+    return min(begun, key=lambda run: (not run.ended, run.history[-1].test_error, run.history[-1].test_loss))
+
+
+class _Blank:
+    """The dataset while it is filled in."""
+
+    def __init__(self, coordinates: dict[str, list[Any]], ranks: int, epochs: int) -> None:
+        self._coordinates = {**coordinates, "rank": list(range(ranks)), "training_epoch": list(range(epochs))}
+        each = (*RUN_DIMENSIONS, "epoch", "split", "matrix")
+        history = (*RUN_DIMENSIONS, "split", "training_epoch")
+        self._values: dict[str, tuple[tuple[str, ...], Array]] = {
+            "eigenvalue": self._new((*each, "rank"), np.nan),
+            "error_bound": self._new((*each, "rank"), np.nan),
+            "outlier": self._new((*each, "rank"), False),
+            "track": self._new((*each, "rank"), -1),
+            **{name: self._new(each, np.nan) for name in SCALARS},
+            "loss": self._new((*RUN_DIMENSIONS, "split", "training_epoch"), np.nan),
+            "error": self._new(history, np.nan),
+            "learning_rate": self._new(RUN_DIMENSIONS, np.nan),
+            "parameters": self._new(("dataset", "network"), np.nan),
+        }
+
+    def _new(self, dimensions: tuple[str, ...], value: float | bool | int) -> tuple[tuple[str, ...], Array]:
+        return dimensions, np.full([len(self._coordinates[name]) for name in dimensions], value)
+
+    def _place(self, run: Run) -> tuple[int, int, int, int]:
+        where = (run.data.name, run.network, run.settings.seed, run.samples_per_class)
+        dataset, network, seed, count = (
+            self._coordinates[name].index(value) for name, value in zip(RUN_DIMENSIONS, where, strict=True)
+        )
+        return dataset, network, seed, count
+
+    def add_training(self, run: Run) -> None:
+        """Records of a training."""
+        at = self._place(run)
+        self._values["learning_rate"][1][at] = run.settings.learning_rate
+        for column, split in enumerate(self._coordinates["split"]):
+            for record in run.history:
+                values = (
+                    (record.train_loss, record.train_error)
+                    if split == "train"
+                    else (record.test_loss, record.test_error)
+                )
+                for name, value in zip(("loss", "error"), values, strict=True):
+                    self._values[name][1][*at, column, record.epoch] = value
+
+    def add_spectra(self, run: Run, spectra: dict[Measurement, Spectrum]) -> None:
+        """Spectra of one training, whose outliers are followed through its epochs."""
+        where = self._place(run)
+        for place, spectrum in spectra.items():
+            at = (*where, self._epoch(place.epoch), *self._split_and_matrix(place.split, place.what))
+            k = spectrum.eigenvalues.size
+            self._values["eigenvalue"][1][*at, :k] = spectrum.eigenvalues
+            self._values["error_bound"][1][*at, :k] = spectrum.error_bounds
+            self._values["outlier"][1][*at, :k] = spectrum.is_outlier
+            for name, value in _scalars(spectrum).items():
+                self._values[name][1][at] = value
+            self._values["parameters"][1][where[:2]] = spectrum.dimension
+        for split, what in {(place.split, place.what) for place in spectra}:
+            series = sorted(
+                (place for place in spectra if (place.split, place.what) == (split, what)), key=lambda x: x.epoch
+            )
+            for place, tracks in zip(series, follow([spectra[place] for place in series]), strict=True):
+                at = (*where, self._epoch(place.epoch), *self._split_and_matrix(split, what))
+                self._values["track"][1][*at, np.flatnonzero(spectra[place].is_outlier)] = tracks
+
+    def _epoch(self, epoch: int) -> int:
+        return self._coordinates["epoch"].index(epoch)
+
+    def _split_and_matrix(self, split: str, matrix: str) -> tuple[int, int]:
+        return self._coordinates["split"].index(split), self._coordinates["matrix"].index(matrix)
+
+    def dataset(self, folder: str | os.PathLike[str]) -> xr.Dataset:
+        """What was filled in."""
+        result = xr.Dataset(
+            {name: (dimensions, values) for name, (dimensions, values) in self._values.items()},
+            coords=self._coordinates,
+            attrs={"study": str(folder)},
+        )
+        units = {**SCALARS, "eigenvalue": SCALARS["trace"], "error_bound": SCALARS["trace"], "loss": "nats"}
+        for name, unit in units.items():
+            result[name].attrs["units"] = unit
+        return result
+
+
+def _scalars(spectrum: Spectrum) -> dict[str, float]:
+    low, high = spectrum.bulk_edges
+    negative, p = spectrum.num_negative, spectrum.dimension
+    seconds = spectrum.attributes.get("seconds", np.nan)
+    return {
+        "bulk_low": low,
+        "bulk_high": high,
+        "trace": spectrum.trace,
+        "trace_standard_error": spectrum.trace_standard_error,
+        "effective_rank": spectrum.effective_rank,
+        "negative_mass": negative.value / p,
+        "negative_mass_lower": negative.lower / p,
+        "negative_mass_upper": negative.upper / p,
+        "outliers": spectrum.outliers.size,
+        "wasserstein_bound": spectrum.wasserstein_bound,
+        "matvecs": spectrum.matvecs,
+        "seconds": float(seconds),
+    }

@@ -1,0 +1,122 @@
+"""Measuring inside of a training loop of the user's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from hesspec.measurement import spectrum
+from hesspec.operators.losses import LossFunction
+from hesspec.operators.parameters import ParameterSpec
+from hesspec.result import Spectrum
+from hesspec.study.measuring import ALL_MATRICES, Attribute, matrix_name, spectrum_file
+
+__all__ = ["SpectrumRecorder"]
+
+
+class SpectrumRecorder:
+    """Measures a model's curvature during a training loop, whatever that loop is.
+
+    It is called with the model and the epoch (or step), anywhere in the loop. The model is measured in evaluation mode
+    and is left as it was: weights, modes of all its modules, gradients, and torch's random generators. What is there
+    already is not measured again, so that a loop that is started anew only measures what is missing.
+
+    Parameters
+    ----------
+    folder : path
+        Where spectra are kept, under the name `epoch-EPOCH-SPLIT-MATRIX.nc`. `hesspec report FOLDER` shows them.
+    loss_fn : callable
+        As in `hesspec.Hessian`.
+    data : mapping of str to iterable
+        Data sets by the name of the split, such as {"train": loader, "test": loader}: fixed ones, without augmentation
+        and shuffling (see `hesspec.Hessian`).
+    matrices : sequence of str
+        Names such as "hessian", "g", "h".
+    at : collection of int, optional
+        Epochs at which it measures; it does nothing at others. By default at every one.
+    steps, probes, seed
+        As in `hesspec.spectrum`.
+    params, memory : optional
+        As in `hesspec.Hessian`.
+    attributes : mapping, optional
+        What else to keep with the spectra, such as {"network": "my net", "dataset": "my data"}.
+
+    Examples
+    --------
+    >>> import tempfile, torch, hesspec
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    >>> batches = [(torch.randn(20, 4), torch.randint(3, (20,)))]
+    >>> folder = tempfile.mkdtemp()
+    >>> record = SpectrumRecorder(folder, torch.nn.CrossEntropyLoss(), {"train": batches}, ["hessian"], steps=10)
+    >>> for epoch in range(2):
+    ...     found = record(model, epoch)  # and the training of an epoch
+    >>> sorted(found), found["train", "Hessian"].matvecs
+    ([('train', 'Hessian')], 10)
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        loss_fn: LossFunction,
+        data: Mapping[str, Iterable[Any]],
+        matrices: Sequence[str] = ("Hessian",),
+        *,
+        at: Collection[int] | None = None,
+        steps: int | Literal["auto"] = 64,
+        probes: int = 1,
+        seed: int = 0,
+        params: ParameterSpec = None,
+        memory: str | int | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+    ) -> None:
+        if not data:
+            raise ValueError("There is no data to measure on: the mapping is empty. Give {'train': batches}.")
+        self._folder, self._loss, self._data = Path(folder), loss_fn, dict(data)
+        self._names = list(dict.fromkeys(map(matrix_name, matrices)))
+        self._at = None if at is None else set(at)
+        self._how: dict[str, Any] = {"steps": steps, "probes": probes, "seed": seed}
+        self._params, self._memory, self._attributes = params, memory, dict(attributes or {})
+
+    def __call__(self, model: nn.Module, epoch: int) -> dict[tuple[str, str], Spectrum]:
+        """Measure what has not been measured at this epoch.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+        epoch : int
+
+        Returns
+        -------
+        dict of (str, str) to Spectrum
+            By split and matrix: what was measured now.
+
+        Raises
+        ------
+        ValueError, NonFiniteError, MemoryError, OSError
+            As `hesspec.spectrum`; the model is as it was.
+        """
+        found: dict[tuple[str, str], Spectrum] = {}
+        if self._at is not None and epoch not in self._at:
+            return found
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            for split, data in self._data.items():
+                for name in self._names:
+                    file = self._folder / spectrum_file(name, split, f"epoch-{epoch:04}")
+                    if file.exists():
+                        continue
+                    operator = ALL_MATRICES[name](model, self._loss, data, self._params, memory=self._memory)
+                    measured = spectrum(operator, **self._how)
+                    kept = {**measured.attributes, "split": split, "epoch": epoch, **self._attributes}
+                    found[split, name] = replace(measured, attributes=kept)
+                    found[split, name].save(file)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        return found

@@ -1,0 +1,322 @@
+"""Running a study: trainings and measurements, each done once, whatever interrupts them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hesspec.errors import NonFiniteError
+from hesspec.plot import DISPLAY_NAMES
+from hesspec.study.checkpoints import load_training_state, load_weights, save_checkpoint, save_training_state
+from hesspec.study.config import StudyConfig
+from hesspec.study.datasets import Dataset, load_dataset
+from hesspec.study.measuring import Attribute, measure, measure_structure
+from hesspec.study.networks import build_network
+from hesspec.study.store import STRUCTURE, Measurement, Run, Task, lock, tasks_of, write_study
+from hesspec.study.training import EpochRecord, TrainingState, train
+
+__all__ = ["EVALUATION", "PASSES", "STEP", "Progress", "run_study", "run_task", "work_of"]
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, float, float], None]
+
+# Work is counted in forward passes of a sample: a step of training takes three, forwards and twice backwards, and a
+# product of a matrix the number of operations as large as one (design 3.3).
+STEP, EVALUATION = 3.0, 1.0
+PASSES = {"Hessian": 6.0, "GaussNewton": 4.0, "Residual": 6.0}
+OTHER_PASSES = 4.0
+AUTO_STEPS = 64  # that "auto" is counted with
+# Share of the time that may go to writing states to continue a training from.
+SAVING = 0.1
+# Seconds between looks at tasks that other processes are working on.
+PATIENCE = 2.0
+
+
+def run_study(
+    config: StudyConfig,
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    on_progress: Progress | None = None,
+) -> None:
+    """Do what of a study has not been done, in this process.
+
+    Every training and every measurement is written once, whole or not at all, below `folder/runs`. A study that was
+    killed is continued by the same call, from the last epoch and the last measurement. Several processes, on one
+    machine or on several that share the folder, can run the same study: each takes what no other one works on.
+
+    Parameters
+    ----------
+    config : StudyConfig
+    folder : path
+        Of the study. What it has of an earlier state of the study is kept, and used where it still fits.
+    device : str
+        Of PyTorch.
+    on_progress : callable, optional
+        Called often with what is being done in words, the work done, and the work in all.
+
+    Raises
+    ------
+    ValueError
+        If a network or a data set cannot be used, or all trainings of a task diverged.
+    NonFiniteError, MemoryError, OSError
+        As `measure`.
+    """
+    target = Path(folder)
+    write_study(config, target)
+    tasks = tasks_of(config, target)
+    meter = _Meter(on_progress, sum(work_of(task) for task in tasks))
+    waiting = list(tasks)
+    while waiting:
+        postponed = []
+        for task in waiting:
+            with lock(task) as mine:
+                if mine is None:
+                    postponed.append(task)
+                    continue
+                before = meter.done
+                run_task(task, device=device, on_progress=meter.report)
+                meter.done = before + work_of(task)
+        if len(postponed) == len(waiting):
+            meter.report("waiting for other processes of this study", 0.0)
+            time.sleep(PATIENCE)
+        waiting = postponed
+
+
+def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
+    """Work of a task, in forward passes of a sample; of all of it, or of some measurements alone."""
+    run = task.runs[0]
+    # All classes of the named data sets are ten, but for one: work is for progress bars, and relative.
+    train_size = run.samples_per_class * 10
+    test_size = (run.test_samples_per_class or 1000) * 10
+    steps = AUTO_STEPS if task.measure.steps == "auto" else task.measure.steps
+    size = {"train": train_size, "test": test_size}
+    measuring = sum(
+        steps * task.measure.probes * PASSES.get(item.what, OTHER_PASSES) * size[item.split]
+        for item in (task.measurements if what is None else what)
+    )
+    if what is not None:
+        return measuring
+    epoch = (STEP + EVALUATION) * train_size + EVALUATION * test_size
+    return len(task.runs) * run.settings.epochs * epoch + measuring
+
+
+def run_task(
+    task: Task, *, device: str = "cpu", on_progress: Callable[[str, float], None] = lambda _what, _done: None
+) -> None:
+    """Train with every learning rate, and measure the best; what is there already is not done again.
+
+    Parameters
+    ----------
+    task : Task
+        Locked by the caller.
+    device : str
+    on_progress : callable
+        Called with what is being done and the work done of this task, as `work_of` counts.
+
+    Raises
+    ------
+    ValueError, NonFiniteError, MemoryError, OSError
+        As `run_study`.
+    """
+    if task.done:
+        return
+    first = task.runs[0]
+    train_set = load_dataset(
+        first.data.name,
+        "train",
+        samples_per_class=first.samples_per_class,
+        folder=first.data.folder,
+        size=first.data.size,
+        seed=first.settings.seed,
+    )
+    test_set = load_dataset(
+        first.data.name,
+        "test",
+        samples_per_class=first.test_samples_per_class,
+        folder=first.data.folder,
+        size=first.data.size,
+    )
+    problem = _Problem(train_set, test_set, torch.device(device))
+    done = 0.0
+    each = (work_of(task) - work_of(task, task.measurements)) / len(task.runs)
+    for run in task.runs:
+        _train(run, task, problem, _plus(on_progress, done, each / run.settings.epochs))
+        _drop_losers(task)
+        done += each
+    best = task.best
+    assert best is not None  # noqa: S101 - all trainings have ended
+    if not all(best.weights(m.epoch).is_file() for m in task.missing):
+        # Epochs were added to the study after the training, or files were removed.
+        _train(best, task, problem, _plus(on_progress, done, 0.0), again=True)
+    done += work_of(task, set(task.measurements) - set(task.missing))
+    for measurement in task.missing:
+        _measure(best, task, measurement, problem, _plus(on_progress, done, 1.0))
+        done += work_of(task, [measurement])
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Data and device of a task."""
+
+    train_set: Dataset
+    test_set: Dataset
+    device: torch.device
+
+    def network(self, run: Run) -> nn.Module:
+        """The network as it is initialised, whatever the generator's state, which is left as it is."""
+        data = self.train_set
+        with torch.random.fork_rng([]):
+            torch.manual_seed(run.settings.seed)
+            network = build_network(run.network, channels=data.channels, classes=data.classes, size=data.size)
+        return network.to(self.device)
+
+
+def _plus(report: Callable[[str, float], None], before: float, scale: float) -> Callable[[str, float], None]:
+    return lambda what, done: report(what, before + scale * done)
+
+
+def _train(
+    run: Run, task: Task, problem: _Problem, report: Callable[[str, float], None], *, again: bool = False
+) -> None:
+    """Train from the last epoch that is kept; again from the beginning where weights are missing."""
+    if run.ended and not again:
+        return
+    wanted = set(task.epochs)
+    network = problem.network(run)
+    resume = None
+    lacking = {epoch for epoch in wanted if not run.weights(epoch).is_file()}
+    usable = [epoch for epoch in run.resumable() if epoch < min(lacking, default=run.settings.epochs + 1)]
+    if usable:
+        load_weights(network, run.weights(usable[-1]))
+        resume = load_training_state(run.optimizer(usable[-1]), run.history[: usable[-1] + 1])
+    what = (
+        f"training {run.network} on {run.data.name}, n = {run.samples_per_class}, rate {run.settings.learning_rate:g}"
+    )
+    report(what, 0 if resume is None else len(resume.history))
+    saver = _Saver(run, wanted)
+    history: list[EpochRecord] = []
+
+    def on_state(network: nn.Module, state: TrainingState) -> None:
+        nonlocal history
+        history = list(state.history)
+        saver(network, state)
+        report(what, len(history) - 1)
+
+    try:
+        train(network, problem.train_set, problem.test_set, run.settings, on_state=on_state, resume=resume)
+    except NonFiniteError as error:
+        if len(history) <= 1 and resume is None and "before any step" in str(error):
+            raise
+        run.write_history(history or ([] if resume is None else resume.history))
+        run.write_diverged(str(error))
+        run.keep_only(set(), optimizer=None)
+
+
+class _Saver:
+    """Writes what a training is continued from: after wanted epochs, and between them as often as costs little."""
+
+    def __init__(self, run: Run, wanted: set[int]) -> None:
+        self._run, self._wanted = run, wanted
+        self._cost, self._last = 0.0, time.monotonic()
+
+    def __call__(self, network: nn.Module, state: TrainingState) -> None:
+        """After an epoch."""
+        run, epoch = self._run, state.history[-1].epoch
+        start = time.monotonic()
+        if epoch not in self._wanted and self._cost > SAVING * (start - self._last):
+            return
+        # In this order: the optimiser's state counts only where weights and record of its epoch are there.
+        run.write_history(state.history)
+        save_training_state(run.optimizer(epoch), state)
+        metadata = {"network": run.network, "dataset": run.data.name, "epoch": str(epoch)}
+        save_checkpoint(run.weights(epoch), network, metadata)
+        run.keep_only(self._wanted | {epoch}, optimizer=epoch)
+        self._last = time.monotonic()
+        self._cost = self._last - start
+
+
+def _drop_losers(task: Task) -> None:
+    """Remove the weights of trainings that have ended and are not the best so far."""
+    ended = [run for run in task.runs if run.ended and not run.diverged]
+    best = min(ended, key=lambda run: (run.history[-1].test_error, run.history[-1].test_loss), default=None)
+    for run in ended:
+        if run is not best:
+            run.keep_only(set(), optimizer=None)
+
+
+def _measure(
+    run: Run, task: Task, measurement: Measurement, problem: _Problem, report: Callable[[str, float], None]
+) -> None:
+    how, record = task.measure, run.history[measurement.epoch]
+    network = problem.network(run)
+    load_weights(network, run.weights(measurement.epoch))
+    dataset = problem.train_set if measurement.split == "train" else problem.test_set
+    attributes: dict[str, Attribute] = {
+        "network": run.network,
+        "epoch": measurement.epoch,
+        "train_samples_per_class": run.samples_per_class,
+        "training_seed": run.settings.seed,
+        "learning_rate": run.settings.learning_rate,
+        "train_error": record.train_error,
+        "test_error": record.test_error,
+        **({"params": " ".join(how.params)} if how.params else {}),
+    }
+    name = DISPLAY_NAMES.get(measurement.what, "class structure")
+    what = f"{name}, {measurement.split} set, epoch {measurement.epoch}, {task.name}"
+    work = work_of(task, [measurement])
+
+    def on_progress(_matrix: str, done: float, total: float | None) -> None:
+        report(what, work * done / total if total else 0.0)
+
+    report(what, 0.0)
+    logger.info("%s", what)
+    if measurement.what == STRUCTURE:
+        found = measure_structure(
+            network,
+            dataset,
+            matrices=["Hessian"],
+            params=how.params,
+            steps=AUTO_STEPS if how.steps == "auto" else how.steps,
+            seed=how.seed,
+            batch_size=how.batch_size,
+            memory=how.memory,
+            attributes=attributes,
+            on_progress=on_progress,
+        )
+        found.save(run.result(measurement, how))
+        return
+    spectra = measure(
+        network,
+        dataset,
+        matrices=[measurement.what],
+        params=how.params,
+        steps=how.steps,
+        probes=how.probes,
+        seed=how.seed,
+        batch_size=how.batch_size,
+        memory=how.memory,
+        attributes=attributes,
+        on_progress=on_progress,
+    )
+    spectra[measurement.what].save(run.result(measurement, how))
+
+
+class _Meter:
+    """Adds up the work of all tasks."""
+
+    def __init__(self, on_progress: Progress | None, total: float) -> None:
+        self._on_progress, self._total, self.done = on_progress, total, 0.0
+
+    def report(self, what: str, beside: float) -> None:
+        """Say what is being done, and the work on it that is not in `done` yet."""
+        if self._on_progress is not None:
+            self._on_progress(what, self.done + beside, self._total)

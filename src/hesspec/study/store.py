@@ -1,0 +1,304 @@
+"""Where a study keeps what it has: a folder for each training, files under keys made of what they depend on."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+
+from hesspec._files import atomic_path
+from hesspec.study.config import END, DataConfig, MeasureConfig, StudyConfig, parse_study
+from hesspec.study.training import EpochRecord, TrainingSettings
+
+__all__ = ["STUDY_FILE", "Measurement", "Run", "Task", "lock", "read_study", "tasks_of", "write_study"]
+
+STUDY_FILE: Final = "study.yaml"
+RUNS: Final = "runs"
+HISTORY: Final = "training.json"
+DIVERGED: Final = "diverged.json"
+STRUCTURE: Final = "ClassStructure"
+
+# Part of every key: results of a version that trains or measures otherwise are not taken for this one's.
+FORMAT = 1
+KEY_DIGITS = 10
+
+
+def _key(content: dict[str, Any]) -> str:
+    text = json.dumps({"format": FORMAT, **content}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+
+def _safe(name: str) -> str:
+    """A name as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", name)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement of one checkpoint: a spectrum, or the class structure.
+
+    Parameters
+    ----------
+    epoch : int
+    split : str
+    what : str
+        Name of a matrix, or "ClassStructure".
+    """
+
+    epoch: int
+    split: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with one learning rate, and the folder of all that comes of it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the study.
+    data : DataConfig
+    network : str
+    samples_per_class : int
+    test_samples_per_class : int or None
+    settings : TrainingSettings
+        Its seed is that of the initialisation and of the choice of the samples, too.
+    """
+
+    folder: Path
+    data: DataConfig
+    network: str
+    samples_per_class: int
+    test_samples_per_class: int | None
+    settings: TrainingSettings
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the weights and the record depend on. Where the data's files are is no part of it."""
+        return {
+            "dataset": self.data.name,
+            "size": self.data.size,
+            "network": self.network,
+            "samples_per_class": self.samples_per_class,
+            "test_samples_per_class": self.test_samples_per_class,
+            "settings": asdict(self.settings),
+        }
+
+    @property
+    def path(self) -> Path:
+        """Folder of this training."""
+        settings = self.settings
+        name = "-".join(
+            (
+                _safe(self.data.name),
+                _safe(self.network),
+                f"n{self.samples_per_class}",
+                f"seed{settings.seed}",
+                f"lr{settings.learning_rate:g}",
+                _key(self.identity),
+            )
+        )
+        return self.folder / RUNS / name
+
+    @property
+    def history(self) -> list[EpochRecord]:
+        """Records of the epochs so far; empty where it has not begun."""
+        file = self.path / HISTORY
+        if not file.is_file():
+            return []
+        return [EpochRecord(**record) for record in json.loads(file.read_text(encoding="utf-8"))]
+
+    @property
+    def diverged(self) -> str:
+        """Why the training ended early; empty where it has not."""
+        file = self.path / DIVERGED
+        return str(json.loads(file.read_text(encoding="utf-8"))["reason"]) if file.is_file() else ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the training is complete, or has diverged."""
+        return bool(self.diverged) or len(self.history) == self.settings.epochs + 1
+
+    def write_history(self, history: list[EpochRecord]) -> None:
+        """Keep the records."""
+        _write_json(self.path / HISTORY, [asdict(record) for record in history])
+
+    def write_diverged(self, reason: str) -> None:
+        """Keep why the training ended."""
+        _write_json(self.path / DIVERGED, {"reason": reason})
+
+    def weights(self, epoch: int) -> Path:
+        """File of the weights after an epoch."""
+        return self.path / f"epoch-{epoch:04}.safetensors"
+
+    def optimizer(self, epoch: int) -> Path:
+        """File of the optimiser's state after an epoch."""
+        return self.path / f"optimizer-{epoch:04}.safetensors"
+
+    def resumable(self) -> list[int]:
+        """Epochs after which the training can go on, ascending."""
+        epochs = sorted(int(file.stem.removeprefix("optimizer-")) for file in self.path.glob("optimizer-*.safetensors"))
+        known = len(self.history)
+        return [epoch for epoch in epochs if epoch < known and self.weights(epoch).is_file()]
+
+    def keep_only(self, epochs: set[int], *, optimizer: int | None) -> None:
+        """Remove weights of all other epochs, and the optimiser's state of all epochs but one."""
+        for file in self.path.glob("epoch-*.safetensors"):
+            if int(file.stem.removeprefix("epoch-")) not in epochs:
+                file.unlink()
+        for file in self.path.glob("optimizer-*.safetensors"):
+            if int(file.stem.removeprefix("optimizer-")) != optimizer:
+                file.unlink()
+
+    def result(self, measurement: Measurement, how: MeasureConfig) -> Path:
+        """File of a measurement."""
+        of_spectra = {"steps": how.steps, "probes": how.probes, "seed": how.seed, "params": how.params}
+        key = _key({**self.identity, **asdict(measurement), **of_spectra})
+        name = f"epoch-{measurement.epoch:04}-{measurement.split}-{measurement.what}-{key}.nc"
+        return self.path / name
+
+
+@dataclass(frozen=True)
+class Task:
+    """One network on one data set at one sample size with one seed: trainings, of which the best is measured."""
+
+    runs: tuple[Run, ...]
+    measure: MeasureConfig
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        run = self.runs[0]
+        return f"{run.network} on {run.data.name}, n = {run.samples_per_class}, seed {run.settings.seed}"
+
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs to measure after, ascending."""
+        last = self.runs[0].settings.epochs
+        return sorted({last if epoch == END else epoch for epoch in self.measure.epochs})
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """All that is wanted, in the order of training."""
+        wanted = [*self.measure.matrices, *([STRUCTURE] if self.measure.structure else [])]
+        return [
+            Measurement(epoch, split, what) for epoch in self.epochs for split in self.measure.splits for what in wanted
+        ]
+
+    @property
+    def best(self) -> Run | None:
+        """The training with the lowest final test error, and of these with the lowest test loss; None before all ended.
+
+        Raises
+        ------
+        ValueError
+            If all have diverged.
+        """
+        if not all(run.ended for run in self.runs):
+            return None
+        finished = [run for run in self.runs if not run.diverged]
+        if not finished:
+            raise ValueError(
+                f"All trainings of {self.name} diverged; give lower learning rates than "
+                f"{min(run.settings.learning_rate for run in self.runs):g}. {self.runs[0].diverged}"
+            )
+        return min(finished, key=lambda run: (run.history[-1].test_error, run.history[-1].test_loss))
+
+    @property
+    def missing(self) -> list[Measurement]:
+        """What has not been measured."""
+        best = self.best
+        return [m for m in self.measurements if best is None or not best.result(m, self.measure).is_file()]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is missing."""
+        return self.best is not None and not self.missing
+
+
+def tasks_of(config: StudyConfig, folder: Path) -> list[Task]:
+    """All tasks of a study, the small sample sizes first, so that there is something to see early."""
+    tasks = []
+    training = config.training
+    for data in config.datasets:
+        for network in config.networks:
+            for seed in config.seeds:
+                for count in data.samples_per_class or config.samples_per_class:
+                    runs = tuple(
+                        Run(
+                            folder=folder,
+                            data=data,
+                            network=network,
+                            samples_per_class=count,
+                            test_samples_per_class=config.test_samples_per_class,
+                            settings=TrainingSettings(
+                                epochs=data.epochs or training.epochs,
+                                learning_rate=rate,
+                                momentum=training.momentum,
+                                weight_decay=training.weight_decay,
+                                batch_size=training.batch_size,
+                                drops=tuple(training.drops),
+                                drop_factor=training.drop_factor,
+                                seed=seed,
+                            ),
+                        )
+                        for rate in training.rates
+                    )
+                    tasks.append(Task(runs, config.measure))
+    return sorted(tasks, key=lambda task: task.runs[0].samples_per_class)
+
+
+def write_study(config: StudyConfig, folder: Path) -> None:
+    """Keep the study file beside its results; an earlier one is replaced, and results that both want are kept."""
+    content = config.model_dump(mode="json", exclude_none=True)
+    with atomic_path(folder / STUDY_FILE) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None), encoding="utf-8")
+
+
+def read_study(folder: str | os.PathLike[str]) -> StudyConfig:
+    """The study that a folder holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it holds none.
+    ValueError
+        If its file is not as it should be.
+    """
+    file = Path(folder) / STUDY_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no study in {str(folder)!r}: it has no {STUDY_FILE}.")
+    return parse_study(file.read_text(encoding="utf-8"), str(file))
+
+
+@contextmanager
+def lock(task: Task) -> Iterator[Literal[True] | None]:
+    """Hold a task, so that no other process works on it; gives None where another one does.
+
+    The lock ends with the process, however that ends.
+    """
+    first = task.runs[0]
+    path = first.folder / RUNS / f".{_key({**first.identity, 'settings': first.settings.seed})}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield True
+
+
+def _write_json(path: Path, content: object) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")

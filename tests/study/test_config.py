@@ -1,0 +1,101 @@
+"""Study files: what they may say, and that faults are named with their line."""
+
+import pytest
+
+from hesspec.study.config import load_study, parse_study, presets
+
+GOOD = """\
+datasets: digits
+networks: small_cnn
+samples_per_class: [3, 5]
+training:
+  epochs: 6
+  learning_rates: [0.01]
+measure:
+  epochs: [0, end]
+"""
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+def test_a_name_stands_for_a_list_of_one_and_what_is_left_out_has_the_papers_values() -> None:
+    study = parse_study(GOOD, "study.yaml")
+
+    assert [data.name for data in study.datasets] == ["digits"]
+    assert study.networks == ["small_cnn"]
+    assert (study.training.momentum, study.training.weight_decay, study.training.batch_size) == (0.9, 5e-4, 128)
+    assert study.measure.matrices == ["Hessian", "GaussNewton", "Residual"]
+    assert study.measure.splits == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("written", "rates"),
+    [
+        ("0.1", [0.1]),
+        ("[1e-4, 0.1]", [1e-4, 0.1]),  # which YAML 1.1 takes for a word
+        ("{low: 1e-4, high: 1, count: 5}", [1e-4, 1e-3, 1e-2, 0.1, 1.0]),
+    ],
+)
+def test_learning_rates_are_one_or_a_list_or_a_logarithmic_grid(written: str, rates: list[float]) -> None:
+    study = parse_study(changed("[0.01]", written), "study.yaml")
+
+    assert study.training.rates == pytest.approx(rates)
+
+
+def test_every_preset_can_be_read_and_papyan2019_is_the_protocol_of_the_paper() -> None:
+    assert {"digits", "digits-quick", "fashion-vgg11", "papyan2019"} <= set(presets())
+    for name in presets():
+        load_study(name)
+    paper = load_study("papyan2019")
+    assert [data.name for data in paper.datasets] == ["mnist", "fashion-mnist", "cifar10", "cifar100"]
+    assert [data.epochs or paper.training.epochs for data in paper.datasets] == [200, 200, 350, 350]
+    assert len(paper.samples_per_class) == 20
+    assert (paper.training.rates[0], paper.training.rates[-1]) == (1e-4, 0.25)
+    assert paper.training.drops == [1 / 3, 2 / 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (changed("samples_per", "sample_per"), r"line 3: there is no key 'sample_per_class'; did you mean 'samples_"),
+        (changed("epochs: 6", "epoch: 6"), r"line 5: there is no key 'epoch'; did you mean 'epochs'\?"),
+        (changed("[0.01]", "{low: 1, hihg: 2, count: 3}"), r"line 6: there is no key 'hihg'; did you mean 'high'\?"),
+        (changed("[0.01]", "{low: 2, high: 1, count: 3}"), "line 6: .*low is 2 and high is 1"),
+        (changed("[0.01]", "[]"), "line 6: .*at least one learning rate"),
+        (changed("[0.01]", "[fast]"), "line 6: training.learning_rates.0 is 'fast': .*valid number"),
+        (changed("small_cnn", "small_cn"), r"line 2: .*there is no network 'small_cn'; did you mean 'small_cnn'\?"),
+        (changed("digits", "digit"), r"line 1: .*there is no data set 'digit'; did you mean 'digits'\?"),
+        (changed("[3, 5]", "[3, 3]"), "line 3: .*3 is among the samples_per_class twice"),
+        (changed("[0, end]", "[0, 7]"), "measure.epochs has 7, but digits is trained for 6 epochs only"),
+        (changed("[0, end]", "[]"), "line 8: measure.epochs: .*at least 1 item"),
+        (GOOD + "  matrices: [hes]\n", r"line 9: .*there is no matrix 'hes'; did you mean 'hess'\?"),
+        (GOOD + "  splits: [trian]\n", "line 9: measure.splits.0 is 'trian': .*'train' or 'test'"),
+        (GOOD + "  steps: 0\n", "line 9: measure.steps is 0: .*greater than or equal to 1"),
+        (GOOD + "  memory: much\n", "line 9: .*'much'"),
+        (GOOD + "datasets: mnist\n", "line 9: the key 'datasets' is there twice"),
+        ("- digits\n", "it is no mapping"),
+        ("a: [", "study.yaml is no YAML"),
+        ("", "it is no mapping"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_with_its_line(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        parse_study(text, "study.yaml")
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match=r"line 2: .*line 5: "):
+        parse_study(changed("small_cnn", "cnn").replace("epochs: 6", "epochs: six"), "study.yaml")
+
+
+def test_yaml_that_would_run_code_is_not_read() -> None:
+    with pytest.raises(ValueError, match="no YAML"):
+        parse_study("datasets: !!python/object/apply:os.getcwd []", "study.yaml")
+
+
+def test_a_missing_file_is_named_with_the_nearest_preset() -> None:
+    with pytest.raises(FileNotFoundError, match=r"'digitz'; did you mean the preset 'digits'\?"):
+        load_study("digitz")

@@ -1,0 +1,236 @@
+"""Studies: everything is done once, whatever interrupts them, and the result is that of a study that ran through."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hesspec import load
+from hesspec.study.config import StudyConfig, parse_study
+from hesspec.study.running import run_study
+from hesspec.study.store import Task, lock, read_study, tasks_of
+
+STUDY = """\
+datasets: digits
+networks: small_cnn
+samples_per_class: [3]
+test_samples_per_class: 2
+training: {epochs: 5, learning_rates: [0.01, 0.03], batch_size: 8}
+measure: {epochs: [0, 2, end], matrices: [hess, g], splits: [train, test], steps: 3}
+"""
+
+
+def config(text: str = STUDY) -> StudyConfig:
+    return parse_study(text, "study.yaml")
+
+
+class StopHereError(Exception):
+    """What a test stops a study with."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    run_study(config(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How often a study reports its progress."""
+    seen: list[str] = []
+    run_study(config(), tmp_path_factory.mktemp("calls"), on_progress=lambda what, _done, _total: seen.append(what))
+    return len(seen)
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of every result."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*.nc")
+    }
+
+
+def task(folder: Path, text: str = STUDY) -> Task:
+    (only,) = tasks_of(config(text), folder)
+    return only
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    """All weights, records and spectra are those of the study that was not interrupted, to the bit."""
+    best, other = task(folder).best, task(whole).best
+    assert best is not None
+    assert other is not None
+    assert best.history == other.history
+    for epoch in (0, 2, 5):
+        mine, theirs = load_file(best.weights(epoch)), load_file(other.weights(epoch))
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    for measurement in task(folder).measurements:
+        a = load(best.result(measurement, task(folder).measure))
+        b = load(other.result(measurement, task(whole).measure))
+        assert a.eigenvalues.tolist() == b.eigenvalues.tolist()
+        assert a.nodes.tolist() == b.nodes.tolist()
+    assert not [path for path in folder.rglob(".*") if path.suffix in {".nc", ".safetensors", ".json"}]
+
+
+def test_every_matrix_is_measured_at_every_epoch_and_split_of_the_best_training(whole: Path) -> None:
+    done = task(whole)
+
+    assert done.done
+    assert len(files(whole)) == 3 * 2 * 2
+    errors = {run.settings.learning_rate: run.history[-1].test_error for run in done.runs}
+    assert done.best is not None
+    assert errors[done.best.settings.learning_rate] == min(errors.values())
+    spectrum = load(next(done.best.path.glob("epoch-0002-test-GaussNewton-*.nc")))
+    assert {
+        name: spectrum.attributes[name]
+        for name in ("matrix", "split", "epoch", "samples_per_class", "train_samples_per_class", "network", "dataset")
+    } == {
+        "matrix": "GaussNewton",
+        "split": "test",
+        "epoch": 2,
+        "samples_per_class": 2,
+        "train_samples_per_class": 3,
+        "network": "small_cnn",
+        "dataset": "digits",
+    }
+    assert spectrum.attributes["risk"] == pytest.approx(done.best.history[2].test_loss, rel=1e-5)
+
+
+def test_weights_of_trainings_that_lost_are_not_kept(whole: Path) -> None:
+    done = task(whole)
+    (loser,) = [run for run in done.runs if run is not done.best]
+
+    assert [path.name for path in loser.path.iterdir()] == ["training.json"]
+
+
+def test_a_study_that_is_done_does_nothing(whole: Path) -> None:
+    before = files(whole)
+    run_study(config(), whole)
+
+    assert files(whole) == before
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.98])
+def test_an_interrupted_study_goes_on_to_the_same_result_and_does_nothing_twice(
+    share: float, calls: int, whole: Path, tmp_path: Path
+) -> None:
+    left = int(share * calls)
+
+    def stop(_what: str, _done: float, _total: float) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        run_study(config(), tmp_path, on_progress=stop)
+    before = files(tmp_path)
+    run_study(config(), tmp_path)
+
+    assert_same(tmp_path, whole)
+    assert before.items() <= files(tmp_path).items()
+
+
+KILLED = """
+import os, signal, sys
+from hesspec.study.config import load_study
+from hesspec.study.running import run_study
+
+left = int(sys.argv[3])
+
+def count(*_):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_study(load_study(sys.argv[1]), sys.argv[2], on_progress=count)
+"""
+
+
+@pytest.mark.parametrize("share", [0.15, 0.5])
+def test_a_killed_study_goes_on_to_the_same_result(share: float, calls: int, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    folder = tmp_path / "results"
+    arguments = [str(tmp_path / "study.yaml"), str(folder), str(int(share * calls))]
+    killed = subprocess.run(  # noqa: S603 - of this test
+        [sys.executable, "-c", KILLED, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+
+    run_study(config(), folder)
+
+    assert_same(folder, whole)
+
+
+def test_more_of_everything_keeps_what_is_there(whole: Path, tmp_path: Path) -> None:
+    run_study(config(), tmp_path)
+    before = files(tmp_path)
+    more = STUDY.replace("[0, 2, end]", "[0, 1, 2, end]").replace("[hess, g]", "[hess, g, h]")
+
+    run_study(config(more), tmp_path)
+
+    after = files(tmp_path)
+    assert before.items() <= after.items()
+    assert len(after) == 4 * 2 * 3
+    assert read_study(tmp_path) == config(more)
+    first, second = task(whole).best, task(tmp_path, more).best
+    assert first is not None
+    assert second is not None
+    assert first.history == second.history
+
+
+def test_what_another_process_works_on_is_waited_for_and_not_done_again(tmp_path: Path) -> None:
+    two = config(STUDY.replace("[3]", "[3, 4]").replace("[0.01, 0.03]", "[0.01]"))
+    small, large = tasks_of(two, tmp_path)
+    said: list[str] = []
+    held = lock(small)
+    assert held.__enter__() is True
+
+    def release(what: str, _done: float, _total: float) -> None:
+        said.append(what)
+        if what.startswith("waiting"):
+            held.__exit__(None, None, None)
+
+    run_study(two, tmp_path, on_progress=release)
+
+    assert small.done
+    assert large.done
+    first = next(i for i, what in enumerate(said) if what.startswith("waiting"))
+    assert not any("n = 3" in what for what in said[:first])
+    assert any("n = 4" in what for what in said[:first])
+
+
+def test_a_diverged_training_is_left_out_and_remembered(tmp_path: Path) -> None:
+    text = STUDY.replace("[0.01, 0.03]", "[0.01, 1e30]")
+    run_study(config(text), tmp_path)
+
+    done = task(tmp_path, text)
+    assert [bool(run.diverged) for run in done.runs] == [False, True]
+    assert "diverged" in done.runs[1].diverged
+    assert done.best is done.runs[0]
+    assert [path.name for path in done.runs[1].path.glob("*.safetensors")] == []
+    assert done.done
+
+
+def test_a_study_of_which_all_trainings_diverge_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="All trainings of small_cnn on digits, n = 3, seed 0 diverged; .*than 1e\\+30"
+    ):
+        run_study(config(STUDY.replace("[0.01, 0.03]", "[1e30]")), tmp_path)
+
+
+def test_class_structures_are_measured_where_they_are_asked_for(tmp_path: Path) -> None:
+    text = STUDY.replace("[0.01, 0.03]", "[0.01]").replace("steps: 3", "steps: 3, structure: true")
+    text = text.replace("[0, 2, end]", "[end]").replace("[hess, g]", "[g]")
+    run_study(config(text), tmp_path)
+
+    assert len(list(tmp_path.rglob("epoch-0005-*-ClassStructure-*.nc"))) == 2
+    assert task(tmp_path, text).done
