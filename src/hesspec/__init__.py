@@ -7,6 +7,8 @@ spectrum.plot()
 
 from importlib.metadata import version
 
+from hesspec.dynamics.marchenko_pastur import compare_with_marchenko_pastur
+from hesspec.dynamics.power_laws import fit_power_law, fit_tail
 from hesspec.dynamics.tracking import follow, overlaps
 from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.measurement import Eigenpairs, eigenpairs, spectrum
@@ -18,6 +20,7 @@ from hesspec.operators import (
     GaussNewtonWithin,
     Hessian,
     Residual,
+    Traces,
 )
 from hesspec.planning import Plan, plan
 from hesspec.result import Estimate, Spectrum, load
@@ -46,9 +49,13 @@ __all__ = [
     "Solution",
     "Spectrum",
     "Structure",
+    "Traces",
     "attribute",
     "class_structure",
+    "compare_with_marchenko_pastur",
     "eigenpairs",
+    "fit_power_law",
+    "fit_tail",
     "follow",
     "knock_out",
     "load",
