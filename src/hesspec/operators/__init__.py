@@ -5,6 +5,7 @@ from hesspec.operators.class_parts import GaussNewtonClass, GaussNewtonCross, Ga
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.hessian import Hessian
 from hesspec.operators.residual import Residual
+from hesspec.operators.traces import Traces
 
 __all__ = [
     "CurvatureOperator",
@@ -15,4 +16,5 @@ __all__ = [
     "GaussNewtonWithin",
     "Hessian",
     "Residual",
+    "Traces",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from hesspec.operators.parameters import ParameterSpec
 from hesspec.operators.passes import Apply, MatrixPasses, Passes
 from hesspec.operators.precision import check_precision
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
+from hesspec.operators.traces import Traces
 
 __all__ = ["CurvatureOperator", "Linearised", "SumOverBatches"]
 
@@ -97,6 +98,8 @@ class CurvatureOperator(ABC):
         CUDA; or bfloat16 inputs with everything else, sums included, in float32. The last two are for float32, and
         leave out loss, gradient and whatever else does not depend on the vector. `reference` is the same operator at
         full precision, to measure the noise by.
+    traces : Traces, optional
+        What operators of the same model at several checkpoints share, so that it is traced once.
 
     Raises
     ------
@@ -123,9 +126,10 @@ class CurvatureOperator(ABC):
         terms: Callable[[Any], float] | None = None,
         memory: str | int | None = None,
         precision: str = "full",
+        traces: Traces | None = None,
     ) -> None:
         budget = None if memory is None else parse_memory(memory)
-        self._risk = EmpiricalRisk(model, loss_fn, data, params, terms=terms)
+        self._risk = EmpiricalRisk(model, loss_fn, data, params, terms=terms, traces=traces)
         self._check_loss()
         check_precision(precision, dtype=self.dtype, device=self.device)
         self._precision = precision
@@ -327,6 +331,11 @@ class SumOverBatches(CurvatureOperator):
     @abstractmethod
     def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
         """v -> M v for one batch from a double-backward graph that is built here, once."""
+
+    @property
+    def traced_as(self) -> Hashable:
+        """What tells the traces of this kind of matrix from others."""
+        return type(self)
 
     def _passes(self) -> MatrixPasses:
         return MatrixPasses(self._risk, self, self._precision)

@@ -196,8 +196,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def trace_pays(work: ForwardWork, *, batches: int, scale: float, shapes: int, device: torch.device) -> tuple[bool, str]:
-    """Whether tracing saves more than it costs over `PRODUCTS` products, as predicted, and both in words.
+def trace_pays(
+    work: ForwardWork, *, batches: int, scale: float, shapes: int, points: int, device: torch.device
+) -> tuple[bool, str]:
+    """Whether tracing saves more than it costs over `PRODUCTS` products at each point, as predicted, and both in words.
 
     Parameters
     ----------
@@ -209,10 +211,13 @@ def trace_pays(work: ForwardWork, *, batches: int, scale: float, shapes: int, de
         Samples of all batches in units of that one's.
     shapes : int
         Number of shapes of batches, each of which has its own trace.
+    points : int
+        At how many points, with so many products each.
     device : torch.device
     """
     by_operation, by_byte, by_flop = SAVED_SECONDS["cuda" if device.type == "cuda" else "cpu"]
     product = batches * work.operations * by_operation + scale * (work.bytes * by_byte + work.flops * by_flop)
-    cost, saving = shapes * work.operations * TRACE_SECONDS, PRODUCTS * product
-    words = f"predicted {cost:.2g} s for tracing against {saving:.2g} s that it saves in {PRODUCTS} products"
+    products = PRODUCTS * points
+    cost, saving = shapes * work.operations * TRACE_SECONDS, products * product
+    words = f"predicted {cost:.2g} s for tracing against {saving:.2g} s that it saves in {products} products"
     return saving > cost, f"a trace {'pays' if saving > cost else 'does not pay'}: {words}"

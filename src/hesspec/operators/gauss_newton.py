@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.parameters import ParameterSpec
 from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
+from hesspec.operators.traces import Traces
 
 __all__ = ["GaussNewton"]
 
@@ -58,11 +59,12 @@ class GaussNewton(SumOverBatches):
         memory: str | int | None = None,
         precision: str = "full",
         output_curvature: str = "full",
+        traces: Traces | None = None,
     ) -> None:
         if output_curvature not in OUTPUT_CURVATURES:
             known = ", ".join(map(repr, OUTPUT_CURVATURES))
             raise ValueError(f"output_curvature={output_curvature!r} is unknown; it is one of {known}.")
-        super().__init__(model, loss_fn, data, params, terms=terms, memory=memory, precision=precision)
+        super().__init__(model, loss_fn, data, params, terms=terms, memory=memory, precision=precision, traces=traces)
         self._part = output_curvature
         if output_curvature != "full":
             first = next(iter(self._risk.batches))
@@ -73,6 +75,11 @@ class GaussNewton(SumOverBatches):
         """What this operator is, for the record of a measurement; with "output_curvature" where that is not "full"."""
         part = {} if self._part == "full" else {"output_curvature": self._part}
         return {**super().attributes, **part}
+
+    @property
+    def traced_as(self) -> Hashable:
+        """As of every matrix; the parts of the output curvature are matrices of their own."""
+        return type(self), self._part
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """J^T (d^2 l / d f^2) J v: Jacobian forward, output curvature, Jacobian transposed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +45,9 @@ class JacobianPasses(Passes):
 
     One graph has both, so that a push and a pull share all that the primal pass leaves.
     """
+
+    def _traced_as(self) -> Hashable:
+        return JacobianPasses
 
     def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:
         values = self._risk.parameters.values

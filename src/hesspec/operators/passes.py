@@ -36,6 +36,11 @@ GRADIENTS = 1.5
 class CurvatureForm(Protocol):
     """A curvature matrix of one batch, in the two forms in which its products can be had."""
 
+    @property
+    def traced_as(self) -> Hashable:
+        """What tells its traces from those of other matrices."""
+        ...
+
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """M v, written with the transforms of torch.func."""
         ...
@@ -80,14 +85,16 @@ class Passes(ABC):
         self.precision = precision
         self.mode, self.why = ("", "") if precision == "full" else ("traced", f"precision {precision!r} takes a trace")
         self._risk = risk
-        self._joint: dict[Hashable, JointTrace] = {}
-        self._traces: dict[Hashable, LinearTrace] = {}
         self._graphs: dict[Hashable, PassBytes] = {}
+
+    @abstractmethod
+    def _traced_as(self) -> Hashable:
+        """What tells the traces of these passes from others."""
 
     def at_full_precision(self) -> Self:
         """The same passes at full precision, which share all traces with these."""
         other = copy.copy(self)
-        other.precision, other._traces = "full", {}  # noqa: SLF001 - it is of this class
+        other.precision = "full"
         return other
 
     def bytes(self, batch: Batch) -> PassBytes:
@@ -176,6 +183,7 @@ class Passes(ABC):
             batches=len(batches),
             scale=batches.samples / batch.samples,
             shapes=len(set(batches.sizes)),
+            points=risk.traces.points,
             device=risk.parameters.device,
         )
         self.mode = "traced" if pays else "double backward"
@@ -188,12 +196,13 @@ class Passes(ABC):
         )
 
     def _trace(self, batch: Batch) -> LinearTrace:
-        key = self._key(batch)
-        if key not in self._traces:
-            if key not in self._joint:
-                self._joint[key] = self._trace_jointly(batch)
-            self._traces[key] = cut(self._joint[key], bfloat16=self.precision == "bfloat16")
-        return self._traces[key]
+        key, bfloat16 = self._key(batch), self.precision == "bfloat16"
+        found = self._risk.traces.of(self._risk, self._traced_as())
+        if (bfloat16, key) not in found.linear:
+            if key not in found.joint:
+                found.joint[key] = self._trace_jointly(batch)
+            found.linear[bfloat16, key] = cut(found.joint[key], bfloat16=bfloat16)
+        return found.linear[bfloat16, key]
 
     def _trace_jointly(self, batch: Batch) -> JointTrace:
         risk = self._risk
@@ -279,6 +288,9 @@ class MatrixPasses(Passes):
     def __init__(self, risk: EmpiricalRisk, form: CurvatureForm, precision: str = "full") -> None:
         super().__init__(risk, precision)
         self._form = form
+
+    def _traced_as(self) -> Hashable:
+        return self._form.traced_as
 
     def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:  # noqa: ARG002
         values = self._risk.parameters.values

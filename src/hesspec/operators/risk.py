@@ -17,6 +17,7 @@ from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.output_curvature import output_curvature
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.parameters import ParameterSelection, ParameterSpec
+from hesspec.operators.traces import Traces
 
 __all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels"]
 
@@ -89,6 +90,8 @@ class EmpiricalRisk:
         See `hesspec.operators.parameters.ParameterSelection`.
     terms : callable, optional
         See `hesspec.operators.losses.Loss`.
+    traces : Traces, optional
+        Where its traces are kept; by default they are its own.
 
     Raises
     ------
@@ -104,11 +107,13 @@ class EmpiricalRisk:
         params: ParameterSpec = None,
         *,
         terms: Callable[[Any], float] | None = None,
+        traces: Traces | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model is a {type(model).__name__}; it has to be a torch.nn.Module.")
         _refuse_active_modules(model)
-        self.model = model
+        self.model, self.loss_fn = model, loss_fn
+        self.traces = Traces() if traces is None else traces
         self.parameters = ParameterSelection(model, params)
         self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
         self.batches = Batches(data, self.loss, device=self.parameters.device, dtype=self.parameters.dtype)

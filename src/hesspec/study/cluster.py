@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hesspec.study.config import StudyConfig
-from hesspec.study.running import Progress, run_task, work_of
+from hesspec.study.running import Networks, Progress, run_task, work_of
 from hesspec.study.store import lock, tasks_of, write_study
 
 __all__ = ["run_on_ray"]
@@ -100,7 +100,7 @@ def _work(task: Any, device: str, cpus: int) -> None:
     while True:
         with lock(task) as held:
             if held is not None:
-                run_task(task, device=device)
+                run_task(task, Networks(device))
                 return
         # A worker that Ray has given up may still be ending, or another process runs the same study.
         time.sleep(LOOK)

@@ -19,6 +19,7 @@ from hesspec.operators import (
     GaussNewtonWithin,
     Hessian,
     Residual,
+    Traces,
 )
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.parameters import ParameterSpec
@@ -52,6 +53,9 @@ CLASS_PARTS: Final[dict[str, type[CurvatureOperator]]] = {
 
 ALL_MATRICES: Final = {**MATRICES, **CLASS_PARTS}
 """All matrices that can be measured, by name."""
+
+# One object, as traces are shared where the loss is the same one.
+CROSS_ENTROPY: Final = nn.CrossEntropyLoss()
 
 # What the papers call them, and how a name is typed in a terminal.
 _OTHER_NAMES: Final = {
@@ -129,6 +133,7 @@ def measure(
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
     on_progress: Progress | None = None,
+    traces: Traces | None = None,
 ) -> dict[str, Spectrum]:
     """Measure curvature matrices of the mean cross-entropy of a network over a data set.
 
@@ -161,6 +166,8 @@ def measure(
     on_progress : callable, optional
         Called before the first and after every matvec with the name of the matrix, the work done on all matrices and
         their work in all (None where steps are "auto"), in matvecs of a Hessian.
+    traces : Traces, optional
+        As in `hesspec.Hessian`, for a network that is measured at several checkpoints.
 
     Returns
     -------
@@ -198,7 +205,7 @@ def measure(
     spectra: dict[str, Spectrum] = {}
     for name in names:
         on_step = None if meter is None else meter.start(name, costs[name])
-        operator = ALL_MATRICES[name](network, nn.CrossEntropyLoss(), batches, params, memory=for_products)
+        operator = ALL_MATRICES[name](network, CROSS_ENTROPY, batches, params, memory=for_products, traces=traces)
         measured = spectrum(
             operator, steps=steps, probes=probes, seed=seed, memory=for_basis, basis=basis, on_step=on_step
         )
@@ -238,7 +245,7 @@ def plan_measurement(
     batches = dataset.batches(batch_size)
     return {
         name: plan(
-            ALL_MATRICES[name](network, nn.CrossEntropyLoss(), batches, params),
+            ALL_MATRICES[name](network, CROSS_ENTROPY, batches, params),
             steps=steps,
             probes=probes,
             accuracy=accuracy,
@@ -309,7 +316,7 @@ def measure_structure(
 
     found = class_structure(
         network,
-        nn.CrossEntropyLoss(),
+        CROSS_ENTROPY,
         dataset.batches(batch_size),
         params,
         matrices=names,

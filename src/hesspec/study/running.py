@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hesspec.errors import NonFiniteError
+from hesspec.operators import Traces
 from hesspec.plot import DISPLAY_NAMES
 from hesspec.study.checkpoints import load_training_state, load_weights, save_checkpoint, save_training_state
 from hesspec.study.config import StudyConfig
@@ -74,6 +75,7 @@ def run_study(
     write_study(config, target)
     tasks = tasks_of(config, target)
     meter = _Meter(on_progress, sum(work_of(task) for task in tasks))
+    networks = Networks(device)
     waiting = list(tasks)
     while waiting:
         postponed = []
@@ -83,7 +85,7 @@ def run_study(
                     postponed.append(task)
                     continue
                 before = meter.done
-                run_task(task, device=device, on_progress=meter.report)
+                run_task(task, networks, on_progress=meter.report)
                 meter.done = before + work_of(task)
         if len(postponed) == len(waiting):
             meter.report("waiting for other processes of this study", 0.0)
@@ -109,8 +111,36 @@ def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
     return len(task.runs) * run.settings.epochs * epoch + measuring
 
 
+class Networks:
+    """The networks that a process trains and measures: one object for each name, so that its traces are made once.
+
+    Parameters
+    ----------
+    device : str
+        Of PyTorch, where they are.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = torch.device(device)
+        self._found: dict[tuple[str, int, int, int], tuple[nn.Module, Traces]] = {}
+
+    def of(self, task: Task, data: Dataset) -> tuple[nn.Module, Traces]:
+        """The network of a task, as it is initialised from the task's seed, and the traces of that object."""
+        run = task.runs[0]
+        key = (run.network, data.channels, data.classes, data.size)
+        # The generator is left as it was found.
+        with torch.random.fork_rng([]):
+            torch.manual_seed(run.settings.seed)
+            network = build_network(run.network, channels=data.channels, classes=data.classes, size=data.size)
+        if key not in self._found:
+            self._found[key] = network.to(self._device), Traces(points=len(task.epochs))
+        found, traces = self._found[key]
+        found.load_state_dict(network.state_dict())
+        return found, traces
+
+
 def run_task(
-    task: Task, *, device: str = "cpu", on_progress: Callable[[str, float], None] = lambda _what, _done: None
+    task: Task, networks: Networks, *, on_progress: Callable[[str, float], None] = lambda _what, _done: None
 ) -> None:
     """Train with every learning rate, and measure the best; what is there already is not done again.
 
@@ -118,7 +148,8 @@ def run_task(
     ----------
     task : Task
         Locked by the caller.
-    device : str
+    networks : Networks
+        Of this process.
     on_progress : callable
         Called with what is being done and the work done of this task, as `work_of` counts.
 
@@ -145,10 +176,11 @@ def run_task(
         folder=first.data.folder,
         size=first.data.size,
     )
-    problem = _Problem(train_set, test_set, torch.device(device))
     done = 0.0
     each = (work_of(task) - work_of(task, task.measurements)) / len(task.runs)
     for run in task.runs:
+        # Each training begins with the network as it is initialised.
+        problem = _Problem(train_set, test_set, *networks.of(task, train_set))
         _train(run, task, problem, _plus(on_progress, done, each / run.settings.epochs))
         _drop_losers(task)
         done += each
@@ -156,6 +188,7 @@ def run_task(
     assert best is not None  # noqa: S101 - all trainings have ended
     if not all(best.weights(m.epoch).is_file() for m in task.missing):
         # Epochs were added to the study after the training, or files were removed.
+        problem = _Problem(train_set, test_set, *networks.of(task, train_set))
         _train(best, task, problem, _plus(on_progress, done, 0.0), again=True)
     done += work_of(task, set(task.measurements) - set(task.missing))
     for measurement in task.missing:
@@ -165,19 +198,12 @@ def run_task(
 
 @dataclass(frozen=True)
 class _Problem:
-    """Data and device of a task."""
+    """Data and network of a task."""
 
     train_set: Dataset
     test_set: Dataset
-    device: torch.device
-
-    def network(self, run: Run) -> nn.Module:
-        """The network as it is initialised, whatever the generator's state, which is left as it is."""
-        data = self.train_set
-        with torch.random.fork_rng([]):
-            torch.manual_seed(run.settings.seed)
-            network = build_network(run.network, channels=data.channels, classes=data.classes, size=data.size)
-        return network.to(self.device)
+    network: nn.Module
+    traces: Traces
 
 
 def _plus(report: Callable[[str, float], None], before: float, scale: float) -> Callable[[str, float], None]:
@@ -191,7 +217,7 @@ def _train(
     if run.ended and not again:
         return
     wanted = set(task.epochs)
-    network = problem.network(run)
+    network = problem.network
     resume = None
     lacking = {epoch for epoch in wanted if not run.weights(epoch).is_file()}
     usable = [epoch for epoch in run.resumable() if epoch < min(lacking, default=run.settings.epochs + 1)]
@@ -257,7 +283,7 @@ def _measure(
     run: Run, task: Task, measurement: Measurement, problem: _Problem, report: Callable[[str, float], None]
 ) -> None:
     how, record = task.measure, run.history[measurement.epoch]
-    network = problem.network(run)
+    network = problem.network
     load_weights(network, run.weights(measurement.epoch))
     dataset = problem.train_set if measurement.split == "train" else problem.test_set
     attributes: dict[str, Attribute] = {
@@ -306,6 +332,7 @@ def _measure(
         memory=how.memory,
         attributes=attributes,
         on_progress=on_progress,
+        traces=problem.traces,
     )
     spectra[measurement.what].save(run.result(measurement, how))
 
