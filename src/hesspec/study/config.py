@@ -320,7 +320,10 @@ def parse_study(text: str, name: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(content)
     except ValidationError as error:
-        faults = [_fault(item, tree) for item in error.errors()]
+        items = error.errors()
+        # A key that is misspelt is missing too: that is said once.
+        meant = {(*item["loc"][:-1], _nearest_key(item["loc"])) for item in items if item["type"] == "extra_forbidden"}
+        faults = [_fault(item, tree) for item in items if item["type"] != "missing" or item["loc"] not in meant]
         raise ValueError(" ".join(f"{name}, line {line}: {text}" for line, text in sorted(faults))) from error
 
 
@@ -345,9 +348,8 @@ def _fault(item: Any, tree: yaml.Node) -> tuple[int, str]:
     where = ".".join(map(str, reached)) or "the study"
     last = str(path[-1]) if path else ""
     if item["type"] == "extra_forbidden":
-        known = _keys_at(path[:-1])
-        nearest = difflib.get_close_matches(last, known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}."
+        nearest = _nearest_key(path)
+        hint = f"did you mean {nearest!r}?" if nearest else f"known are {', '.join(_keys_at(path[:-1]))}."
         return line, f"there is no key {last!r}; {hint}"
     if item["type"] == "missing":
         return line, f"{where} lacks the key {last!r}."
@@ -356,6 +358,11 @@ def _fault(item: Any, tree: yaml.Node) -> tuple[int, str]:
     # What the message says already is not said again.
     shown = f" is {given!r}" if isinstance(given, str | int | float) and repr(given) not in message else ""
     return line, f"{where}{shown}: {message[:1].lower()}{message[1:]}{'?' if item['msg'].endswith('?') else '.'}"
+
+
+def _nearest_key(path: Sequence[str | int]) -> str:
+    """The key that a wrong one may have meant; empty where there is none like it."""
+    return next(iter(difflib.get_close_matches(str(path[-1]), _keys_at(path[:-1]), n=1)), "")
 
 
 def _descend(node: yaml.Node, path: Sequence[str | int]) -> tuple[yaml.Node, list[str | int]]:

@@ -1,0 +1,79 @@
+"""`hesspec study`: from a file to results and a page, interrupted or not."""
+
+import pytest
+
+STUDY = """\
+datasets: digits
+networks: small_cnn
+samples_per_class: [2, 3]
+test_samples_per_class: 2
+training: {epochs: 2, learning_rates: [0.01, 0.02], batch_size: 8}
+measure: {epochs: [0, end], matrices: [hess, g], steps: 4}
+"""
+
+
+@pytest.fixture
+def file(here):
+    (here / "mine.yaml").write_text(STUDY)
+    return "mine.yaml"
+
+
+def test_a_study_is_run_shown_and_run_again(hesspec, here, file):
+    first = hesspec("study", file)
+    assert first.exit_code == 0
+    assert "8 of 8" in first.output
+    assert "hesspec report mine" in first.output
+    files = {path: path.stat().st_mtime_ns for path in (here / "mine").rglob("*.nc")}
+    assert len(files) == 16
+
+    assert hesspec("study", file).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in (here / "mine").rglob("*.nc")} == files
+    # What is kept beside the results is the study, and can be started.
+    again = hesspec("study", "mine/study.yaml", "--out", "mine")
+    assert again.exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in (here / "mine").rglob("*.nc")} == files
+    assert hesspec("report", "mine").exit_code == 0
+    assert (here / "mine" / "report.html").is_file()
+
+
+def test_a_dry_run_lists_what_is_left_and_writes_nothing(hesspec, here, file):
+    listed = hesspec("study", file, "--dry-run")
+    assert listed.exit_code == 0
+    assert "small_cnn on digits" in listed.output
+    assert "Left to do: 8 epochs of training and 16 measurements" in " ".join(listed.output.split())
+    assert not (here / "mine").exists()
+
+    hesspec("study", file)
+    assert "Left to do: 0 epochs of training and 0 measurements" in " ".join(
+        hesspec("study", file, "--dry-run").output.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("networks:", "network:"), "Error: mine.yaml, line 2: there is no key 'network'; did you mean 'networks'?"),
+        (("[2, 3]", "[2, 3000]"), "samples_per_class=3000 is too large"),
+        (("digits", "cifar10"), "cifar10"),
+        (("small_cnn", "torchvision:resnet19"), "resnet18"),
+        (("small_cnn", "own:nothing"), "own"),
+    ],
+)
+def test_a_fault_ends_in_one_line(hesspec, here, file, change, sentence):
+    (here / "mine.yaml").write_text(STUDY.replace(*change))
+    ended = hesspec("study", file)
+    assert ended.exit_code == 1
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_misspelt_preset_is_named_with_the_right_one(hesspec):
+    assert "did you mean the preset 'digits-quick'?" in hesspec("study", "digit-quick").stderr
+
+
+def test_presets_are_in_the_help(hesspec):
+    from hesspec.study import presets
+
+    text = " ".join(hesspec("study", "--help").output.replace("│", " ").split())
+    for name in presets():
+        assert name in text

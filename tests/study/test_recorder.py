@@ -1,0 +1,105 @@
+"""Measuring inside of a user's own training loop."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hesspec
+from hesspec.report import write_report
+from hesspec.study import SpectrumRecorder
+
+
+@pytest.fixture
+def problem():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
+    data = [(torch.randn(12, 4), torch.randint(3, (12,)))]
+    return model, data
+
+
+def loop(model, data, record, epochs=3):
+    """A loop of the user's own, with dropout and with an optimiser that has a state."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    loss_fn = nn.CrossEntropyLoss()
+    torch.manual_seed(1)
+    for epoch in range(epochs):
+        model.train()
+        for inputs, targets in data:
+            optimizer.zero_grad()
+            loss_fn(model(inputs), targets).backward()
+            optimizer.step()
+        record(model, epoch)
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_the_training_is_the_same_with_it_as_without(problem, tmp_path):
+    model, data = problem
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    without = loop(model, data, lambda *_: None)
+    model.load_state_dict(start)
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, ["hess", "g"], steps=8)
+
+    assert all(torch.equal(a, b) for a, b in zip(without, loop(model, data, record), strict=True))
+
+
+def test_modes_and_gradients_are_left_as_they_were(problem, tmp_path):
+    model, data = problem
+    model.train()
+    model[1].eval()  # a frozen batch norm
+    nn.CrossEntropyLoss()(model(data[0][0]), data[0][1]).backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4)(model, 0)
+
+    assert [module.training for module in model] == [True, False, True, True]
+    assert model.training
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+
+
+def test_spectra_are_those_of_the_model_then_at_the_epochs_asked_for(problem, tmp_path):
+    model, data = problem
+    seen = {}
+    record = SpectrumRecorder(
+        tmp_path, nn.CrossEntropyLoss(), {"train": data, "test": data}, ["hess"], at=[0, 2], steps=20
+    )
+
+    def both(model, epoch):
+        found = record(model, epoch)
+        model.eval()
+        exact = hesspec.spectrum(hesspec.Hessian(model, nn.CrossEntropyLoss(), data), steps=20)
+        seen[epoch] = (found, exact)
+
+    loop(model, data, both)
+
+    assert {epoch: sorted(found) for epoch, (found, _) in seen.items()} == {
+        0: [("test", "Hessian"), ("train", "Hessian")],
+        1: [],
+        2: [("test", "Hessian"), ("train", "Hessian")],
+    }
+    for epoch in (0, 2):
+        found, exact = seen[epoch]
+        assert np.array_equal(found["train", "Hessian"].eigenvalues, exact.eigenvalues)
+        kept = hesspec.load(tmp_path / f"epoch-{epoch:04}-train-Hessian.nc")
+        assert (kept.attributes["epoch"], kept.attributes["split"]) == (epoch, "train")
+    assert write_report(tmp_path).is_file()
+
+
+def test_what_is_there_is_not_measured_again(problem, tmp_path):
+    model, data = problem
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, ["g"], steps=4)
+    assert record(model, 0)
+    assert not record(model, 0)
+
+
+def test_an_error_leaves_the_model_in_its_mode(problem, tmp_path):
+    model, _ = problem
+    model.train()
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": []}, steps=4)
+    with pytest.raises(ValueError, match="empty"):
+        record(model, 0)
+    assert model.training
+
+
+def test_no_data_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="There is no data"):
+        SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {})
