@@ -2,6 +2,8 @@
 
 import pytest
 
+from hesspec.study import presets
+
 STUDY = """\
 datasets: digits
 networks: small_cnn
@@ -72,8 +74,6 @@ def test_a_misspelt_preset_is_named_with_the_right_one(hesspec):
 
 
 def test_presets_are_in_the_help(hesspec):
-    from hesspec.study import presets
-
     text = " ".join(hesspec("study", "--help").output.replace("│", " ").split())
     for name in presets():
         assert name in text

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from hesspec import load
 from hesspec.study import open as open_study
@@ -102,8 +103,6 @@ def test_a_study_that_is_running_has_gaps(folder, tmp_path):
 
 
 def test_it_can_be_saved_and_read_again(folder, tmp_path):
-    import xarray as xr
-
     found = open_study(folder)
     found.to_netcdf(tmp_path / "study.nc", engine="h5netcdf")
 

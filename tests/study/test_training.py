@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 from hesspec.errors import NonFiniteError
-from hesspec.study import Dataset, TrainingSettings, evaluate, load_dataset, small_cnn, train
+from hesspec.study import (
+    Dataset,
+    TrainingSettings,
+    evaluate,
+    load_dataset,
+    load_weights,
+    save_checkpoint,
+    small_cnn,
+    train,
+)
+from hesspec.study.checkpoints import load_training_state, save_training_state
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +210,54 @@ def test_outputs_that_do_not_fit_the_classes_are_refused():
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
         settings(**bad)
+
+
+@pytest.mark.parametrize("last", range(5))
+def test_a_training_that_goes_on_after_an_epoch_ends_with_the_same_weights(digits, tmp_path, last):
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(*small_cnn(1, 10, 8), nn.Dropout(0.2))
+
+    def keep(network, state):
+        if state.history[-1].epoch == last:
+            save_checkpoint(tmp_path / "weights.safetensors", network, {})
+            save_training_state(tmp_path / "optimizer.safetensors", state)
+
+    whole = network()
+    how = settings(epochs=5, batch_size=64)
+    history = train(whole, *digits, how, on_state=keep)
+    torch.manual_seed(99)
+    again = network()
+    load_weights(again, tmp_path / "weights.safetensors")
+    state = load_training_state(tmp_path / "optimizer.safetensors", history[: last + 1])
+    seen = []
+    resumed = train(again, *digits, how, resume=state, on_epoch=seen.append)
+
+    assert resumed == history
+    assert [record.epoch for record in seen] == list(range(last + 1, 6))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+
+
+def test_a_file_that_is_no_state_of_a_training_is_refused(tmp_path):
+    save_checkpoint(tmp_path / "weights.safetensors", linear(), {})
+    with pytest.raises(ValueError, match="holds no state of a training"):
+        load_training_state(tmp_path / "weights.safetensors", [])
+
+
+def test_the_learning_rate_falls_where_it_is_told_to():
+    how = TrainingSettings(epochs=10, learning_rate=1.0, drops=(0.5,), drop_factor=4)
+    assert [how.learning_rate_in(epoch) for epoch in (1, 5, 6, 10)] == [1, 1, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"drops": (0.0,)}, "drops must be fractions"),
+        ({"drops": (0.5, 0.2)}, "that ascend"),
+        ({"drop_factor": 1.0}, "drop_factor must be above 1"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        settings(**change)
