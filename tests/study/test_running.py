@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from hesspec import load
+from hesspec.errors import NonFiniteError
 from hesspec.study.config import StudyConfig, parse_study
 from hesspec.study.running import run_study
 from hesspec.study.store import Task, lock, read_study, tasks_of
@@ -234,3 +236,25 @@ def test_class_structures_are_measured_where_they_are_asked_for(tmp_path: Path) 
 
     assert len(list(tmp_path.rglob("epoch-0005-*-ClassStructure-*.nc"))) == 2
     assert task(tmp_path, text).done
+
+
+def test_the_end_of_a_training_need_not_be_measured(tmp_path: Path) -> None:
+    text = STUDY.replace("[0, 2, end]", "[0, 1]").replace("[hess, g]", "[g]")
+    run_study(config(text), tmp_path)
+
+    done = task(tmp_path, text)
+    assert done.done
+    assert done.best is not None
+    assert len(done.best.history) == 6
+
+
+def test_a_network_that_is_not_finite_as_it_is_initialised_is_refused(tmp_path: Path) -> None:
+    text = STUDY.replace("small_cnn", f"{__name__}:not_finite")
+    with pytest.raises(NonFiniteError, match="before any step"):
+        run_study(config(text), tmp_path)
+
+
+def not_finite(classes: int) -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    nn.init.constant_(network[1].weight, torch.inf)
+    return network

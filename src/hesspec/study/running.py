@@ -240,9 +240,10 @@ def _train(
     try:
         train(network, problem.train_set, problem.test_set, run.settings, on_state=on_state, resume=resume)
     except NonFiniteError as error:
-        if len(history) <= 1 and resume is None and "before any step" in str(error):
-            raise
-        run.write_history(history or ([] if resume is None else resume.history))
+        reached = history or ([] if resume is None else resume.history)
+        if not reached:
+            raise  # as it is initialised: no learning rate helps
+        run.write_history(reached)
         run.write_diverged(str(error))
         run.keep_only(set(), optimizer=None)
 
@@ -258,7 +259,8 @@ class _Saver:
         """After an epoch."""
         run, epoch = self._run, state.history[-1].epoch
         start = time.monotonic()
-        if epoch not in self._wanted and self._cost > SAVING * (start - self._last):
+        asked = epoch in self._wanted or epoch == run.settings.epochs
+        if not asked and self._cost > SAVING * (start - self._last):
             return
         # In this order: the optimiser's state counts only where weights and record of its epoch are there.
         run.write_history(state.history)
