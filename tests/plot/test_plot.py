@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from numpy.testing import assert_allclose
 
-from hesspec.plot import bulk_on_logarithmic_axis, plot_spectrum, plot_training, spread, three_digits
+from hesspec.plot import (
+    bulk_on_logarithmic_axis,
+    plot_against_samples,
+    plot_hessian_against_gauss_newton,
+    plot_spectrum,
+    plot_tail,
+    plot_training,
+    spread,
+    three_digits,
+)
 from hesspec.result import Spectrum
 
 P = 40_000
@@ -163,7 +173,14 @@ def test_labels_stay_inside_their_panel(components):
 
 
 def test_all_text_is_at_least_9_points(components):
-    for figure in (plot_spectrum(components, title="A network"), plot_training({"end": components["Hess"]})):
+    figures = (
+        plot_spectrum(components, title="A network"),
+        plot_training({"end": components["Hess"]}),
+        plot_tail(components, title="A network"),
+        plot_against_samples(dict.fromkeys((10, 19, 37), components["Hess"]), title="A network"),
+        plot_hessian_against_gauss_newton({"train": (components["Hess"], components["G"])}, title="A network"),
+    )
+    for figure in figures:
         assert min(text.get_fontsize() for text in texts(figure)) >= 9
 
 
@@ -198,10 +215,16 @@ def test_unusual_spectra_are_drawn_without_a_warning_and_without_overlaps(spectr
     figure = plot_spectrum({"operator": spectrum})
     assert not overlapping([box for _, box in value_labels(figure)])
     assert not overlapping([box for _, box in value_labels(plot_training({"start": spectrum, "end": spectrum}))])
+    for figure in (
+        plot_tail({"operator": spectrum}),
+        plot_against_samples({5: spectrum, 10: spectrum, 20: spectrum}),
+        plot_hessian_against_gauss_newton({"train": (spectrum, spectrum)}),
+    ):
+        FigureCanvasAgg(figure).draw()
 
 
 def test_nothing_to_plot_is_an_error():
-    for draw in (plot_spectrum, plot_training):
+    for draw in (plot_spectrum, plot_training, plot_tail, plot_against_samples, plot_hessian_against_gauss_newton):
         with pytest.raises(ValueError, match="no spectrum to plot"):
             draw({})
 
@@ -242,6 +265,65 @@ def test_training_joins_outliers_of_one_rank_and_leaps_over_no_checkpoint():
     (axes,) = plot_training(spectra).axes
     heights = [bars.lines[0].get_ydata() for bars in errorbars(axes)]
     assert_allclose(heights, [[9, 8, 7], [4, np.nan, 3]])
+
+
+def test_training_joins_outliers_of_one_track_where_they_are_followed():
+    spectra = {"a": make_spectrum((9.0, 4.0)), "b": make_spectrum((8.0, 5.0)), "c": make_spectrum((7.0, 3.0))}
+    figure = plot_training(spectra, tracks=[np.array([0, 1]), np.array([1, 0]), np.array([-1, 0])])
+    heights = [bars.lines[0].get_ydata() for bars in errorbars(figure.axes[0])]
+    assert_allclose(heights, [[9, 5, 3], [4, 8, np.nan], [np.nan, np.nan, 7]])
+    assert "eigenvector" in figure.legends[0].get_texts()[0].get_text()
+
+
+def test_tracks_of_other_spectra_are_refused():
+    with pytest.raises(ValueError, match=r"\[1\] numbers for spectra with \[2\] outliers"):
+        plot_training({"a": make_spectrum((9.0, 4.0))}, tracks=[np.array([0])])
+
+
+# Against sample size, tails, Hess against G
+
+
+def test_power_laws_against_sample_size_are_drawn_and_named():
+    spectra = {n: make_spectrum(OUTLIERS / n, (-0.1 / n, 0.2 / n)) for n in (37, 10, 19)}
+    figure = plot_against_samples(spectra)
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    exponent = "−1.00 (−1.00 to −1.00)"
+    assert [text for text in words if "∝" in text] == [
+        f"largest outlier ∝ n^a, a = {exponent}",
+        f"upper edge ∝ n^a, a = {exponent}",
+    ]
+    bars = errorbars(figure.axes[0])
+    assert_allclose(bars[0].lines[0].get_xdata(), [10, 19, 37])
+    assert_allclose(bars[0].lines[0].get_ydata(), [1, 10 / 19, 10 / 37])
+
+
+def test_two_sample_sizes_have_no_power_law():
+    figure = plot_against_samples({n: make_spectrum(OUTLIERS / n) for n in (10, 19)})
+    assert not any("∝" in text.get_text() for text in figure.legends[0].get_texts())
+
+
+def test_a_tail_that_is_a_power_law_is_named():
+    magnitudes = np.geomspace(0.01, 1, 60)
+    # A density ~ |x|^-2: weights at equal ratios fall like 1/|x|.
+    weights = magnitudes**-1.0 / (magnitudes**-1.0).sum()
+    spectrum = replace(
+        make_spectrum(()), eigenvalues=np.empty(0), error_bounds=np.empty(0), eigenvalue_weights=np.empty(0),
+        bulk_nodes=magnitudes, bulk_weights=weights, bulk_probe=np.zeros(60, np.int64),
+    )  # fmt: skip
+    (legend,) = plot_tail({"Hess": spectrum}).legends
+    text = legend.get_texts()[1].get_text()
+    assert text.startswith("tail of Hess: density ∝ |λ|^−a, a = ")
+    assert float(text.partition("a = ")[2].split()[0]) == pytest.approx(2, abs=0.15)
+
+
+def test_outliers_of_hess_stand_over_those_of_g_of_the_same_rank():
+    hessian, gauss_newton = make_spectrum((10.0, 5.0, -3.0)), make_spectrum((9.0, 5.5, 4.0))
+    figure = plot_hessian_against_gauss_newton({"train": (hessian, gauss_newton)})
+    (bars,) = errorbars(figure.axes[0])
+    assert_allclose(bars.lines[0].get_xdata(), [9, 5.5])
+    assert_allclose(bars.lines[0].get_ydata(), [10, 5])
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "train: 2 pairs, 1 of G without a partner" in words
 
 
 def test_training_is_linear_within_the_bulk_and_logarithmic_beyond():

@@ -31,7 +31,7 @@ def lanczos(eigenvalues, steps, rng):
     return ritz, vectors[0] ** 2, beside[-1] * np.abs(vectors[-1])
 
 
-def spectrum_of(eigenvalues, *, reach, seed=0, **attributes):
+def spectrum_of(eigenvalues, *, reach, seed=0, sketches=None, **attributes):
     """Spectrum of diag(eigenvalues) from one probe; Ritz pairs beyond the reach of the bulk are resolved."""
     p = eigenvalues.size
     ritz, weights, bounds = lanczos(eigenvalues, STEPS, np.random.default_rng(1000 + seed))
@@ -59,6 +59,8 @@ def spectrum_of(eigenvalues, *, reach, seed=0, **attributes):
         exact=False,
         stopped="all steps done",
         attributes=attributes,
+        # A row of a unit matrix for each number: eigenvectors of the same number are the same.
+        **({} if sketches is None else {"eigenvector_sketches": np.eye(64, dtype=np.float32)[np.asarray(sketches)]}),
     )
 
 
@@ -76,9 +78,10 @@ def network_like(matrix, *, scale=1.0, outliers=OUTLIERS, p=1500, seed=0):
 def make_spectrum():
     """Function from a matrix and attributes to a spectrum: `scale`, `outliers` and `p` shape it."""
 
-    def make(matrix="Hessian", *, scale=1.0, outliers=OUTLIERS, p=1500, seed=0, **attributes):
+    def make(matrix="Hessian", *, scale=1.0, outliers=OUTLIERS, p=1500, seed=0, sketches=None, **attributes):
         eigenvalues = network_like(matrix, scale=scale, outliers=outliers, p=p, seed=seed)
-        return spectrum_of(eigenvalues, reach=1.01 * BULK * abs(scale), seed=seed, matrix=matrix, **attributes)
+        reach = 1.01 * BULK * abs(scale)
+        return spectrum_of(eigenvalues, reach=reach, seed=seed, sketches=sketches, matrix=matrix, **attributes)
 
     return make
 
@@ -185,3 +188,62 @@ def study(tmp_path_factory, make_spectrum):
                 spectrum.save(folder / f"{matrix.lower()}-{split}-{checkpoint}.nc")
     (folder / "training.json").write_text(json.dumps(EPOCHS), encoding="utf-8")
     return folder
+
+
+SIZES, STUDY_EPOCHS = (10, 19, 37), (0, 2, 20)
+
+STUDY = """\
+datasets:
+- {name: %(dataset)s}
+networks: [%(network)s]
+samples_per_class: [10, 19, 37]
+seeds: [0]
+training: {epochs: 20, learning_rates: [0.003, 0.01]}
+measure:
+  epochs: [0, 2, end]
+  matrices: [Hessian, GaussNewton, Residual]
+  splits: [train, test]
+"""
+
+
+@pytest.fixture(scope="session")
+def write_study(make_spectrum):
+    """Function that writes a folder as `hesspec study` does; `skip(n, epoch, split, matrix)` tells what is missing."""
+
+    def write(
+        folder, *, dataset="digits", network="net", skip=lambda *_: False, splits=("train", "test"), **attributes
+    ):
+        for size in SIZES:
+            for rate in (0.003, 0.01):
+                run = folder / "runs" / f"data-net-n{size}-seed0-lr{rate}-0123456789"
+                run.mkdir(parents=True)
+                (run / "training.json").write_text(json.dumps(EPOCHS), encoding="utf-8")
+            for epoch in STUDY_EPOCHS:
+                for split in splits:
+                    for matrix in ("Hessian", "GaussNewton", "Residual"):
+                        if skip(size, epoch, split, matrix):
+                            continue
+                        # The two largest change places between epochs 0 and 2.
+                        tracks = [1, 0, *range(2, 10)] if epoch == 0 else range(10)
+                        spectrum = make_spectrum(
+                            matrix,
+                            scale=(1 + epoch) / size,
+                            seed=epoch,
+                            sketches=None if matrix == "Residual" else tracks,
+                            split=split,
+                            epoch=epoch,
+                            network=network,
+                            dataset=dataset,
+                            train_samples_per_class=size,
+                            samples_per_class=size if split == "train" else 10,
+                            training_seed=0,
+                            classes=10,
+                            risk=0.5,
+                            **attributes,
+                        )
+                        spectrum.save(run / f"epoch-{epoch:04}-{split}-{matrix}-0123456789.nc")
+        text = STUDY % {"dataset": json.dumps(dataset), "network": json.dumps(network)}
+        (folder / "study.yaml").write_text(text, encoding="utf-8")
+        return folder
+
+    return write

@@ -216,7 +216,7 @@ def test_a_figure_can_be_downloaded(page):
 
 def test_the_csv_can_be_downloaded(page):
     with page.expect_download() as download:
-        page.click("a.download")
+        page.click("a[data-file='outliers.csv']")
     assert download.value.suggested_filename == "outliers.csv"
     assert (
         download.value.path()
@@ -281,7 +281,7 @@ def test_names_do_nothing_and_are_shown_as_they_are(opened, tmp_path, make_spect
     (tmp_path / "training.json").write_text(json.dumps([{"epoch": 1, evil: evil, "train_loss": 1.0}]), encoding="utf-8")
     page = opened(write_report(tmp_path))
     page.check("input[value=bulk]")
-    page.evaluate("Plotly.Fx.hover('spectrum', [{curveNumber: 0, pointNumber: 400}])")
+    page.evaluate("Plotly.Fx.hover('spectrum', [{curveNumber: 0, pointNumber: 20}])")
     assert f"bulk of {evil}" in page.wait_for_selector("#spectrum .hoverlayer .hovertext").text_content()
     page.check("input[value=log]")
     page.locator("#spectrum .scatterlayer .trace").last.locator(".point").first.hover(force=True)
@@ -309,3 +309,115 @@ def test_class_structures_are_drawn_when_they_are_opened(tmp_path, make_spectrum
     assert page.evaluate(figures) == [True, True]
     assert page.locator("#structures-over .main-svg").count() > 0
     assert not page.complaints
+
+
+# A study
+
+
+def slide(page, name, place):
+    page.evaluate(
+        """([name, place]) => {
+            const slider = document.getElementById(`${name}-slider`);
+            slider.value = place;
+            slider.dispatchEvent(new Event("input"));
+        }""",
+        [name, place],
+    )
+
+
+def status_becomes(page, text):
+    page.wait_for_function("text => document.getElementById('status').textContent.includes(text)", arg=text)
+
+
+@pytest.fixture
+def study_page(opened, tmp_path, write_study, monkeypatch):
+    """Function that writes a folder as `hesspec study` does, and opens its page."""
+    monkeypatch.setattr("hesspec.report.page.write_figures", lambda *_: None)
+    return lambda width=1280, **how: opened(write_report(write_study(tmp_path / "study", **how)), width)
+
+
+def test_a_study_is_gone_through_with_two_sliders(study_page):
+    page = study_page(splits=("train",))
+    assert page.inner_text("#status").startswith("Shown at n = 37, epoch 20: Hess, train: 10 outliers")
+    for name in ("spectrum", "dynamics", "samples", "pairs", "overlaps", "training"):
+        assert page.locator(f"#{name} .scatterlayer .trace, #{name} .heatmaplayer image").count() > 0
+    page.focus("#n-slider")
+    page.keyboard.press("ArrowLeft")
+    status_becomes(page, "at n = 19, epoch 20")
+    assert page.get_attribute("#n-slider", "aria-valuetext") == "19"
+    page.focus("#epoch-slider")
+    page.keyboard.press("Home")
+    status_becomes(page, "at n = 19, epoch 0")
+    assert shown_tables(page)[0].startswith("Hess · train · n = 19 · epoch 0")
+    assert page.locator("#laws tbody tr").count() == 5
+    # Outliers that change places between epochs 0 and 2 are joined across one another.
+    first = page.evaluate("document.getElementById('dynamics').data.at(-3).y.slice(0, 3)")
+    assert first[0] / (1 / 19) == pytest.approx(10, rel=1e-3)
+    assert first[1] / (3 / 19) == pytest.approx(8.363, rel=1e-3)
+    page.evaluate("Plotly.Fx.hover('dynamics', [{curveNumber: 6, pointNumber: 1}])")
+    words = page.wait_for_selector("#dynamics .hoverlayer .hovertext").text_content()
+    for part in (
+        "outlier 2 of 10",
+        "eigenvector 1 of this training",
+        "matrix: Hess",
+        "split: train",
+        "n = 19",
+        "epoch 2",
+    ):
+        assert part in words
+    page.evaluate("Plotly.Fx.hover('pairs', [{curveNumber: 1, pointNumber: 0}])")
+    words = page.wait_for_selector("#pairs .hoverlayer .hovertext").text_content()
+    assert "Hess is 2.0% larger" in words
+    assert "squared overlap 1.00 with that of outlier 1 of G" in words
+    assert page.complaints == []
+
+
+def test_a_study_can_be_played(study_page):
+    page = study_page(splits=("train",))
+    page.click("#epoch-play")
+    status_becomes(page, "epoch 0")
+    assert page.is_checked("#fixed")
+    before = page.evaluate(AXIS, "xaxis")["range"]
+    status_becomes(page, "epoch 2:")
+    assert page.evaluate(AXIS, "xaxis")["range"] == before
+    status_becomes(page, "epoch 20")
+    assert page.inner_text("#epoch-play") == "▶"
+    assert page.complaints == []
+
+
+def test_what_is_not_measured_yet_is_said(study_page):
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    page = study_page(
+        splits=("train",),
+        dataset=evil,
+        network=evil,
+        skip=lambda size, epoch, _, matrix: size == 37 and (epoch == 20 or (epoch == 2 and matrix != "Hessian")),
+    )
+    status_becomes(page, "at n = 37, epoch 2: Hess, train: 10 outliers. Not measured yet: G, train; H, train.")
+    slide(page, "epoch", 2)
+    status_becomes(page, "Nothing is shown. Not measured yet at n = 37, epoch 20")
+    assert "Not measured yet at n = 37, epoch 20." in page.inner_text("#spectrum")
+    assert "22 of the 54 spectra that it asks for are here" in page.inner_text("main")
+    page.uncheck("input[value=Hess]")
+    for axis in ("bulk", "log"):
+        page.check(f"input[value={axis}]")
+    for place in (0, 1):
+        slide(page, "n", place)
+    status_becomes(page, "at n = 19, epoch 20: G, train: 10 outliers")
+    assert evil in page.inner_text("h1")
+    assert evil in page.inner_text("#study")
+    assert page.locator("main img").count() == 0
+    assert page.complaints == []
+    assert len(page.requests) == 1
+
+
+def test_a_study_fits_a_narrow_window(study_page):
+    page = study_page(width=400)
+    page.check("input[value=test]")
+    page.check("input[value=log]")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    for name in ("spectra", "power-laws", "hess-against-g", "training", "outliers"):
+        with page.expect_download() as download:
+            page.locator(f"a[data-file='{name}.csv']").first.click()
+        assert download.value.suggested_filename == f"{name}.csv"
+    assert page.complaints == []

@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hesspec.plot import DISPLAY_NAMES
 from hesspec.result import Spectrum, load
 from hesspec.structure.record import Structure, load_structure
 
 __all__ = ["Collection", "Explained", "Member", "Training", "read_folder"]
 
-RUN_ATTRIBUTES = ("network", "dataset", "loss")
+STUDY_FILE = "study.yaml"
+RUN_ATTRIBUTES = ("dataset", "network", "loss")
 SPLITS = ("train", "test")
 CHECKPOINTS = ("initialisation", "middle", "end")
 
@@ -33,7 +36,10 @@ class Member:
         Names as the report shows them; empty where the spectrum does not say.
     epoch : float or None
     run : str
-        What tells the training runs of the folder apart; empty where there is one.
+        What tells the training runs of the folder apart; empty where there is one. Of a study, the runs that differ in
+        sample size only have one name: they are a group.
+    samples : int or None
+        Samples per class that the network was trained on, where the spectrum is one of a study.
     """
 
     path: Path
@@ -43,11 +49,13 @@ class Member:
     checkpoint: str
     epoch: float | None
     run: str
+    samples: int | None = None
 
     @property
     def title(self) -> str:
-        """Matrix, split and checkpoint in one line."""
-        return " · ".join(part for part in (self.matrix, self.split, self.checkpoint) if part)
+        """Matrix, split, sample size and checkpoint in one line."""
+        size = "" if self.samples is None else f"n = {self.samples}"
+        return " · ".join(part for part in (self.matrix, self.split, size, self.checkpoint) if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +68,13 @@ class Explained:
     checkpoint: str
     epoch: float | None
     run: str
+    samples: int | None = None
 
     @property
     def title(self) -> str:
-        """Split and checkpoint in one line."""
-        return " · ".join(part for part in (self.run, self.split, self.checkpoint) if part)
+        """Run, split, sample size and checkpoint in one line."""
+        size = "" if self.samples is None else f"n = {self.samples}"
+        return " · ".join(part for part in (self.run, self.split, size, self.checkpoint) if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +83,29 @@ class Training:
 
     path: Path
     run: str
+    samples: int | None
     records: list[dict[str, float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """All that a folder holds; `unread` are the files that could not be read, with the reason in words."""
+    """All that a folder holds.
+
+    Parameters
+    ----------
+    members, structures, training
+        Spectra, class structures and training records, in order.
+    unread : list of (Path, str)
+        Files that could not be read, with the reason in words.
+    study : str or None
+        Text of the study file, if the folder is one of a study.
+    """
 
     members: list[Member]
     structures: list[Explained]
     training: list[Training]
     unread: list[tuple[Path, str]]
+    study: str | None = None
 
 
 def read_folder(folder: Path) -> Collection:
@@ -117,17 +139,36 @@ def read_folder(folder: Path) -> Collection:
         )
     members = _in_order(_with_runs(members))
     structures = [replace(item, run=_run_of_structure(item, members)) for item in structures]
-    structures.sort(key=lambda item: (item.run, -1.0 if item.epoch is None else item.epoch, item.split, item.path))
+    structures.sort(
+        key=lambda item: (
+            item.run,
+            item.samples or 0,
+            -1.0 if item.epoch is None else item.epoch,
+            item.split,
+            item.path,
+        )
+    )
     training = []
+    in_study = any(member.samples is not None for member in members)
     for path in sorted(folder.rglob("training.json")):
         relative = path.relative_to(folder)
         try:
             records = _records(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             unread.append((relative, str(error)))
-        else:
-            training.append(Training(path=relative, run=_run_of(relative, members), records=records))
-    return Collection(members=members, structures=structures, training=training, unread=unread)
+            continue
+        owner = next((member for member in members if relative.parent in member.path.parents), None)
+        if owner is None and in_study:
+            continue  # of a learning rate that was not the best, or not measured yet
+        run, samples = ("", None) if owner is None else (owner.run, owner.samples)
+        training.append(Training(path=relative, run=run, samples=samples, records=records))
+    study = None
+    if (folder / STUDY_FILE).is_file():
+        try:
+            study = (folder / STUDY_FILE).read_text(encoding="utf-8")
+        except (ValueError, OSError) as error:
+            unread.append((Path(STUDY_FILE), str(error)))
+    return Collection(members=members, structures=structures, training=training, unread=unread, study=study)
 
 
 def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
@@ -151,7 +192,9 @@ def _structure(path: Path) -> Structure | None:
 def _explained(path: Path, structure: Structure) -> Explained:
     name, epoch = _point(structure.attributes)
     split = str(structure.attributes.get("split", ""))
-    return Explained(path=path, structure=structure, split=split, checkpoint=name, epoch=epoch, run="")
+    samples = structure.attributes.get("train_samples_per_class")
+    count = samples if isinstance(samples, int) and not isinstance(samples, bool) and samples > 0 else None
+    return Explained(path=path, structure=structure, split=split, checkpoint=name, epoch=epoch, run="", samples=count)
 
 
 def _run_of_structure(item: Explained, members: list[Member]) -> str:
@@ -168,39 +211,89 @@ def _member(path: Path, spectrum: Spectrum) -> Member:
     attributes = spectrum.attributes
     matrix = str(attributes.get("matrix", "operator"))
     name, number = _point(attributes)
+    samples = attributes.get("train_samples_per_class")
+    count = int(samples) if isinstance(samples, int) and not isinstance(samples, bool) and samples > 0 else None
     return Member(
         path=path,
-        spectrum=spectrum,
+        spectrum=_without_idle_sketches(spectrum),
         matrix=DISPLAY_NAMES.get(matrix, matrix),
         split=str(attributes.get("split", "")),
         checkpoint=name,
         epoch=number,
         run="",
+        # Without an epoch there is no place for it among the others of its sample size.
+        samples=count if number is not None else None,
     )
+
+
+def _without_idle_sketches(spectrum: Spectrum) -> Spectrum:
+    """Without the sketches of eigenvectors in the bulk, which a study has a gigabyte of."""
+    outliers = np.flatnonzero(spectrum.is_outlier)
+    if not outliers.size or outliers[-1] + 1 >= len(spectrum.eigenvector_sketches):
+        return spectrum
+    return replace(spectrum, eigenvector_sketches=spectrum.eigenvector_sketches[: outliers[-1] + 1].copy())
 
 
 def _with_runs(members: list[Member]) -> list[Member]:
     """Name the runs by as few attributes as tell all spectra of one matrix, split and checkpoint apart."""
     parts: list[list[str]] = [[] for _ in members]
+    others = [index for index, member in enumerate(members) if member.samples is None]
+    grouped = [index for index, member in enumerate(members) if member.samples is not None]
 
-    def tell_apart(values: list[str]) -> None:
-        if len(set(values)) > 1:
-            for part, value in zip(parts, values, strict=True):
-                part.append(value or "?")
+    def tell_apart(values: list[str], which: list[int]) -> None:
+        if len({values[index] for index in which}) > 1:
+            for index in which:
+                parts[index].append(values[index] or "?")
 
+    def values_of(name: str, word: str = "") -> list[str]:
+        found = [member.spectrum.attributes.get(name) for member in members]
+        return ["" if value is None else f"{word}{value}" for value in found]
+
+    everything = list(range(len(members)))
     for name in RUN_ATTRIBUTES:
-        tell_apart([str(member.spectrum.attributes.get(name, "")) for member in members])
-    sizes = [member.spectrum.attributes.get("samples_per_class") for member in members]
+        tell_apart(values_of(name), everything)
+    tell_apart(values_of("training_seed", "seed "), grouped)
+    tell_apart(values_of("params"), grouped)
     for values in (
-        ["" if size is None else f"n = {size}" for size in sizes],
+        values_of("samples_per_class", "n = "),
         [member.path.parent.as_posix() for member in members],
         [member.path.name for member in members],
     ):
-        keys = [(*part, m.matrix, m.split, m.checkpoint) for part, m in zip(parts, members, strict=True)]
+        keys = [
+            (*parts[index], members[index].matrix, members[index].split, members[index].checkpoint) for index in others
+        ]
         if len(set(keys)) == len(keys):
             break
-        tell_apart(values)
-    return [replace(member, run=" · ".join(part)) for member, part in zip(members, parts, strict=True)]
+        tell_apart(values, others)
+    members = [replace(member, run=" · ".join(part)) for member, part in zip(members, parts, strict=True)]
+    return _without_collisions(members)
+
+
+def _without_collisions(members: list[Member]) -> list[Member]:
+    """Move trainings and measurements that a newer one has replaced in a study to groups of their own."""
+
+    def created(index: int) -> str:
+        return str(members[index].spectrum.attributes.get("created", ""))
+
+    latest: dict[Path, str] = {}
+    for index, member in enumerate(members):
+        latest[member.path.parent] = max(latest.get(member.path.parent, ""), created(index))
+    order = [index for index, member in enumerate(members) if member.samples is not None]
+    order.sort(key=lambda index: (latest[members[index].path.parent], created(index)), reverse=True)
+    folders: dict[tuple[str, int | None], Path] = {}
+    taken: set[tuple[object, ...]] = set()
+    found = list(members)
+    for index in order:
+        member = members[index]
+        # The checkpoints of one training belong together, so it is the training that is newer or older.
+        newest = folders.setdefault((member.run, member.samples), member.path.parent)
+        extra = [] if newest == member.path.parent else [member.path.parent.name]
+        run = " · ".join(part for part in (member.run, *extra) if part)
+        if (run, member.samples, member.epoch, member.matrix, member.split) in taken:
+            run = " · ".join(part for part in (run, member.path.stem) if part)
+        taken.add((run, member.samples, member.epoch, member.matrix, member.split))
+        found[index] = replace(member, run=run)
+    return found
 
 
 def _in_order(members: list[Member]) -> list[Member]:
@@ -212,6 +305,7 @@ def _in_order(members: list[Member]) -> list[Member]:
         time = member.epoch if by_epoch else _rank(named, CHECKPOINTS, between=1)
         return (
             member.run,
+            member.samples or 0,
             time,
             member.checkpoint,
             _rank(member.matrix, matrices),
@@ -239,8 +333,3 @@ def _records(text: str) -> list[dict[str, float | None]]:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _run_of(path: Path, members: list[Member]) -> str:
-    """Run of the spectra that lie beside or below a training record."""
-    return next((member.run for member in members if path.parent in member.path.parents), "")

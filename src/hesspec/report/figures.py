@@ -1,4 +1,4 @@
-"""Plotly traces of the report: plain dictionaries, of which the page's script draws those that are asked for."""
+"""What the page's script draws its figures from: plain dictionaries, with as few numbers as the figures need."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
-from hesspec.plot import FILL, bulk_on_logarithmic_axis, darkened, three_digits
+from hesspec.dynamics.power_laws import fit_tail
+from hesspec.plot import FILL, bulk_on_logarithmic_axis, darkened, exponent_text, tail_verdict, three_digits
 from hesspec.report.collection import Member
 from hesspec.report.rounding import with_bound
+from hesspec.result import Spectrum
 
-__all__ = ["Look", "dynamics", "plain", "spectrum_figure", "training_figure"]
+__all__ = ["Look", "plain", "spectrum_data", "thinned", "training_figure"]
 
 Array = npt.NDArray[np.float64]
 Json = dict[str, Any]
@@ -32,6 +34,10 @@ EPOCH_METRICS = (
     ("test_error", "test", 1, "error"),
 )
 MAX_RATE_CHANGES = 8
+# A curve is drawn from as few points as let log10 of the density be this exact, less than a pixel; no fewer than are
+# needed to point at it, and no more than the page of a study can hold.
+CURVE_TOLERANCE = 0.01
+CURVE_FEWEST, CURVE_POINTS = 48, 240
 
 
 def plain(name: str) -> str:
@@ -87,16 +93,34 @@ class Look:
         """Line of the bulk."""
         return {"color": self.light, "dash": self._of(DASHES), "width": 1.8}
 
+    def to_json(self) -> Json:
+        """All of it, by name."""
+        return {
+            "dark": self.dark,
+            "light": self.light,
+            "area": self.area,
+            "symbol": self.symbol,
+            "size": self.size,
+            "line": self.line,
+        }
 
-def spectrum_figure(member: Member, look: Look) -> Json:
-    """Traces of one spectrum on a linear axis and on the logarithmic axis of |lambda|, and what they extend over.
+
+def spectrum_data(member: Member, tracks: npt.NDArray[np.int64] | None) -> Json:
+    """What the page's script draws of one spectrum, and says of it.
+
+    Parameters
+    ----------
+    member : Member
+    tracks : int array (outliers,) or None
+        Numbers of the outliers, by which they are followed through training; None where they cannot be.
 
     Returns
     -------
     dict
-        `linear` and `log`: lists of traces; `peak`, highest density on each; `extent`, `bulk` and `log_extent`: ends of
-        the axes for the whole spectrum, for its bulk and for |lambda|; `floor`: 1/p; `outliers`: values, labels and
-        colour of the labels that the script places.
+        `linear` and `log`: abscissae and densities of the bulk on the axis of lambda and of |lambda|; `peak`: highest
+        density on each; `extent`, `bulk` and `log_extent`: ends of the axes for the whole spectrum, for its bulk and
+        for |lambda|; `edges`: of the bulk; `floor`: 1/p; `values`, `bounds`, `texts`, `heights`: of the resolved
+        eigenvalues, outliers (`count` of them, `ranks` and `labels`) among them; `tail`: line of the power law.
     """
     spectrum = member.spectrum
     density = spectrum.density()
@@ -105,209 +129,87 @@ def spectrum_figure(member: Member, look: Look) -> Json:
     seen = y > floor * 1e-3  # far below one eigenvalue: outside of every picture
     magnitude, per_decade = bulk_on_logarithmic_axis(spectrum)
     visible = per_decade > floor * 1e-3
-    unit = "per unit of λ"
-    outliers = spectrum.outliers
-    signed = [*x[seen].tolist(), *spectrum.eigenvalues.tolist()] or [-1.0, 1.0]
-    sizes = [size for size in (*magnitude[visible], *np.abs(spectrum.eigenvalues)) if size > 0] or [1.0]
+    mask = spectrum.is_outlier
+    values = spectrum.eigenvalues
+    signed = [*x[seen].tolist(), *values.tolist()] or [-1.0, 1.0]
+    sizes = [size for size in (*magnitude[visible], *np.abs(values)) if size > 0] or [1.0]
+    same = bool((spectrum.eigenvalue_weights == floor).all())
     return {
-        "linear": [
-            _bulk(member, look, x[seen], y[seen], unit),
-            *_points(member, look, spectrum.eigenvalues),
-        ],
-        "log": [
-            _bulk(member, look, magnitude[visible], per_decade[visible], "per decade"),
-            *_points(member, look, np.abs(spectrum.eigenvalues)),
-        ],
+        "run": member.run,
+        "n": member.samples,
+        "matrix": member.matrix,
+        "split": member.split,
+        "checkpoint": member.checkpoint,
+        "epoch": member.epoch,
+        "linear": [_short(part) for part in thinned(x[seen], y[seen])],
+        "log": [_short(part) for part in thinned(magnitude[visible], per_decade[visible])],
         "peak": {"linear": _peak(y), "log": _peak(per_decade)},
         "extent": [min(signed), max(signed)],
         "bulk": [float(x[seen].min()), float(x[seen].max())] if seen.any() else [min(signed), max(signed)],
         "log_extent": [float(np.log10(min(sizes))), float(np.log10(max(sizes)))],
+        "edges": [_finite(edge) for edge in spectrum.bulk_edges],
         "floor": floor,
-        "outliers": [
-            {"x": float(value), "y": float(height), "text": three_digits(float(value)), "colour": look.dark}
-            for value, height in zip(outliers, spectrum.eigenvalue_weights[spectrum.is_outlier], strict=True)
-        ],
+        "values": [float(f"{value:.9g}") for value in values],
+        "bounds": [float(f"{bound:.3g}") if np.isfinite(bound) else None for bound in spectrum.error_bounds],
+        "texts": [with_bound(float(v), float(e)) for v, e in zip(values, spectrum.error_bounds, strict=True)],
+        "heights": None if same else spectrum.eigenvalue_weights.tolist(),
+        "count": int(mask.sum()),
+        "ranks": [int(rank) if outlier else 0 for rank, outlier in zip(np.cumsum(mask), mask, strict=True)],
+        "labels": [three_digits(float(value)) for value in values[mask]],
+        "tracks": None if tracks is None else tracks.tolist(),
+        "tail": _tail(spectrum),
+    }
+
+
+def thinned(x: Array, y: Array) -> tuple[Array, Array]:
+    """Some of the points of a positive curve, by which log10 y is known within `CURVE_TOLERANCE` at the others.
+
+    Parameters
+    ----------
+    x, y : array (n,)
+        x ascending.
+
+    Returns
+    -------
+    x, y : array (m,)
+        No more than about `CURVE_POINTS`.
+    """
+    if x.size <= CURVE_FEWEST:
+        return x, y
+    logs = np.log10(y)
+    kept = np.unique(np.linspace(0, x.size - 1, CURVE_FEWEST).round().astype(int))
+    while kept.size < CURVE_POINTS:
+        error = np.abs(np.interp(x, x[kept], logs[kept]) - logs)
+        # The worst point of every interval, all at once.
+        ends = np.append(kept[1:-1], x.size)
+        worst = [start + int(error[start:end].argmax()) for start, end in zip(kept[:-1], ends, strict=True)]
+        worst = [place for place in worst if error[place] > CURVE_TOLERANCE]
+        if not worst:
+            break
+        kept = np.union1d(kept, worst)
+    return x[kept], y[kept]
+
+
+def _tail(spectrum: Spectrum) -> Json | None:
+    """Line of the power law of the tail on the axis of |lambda|, where it is known that the density falls."""
+    try:
+        tail = fit_tail(spectrum, sign=0)
+    except ValueError:
+        return None  # too few points
+    if not tail.lower > 0:
+        return None
+    ends = np.geomspace(tail.start, tail.top * (1 - 1e-12), 12)
+    return {
+        "x": _short(ends),
+        "y": _short(tail.density(ends) * ends * np.log(10)),
+        "exponent": exponent_text(tail.exponent, tail.lower, tail.upper),
+        "verdict": tail_verdict(tail),
+        "fits": tail.is_power_law,
     }
 
 
 def _peak(density: Array) -> float | None:
     return float(density.max()) if density.size and density.max() > 0 else None
-
-
-def _bulk(member: Member, look: Look, x: Array, y: Array, unit: str) -> Json:
-    name = plain(", ".join(part for part in (member.matrix, member.split) if part))
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "legendgroup": f"{member.matrix}/{member.split}",
-        "x": _short(x),
-        "y": _short(y),
-        "fill": "tozeroy",
-        "fillcolor": look.area,
-        "line": look.line,
-        "meta": [f"bulk of {plain(member.title)}"],
-        "hovertemplate": f"%{{meta[0]}}<br>λ = %{{x:.3g}}<br>share of eigenvalues {unit}: %{{y:.3g}}<extra></extra>",
-    }
-
-
-def _points(member: Member, look: Look, positions: Array) -> list[Json]:
-    spectrum = member.spectrum
-    outlier = spectrum.is_outlier
-    texts = [_hover(member, index) for index in range(positions.size)]
-    negative = spectrum.eigenvalues < 0
-
-    def trace(chosen: npt.NDArray[np.bool_], **style: Any) -> Json:
-        where = np.flatnonzero(chosen & (positions != 0))
-        open_symbol = (positions > 0) & negative
-        return {
-            "type": "scatter",
-            "mode": "markers",
-            "legendgroup": f"{member.matrix}/{member.split}",
-            "x": [float(positions[index]) for index in where],
-            "y": spectrum.eigenvalue_weights[where].tolist(),
-            "hoverinfo": "text",
-            "hovertext": [texts[index] for index in where],
-            **style,
-            "marker": {
-                "symbol": [look.symbol + ("-open" if open_symbol[index] else "") for index in where],
-                "line": {"color": [look.dark if open_symbol[index] else "#ffffff" for index in where], "width": 1},
-                **style["marker"],
-            },
-        }
-
-    count = int(outlier.sum())
-    resolved = trace(
-        ~outlier,
-        name="resolved eigenvalue in the bulk",
-        showlegend=False,
-        marker={"size": 5, "color": look.light, "line": {"width": 0}},
-    )
-    outliers = trace(
-        outlier,
-        name=f"{count} outlier{'' if count == 1 else 's'}",
-        showlegend=count > 0,
-        error_x={
-            "type": "data",
-            "array": [float(bound) for bound in spectrum.error_bounds[outlier & (positions != 0)]],
-            "color": look.dark,
-            "thickness": 1.4,
-            "width": 4,
-        },
-        marker={"size": look.size, "color": look.dark},
-    )
-    return [resolved, outliers]
-
-
-def _hover(member: Member, index: int) -> str:
-    spectrum = member.spectrum
-    value, bound = with_bound(float(spectrum.eigenvalues[index]), float(spectrum.error_bounds[index]))
-    if spectrum.is_outlier[index]:
-        rank = int(spectrum.is_outlier[: index + 1].sum())
-        kind = f"outlier {rank} of {spectrum.outliers.size}"
-    else:
-        kind = "resolved, in the bulk"
-    where = [
-        f"matrix: {plain(member.matrix)}",
-        *([f"split: {plain(member.split)}"] if member.split else []),
-        *([f"checkpoint: {plain(member.checkpoint)}"] if member.checkpoint else []),
-        *([plain(member.run)] if member.run else []),
-    ]
-    return "<br>".join([f"<b>λ = {value}</b>", f"error at most {bound}", kind, *where])
-
-
-def dynamics(members: Sequence[Member], look: Look) -> Json:
-    """Traces of the outliers and the bulk's edges of one matrix and split through the checkpoints of one run.
-
-    Parameters
-    ----------
-    members : sequence of Member
-        In the order of training.
-    look : Look
-    """
-    epochs = [member.epoch for member in members]
-    by_epoch = all(epoch is not None for epoch in epochs) and len(set(epochs)) == len(epochs)
-    x = epochs if by_epoch else [plain(member.checkpoint) for member in members]
-    edges = [member.spectrum.bulk_edges for member in members]
-    name = plain(", ".join(part for part in (members[0].matrix, members[0].split) if part))
-    group = f"{members[0].matrix}/{members[0].split}"
-    line = {"legendgroup": group, "type": "scatter", "mode": "lines", "line": look.line, "hoverinfo": "text", "x": x}
-    low, high = ([_finite(pair[side]) for pair in edges] for side in (0, 1))
-    reach = [_finite(max(abs(pair[0]), abs(pair[1]))) for pair in edges]
-
-    def described(side: str, values: Sequence[float | None]) -> list[str]:
-        return [
-            f"{side} of {plain(member.title)}: {three_digits(value) if value is not None else 'none'}"
-            for member, value in zip(members, values, strict=True)
-        ]
-
-    return {
-        "x_axis": "epoch" if by_epoch else "checkpoint",
-        "linear": [
-            {**line, "y": low, "hovertext": described("lower bulk edge", low), "showlegend": False},
-            {
-                **line,
-                "y": high,
-                "name": f"bulk of {name}",
-                "hovertext": described("upper bulk edge", high),
-                "fill": "tonexty",
-                "fillcolor": look.area,
-            },
-            _ranks(members, x, look, name, magnitude=False),
-        ],
-        "log": [
-            {
-                **line,
-                "y": [value or None for value in reach],
-                "name": f"bulk of {name}",
-                "hovertext": described("reach of the bulk", reach),
-                "fill": "tozeroy",
-                "fillcolor": look.area,
-            },
-            _ranks(members, x, look, name, magnitude=True),
-        ],
-    }
-
-
-def _ranks(members: Sequence[Member], x: Sequence[Any], look: Look, name: str, *, magnitude: bool) -> Json:
-    """All outliers, those of one rank and sign joined by a line, as one trace with gaps."""
-    points: list[tuple[Any, float | None, float | None, str, str]] = []
-    for sign in (1, -1):
-        chosen = [
-            [int(i) for i in np.flatnonzero(m.spectrum.is_outlier & (sign * m.spectrum.eigenvalues > 0))]
-            for m in members
-        ]
-        for rank in range(max(map(len, chosen))):
-            for place, member, indices in zip(x, members, chosen, strict=True):
-                if rank >= len(indices):
-                    points.append((place, None, None, "", look.symbol))
-                    continue
-                index = indices[rank]
-                value = float(member.spectrum.eigenvalues[index])
-                bound = float(member.spectrum.error_bounds[index])
-                symbol = look.symbol + ("-open" if magnitude and value < 0 else "")
-                points.append((place, abs(value) if magnitude else value, bound, _hover(member, index), symbol))
-            points.append((x[-1], None, None, "", look.symbol))
-    places, values, bounds, texts, symbols = (list(part) for part in zip(*points, strict=True)) if points else [[]] * 5
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": f"outliers of {name}",
-        "legendgroup": f"{members[0].matrix}/{members[0].split}",
-        "x": places,
-        "y": values,
-        "connectgaps": False,
-        "hoverinfo": "text",
-        "hovertext": texts,
-        "line": {"color": look.light, "width": 0.8},
-        "marker": {
-            "symbol": symbols,
-            "size": look.size - 1,
-            "color": look.dark,
-            "line": {"color": [look.dark if "open" in symbol else "#ffffff" for symbol in symbols], "width": 1},
-        },
-        "error_y": {"type": "data", "array": bounds, "color": look.dark, "thickness": 1.4, "width": 3},
-    }
 
 
 def training_figure(records: Sequence[dict[str, float | None]]) -> Json:
@@ -327,7 +229,7 @@ def training_figure(records: Sequence[dict[str, float | None]]) -> Json:
                 "legendgroup": split,
                 "showlegend": split not in [trace["legendgroup"] for trace in traces],
                 "x": x,
-                "y": values,
+                "y": [None if value is None else float(f"{value:.6g}") for value in values],
                 "xaxis": "x" if panel == "loss" else "x2",
                 "yaxis": "y" if panel == "loss" else "y2",
                 "line": {"color": COLOURS[0][place], "dash": DASHES[0][place], "width": 1.8},

@@ -4,13 +4,27 @@
   const element = (id) => document.getElementById(id);
   const named = (parts) => parts.filter((part) => part !== "").join(", ");
 
+  // Plotly reads HTML tags and, as of a template, `%{...}` in its texts.
+  const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
+  const plain = (text) => text.replace(/[&<>]/g, (c) => ESCAPES[c]).replaceAll("%{", "&#37;{");
+  const distinct = (values) => [...new Set(values)];
+
   const state = {
     run: data.first.run,
+    n: data.first.n,
     checkpoint: data.first.checkpoint,
     matrices: new Set(data.matrices.map((matrix) => matrix.name)),
     splits: new Set([data.first.split]),
     axis: "linear",
+    fixed: false,
   };
+
+  const matrixNames = data.matrices.map((matrix) => matrix.name);
+  const lookOf = (item) => data.looks[matrixNames.indexOf(item.matrix)][data.splits.indexOf(item.split)];
+  const nameOf = (item) => named([item.matrix, item.split]);
+  const runNow = () => data.runs.find((run) => run.name === state.run);
+  const inStudy = () => runNow().sizes.length > 0;
+  const sizeWords = (n) => (n === null ? "" : `n = ${n}`);
 
   // Controls ---------------------------------------------------------------------------------------------------------
 
@@ -36,18 +50,82 @@
     );
   }
 
+  // Sliders of a study: positions are those of sorted values, so that they are equally far from one another.
+  const SLIDERS = {
+    n: { values: () => runNow().sizes, text: (value) => `${value}`, key: "n" },
+    epoch: { values: () => runNow().checkpoints, text: (value) => value.replace(/^epoch /, ""), key: "checkpoint" },
+  };
+  const STEP = 900; // ms between the frames of an animation
+  let player = null;
+
+  function stop() {
+    if (player === null) return;
+    clearInterval(player.timer);
+    player.button.textContent = "▶";
+    player.button.setAttribute("aria-label", `play over ${player.name}`);
+    player = null;
+  }
+
+  function place(name, index) {
+    const { values, text, key } = SLIDERS[name];
+    const input = element(`${name}-slider`);
+    state[key] = values()[index];
+    input.value = index;
+    input.setAttribute("aria-valuetext", text(state[key]));
+    element(`${name}-value`).textContent = text(state[key]);
+  }
+
+  function play(name) {
+    const again = player !== null && player.name === name;
+    stop();
+    if (again) return;
+    const count = SLIDERS[name].values().length;
+    const input = element(`${name}-slider`);
+    const button = element(`${name}-play`);
+    button.textContent = "⏸";
+    button.setAttribute("aria-label", "pause");
+    // Axes that change with every frame would hide what moves.
+    state.fixed = element("fixed").checked = true;
+    const start = Number(input.value) + 1 < count ? Number(input.value) : -1;
+    player = { name, button };
+    const step = (index) => {
+      place(name, index);
+      draw();
+      if (index + 1 >= count) stop();
+    };
+    if (start < 0) step(0);
+    player.timer = setInterval(() => step(Number(input.value) + 1), STEP);
+  }
+
+  function fillSliders() {
+    for (const [name, { values, key }] of Object.entries(SLIDERS)) {
+      const known = values();
+      const input = element(`${name}-slider`);
+      element(`${name}-control`).hidden = !inStudy() || known.length < 2;
+      input.max = known.length - 1;
+      if (!inStudy()) continue;
+      const index = known.indexOf(state[key]);
+      place(name, index < 0 ? known.length - 1 : index);
+    }
+    element("fixed-control").hidden = element("n-control").hidden && element("epoch-control").hidden;
+    if (!inStudy()) state.n = null;
+  }
+
   function fillCheckpoints() {
-    const names = data.runs.find((run) => run.name === state.run).checkpoints;
+    stop();
+    fillSliders();
+    const names = runNow().checkpoints;
     if (!names.includes(state.checkpoint)) state.checkpoint = names[names.length - 1];
     const parent = element("checkpoints");
     parent.replaceChildren();
+    element("checkpoint-control").hidden = inStudy() || names.length < 2;
+    if (inStudy()) return;
     for (const name of names) {
       addChoice(parent, "radio", "checkpoint", name, name === state.checkpoint, () => {
         state.checkpoint = name;
         draw();
       });
     }
-    element("checkpoint-control").hidden = names.length < 2;
   }
 
   function fillControls() {
@@ -60,7 +138,19 @@
     });
     element("run-control").hidden = data.runs.length < 2;
     fillCheckpoints();
-    const labels = addSet(element("matrices"), data.matrices.map((matrix) => matrix.name), state.matrices);
+    for (const name of Object.keys(SLIDERS)) {
+      element(`${name}-slider`).addEventListener("input", (event) => {
+        stop();
+        place(name, Number(event.target.value));
+        soon();
+      });
+      element(`${name}-play`).addEventListener("click", () => play(name));
+    }
+    element("fixed").addEventListener("change", (event) => {
+      state.fixed = event.target.checked;
+      draw();
+    });
+    const labels = addSet(element("matrices"), matrixNames, state.matrices);
     labels.forEach((label, index) => {
       label.className = "matrix";
       label.style.setProperty("--colour", data.matrices[index].colour);
@@ -78,7 +168,16 @@
   }
 
   const isChosen = (item) => item.run === state.run && state.matrices.has(item.matrix) && state.splits.has(item.split);
-  const selected = () => data.spectra.filter((item) => isChosen(item) && item.checkpoint === state.checkpoint);
+  const atSize = (item) => item.n === state.n;
+  const isHere = (item) => isChosen(item) && atSize(item) && item.checkpoint === state.checkpoint;
+  const selected = () => data.spectra.filter(isHere);
+  // What is chosen and was measured somewhere in the run, but not here.
+  const missing = (members) =>
+    runNow()
+      .measured.filter(([matrix, split]) => isChosen({ run: state.run, matrix, split }))
+      .filter(([matrix, split]) => !members.some((item) => item.matrix === matrix && item.split === split))
+      .map(named);
+  const here = () => [inStudy() ? sizeWords(state.n) : "", state.checkpoint].filter((part) => part !== "").join(", ");
 
   // Common to all figures --------------------------------------------------------------------------------------------
 
@@ -129,19 +228,98 @@
 
   // Spectrum ---------------------------------------------------------------------------------------------------------
 
+  const legendGroup = (item) => `${item.matrix}/${item.split}`;
+
+  function hoverOf(item, index) {
+    const [value, bound] = item.texts[index];
+    const rank = item.ranks[index];
+    const track = rank && item.tracks ? item.tracks[rank - 1] : -1;
+    return [
+      `<b>λ = ${value}</b>`,
+      `error at most ${bound}`,
+      rank ? `outlier ${rank} of ${item.count}` : "resolved, in the bulk",
+      ...(track >= 0 ? [`eigenvector ${track + 1} of this training`] : []),
+      `matrix: ${plain(item.matrix)}`,
+      ...(item.split ? [`split: ${plain(item.split)}`] : []),
+      ...(item.n === null ? [] : [`n = ${item.n}`]),
+      ...(item.checkpoint ? [item.n === null ? `checkpoint: ${plain(item.checkpoint)}` : plain(item.checkpoint)] : []),
+      ...(item.run ? [plain(item.run)] : []),
+    ].join("<br>");
+  }
+
+  function bulkTrace(item, log) {
+    const look = lookOf(item);
+    const [x, y] = log ? item.log : item.linear;
+    return {
+      type: "scatter", mode: "lines", name: plain(nameOf(item)), legendgroup: legendGroup(item),
+      x, y, fill: "tozeroy", fillcolor: look.area, line: look.line,
+      meta: [`bulk of ${plain(item.title)}`],
+      hovertemplate: `%{meta[0]}<br>λ = %{x:.3g}<br>share of eigenvalues ${log ? "per decade" : "per unit of λ"}: %{y:.3g}<extra></extra>`,
+    };
+  }
+
+  function pointsTrace(item, log, outliers) {
+    const look = lookOf(item);
+    const kept = item.values.map((_, index) => index).filter((i) => (item.ranks[i] > 0) === outliers && (!log || item.values[i] !== 0));
+    const open = (i) => log && item.values[i] < 0;
+    return {
+      type: "scatter", mode: "markers", legendgroup: legendGroup(item),
+      x: kept.map((i) => (log ? Math.abs(item.values[i]) : item.values[i])),
+      y: kept.map((i) => item.heights?.[i] ?? item.floor),
+      hoverinfo: "text",
+      hovertext: kept.map((i) => hoverOf(item, i)),
+      ...(outliers
+        ? {
+            name: `${item.count} outlier${item.count === 1 ? "" : "s"}`,
+            showlegend: item.count > 0,
+            error_x: { type: "data", array: kept.map((i) => item.bounds[i]), color: look.dark, thickness: 1.4, width: 4 },
+          }
+        : { name: "resolved eigenvalue in the bulk", showlegend: false }),
+      marker: {
+        symbol: kept.map((i) => look.symbol + (open(i) ? "-open" : "")),
+        size: outliers ? look.size : 5,
+        color: outliers ? look.dark : look.light,
+        line: outliers ? { color: kept.map((i) => (open(i) ? look.dark : "#ffffff")), width: 1 } : { width: 0 },
+      },
+    };
+  }
+
+  function tailTrace(item) {
+    const { x, y, exponent, verdict, fits } = item.tail;
+    return {
+      type: "scatter", mode: "lines", legendgroup: legendGroup(item), x, y,
+      name: `tail |λ|<sup>−a</sup>, a = ${exponent}`,
+      line: { color: lookOf(item).dark, width: 2.6, dash: fits ? "solid" : "dash" },
+      hoverinfo: "text",
+      hovertext: x.map(() =>
+        [`<b>tail of ${plain(nameOf(item))}: density ∝ |λ|<sup>−a</sup></b>`, `a = ${exponent}, 95% interval`, verdict].join("<br>"),
+      ),
+    };
+  }
+
+  // With axes held, they have room for all sample sizes and checkpoints of the run.
+  const held = (members) => (state.fixed && inStudy() ? data.spectra.filter(isChosen) : members);
+
   function drawSpectrum(members) {
     const log = state.axis === "log";
     const kind = log ? "log" : "linear";
-    const extents = members.map((item) => (log ? item.log_extent : state.axis === "bulk" ? item.bulk : item.extent));
-    const floor = least(members.map((item) => item.floor));
-    const peak = most(members.map((item) => item.peak[kind] ?? 0));
-    const xRange = members.length ? padded(least(extents.map((e) => e[0])), most(extents.map((e) => e[1])), 0.04) : [0, 1];
-    const yRange = members.length ? [Math.log10(floor / 3), Math.log10(3 * Math.max(peak, 10 * floor))] : [-1, 1];
+    const ruling = held(members);
+    const extents = ruling.map((item) => (log ? item.log_extent : state.axis === "bulk" ? item.bulk : item.extent));
+    const floor = least(ruling.map((item) => item.floor));
+    const peak = most(ruling.map((item) => item.peak[kind] ?? 0));
+    const xRange = ruling.length ? padded(least(extents.map((e) => e[0])), most(extents.map((e) => e[1])), 0.04) : [0, 1];
+    const yRange = ruling.length ? [Math.log10(floor / 3), Math.log10(3 * Math.max(peak, 10 * floor))] : [-1, 1];
     // Areas first, so that no area hides a point of another spectrum.
-    const traces = [0, 1, 2].flatMap((layer) =>
-      members.map((item, index) => ({ ...item[kind][layer], legendrank: 10 * index + layer })),
-    );
+    const layers = [
+      members.map((item) => bulkTrace(item, log)),
+      ...(log ? [members.filter((item) => item.tail).map(tailTrace)] : []),
+      members.map((item) => pointsTrace(item, log, false)),
+      members.map((item) => pointsTrace(item, log, true)),
+    ];
+    const order = (trace) => members.findIndex((item) => legendGroup(item) === trace.legendgroup);
+    const traces = layers.flatMap((layer, depth) => layer.map((trace) => ({ ...trace, legendrank: 10 * order(trace) + depth })));
     const unit = log ? "per decade" : "per unit of λ";
+    const nothing = state.matrices.size && state.splits.size ? `Not measured yet at ${plain(here())}.` : "Nothing is chosen: choose a matrix and a split.";
     Plotly.react(
       element("spectrum"),
       traces,
@@ -156,7 +334,7 @@
           range: yRange,
           dtick: decades(yRange),
         }),
-        annotations: members.length ? [] : [message("Nothing is chosen: choose a matrix and a split.")],
+        annotations: members.length ? [] : [message(nothing)],
       }),
       CONFIG,
     );
@@ -197,6 +375,13 @@
     return [];
   }
 
+  function outliersOf(item) {
+    const colour = lookOf(item).dark;
+    return item.ranks
+      .map((rank, i) => ({ x: item.values[i], y: item.heights?.[i] ?? item.floor, text: item.labels[rank - 1], colour, rank }))
+      .filter(({ rank }) => rank > 0);
+  }
+
   let labelled = "";
 
   // Labels depend on where points are on the screen, so they are placed anew after every zoom and resize.
@@ -207,18 +392,18 @@
     const log = state.axis === "log";
     const range = figure.layout.xaxis.range.map(Number);
     const width = figure._fullLayout._size.w;
-    const key = JSON.stringify([state.run, state.checkpoint, [...state.matrices], [...state.splits], log, range, width]);
+    const key = JSON.stringify([state.run, state.n, state.checkpoint, [...state.matrices], [...state.splits], log, range, width]);
     if (key === labelled) return;
     labelled = key;
     const pixel = (value) => ((value - range[0]) / (range[1] - range[0])) * width;
-    const place = (x) => (log ? Math.log10(Math.abs(x)) : x);
+    const at = (x) => (log ? Math.log10(Math.abs(x)) : x);
     const points = members
-      .flatMap((item) => item.outliers.map((outlier) => ({ ...outlier, at: place(outlier.x) })))
+      .flatMap((item) => outliersOf(item).map((outlier) => ({ ...outlier, at: at(outlier.x) })))
       .map((point) => ({ ...point, px: pixel(point.at) }))
       .filter((point) => point.px >= 0 && point.px <= width);
     const edges = members.flatMap((item) => item.bulk).filter((edge) => !log || edge !== 0);
-    const right = most(edges.map((edge) => pixel(place(edge))));
-    const left = log ? -Infinity : least(edges.map((edge) => pixel(place(edge))));
+    const right = most(edges.map((edge) => pixel(at(edge))));
+    const left = log ? -Infinity : least(edges.map((edge) => pixel(at(edge))));
     const beyond = points.filter((point) => log || point.x > 0);
     const before = points.filter((point) => !log && point.x < 0);
     const labels = [
@@ -248,36 +433,271 @@
     });
   }
 
-  // Through training -------------------------------------------------------------------------------------------------
+  // Outliers and bulk edges across spectra ---------------------------------------------------------------------------
+
+  // Chosen spectra by matrix and split, each in the order of the x axis.
+  function series(keep) {
+    const found = new Map();
+    for (const item of data.spectra.filter((item) => isChosen(item) && keep(item))) {
+      const key = JSON.stringify([item.matrix, item.split]);
+      found.set(key, [...(found.get(key) ?? []), item]);
+    }
+    return [...found.values()];
+  }
+
+  const LINE = { type: "scatter", mode: "lines", hoverinfo: "text" };
+  const digits = (value) => (value === null ? "none" : Number(value.toPrecision(3)).toString().replace("-", "−"));
+  const described = (side, items, values) => items.map((item, i) => `${side} of ${plain(item.title)}: ${digits(values[i])}`);
+
+  function edgeTraces(items, x, log) {
+    const look = lookOf(items[0]);
+    const name = `bulk of ${plain(nameOf(items[0]))}`;
+    const line = { ...LINE, legendgroup: legendGroup(items[0]), x, line: look.line };
+    const [low, high] = [0, 1].map((side) => items.map((item) => item.edges[side]));
+    if (!log) {
+      // An area lies between two lines that follow one another.
+      return [
+        { ...line, y: low, hovertext: described("lower bulk edge", items, low), showlegend: false },
+        { ...line, y: high, name, hovertext: described("upper bulk edge", items, high), fill: "tonexty", fillcolor: look.area },
+      ];
+    }
+    const reach = items.map(({ edges: [a, b] }) => (a === null ? null : Math.max(Math.abs(a), Math.abs(b)) || null));
+    return [{ ...line, y: reach, name, hovertext: described("reach of the bulk", items, reach), fill: "tozeroy", fillcolor: look.area }];
+  }
+
+  // Number by which outliers of several spectra are joined: that of the eigenvector, or the rank among those of a sign.
+  function numbersOf(item, tracked) {
+    const outliers = item.ranks.flatMap((rank, i) => (rank ? [i] : []));
+    if (tracked) return outliers.map((i, k) => [i, item.tracks[k] < 0 ? null : `track ${item.tracks[k]}`]);
+    let [above, below] = [0, 0];
+    return outliers.map((i) => [i, item.values[i] > 0 ? `+${(above += 1)}` : `-${(below += 1)}`]);
+  }
+
+  // All outliers as one trace with gaps: where there is none of a number, no line leaps over the place.
+  function outlierTrace(items, x, log, tracked) {
+    const look = lookOf(items[0]);
+    const lines = new Map();
+    items.forEach((item, place) => {
+      for (const [i, number] of numbersOf(item, tracked)) {
+        const key = number ?? `alone ${place} ${i}`;
+        if (!lines.has(key)) lines.set(key, new Map());
+        lines.get(key).set(place, i);
+      }
+    });
+    const points = [...lines.values()].flatMap((line) => [
+      ...items.map((item, place) => {
+        const i = line.get(place);
+        if (i === undefined) return { x: x[place], y: null, bound: null, text: "", open: false };
+        const value = item.values[i];
+        return { x: x[place], y: log ? Math.abs(value) : value, bound: item.bounds[i], text: hoverOf(item, i), open: log && value < 0 };
+      }),
+      { x: x[x.length - 1], y: null, bound: null, text: "", open: false },
+    ]);
+    return {
+      type: "scatter", mode: "lines+markers",
+      name: `outliers of ${plain(nameOf(items[0]))}`,
+      showlegend: points.length > 0 && innerWidth > 700, // a narrow window has no room for both
+      legendgroup: legendGroup(items[0]),
+      x: points.map((point) => point.x),
+      y: points.map((point) => point.y),
+      connectgaps: false,
+      hoverinfo: "text",
+      hovertext: points.map((point) => point.text),
+      line: { color: look.light, width: 0.8 },
+      marker: {
+        symbol: points.map((point) => look.symbol + (point.open ? "-open" : "")),
+        size: look.size - 1,
+        color: look.dark,
+        line: { color: points.map((point) => (point.open ? look.dark : "#ffffff")), width: 1 },
+      },
+      error_y: { type: "data", array: points.map((point) => point.bound), color: look.dark, thickness: 1.4, width: 3 },
+    };
+  }
+
+  // Where the sliders are.
+  const cursor = (x) => ({
+    type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, layer: "below",
+    line: { color: "#8a929a", width: 1, dash: "dot" },
+  });
 
   function drawDynamics() {
     const figure = element("dynamics");
     if (!figure) return;
-    const items = data.dynamics.filter(isChosen);
-    figure.closest("section").hidden = !data.dynamics.some((item) => item.run === state.run);
-    const kind = state.axis === "log" ? "log" : "linear";
-    const layers = Math.max(...items.map((item) => item[kind].length), 0);
-    const traces = [...Array(layers).keys()].flatMap((layer) =>
-      // An area lies between two lines that follow one another, so a spectrum's lines stay together.
-      layer === layers - 1 ? items.map((item) => item[kind][layer]) : layer === 0 ? items.flatMap((item) => item[kind].slice(0, -1)) : [],
-    );
-    const edges = items.flatMap((item) => item.linear.slice(0, 2).flatMap((trace) => trace.y)).filter((y) => y !== null);
-    const epoch = items.length > 0 && items[0].x_axis === "epoch";
+    const all = data.spectra.filter((item) => item.run === state.run && atSize(item));
+    const measured = new Map();
+    for (const item of all) measured.set(legendGroup(item), (measured.get(legendGroup(item)) ?? 0) + 1);
+    figure.closest("section").hidden = !inStudy() && most([...measured.values()]) < 2;
+    const groups = series(atSize).filter((items) => items.length > 1);
+    const items = groups.flat();
+    const epochs = items.length > 0 && groups.every((group) => group.every((item) => item.epoch !== null) && distinct(group.map((item) => item.epoch)).length === group.length);
+    const places = (group) => group.map((item) => (epochs ? item.epoch : plain(item.checkpoint)));
+    const log = state.axis === "log";
+    const tracked = (group) => group.every((item) => item.tracks !== null);
+    const traces = [
+      ...groups.flatMap((group) => edgeTraces(group, places(group), log)),
+      ...groups.map((group) => outlierTrace(group, places(group), log, tracked(group))),
+    ];
+    const edges = (state.fixed && inStudy() ? data.spectra.filter(isChosen) : items).flatMap((item) => item.edges).filter((y) => y !== null);
+    const now = items.find((item) => item.checkpoint === state.checkpoint);
     Plotly.react(
       figure,
       traces,
       layout({
-        xaxis: axis(epoch ? "epoch" : "checkpoint", epoch ? { type: "linear" } : { type: "category", automargin: true }),
-        yaxis: axis(kind === "log" ? "|λ|  (loss per squared parameter)" : "eigenvalue λ  (loss per squared parameter)", {
-          type: kind,
+        xaxis: axis(epochs ? "epoch" : "checkpoint", epochs ? { type: "linear" } : { type: "category", automargin: true }),
+        yaxis: axis(log ? "|λ|  (loss per squared parameter)" : "eigenvalue λ  (loss per squared parameter)", {
+          type: log ? "log" : "linear",
           ...(state.axis === "bulk" && edges.length ? { range: padded(least(edges), most(edges), 0.1) } : {}),
-          ...(kind === "linear" ? { zeroline: true, zerolinecolor: "#5a626b" } : {}),
+          ...(log ? { dtick: "D2" } : { zeroline: true, zerolinecolor: "#5a626b" }),
         }),
-        annotations: items.length ? [] : [message("Nothing is chosen that was measured at several checkpoints.")],
+        shapes: inStudy() && epochs && now ? [cursor(now.epoch)] : [],
+        annotations: items.length ? [] : [message(inStudy() ? `Not measured yet at several epochs for n = ${state.n}.` : "Nothing is chosen that was measured at several checkpoints.")],
       }),
       CONFIG,
     );
-    figure.setAttribute("aria-label", `Outliers and bulk edges of ${items.map((item) => named([item.matrix, item.split])).join("; ")} at the checkpoints`);
+    element("dynamics-joined").textContent = groups.length && groups.every(tracked) ? "those of one eigenvector joined" : "those of one rank joined";
+    element("dynamics-place").textContent = inStudy() ? `, n = ${state.n}` : "";
+    figure.setAttribute("aria-label", `Outliers and bulk edges of ${groups.map((group) => nameOf(group[0])).join("; ")} at the checkpoints`);
+  }
+
+  function drawSamples() {
+    const figure = element("samples");
+    if (!figure) return;
+    figure.closest("section").hidden = runNow().sizes.length < 2;
+    if (runNow().sizes.length < 2) return;
+    const groups = series((item) => item.checkpoint === state.checkpoint);
+    const laws = data.laws.filter((law) => isChosen(law) && law.checkpoint === state.checkpoint);
+    // Of an exponent of which not even the sign is known there is nothing to see.
+    const known = laws.filter((law) => law.known);
+    const sizes = (group) => group.map((item) => item.n);
+    const lower = (group) => {
+      const edges = group.map((item) => (item.edges[0] < 0 ? -item.edges[0] : null));
+      const look = lookOf(group[0]);
+      return {
+        ...LINE, legendgroup: legendGroup(group[0]), x: sizes(group), y: edges, showlegend: false,
+        line: { color: look.light, width: 1, dash: "dot" },
+        hovertext: described("lower bulk edge, |λ|,", group, edges),
+      };
+    };
+    const upper = (group) => {
+      const edges = group.map((item) => (item.edges[1] > 0 ? item.edges[1] : null));
+      const look = lookOf(group[0]);
+      return {
+        ...LINE, legendgroup: legendGroup(group[0]), x: sizes(group), y: edges, line: look.line,
+        name: `bulk of ${plain(nameOf(group[0]))}`, fill: "tozeroy", fillcolor: look.area,
+        hovertext: described("upper bulk edge", group, edges),
+      };
+    };
+    const fitted = (law) => ({
+      ...LINE, legendgroup: legendGroup(law), x: law.x, y: law.y, showlegend: false,
+      line: { color: lookOf(law).dark, width: 1.6, dash: law.what === "largest outlier" ? "dash" : "dashdot" },
+      hovertext: law.x.map(() => `${law.what} of ${plain(nameOf(law))} ∝ n<sup>a</sup><br>a = ${law.exponent}, 95% interval<br>${law.points} sample sizes, R² = ${law.r_squared}`),
+    });
+    const all = runNow().sizes;
+    Plotly.react(
+      figure,
+      [
+        ...groups.map(upper),
+        ...groups.filter((group) => group.some((item) => item.edges[0] < 0)).map(lower),
+        ...known.map(fitted),
+        ...groups.map((group) => outlierTrace(group, sizes(group), true, false)),
+      ],
+      layout({
+        xaxis: axis("training samples per class (n)", {
+          type: "log",
+          range: padded(Math.log10(all[0]), Math.log10(all[all.length - 1]), 0.05),
+          ...(all.length <= 24 ? { tickvals: all, ticktext: all.map(String) } : {}),
+        }),
+        yaxis: axis("|λ|  (loss per squared parameter)", { type: "log", dtick: "D2" }),
+        shapes: [cursor(state.n)],
+        annotations: groups.length ? [] : [message("Nothing is chosen that was measured here.")],
+      }),
+      CONFIG,
+    );
+    element("samples-place").textContent = `, ${state.checkpoint}`;
+    figure.setAttribute("aria-label", `Outliers and bulk edges of ${groups.map((group) => nameOf(group[0])).join("; ")} against sample size`);
+    if (element("laws")) {
+      fillTable(element("laws"), laws.map((law) => [nameOf(law), law.what, law.exponent, law.r_squared, `${law.points}`]), "no power law: it takes three sample sizes or more");
+    }
+  }
+
+  function drawPairs() {
+    const figure = element("pairs");
+    if (!figure) return;
+    const known = data.pairs.map((pair) => ({ ...pair, hess: data.spectra[pair.hess], g: data.spectra[pair.g] })).filter(({ hess }) => hess.run === state.run);
+    figure.closest("section").hidden = known.length === 0;
+    if (!known.length) return;
+    const pairs = known.filter(({ hess }) => atSize(hess) && hess.checkpoint === state.checkpoint && state.splits.has(hess.split));
+    const positive = (item) => item.ranks.flatMap((rank, i) => (rank && item.values[i] > 0 ? [i] : []));
+    const every = [];
+    const traces = pairs.map(({ hess, g, overlaps }) => {
+      const [left, right] = [positive(hess), positive(g)];
+      const ranks = [...Array(Math.min(left.length, right.length)).keys()];
+      const look = lookOf(hess);
+      const x = ranks.map((k) => g.values[right[k]]);
+      const y = ranks.map((k) => hess.values[left[k]]);
+      every.push(...x, ...y);
+      const alone = [[left.length, "Hess"], [right.length, "G"]].filter(([count]) => count > ranks.length);
+      return {
+        type: "scatter", mode: "markers", x, y,
+        name: plain([hess.split, `${ranks.length} pairs`, ...alone.map(([count, name]) => `${count - ranks.length} more of ${name}`)].filter((part) => part).join(", ")),
+        hoverinfo: "text",
+        hovertext: ranks.map((k) => {
+          const [a, b] = [hess.texts[left[k]], g.texts[right[k]]];
+          const difference = 100 * (y[k] / x[k] - 1);
+          const row = overlaps?.[hess.ranks[left[k]] - 1];
+          const best = row ? most(row.map((part) => part ?? -1)) : -1;
+          return [
+            `<b>outlier ${k + 1}: Hess ${a[0]} ± ${a[1]}</b>`,
+            `G ${b[0]} ± ${b[1]}`,
+            `Hess is ${Math.abs(difference).toPrecision(2)}% ${difference < 0 ? "smaller" : "larger"}`,
+            ...(best >= 0 ? [`eigenvector: squared overlap ${best.toFixed(2)} with that of outlier ${row.indexOf(best) + 1} of G`] : []),
+            plain(named([hess.split, sizeWords(hess.n), hess.checkpoint])),
+          ].join("<br>");
+        }),
+        marker: { symbol: look.symbol, color: look.dark, size: 10, line: { color: "#ffffff", width: 1 } },
+        error_x: { type: "data", array: ranks.map((k) => g.bounds[right[k]]), color: look.dark, thickness: 1.2, width: 3 },
+        error_y: { type: "data", array: ranks.map((k) => hess.bounds[left[k]]), color: look.dark, thickness: 1.2, width: 3 },
+      };
+    });
+    const ends = every.length ? [least(every) / 1.3, most(every) * 1.3] : [0.1, 10];
+    const equal = { type: "scatter", mode: "lines", x: ends, y: ends, name: "equal", hoverinfo: "skip", line: { color: "#5a626b", width: 1, dash: "dash" } };
+    const range = ends.map(Math.log10);
+    const words = pairs.length ? "No outliers in both." : `Not measured yet at ${plain(here())}.`;
+    Plotly.react(
+      figure,
+      [equal, ...traces],
+      layout({
+        xaxis: axis("outliers of G", { type: "log", range, dtick: "D2" }),
+        yaxis: axis("outliers of Hess, of the same rank", { type: "log", range, dtick: "D2" }),
+        annotations: every.length ? [] : [message(state.splits.size ? words : "Nothing is chosen: choose a split.")],
+      }),
+      CONFIG,
+    );
+    figure.setAttribute("aria-label", `Outliers of Hess against outliers of G at ${here()}`);
+    element("pairs-place").textContent = here() ? `, ${here()}` : "";
+    const shown = pairs.find(({ overlaps }) => overlaps && overlaps[0].length);
+    const map = element("overlaps");
+    map.closest(".cell").hidden = shown === undefined;
+    if (shown === undefined) return;
+    element("overlaps-title").textContent = `Squared overlaps of eigenvectors${shown.hess.split ? `, ${shown.hess.split}` : ""}`;
+    const ranks = (count) => [...Array(count).keys()].map((k) => k + 1);
+    Plotly.react(
+      map,
+      [
+        {
+          type: "heatmap", z: shown.overlaps, x: ranks(shown.overlaps[0].length), y: ranks(shown.overlaps.length),
+          zmin: 0, zmax: 1, xgap: 1, ygap: 1,
+          colorscale: [[0, "#f5f7f8"], [1, "#004569"]],
+          colorbar: { thickness: 12, outlinewidth: 0, tickformat: ".1f" },
+          hovertemplate: "outlier %{y} of Hess, %{x} of G<br>squared overlap %{z:.3f}<extra></extra>",
+        },
+      ],
+      layout({
+        xaxis: axis("outlier of G", { dtick: Math.ceil(shown.overlaps[0].length / 12), showgrid: false }),
+        yaxis: axis("outlier of Hess", { autorange: "reversed", dtick: Math.ceil(shown.overlaps.length / 12), showgrid: false }),
+      }),
+      CONFIG,
+    );
   }
 
   // Training ---------------------------------------------------------------------------------------------------------
@@ -285,9 +705,15 @@
   function drawTraining() {
     const figure = element("training");
     if (!figure) return;
-    const item = data.training.find((entry) => entry.run === state.run) ?? (data.runs.length === 1 ? data.training[0] : undefined);
-    figure.closest("section").hidden = item === undefined;
-    if (item === undefined) return;
+    const mine = data.training.filter((entry) => entry.run === state.run);
+    const item = mine.find(atSize) ?? (data.runs.length === 1 && !inStudy() ? data.training[0] : undefined);
+    figure.closest("section").hidden = item === undefined && !mine.length;
+    element("training-place").textContent = inStudy() ? `, n = ${state.n}` : "";
+    if (item === undefined) {
+      Plotly.react(figure, [], layout({ annotations: [message("There is no record of this training yet.")] }), CONFIG);
+      element("training-caption").textContent = "";
+      return;
+    }
     const losses = item.traces.filter((trace) => trace.yaxis === "y").flatMap((trace) => trace.y);
     const positive = losses.every((loss) => loss === null || loss > 0);
     const lines = item.rates.flatMap(({ x }) =>
@@ -353,21 +779,95 @@
     }
   }
 
+  // Tables -----------------------------------------------------------------------------------------------------------
+
+  function addCells(row, texts, numbersFrom) {
+    texts.forEach((text, index) => {
+      const cell = document.createElement(index < numbersFrom ? "th" : "td");
+      if (index < numbersFrom) cell.scope = "row";
+      else cell.className = "number";
+      cell.textContent = text;
+      row.append(cell);
+    });
+    return row;
+  }
+
+  function fillTable(table, rows, otherwise) {
+    const body = table.tBodies[0];
+    body.replaceChildren(...rows.map((texts) => addCells(document.createElement("tr"), texts, 1)));
+    if (!rows.length) body.insertRow().insertCell().textContent = otherwise;
+    if (!rows.length) body.rows[0].cells[0].colSpan = table.tHead.rows[0].cells.length;
+  }
+
+  function outlierTable(item) {
+    const table = element("outlier-table").content.firstElementChild.cloneNode(true);
+    table.caption.firstElementChild.textContent = item.title;
+    table.caption.lastElementChild.textContent = item.run;
+    const rows = item.texts.filter((_, i) => item.ranks[i]).map(([value, bound], k) => [`${k + 1}`, value, bound]);
+    fillTable(table, rows, "no outliers");
+    return table;
+  }
+
+  function fillTables(members) {
+    element("outlier-tables").replaceChildren(...members.map(outlierTable));
+    fillTable(element("glance"), members.map((item) => [item.title, ...item.glance]), "nothing is shown");
+  }
+
+  // Files are made when they are asked for: an address that holds a large one would not be followed.
+  for (const link of document.querySelectorAll("[data-file]")) {
+    const name = link.dataset.file;
+    if (!(name in data.files)) {
+      link.hidden = true;
+      continue;
+    }
+    Object.assign(link, { download: name, href: "#" });
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      const address = URL.createObjectURL(new Blob([data.files[name]], { type: "text/csv;charset=utf-8" }));
+      const anchor = Object.assign(document.createElement("a"), { href: address, download: name });
+      anchor.click();
+      setTimeout(() => URL.revokeObjectURL(address), 10000);
+    });
+  }
+
   // All --------------------------------------------------------------------------------------------------------------
+
+  // Figures that do not depend on what has changed are left alone.
+  const drawnFor = {};
+  function once(name, key, make) {
+    const now = JSON.stringify(key);
+    if (drawnFor[name] === now) return;
+    drawnFor[name] = now;
+    make();
+  }
 
   function draw() {
     const members = selected();
-    const counts = members.map((item) => `${named([item.matrix, item.split]) || "spectrum"}: ${item.count || "no"} outlier${item.count === 1 ? "" : "s"}`);
-    const words = members.length ? `Shown${state.checkpoint ? ` at ${state.checkpoint}` : ""}: ${counts.join("; ")}.` : "Nothing is shown.";
+    const absent = missing(members);
+    const counts = members.map((item) => `${nameOf(item) || "spectrum"}: ${item.count || "no"} outlier${item.count === 1 ? "" : "s"}`);
+    const shown = members.length ? `Shown${here() ? ` at ${here()}` : ""}: ${counts.join("; ")}.` : "Nothing is shown.";
+    const words = absent.length && inStudy() ? `${shown} Not measured yet${members.length ? "" : ` at ${here()}`}: ${absent.join("; ")}.` : shown;
     element("status").textContent = words;
     element("spectrum").setAttribute("aria-label", `Spectrum. ${words}`);
-    for (const part of document.querySelectorAll("[data-spectrum]")) {
-      part.hidden = !members.includes(data.spectra[Number(part.dataset.spectrum)]);
-    }
+    const chosen = [state.run, [...state.matrices], [...state.splits]];
+    fillTables(members);
     labelled = "";
     drawSpectrum(members);
-    drawDynamics();
-    drawTraining();
+    once("dynamics", [...chosen, state.n, state.axis, state.checkpoint, state.fixed], drawDynamics);
+    once("samples", [...chosen, state.checkpoint, state.n], drawSamples);
+    once("pairs", [state.run, [...state.splits], state.n, state.checkpoint], drawPairs);
+    once("training", [state.run, state.n], drawTraining);
+  }
+
+  // A slider that is dragged asks for more pictures than a screen shows.
+  let waiting = false;
+  function soon() {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      draw();
+    });
   }
 
   fillControls();

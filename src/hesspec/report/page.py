@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -11,20 +9,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import jinja2
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from hesspec._files import atomic_path
-from hesspec.plot import three_digits
+from hesspec.plot import exponent_text, three_digits
+from hesspec.report import tables
 from hesspec.report.collection import Collection, Member, read_folder
-from hesspec.report.figures import Look, dynamics, spectrum_figure, training_figure
+from hesspec.report.dynamics import laws_of, pairs_of, tracks_of
+from hesspec.report.figures import Look, spectrum_data, training_figure
+from hesspec.report.pdf import write_figures
+from hesspec.report.progress import progress
 from hesspec.report.rounding import with_bound
 from hesspec.report.structure_section import structure_csv, structure_figures, structure_tables, structures_over
 
 __all__ = ["write_report"]
+
+Tracks = npt.NDArray[np.int64]
 
 LONG_NAMES = {"Hess": "the Hessian of the loss", "G": "its Gauss–Newton part", "H": "its residual part"}
 MARKS = ("●", "■", "▲", "⬟")
@@ -37,10 +42,14 @@ WORDS = {
     "mode": "mode of the matvec",
     "mode_reason": "why this mode",
     "terms": "loss terms",
+    "train_samples_per_class": "training samples per class (n)",
+    "training_seed": "seed of the training",
 }
 # Said elsewhere on the page, for each spectrum.
 IDENTITY = ("matrix", "split", "checkpoint", "epoch")
-MANY = 6
+MANY, LONG = 6, 300  # values, and letters of them, in a cell of the table of what is common
+# Files of which each has its own two tables; of more there is one table, a row each.
+MANY_FILES = 40
 
 
 def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
@@ -52,7 +61,8 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
         Every `*.nc` in it and in its subfolders is read as a spectrum or a class structure, and every `training.json`
         as a list of records, one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`,
         `test_error` and `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on
-        the page.
+        the page. Where there is a `study.yaml`, the folder is one of `hesspec study`: its figures are also written as
+        PDF, into the folder `figures` beside the page.
     path : path, optional
         Of the page; `report.html` in the folder by default. It is there whole or not at all.
 
@@ -74,39 +84,48 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     if not source.is_dir():
         raise NotADirectoryError(f"There is no folder {str(source)!r} to report on.")
     target = source / "report.html" if path is None else Path(path)
-    text = _rendered(read_folder(source), source.resolve().name)
+    collection = read_folder(source)
+    tracks = tracks_of(collection.members)
+    text = _rendered(collection, tracks, source.resolve().name)
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    if collection.study is not None:
+        write_figures(collection.members, tracks, target.parent / "figures")
     return target
 
 
-def _rendered(collection: Collection, folder: str) -> str:
+def _rendered(collection: Collection, tracks: Sequence[Tracks | None], folder: str) -> str:
     members = collection.members
     matrices = _distinct(member.matrix for member in members)
     splits = _distinct(member.split for member in members)
-    looks = [Look(matrices.index(member.matrix), splits.index(member.split)) for member in members]
     shown = _first_shown(members)
+    payload = _payload(collection, tracks, matrices, splits, shown[0])
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_resource("template.html.j2"))
+    few = len(members) <= MANY_FILES
     return template.render(
         heading=_heading(members, folder),
         sentences=[_sentence(member) for member in shown],
         overview=_overview(members, folder),
-        glance=[_glance(member) for member in members],
         legend=[f"{name} is {LONG_NAMES[name]}" for name in matrices if name in LONG_NAMES],
         equation=set(LONG_NAMES) <= set(matrices),
-        has_dynamics=_has_dynamics(members),
+        has_dynamics=_has_several(members, "checkpoint"),
+        has_samples=_has_several(members, "samples"),
+        has_pairs=bool(payload["pairs"]),
+        has_laws=bool(payload["laws"]),
         training=collection.training,
         unread=[(path.as_posix(), reason) for path, reason in collection.unread],
         structures=[structure_tables(item) for item in collection.structures],
-        structure_csv=Markup("data:text/csv;charset=utf-8,") + quote(structure_csv(collection.structures)),
-        tables=[_outlier_table(member) for member in members],
-        csv=Markup("data:text/csv;charset=utf-8,") + quote(_csv(members)),
+        tables=[_outlier_table(member) for member in members] if few else [],
+        study=collection.study,
+        folder=folder,
+        progress=_progress(collection),
         common=_common_attributes(members),
-        details=[_details(member) for member in members],
-        data=_embedded(_payload(collection, looks, matrices, splits, shown[0])),
+        details=[_details(member) for member in members] if few else [],
+        listed=None if few else _listed(members),
+        data=_embedded(payload),
         css=Markup(_resource("page.css")),  # noqa: S704 - a file of this package
         script=Markup(_resource("page.js")),  # noqa: S704 - a file of this package
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - a file of the plotly package
@@ -133,58 +152,103 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 
 def _payload(
-    collection: Collection, looks: Sequence[Look], matrices: Sequence[str], splits: Sequence[str], first: Member
+    collection: Collection,
+    tracks: Sequence[Tracks | None],
+    matrices: Sequence[str],
+    splits: Sequence[str],
+    first: Member,
 ) -> dict[str, Any]:
     members = collection.members
-    groups: dict[tuple[str, str, str], list[int]] = {}
-    for index, member in enumerate(members):
-        groups.setdefault((member.run, member.matrix, member.split), []).append(index)
+    laws, pairs = laws_of(members), pairs_of(members)
+    files = {
+        "outliers.csv": tables.outliers(members, tracks),
+        "spectra.csv": tables.spectra(members),
+        **({"power-laws.csv": tables.power_laws(laws)} if laws else {}),
+        **({"hess-against-g.csv": tables.hessian_against_gauss_newton(pairs)} if pairs else {}),
+        **({"training.csv": tables.training(collection.training)} if collection.training else {}),
+        **({"class-structure.csv": structure_csv(collection.structures)} if collection.structures else {}),
+    }
+    places = {member.path: index for index, member in enumerate(members)}
     return {
-        "runs": [
-            {
-                "name": run,
-                "checkpoints": _distinct(member.checkpoint for member in members if member.run == run),
-            }
-            for run in _distinct(member.run for member in members)
-        ],
+        "runs": [_run([m for m in members if m.run == run]) for run in _distinct(m.run for m in members)],
         "matrices": [
             {"name": name, "mark": MARKS[index % len(MARKS)], "colour": Look(index, 0).dark}
             for index, name in enumerate(matrices)
         ],
         "splits": list(splits),
-        "first": {"run": first.run, "checkpoint": first.checkpoint, "split": first.split},
+        "looks": [[Look(i, j).to_json() for j in range(len(splits))] for i in range(len(matrices))],
+        "first": {"run": first.run, "n": first.samples, "checkpoint": first.checkpoint, "split": first.split},
         "spectra": [
-            {
-                "run": member.run,
-                "matrix": member.matrix,
-                "split": member.split,
-                "checkpoint": member.checkpoint,
-                "count": int(member.spectrum.outliers.size),
-                **spectrum_figure(member, look),
-            }
-            for member, look in zip(members, looks, strict=True)
+            {"title": member.title or "operator", "glance": _glance(member), **spectrum_data(member, numbers)}
+            for member, numbers in zip(members, tracks, strict=True)
         ],
-        "dynamics": [
-            {"run": run, "matrix": matrix, "split": split}
-            | dynamics([members[index] for index in indices], looks[indices[0]])
-            for (run, matrix, split), indices in groups.items()
-            if len(indices) > 1
+        "pairs": [
+            {
+                "hess": places[pair.hessian.path],
+                "g": places[pair.gauss_newton.path],
+                "overlaps": None if pair.overlaps is None or not pair.overlaps.size else _percents(pair.overlaps),
+            }
+            for pair in pairs
+        ],
+        "laws": [
+            {
+                "run": law.member.run,
+                "matrix": law.member.matrix,
+                "split": law.member.split,
+                "checkpoint": law.member.checkpoint,
+                "what": law.what,
+                "x": law.sizes,
+                "y": [law.law.prefactor * size**law.law.exponent for size in law.sizes],
+                "exponent": exponent_text(law.law.exponent, law.law.lower, law.law.upper),
+                "r_squared": f"{law.law.r_squared:.3f}",
+                "points": law.law.points,
+                "known": law.law.lower > 0 or law.law.upper < 0,
+            }
+            for law in laws
+            if math.isfinite(law.law.prefactor)
         ],
         "structures": [structure_figures(item, members) for item in collection.structures],
         "structures_over": structures_over(collection.structures),
-        "training": [{"run": item.run} | training_figure(item.records) for item in collection.training],
+        "training": [
+            {"run": item.run, "n": item.samples} | training_figure(item.records) for item in collection.training
+        ],
+        "files": files,
     }
 
 
-def _has_dynamics(members: Sequence[Member]) -> bool:
-    groups = [(member.run, member.matrix, member.split) for member in members]
-    return len(set(groups)) < len(groups)
+def _run(members: Sequence[Member]) -> dict[str, Any]:
+    """Where the controls can be put within a run: sample sizes, and checkpoints in the order of training."""
+    ordered = members
+    if all(member.samples is not None for member in members):
+        ordered = sorted(members, key=lambda member: member.epoch or 0.0)
+    return {
+        "name": members[0].run,
+        "sizes": sorted({member.samples for member in members if member.samples is not None}),
+        "checkpoints": _distinct(member.checkpoint for member in ordered),
+        "epochs": list(dict.fromkeys(member.epoch for member in ordered)),
+        "measured": sorted({(member.matrix, member.split) for member in members}),
+    }
+
+
+def _percents(overlaps: npt.NDArray[np.float64]) -> list[list[float | None]]:
+    return [[round(float(part), 3) if math.isfinite(part) else None for part in row] for row in overlaps]
+
+
+def _has_several(members: Sequence[Member], name: str) -> bool:
+    """Whether there are two spectra that differ in their checkpoint, or in their sample size, alone."""
+    names = {"checkpoint", "samples"} - {name}
+    other = names.pop()
+    found: dict[tuple[object, ...], set[object]] = {}
+    for member in members:
+        key = (member.run, member.matrix, member.split, getattr(member, other))
+        found.setdefault(key, set()).add(getattr(member, name))
+    return any(len(values) > 1 for values in found.values())
 
 
 def _first_shown(members: Sequence[Member]) -> list[Member]:
-    """What the page shows when it opens: the first run's last checkpoint, all matrices, training data if there are."""
+    """What the page shows when it opens: the first run's last checkpoint, all matrices, train set if there is."""
     run = [member for member in members if member.run == members[0].run]
-    here = [member for member in run if member.checkpoint == run[-1].checkpoint]
+    here = [m for m in run if (m.checkpoint, m.samples) == (run[-1].checkpoint, run[-1].samples)]
     return [member for member in here if member.split == here[0].split]
 
 
@@ -249,22 +313,21 @@ def _first_outlier(member: Member) -> tuple[str, str]:
     return with_bound(float(member.spectrum.outliers[0]), float(bounds[0]))
 
 
-def _glance(member: Member) -> dict[str, str]:
+def _glance(member: Member) -> list[str]:
     """A row of the table of numbers."""
     spectrum = member.spectrum
     low, high = spectrum.bulk_edges
     negative, p = spectrum.num_negative, spectrum.dimension
     risk = spectrum.attributes.get("risk")
     trace, error = with_bound(spectrum.trace, spectrum.trace_standard_error)
-    return {
-        "title": member.title or "operator",
-        "outliers": f"{spectrum.outliers.size}",
-        "largest": " ± ".join(_first_outlier(member)) if spectrum.outliers.size else "–",
-        "bulk": f"{three_digits(low)} to {three_digits(high)}" if math.isfinite(low) else "–",
-        "trace": f"{trace} ± {error}",
-        "negative": f"{negative.value / p:.0%} ({negative.lower / p:.0%} to {negative.upper / p:.0%})",
-        "risk": f"{risk:.4g}" if isinstance(risk, int | float) else "–",
-    }
+    return [
+        f"{spectrum.outliers.size}",
+        " ± ".join(_first_outlier(member)) if spectrum.outliers.size else "–",
+        f"{three_digits(low)} to {three_digits(high)}" if math.isfinite(low) else "–",
+        f"{trace} ± {error}",
+        f"{negative.value / p:.0%} ({negative.lower / p:.0%} to {negative.upper / p:.0%})",
+        f"{risk:.4g}" if isinstance(risk, int | float) else "–",
+    ]
 
 
 def _outlier_table(member: Member) -> dict[str, Any]:
@@ -277,20 +340,6 @@ def _outlier_table(member: Member) -> dict[str, Any]:
             with_bound(float(value), float(bound)) for value, bound in zip(spectrum.outliers, bounds, strict=True)
         ],
     }
-
-
-def _csv(members: Sequence[Member]) -> str:
-    """All outliers, to all digits."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(["run", "matrix", "split", "checkpoint", "epoch", "rank", "eigenvalue", "error_bound", "file"])
-    for member in members:
-        bounds = member.spectrum.error_bounds[member.spectrum.is_outlier]
-        epoch = "" if member.epoch is None else f"{member.epoch:g}"
-        where = [member.run, member.matrix, member.split, member.spectrum.attributes.get("checkpoint", ""), epoch]
-        for rank, (value, bound) in enumerate(zip(member.spectrum.outliers, bounds, strict=True), start=1):
-            writer.writerow([*where, rank, repr(float(value)), repr(float(bound)), member.path.as_posix()])
-    return file.getvalue()
 
 
 # What was run --------------------------------------------------------------------------------------------------------
@@ -323,9 +372,42 @@ def _common_attributes(members: Sequence[Member]) -> list[tuple[str, str]]:
     for name, texts in found.items():
         distinct = _distinct(texts)
         missing = "" if len(texts) >= len(members) else f" (given by {len(texts)} of {len(members)})"
-        value = ", ".join(distinct) if len(distinct) <= MANY else f"{len(distinct)} values, listed by file below"
+        value = (
+            ", ".join(distinct)
+            if len(distinct) <= MANY and len("".join(distinct)) <= LONG
+            else f"{len(distinct)} values, listed by file below"
+        )
         rows.append((name, value + missing))
     return rows
+
+
+def _progress(collection: Collection) -> str:
+    """How much of a study has been measured, in words."""
+    if collection.study is None:
+        return ""
+    counts = progress(collection.study, collection.members)
+    if counts is None:
+        return f"{len(collection.members)} spectra are here."
+    present, wanted = counts
+    if present == wanted:
+        return f"All {wanted} spectra that it asks for are here."
+    return f"{present} of the {wanted} spectra that it asks for are here; the same command goes on with the others."
+
+
+def _listed(members: Sequence[Member]) -> dict[str, Any]:
+    """One table of all files, with a column for every attribute in which they differ."""
+    rows = [
+        dict(_rows(member.spectrum.attributes)) | {"Lanczos steps": f"{member.spectrum.steps}"} for member in members
+    ]
+    names = _distinct(name for row in rows for name in row)
+    columns = [name for name in names if len({row.get(name) for row in rows}) > 1]
+    return {
+        "columns": columns,
+        "rows": [
+            (member.path.as_posix(), [row.get(name, "–") for name in columns])
+            for member, row in zip(members, rows, strict=True)
+        ],
+    }
 
 
 def _details(member: Member) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def structure_figures(item: Explained, members: Sequence[Member]) -> list[Json]:
             member.spectrum
             for member in members
             if member.matrix == "G"
-            and (member.run, member.split, member.checkpoint) == (item.run, item.split, item.checkpoint)
+            and (member.run, member.samples, member.split, member.checkpoint)
+            == (item.run, item.samples, item.split, item.checkpoint)
         ),
         None,
     )
@@ -273,7 +274,7 @@ def structures_over(items: Sequence[Explained]) -> list[Json]:
     for name, word in (("epoch", "epoch"), ("samples_per_class", "samples per class")):
         groups: dict[tuple[str, ...], list[tuple[float, Explained]]] = {}
         for item in items:
-            value = item.epoch if name == "epoch" else item.structure.attributes.get(name)
+            value = item.epoch if name == "epoch" else _size(item)
             if isinstance(value, int | float) and math.isfinite(value):
                 groups.setdefault(_all_but(name, item), []).append((float(value), item))
         differ = [len(set(parts)) > 1 for parts in zip(*groups, strict=True)]
@@ -285,12 +286,18 @@ def structures_over(items: Sequence[Explained]) -> list[Json]:
     return figures
 
 
+def _size(item: Explained) -> object:
+    """Samples per class: of the training set in a study, where it is that which varies."""
+    return item.structure.attributes.get("samples_per_class") if item.samples is None else item.samples
+
+
 def _all_but(name: str, item: Explained) -> tuple[str, ...]:
     """What has to be the same for class structures to differ by one attribute only."""
     attributes = item.structure.attributes
-    count = attributes.get("samples_per_class")
+    count = _size(item)
     return (
         *(str(attributes.get(key, "")) for key in ("network", "dataset", "loss")),
+        "" if item.samples is None else item.run,  # which tells seeds apart
         item.split,
         item.checkpoint if name == "samples_per_class" else "" if count is None else f"n = {count}",
     )

@@ -1,0 +1,182 @@
+"""What all figures share: colours, markers, sizes, numbers as text, and labels that do not overlap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import to_rgb
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from matplotlib.figure import Figure
+
+    from hesspec.dynamics.power_laws import TailFit
+    from hesspec.result import Spectrum
+
+__all__ = [
+    "DISPLAY_NAMES",
+    "FILL",
+    "OKABE_ITO",
+    "STYLE",
+    "bulk_on_logarithmic_axis",
+    "darkened",
+    "exponent_text",
+    "spread",
+    "tail_verdict",
+    "three_digits",
+]
+
+Array = npt.NDArray[np.float64]
+
+# Okabe and Ito's palette without its yellow, which is too light for lines on white.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = (
+    "-",
+    (0, (5, 2)),
+    (0, (1.5, 1.5)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (3, 1.5)),
+    (0, (8, 3)),
+    (0, (1, 3)),
+)
+
+DISPLAY_NAMES = {
+    "Hessian": "Hess",
+    "GaussNewton": "G",
+    "Residual": "H",
+    "GaussNewtonClass": "G_class",
+    "GaussNewtonCross": "G_cross",
+    "GaussNewtonWithin": "G_within",
+    "GaussNewtonSame": "G_same",
+}
+
+FILL = 0.16  # opacity of the bulk, under points that must be seen on it
+
+LABEL_PITCH = 12.0  # points between neighbouring labels, a line of 9 pt text set upright
+LABEL_REACH = 40.0  # points; further from its eigenvalue a label would not be read as its own
+
+STYLE: dict[Any, Any] = {
+    "font.size": 11.0,
+    "axes.labelsize": 11.0,
+    "axes.titlesize": 12.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.8,
+    "xtick.labelsize": 10.0,
+    "ytick.labelsize": 10.0,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.fontsize": 11.0,
+    "legend.frameon": False,
+    "figure.titlesize": 14.0,
+}
+
+
+class Look(NamedTuple):
+    """How one spectrum of an overlay is told from the others: by colour, marker and dashes."""
+
+    light: str
+    dark: tuple[float, float, float]
+    marker: str
+    dashes: Any
+    size: float  # of markers, in points
+
+    @classmethod
+    def of(cls, index: int) -> Look:
+        colour = OKABE_ITO[index % len(OKABE_ITO)]
+        # Later spectra get smaller markers, so that eigenvalues that coincide are both seen.
+        return cls(
+            colour,
+            darkened(colour),
+            MARKERS[index % len(MARKERS)],
+            DASHES[index % len(DASHES)],
+            (9.0, 5.5, 4.5)[min(index, 2)],
+        )
+
+
+def darkened(colour: str) -> tuple[float, float, float]:
+    """Colour of the points that belong to an area: the same hue at 60% of its brightness."""
+    red, green, blue = (0.6 * channel for channel in to_rgb(colour))
+    return red, green, blue
+
+
+def spread(targets: Array, pitch: float, low: float, high: float) -> Array:
+    """Positions at least `pitch` apart in [low, high], nearest to the targets in least squares.
+
+    Parameters
+    ----------
+    targets : array (n,)
+        Where the labels would be if they could overlap, ascending.
+    pitch, low, high : float
+        In the unit of the targets; n labels must fit, (n - 1) pitch <= high - low.
+
+    Returns
+    -------
+    array (n,)
+        Ascending.
+
+    Notes
+    -----
+    With u_i = x_i - i pitch the constraint is that u ascends: isotonic regression, which pooling
+    adjacent violators solves.
+    """
+    pools: list[tuple[float, int]] = []
+    for index, target in enumerate(targets):
+        mean, count = float(target) - index * pitch, 1
+        while pools and pools[-1][0] >= mean:
+            earlier, size = pools.pop()
+            mean, count = (earlier * size + mean * count) / (size + count), size + count
+        pools.append((mean, count))
+    level: Array = np.repeat([mean for mean, _ in pools], [count for _, count in pools])
+    level = np.clip(level, low, high - (len(targets) - 1) * pitch)
+    return np.asarray(level + pitch * np.arange(len(targets)))
+
+
+def bulk_on_logarithmic_axis(spectrum: Spectrum) -> tuple[Array, Array]:
+    """|lambda|, shape (n,), and the density of its decimal logarithm there, of both signs."""
+    density = spectrum.log_density()
+    return 10 ** density["log10_magnitude"].to_numpy(), density["density"].to_numpy()
+
+
+def three_digits(value: float) -> str:
+    """Value to three significant digits with a true minus sign, for labels in figures."""
+    size = abs(value)
+    if size == 0 or 1e-3 <= size < 999.5:
+        text = f"{value:#.3g}".rstrip(".") if size else "0"
+    elif 999.5 <= size < 1e5:
+        text = f"{value:.0f}"
+    else:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def exponent_text(value: float, lower: float, upper: float) -> str:
+    """An exponent with its interval, to two decimals, with true minus signs."""
+    return f"{value:.2f} ({lower:.2f} to {upper:.2f})".replace("-", "\N{MINUS SIGN}")
+
+
+def tail_verdict(tail: TailFit) -> str:
+    """Whether a fitted tail is a power law, and why not if it is not, in few words."""
+    if tail.is_power_law:
+        return "a power law fits"
+    return "it bends" if tail.better_than_exponential else "exponential not ruled out"
+
+
+def check_not_empty(spectra: Collection[object]) -> None:
+    """Raise ValueError where there is nothing to draw."""
+    if not spectra:
+        raise ValueError("There is no spectrum to plot: the mapping is empty. Give {label: spectrum}.")
+
+
+def settle(figure: Figure) -> None:
+    """Lay the figure out: only then is it known how long an axis is in points."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)

@@ -1,0 +1,120 @@
+"""What is seen across spectra: outliers through training, power laws in sample size, outliers of Hess and of G."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hesspec.dynamics.power_laws import PowerLaw, fit_power_law
+from hesspec.dynamics.tracking import follow, overlaps
+from hesspec.report.collection import Member
+
+__all__ = ["Law", "Pair", "laws_of", "pairs_of", "tracks_of"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """A power law in the sample size, at one epoch.
+
+    Parameters
+    ----------
+    member : Member
+        One of those that the law is of: all but its sample size is common to them.
+    what : str
+        "largest outlier" or "upper bulk edge".
+    law : PowerLaw
+    sizes : (int, int)
+        Smallest and largest sample size that it was fitted to.
+    """
+
+    member: Member
+    what: str
+    law: PowerLaw
+    sizes: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Hess and G of one network on the same data.
+
+    Parameters
+    ----------
+    hessian, gauss_newton : Member
+    overlaps : array (outliers of Hess, outliers of G) or None
+        Squared cosines between eigenvectors; None where eigenvectors were not kept.
+    """
+
+    hessian: Member
+    gauss_newton: Member
+    overlaps: Array | None
+
+    @property
+    def positive(self) -> list[tuple[int, int]]:
+        """Places, among the outliers of Hess and of G, of the positive ones of the same rank."""
+        of_hessian, of_gauss_newton = (
+            np.flatnonzero(member.spectrum.outliers > 0).tolist() for member in (self.hessian, self.gauss_newton)
+        )
+        return list(zip(of_hessian, of_gauss_newton, strict=False))
+
+
+def tracks_of(members: Sequence[Member]) -> list[npt.NDArray[np.int64] | None]:
+    """Numbers of the outliers, by which they are followed through each training; None where they cannot be."""
+    series: dict[tuple[object, ...], list[int]] = {}
+    for index, member in enumerate(members):
+        series.setdefault((member.run, member.samples, member.matrix, member.split), []).append(index)
+    found: list[npt.NDArray[np.int64] | None] = [None] * len(members)
+    for indices in series.values():
+        if len({members[index].checkpoint for index in indices}) < max(len(indices), 2):
+            continue
+        try:
+            numbers = follow([members[index].spectrum for index in indices])
+        except ValueError:
+            continue  # of an earlier version, without eigenvectors, or of different networks
+        for index, mine in zip(indices, numbers, strict=True):
+            found[index] = mine
+    return found
+
+
+def laws_of(members: Sequence[Member]) -> list[Law]:
+    """Power laws of the largest outlier and of the upper bulk edge against sample size, where they can be fitted."""
+    series: dict[tuple[object, ...], list[Member]] = {}
+    for member in members:
+        if member.samples is not None:
+            series.setdefault((member.run, member.epoch, member.matrix, member.split), []).append(member)
+    found = []
+    for mine in series.values():
+        for what, values in (
+            ("largest outlier", [member.spectrum.outliers.max(initial=-np.inf) for member in mine]),
+            ("upper bulk edge", [member.spectrum.bulk_edges[1] for member in mine]),
+        ):
+            sizes = [member.samples or 0 for member in mine]
+            used = [size for size, value in zip(sizes, values, strict=True) if np.isfinite(value) and value > 0]
+            try:
+                law = fit_power_law(sizes, values)
+            except ValueError:
+                continue  # fewer than three sizes
+            found.append(Law(member=mine[0], what=what, law=law, sizes=(min(used), max(used))))
+    return found
+
+
+def pairs_of(members: Sequence[Member]) -> list[Pair]:
+    """Hess and G wherever both were measured of the same network on the same data."""
+    places: dict[tuple[object, ...], dict[str, Member]] = {}
+    for member in members:
+        key = (member.run, member.samples, member.checkpoint, member.split)
+        places.setdefault(key, {})[member.matrix] = member
+    found = []
+    for by_matrix in places.values():
+        if {"Hess", "G"} <= by_matrix.keys():
+            hessian, gauss_newton = by_matrix["Hess"], by_matrix["G"]
+            try:
+                squared = overlaps(hessian.spectrum, gauss_newton.spectrum)
+            except ValueError:
+                squared = None
+            found.append(Pair(hessian=hessian, gauss_newton=gauss_newton, overlaps=squared))
+    return found

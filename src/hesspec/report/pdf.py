@@ -1,0 +1,163 @@
+"""Figures of a study for a paper: a PDF file for each."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from hesspec._files import atomic_path
+from hesspec.plot import (
+    plot_against_samples,
+    plot_hessian_against_gauss_newton,
+    plot_spectrum,
+    plot_tail,
+    plot_training,
+)
+from hesspec.report.collection import Member
+from hesspec.result import Spectrum
+
+__all__ = ["write_figures"]
+
+Tracks = npt.NDArray[np.int64]
+# TrueType outlines: text that can be searched and edited, embedded whatever the reader has.
+EMBEDDED: dict[Any, Any] = {"pdf.fonttype": 42}
+
+
+def write_figures(members: Sequence[Member], tracks: Sequence[Tracks | None], folder: Path) -> list[Path]:
+    """Write the figures of every group of a study, each at its largest sample size and last epoch.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        Those that have no sample size are left out.
+    tracks : sequence
+        As `tracks_of` gives them for the members.
+    folder : Path
+        Is made; files of the same names are replaced.
+
+    Returns
+    -------
+    list of Path
+    """
+    written: list[Path] = []
+    for run in dict.fromkeys(member.run for member in members if member.samples is not None):
+        places = [index for index, member in enumerate(members) if member.run == run and member.samples is not None]
+        group = _Group([members[index] for index in places], [tracks[index] for index in places])
+        for name, draw in group.figures():
+            path = folder / f"{_unused(group.slug, name, written)}.pdf"
+            with mpl.rc_context(EMBEDDED), _silent("fontTools"):
+                figure = draw()
+                with atomic_path(path) as temporary:
+                    # Without a date: the same spectra give the same file.
+                    figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+            written.append(path)
+    return written
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Without what a library that is used here tells of its work, which is dozens of lines for each figure."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _unused(slug: str, name: str, written: Sequence[Path]) -> str:
+    """A file's name that no other group has taken: different names may have the same letters."""
+    taken, name = {path.stem for path in written}, _safe(name)
+    number, found = 1, f"{slug}-{name}"
+    while found in taken:
+        number += 1
+        found = f"{slug}_{number}-{name}"
+    return found
+
+
+def _safe(name: str) -> str:
+    """A name as a part of a file's name, of which a file system takes 255 bytes."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", name)[:100].strip("._")
+
+
+class _Group:
+    """Spectra that differ in sample size, epoch, matrix and split."""
+
+    def __init__(self, members: Sequence[Member], tracks: Sequence[Tracks | None]) -> None:
+        self.members, self.tracks = members, tracks
+        attributes = members[0].spectrum.attributes
+        names = [str(attributes.get(name, "")) for name in ("dataset", "network")]
+        parts = [part for part in members[0].run.split(" · ") if part and part not in names]
+        self.title = " · ".join([*filter(None, names), *parts])
+        self.slug = _safe("-".join([*filter(None, names), *parts])) or "spectra"
+        self.samples = max(member.samples or 0 for member in members)
+        epochs = [member.epoch or 0.0 for member in members]
+        self.last = max(epochs)
+        # While a study is running, its largest network may not have come to its last epoch.
+        self.latest = max(member.epoch or 0.0 for member in members if member.samples == self.samples)
+
+    def figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
+        """Names of the figures, and functions that draw them."""
+        here = {(m.matrix, m.split): m.spectrum for m in self._at(self.samples, self.latest)}
+        matrices, splits = (dict.fromkeys(names) for names in zip(*here, strict=True))
+        where = f"n = {self.samples}, epoch {self.latest:g}"
+        for matrix in matrices:
+            of_splits = {split: spectrum for (name, split), spectrum in here.items() if name == matrix}
+            if matrix == "Hess" or (len(matrices) == 1 and of_splits):
+                yield f"{matrix}-splits", self._draw(plot_spectrum, of_splits, f"{matrix}, {where}")
+        for split in splits:
+            of_matrices = {matrix: spectrum for (matrix, name), spectrum in here.items() if name == split}
+            if len(of_matrices) > 1:
+                yield f"matrices-{split}", self._draw(plot_spectrum, of_matrices, f"{split}, {where}")
+            yield f"tails-{split}", self._draw(plot_tail, of_matrices, f"{split}, {where}")
+        for matrix, split in dict.fromkeys((m.matrix, m.split) for m in self.members):
+            yield from self._against_epoch(matrix, split)
+            yield from self._against_samples(matrix, split)
+        pairs = {
+            split: (here["Hess", split], here["G", split])
+            for split in splits
+            if {("Hess", split), ("G", split)} <= {*here}
+        }
+        if pairs:
+            yield "Hess-against-G", self._draw(plot_hessian_against_gauss_newton, pairs, where)
+
+    def _at(self, samples: int, epoch: float) -> list[Member]:
+        return [member for member in self.members if (member.samples, member.epoch) == (samples, epoch)]
+
+    def _draw(
+        self, plot: Callable[..., Figure], what: Mapping[Any, Any], words: str, **more: Any
+    ) -> Callable[[], Figure]:
+        title = f"{self.title}: {words}".replace("$", r"\$")  # which would begin a formula
+        return lambda: plot(what, title=title, **more)
+
+    def _against_epoch(self, matrix: str, split: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
+        found: dict[str, Spectrum] = {}
+        numbers: list[Tracks] = []
+        for member, mine in zip(self.members, self.tracks, strict=True):
+            if (member.matrix, member.split, member.samples) == (matrix, split, self.samples):
+                found[member.checkpoint] = member.spectrum
+                numbers += [] if mine is None else [mine]
+        if len(found) > 1:
+            followed = {"tracks": numbers} if len(numbers) == len(found) else {}
+            words = f"{matrix}, {split}, n = {self.samples}"
+            yield f"epochs-{matrix}-{split}", self._draw(plot_training, found, words, **followed)
+
+    def _against_samples(self, matrix: str, split: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
+        found = {
+            member.samples: member.spectrum
+            for member in self.members
+            if (member.matrix, member.split, member.epoch) == (matrix, split, self.last)
+        }
+        if len(found) > 1:
+            words = f"{matrix}, {split}, epoch {self.last:g}"
+            yield f"samples-{matrix}-{split}", self._draw(plot_against_samples, found, words)

@@ -1,0 +1,157 @@
+"""The numbers behind the figures, to all digits, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hesspec.dynamics.power_laws import fit_tail
+from hesspec.report.collection import Member, Training
+from hesspec.report.dynamics import Law, Pair
+
+__all__ = ["hessian_against_gauss_newton", "outliers", "power_laws", "spectra", "training"]
+
+POINT = ("run", "matrix", "split", "checkpoint", "epoch")
+TAIL = ("exponent", "lower", "upper", "start", "top", "mass", "against_exponential", "curvature")
+RECORD = ("train_loss", "train_error", "test_loss", "test_error", "learning_rate")
+
+
+def _written(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([_text(value) for value in row])
+    return file.getvalue()
+
+
+def _text(value: object) -> object:
+    """A float to all of its digits; nothing for what is not known."""
+    if isinstance(value, float):  # NumPy's float64 too
+        return repr(float(value)) if math.isfinite(value) else ""
+    return "" if value is None else value
+
+
+def _point(member: Member) -> list[object]:
+    epoch = None if member.epoch is None else f"{member.epoch:g}"
+    return [member.run, member.matrix, member.split, member.spectrum.attributes.get("checkpoint", ""), epoch]
+
+
+def _seed(member: Member) -> object:
+    return member.spectrum.attributes.get("training_seed")
+
+
+def outliers(members: Sequence[Member], tracks: Sequence[npt.NDArray[np.int64] | None]) -> str:
+    """A row for each outlier; outliers of one eigenvector have one `track` within a run, n, matrix and split."""
+
+    def rows() -> Iterable[list[object]]:
+        for member, numbers in zip(members, tracks, strict=True):
+            spectrum = member.spectrum
+            bounds = spectrum.error_bounds[spectrum.is_outlier]
+            for index, (value, bound) in enumerate(zip(spectrum.outliers, bounds, strict=True)):
+                track = None if numbers is None or numbers[index] < 0 else int(numbers[index])
+                yield [
+                    *_point(member),
+                    index + 1,
+                    value,
+                    bound,
+                    member.samples,
+                    _seed(member),
+                    track,
+                    member.path.as_posix(),
+                ]
+
+    return _written([*POINT, "rank", "eigenvalue", "error_bound", "n", "seed", "track", "file"], rows())
+
+
+def spectra(members: Sequence[Member]) -> str:
+    """A row for each spectrum: what is one number of it."""
+    names = ("risk", "train_error", "test_error", "learning_rate")
+    header = [
+        *POINT, "n", "seed", "parameters", "outliers", "largest_eigenvalue", "lower_bulk_edge", "upper_bulk_edge",
+        "trace", "trace_standard_error", "effective_rank", "negative", "negative_lower", "negative_upper",
+        "wasserstein_bound", *(f"tail_{name}" for name in TAIL), "mean_loss", *names[1:], "file",
+    ]  # fmt: skip
+
+    def row(member: Member) -> list[object]:
+        spectrum = member.spectrum
+        negative, p = spectrum.num_negative, spectrum.dimension
+        tail: list[object] = [None] * len(TAIL)
+        try:
+            fit = fit_tail(spectrum, sign=0)
+        except ValueError:
+            pass  # too few points
+        else:
+            tail = [getattr(fit, name) for name in TAIL]
+        return [
+            *_point(member), member.samples, _seed(member), p, spectrum.outliers.size,
+            float(spectrum.nodes.max(initial=-math.inf)), *map(float, spectrum.bulk_edges),
+            float(spectrum.trace), spectrum.trace_standard_error, spectrum.effective_rank,
+            *(float(part) / p for part in negative), spectrum.wasserstein_bound, *tail,
+            *(spectrum.attributes.get(name) for name in names), member.path.as_posix(),
+        ]  # fmt: skip
+
+    return _written(header, map(row, members))
+
+
+def power_laws(laws: Sequence[Law]) -> str:
+    """A row for each power law in the sample size."""
+    header = [
+        "run", "matrix", "split", "epoch", "what", "exponent", "lower", "upper", "prefactor", "r_squared", "points",
+        "smallest_n", "largest_n",
+    ]  # fmt: skip
+    return _written(
+        header,
+        (
+            [
+                law.member.run, law.member.matrix, law.member.split, f"{law.member.epoch:g}", law.what,
+                float(law.law.exponent), float(law.law.lower), float(law.law.upper), float(law.law.prefactor),
+                float(law.law.r_squared), law.law.points, *law.sizes,
+            ]
+            for law in laws
+        ),
+    )  # fmt: skip
+
+
+def hessian_against_gauss_newton(pairs: Sequence[Pair]) -> str:
+    """A row for each rank of which both Hess and G have a positive outlier."""
+    header = [
+        "run", "split", "checkpoint", "epoch", "n", "seed", "rank", "hess", "hess_error_bound", "g", "g_error_bound",
+        "relative_difference", "squared_overlap", "largest_squared_overlap", "of_g_rank",
+    ]  # fmt: skip
+
+    def rows() -> Iterable[list[object]]:
+        for pair in pairs:
+            hessian, gauss_newton = pair.hessian.spectrum, pair.gauss_newton.spectrum
+            run, _, *point = _point(pair.hessian)
+            bounds = [spectrum.error_bounds[spectrum.is_outlier] for spectrum in (hessian, gauss_newton)]
+            for rank, (i, j) in enumerate(pair.positive, start=1):
+                x, y = gauss_newton.outliers[j], hessian.outliers[i]
+                overlap: list[object] = [None] * 3
+                if pair.overlaps is not None and np.isfinite(pair.overlaps[i]).any():
+                    best = int(np.nanargmax(pair.overlaps[i]))
+                    overlap = [pair.overlaps[i, j], pair.overlaps[i, best], best + 1]
+                yield [
+                    run, *point, pair.hessian.samples, _seed(pair.hessian), rank, y, bounds[0][i], x, bounds[1][j],
+                    y / x - 1, *overlap,
+                ]  # fmt: skip
+
+    return _written(header, rows())
+
+
+def training(records: Sequence[Training]) -> str:
+    """A row for each epoch of each training."""
+
+    def rows() -> Iterable[list[object]]:
+        for item in records:
+            for place, record in enumerate(item.records, start=1):
+                epoch = record.get("epoch")
+                number = f"{place if epoch is None else epoch:g}"
+                yield [item.run, item.samples, number, *(record.get(name) for name in RECORD), item.path.as_posix()]
+
+    return _written(["run", "n", "epoch", *RECORD, "file"], rows())
