@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.integrate
@@ -6,8 +8,10 @@ import torch
 
 import hesspec
 from hesspec.dynamics.marchenko_pastur import (
+    MarchenkoPasturFit,
     _Law,
     compare_with_marchenko_pastur,
+    law_of_gauss_newton,
     marchenko_pastur_cdf,
     marchenko_pastur_density,
     marchenko_pastur_edges,
@@ -205,3 +209,27 @@ def test_what_cannot_be_compared_is_said():
         compare_with_marchenko_pastur(negative, rank=5)
     with pytest.raises(ValueError, match="The spectrum has no bulk"):
         compare_with_marchenko_pastur(hesspec.spectrum(torch.eye(20), steps=8), rank=5)
+
+
+def test_the_law_of_g_takes_its_rank_from_samples_and_classes():
+    rows = torch.randn(270, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    measured = hesspec.spectrum(rows.T @ rows / 270, steps=64, probes=4)
+    told = {"matrix": "GaussNewton", "samples": 30, "classes": 10}
+    law = law_of_gauss_newton(replace(measured, attributes={**measured.attributes, **told}))
+
+    assert law == compare_with_marchenko_pastur(measured, rank=270)
+    assert law_of_gauss_newton(measured) is None
+    assert law_of_gauss_newton(replace(measured, attributes={**told, "matrix": "Hessian"})) is None
+    assert law_of_gauss_newton(replace(measured, attributes={"matrix": "GaussNewton", "samples": 30})) is None
+    # Fewer rows than outliers: nothing to compare.
+    assert law_of_gauss_newton(replace(measured, attributes={**told, "samples": 0})) is None
+
+
+@pytest.mark.parametrize("aspect", [0.5, 1.0, 40.0])
+def test_the_drawn_law_has_the_mass_of_its_continuous_part(aspect):
+    low, high = marchenko_pastur_edges(aspect, 2.0)
+    law = MarchenkoPasturFit(2.0, 0.0, aspect, (low, high), high, 1.0, 0.0, 0.0, 0.0)
+    x, y = law.per_decade(4001)
+
+    # For aspect 1 the curve begins at 1e-6 of the edge, below which (2/pi) sqrt(1e-6) of the mass lies.
+    assert np.trapezoid(y, np.log10(x)) == pytest.approx(min(1, 1 / aspect), abs=2e-3)

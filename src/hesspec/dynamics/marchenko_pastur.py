@@ -13,6 +13,7 @@ from hesspec.result import Spectrum
 __all__ = [
     "MarchenkoPasturFit",
     "compare_with_marchenko_pastur",
+    "law_of_gauss_newton",
     "marchenko_pastur_cdf",
     "marchenko_pastur_density",
     "marchenko_pastur_edges",
@@ -24,6 +25,9 @@ Array = npt.NDArray[np.float64]
 HALVINGS = 54
 # Points nearer to 0 than this times ||A|| are one point, as on the logarithmic axis of `Spectrum.log_density`.
 ZERO = 1e-8
+# A drawn curve ends this share inside of the edges, where it is zero, and where the lower edge is 0 at this share of
+# the upper one.
+EDGE, LOWEST = 1e-4, 1e-6
 
 
 def marchenko_pastur_edges(aspect: float, variance: float) -> tuple[float, float]:
@@ -234,6 +238,36 @@ class MarchenkoPasturFit:
     trace_beyond: float
     kolmogorov_smirnov: float
     wasserstein: float
+
+    def per_decade(self, points: int = 64) -> tuple[Array, Array]:
+        """Places between the law's edges and its density there per decade, shape (points,) each, to draw it."""
+        low, high = self.law_edges
+        # At the edges themselves it is zero.
+        x = np.geomspace(max(low, high * LOWEST) * (1 + EDGE), high * (1 - EDGE), points)
+        return x, marchenko_pastur_density(x, self.aspect, self.variance) * x * math.log(10)
+
+
+def law_of_gauss_newton(spectrum: Spectrum) -> MarchenkoPasturFit | None:
+    """Compare a Gauss-Newton matrix with the Marchenko-Pastur law, its rank being known by its samples and classes.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+
+    Returns
+    -------
+    MarchenkoPasturFit or None
+        None where the spectrum is not of G, does not say how many samples and classes it is of, or cannot be compared.
+    """
+    samples, classes = (spectrum.attributes.get(name) for name in ("samples", "classes"))
+    if spectrum.attributes.get("matrix") != "GaussNewton":
+        return None
+    if not (isinstance(samples, int) and isinstance(classes, int)):
+        return None
+    try:
+        return compare_with_marchenko_pastur(spectrum, rank=samples * (classes - 1))
+    except ValueError:
+        return None  # no bulk, or one whose mean is rounding
 
 
 def compare_with_marchenko_pastur(spectrum: Spectrum, *, rank: int) -> MarchenkoPasturFit:

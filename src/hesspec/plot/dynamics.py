@@ -21,6 +21,7 @@ from hesspec.plot.style import (
     Look,
     check_not_empty,
     exponent_text,
+    label_few_decades,
     settle,
     spread,
     three_digits,
@@ -278,6 +279,7 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
         if len(sizes) <= MAX_TICKS:
             axes.set_xticks(x, [f"{size}" for size in sizes])
             axes.xaxis.set_minor_formatter(NullFormatter())
+        label_few_decades(axes.yaxis)
         axes.set(xlabel="training samples per class (n)", ylabel="|λ|  (loss per squared parameter)")
         figure.legend(
             handles,
@@ -372,6 +374,7 @@ def plot_hessian_against_gauss_newton(
             xlabel="outliers of G  (loss per squared parameter)",
             ylabel="outliers of Hess, of the same rank",
         )
+        label_few_decades(axes.xaxis, axes.yaxis)
         axes.grid(color="#E6E6E6", linewidth=0.6)
         axes.set_axisbelow(True)
         figure.legend(

@@ -23,6 +23,7 @@ from hesspec.plot.style import (
     bulk_on_logarithmic_axis,
     check_not_empty,
     exponent_text,
+    law_text,
     settle,
     spread,
     tail_verdict,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from hesspec.dynamics.marchenko_pastur import MarchenkoPasturFit
     from hesspec.dynamics.power_laws import TailFit
     from hesspec.result import Spectrum
 
@@ -274,7 +276,8 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> F
     spectra : mapping of str to Spectrum
         Label in the legend and spectrum. The tail is that of both signs, |lambda|; it is drawn where
         `hesspec.dynamics.power_laws.fit_tail` finds enough points for a fit, and its interval is above zero; dashed
-        where it does not show a power law.
+        where it does not show a power law. Beside a Gauss-Newton matrix that says of how many samples and classes it
+        is stands the Marchenko-Pastur law that it would have if its rows were noise.
     title : str, optional
         Above the panel.
 
@@ -301,6 +304,11 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> F
             _draw_points(axes, spectrum, np.abs(spectrum.eigenvalues), look)
             handles.append(_legend_handle(look))
             labels.append(label)
+            law = _law(spectrum)
+            if law is not None:
+                axes.plot(*law.per_decade(), color="#5A626B", linewidth=1.6, linestyle=(0, (6, 2, 1.5, 2)), zorder=4)
+                handles.append(Line2D([], [], color="#5A626B", linewidth=1.6, linestyle=(0, (6, 2, 1.5, 2))))
+                labels.append(f"Marchenko–Pastur law of {label}: {law_text(law)}")
             tail = _tail(spectrum)
             # Where the interval has zero in it, it is not even known that the density falls.
             if tail is not None and tail.lower > 0:
@@ -329,6 +337,12 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> F
             title_fontproperties={"size": 14, "weight": "bold"},
         )
     return figure
+
+
+def _law(spectrum: Spectrum) -> MarchenkoPasturFit | None:
+    from hesspec.dynamics.marchenko_pastur import law_of_gauss_newton  # noqa: PLC0415 - slow to import, as below
+
+    return law_of_gauss_newton(spectrum)
 
 
 def _tail(spectrum: Spectrum) -> TailFit | None:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_rgb
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+    from hesspec.dynamics.marchenko_pastur import MarchenkoPasturFit
     from hesspec.dynamics.power_laws import TailFit
     from hesspec.result import Spectrum
 
@@ -24,10 +27,15 @@ __all__ = [
     "bulk_on_logarithmic_axis",
     "darkened",
     "exponent_text",
+    "label_few_decades",
+    "law_text",
     "spread",
     "tail_verdict",
     "three_digits",
 ]
+
+# On an axis of more decades powers of ten are labels enough.
+FEW_DECADES = 2.5
 
 Array = npt.NDArray[np.float64]
 
@@ -167,6 +175,21 @@ def tail_verdict(tail: TailFit) -> str:
     if tail.is_power_law:
         return "a power law fits"
     return "it bends" if tail.better_than_exponential else "exponential not ruled out"
+
+
+def law_text(law: MarchenkoPasturFit) -> str:
+    """How far a bulk goes beyond the Marchenko-Pastur law, in few words."""
+    return f"the bulk reaches {law.edge_ratio:.2g} times as far, with {law.trace_beyond:.0%} of its trace beyond"
+
+
+def label_few_decades(*axes: Axis) -> None:
+    """Label 1, 2 and 5 of every decade of logarithmic axes that show no more than `FEW_DECADES` of them."""
+    for axis in axes:
+        low, high = axis.get_view_interval()
+        if 0 < high < low * 10**FEW_DECADES:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def check_not_empty(spectra: Collection[object]) -> None:

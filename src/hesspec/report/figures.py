@@ -12,8 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
+from hesspec.dynamics.marchenko_pastur import law_of_gauss_newton
 from hesspec.dynamics.power_laws import fit_tail
-from hesspec.plot import FILL, bulk_on_logarithmic_axis, darkened, exponent_text, tail_verdict, three_digits
+from hesspec.plot import (
+    FILL,
+    bulk_on_logarithmic_axis,
+    darkened,
+    exponent_text,
+    law_text,
+    tail_verdict,
+    three_digits,
+)
 from hesspec.report.collection import Member
 from hesspec.report.rounding import with_bound
 from hesspec.result import Spectrum
@@ -120,7 +129,8 @@ def spectrum_data(member: Member, tracks: npt.NDArray[np.int64] | None) -> Json:
         `linear` and `log`: abscissae and densities of the bulk on the axis of lambda and of |lambda|; `peak`: highest
         density on each; `extent`, `bulk` and `log_extent`: ends of the axes for the whole spectrum, for its bulk and
         for |lambda|; `edges`: of the bulk; `floor`: 1/p; `values`, `bounds`, `texts`, `heights`: of the resolved
-        eigenvalues, outliers (`count` of them, `ranks` and `labels`) among them; `tail`: line of the power law.
+        eigenvalues, outliers (`count` of them, `ranks` and `labels`) among them; `tail`: line of the power law;
+        `law`: density of the Marchenko-Pastur law of G.
     """
     spectrum = member.spectrum
     density = spectrum.density()
@@ -158,6 +168,7 @@ def spectrum_data(member: Member, tracks: npt.NDArray[np.int64] | None) -> Json:
         "labels": [three_digits(float(value)) for value in values[mask]],
         "tracks": None if tracks is None else tracks.tolist(),
         "tail": _tail(spectrum),
+        "law": _law(spectrum),
     }
 
 
@@ -206,6 +217,15 @@ def _tail(spectrum: Spectrum) -> Json | None:
         "verdict": tail_verdict(tail),
         "fits": tail.is_power_law,
     }
+
+
+def _law(spectrum: Spectrum) -> Json | None:
+    """Marchenko-Pastur law that G would have if its rows were noise, and how far the bulk goes beyond it."""
+    law = law_of_gauss_newton(spectrum)
+    if law is None:
+        return None
+    x, y = law.per_decade()
+    return {"x": _short(x), "y": _short(y), "text": law_text(law)}
 
 
 def _peak(density: Array) -> float | None:

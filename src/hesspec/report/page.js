@@ -297,6 +297,15 @@
     };
   }
 
+  function lawTrace(item) {
+    const { x, y, text } = item.law;
+    return {
+      type: "scatter", mode: "lines", legendgroup: legendGroup(item), x, y, name: "Marchenko–Pastur law",
+      line: { color: "#5a626b", width: 2, dash: "dashdot" }, hoverinfo: "text",
+      hovertext: x.map(() => `<b>Marchenko–Pastur law of ${plain(nameOf(item))}</b><br>${plain(text)}`),
+    };
+  }
+
   // With axes held, they have room for all sample sizes and checkpoints of the run.
   const held = (members) => (state.fixed && inStudy() ? data.spectra.filter(isChosen) : members);
 
@@ -312,7 +321,7 @@
     // Areas first, so that no area hides a point of another spectrum.
     const layers = [
       members.map((item) => bulkTrace(item, log)),
-      ...(log ? [members.filter((item) => item.tail).map(tailTrace)] : []),
+      ...(log ? [members.filter((item) => item.law).map(lawTrace), members.filter((item) => item.tail).map(tailTrace)] : []),
       members.map((item) => pointsTrace(item, log, false)),
       members.map((item) => pointsTrace(item, log, true)),
     ];

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from hesspec.dynamics.marchenko_pastur import law_of_gauss_newton
 from hesspec.dynamics.power_laws import fit_tail
 from hesspec.report.collection import Member, Training
 from hesspec.report.dynamics import Law, Pair
@@ -18,6 +19,7 @@ __all__ = ["hessian_against_gauss_newton", "outliers", "power_laws", "spectra", 
 
 POINT = ("run", "matrix", "split", "checkpoint", "epoch")
 TAIL = ("exponent", "lower", "upper", "start", "top", "mass", "against_exponential", "curvature")
+LAW = ("aspect", "variance", "edge_ratio", "trace_beyond", "kolmogorov_smirnov", "wasserstein")
 RECORD = ("train_loss", "train_error", "test_loss", "test_error", "learning_rate")
 
 
@@ -75,7 +77,8 @@ def spectra(members: Sequence[Member]) -> str:
     header = [
         *POINT, "n", "seed", "parameters", "outliers", "largest_eigenvalue", "lower_bulk_edge", "upper_bulk_edge",
         "trace", "trace_standard_error", "effective_rank", "negative", "negative_lower", "negative_upper",
-        "wasserstein_bound", *(f"tail_{name}" for name in TAIL), "mean_loss", *names[1:], "file",
+        "wasserstein_bound", *(f"tail_{name}" for name in TAIL),
+        *(f"marchenko_pastur_{name}" for name in LAW), "mean_loss", *names[1:], "file",
     ]  # fmt: skip
 
     def row(member: Member) -> list[object]:
@@ -88,11 +91,13 @@ def spectra(members: Sequence[Member]) -> str:
             pass  # too few points
         else:
             tail = [getattr(fit, name) for name in TAIL]
+        law = law_of_gauss_newton(spectrum)
+        compared = [None if law is None else getattr(law, name) for name in LAW]
         return [
             *_point(member), member.samples, _seed(member), p, spectrum.outliers.size,
             float(spectrum.nodes.max(initial=-math.inf)), *map(float, spectrum.bulk_edges),
             float(spectrum.trace), spectrum.trace_standard_error, spectrum.effective_rank,
-            *(float(part) / p for part in negative), spectrum.wasserstein_bound, *tail,
+            *(float(part) / p for part in negative), spectrum.wasserstein_bound, *tail, *compared,
             *(spectrum.attributes.get(name) for name in names), member.path.as_posix(),
         ]  # fmt: skip
 
