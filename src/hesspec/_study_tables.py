@@ -23,7 +23,7 @@ MOST_ROWS = 40
 def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
     """A row for each task, or for each network and data set of a large study; and the sum."""
     alone = len(forecasts) <= MOST_ROWS
-    table = table_of("network on data set", "n", "epochs", "measurements", "training", "measuring", "memory")
+    table = table_of("network on data set", "n", "epochs", "spectra", "training", "measuring", "memory")
     groups: dict[tuple[str, ...], list[TaskForecast]] = {}
     for index, item in enumerate(forecasts):
         run = item.task.runs[0]

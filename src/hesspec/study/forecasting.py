@@ -23,6 +23,8 @@ from hesspec.study.training import evaluate
 
 __all__ = ["TaskForecast", "forecast_study"]
 
+# Samples that are timed at most: enough for times to be proportional to them, and few enough for two minutes a network.
+TIMED_SAMPLES = 64
 # Timed repeats of which the median counts, after one that warms up.
 REPEATS = 3
 # Steps that "auto" is planned with.
@@ -152,12 +154,11 @@ def _forecast(task: Task, costs: _Costs | None) -> TaskForecast:
 
 def _timed(run: Run, config: StudyConfig, device: torch.device) -> _Costs:
     how, data = config.measure, run.data
-    # As many samples as a batch has, or all of the largest training set.
     classes = load_dataset(
         data.name, "train", samples_per_class=1, folder=data.folder, size=data.size, seed=run.settings.seed
     ).classes
     largest = max(data.samples_per_class or config.samples_per_class)
-    samples = min(largest, max(1, how.batch_size // classes))
+    samples = min(largest, max(1, min(how.batch_size, TIMED_SAMPLES) // classes))
     dataset = load_dataset(
         data.name, "train", samples_per_class=samples, folder=data.folder, size=data.size, seed=run.settings.seed
     )
