@@ -17,7 +17,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["ForwardWork", "PassBytes", "RandomOperationError", "count_work", "saved_bytes", "trace_bytes", "trace_pays"]
+__all__ = [
+    "ForwardWork",
+    "PassBytes",
+    "RandomOperationError",
+    "count_work",
+    "is_view",
+    "saved_bytes",
+    "trace_bytes",
+    "trace_pays",
+]
 
 aten: Any = torch.ops.aten
 
@@ -120,10 +129,10 @@ def _base(node: fx.Node) -> fx.Node | None:
     """The node whose memory a view shows, where the node is one."""
     if node.op != "call_function":
         return None
-    return node.all_input_nodes[0] if node.target is operator.getitem or _is_view(node.target) else None
+    return node.all_input_nodes[0] if node.target is operator.getitem or is_view(node.target) else None
 
 
-def _is_view(target: Any) -> bool:
+def is_view(target: Any) -> bool:
     """Whether the result of an operation shares the memory of its first input."""
     if target is aten._unsafe_view.default:  # noqa: SLF001 - a view that autograd is not told of
         return True
@@ -188,7 +197,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise RandomOperationError(str(func))
         result = func(*args, **(kwargs or {}))
         self.operations += 1
-        if _is_view(func):
+        if is_view(func):
             return result
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor):

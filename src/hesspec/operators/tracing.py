@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from hesspec.operators.budget import PassBytes, RandomOperationError, trace_bytes
 from hesspec.operators.kernels import prefer_fast_kernels
 from hesspec.operators.precision import lower_products
+from hesspec.operators.reuse import reuse_memory
 from hesspec.operators.simplify import merge_equal, simplify
 
 __all__ = ["Group", "JointTrace", "LinearTrace", "cut", "trace_linear"]
@@ -154,13 +155,17 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
         wanted, results = results[: group.products], results[group.products :]
         reached = _descendants(graph, mine)
         parts.append(_subgraph([*residuals, *mine], [node for node in inner if node in reached], wanted))
+    # What the parts allocate is counted as it was: less is taken where memory is used again.
+    size = trace_bytes(primal, parts)
+    for part in parts:
+        reuse_memory(part)
     independent = tuple(i for i, node in enumerate(placeholders[: groups[0].tangents]) if node not in influential)
     # forward, since calling the module prints its source to stderr where it raises, as it does when memory runs out.
     return LinearTrace(
         fx.GraphModule(traced, primal).forward,
         tuple(fx.GraphModule(traced, part).forward for part in parts),
         independent,
-        trace_bytes(primal, parts),
+        size,
     )
 
 
