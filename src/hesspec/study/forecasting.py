@@ -18,17 +18,16 @@ from hesspec.study.config import DataConfig, StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
 from hesspec.study.measuring import plan_measurement
 from hesspec.study.networks import build_network
+from hesspec.study.running import AUTO_STEPS
 from hesspec.study.store import STRUCTURE, Run, Task, tasks_of
 from hesspec.study.training import evaluate
 
 __all__ = ["TaskForecast", "forecast_study"]
 
-# Samples that are timed at most: enough for times to be proportional to them, and few enough for two minutes a network.
+# Samples that are timed at most; times are taken to be proportional to them.
 TIMED_SAMPLES = 64
 # Timed repeats of which the median counts, after one that warms up.
 REPEATS = 3
-# Steps that "auto" is planned with.
-AUTO_STEPS = 64
 # A class structure in units of the Hessian's measurement: its three spectra, and the means (counted in the demo).
 STRUCTURE_COST = 4.0
 

@@ -110,7 +110,7 @@ def _shown(task: Task) -> Run | None:
     begun = [run for run in task.runs if run.history and not run.diverged]
     if not begun:
         return None
-    return min(begun, key=lambda run: (not run.ended, run.history[-1].test_error, run.history[-1].test_loss))
+    return min(begun, key=lambda run: (not run.ended, run.score))
 
 
 class _Blank:

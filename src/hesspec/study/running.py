@@ -275,7 +275,7 @@ class _Saver:
 def _drop_losers(task: Task) -> None:
     """Remove the weights of trainings that have ended and are not the best so far."""
     ended = [run for run in task.runs if run.ended and not run.diverged]
-    best = min(ended, key=lambda run: (run.history[-1].test_error, run.history[-1].test_loss), default=None)
+    best = min(ended, key=lambda run: run.score, default=None)
     for run in ended:
         if run is not best:
             run.keep_only(set(), optimizer=None)

@@ -129,6 +129,12 @@ class Run:
         """Whether the training is complete, or has diverged."""
         return bool(self.diverged) or len(self.history) == self.settings.epochs + 1
 
+    @property
+    def score(self) -> tuple[float, float]:
+        """Test error and test loss after the last epoch so far, by which trainings are compared."""
+        last = self.history[-1]
+        return last.test_error, last.test_loss
+
     def write_history(self, history: list[EpochRecord]) -> None:
         """Keep the records."""
         _write_json(self.path / HISTORY, [asdict(record) for record in history])
@@ -212,7 +218,7 @@ class Task:
                 f"All trainings of {self.name} diverged; give lower learning rates than "
                 f"{min(run.settings.learning_rate for run in self.runs):g}. {self.runs[0].diverged}"
             )
-        return min(finished, key=lambda run: (run.history[-1].test_error, run.history[-1].test_loss))
+        return min(finished, key=lambda run: run.score)
 
     @property
     def missing(self) -> list[Measurement]:
