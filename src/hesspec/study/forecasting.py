@@ -39,8 +39,6 @@ class TaskForecast:
     Attributes
     ----------
     task : Task
-    parameters : int
-        p of the network.
     epochs : int
         Of all trainings that have not ended, without those that are done and kept.
     measurements : int
@@ -52,7 +50,6 @@ class TaskForecast:
     """
 
     task: Task
-    parameters: int
     epochs: int
     measurements: int
     training_seconds: float
@@ -64,7 +61,6 @@ class TaskForecast:
 class _Costs:
     """Of one network on one data set, timed on `samples` samples."""
 
-    parameters: int
     samples: int
     step: float  # seconds of a training step on them
     evaluation: float  # seconds of an evaluation on them
@@ -137,12 +133,11 @@ def forecast_study(
 
 def _forecast(task: Task, costs: _Costs | None) -> TaskForecast:
     if costs is None or task.done:
-        return TaskForecast(task, 0 if costs is None else costs.parameters, 0, 0, 0.0, 0.0, 0)
+        return TaskForecast(task, 0, 0, 0.0, 0.0, 0)
     left = [(run, run.settings.epochs - max(len(run.history) - 1, 0)) for run in task.runs if not run.ended]
     size = {"train": task.runs[0].samples_per_class * costs.classes, "test": costs.test_samples}
     return TaskForecast(
         task=task,
-        parameters=costs.parameters,
         epochs=sum(epochs for _, epochs in left),
         measurements=len(task.missing),
         training_seconds=sum(epochs * costs.training(run) for run, epochs in left),
@@ -176,7 +171,6 @@ def _timed(run: Run, config: StudyConfig, device: torch.device) -> _Costs:
         memory=how.memory,
     )
     return _Costs(
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
         samples=len(dataset),
         step=_seconds(lambda: _step(network, dataset, config.training.batch_size)),
         evaluation=_seconds(lambda: evaluate(network, dataset, batch_size=config.training.batch_size)),
