@@ -10,7 +10,7 @@ from importlib.metadata import version
 from hesspec.dynamics.marchenko_pastur import compare_with_marchenko_pastur
 from hesspec.dynamics.power_laws import fit_power_law, fit_tail
 from hesspec.dynamics.tracking import follow, overlaps
-from hesspec.errors import NonFiniteError, NotSymmetricError
+from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
 from hesspec.measurement import Eigenpairs, eigenpairs, spectrum
 from hesspec.operators import (
     GaussNewton,
@@ -21,6 +21,7 @@ from hesspec.operators import (
     Hessian,
     Residual,
     Traces,
+    shard,
 )
 from hesspec.planning import Plan, plan
 from hesspec.result import Estimate, Spectrum, load
@@ -45,6 +46,7 @@ __all__ = [
     "NonFiniteError",
     "NotSymmetricError",
     "Plan",
+    "RankError",
     "Residual",
     "Solution",
     "Spectrum",
@@ -62,6 +64,7 @@ __all__ = [
     "load_structure",
     "overlaps",
     "plan",
+    "shard",
     "solve_true_vs_rest",
     "spectrum",
 ]

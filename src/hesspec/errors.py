@@ -1,6 +1,6 @@
 """Errors that hesspec raises beside Python's own."""
 
-__all__ = ["NonFiniteError", "NotSymmetricError"]
+__all__ = ["NonFiniteError", "NotSymmetricError", "RankError"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -13,3 +13,7 @@ class NonFiniteError(ArithmeticError):
 
 class NotSymmetricError(ValueError):
     """An operator is not symmetric: u·Av and v·Au differ by more than rounding can explain."""
+
+
+class RankError(RuntimeError):
+    """Another process of a distributed run failed, is gone, or did not answer; the message says which, and why."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import importlib.metadata
+import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,20 +19,18 @@ import torch
 from torch import Tensor
 
 from hesspec._memory import free_memory, parse_memory
+from hesspec._ranks import ALONE, Ranks
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.lanczos import Lanczos
-from hesspec.krylov.measure import first_block, measure, movement
 from hesspec.krylov.operator import SymmetricOperator, check_operator
-from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
-from hesspec.krylov.sketch import Sketch
+from hesspec.krylov.ritz import Array
+from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.storage import STORAGES, Storage, available, storage
-from hesspec.krylov.thick_restart import thick_restart
-from hesspec.krylov.vectors import inner, norm, random_vector
+from hesspec.krylov.vectors import Space
 from hesspec.result import Spectrum
+from hesspec.run import AUTO_FIRST, Progress, Run
 
 __all__ = [
     "BASIS_SHARE",
-    "PARTIAL_FROM",
     "Eigenpairs",
     "basis_in_words",
     "eigenpairs",
@@ -39,22 +39,10 @@ __all__ = [
     "spectrum",
 ]
 
-Progress = Callable[[int, int | None], None]
-
-# "auto" looks at the measure from this step on, and each so many steps: often enough to waste few matvecs.
-AUTO_FIRST, AUTO_EVERY = 16, 8
 # Of the free memory, what the basis may fill: operators take as much for what they keep, and the system wants some.
 BASIS_SHARE = 0.4
-# Reorthogonalising fully reads the basis in every step, which costs less than the rest of a step where it fits into the
-# processor's cache; from this p on it is done where it is needed.
-PARTIAL_FROM = 1 << 18
 # Fewest vectors of a restarted basis: with fewer, half of them are less than the outliers of most networks.
 RESTARTED_FROM = 8
-# Products whose error is measured, against those of full precision, are the 1st, 2nd, 4th, 8th ...; the largest error
-# seen, times this, stands for those of all.
-NOISE_MARGIN = 2.0
-# Resolved eigenvalues whose eigenvectors are kept as sketches, the largest: 8 KB each.
-SKETCHED = 64
 
 
 def spectrum(
@@ -67,6 +55,8 @@ def spectrum(
     memory: str | int | None = None,
     basis: str = "auto",
     on_step: Progress | None = None,
+    snapshot: str | os.PathLike[str] | None = None,
+    every: str | float = "10min",
 ) -> Spectrum:
     """Measure the whole spectrum of a symmetric operator with one Lanczos run.
 
@@ -106,6 +96,13 @@ def spectrum(
     on_step : callable, optional
         Called after each step with the number of steps done and their total in all probes (None while "auto" does not
         know it).
+    snapshot : path, optional
+        Folder that the run is written to, every so often. Where it holds a snapshot of this run, the call goes on from
+        it: on one process with the same number of threads it ends with the same spectrum to the bit, on another number
+        of ranks up to rounding. The number of steps of the first probe may differ. The folder is left as it is in the
+        end, and takes about as much room as the basis.
+    every : str or float
+        Time between two snapshots: "10min", "30s", or a number of seconds.
 
     Returns
     -------
@@ -114,14 +111,23 @@ def spectrum(
     Raises
     ------
     ValueError
-        If an argument is out of range, or the operator lacks an attribute or is not symmetric (`NotSymmetricError`).
+        If an argument is out of range, or the operator lacks an attribute or is not symmetric (`NotSymmetricError`), or
+        the snapshot is of another model, data set, matrix or seed.
     NonFiniteError
         If a product holds NaN or infinity.
     MemoryError
         If the Krylov basis, steps x p numbers, exceeds what it may fill.
+    OSError
+        If a snapshot cannot be written.
+    RankError
+        If another rank failed, or is gone.
 
     Notes
     -----
+    Of an operator whose data is shared by the ranks of a group (`group=...`), every rank keeps a slice of each Krylov
+    vector, and all ranks get the spectrum: vectors are gathered for a product and the products' slices scattered, and
+    memory and time of the orthogonalisation fall with the number of ranks.
+
     Bhattacharjee, Jayaram, C. Musco, C. Musco and Ray, "Improved Spectral Density Estimation via Explicit and Implicit
     Deflation" (2024), for the deflated measure; error statements are described at `Spectrum`. A multiple eigenvalue is
     resolved once (or as often as rounding brings up copies), and its other copies are a node of the bulk, with the
@@ -140,7 +146,7 @@ def spectrum(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance!r}; it has to be positive.")
-    return _measured(operator, steps, probes, seed, tolerance, memory, basis, on_step, 0)[1]
+    return _measured(operator, steps, probes, seed, tolerance, memory, basis, on_step, 0, snapshot, every)[1]
 
 
 @dataclass(frozen=True)
@@ -230,15 +236,16 @@ def outlier_pairs(
 
 def _pairs(operator: SymmetricOperator, top: KrylovBasis, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
     """Eigenpairs of the chosen ones of the largest resolved eigenvalues, with a product for each."""
-    vectors = torch.empty(operator.shape[0], chosen.size, dtype=operator.dtype, device=operator.device)
+    inside, space = _sliced(operator), Space(operator.shape[0], getattr(operator, "ranks", ALONE))
+    slices = torch.empty(space.length, chosen.size, dtype=operator.dtype, device=operator.device)
     values, residuals = np.empty(chosen.size), np.empty(chosen.size)
     for i, index in enumerate(chosen):
         vector = top[int(index)]
-        vectors[:, i] = vector / norm(vector)
-    products = operator @ vectors if chosen.size else vectors
-    for i, (vector, product) in enumerate(zip(vectors.T, products.T, strict=True)):
-        values[i] = inner(vector, product)
-        residuals[i] = norm(product - values[i] * vector)
+        slices[:, i] = vector / space.norm(vector)
+    products = inside @ slices if chosen.size else slices
+    for i, (vector, product) in enumerate(zip(slices.T, products.T, strict=True)):
+        values[i] = space.inner(vector, product)
+        residuals[i] = space.norm(product - values[i] * vector)
     others = np.concatenate([found.eigenvalues, found.bulk_nodes])
     gaps = np.empty(values.size)
     for i, value in enumerate(values):
@@ -246,6 +253,11 @@ def _pairs(operator: SymmetricOperator, top: KrylovBasis, found: Spectrum, chose
         mine = np.argmin(np.abs(found.eigenvalues - value))
         gaps[i] = np.abs(np.delete(others, mine) - value).min(initial=np.inf)
     clear = np.maximum(gaps - residuals, np.finfo(float).tiny)
+    vectors = slices
+    if space.ranks.size > 1:
+        vectors = torch.empty(space.size, chosen.size, dtype=operator.dtype, device=operator.device)
+        for i, vector in enumerate(slices.T):
+            vectors[:, i] = space.ranks.whole(vector, space.size)
     return Eigenpairs(values, residuals, np.minimum(1.0, residuals / clear), vectors, found)
 
 
@@ -259,7 +271,9 @@ def _measured(
     basis: str,
     on_step: Progress | None,
     wanted: int,
-) -> tuple[_Run, Spectrum]:
+    snapshot: str | os.PathLike[str] | None = None,
+    every: str | float = "10min",
+) -> tuple[Run, Spectrum]:
     """The spectrum, and the run that gave it, with as many eigenvectors as are wanted."""
     p = check_operator(operator)
     if steps != "auto" and (not isinstance(steps, (int, np.integer)) or steps < 1):
@@ -268,208 +282,56 @@ def _measured(
         raise ValueError(f"probes is {probes!r}; it has to be a positive whole number.")
     begin = time.perf_counter()
     device = torch.device(operator.device)
-    budget = int(free_memory(device) * BASIS_SHARE) if memory is None else parse_memory(memory)
-    limit = min(steps, p) if steps != "auto" else _most_steps(operator, p, basis, budget)
-    keeping = how_kept(operator, p, limit, basis, budget)
-    generator = torch.Generator().manual_seed(seed)
-    run = _Run(operator, generator, keeping, limit if steps != "auto" else None, probes, on_step, wanted)
-    stopped = run.first(limit, None if steps != "auto" else tolerance)
-    run.others(_together(operator, p, keeping, limit, budget))
+    operator, ranks = _sliced(operator), getattr(operator, "ranks", ALONE)
+    space = Space(p, ranks)
+    budget = _room(device, ranks) if memory is None else parse_memory(memory)
+    limit = min(steps, p) if steps != "auto" else _most_steps(operator, space, basis, budget)
+    keeping = _agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, budget))
+    keeper = None
+    if snapshot is not None:
+        identity = {**_identity(operator), "seed": str(seed), "number of probes": str(probes)}
+        keeper = Snapshot(snapshot, every, space, dtype=operator.dtype, device=device, identity=identity)
+    run = Run(operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, wanted, keeper)
+    run.first(limit, None if steps != "auto" else tolerance)
+    run.others(_together(operator, space, run.keeping, limit, budget))
     attributes: dict[str, Any] = {
         **getattr(operator, "attributes", {}),
         "seed": seed,
-        "basis": basis_in_words(keeping),
+        "basis": basis_in_words(run.keeping),
         "seconds": time.perf_counter() - begin,
+        **({} if keeper is None else {"snapshot_seconds": keeper.seconds}),
         **_surroundings(operator),
     }
-    return run, run.spectrum(stopped, attributes)
+    return run, run.spectrum(attributes)
 
 
-class _Run:
-    """Lanczos processes of all probes, and the measure that they add up to."""
+def _sliced(operator: SymmetricOperator) -> SymmetricOperator:
+    """The operator on slices of vectors, where ranks share its data."""
+    sliced: SymmetricOperator = operator.sliced() if hasattr(operator, "sliced") else operator
+    return sliced
 
-    def __init__(
-        self,
-        operator: SymmetricOperator,
-        generator: torch.Generator,
-        keeping: Storage | int,
-        steps: int | None,
-        probes: int,
-        on_step: Progress | None,
-        wanted: int,
-    ) -> None:
-        self._operator, self._generator, self._probes, self._wanted = operator, generator, probes, wanted
-        self._reference = getattr(operator, "reference", None)
-        self._keeping, self._p = keeping, int(operator.shape[0])
-        self._total = None if steps is None else steps * probes
-        self._done, self._on_step, self._passes = 0, on_step, 0.0
-        self._pairs: list[RitzPairs] = []
-        self._bulks: list[tuple[Array, Array]] = []
-        self._deflated: KrylovBasis | None = None
-        self._sketch = Sketch(self._p, torch.device(operator.device))
-        self._sketches: list[npt.NDArray[np.float64]] = []
-        self.top = KrylovBasis(self._p, dtype=operator.dtype, device=torch.device(operator.device))
 
-    def first(self, limit: int, tolerance: float | None) -> str:
-        """Run the first probe; say why it ended. Its basis goes with the end of it."""
-        lanczos = self._start(Storage() if isinstance(self._keeping, int) else self._keeping)
-        capacity = min(limit, self._keeping) if isinstance(self._keeping, int) else limit
-        stopped = self._run_first(lanczos, capacity, tolerance)
-        self._steps, self._exact = len(lanczos), lanczos.exhausted
-        self._measure = measure(lanczos, self._p, len(lanczos))
-        self._pairs.append(first_block(lanczos))
-        if capacity < limit and not lanczos.exhausted and len(lanczos.starts) == 1:
-            return self._restarted(lanczos, limit)
-        self._bulks.append((self._measure.bulk_nodes, self._measure.bulk_weights))
-        if self._wanted:
-            largest = np.argsort(-np.abs(self._measure.eigenvalues), kind="stable")[: self._wanted]
-            self.top = lanczos.basis.subspace(torch.from_numpy(self._measure.resolved_vectors[:, largest]))
-        if self._probes > 1 and self._measure.bulk_nodes.size:
-            self._deflated = lanczos.basis.subspace(torch.from_numpy(self._measure.resolved_vectors))
-        return stopped
+def _room(device: torch.device, ranks: Ranks) -> int:
+    """Bytes that a rank's part of the basis may fill by default, the same on all of them."""
+    return int(ranks.least(int(free_memory(device) * BASIS_SHARE) // (ranks.neighbours if device.type == "cpu" else 1)))
 
-    def _run_first(self, lanczos: Lanczos, limit: int, tolerance: float | None) -> str:
-        while not lanczos.finished and len(lanczos) < limit:
-            # Sketches are linear: those of the Lanczos vectors give those of all Ritz vectors.
-            self._sketches.append(self._sketch(lanczos.vector))
-            self._advance([lanczos])
-            if tolerance is not None and len(lanczos) >= AUTO_FIRST and len(lanczos) % AUTO_EVERY == 0:
-                moved = movement(lanczos, self._p)
-                if moved <= tolerance:
-                    return f"the measure moved by {moved:.2g} of the mean |eigenvalue| since half of the steps"
-        if lanczos.exhausted:
-            return "the Krylov spaces filled R^p: the spectrum is exact"
-        return "all steps done" if tolerance is None else "the basis reached the memory that it may fill"
 
-    def _restarted(self, lanczos: Lanczos, limit: int) -> str:
-        """Go on without more memory: the outermost eigenvalues by restarts, then the bulk by a run that keeps nothing.
+def _agreed(ranks: Ranks, choose: Callable[[], Storage | int]) -> Storage | int:
+    """What the first rank chooses: what is free may differ between machines, and the arithmetic must not."""
+    return ranks.gather(ranks.together(choose))[0]
 
-        Half of the products may go to the restarts. The run for the bulk is orthogonal to what is resolved, which is
-        what makes Lanczos vectors lose orthogonality, and ends where its own do.
-        """
 
-        def rounding(steps: int) -> float:
-            """As `Lanczos.backward_error`, of more steps than it has taken."""
-            return float(np.sqrt(steps / len(lanczos))) * lanczos.backward_error(len(lanczos))
-
-        outer = thick_restart(lanczos, self._multiply_one, max(limit // 2, len(lanczos)), rounding)
-        bulk = self._start(None, outer.vectors)
-        while not bulk.finished and outer.matvecs + len(bulk) < limit:
-            self._advance([bulk])
-        pairs = first_block(bulk)
-        k, floor = len(outer.values), rounding(outer.matvecs)
-        self._pairs.append(pairs)
-        self._steps = outer.matvecs + len(bulk)
-        weights = pairs.weights / pairs.weights.sum() * (1 - k / self._p)
-        self._bulks = [(pairs.values, weights)]
-        self._measure = replace(
-            self._measure,
-            eigenvalues=outer.values,
-            error_bounds=clustered_bounds(outer.values, outer.residuals, floor),
-            eigenvalue_weights=np.full(k, 1 / self._p),
-            norm=max(self._measure.norm, float(np.abs(outer.values).max(initial=0.0))),
-            rounding=floor,
-        )
-        self._sketches = [self._sketch(outer.vectors[i]) for i in range(k)]
-        self._measure = replace(self._measure, resolved_vectors=np.eye(k))
-        self._deflated = outer.vectors if self._probes > 1 else None
-        if self._wanted:
-            largest = np.argsort(-np.abs(outer.values), kind="stable")[: self._wanted]
-            self.top = outer.vectors.subspace(torch.eye(k, dtype=torch.float64)[:, largest])
-        if bulk.spent:
-            return f"the bulk's run, without a basis, lost orthogonality after {len(bulk)} steps; more memory helps"
-        return "all steps done"
-
-    def others(self, together: int) -> None:
-        """Run the other probes in the complement of the resolved eigenvectors, which leaves a bulk to measure.
-
-        As many as `together` go in lockstep, so that one pass over the data serves all of them.
-        """
-        if self._deflated is None:
-            return
-        storage = None if isinstance(self._keeping, int) else self._keeping
-        nodes, weights = self._bulks[0]
-        # After restarts, which took their share of the first probe's steps, as many as its bulk was given.
-        steps = self._steps if storage is not None else len(nodes)
-        mass, waiting = float(weights.sum()), self._probes - 1
-        while waiting:
-            group = [self._start(storage, self._deflated) for _ in range(min(together, waiting))]
-            waiting -= len(group)
-            while working := [
-                lanczos
-                for lanczos in group
-                if not lanczos.finished and len(lanczos.starts) == 1 and len(lanczos) < steps
-            ]:
-                self._advance(working)
-            for lanczos in group:
-                pairs = first_block(lanczos)
-                self._pairs.append(pairs)
-                self._bulks.append((pairs.values, pairs.weights / pairs.weights.sum() * mass))
-
-    def spectrum(self, stopped: str, attributes: dict[str, Any]) -> Spectrum:
-        """The measure of all probes."""
-        found, count = self._measure, len(self._bulks)
-        order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
-        return Spectrum(
-            dimension=self._p,
-            eigenvalues=found.eigenvalues[order],
-            error_bounds=found.error_bounds[order],
-            eigenvalue_weights=found.eigenvalue_weights[order],
-            eigenvector_sketches=self._sketches_of(order[:SKETCHED]),
-            bulk_nodes=np.concatenate([nodes for nodes, _ in self._bulks]),
-            bulk_weights=np.concatenate([weights for _, weights in self._bulks]) / count,
-            bulk_probe=np.repeat(np.arange(count), [nodes.size for nodes, _ in self._bulks]),
-            ritz_values=np.concatenate([pairs.values for pairs in self._pairs]),
-            ritz_weights=np.concatenate([pairs.weights for pairs in self._pairs]),
-            ritz_bounds=np.concatenate([pairs.residuals + found.rounding for pairs in self._pairs]),
-            ritz_probe=np.repeat(np.arange(len(self._pairs)), [pairs.values.size for pairs in self._pairs]),
-            norm=found.norm,
-            rounding=found.rounding,
-            probes=count,
-            steps=self._steps,
-            matvecs=self._done,
-            exact=self._exact,
-            stopped=stopped,
-            attributes={**attributes, "reorthogonalised_steps": round(self._passes, 2)},
-        )
-
-    def _sketches_of(self, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-        if not chosen.size:
-            return np.empty((0, 0), np.float32)
-        sketches = self._measure.resolved_vectors[:, chosen].T @ np.stack(self._sketches)
-        # In float32, whose rounding is nothing beside the sketches' own error.
-        return sketches.astype(np.float32)
-
-    def _start(self, storage: Storage | None, deflated: KrylovBasis | None = None) -> Lanczos:
-        start = random_vector(self._p, self._generator, dtype=self._operator.dtype, device=self._operator.device)
-        partial = self._p >= PARTIAL_FROM
-        return Lanczos(start, self._generator, deflated=deflated, storage=storage, partial=partial)
-
-    def _advance(self, group: Sequence[Lanczos]) -> None:
-        """One step of each process, with one product for all of them."""
-        vectors = [lanczos.vector for lanczos in group]
-        for lanczos, vector, image in zip(group, vectors, self._multiply(vectors), strict=True):
-            passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
-            lanczos.step(image, error)
-            self._passes += lanczos.passes - passes
-
-    def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
-        """Norm of what the product is off by, where the operator can tell and it is time to ask."""
-        if self._reference is None or step & (step - 1):
-            return 0.0
-        return NOISE_MARGIN * norm(self._reference @ vector - image)
-
-    def _multiply(self, vectors: Sequence[Tensor]) -> list[Any]:
-        products = self._operator @ (vectors[0] if len(vectors) == 1 else torch.stack(list(vectors), dim=1))
-        for _ in vectors:
-            self._done += 1
-            if self._on_step is not None:
-                self._on_step(self._done, self._total)
-        return [products] if len(vectors) == 1 else list(products.unbind(dim=1))
-
-    def _multiply_one(self, vector: Tensor) -> Tensor:
-        image: Tensor = self._multiply([vector])[0]
-        return image
+def _identity(operator: SymmetricOperator) -> dict[str, str]:
+    """What an operator is, by its content where that is known."""
+    known: dict[str, str] = getattr(operator, "identity", dict)()
+    if isinstance(operator, Tensor):
+        known = {"matrix's content": hashlib.blake2b(operator.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]}
+    return {
+        "matrix": type(operator).__name__,
+        "number of parameters": str(operator.shape[0]),
+        "dtype": str(operator.dtype),
+        **known,
+    }
 
 
 def how_kept(operator: SymmetricOperator, p: int, rows: int, basis: str, budget: int) -> Storage | int:
@@ -500,10 +362,11 @@ def how_kept(operator: SymmetricOperator, p: int, rows: int, basis: str, budget:
     return int(size)
 
 
-def _most_steps(operator: SymmetricOperator, p: int, basis: str, budget: int) -> int:
+def _most_steps(operator: SymmetricOperator, space: Space, basis: str, budget: int) -> int:
     """Steps that "auto" may take."""
-    kept = STORAGES["half"] if basis == "auto" else storage(basis)
-    fitting = available(kept, budget, torch.device(operator.device)) // kept.row_bytes(p, operator.dtype)
+    kept, p = STORAGES["half"] if basis == "auto" else storage(basis), space.size
+    room = available(kept, budget, torch.device(operator.device))
+    fitting = int(space.ranks.least(room // kept.row_bytes(-(-p // space.ranks.size), operator.dtype)))
     if fitting < min(p, AUTO_FIRST):
         raise MemoryError(
             f'steps="auto" needs a basis of {min(p, AUTO_FIRST)} vectors of {p:,} numbers at least, and {fitting} fit '
@@ -512,12 +375,13 @@ def _most_steps(operator: SymmetricOperator, p: int, basis: str, budget: int) ->
     return min(p, fitting)
 
 
-def _together(operator: SymmetricOperator, p: int, keeping: Storage | int, limit: int, budget: int) -> int:
+def _together(operator: SymmetricOperator, space: Space, keeping: Storage | int, limit: int, budget: int) -> int:
     """Number of probes whose bases fit into memory beside one another, and the resolved eigenvectors beside them."""
+    length = -(-space.size // space.ranks.size)
     if isinstance(keeping, int):
-        return max(1, budget // (4 * Storage().row_bytes(p, operator.dtype)))
-    space = available(keeping, budget, torch.device(operator.device))
-    return max(1, space // (limit * keeping.row_bytes(p, operator.dtype)) - 1)
+        return max(1, budget // (4 * Storage().row_bytes(length, operator.dtype)))
+    room = int(space.ranks.least(available(keeping, budget, torch.device(operator.device))))
+    return max(1, room // (limit * keeping.row_bytes(length, operator.dtype)) - 1)
 
 
 def basis_in_words(keeping: Storage | int) -> str:

@@ -20,9 +20,10 @@ from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.measure import measure
 from hesspec.krylov.storage import STORAGES, Storage
-from hesspec.krylov.vectors import norm, random_vector
-from hesspec.measurement import BASIS_SHARE, PARTIAL_FROM, basis_in_words, how_kept
+from hesspec.krylov.vectors import Space, norm, random_vector
+from hesspec.measurement import BASIS_SHARE, basis_in_words, how_kept
 from hesspec.operators.base import KEPT_SHARE, CurvatureOperator
+from hesspec.run import PARTIAL_FROM
 
 __all__ = ["Plan", "duration", "plan", "shares_of"]
 
@@ -285,7 +286,7 @@ def _seconds_of_step(operator: CurvatureOperator, storage: Storage, rows: int) -
     p, generator = operator.shape[0], torch.Generator().manual_seed(0)
     vectors = [random_vector(p, generator, dtype=operator.dtype, device=operator.device) for _ in range(2)]
     lanczos = Lanczos(vectors[0], generator, storage=storage)
-    basis = KrylovBasis(p, dtype=operator.dtype, device=operator.device, storage=storage)
+    basis = KrylovBasis(Space(p), dtype=operator.dtype, device=operator.device, storage=storage)
     taken, plain = 0, 0.0
     while taken < 2 and not lanczos.finished:
         # Made before the clock starts: it stands for a product, which is timed by itself.

@@ -9,6 +9,7 @@ import torch
 import hesspec
 from hesspec.dynamics.tracking import follow, overlaps
 from hesspec.krylov.sketch import SKETCH, Sketch
+from hesspec.krylov.vectors import Space
 
 P = 5_000
 
@@ -49,7 +50,7 @@ def test_overlaps_are_those_of_the_eigenvectors_within_four_standard_errors() ->
 
 @pytest.mark.parametrize("size", [3, SKETCH - 1, SKETCH, SKETCH + 1, 10 * SKETCH + 7])
 def test_sketches_are_linear_and_exact_for_short_vectors(size: int) -> None:
-    sketch = Sketch(size, torch.device("cpu"))
+    sketch = Sketch(Space(size), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(2))
 
@@ -63,7 +64,7 @@ def test_sketches_are_linear_and_exact_for_short_vectors(size: int) -> None:
 
 def test_the_signs_are_the_same_for_ever() -> None:
     # Files of different versions are compared by them.
-    ones = Sketch(16, torch.device("cpu"))(torch.ones(16))
+    ones = Sketch(Space(16), torch.device("cpu"))(torch.ones(16))
 
     assert ones.tolist() == [1, 1, -1, 1, 1, 1, 1, 1, 1, -1, 1, -1, -1, 1, 1, -1]
 

@@ -154,7 +154,7 @@ def in_mode(mode: str, operator: Operator, steps: int):
     memory = None if rows is None else rows * operator.p * operator.matrix.dtype.itemsize
     basis = {"partial": "full", "partial, half": "half"}.get(mode, mode)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hesspec.measurement.PARTIAL_FROM", 1 if mode.startswith("partial") else sys.maxsize)
+        patch.setattr("hesspec.run.PARTIAL_FROM", 1 if mode.startswith("partial") else sys.maxsize)
         return hesspec.spectrum(operator.matrix, steps=steps, seed=operator.seed, basis=basis, memory=memory)
 
 

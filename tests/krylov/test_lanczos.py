@@ -11,6 +11,7 @@ from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos, rounding_unit
 from hesspec.krylov.ritz import clustered_bounds, resolve, ritz_pairs
 from hesspec.krylov.storage import Storage
+from hesspec.krylov.vectors import Space
 
 CPU = torch.device("cpu")
 FULL = Storage()
@@ -228,7 +229,7 @@ def test_backward_error_is_what_the_bounds_assume(dtype):
 
 
 def basis_of(rows):
-    basis = KrylovBasis(rows.shape[1], dtype=rows.dtype, device=CPU)
+    basis = KrylovBasis(Space(rows.shape[1]), dtype=rows.dtype, device=CPU)
     for row in rows:
         basis.append(row)
     return basis

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hesspec.krylov.storage import Storage
-from hesspec.krylov.vectors import CHUNK, norm
+from hesspec.krylov.vectors import CHUNK, Space
 
 __all__ = ["KrylovBasis"]
 
@@ -30,18 +31,23 @@ LARGEST_HALF = 2.0**15
 class KrylovBasis:
     """Orthonormal vectors in R^p, in the order in which they are appended.
 
+    Of a space that is sharded, each rank keeps its slice of every vector, and all vectors below are slices; components
+    and norms are the same on all ranks, which make the same calls.
+
     Parameters
     ----------
-    size : int
-        p.
+    space : Space
+        R^p.
     dtype, device
         Of the vectors.
     storage : Storage
         How they are kept. With half of the bits, what is kept differs from a vector by up to `kept_error` of it.
     """
 
-    def __init__(self, size: int, *, dtype: torch.dtype, device: torch.device, storage: Storage | None = None) -> None:
-        self._size, self._dtype, self._device = size, dtype, device
+    def __init__(
+        self, space: Space, *, dtype: torch.dtype, device: torch.device, storage: Storage | None = None
+    ) -> None:
+        self._space, self._dtype, self._device = space, dtype, device
         self._storage = storage or Storage()
         self._blocks: list[Tensor] = []
         self._scales: list[float] = []
@@ -59,14 +65,10 @@ class KrylovBasis:
 
     def append(self, vector: Tensor) -> None:
         """Add a unit vector (p,) that is orthogonal to all before it."""
-        count, scale = len(self), 1.0
-        if count == BLOCK * len(self._blocks):
-            rows = min(BLOCK, self._size - count)
-            self._blocks.append(self._storage.allocate(rows, self._size, dtype=self._dtype, device=self._device))
-        row = self._blocks[-1][count % BLOCK]
+        row, scale = self._new_row(), 1.0
         if self._storage.half:
-            self._sharpness.append(_sharpness(vector, 1.0))
-            if row.dtype == torch.float16:
+            self._sharpness.append(self._sharpness_of(vector, 1.0))
+            if row.dtype == torch.float16 and len(vector):
                 low, high = torch.aminmax(vector)
                 scale = 2.0 ** math.floor(math.log2(LARGEST_HALF / max(float(high), -float(low))))
             for kept, part in zip(torch.split(row, CHUNK), torch.split(vector, CHUNK), strict=True):
@@ -74,6 +76,56 @@ class KrylovBasis:
         else:
             row.copy_(vector)
         self._scales.append(scale)
+
+    def _new_row(self) -> Tensor:
+        count = len(self)
+        if count == BLOCK * len(self._blocks):
+            rows = min(BLOCK, self._space.size - count)
+            self._blocks.append(
+                self._storage.allocate(rows, self._space.length, dtype=self._dtype, device=self._device)
+            )
+        return self._blocks[-1][count % BLOCK]
+
+    def kept_row(self, index: int) -> Tensor:
+        """Vector `index` in the very numbers in which it is kept, (p,): what a snapshot writes."""
+        return self._blocks[index // BLOCK][index % BLOCK]
+
+    def state(self) -> dict[str, Any]:
+        """All but the rows that it needs to be restored."""
+        return {
+            "scales": list(self._scales),
+            "sharpness": list(self._sharpness),
+            "half": self._storage.half,
+            "place": self._storage.place,
+        }
+
+    @classmethod
+    def restored(
+        cls,
+        state: dict[str, Any],
+        space: Space,
+        read: Callable[[int, Tensor], None],
+        *,
+        dtype: torch.dtype,
+        device: Any,
+    ) -> KrylovBasis:
+        """The basis that `state` was taken of.
+
+        Parameters
+        ----------
+        state : dict
+        space : Space
+        read : callable
+            Reads row `index`, as `kept_row` gave it, into a tensor (p,).
+        dtype, device
+            Of the vectors.
+        """
+        basis = cls(space, dtype=dtype, device=device, storage=Storage(state["half"], state["place"]))
+        for index, scale in enumerate(state["scales"]):
+            read(index, basis._new_row())
+            basis._scales.append(scale)
+        basis._sharpness = list(state["sharpness"])
+        return basis
 
     @property
     def rounded(self) -> bool:
@@ -90,7 +142,7 @@ class KrylovBasis:
         if not self.rounded or not self._sharpness:
             return 0.0
         unit = torch.finfo(self._storage.dtype(self._dtype)).eps / 2
-        return unit * min(1.0, 3**0.5 * max(self._sharpness) * _sharpness(vector, length))
+        return unit * min(1.0, 3**0.5 * max(self._sharpness) * self._sharpness_of(vector, length))
 
     def around(self, rows: npt.NDArray[np.intp] | None) -> npt.NDArray[np.intp]:
         """Indices of all vectors in the blocks that hold these ones, which cost no more than these alone; or of all."""
@@ -114,9 +166,9 @@ class KrylovBasis:
             The components that the first pass removed, float64, on the CPU; zero for vectors that were not looked at.
         """
         blocks = set(range(len(self._blocks))) if rows is None else set((rows // BLOCK).tolist())
-        before = norm(vector)
+        before = self._space.norm(vector)
         removed = self._project_out(vector, blocks)
-        if norm(vector) < CANCELLATION * before:
+        if self._space.norm(vector) < CANCELLATION * before:
             self._project_out(vector, blocks)
         return removed
 
@@ -128,6 +180,7 @@ class KrylovBasis:
         for rows, columns, part in self._pieces(vector, blocks):
             components[rows] += torch.mv(columns, part)
         components /= scales
+        self._space.ranks.sum_(components)
         coefficients = (components / scales).to(self._dtype)
         for rows, columns, part in self._pieces(vector, blocks):
             part.addmv_(columns.T, coefficients[rows], alpha=-1)
@@ -151,21 +204,20 @@ class KrylovBasis:
         """
         scales = torch.tensor(self._scales, dtype=torch.float64)
         weights = (coefficients.to("cpu", torch.float64) / scales[:, None]).to(device=self._device, dtype=self._dtype)
-        result = KrylovBasis(self._size, dtype=self._dtype, device=self._device)
+        result = KrylovBasis(self._space, dtype=self._dtype, device=self._device)
         # A block at a time, so that beside both bases no more than a block is in memory.
         for chosen in torch.split(weights, BLOCK, dim=1):
-            combined = torch.zeros(chosen.shape[1], self._size, dtype=self._dtype, device=self._device)
+            combined = torch.zeros(chosen.shape[1], self._space.length, dtype=self._dtype, device=self._device)
             for rows, columns, part in self._pieces(combined.T, set(range(len(self._blocks)))):
                 part.T.addmm_(chosen[rows].T, columns)
             for vector in combined:
                 result.append(vector)
         return result
 
-
-def _sharpness(vector: Tensor, length: float) -> float:
-    """4-norm of vector/length, a unit vector: 1 where it is one entry, (3/p)^(1/4) where entries are normal."""
-    total = 0.0
-    for part in torch.split(vector, CHUNK):
-        squares = (part / length).square_()
-        total += float(torch.dot(squares, squares))
-    return math.sqrt(math.sqrt(total))
+    def _sharpness_of(self, vector: Tensor, length: float) -> float:
+        """4-norm of vector/length, a unit vector: 1 where it is one entry, (3/p)^(1/4) where entries are normal."""
+        total = 0.0
+        for part in torch.split(vector, CHUNK):
+            squares = (part / length).square_()
+            total += float(torch.dot(squares, squares))
+        return math.sqrt(math.sqrt(self._space.ranks.total(total)))

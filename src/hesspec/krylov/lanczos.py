@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,7 +13,7 @@ from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.orthogonality import OrthogonalityEstimate
 from hesspec.krylov.storage import Storage
-from hesspec.krylov.vectors import inner, norm, random_vector
+from hesspec.krylov.vectors import Space, norm
 
 __all__ = ["Lanczos", "rounding_unit"]
 
@@ -32,6 +34,11 @@ SEMI = 0.5
 APART = 0.75
 # The first steps are reorthogonalised whatever the estimate: they cost little, and show an operator's asymmetry.
 WATCHED = 8
+# What changes from step to step, beside vectors.
+FIELDS = (
+    *("alpha", "beta", "starts", "defect", "noise", "scale", "orthogonality", "exhausted", "spent", "rest", "passes"),
+    *("_keeps", "_streak", "_worst", "_kept", "_lengths"),
+)
 
 
 def rounding_unit(dtype: torch.dtype) -> float:
@@ -48,7 +55,7 @@ class Lanczos:
     Parameters
     ----------
     start : Tensor (p,)
-        Start vector; need not be normalised.
+        Start vector; need not be normalised. Of a sharded space, as all vectors here, this rank's slice of it.
     generator : torch.Generator
         For start vectors of later blocks.
     deflated : KrylovBasis, optional
@@ -59,6 +66,8 @@ class Lanczos:
     partial : bool
         Reorthogonalise only where the omega recurrence says that semi-orthogonality, |q_j . q_k| <= sqrt(eps), would
         be lost, twice in a row each time; else in every step.
+    space : Space, optional
+        R^p, where its vectors are sharded.
 
     Attributes
     ----------
@@ -112,26 +121,84 @@ class Lanczos:
         deflated: KrylovBasis | None = None,
         storage: Storage | None,
         partial: bool = False,
+        space: Space | None = None,
     ) -> None:
-        self._generator, self._deflated, self._partial = generator, deflated, partial or storage is None
-        self._size, self.dtype, self._device = len(start), start.dtype, start.device
-        self._dimension = self._size - (len(deflated) if deflated is not None else 0)
+        self._generator, self._deflated = generator, deflated
+        self.space = Space(len(start)) if space is None else space
         self.alpha: list[float] = []
         self.beta: list[float] = []
         self.starts: list[int] = []
         self._keeps = storage is not None
-        self.basis = KrylovBasis(self._size, dtype=self.dtype, device=self._device, storage=storage)
         self.defect, self.noise, self.scale, self.orthogonality = 0.0, 0.0, 0.0, 0.0
         self.exhausted, self.spent, self.rest, self.passes = False, False, 0, 0.0
-        self._eps = torch.finfo(self.dtype).eps
-        self._level = self._eps**SEMI
-        self._underflow = float(np.sqrt(self._size)) * torch.finfo(self.dtype).tiny
-        self._estimate, self._streak, self._worst = OrthogonalityEstimate(self._size), 0, 0.0
-        self._kept = 0.0
+        self._streak, self._worst, self._kept = 0, 0.0, 0.0
         self._lengths: list[float] = []
         self._next: Tensor | None = None
         self._last: Tensor | None = None
+        self._prepare(partial or storage is None, start.dtype, start.device)
+        self.basis = KrylovBasis(self.space, dtype=self.dtype, device=self._device, storage=storage)
         self._begin_block(start.clone())
+
+    def _prepare(self, partial: bool, dtype: torch.dtype, device: torch.device) -> None:
+        """What follows from the space, and what does not change."""
+        self._partial, self.dtype, self._device = partial, dtype, device
+        self._dimension = self.space.size - (len(self._deflated) if self._deflated is not None else 0)
+        self._eps = torch.finfo(dtype).eps
+        self._level = self._eps**SEMI
+        self._underflow = float(np.sqrt(self.space.size)) * torch.finfo(dtype).tiny
+        self._estimate = OrthogonalityEstimate(self.space.size)
+
+    def state(self) -> dict[str, Any]:
+        """All that the process needs to go on, beside generator, deflated vectors and space."""
+        last = self._last
+        if last is not None and self._keeps and not self.basis.rounded:
+            # It is the last row of the basis.
+            last = None
+        return {
+            **{name: getattr(self, name) for name in FIELDS},
+            "basis": self.basis,
+            "estimate": self._estimate.state(),
+            "next": self._next,
+            "last": last,
+            "has_last": self._last is not None,
+        }
+
+    @classmethod
+    def restored(
+        cls,
+        state: dict[str, Any],
+        generator: torch.Generator,
+        space: Space,
+        *,
+        deflated: KrylovBasis | None = None,
+        partial: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Lanczos:
+        """The process at the point where `state` was taken; it goes on to the same bits."""
+        process = cls.__new__(cls)
+        process.space = space
+        process._resume(state, generator, deflated, partial, dtype, device)  # noqa: SLF001 - it is of this class
+        return process
+
+    def _resume(
+        self,
+        state: dict[str, Any],
+        generator: torch.Generator,
+        deflated: KrylovBasis | None,
+        partial: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._generator, self._deflated = generator, deflated
+        self._prepare(partial, dtype, device)
+        for name in FIELDS:
+            setattr(self, name, state[name])
+        self.basis = state["basis"]
+        self._estimate.restore(state["estimate"])
+        self._next, self._last = state["next"], state["last"]
+        if self._last is None and state["has_last"]:
+            self._last = self.basis[len(self.basis) - 1]
 
     def __len__(self) -> int:
         """Number of steps so far."""
@@ -197,7 +264,7 @@ class Lanczos:
                 "same shape and dtype."
             )
         image = image.detach()
-        length = norm(image)
+        length = self.space.norm(image)
         if not np.isfinite(length):
             raise NonFiniteError(
                 f"The product of the operator with Lanczos vector {index + 1} holds NaN or infinity; nothing is "
@@ -207,7 +274,7 @@ class Lanczos:
             self.basis.append(q)
         self._lengths.append(length)
         self.scale, self.noise = max(self.scale, length), max(self.noise, error / length if length > 0 else 0.0)
-        diagonal = inner(q, image)
+        diagonal = self.space.inner(q, image)
         w = torch.add(image, q, alpha=-diagonal)
         first_of_block = index == self.starts[-1]
         if not first_of_block and self._last is not None:
@@ -236,7 +303,7 @@ class Lanczos:
 
     def _orthogonalise(self, w: Tensor, q: Tensor, index: int) -> float:
         """Orthogonalise the residual w (p,), in place, as much as it needs; its norm."""
-        residual = max(norm(w), self._underflow)
+        residual = max(self.space.norm(w), self._underflow)
         products = self._estimate.predicted(self.alpha, self.beta, (self._eps + self.noise) * self.scale)
         each = np.abs(products).max(axis=0)
         predicted = float(each.max(initial=0.0))
@@ -258,7 +325,7 @@ class Lanczos:
             elif not self._streak:
                 excess = self._estimate.learn(predicted, found)
                 self.orthogonality = max(self.orthogonality, min(1.0, excess * self._worst))
-            residual = max(norm(w), self._underflow)
+            residual = max(self.space.norm(w), self._underflow)
             # A pass leaves what it removes times the basis's own departure from orthogonality; where it removes much,
             # there were two.
             left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * self.orthogonality
@@ -271,12 +338,12 @@ class Lanczos:
             self._streak = 0
         if self._partial or self.basis.rounded:
             # Neighbours to working precision.
-            w.add_(q, alpha=-inner(q, w))
+            w.add_(q, alpha=-self.space.inner(q, w))
         if not self.spent:
             self._estimate.accept(accepted)
             self._worst, self._kept = level, kept
             self.orthogonality = max(self.orthogonality, min(1.0, level))
-        return norm(w)
+        return self.space.norm(w)
 
     def _negligible(self) -> float:
         """Norm up to which a residual is nothing but rounding: that of a step, and that of the basis as it is kept.
@@ -289,14 +356,14 @@ class Lanczos:
     def _begin_block(self, start: Tensor | None) -> None:
         self.starts.append(len(self.alpha))
         if start is None:
-            start = random_vector(self._size, self._generator, dtype=self.dtype, device=self._device)
+            start = self.space.random_vector(self._generator, dtype=self.dtype, device=self._device)
         # A start vector in the complement loses most of its length where the complement is small: three passes.
         for _ in range(3):
-            start.div_(norm(start))
+            start.div_(self.space.norm(start))
             if self._deflated is not None:
                 self._deflated.orthogonalise(start)
             self.basis.orthogonalise(start)
-        self._last, self._next = None, start.div_(norm(start))
+        self._last, self._next = None, start.div_(self.space.norm(start))
         self._estimate.replace(self._eps + self.basis.kept_error(self._next, 1.0))
 
     def _check_symmetry(self, removed: npt.NDArray[np.float64], index: int, allowance: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,3 +92,17 @@ class OrthogonalityEstimate:
     def replace(self, level: float) -> None:
         """Take another vector in place of the last one, with inner products of this size."""
         self._last = self.random(self._last.shape[1], level)
+
+    def state(self) -> dict[str, Any]:
+        """All that it needs to go on."""
+        return {
+            "random": self._random.bit_generator.state,
+            "last": self._last,
+            "before": self._before,
+            "share": self._share,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken."""
+        self._random.bit_generator.state = state["random"]
+        self._last, self._before, self._share = state["last"], state["before"], state["share"]

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec.krylov.vectors import Space
+
 __all__ = ["SKETCH", "Sketch"]
 
 SKETCH = 2039
@@ -28,8 +30,8 @@ class Sketch:
 
     Parameters
     ----------
-    size : int
-        p.
+    space : Space
+        R^p; of a sharded one, vectors are this rank's slices.
     device : torch.device
         Of the vectors.
 
@@ -39,20 +41,22 @@ class Sketch:
     "Database-friendly random projections" (2003).
     """
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        words = np.random.PCG64(SEED).random_raw(-(-size // 64))
-        bits = np.unpackbits(words.astype("<u8").view(np.uint8), count=size)
+    def __init__(self, space: Space, device: torch.device) -> None:
+        self._space = space
+        words = np.random.PCG64(SEED).random_raw(-(-space.size // 64))
+        bits = np.unpackbits(words.astype("<u8").view(np.uint8), count=space.size)[space.begin : space.end]
         self._signs = torch.from_numpy(bits.astype(np.int8)).mul_(2).sub_(1).to(device)
 
     def __call__(self, vector: Tensor) -> npt.NDArray[np.float64]:
         """Sketch of a vector (p,); shape (d,), or (p,) where p is smaller."""
-        size = min(len(vector), SKETCH)
+        size = min(self._space.size, SKETCH)
         total = torch.zeros(size, dtype=torch.float64, device=vector.device)
-        chunk = ROWS * SKETCH
+        chunk = ROWS * size
         for part, signs in zip(torch.split(vector, chunk), torch.split(self._signs, chunk), strict=True):
             signed = part * signs
-            whole = len(part) // SKETCH * SKETCH
+            whole = len(part) // size * size
             total[: len(part) - whole] += signed[whole:]
             if whole:
-                total += signed[:whole].view(-1, SKETCH).sum(dim=0, dtype=torch.float64)
-        return total.cpu().numpy()
+                total += signed[:whole].view(-1, size).sum(dim=0, dtype=torch.float64)
+        # Places are those in the whole vector.
+        return self._space.ranks.sum_(total.roll(self._space.begin % size)).cpu().numpy()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.ritz import RESOLVED
-from hesspec.krylov.vectors import inner, norm
+from hesspec.krylov.vectors import Space
 
-__all__ = ["OuterPairs", "thick_restart"]
+__all__ = ["OuterPairs", "ThickRestart"]
 
 Array = npt.NDArray[np.float64]
 
@@ -41,13 +41,8 @@ class OuterPairs:
     matvecs: int
 
 
-def thick_restart(
-    lanczos: Lanczos,
-    multiply: Callable[[Tensor], Tensor],
-    matvecs: int,
-    rounding: Callable[[int], float],
-) -> OuterPairs:
-    """Go on from a Lanczos run whose basis is full: keep the outer half of its Ritz vectors, and fill up again.
+class ThickRestart:
+    """Going on from a Lanczos run whose basis is full: keep the outer half of its Ritz vectors, and fill up again.
 
     Ends when a cycle resolves no further eigenvalue, when all that can be kept are resolved, or when the products are
     used up.
@@ -56,65 +51,108 @@ def thick_restart(
     ----------
     lanczos : Lanczos
         Of m steps, in a single block, with a basis kept in full precision; its size m bounds that of all cycles.
-    multiply : callable
-        Product with the operator.
     matvecs : int
         Most products in all.
-    rounding : callable
-        From a number of steps to their backward error, absolute.
 
-    Raises
-    ------
-    NonFiniteError
-        If a product holds NaN or infinity.
+    Attributes
+    ----------
+    outer : OuterPairs or None
+        What was found, once it has ended.
 
     Notes
     -----
     Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems" (2000). Beside the basis, the
     kept half of it is in memory while it is rotated.
     """
-    size, used = len(lanczos), len(lanczos)
-    alpha, beta = lanczos.tridiagonal()
-    projected = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
-    basis, following, residual = lanczos.basis, lanczos.vector, float(beta[-1])
-    kept, before = size // 2, -1
-    while True:
-        values, vectors = np.linalg.eigh(projected)
+
+    def __init__(self, lanczos: Lanczos, matvecs: int) -> None:
+        alpha, beta = lanczos.tridiagonal()
+        self._space, self._size, self._most = lanczos.space, len(lanczos), matvecs
+        self._floor = lanczos.backward_error(len(lanczos))
+        self._projected: Array = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+        self._basis, self._next, self._residual = lanczos.basis, lanczos.vector, float(beta[-1])
+        self._kept, self._before, self._used = self._size // 2, -1, self._size
+        self.outer: OuterPairs | None = None
+        self._turn()
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], space: Space) -> ThickRestart:
+        """The process at the point where `state` was taken."""
+        process = cls.__new__(cls)
+        process.outer = None
+        for name, value in {**state, "space": space}.items():
+            setattr(process, f"_{name}", value)
+        return process
+
+    def state(self) -> dict[str, Any]:
+        """All that it needs to go on, while it has not ended."""
+        names = "size", "most", "floor", "projected", "basis", "next", "residual", "kept", "before", "used"
+        return {name: getattr(self, f"_{name}") for name in names}
+
+    def rounding(self, steps: int) -> float:
+        """As `Lanczos.backward_error`, of more steps than the run has taken."""
+        return float(np.sqrt(steps / self._size)) * self._floor
+
+    @property
+    def vector(self) -> Tensor:
+        """Vector (p,) whose product with the operator the next step needs."""
+        return self._next
+
+    def step(self, image: Tensor) -> None:
+        """Take the product of the operator with `vector`.
+
+        Raises
+        ------
+        NonFiniteError
+            If it holds NaN or infinity.
+        """
+        index, basis, projected = len(self._basis), self._basis, self._projected
+        basis.append(self._next)
+        projected[index, index] = self._space.inner(self._next, image)
+        image = image.clone()
+        # Twice: the first pass takes away couplings, which are no rounding.
+        basis.orthogonalise(image)
+        basis.orthogonalise(image)
+        self._residual = self._space.norm(image)
+        if not np.isfinite(self._residual):
+            raise NonFiniteError(
+                f"Product {self._used + 1} of the operator with a Lanczos vector holds NaN or infinity; nothing is "
+                "returned."
+            )
+        self._used += 1
+        if self._residual <= self.rounding(1):
+            # An invariant subspace: what is in it is exact, and the rest of the basis adds nothing to it.
+            values, vectors = np.linalg.eigh(projected[: index + 1, : index + 1])
+            order = np.argsort(-np.abs(values), kind="stable")[: self._kept]
+            self._end(values[order], np.zeros(len(order)), vectors[:, order])
+            return
+        self._next = image.div_(self._residual)
+        if index + 1 < self._size:
+            projected[index, index + 1] = projected[index + 1, index] = self._residual
+        else:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Rotate the basis, which is full, to its outer Ritz vectors; or end."""
+        values, vectors = np.linalg.eigh(self._projected)
         order = np.argsort(-np.abs(values), kind="stable")
         values, vectors = values[order], vectors[:, order]
-        residuals = residual * np.abs(vectors[-1])
-        open_ = residuals + rounding(used) > RESOLVED * np.abs(values)
-        resolved = int(np.argmax(open_)) if open_.any() else size
-        finished = resolved <= before or resolved >= kept or used + size - kept > matvecs
-        count = resolved if finished else kept
-        basis = basis.subspace(torch.from_numpy(np.ascontiguousarray(vectors[:, :count])))
-        if finished:
-            return OuterPairs(values[:count], residuals[:count], basis, used)
-        before, couplings = resolved, residual * vectors[-1, :kept]
-        projected = np.zeros((size, size))
-        projected[:kept, :kept] = np.diag(values[:kept])
-        projected[:kept, kept] = projected[kept, :kept] = couplings
-        for index in range(kept, size):
-            basis.append(following)
-            image = multiply(following)
-            projected[index, index] = inner(following, image)
-            image = image.clone()
-            # Twice: the first pass takes away couplings, which are no rounding.
-            basis.orthogonalise(image)
-            basis.orthogonalise(image)
-            residual = norm(image)
-            if not np.isfinite(residual):
-                raise NonFiniteError(
-                    f"Product {used + 1} of the operator with a Lanczos vector holds NaN or infinity; nothing is "
-                    "returned."
-                )
-            used += 1
-            if residual <= rounding(1):
-                # An invariant subspace: what is in it is exact, and the rest of the basis adds nothing to it.
-                values, vectors = np.linalg.eigh(projected[: index + 1, : index + 1])
-                order = np.argsort(-np.abs(values), kind="stable")[:kept]
-                basis = basis.subspace(torch.from_numpy(np.ascontiguousarray(vectors[:, order])))
-                return OuterPairs(values[order], np.zeros(len(order)), basis, used)
-            if index + 1 < size:
-                projected[index, index + 1] = projected[index + 1, index] = residual
-            following = image.div_(residual)
+        residuals = self._residual * np.abs(vectors[-1])
+        open_ = residuals + self.rounding(self._used) > RESOLVED * np.abs(values)
+        resolved = int(np.argmax(open_)) if open_.any() else self._size
+        kept = self._kept
+        if resolved <= self._before or resolved >= kept or self._used + self._size - kept > self._most:
+            self._end(values[:resolved], residuals[:resolved], vectors[:, :resolved])
+            return
+        self._rotate(vectors[:, :kept])
+        self._before, couplings = resolved, self._residual * vectors[-1, :kept]
+        self._projected = np.zeros((self._size, self._size))
+        self._projected[:kept, :kept] = np.diag(values[:kept])
+        self._projected[:kept, kept] = self._projected[kept, :kept] = couplings
+
+    def _rotate(self, vectors: Array) -> None:
+        self._basis = self._basis.subspace(torch.from_numpy(np.ascontiguousarray(vectors)))
+
+    def _end(self, values: Array, residuals: Array, vectors: Array) -> None:
+        self._rotate(vectors)
+        self.outer = OuterPairs(values, residuals, self._basis, self._used)

@@ -1,11 +1,15 @@
-"""Inner products of long vectors, accumulated in float64 whatever the vectors' precision."""
+"""Inner products of long vectors, accumulated in float64 whatever the vectors' precision, on one rank or on many."""
+
+from __future__ import annotations
 
 import math
 
 import torch
 from torch import Tensor
 
-__all__ = ["CHUNK", "inner", "norm", "random_vector"]
+from hesspec._ranks import ALONE, Ranks
+
+__all__ = ["CHUNK", "Space", "inner", "norm", "random_vector"]
 
 # Sums over float32 vectors run in float64 over chunks. In float32 alone, an inner product of 28 million terms is off by
 # 1e-4 of ||q|| ||w||, which would spoil orthogonality and pass for asymmetry of the operator.
@@ -15,6 +19,8 @@ CHUNK = 1 << 16
 SHORT_CHUNK = 1 << 14
 # Where squares of float32 numbers, and their sums over a chunk, neither overflow nor vanish beside eps of the sum.
 SAFE_SQUARES = (1e-20, 1e38)
+# Normal numbers are drawn 16 at a time, so that pieces of such lengths are what one draw gives.
+DRAWN = 1 << 20
 
 
 def inner(a: Tensor, b: Tensor) -> float:
@@ -49,3 +55,53 @@ def random_vector(size: int, generator: torch.Generator, *, dtype: torch.dtype, 
     Drawn in float32 on the CPU: its direction is uniform on the sphere up to rounding.
     """
     return torch.randn(size, generator=generator).to(device=device, dtype=dtype)
+
+
+class Space:
+    """R^p, of whose vectors each rank has a slice.
+
+    Parameters
+    ----------
+    size : int
+        p.
+    ranks : Ranks, optional
+
+    Attributes
+    ----------
+    size : int
+        p.
+    begin, end : int
+        This rank's slice of each vector.
+    ranks : Ranks
+    """
+
+    def __init__(self, size: int, ranks: Ranks = ALONE) -> None:
+        self.size, self.ranks = size, ranks
+        self.begin, self.end = ranks.part(size)
+
+    @property
+    def length(self) -> int:
+        """Number of entries of this rank's slice."""
+        return self.end - self.begin
+
+    def inner(self, a: Tensor, b: Tensor) -> float:
+        """a·b of two vectors by their slices, accumulated in float64; the same to the bit on all ranks."""
+        return self.ranks.total(inner(a, b))
+
+    def norm(self, a: Tensor) -> float:
+        """Euclidean norm of a vector by its slices, as `norm`; the same to the bit on all ranks."""
+        return self.ranks.norm(norm(a))
+
+    def random_vector(self, generator: torch.Generator, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Slice of what `random_vector` draws, whatever the number of ranks; no rank holds all of it."""
+        if self.ranks.size == 1:
+            return random_vector(self.size, generator, dtype=dtype, device=device)
+        found = torch.empty(self.length)
+        # The last piece is longer rather than shorter than 16, of which PyTorch draws in another way.
+        starts = range(0, max(self.size - 16, 1), DRAWN)
+        for first, last in zip(starts, [*starts[1:], self.size], strict=True):
+            piece = torch.randn(last - first, generator=generator)
+            begin, end = max(first, self.begin), min(last, self.end)
+            if begin < end:
+                found[begin - self.begin : end - self.begin] = piece[begin - first : end - first]
+        return found.to(device=device, dtype=dtype)

@@ -5,6 +5,7 @@ from hesspec.operators.class_parts import GaussNewtonClass, GaussNewtonCross, Ga
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.hessian import Hessian
 from hesspec.operators.residual import Residual
+from hesspec.operators.shards import shard
 from hesspec.operators.traces import Traces
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "Hessian",
     "Residual",
     "Traces",
+    "shard",
 ]

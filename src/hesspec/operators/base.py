@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
@@ -10,9 +12,11 @@ from typing import Any, Protocol, Self
 import numpy as np
 import scipy.sparse.linalg
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec._memory import free_memory, parse_memory
+from hesspec._ranks import Ranks
 from hesspec.errors import NonFiniteError
 from hesspec.operators.forecast import Forecast, forecast
 from hesspec.operators.linearised import LinearisedRisk
@@ -100,15 +104,22 @@ class CurvatureOperator(ABC):
         full precision, to measure the noise by.
     traces : Traces, optional
         What operators of the same model at several checkpoints share, so that it is traced once.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that share the data: each of them has the same model, and gives its own batches as `data`
+        (`hesspec.shard(data, group)`, or a share of your own; no sample twice). Every rank builds the operator, and
+        multiplies it with the same vectors: products are those with the matrix of all data, the same on every rank.
+        What fails on one rank is raised on all of them.
 
     Raises
     ------
     ValueError
         If batch norm or dropout is active; if data is empty, can be iterated once only, or changes between passes; if
-        the loss, the parameters, memory or precision cannot be used; with the first product, if the precision is not
-        "full" and the model cannot be traced. The message says what to do.
+        the loss, the parameters, memory or precision cannot be used; if ranks have different weights; with the first
+        product, if the precision is not "full" and the model cannot be traced. The message says what to do.
     MemoryError
         With the first product, if not even one sample fits into the memory; the message gives both numbers.
+    RankError
+        If another rank failed, or is gone.
 
     Notes
     -----
@@ -127,14 +138,18 @@ class CurvatureOperator(ABC):
         memory: str | int | None = None,
         precision: str = "full",
         traces: Traces | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         budget = None if memory is None else parse_memory(memory)
-        self._risk = EmpiricalRisk(model, loss_fn, data, params, terms=terms, traces=traces)
+        self._risk = EmpiricalRisk(model, loss_fn, data, params, terms=terms, traces=traces, group=group)
         self._check_loss()
         check_precision(precision, dtype=self.dtype, device=self.device)
         self._precision = precision
-        self._budget = int(KEPT_SHARE * free_memory(self.device)) if budget is None else budget
+        free = free_memory(self.device) // (self.ranks.neighbours if self.device.type == "cpu" else 1)
+        self._budget = int(KEPT_SHARE * free) if budget is None else budget
         self._built: Linearised | None = None
+        self._value = 0.0
+        self._counts = [int(total) for total in self.ranks.numbers(*map(float, self._mine)).sum(0).tolist()]
         self.matvecs = 0
         """Number of products with a vector so far."""
 
@@ -175,7 +190,7 @@ class CurvatureOperator(ABC):
             return None
         other = copy.copy(self)
         other._precision, other.matvecs = "full", 0  # noqa: SLF001 - it is of this class
-        other._built = self._linearised.at_full_precision()  # noqa: SLF001
+        other._built = self._build().at_full_precision()  # noqa: SLF001
         return other
 
     def forecast(self, memory: int | None = None, *, devices: int = 1) -> Forecast:
@@ -196,14 +211,24 @@ class CurvatureOperator(ABC):
         return forecast(self._risk, self._passes(), self._budget if memory is None else memory, devices)
 
     @property
+    def ranks(self) -> Ranks:
+        """The processes that share the data."""
+        return self._risk.ranks
+
+    @property
+    def _mine(self) -> tuple[int, int]:
+        """Samples and batches of this process."""
+        return self._risk.batches.samples, len(self._risk.batches)
+
+    @property
     def samples(self) -> int:
-        """Number of samples in all batches."""
-        return self._risk.batches.samples
+        """Number of samples in all batches, those of all ranks."""
+        return self._counts[0]
 
     @property
     def batches(self) -> int:
-        """Number of batches."""
-        return len(self._risk.batches)
+        """Number of batches, those of all ranks."""
+        return self._counts[1]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -213,17 +238,20 @@ class CurvatureOperator(ABC):
     @property
     def risk(self) -> float:
         """The loss of all data at this point."""
-        return self._linearised.value
+        self._build()
+        return self._value
 
     @property
     def attributes(self) -> dict[str, str | int | float]:
         """What this operator is, for the record of a measurement."""
-        risk, built = self._risk, self._linearised
+        risk, built = self._risk, self._build()
+        shared = {} if self.ranks.size == 1 else {"ranks": self.ranks.size}
         return {
+            **shared,
             "matrix": type(self).__name__,
             "loss": risk.loss.name,
             "reduction": risk.loss.reduction,
-            "risk": built.value,
+            "risk": self._value,
             "samples": self.samples,
             "terms": risk.batches.terms,
             "batches": self.batches,
@@ -250,15 +278,47 @@ class CurvatureOperator(ABC):
         """
         self._check(vectors)
         columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
-        products = self._linearised.products(columns)
-        self.matvecs += len(columns)
-        for column, product in zip(columns, products, strict=True):
-            # A sum is finite only if every entry is, unless it overflows by itself, which the second look rules out.
-            if not product.sum().isfinite() and not product.isfinite().all():
-                if not column.isfinite().all():
-                    raise NonFiniteError("The vector that the operator was to be multiplied with is not finite.")
-                raise self._linearised.diagnose(column)
+        products = [self.ranks.sum_(product) for product in self.partial_products(columns)]
         return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
+
+    def partial_products(self, columns: Sequence[Tensor]) -> list[Tensor]:
+        """Part, of this rank, of M v for each flat vector (p,), which all ranks give alike; the parts add up to M v.
+
+        Raises
+        ------
+        NonFiniteError
+            If a part holds NaN or infinity; RankError on the other ranks.
+        """
+        built = self._build()
+        products = built.products(columns)
+        self.matvecs += len(columns)
+
+        def check() -> None:
+            for column, product in zip(columns, products, strict=True):
+                # A sum is finite only if every entry is, unless it overflows itself, which the second look rules out.
+                if not product.sum().isfinite() and not product.isfinite().all():
+                    if not column.isfinite().all():
+                        raise NonFiniteError("The vector that the operator was to be multiplied with is not finite.")
+                    raise built.diagnose(column)
+
+        self.ranks.together(check)
+        return products
+
+    def sliced(self) -> CurvatureOperator | Sliced:
+        """The operator on the slices of vectors that the ranks have; itself where there is one rank."""
+        return self if self.ranks.size == 1 else Sliced(self)
+
+    def identity(self) -> dict[str, str]:
+        """What this operator is, by its content: the same for the same, whatever the batches and the ranks."""
+        risk = self._risk
+        return {
+            "matrix": type(self).__name__,
+            "loss": f"{risk.loss.name}, {risk.loss.reduction}",
+            "parameters": _digest([repr((name, tuple(value.shape))) for name, value in risk.named()]),
+            "weights": _digest([value.cpu().contiguous().numpy().tobytes() for _, value in risk.named()]),
+            "data": f"{sum(self.ranks.gather(risk.batches.digest())) % 2**128:032x}",
+            "precision": self._precision,
+        }
 
     def to_named(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of a flat vector (p,), shaped and named as the parameters are."""
@@ -291,13 +351,13 @@ class CurvatureOperator(ABC):
         risk = self._risk
         return (
             f"{type(self).__name__}({self.shape[0]:,} parameters of {type(risk.model).__name__}, {risk.loss.name} over "
-            f"{risk.batches.samples:,} samples, {self.dtype}, {self.device})"
+            f"{self.samples:,} samples, {self.dtype}, {self.device})"
         )
 
-    @property
-    def _linearised(self) -> Linearised:
+    def _build(self) -> Linearised:
         if self._built is None:
-            self._built = self._linearise()
+            self._built = self.ranks.together(self._linearise)
+            self._value = self.ranks.total(self._built.value)
         return self._built
 
     def _check(self, vectors: Tensor) -> None:
@@ -313,6 +373,48 @@ class CurvatureOperator(ABC):
                 f"The operator is {self.dtype} on {self.device}, the vector {vectors.dtype} on {vectors.device}; "
                 "convert it with vector.to(operator.device, operator.dtype)."
             )
+
+
+class Sliced:
+    """A curvature matrix whose data ranks share, on slices of vectors: each rank gives and gets its own.
+
+    A slice takes two collectives: vectors are gathered from all ranks, and of the ranks' products the sums are
+    scattered.
+
+    Parameters
+    ----------
+    operator : CurvatureOperator
+    """
+
+    def __init__(self, operator: CurvatureOperator) -> None:
+        self._operator, self.ranks = operator, operator.ranks
+        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
+        self.identity = operator.identity
+
+    @functools.cached_property
+    def reference(self) -> Sliced | None:
+        """The same at full precision, as of the operator."""
+        reference = self._operator.reference
+        return None if reference is None else Sliced(reference)
+
+    @property
+    def attributes(self) -> dict[str, str | int | float]:
+        """Of the operator."""
+        return self._operator.attributes
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """Slices of products, of those of a vector (length,) or of the columns of a matrix (length, k)."""
+        columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
+        whole = [self.ranks.whole(column, self.shape[0]) for column in columns]
+        products = [self.ranks.slice_of_sum(part) for part in self._operator.partial_products(whole)]
+        return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
+
+
+def _digest(parts: Iterable[str | bytes]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        found.update(part.encode() if isinstance(part, str) else part)
+    return found.hexdigest()
 
 
 class SumOverBatches(CurvatureOperator):

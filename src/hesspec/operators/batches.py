@@ -1,5 +1,6 @@
 """Data that is read batch by batch, and checked to be the same in every pass."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from hesspec._ranks import ALONE, Ranks
 from hesspec.operators.losses import Loss
 
-__all__ = ["Batch", "Batches", "can_be_split"]
+__all__ = ["Batch", "Batches", "can_be_split", "check_data", "taken"]
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -56,6 +58,8 @@ class Batches:
     loss : Loss
     device, dtype
         Where tensors are brought to; dtype applies to floating-point ones.
+    ranks : Ranks, optional
+        Processes each of which has batches of its own, of the same data.
 
     Attributes
     ----------
@@ -64,7 +68,7 @@ class Batches:
     samples : int
         Number of samples in all batches.
     terms : float
-        Number (or total weight) of loss terms in all batches.
+        Number (or total weight) of loss terms in all batches of all ranks.
     shares : list of float
         For each batch, what its loss is multiplied by in the loss of all data; 0 for a batch without terms.
 
@@ -75,41 +79,37 @@ class Batches:
         changes between passes (seen in the next pass).
     """
 
-    def __init__(self, data: Iterable[Any], loss: Loss, *, device: torch.device, dtype: torch.dtype) -> None:
-        if not isinstance(data, Iterable):
-            raise ValueError(f"data is a {type(data).__name__}, which is no iterable of (inputs, targets) batches.")
-        if isinstance(data, Iterator):
-            raise ValueError(
-                f"data is a {type(data).__name__}, which can be iterated once only, and every matvec needs all of it; "
-                "pass a DataLoader or a list of batches, list(data) for example."
-            )
-        if isinstance(data, Tensor | Mapping | str):
-            raise ValueError(
-                f"data is a {type(data).__name__}; it has to be an iterable of (inputs, targets) batches. For one "
-                "batch pass [(inputs, targets)]."
-            )
+    def __init__(
+        self, data: Iterable[Any], loss: Loss, *, device: torch.device, dtype: torch.dtype, ranks: Ranks = ALONE
+    ) -> None:
+        check_data(data)
         self._data, self._loss, self._device, self._dtype = data, loss, device, dtype
         self._fingerprints: list[tuple[float, ...]] = []
+        self.sizes, terms = ranks.together(self._read)
+        self.samples, self.terms = sum(self.sizes), ranks.total(sum(terms))
+        if not self.terms > 0:
+            raise ValueError(
+                f"The loss has no term: the terms (or weights) of all samples sum to {self.terms:g}, as where every "
+                "target has the ignored index."
+            )
+        summed = loss.reduction == "sum"
+        # A batch without terms has the mean 0/0; it adds nothing and is passed over.
+        self.shares = [(1.0 if summed else count / self.terms) if count else 0.0 for count in terms]
+
+    def _read(self) -> tuple[tuple[int, ...], list[float]]:
+        """Numbers of samples and of terms of all batches."""
         terms: list[float] = []
         samples: list[int] = []
-        for index, item in enumerate(data):
+        for index, item in enumerate(self._data):
             inputs, targets = _pair(index, item)
             samples.append(_samples(inputs, targets))
-            terms.append(loss.terms(targets, samples[-1]))
+            terms.append(self._loss.terms(targets, samples[-1]))
             self._fingerprints.append(_fingerprint(item))
         if not samples:
             raise ValueError(
                 "data is empty: it has no batch. Pass a DataLoader or a list of (inputs, targets) batches."
             )
-        self.sizes, self.samples, self.terms = tuple(samples), sum(samples), sum(terms)
-        if not self.terms > 0:
-            raise ValueError(
-                f"The loss has no term: the terms (or weights) of all {self.samples} samples sum to {self.terms:g}, as "
-                "where every target has the ignored index."
-            )
-        summed = loss.reduction == "sum"
-        # A batch without terms has the mean 0/0; it adds nothing and is passed over.
-        self.shares = [(1.0 if summed else count / self.terms) if count else 0.0 for count in terms]
+        return tuple(samples), terms
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -137,6 +137,30 @@ class Batches:
                 f"data changed between passes: it had {len(self)} batches in the first pass, and now has "
                 f"{'more' if count > len(self) else count}. A matrix needs the same data in every pass."
             )
+
+    def digest(self) -> int:
+        """A number of 128 bits of the content: the same whatever the samples' order and batches are.
+
+        Numbers of parts of the data add up, modulo 2^128, to that of the whole. Batches that cannot be split count as
+        one sample.
+        """
+        total = 0
+        for item in self._data:
+            inputs, targets = item
+            leaves = [leaf for leaf in pytree.tree_leaves((inputs, targets)) if isinstance(leaf, Tensor)]
+            batch = Batch(0, inputs, targets, 1.0)
+            single = not can_be_split(batch)
+            count = 1 if single else batch.samples
+            rows = [
+                leaf.detach().cpu().contiguous().numpy().reshape(1 if single or len(leaf) != count else count, -1)
+                for leaf in leaves
+            ]
+            for index in range(count):
+                found = hashlib.blake2b(digest_size=16)
+                for row in rows:
+                    found.update(row[index % len(row)].tobytes())
+                total += int.from_bytes(found.digest())
+        return total % 2**128
 
     def split(self, batch: Batch, parts: int) -> list[Batch]:
         """Parts of a batch, of as equal numbers of samples as there are; those without a loss term are left out.
@@ -172,8 +196,7 @@ class Batches:
         total = self._loss.terms(batch.targets, samples)
         result = []
         for group in groups:
-            pieces = [_taken(leaf, group) if _splits(leaf, samples) else leaf for leaf in leaves]
-            inputs, targets = pytree.tree_unflatten(pieces, structure)
+            inputs, targets = pytree.tree_unflatten(taken(leaves, group, samples), structure)
             terms = self._loss.terms(targets, _samples(inputs, targets))
             share = batch.share if self._loss.reduction == "sum" else batch.share * terms / total
             if terms:
@@ -199,6 +222,22 @@ class Batches:
         return leaf.to(device=self._device, dtype=self._dtype if leaf.is_floating_point() else leaf.dtype)
 
 
+def check_data(data: Any) -> None:
+    """Refuse what is no iterable of batches, or can be iterated once only, with ValueError."""
+    if not isinstance(data, Iterable):
+        raise ValueError(f"data is a {type(data).__name__}, which is no iterable of (inputs, targets) batches.")
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"data is a {type(data).__name__}, which can be iterated once only, and every matvec needs all of it; "
+            "pass a DataLoader or a list of batches, list(data) for example."
+        )
+    if isinstance(data, Tensor | Mapping | str):
+        raise ValueError(
+            f"data is a {type(data).__name__}; it has to be an iterable of (inputs, targets) batches. For one "
+            "batch pass [(inputs, targets)]."
+        )
+
+
 def can_be_split(batch: Batch) -> bool:
     """Whether a batch has several samples, and inputs and targets that agree on their number."""
     samples = batch.samples
@@ -211,6 +250,11 @@ def can_be_split(batch: Batch) -> bool:
 
 def _splits(leaf: Any, samples: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == samples
+
+
+def taken(leaves: Iterable[Any], group: Tensor, samples: int) -> list[Any]:
+    """A group of the samples of a batch, by their indices; what is not of samples is taken whole."""
+    return [_taken(leaf, group) if _splits(leaf, samples) else leaf for leaf in leaves]
 
 
 def _taken(leaf: Tensor, group: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hesspec._ranks import ALONE, Ranks
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.jacobian import CoupledPasses, CoupledRisk
 from hesspec.operators.rows import LogitRows, check_softmax_loss
@@ -31,6 +32,8 @@ class Projections:
         Of all batches.
     pushed : sequence of Tensor (R, C)
         J v in each of them.
+    ranks : Ranks, optional
+        Processes whose batches are other ones of the same data: means are those of all.
 
     Attributes
     ----------
@@ -51,17 +54,18 @@ class Projections:
         If a class has no samples.
     """
 
-    def __init__(self, rows: Sequence[LogitRows], pushed: Sequence[Tensor]) -> None:
-        self.rows = rows
-        self.weights = class_weights(rows)
+    def __init__(self, rows: Sequence[LogitRows], pushed: Sequence[Tensor], ranks: Ranks = ALONE) -> None:
+        self.rows, self.ranks = rows, ranks
+        self.weights = class_weights(rows, ranks)
         self.single = [row.centred(u) for row, u in zip(rows, pushed, strict=True)]
-        sums = torch.stack([row.by_class(row.weights * t) for row, t in zip(rows, self.single, strict=True)]).sum(0)
+        own = torch.stack([row.by_class(row.weights * t) for row, t in zip(rows, self.single, strict=True)]).sum(0)
+        sums = ranks.sum_(own)
         self.off = 1 - torch.eye(len(sums), dtype=torch.float64, device=sums.device)
         self.pair = _ratio(sums, self.weights)
         self.mean = _ratio((self.off * sums).sum(1), (self.off * self.weights).sum(1))
 
 
-def class_weights(rows: Sequence[LogitRows]) -> Tensor:
+def class_weights(rows: Sequence[LogitRows], ranks: Ranks = ALONE) -> Tensor:
     """w_{c,c'} (C, C), float64: over the samples of class c, the weighted sum of their probabilities of class c'.
 
     Raises
@@ -69,7 +73,8 @@ def class_weights(rows: Sequence[LogitRows]) -> Tensor:
     ValueError
         If a class has no samples, which leaves it without means.
     """
-    counts = torch.stack([torch.bincount(row.targets[row.scale > 0], minlength=row.classes) for row in rows]).sum(0)
+    own = torch.stack([torch.bincount(row.targets[row.scale > 0], minlength=row.classes) for row in rows]).sum(0)
+    counts = ranks.sum_(own)
     missing = (counts == 0).nonzero().flatten().tolist()
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
@@ -77,7 +82,7 @@ def class_weights(rows: Sequence[LogitRows]) -> Tensor:
             f"{len(missing)} of {len(counts)} classes have no samples in the data ({shown}): the class structure needs "
             "samples of every class that the model has a logit for."
         )
-    return torch.stack([row.by_class(row.weights) for row in rows]).sum(0)
+    return ranks.sum_(torch.stack([row.by_class(row.weights) for row in rows]).sum(0))
 
 
 def _ratio(sums: Tensor, weights: Tensor) -> Tensor:
@@ -101,7 +106,7 @@ class _ClassPart(CurvatureOperator):
         """k (R, C) for each batch."""
 
     def _couple(self, rows: Sequence[LogitRows], pushed: Sequence[Tensor]) -> Sequence[Tensor]:
-        chosen = self.coefficients(Projections(rows, pushed))
+        chosen = self.coefficients(Projections(rows, pushed, self.ranks))
         return [row.cotangent(k) for row, k in zip(rows, chosen, strict=True)]
 
     def _passes(self) -> CoupledPasses:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 
@@ -60,11 +61,14 @@ class GaussNewton(SumOverBatches):
         precision: str = "full",
         output_curvature: str = "full",
         traces: Traces | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         if output_curvature not in OUTPUT_CURVATURES:
             known = ", ".join(map(repr, OUTPUT_CURVATURES))
             raise ValueError(f"output_curvature={output_curvature!r} is unknown; it is one of {known}.")
-        super().__init__(model, loss_fn, data, params, terms=terms, memory=memory, precision=precision, traces=traces)
+        super().__init__(
+            model, loss_fn, data, params, terms=terms, memory=memory, precision=precision, traces=traces, group=group
+        )
         self._part = output_curvature
         if output_curvature != "full":
             first = next(iter(self._risk.batches))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from hesspec.operators.tracing import Group, LinearTrace
 
 __all__ = ["CoupledPasses", "CoupledRisk", "JacobianPass", "JacobianPasses", "LinearisedModel"]
 
+# May communicate with other ranks; all else between two couplings does not.
 Couple = Callable[[Sequence[LogitRows], Sequence[Tensor]], Sequence[Tensor]]
 
 
@@ -160,21 +162,38 @@ class LinearisedModel(KeptPasses):
         super().__init__(risk, JacobianPasses(risk, precision), budget)
 
     def through(self, vectors: Sequence[Tensor], couple: Couple) -> list[Tensor]:
-        """J^T couple(rows, J v) for each flat vector (p,), in two passes over the data."""
+        """Part, of this rank, of J^T couple(rows, J v) for each flat vector (p,), in two passes over the data."""
+        ranks = self._risk.ranks
+        while True:
+            rows, columns = self.pushed(vectors)
+            parts, cotangents = dict(self._parts), [couple(rows, column) for column in columns]
 
-        def attempt() -> list[Tensor]:
-            rows, columns = self._push(vectors)
-            return self._pull([couple(rows, column) for column in columns])
+            def attempt(
+                parts: dict[int, int] = parts, cotangents: Sequence[Sequence[Tensor]] = cotangents
+            ) -> list[Tensor] | None:
+                # Rows belong to parts: where memory ran out and parts had to be cut, it begins anew, on all ranks.
+                return self._pull(cotangents) if self._parts == parts else None
 
-        return self._surviving(attempt)
+            products = ranks.together(functools.partial(self._surviving, attempt))
+            again = ranks.total(float(products is None)) > 0
+            if products is not None and not again:
+                return products
 
     def pushed(self, vectors: Sequence[Tensor]) -> tuple[list[LogitRows], list[list[Tensor]]]:
-        """Rows of all batches, and J v of each flat vector in each of them, (R, C) in float64."""
-        return self._surviving(lambda: self._push(vectors))
+        """Rows of this rank's batches, and J v of each flat vector in each of them, (R, C) in float64."""
+        return self._risk.ranks.together(lambda: self._surviving(lambda: self._push(vectors)))
 
     def pulled(self, cotangents: Callable[[Sequence[LogitRows]], Sequence[Sequence[Tensor]]]) -> list[Tensor]:
-        """J^T u, flat (p,), for each u: rows (R, C) of all batches."""
-        return self._surviving(lambda: self._pull(cotangents(self._push([])[0])))
+        """J^T u, flat (p,), for each u: rows (R, C) of all batches of all ranks.
+
+        Parameters
+        ----------
+        cotangents : callable
+            From the rows of this rank's batches to those of each u; nothing is communicated in it.
+        """
+        ranks = self._risk.ranks
+        parts = ranks.together(lambda: self._surviving(lambda: self._pull(cotangents(self._push([])[0]))))
+        return [ranks.sum_(part) for part in parts]
 
     def parts(self, batch: Batch) -> list[Batch]:
         """The parts that a batch is cut into so that passes over each of them fit."""
@@ -211,7 +230,7 @@ class CoupledRisk(LinearisedModel):
         self._couple = couple
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """M v for each flat vector (p,)."""
+        """Part, of this rank, of M v for each flat vector (p,)."""
         return self.through(vectors, self._couple)
 
     def diagnose(self, vector: Tensor) -> NonFiniteError:
@@ -219,7 +238,7 @@ class CoupledRisk(LinearisedModel):
         fault = self._surviving(self._fault)
         if fault is not None:
             return fault
-        _, (column,) = self.pushed([vector])
+        _, (column,) = self._surviving(lambda: self._push([vector]))
         for place, part in enumerate(column):
             if not part.isfinite().all():
                 return NonFiniteError(f"J v is not finite in batch or part {place} of the data; the gradient is.")

@@ -100,7 +100,7 @@ class KeptPasses:
         self._surviving(self._prepare)
         self.seconds = time.perf_counter() - start
         logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
-        if self._unused:
+        if self._unused and risk.ranks.rank == 0:
             shown = ", ".join(name for name in risk.parameters.names if name in self._unused)
             warnings.warn(
                 f"These parameters do not influence the loss; their curvature is zero: {shown}.",
@@ -172,7 +172,7 @@ class KeptPasses:
         self._kept.clear()
         self._places, self.value, self.predicted_peak = 0, 0.0, 0
         self._unused = set(self._risk.parameters.names)
-        final = max(index for index, share in enumerate(self._risk.batches.shares) if share)
+        final = max((index for index, share in enumerate(self._risk.batches.shares) if share), default=-1)
         # Largest needs so far: of parts that are repeated, and of tangent passes.
         streamed = tangent = 0
         for batch in self._risk.batches:
@@ -283,7 +283,7 @@ class LinearisedRisk(KeptPasses):
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """M v for each flat vector (p,), in one pass over the data."""
-        return self._surviving(lambda: self._pass(vectors))
+        return self._risk.ranks.together(lambda: self._surviving(lambda: self._pass(vectors)))
 
     def diagnose(self, vector: Tensor) -> NonFiniteError:
         """Find the batch and the parameter where M v is NaN or infinite."""

@@ -7,10 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 
+from hesspec._ranks import Ranks
 from hesspec.operators.batches import Batch, Batches
 from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
@@ -19,7 +24,7 @@ from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.parameters import ParameterSelection, ParameterSpec
 from hesspec.operators.traces import Traces
 
-__all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels"]
+__all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels", "refuse_active_modules"]
 
 Named = dict[str, Tensor]
 Predict = Callable[[Named], Any]
@@ -92,11 +97,14 @@ class EmpiricalRisk:
         See `hesspec.operators.losses.Loss`.
     traces : Traces, optional
         Where its traces are kept; by default they are its own.
+    group : ProcessGroup, optional
+        Processes each of which has batches of its own, of the same data.
 
     Raises
     ------
     ValueError
-        If batch norm or dropout is active, or model, loss, data or params are not usable; the message says what to do.
+        If batch norm or dropout is active, or model, loss, data or params are not usable, or the ranks of the group
+        have different weights; the message says what to do.
     """
 
     def __init__(
@@ -108,16 +116,24 @@ class EmpiricalRisk:
         *,
         terms: Callable[[Any], float] | None = None,
         traces: Traces | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model is a {type(model).__name__}; it has to be a torch.nn.Module.")
-        _refuse_active_modules(model)
+        if isinstance(model, DistributedDataParallel):
+            # What it does in a backward pass, averaging gradients over its own group, is not for products.
+            model = model.module
+        _refuse_sharded(model)
+        refuse_active_modules(model)
+        self.ranks = Ranks(group)
         self.model, self.loss_fn = model, loss_fn
         self.traces = Traces() if traces is None else traces
         self.parameters = ParameterSelection(model, params)
         self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
-        self.batches = Batches(data, self.loss, device=self.parameters.device, dtype=self.parameters.dtype)
+        device, dtype = self.parameters.device, self.parameters.dtype
+        self.batches = Batches(data, self.loss, device=device, dtype=dtype, ranks=self.ranks)
         everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        _refuse_other_weights(self.ranks, everything)
         self.fixed = {
             name: value.detach().clone() for name, value in everything.items() if name not in self.parameters.names
         }
@@ -135,6 +151,11 @@ class EmpiricalRisk:
         """The selected parameters as leaves of a new autograd graph, which share the memory of their values."""
         values = zip(self.parameters.names, self.parameters.values, strict=True)
         return {name: value.detach().requires_grad_() for name, value in values}
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """All parameters and buffers, the selected ones first."""
+        yield from zip(self.parameters.names, self.parameters.values, strict=True)
+        yield from self.fixed.items()
 
     def gradient(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss of one batch and its gradient, by plain reverse mode."""
@@ -173,7 +194,39 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (inputs,), {}
 
 
-def _refuse_active_modules(model: nn.Module) -> None:
+def _refuse_sharded(model: nn.Module) -> None:
+    """Raise where this process has a part of the parameters only."""
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    if sharded or any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise ValueError(
+            "The model's parameters are sharded over several processes, and PyTorch has no second derivative through "
+            "that. hesspec.CentralDifferenceHessian is for models that fully_shard has sharded; a model that fits on a "
+            "device is better measured unsharded, with group=... for its data."
+        )
+
+
+def _refuse_other_weights(ranks: Ranks, tensors: Mapping[str, Tensor]) -> None:
+    if ranks.size == 1:
+        return
+    # Exact where weights are the same, as every rank sums them in the same order.
+    sums = {
+        name: (tuple(tensor.shape), float(tensor.detach().double().nan_to_num().square().sum()))
+        for name, tensor in tensors.items()
+    }
+    first, mine = ranks.gather(sums)[0], dict(sums)
+    different = [name for name in {**first, **mine} if first.get(name) != mine.get(name)]
+
+    def compare() -> None:
+        if different:
+            raise ValueError(
+                f"Rank {ranks.rank} has another {different[0]!r} than rank 0: all ranks need the same model. Load the "
+                "same weights on all of them, or seed them alike."
+            )
+
+    ranks.together(compare)
+
+
+def refuse_active_modules(model: nn.Module) -> None:
     """Raise where the loss would not be a mean over samples, or would be another one at each call."""
     batch_norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd  # noqa: SLF001
     active = []

@@ -18,7 +18,7 @@ from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.projected import Projected
 from hesspec.krylov.storage import Storage
-from hesspec.krylov.vectors import norm
+from hesspec.krylov.vectors import Space, norm
 from hesspec.measurement import BASIS_SHARE, Eigenpairs, how_kept, outlier_pairs, spectrum
 from hesspec.operators import CurvatureOperator, GaussNewton, Hessian, Residual
 from hesspec.operators.class_parts import Projections
@@ -153,7 +153,7 @@ def knock_out(
         raise MemoryError(
             f"{count} vectors of {p:,} numbers, to be projected out, fit neither into {in_words(room)} nor on the disk."
         )
-    basis = KrylovBasis(p, dtype=operator.dtype, device=device, storage=keeping)
+    basis = KrylovBasis(Space(p), dtype=operator.dtype, device=device, storage=keeping)
     for vector in vectors:
         unit = vector / norm(vector)
         basis.orthogonalise(unit)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec._memory import free_memory
@@ -72,6 +73,8 @@ class ClassStructure:
     memory : str or int, optional
         What may be taken of the device's memory, beside model and data: "8GB", or a number of bytes. Passes and means
         share it. By default a safe share of what is free. Means that do not fit are had in slices of the parameters.
+    group : torch.distributed.ProcessGroup, optional
+        As for `hesspec.GaussNewton`: processes that share the data, every one of which makes the same calls.
 
     Raises
     ------
@@ -93,11 +96,14 @@ class ClassStructure:
         params: ParameterSpec = None,
         *,
         memory: str | int | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         sizes = None if memory is None else shares_of(memory)
-        self._risk = EmpiricalRisk(model, loss_fn, data, params)
+        self._risk = EmpiricalRisk(model, loss_fn, data, params, group=group)
         check_softmax_loss(self._risk.loss)
-        free = free_memory(self.device)
+        ranks = self._risk.ranks
+        # The same on all ranks, as it decides how many passes there are.
+        free = int(ranks.least(free_memory(self.device) // (ranks.neighbours if self.device.type == "cpu" else 1)))
         self._budget, self._room = sizes or (int(KEPT_SHARE * free), int(BASIS_SHARE * free))
 
     @property
@@ -127,7 +133,7 @@ class ClassStructure:
 
     @functools.cached_property
     def _weights(self) -> Tensor:
-        return class_weights(self._model.pushed([])[0])
+        return class_weights(self._model.pushed([])[0], self._risk.ranks)
 
     @functools.cached_property
     def _off(self) -> Tensor:
@@ -136,7 +142,7 @@ class ClassStructure:
 
     @functools.cached_property
     def _model(self) -> LinearisedModel:
-        return LinearisedModel(self._risk, self._budget)
+        return self._risk.ranks.together(lambda: LinearisedModel(self._risk, self._budget))
 
     # Means, Gram matrices and eigenvalues -----------------------------------------------------------------------------
 
@@ -293,6 +299,7 @@ class ClassStructure:
             for j, other in enumerate(found[: i + 1]):
                 parts = zip(one.rows, one.single, other.single, strict=True)
                 curved[i, j] = curved[j, i] = sum(float((row.weights * s * t).sum()) for row, s, t in parts)
+        curved = self._risk.ranks.sum_(torch.from_numpy(curved).to(self.device)).cpu().numpy()
         return np.asarray(scipy.linalg.eigh(curved, (gram + gram.T) / 2, eigvals_only=True)[::-1])
 
     # Vectors, traces --------------------------------------------------------------------------------------------------
@@ -302,7 +309,7 @@ class ClassStructure:
         found = []
         for chosen in torch.split(vectors, TOGETHER, dim=1):
             rows, columns = self._model.pushed([vector.contiguous() for vector in chosen.T])
-            found += [Projections(rows, column) for column in columns]
+            found += [Projections(rows, column, self._risk.ranks) for column in columns]
         return found
 
     def trace(self, part: Literal["class", "cross", "within", "same"], *, matvecs: int = 32) -> tuple[float, float]:
@@ -354,22 +361,24 @@ class _Product:
         self._model, self._coefficients = structure._model, OPERATORS[part].coefficients  # noqa: SLF001
         self.shape = structure.dimension, structure.dimension
         self.dtype, self.device = structure.dtype, structure.device
+        self._ranks = structure._risk.ranks  # noqa: SLF001
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
-        products = self._model.through(columns, self._couple)
+        products = [self._ranks.sum_(product) for product in self._model.through(columns, self._couple)]
         return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
 
     def _couple(self, rows: Sequence[LogitRows], pushed: Sequence[Tensor]) -> list[Tensor]:
-        chosen = self._coefficients(Projections(rows, pushed))
+        chosen = self._coefficients(Projections(rows, pushed, self._ranks))
         return [row.cotangent(k) for row, k in zip(rows, chosen, strict=True)]
 
 
 def within_by_class(found: Projections) -> Tensor:
     """sum_{i in c} w_{i,c'} <g_{i,c'} - g_{c,c'}, v>^2, (C, C)."""
-    return torch.stack(
+    own = torch.stack(
         [
             row.by_class(row.weights * (t - found.pair[row.targets]) ** 2)
             for row, t in zip(found.rows, found.single, strict=True)
         ]
     ).sum(0)
+    return found.ranks.sum_(own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -69,13 +70,20 @@ def gram_of_means(
     gram = torch.zeros(len(means), len(means), dtype=torch.float64, device=parameters.device)
     for first, last in slices(parameters.count, len(means), parameters.dtype.itemsize, budget):
         kept = torch.zeros(len(means), last - first, dtype=parameters.dtype, device=parameters.device)
-        for batch in risk.batches:
-            for part in parts(batch):
-                for group in _by_class(risk, part):
-                    _add(risk, group, means, kept, first)
+        risk.ranks.together(functools.partial(_add_all, risk, parts, means, kept, first))
+        risk.ranks.sum_(kept)
         for piece in torch.split(kept, SHORT_CHUNK, dim=1):
             gram += piece @ piece.T
     return gram
+
+
+def _add_all(
+    risk: EmpiricalRisk, parts: Callable[[Batch], Sequence[Batch]], means: Sequence[Mean], kept: Tensor, first: int
+) -> None:
+    for batch in risk.batches:
+        for part in parts(batch):
+            for group in _by_class(risk, part):
+                _add(risk, group, means, kept, first)
 
 
 def _by_class(risk: EmpiricalRisk, batch: Batch) -> Iterator[Batch]:

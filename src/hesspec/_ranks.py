@@ -1,0 +1,198 @@
+"""Processes that share a measurement: the few collectives that it needs, and errors that reach all of them."""
+
+from __future__ import annotations
+
+import functools
+import math
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hesspec._memory import is_out_of_memory
+from hesspec.errors import RankError
+
+__all__ = ["ALONE", "Ranks"]
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """The processes of a `torch.distributed` group, or this one alone.
+
+    All methods but `part` are collective: every rank calls them, in the same order.
+
+    Parameters
+    ----------
+    group : ProcessGroup, optional
+        Whose backend is Gloo or NCCL; None for this process alone.
+
+    Attributes
+    ----------
+    group : ProcessGroup or None
+    rank, size : int
+        Number of this process in the group, and of all of them.
+
+    Raises
+    ------
+    ValueError
+        If this process is not in the group.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+        if self.rank < 0:
+            raise ValueError("This process is not in the group; build the operator on its ranks only.")
+        nccl = group is not None and "nccl" in dist.get_backend(group)
+        self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+    @functools.cached_property
+    def neighbours(self) -> int:
+        """Number of ranks on the machine of this one, itself included."""
+        return self.gather(platform.node()).count(platform.node())
+
+    def part(self, size: int) -> tuple[int, int]:
+        """First index of this rank's slice of a vector (size,), and the index after its last.
+
+        All slices but the last ones have ceil(size/ranks) entries, as those of a `DTensor` with the placement
+        `Shard(0)`.
+        """
+        length = -(-size // self.size)
+        return min(self.rank * length, size), min((self.rank + 1) * length, size)
+
+    # Numbers and objects ----------------------------------------------------------------------------------------------
+
+    def numbers(self, *values: float) -> Tensor:
+        """All ranks' numbers, (ranks, k), float64."""
+        mine = torch.tensor(values, dtype=torch.float64)
+        if self.size == 1:
+            return mine[None]
+        found = torch.empty(self.size, len(values), dtype=torch.float64, device=self._device)
+        with _reported():
+            dist.all_gather(list(found.unbind()), mine.to(self._device), group=self.group)
+        return found.cpu()
+
+    def total(self, value: float) -> float:
+        """Sum over the ranks in their order: the same to the bit on all of them."""
+        return value if self.size == 1 else sum(self.numbers(value)[:, 0].tolist())
+
+    def least(self, value: float) -> float:
+        """Least of the ranks' numbers."""
+        return value if self.size == 1 else float(self.numbers(value).min())
+
+    def norm(self, part: float) -> float:
+        """Norm of a vector from those of its slices."""
+        return part if self.size == 1 else math.hypot(*self.numbers(part)[:, 0].tolist())
+
+    def gather(self, value: T) -> list[T]:
+        """The ranks' objects, small ones."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        with _reported():
+            dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Result of an action that communicates nothing; where it fails on one rank, all of them raise.
+
+        Raises
+        ------
+        Exception
+            Its own, on the first rank where it failed.
+        RankError
+            On the others.
+        """
+        if self.size == 1:
+            return action()
+        failure: Exception | None = None
+        try:
+            result = action()
+        except Exception as error:  # noqa: BLE001 - raised below, when all ranks know of it
+            failure = error
+        failed = self.numbers(float(failure is not None))[:, 0]
+        if not failed.any():
+            return result
+        first = int(failed.argmax())
+        words = self.gather("" if failure is None else f"{type(failure).__name__}: {failure}")[first]
+        if self.rank == first and failure is not None:
+            raise failure
+        raise RankError(f"Rank {first} of {self.size} ended with {words}") from failure
+
+    # Vectors ----------------------------------------------------------------------------------------------------------
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Sum over the ranks, in the place of each rank's own."""
+        if self.size > 1:
+            with _reported():
+                dist.all_reduce(tensor, group=self.group)
+        return tensor
+
+    def whole(self, slice_: Tensor, size: int) -> Tensor:
+        """The vector (size,) of which every rank has the slice `part(size)`."""
+        if self.size == 1:
+            return slice_
+        length = -(-size // self.size)
+        found = torch.empty(length * self.size, dtype=slice_.dtype, device=slice_.device)
+        with _reported():
+            _all_gather(found, _padded(slice_, length), group=self.group)
+        return found[:size]
+
+    def slice_of_sum(self, vector: Tensor) -> Tensor:
+        """Slice, of this rank, of the sum of all ranks' vectors (size,)."""
+        if self.size == 1:
+            return vector
+        size, (begin, end) = len(vector), self.part(len(vector))
+        length = -(-size // self.size)
+        found = torch.empty(length, dtype=vector.dtype, device=vector.device)
+        with _reported():
+            _reduce_scatter(found, _padded(vector, length * self.size), group=self.group)
+        return found[: end - begin]
+
+    def exchange(self, pieces: list[Tensor], lengths: list[int]) -> list[Tensor]:
+        """Send a piece (n,) to each rank, and receive one of each, of these lengths."""
+        if self.size == 1:
+            return pieces
+        found = torch.empty(sum(lengths), dtype=pieces[0].dtype, device=pieces[0].device)
+        with _reported():
+            dist.all_to_all_single(
+                found, torch.cat(pieces), lengths, [len(piece) for piece in pieces], group=self.group
+            )
+        return list(torch.split(found, lengths))
+
+
+def _padded(vector: Tensor, length: int) -> Tensor:
+    return vector.contiguous() if len(vector) == length else torch.nn.functional.pad(vector, (0, length - len(vector)))
+
+
+# Renamed in PyTorch 2.14, where the old names warn.
+_all_gather: Final[Callable[..., Any]] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter: Final[Callable[..., Any]] = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Say what it means when a collective fails."""
+    try:
+        with warnings.catch_warnings():
+            # Of how PyTorch implements them, which is nothing that a user can act on.
+            warnings.simplefilter("ignore")
+            yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        cause = str(error).strip().partition("\n")[0]
+        raise RankError(
+            f"A rank is gone, or did not answer within the group's timeout ({cause}). Look at the output of the other "
+            "ranks for the cause; with snapshot=..., the same call continues from the last snapshot."
+        ) from error
+
+
+ALONE: Final = Ranks()
+"""This process by itself."""

@@ -1,0 +1,63 @@
+"""A rank's share of data that all ranks have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils import _pytree as pytree
+
+from hesspec._ranks import Ranks
+from hesspec.operators.batches import Batch, can_be_split, check_data, taken
+
+__all__ = ["shard"]
+
+
+class _Shard:
+    def __init__(self, data: Iterable[Any], ranks: Ranks) -> None:
+        self._data, self._ranks = data, ranks
+        count = len(data) if isinstance(data, Sized) else None
+        # Beyond these, batches are cut.
+        self._dealt = None if count is None else count // ranks.size * ranks.size
+
+    def __iter__(self) -> Iterator[Any]:
+        rank, size = self._ranks.rank, self._ranks.size
+        for index, item in enumerate(self._data):
+            whole = self._dealt is None or index < self._dealt
+            batch = None if whole else Batch(index, item[0], item[1], 1.0)
+            if batch is not None and can_be_split(batch) and batch.samples >= size:
+                leaves, structure = batch.leaves()
+                group = torch.arange(batch.samples).tensor_split(size)[rank]
+                yield pytree.tree_unflatten(taken(leaves, group, batch.samples), structure)
+            elif index % size == rank:
+                yield item
+
+
+def shard(data: Iterable[Any], group: dist.ProcessGroup) -> Iterable[Any]:
+    """Share, of this rank, of batches that every rank of a group has, for operators with `group=`.
+
+    Batches are dealt in turn. Those at the end that there are not enough of for all ranks are cut along their samples,
+    so that one batch serves any number of ranks; where a batch cannot be cut (see `hesspec.operators.batches`), or the
+    number of batches is not known beforehand, one rank takes it whole. Every rank iterates over all of the data: where
+    reading it is dear, give each rank its own share instead, in which no sample occurs twice
+    (`torch.utils.data.DistributedSampler` repeats some unless their number is divisible).
+
+    Parameters
+    ----------
+    data : iterable of (inputs, targets)
+        The same on every rank, in the same order.
+    group : ProcessGroup
+
+    Returns
+    -------
+    iterable of (inputs, targets)
+
+    Raises
+    ------
+    ValueError
+        If the data can be iterated once only, or is no iterable of batches.
+    """
+    check_data(data)
+    return _Shard(data, Ranks(group))

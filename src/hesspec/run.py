@@ -1,0 +1,352 @@
+"""The Krylov run behind a spectrum: its probes one after the other, and snapshots from which it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hesspec.krylov.basis import KrylovBasis
+from hesspec.krylov.lanczos import Lanczos
+from hesspec.krylov.measure import Measure, first_block, measure, movement
+from hesspec.krylov.operator import SymmetricOperator
+from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
+from hesspec.krylov.sketch import Sketch
+from hesspec.krylov.snapshot import Snapshot
+from hesspec.krylov.storage import Storage
+from hesspec.krylov.thick_restart import ThickRestart
+from hesspec.krylov.vectors import Space
+from hesspec.result import Spectrum
+
+__all__ = ["PARTIAL_FROM", "Progress", "Run"]
+
+Progress = Callable[[int, int | None], None]
+
+# "auto" looks at the measure from this step on, and each so many steps: often enough to waste few matvecs.
+AUTO_FIRST: Final = 16
+AUTO_EVERY: Final = 8
+# Reorthogonalising fully reads the basis in every step, which costs less than the rest of a step where it fits into the
+# processor's cache; from this p on it is done where it is needed.
+PARTIAL_FROM: Final = 1 << 18
+# Products whose error is measured, against those of the reference, are the 1st, 2nd, 4th, 8th ...; the largest error
+# seen, times this, stands for those of all.
+NOISE_MARGIN: Final = 2.0
+# Resolved eigenvalues whose eigenvectors are kept as sketches, the largest: 8 KB each.
+SKETCHED: Final = 64
+# Numbers and words that a snapshot holds.
+KEPT: Final = ("_phase", "_stopped", "_done", "_passes", "_steps", "_exact")
+
+
+class Run:
+    """Lanczos processes of all probes, and the measure that they add up to.
+
+    A run has four phases, of which it has the second and the third only where a basis is restarted: the first probe;
+    restarts of its basis; a run for the bulk that keeps no basis; the other probes.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+        Of a sharded space, multiplied with slices.
+    space : Space
+    seed : int
+    keeping : Storage or int
+        How the basis is kept, or the size of one that is restarted.
+    steps : int or None
+        Of each probe, where it is known.
+    probes : int
+    on_step : callable, optional
+    wanted : int
+        Eigenvectors of the largest resolved eigenvalues that are kept, at most.
+    snapshot : Snapshot, optional
+        From which the run goes on, where there is one, and to which it is written.
+
+    Attributes
+    ----------
+    top : KrylovBasis
+        Eigenvectors that were wanted, after `first`.
+    keeping : Storage or int
+        As given, or as it was where a snapshot is gone on from.
+    """
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        space: Space,
+        seed: int,
+        keeping: Storage | int,
+        steps: int | None,
+        probes: int,
+        on_step: Progress | None,
+        wanted: int,
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        self._operator, self._space, self._probes, self._wanted = operator, space, probes, wanted
+        self._generator = torch.Generator().manual_seed(seed)
+        self._reference = getattr(operator, "reference", None)
+        self.keeping, self._p = keeping, space.size
+        self._dtype, self._device = operator.dtype, torch.device(operator.device)
+        self._total = None if steps is None else steps * probes
+        self._on_step, self._snapshot = on_step, snapshot
+        self._sketch = Sketch(space, self._device)
+        self.top = KrylovBasis(space, dtype=self._dtype, device=self._device)
+        # What a snapshot holds, beside the processes at work and the basis of eigenvectors.
+        self._phase, self._stopped = "first", ""
+        self._done, self._passes, self._steps, self._exact = 0, 0.0, 0, False
+        self._pairs: list[RitzPairs] = []
+        self._bulks: list[tuple[Array, Array]] = []
+        self._sketches: list[npt.NDArray[np.float64]] = []
+        # Of the first probe, from the end of its first phase on.
+        self._measure: Measure
+        self._deflated: KrylovBasis | None = None
+        self._lanczos: Lanczos | None = None
+        self._restart: ThickRestart | None = None
+        self._group: list[Lanczos] = []
+        if snapshot is not None and (state := snapshot.read()) is not None:
+            self._restore(state)
+
+    # Phases -----------------------------------------------------------------------------------------------------------
+
+    def first(self, limit: int, tolerance: float | None) -> None:
+        """Run the first probe. Its basis goes with the end of it."""
+        if self._phase == "first":
+            self._first(limit, tolerance)
+        if self._restart is not None:
+            self._restarted(self._restart)
+        if self._phase == "bulk":
+            self._bulk(limit)
+
+    def _first(self, limit: int, tolerance: float | None) -> None:
+        lanczos = self._lanczos or self._start(Storage() if isinstance(self.keeping, int) else self.keeping)
+        self._lanczos = lanczos
+        capacity = min(limit, self.keeping) if isinstance(self.keeping, int) else limit
+        self._stopped = self._run_first(lanczos, capacity, tolerance)
+        self._steps, self._exact = len(lanczos), lanczos.exhausted
+        self._measure = found = measure(lanczos, self._p, len(lanczos))
+        self._pairs.append(first_block(lanczos))
+        self._lanczos = None
+        if capacity < limit and not lanczos.exhausted and len(lanczos.starts) == 1:
+            # Half of the products may go to the restarts.
+            self._restart = ThickRestart(lanczos, max(limit // 2, len(lanczos)))
+            self._phase = "restart"
+            return
+        self._bulks.append((found.bulk_nodes, found.bulk_weights))
+        if self._wanted:
+            largest = np.argsort(-np.abs(found.eigenvalues), kind="stable")[: self._wanted]
+            self.top = lanczos.basis.subspace(torch.from_numpy(found.resolved_vectors[:, largest]))
+        if self._probes > 1 and found.bulk_nodes.size:
+            self._deflated = lanczos.basis.subspace(torch.from_numpy(found.resolved_vectors))
+        self._phase = "others"
+
+    def _run_first(self, lanczos: Lanczos, limit: int, tolerance: float | None) -> str:
+        while not lanczos.finished and len(lanczos) < limit:
+            self._keep_snapshot()
+            # Sketches are linear: those of the Lanczos vectors give those of all Ritz vectors.
+            self._sketches.append(self._sketch(lanczos.vector))
+            self._advance([lanczos])
+            if tolerance is not None and len(lanczos) >= AUTO_FIRST and len(lanczos) % AUTO_EVERY == 0:
+                moved = movement(lanczos, self._p)
+                if moved <= tolerance:
+                    return f"the measure moved by {moved:.2g} of the mean |eigenvalue| since half of the steps"
+        if lanczos.exhausted:
+            return "the Krylov spaces filled R^p: the spectrum is exact"
+        return "all steps done" if tolerance is None else "the basis reached the memory that it may fill"
+
+    def _restarted(self, restart: ThickRestart) -> None:
+        """Go on without more memory: the outermost eigenvalues by restarts."""
+        while restart.outer is None:
+            self._keep_snapshot()
+            (image,) = self._multiply([restart.vector])
+            restart.step(image)
+        outer = restart.outer
+        k, floor = len(outer.values), restart.rounding(outer.matvecs)
+        self._measure = replace(
+            self._measure,
+            eigenvalues=outer.values,
+            error_bounds=clustered_bounds(outer.values, outer.residuals, floor),
+            eigenvalue_weights=np.full(k, 1 / self._p),
+            norm=max(self._measure.norm, float(np.abs(outer.values).max(initial=0.0))),
+            rounding=floor,
+            resolved_vectors=np.eye(k),
+        )
+        self._sketches = [self._sketch(outer.vectors[i]) for i in range(k)]
+        if self._wanted:
+            largest = np.argsort(-np.abs(outer.values), kind="stable")[: self._wanted]
+            self.top = outer.vectors.subspace(torch.eye(k, dtype=torch.float64)[:, largest])
+        self._deflated, self._steps = outer.vectors, outer.matvecs
+        self._restart, self._phase = None, "bulk"
+
+    def _bulk(self, limit: int) -> None:
+        """Measure the bulk by a run that keeps nothing.
+
+        It is orthogonal to what is resolved, which is what makes Lanczos vectors lose orthogonality, and ends where its
+        own do.
+        """
+        bulk = self._lanczos or self._start(None, self._deflated)
+        self._lanczos = bulk
+        while not bulk.finished and self._steps + len(bulk) < limit:
+            self._keep_snapshot()
+            self._advance([bulk])
+        pairs = first_block(bulk)
+        self._pairs.append(pairs)
+        self._steps += len(bulk)
+        weights = pairs.weights / pairs.weights.sum() * (1 - len(self._measure.eigenvalues) / self._p)
+        self._bulks = [(pairs.values, weights)]
+        self._stopped = "all steps done"
+        if bulk.spent:
+            self._stopped = (
+                f"the bulk's run, without a basis, lost orthogonality after {len(bulk)} steps; more memory helps"
+            )
+        self._deflated = self._deflated if self._probes > 1 else None
+        self._lanczos, self._phase = None, "others"
+
+    def others(self, together: int) -> None:
+        """Run the other probes in the complement of the resolved eigenvectors, which leaves a bulk to measure.
+
+        As many as `together` go in lockstep, so that one pass over the data serves all of them.
+        """
+        if self._deflated is None:
+            return
+        storage = None if isinstance(self.keeping, int) else self.keeping
+        nodes, weights = self._bulks[0]
+        # After restarts, which took their share of the first probe's steps, as many as its bulk was given.
+        steps = self._steps if storage is not None else len(nodes)
+        mass = float(weights.sum())
+        while (waiting := self._probes - len(self._bulks)) > 0:
+            self._group = self._group or [self._start(storage, self._deflated) for _ in range(min(together, waiting))]
+            while working := [
+                lanczos
+                for lanczos in self._group
+                if not lanczos.finished and len(lanczos.starts) == 1 and len(lanczos) < steps
+            ]:
+                self._keep_snapshot()
+                self._advance(working)
+            for lanczos in self._group:
+                pairs = first_block(lanczos)
+                self._pairs.append(pairs)
+                self._bulks.append((pairs.values, pairs.weights / pairs.weights.sum() * mass))
+            self._group = []
+
+    # Steps ------------------------------------------------------------------------------------------------------------
+
+    def _start(self, storage: Storage | None, deflated: KrylovBasis | None = None) -> Lanczos:
+        start = self._space.random_vector(self._generator, dtype=self._dtype, device=self._device)
+        partial = self._p >= PARTIAL_FROM
+        return Lanczos(start, self._generator, deflated=deflated, storage=storage, partial=partial, space=self._space)
+
+    def _advance(self, group: Sequence[Lanczos]) -> None:
+        """One step of each process, with one product for all of them."""
+        vectors = [lanczos.vector for lanczos in group]
+        for lanczos, vector, image in zip(group, vectors, self._multiply(vectors), strict=True):
+            passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
+            lanczos.step(image, error)
+            self._passes += lanczos.passes - passes
+
+    def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
+        """Norm of what the product is off by, where the operator can tell and it is time to ask."""
+        if self._reference is None or step & (step - 1):
+            return 0.0
+        return NOISE_MARGIN * self._space.norm(self._reference @ vector - image)
+
+    def _multiply(self, vectors: Sequence[Tensor]) -> list[Any]:
+        products = self._operator @ (vectors[0] if len(vectors) == 1 else torch.stack(list(vectors), dim=1))
+        for _ in vectors:
+            self._done += 1
+            if self._on_step is not None:
+                self._on_step(self._done, self._total)
+        return [products] if len(vectors) == 1 else list(products.unbind(dim=1))
+
+    # Snapshots --------------------------------------------------------------------------------------------------------
+
+    def _keep_snapshot(self) -> None:
+        """Write a snapshot if it is time: before a product, so that all that was decided is in it."""
+        if self._snapshot is not None and self._snapshot.due():
+            self._snapshot.write(self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in KEPT},
+            "pairs": [dataclasses.asdict(pairs) for pairs in self._pairs],
+            "bulks": [list(bulk) for bulk in self._bulks],
+            "sketches": np.stack(self._sketches) if self._sketches else None,
+            "measure": None if self._phase == "first" else dataclasses.asdict(self._measure),
+            "keeping": dataclasses.asdict(self.keeping) if isinstance(self.keeping, Storage) else self.keeping,
+            "generator": self._generator.get_state().numpy(),
+            "deflated": self._deflated,
+            "top": self.top if len(self.top) else None,
+            "lanczos": None if self._lanczos is None else self._lanczos.state(),
+            "restart": None if self._restart is None else self._restart.state(),
+            "group": [lanczos.state() for lanczos in self._group],
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name in KEPT:
+            setattr(self, name, state[name])
+        kept = state["keeping"]
+        self.keeping = Storage(**kept) if isinstance(kept, dict) else int(kept)
+        self._pairs = [RitzPairs(**pairs) for pairs in state["pairs"]]
+        self._bulks = [(nodes, weights) for nodes, weights in state["bulks"]]
+        self._sketches = [] if state["sketches"] is None else list(state["sketches"])
+        if state["measure"] is not None:
+            self._measure = Measure(**state["measure"])
+        self._generator.set_state(torch.from_numpy(state["generator"]))
+        self._deflated, self.top = state["deflated"], state["top"] or self.top
+        if state["lanczos"] is not None:
+            self._lanczos = self._resumed(state["lanczos"])
+        if state["restart"] is not None:
+            self._restart = ThickRestart.restored(state["restart"], self._space)
+        self._group = [self._resumed(lanczos) for lanczos in state["group"]]
+        if self._on_step is not None:
+            self._on_step(self._done, self._total)
+
+    def _resumed(self, state: dict[str, Any]) -> Lanczos:
+        return Lanczos.restored(
+            state,
+            self._generator,
+            self._space,
+            deflated=self._deflated,
+            partial=self._p >= PARTIAL_FROM or not state["_keeps"],
+            dtype=self._dtype,
+            device=self._device,
+        )
+
+    # Result -----------------------------------------------------------------------------------------------------------
+
+    def spectrum(self, attributes: dict[str, Any]) -> Spectrum:
+        """The measure of all probes."""
+        found, count = self._measure, len(self._bulks)
+        order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
+        return Spectrum(
+            dimension=self._p,
+            eigenvalues=found.eigenvalues[order],
+            error_bounds=found.error_bounds[order],
+            eigenvalue_weights=found.eigenvalue_weights[order],
+            eigenvector_sketches=self._sketches_of(found, order[:SKETCHED]),
+            bulk_nodes=np.concatenate([nodes for nodes, _ in self._bulks]),
+            bulk_weights=np.concatenate([weights for _, weights in self._bulks]) / count,
+            bulk_probe=np.repeat(np.arange(count), [nodes.size for nodes, _ in self._bulks]),
+            ritz_values=np.concatenate([pairs.values for pairs in self._pairs]),
+            ritz_weights=np.concatenate([pairs.weights for pairs in self._pairs]),
+            ritz_bounds=np.concatenate([pairs.residuals + found.rounding for pairs in self._pairs]),
+            ritz_probe=np.repeat(np.arange(len(self._pairs)), [pairs.values.size for pairs in self._pairs]),
+            norm=found.norm,
+            rounding=found.rounding,
+            probes=count,
+            steps=self._steps,
+            matvecs=self._done,
+            exact=self._exact,
+            stopped=self._stopped,
+            attributes={**attributes, "reorthogonalised_steps": round(self._passes, 2)},
+        )
+
+    def _sketches_of(self, found: Measure, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        if not chosen.size:
+            return np.empty((0, 0), np.float32)
+        sketches = found.resolved_vectors[:, chosen].T @ np.stack(self._sketches)
+        # In float32, whose rounding is nothing beside the sketches' own error.
+        return sketches.astype(np.float32)
