@@ -1,4 +1,4 @@
-"""Tables of the benchmarks: on the terminal, and between the markers of each script in README.md."""
+"""Tables of the benchmarks: on the terminal, and between the markers of each script in README.md or another page."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ __all__ = [
     "begin",
     "console",
     "counted",
+    "markdown",
     "publish",
     "ratios",
+    "rewrite",
     "spread",
     "targets",
 ]
@@ -113,13 +115,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def publish(section: str, what: str, blocks: Sequence[Block], load: float, start: float, *, write: bool) -> None:
-    """Print the tables, and write them into the README unless this was a smoke run.
+def publish(
+    section: str,
+    what: str,
+    blocks: Sequence[Block],
+    load: float,
+    start: float,
+    *,
+    write: bool,
+    page: Path = README,
+) -> None:
+    """Print the tables, and write them into the page unless this was a smoke run.
 
     Parameters
     ----------
     section : str
-        Name of the markers in the README, that of the script.
+        Name of the markers in the page, that of the script.
     what : str
         What was measured, before machine and versions.
     blocks : sequence of Block
@@ -129,6 +140,8 @@ def publish(section: str, what: str, blocks: Sequence[Block], load: float, start
         `time.perf_counter()` at the start.
     write : bool
         Whether to write.
+    page : Path
+        Where to.
     """
     seconds = time.perf_counter() - start
     heading = f"{what}, {surroundings(load)} Took {seconds:.0f} s."
@@ -143,8 +156,8 @@ def publish(section: str, what: str, blocks: Sequence[Block], load: float, start
         console.print(table)
     console.print(f"{seconds:.0f} s in all.")
     if write:
-        rewrite(section, "\n".join([heading, "", *map(markdown, blocks)]))
-        console.print(f"The tables are in {README.relative_to(ROOT)}.")
+        rewrite(section, "\n".join([heading, "", *map(markdown, blocks)]), page)
+        console.print(f"The tables are in {page.relative_to(ROOT)}.")
 
 
 def markdown(block: Block) -> str:
@@ -178,11 +191,11 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def rewrite(section: str, text: str) -> None:
-    """Put the tables between the markers of the section in the README."""
+def rewrite(section: str, text: str, page: Path = README) -> None:
+    """Put the tables between the markers of the section in a page."""
     begin, end = f"<!-- {section} -->", f"<!-- /{section} -->"
-    before, found, rest = README.read_text().partition(begin)
+    before, found, rest = page.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"{README} has no {begin} followed by {end} to write the table between.")
-    README.write_text(f"{before}{begin}\n{text}{end}{after}")
+        raise ValueError(f"{page} has no {begin} followed by {end} to write the table between.")
+    page.write_text(f"{before}{begin}\n{text}{end}{after}")

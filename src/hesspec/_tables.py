@@ -7,6 +7,7 @@ from itertools import zip_longest
 from rich import box
 from rich.table import Table
 
+from hesspec.cost_model import Cost
 from hesspec.planning import Plan
 from hesspec.plot import DISPLAY_NAMES, three_digits
 from hesspec.report.rounding import with_bound
@@ -111,7 +112,7 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
         yield table
 
 
-def planned(plans: Iterable[Plan]) -> Table:
+def planned(plans: Iterable[Plan | Cost]) -> Table:
     """A column for each plan."""
     rows = [plan.summary() for plan in plans]
     table = table_of("", *(DISPLAY_NAMES.get(row["matrix"], row["matrix"]) for row in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,11 +36,19 @@ notes = Console(highlight=False, markup=False, emoji=False, stderr=True)
 INTERRUPTED = 130  # by convention 128 + the number of the signal, SIGINT
 
 
+SILENCE = 5  # seconds that a rank whose error another one reports leaves to that one
+
+# Those that run as one process for each share of the data.
+SHARED = ("measure", "structure")
+
+
 class _Commands(TyperGroup):
     """Commands that end with one line, and not with a traceback, where the fault is the user's or the machine's."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command; where there are several ranks, the first one speaks for all."""
+        rank = int(os.environ.get("RANK", "0"))
+        output.quiet = notes.quiet = rank > 0
         try:
             with _warnings_in_a_line():
                 return super().invoke(ctx)
@@ -51,16 +60,27 @@ class _Commands(TyperGroup):
         except Exception as error:
             if os.environ.get("HESSPEC_TRACEBACK") or not isinstance(error, _reportable()):
                 raise
+            # What is wrong with the command is seen by all ranks, what goes wrong later by one of them.
+            notes.quiet = getattr(error, "reported", rank > 0 and not _ranks_have_met())
             _say(f"Error: {_sentence(error)}", "red")
+            if notes.quiet:
+                # The launcher ends all ranks as soon as one has ended: the one that speaks is to be that one.
+                time.sleep(SILENCE)
             raise typer.Exit(1) from None
 
 
 def _reportable() -> tuple[type[Exception], ...]:
     import torch  # noqa: PLC0415 - slow to import, and not needed for --help
 
-    from hesspec.errors import NonFiniteError  # noqa: PLC0415 - its package imports torch
+    from hesspec.errors import NonFiniteError, RankError  # noqa: PLC0415 - its package imports torch
 
-    return ValueError, OSError, MemoryError, NonFiniteError, ModuleNotFoundError, torch.OutOfMemoryError
+    return ValueError, OSError, MemoryError, NonFiniteError, ModuleNotFoundError, torch.OutOfMemoryError, RankError
+
+
+def _ranks_have_met() -> bool:
+    import torch  # noqa: PLC0415 - as above
+
+    return torch.distributed.is_initialized()
 
 
 def _sentence(error: Exception) -> str:
@@ -154,6 +174,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback(epilog=_example("hesspec demo"))
 def _hesspec(
+    ctx: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -163,8 +184,15 @@ def _hesspec(
     The matrices are the Hessian of the mean cross-entropy, its Gauss-Newton part G and its residual part H:
     Hess = G + H.
 
+    `torchrun --nproc-per-node=N -m hesspec measure ...` spreads the data over N processes.
+
     Where a command ends with an error, HESSPEC_TRACEBACK=1 in the environment shows where it arose.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ctx.invoked_subcommand not in SHARED:
+        raise ValueError(
+            f"hesspec {ctx.invoked_subcommand} is one process and cannot be spread by torchrun; "
+            f"{' and '.join(SHARED)} can be."
+        )
 
 
 @app.command("demo", epilog=_example("hesspec demo"))
@@ -273,6 +301,14 @@ BasisOption = Annotated[
     ),
 ]
 
+SnapshotOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where the run is written to every so often; the same command goes on from it. Removed in the end.",
+    ),
+]
+EveryOption = Annotated[str, typer.Option(metavar="TIME", help="Time between two snapshots, such as 10min, 30s or 2h.")]
 MemoryOption = Annotated[
     str | None,
     typer.Option(
@@ -304,6 +340,8 @@ def measure_command(
     batch_size: BatchOption = 256,
     memory: MemoryOption = None,
     basis: BasisOption = "auto",
+    snapshot: SnapshotOption = None,
+    every: EveryOption = "10min",
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     out: Annotated[
@@ -316,24 +354,33 @@ def measure_command(
     SPLIT-MATRIX.nc, or CHECKPOINT-SPLIT-MATRIX.nc with the name of the file of weights in front. `hesspec show` and
     `hesspec report` read them. `hesspec plan` says beforehand what it takes.
 
+    Under `torchrun` each process takes its share of the data and a slice of the Krylov basis, and the first one writes
+    the results: `torchrun --nproc-per-node=2 -m hesspec measure small_cnn --data digits`.
+
     On a machine that is busy with other work, OMP_NUM_THREADS=1 in the environment can be many times faster than one
     thread for each core.
     """
-    from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - slow to import, not needed for --help
+    from hesspec._launch import process_group  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec._ranks import Ranks  # noqa: PLC0415 - as above
+    from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - as above
+    from hesspec.krylov.snapshot import parse_duration  # noqa: PLC0415 - as above
     from hesspec.plot import DISPLAY_NAMES  # noqa: PLC0415 - as above
+    from hesspec.result import load  # noqa: PLC0415 - as above
     from hesspec.study.measuring import MATRICES, matrix_name, measure, spectrum_file  # noqa: PLC0415 - as above
 
     names = list(dict.fromkeys(map(matrix_name, matrix or MATRICES)))
     count = _steps(steps)
     checkpoint = _checkpoint(weights)
+    parse_duration(every)
     model, dataset = _problem(network, data, weights, split, samples_per_class, data_folder, size, seed, device, dtype)
-    files = [out / spectrum_file(name, split, str(checkpoint["checkpoint"])) for name in names]
-    _check_folder(out, files)
-    with _progress() as show:
-        spectra = measure(
+    files = {name: out / spectrum_file(name, split, str(checkpoint["checkpoint"])) for name in names}
+    with process_group(_device(device)) as group, _progress() as show:
+        there = Ranks(group).gather(_measured_before(files, snapshot))[0]
+        Ranks(group).together(lambda: _check_folder(out, [files[name] for name in names if name not in there]))
+        measure(
             model,
             dataset,
-            matrices=names,
+            matrices=[name for name in names if name not in there],
             params=params,
             steps=count,
             probes=probes,
@@ -344,25 +391,96 @@ def measure_command(
             attributes={"network": network, **checkpoint, **({"params": " ".join(params)} if params else {})},
             folder=out,
             on_progress=lambda name, done, total: show(f"{DISPLAY_NAMES[name]}, {split} set", done, total),
+            group=group,
+            snapshot=snapshot,
+            every=every,
         )
+    if output.quiet:
+        return  # the first rank has written the results, and shows them
+    if snapshot is not None:
+        snapshot.rmdir()
+    spectra = {name: load(file) for name, file in files.items()}
     labels = distinct_labels(list(spectra.values()), list(spectra))
     for table in side_by_side(dict(zip(labels, spectra.values(), strict=True)), width=output.width):
         output.print(table, "")
-    for file in files:
+    for file in files.values():
         output.print(f"Saved {file}", soft_wrap=True)
+
+
+def _measured_before(files: dict[str, Path], snapshot: Path | None) -> list[str]:
+    """What this command measured before it was interrupted; its folder of snapshots tells that it was."""
+    if snapshot is None:
+        return []
+    interrupted = snapshot.is_dir()
+    there = [name for name, file in files.items() if interrupted and file.exists()]
+    if there:
+        _say(f"Measured before, and kept: {', '.join(str(files[name]) for name in there)}")
+    snapshot.mkdir(parents=True, exist_ok=True)
+    return there
 
 
 @app.command("plan", epilog=_example("hesspec plan small_cnn --data digits --samples-per-class 10 --accuracy 0.02"))
 def plan_command(
-    network: NetworkArgument,
-    data: DataOption,
+    ctx: typer.Context,
+    network: Annotated[
+        str | None, typer.Argument(metavar="NETWORK", help="As of `hesspec measure`.", show_default=False)
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="As of `hesspec measure`.")] = None,
     weights: WeightsOption = None,
     split: SplitOption = "train",
     samples_per_class: SamplesOption = None,
     data_folder: FolderOption = None,
     size: SizeOption = None,
     matrix: MatrixOption = None,
-    params: ParamsOption = None,
+    params: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB|N",
+            help="With NETWORK, names of the parameters that the curvature is taken by. Without it, the number of "
+            "parameters of a network that is not here, such as 7e9.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="Without NETWORK: tokens in the data of a language model.")
+    ] = None,
+    context: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Without NETWORK: tokens of a sequence of a language model.")
+    ] = 2048,
+    samples: Annotated[
+        str | None, typer.Option(metavar="N", help="Without NETWORK: samples in the data of any other network.")
+    ] = None,
+    flops_forward: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Without NETWORK: floating-point operations of a forward pass of such a sample, a multiply-add being "
+            "two.",
+        ),
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Without NETWORK: what the primal pass of a sample or a sequence keeps, such as 250MB.",
+            show_default="known for language models, else left out",
+        ),
+    ] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE",
+            help="Without NETWORK: what a device receives from others, such as 400GB/s.",
+            show_default="50GB/s",
+        ),
+    ] = None,
+    flops: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE",
+            help="Without NETWORK: operations per second that a device sustains, such as 400TFLOP/s.",
+            show_default="half of an H100's float32 peak, 33.5TFLOP/s",
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Lanczos steps.", show_default="64, or as accuracy asks for")
     ] = None,
@@ -385,7 +503,7 @@ def plan_command(
         typer.Option(
             metavar="SIZE",
             help="Memory for a measurement on each device, such as 80GB, also of a device that is not here.",
-            show_default="a safe share of what is free",
+            show_default="a safe share of what is free; 80GB without NETWORK",
         ),
     ] = None,
     devices: Annotated[int, typer.Option(min=1, metavar="N", help="Devices that the data is spread over.")] = 1,
@@ -395,12 +513,42 @@ def plan_command(
 ) -> None:
     """Say what `hesspec measure` will take, from one batch that is timed: mode, seconds, memory.
 
-    Seconds are those of the device at hand.
+    Seconds are those of the device at hand. Without NETWORK, it is said of one that is not here, of any size and on
+    any number of devices, from formulas: compute, communication and memory of a product and of a spectrum, as in
+    `hesspec plan --params 7e9 --tokens 1e9 --devices 256 --memory 80GB --bandwidth 400GB/s`.
     """
     from hesspec._tables import planned  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec.study.measuring import MATRICES, matrix_name, plan_measurement  # noqa: PLC0415 - as above
 
     names = list(dict.fromkeys(map(matrix_name, matrix or MATRICES)))
+    _check_plan(ctx, network, data, params)
+    if network is None or data is None:
+        from hesspec.cost_model import H100, Device, cost, parse_bandwidth, parse_count, parse_flops  # noqa: PLC0415
+
+        known = {"tokens": tokens, "samples": samples, "flops_forward": flops_forward}
+        rates = Device(
+            H100.flops if flops is None else parse_flops(flops),
+            H100.bandwidth if bandwidth is None else parse_bandwidth(bandwidth),
+            H100.memory_bandwidth,
+            H100.note if flops is None else "as given",
+        )
+        costs = [
+            cost(
+                parse_count("params", params[0] if params else ""),
+                **{name: parse_count(name, value) for name, value in known.items() if value is not None},
+                context=context,
+                activations=activations,
+                devices=devices,
+                memory=memory or "80GB",
+                device=rates,
+                steps=steps or 64,
+                matrix=name,
+                basis=basis,
+            )
+            for name in names
+        ]
+        output.print(planned(costs))
+        return
     model, dataset = _problem(network, data, weights, split, samples_per_class, data_folder, size, seed, device, dtype)
     plans = plan_measurement(
         model,
@@ -458,6 +606,7 @@ def structure_command(
     the spectra that it takes are kept too, where `hesspec measure` has not left them already. `hesspec report` shows
     all of it.
     """
+    from hesspec._launch import process_group  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec._structure_tables import explained  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec.plot import DISPLAY_NAMES  # noqa: PLC0415 - as above
     from hesspec.study.measuring import (  # noqa: PLC0415 - as above
@@ -472,7 +621,7 @@ def structure_command(
     model, dataset = _problem(network, data, weights, split, samples_per_class, data_folder, size, seed, device, dtype)
     file = out / spectrum_file("ClassStructure", split, str(checkpoint["checkpoint"]))
     _check_folder(out, [file])
-    with _progress() as show:
+    with process_group(_device(device)) as group, _progress() as show:
         found = measure_structure(
             model,
             dataset,
@@ -486,10 +635,57 @@ def structure_command(
             attributes={"network": network, **checkpoint, **({"params": " ".join(params)} if params else {})},
             folder=out,
             on_progress=lambda what, done, total: show(f"{DISPLAY_NAMES.get(what, what)}, {split} set", done, total),
+            group=group,
         )
     for table in explained(found):
         output.print(table, "")
     output.print(f"Saved {file}", soft_wrap=True)
+
+
+# Options of `hesspec plan` for a network that is not here, and those that it has in common with one that is.
+_AT_SCALE = ("tokens", "context", "samples", "flops_forward", "activations", "bandwidth", "flops")
+_IN_COMMON = ("params", "matrix", "steps", "memory", "devices", "basis")
+
+
+def _check_plan(ctx: typer.Context, network: str | None, data: str | None, params: list[str] | None) -> None:
+    """Raise ValueError unless the options are those of a network that is here, or of one that is not."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    numbers = [text for text in params or () if _is_number(text)]
+    if network is None:
+        if not params:
+            raise ValueError(
+                "There is nothing to plan: give NETWORK and --data, or for a network that is not here --params 7e9 and "
+                "--tokens 1e9."
+            )
+        if len(params) > 1 or not numbers:
+            raise ValueError(
+                f"Without NETWORK, --params is one number of parameters such as 7e9, not {' '.join(map(repr, params))}."
+            )
+        _refuse(given.difference(_AT_SCALE, _IN_COMMON), "is for a network that is here", "give NETWORK")
+        return
+    if numbers:
+        raise ValueError(
+            f"--params {numbers[0]} is a number of parameters, which {network} has by itself; leave out one of the "
+            "two. With NETWORK, --params are names."
+        )
+    _refuse(given.intersection(_AT_SCALE), "is for a network that is not here", "leave out NETWORK")
+    if data is None:
+        raise ValueError(f"There is no data to plan {network} with; give --data, such as --data digits.")
+
+
+def _refuse(options: set[str], why: str, instead: str) -> None:
+    if options:
+        named = f"--{min(options).replace('_', '-')}"
+        raise ValueError(f"{named} {why}; leave it out, or {instead}.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _problem(
@@ -541,11 +737,13 @@ def _device(name: str) -> torch.device:
     import torch  # noqa: PLC0415 - as in the command
 
     kind, _, number = name.partition(":")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        number = os.environ["LOCAL_RANK"]
     if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()):
         raise ValueError(unknown("device", name, ["cpu", "cuda", "cuda:0"]))
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ValueError(f"There is no device {name!r}: PyTorch finds {torch.cuda.device_count()} CUDA devices here.")
-    return torch.device(name)
+    return torch.device(f"{kind}:{number}" if number else kind)
 
 
 def _checkpoint(weights: Path | None) -> dict[str, str | int]:

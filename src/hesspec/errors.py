@@ -16,4 +16,14 @@ class NotSymmetricError(ValueError):
 
 
 class RankError(RuntimeError):
-    """Another process of a distributed run failed, is gone, or did not answer; the message says which, and why."""
+    """Another process of a distributed run failed, is gone, or did not answer; the message says which, and why.
+
+    Attributes
+    ----------
+    reported : bool
+        Whether the rank that failed raises the error itself.
+    """
+
+    def __init__(self, message: str, *, reported: bool = False) -> None:
+        super().__init__(message)
+        self.reported = reported

@@ -32,7 +32,9 @@ from hesspec.run import AUTO_FIRST, Progress, Run
 __all__ = [
     "BASIS_SHARE",
     "Eigenpairs",
+    "agreed",
     "basis_in_words",
+    "basis_room",
     "eigenpairs",
     "how_kept",
     "outlier_pairs",
@@ -284,9 +286,9 @@ def _measured(
     device = torch.device(operator.device)
     operator, ranks = _sliced(operator), getattr(operator, "ranks", ALONE)
     space = Space(p, ranks)
-    budget = _room(device, ranks) if memory is None else parse_memory(memory)
+    budget = basis_room(device, ranks) if memory is None else parse_memory(memory)
     limit = min(steps, p) if steps != "auto" else _most_steps(operator, space, basis, budget)
-    keeping = _agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, budget))
+    keeping = agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, budget))
     keeper = None
     if snapshot is not None:
         identity = {**_identity(operator), "seed": str(seed), "number of probes": str(probes)}
@@ -311,12 +313,12 @@ def _sliced(operator: SymmetricOperator) -> SymmetricOperator:
     return sliced
 
 
-def _room(device: torch.device, ranks: Ranks) -> int:
+def basis_room(device: torch.device, ranks: Ranks) -> int:
     """Bytes that a rank's part of the basis may fill by default, the same on all of them."""
     return int(ranks.least(int(free_memory(device) * BASIS_SHARE) // (ranks.neighbours if device.type == "cpu" else 1)))
 
 
-def _agreed(ranks: Ranks, choose: Callable[[], Storage | int]) -> Storage | int:
+def agreed(ranks: Ranks, choose: Callable[[], Storage | int]) -> Storage | int:
     """What the first rank chooses: what is free may differ between machines, and the arithmetic must not."""
     return ranks.gather(ranks.together(choose))[0]
 

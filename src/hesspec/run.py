@@ -122,8 +122,9 @@ class Run:
             self._bulk(limit)
 
     def _first(self, limit: int, tolerance: float | None) -> None:
-        lanczos = self._lanczos or self._start(Storage() if isinstance(self.keeping, int) else self.keeping)
-        self._lanczos = lanczos
+        if self._lanczos is None:
+            self._lanczos = self._start(Storage() if isinstance(self.keeping, int) else self.keeping)
+        lanczos = self._lanczos
         capacity = min(limit, self.keeping) if isinstance(self.keeping, int) else limit
         self._stopped = self._run_first(lanczos, capacity, tolerance)
         self._steps, self._exact = len(lanczos), lanczos.exhausted
@@ -187,8 +188,9 @@ class Run:
         It is orthogonal to what is resolved, which is what makes Lanczos vectors lose orthogonality, and ends where its
         own do.
         """
-        bulk = self._lanczos or self._start(None, self._deflated)
-        self._lanczos = bulk
+        if self._lanczos is None:
+            self._lanczos = self._start(None, self._deflated)
+        bulk = self._lanczos
         while not bulk.finished and self._steps + len(bulk) < limit:
             self._keep_snapshot()
             self._advance([bulk])
@@ -295,7 +297,9 @@ class Run:
         if state["measure"] is not None:
             self._measure = Measure(**state["measure"])
         self._generator.set_state(torch.from_numpy(state["generator"]))
-        self._deflated, self.top = state["deflated"], state["top"] or self.top
+        self._deflated = state["deflated"]
+        if state["top"] is not None:
+            self.top = state["top"]
         if state["lanczos"] is not None:
             self._lanczos = self._resumed(state["lanczos"])
         if state["restart"] is not None:

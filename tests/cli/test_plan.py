@@ -1,5 +1,7 @@
 """hesspec plan: what a measurement takes, before it is run."""
 
+import pytest
+
 PLAN = ("plan", "small_cnn", "--data", "digits", "--samples-per-class", "5")
 
 
@@ -34,3 +36,48 @@ def test_a_plan_that_cannot_be_made(hesspec):
     result = hesspec(*PLAN, "--memory", "1kB")
     assert result.exit_code == 1
     assert "One sample takes" in result.stderr
+
+
+SCALE = ("plan", "--params", "7e9", "--tokens", "1e9", "--devices", "256", "--memory", "80GB")
+
+
+def test_a_plan_for_a_network_that_is_not_here(hesspec, here):
+    result = hesspec(*SCALE, "--bandwidth", "400GB/s", "--matrix", "hess")
+    assert result.exit_code == 0, result.stderr
+    found = rows(result.stdout)
+    for name in ("way", "compute, a matvec", "communication, a matvec", "spectrum", "memory: basis", "devices needed"):
+        assert name in found, result.stdout
+    assert found["parameters"].split()[1:] == ["7,000,000,000"]
+    assert found["a device receives"].split()[-2:] == ["400", "GB/s"]
+    assert "assumed" in found["a device computes"]
+
+
+def test_a_plan_for_images_that_are_not_here(hesspec):
+    options = ("--params", "25.6e6", "--samples", "1.28e6", "--flops-forward", "8.2e9", "--activations", "266MB")
+    result = hesspec("plan", *options, "--flops", "100TFLOP/s", "--steps", "32")
+    assert result.exit_code == 0, result.stderr
+    found = rows(result.stdout)
+    assert "1,280,000" in found["data"]
+    assert found["Lanczos steps"].split()[2:] == ["32"] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plan",), "There is nothing to plan: give NETWORK and --data"),
+        (("plan", "--tokens", "1e9"), "There is nothing to plan"),
+        (("plan", "--params", "7e9"), "Nothing is said about the data"),
+        (("plan", "--params", "7B", "--tokens", "1e9"), "--params is one number of parameters such as 7e9, not '7B'"),
+        ((*SCALE, "--params", "1e9"), "one number of parameters such as 7e9, not '7e9' '1e9'"),
+        (("plan", "--params", "7e9", "--tokens", "many"), "tokens is 'many', which is no number"),
+        ((*SCALE, "--data", "digits"), "--data is for a network that is here; leave it out, or give NETWORK"),
+        ((*SCALE, "--bandwidth", "400Gb/s"), "400 Gbit/s are 50 GB/s"),
+        ((*PLAN, "--params", "7e9"), "--params 7e9 is a number of parameters, which small_cnn has by itself"),
+        ((*PLAN, "--flops-forward", "7e9"), "--flops-forward is for a network that is not here; leave it out"),
+        (("plan", "small_cnn"), "There is no data to plan small_cnn with; give --data"),
+    ],
+)
+def test_plans_that_contradict_themselves(hesspec, arguments, message):
+    result = hesspec(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr

@@ -20,15 +20,12 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from hesspec._files import atomic_path
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
 
-__all__ = ["Snapshot", "parse_duration"]
+__all__ = ["Snapshot", "parse_duration", "remove_snapshot"]
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +140,7 @@ class Snapshot:
             if ranks.rank == 0:
                 with atomic_path(self._folder / STATE) as temporary:
                     save_file(arrays, temporary, {"hesspec": json.dumps(record)})
-                self._remove_all_but(used)
+                _remove_all_but(self._folder, used)
 
         ranks.together(finish)
         self._bases = {key: entry for key, entry in self._bases.items() if used.issuperset(entry[1])}
@@ -196,12 +193,17 @@ class Snapshot:
                 shutil.rmtree(target, ignore_errors=True)
                 temporary.rename(target)
 
+        from torch.distributed import checkpoint  # noqa: PLC0415 - slow to import, and needed where there are ranks
+
         with _quiet():
-            state_dict_saver.save(shards, checkpoint_id=temporary, process_group=ranks.group)
+            checkpoint.state_dict_saver.save(shards, checkpoint_id=temporary, process_group=ranks.group)
         ranks.together(replace)
 
-    def _as_shards(self, vectors: dict[str, Tensor]) -> dict[str, DTensor]:
+    def _as_shards(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Slices as parts of whole vectors, which share their memory."""
+        from torch.distributed.device_mesh import DeviceMesh  # noqa: PLC0415 - slow to import, and needed here only
+        from torch.distributed.tensor import DTensor, Shard  # noqa: PLC0415 - as above
+
         group = self._space.ranks.group
         if group is None:
             raise RuntimeError("A process alone has no shards.")
@@ -210,30 +212,6 @@ class Snapshot:
             key: DTensor.from_local(vector, mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,))
             for key, vector in vectors.items()
         }
-
-    def _remove_all_but(self, used: set[str]) -> None:
-        for path in self._folder.iterdir():
-            if path.name == STATE or path.name.removesuffix(".safetensors") in used:
-                continue
-            if not re.match(r"\.?(rows|vectors|state)-", path.name):
-                continue  # not of a snapshot
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Remove the snapshot, once its run has been finished and its result is kept."""
-
-        def remove() -> None:
-            if self._space.ranks.rank == 0 and self._folder.is_dir():
-                # The state first: without it there is no snapshot.
-                (self._folder / STATE).unlink(missing_ok=True)
-                self._remove_all_but(set())
-                if not any(self._folder.iterdir()):
-                    self._folder.rmdir()
-
-        self._space.ranks.together(remove)
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
@@ -318,13 +296,39 @@ class Snapshot:
     def _read_shards(self, path: Path, into: dict[str, Tensor]) -> None:
         ranks = self._space.ranks
         buffers = {key: torch.empty(len(row), dtype=row.dtype, device=self._device) for key, row in into.items()}
+        from torch.distributed import checkpoint  # noqa: PLC0415 - slow to import, and needed where there were ranks
+
         with _quiet():
             if ranks.size == 1:
-                state_dict_loader.load(dict(buffers), checkpoint_id=path, no_dist=True)
+                checkpoint.state_dict_loader.load(dict(buffers), checkpoint_id=path, no_dist=True)
             else:
-                state_dict_loader.load(dict(self._as_shards(buffers)), checkpoint_id=path, process_group=ranks.group)
+                checkpoint.state_dict_loader.load(
+                    dict(self._as_shards(buffers)), checkpoint_id=path, process_group=ranks.group
+                )
         for key, row in into.items():
             row.copy_(buffers[key])
+
+
+def remove_snapshot(folder: str | os.PathLike[str]) -> None:
+    """Remove a snapshot, once the result of its run is kept. Other files in the folder stay."""
+    path = Path(folder)
+    if path.is_dir():
+        # The state first: without it there is no snapshot.
+        (path / STATE).unlink(missing_ok=True)
+        _remove_all_but(path, set())
+        if not any(path.iterdir()):
+            path.rmdir()
+
+
+def _remove_all_but(folder: Path, used: set[str]) -> None:
+    """Remove files of snapshots that are not used, and temporary ones."""
+    for path in folder.iterdir():
+        if path.name.removesuffix(".safetensors") in used or not re.match(r"\.?(rows|vectors|state)-", path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

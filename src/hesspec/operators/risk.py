@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
@@ -196,8 +195,11 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _refuse_sharded(model: nn.Module) -> None:
     """Raise where this process has a part of the parameters only."""
-    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
-    if sharded or any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    # Slow to import, and imported already where a model is sharded.
+    tensor, fsdp = (sys.modules.get(f"torch.distributed.{name}") for name in ("tensor", "fsdp"))
+    sharded = tensor is not None and any(isinstance(parameter, tensor.DTensor) for parameter in model.parameters())
+    wrapped = fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules())
+    if sharded or wrapped:
         raise ValueError(
             "The model's parameters are sharded over several processes, and PyTorch has no second derivative through "
             "that. hesspec.CentralDifferenceHessian is for models that fully_shard has sharded; a model that fits on a "

@@ -10,16 +10,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from hesspec._memory import free_memory, in_words, parse_memory
+from hesspec._memory import in_words, parse_memory
+from hesspec._ranks import ALONE
 from hesspec._suggest import unknown
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.projected import Projected
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm
-from hesspec.measurement import BASIS_SHARE, Eigenpairs, how_kept, outlier_pairs, spectrum
+from hesspec.measurement import Eigenpairs, agreed, basis_room, how_kept, outlier_pairs, spectrum
 from hesspec.operators import CurvatureOperator, GaussNewton, Hessian, Residual
 from hesspec.operators.class_parts import Projections
 from hesspec.operators.losses import LossFunction
@@ -147,8 +149,10 @@ def knock_out(
         If the vectors do not fit, with half of their bits, on the disk.
     """
     p, device = operator.shape[0], torch.device(operator.device)
-    room = int(BASIS_SHARE * free_memory(device) / 2) if memory is None else memory // 2
-    keeping = how_kept(operator, p, count, "auto", room)
+    ranks = getattr(operator, "ranks", ALONE)
+    room = basis_room(device, ranks) // 2 if memory is None else memory // 2
+    # Every rank keeps all of each vector, as those of the spectrum are multiplied with whole ones.
+    keeping = agreed(ranks, lambda: how_kept(operator, p, count, "auto", room))
     if not isinstance(keeping, Storage):
         raise MemoryError(
             f"{count} vectors of {p:,} numbers, to be projected out, fit neither into {in_words(room)} nor on the disk."
@@ -178,12 +182,13 @@ def class_structure(
     memory: str | int | None = None,
     on_spectrum: Callable[[str, Spectrum], None] | None = None,
     on_progress: Progress | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Structure:
     """Measure the class structure of G, and what of the outliers of Hess, G and H it explains.
 
     Parameters
     ----------
-    model, loss_fn, data, params
+    model, loss_fn, data, params, group
         As for `ClassStructure`, with its conditions.
     matrices : sequence of str
         Whose outliers are attributed: of "Hessian", "GaussNewton" and "Residual"; a spectrum is measured of each, and
@@ -220,7 +225,7 @@ def class_structure(
     # The structure and one operator at a time share the memory.
     each = None if memory is None else parse_memory(memory) // 2
     products, room = (None, None) if each is None else shares_of(each)
-    structure = ClassStructure(model, loss_fn, data, params, memory=each)
+    structure = ClassStructure(model, loss_fn, data, params, memory=each, group=group)
     say("means", 0, None)
     if cross:
         structure.pair_gram  # noqa: B018 - formed first, so that the class means come from it
@@ -232,7 +237,7 @@ def class_structure(
     within, errors = structure.within_traces(seed=seed)
     found: dict[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]] = {}
     for name in matrices:
-        operator = MATRICES[name](model, loss_fn, data, params, memory=products)
+        operator = MATRICES[name](model, loss_fn, data, params, memory=products, group=group)
         pairs, places = outlier_pairs(
             operator, most=2 * count, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name)
         )

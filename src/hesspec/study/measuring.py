@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec._suggest import unknown
+from hesspec.krylov.snapshot import remove_snapshot
 from hesspec.measurement import spectrum
 from hesspec.operators import (
     GaussNewton,
@@ -20,6 +22,7 @@ from hesspec.operators import (
     Hessian,
     Residual,
     Traces,
+    shard,
 )
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.parameters import ParameterSpec
@@ -134,6 +137,9 @@ def measure(
     folder: str | os.PathLike[str] | None = None,
     on_progress: Progress | None = None,
     traces: Traces | None = None,
+    group: dist.ProcessGroup | None = None,
+    snapshot: str | os.PathLike[str] | None = None,
+    every: str | float = "10min",
 ) -> dict[str, Spectrum]:
     """Measure curvature matrices of the mean cross-entropy of a network over a data set.
 
@@ -168,6 +174,13 @@ def measure(
         their work in all (None where steps are "auto"), in matvecs of a Hessian.
     traces : Traces, optional
         As in `hesspec.Hessian`, for a network that is measured at several checkpoints.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that all call this with the same network and data set, and share the work; the first one writes files.
+    snapshot : path, optional
+        Folder for a snapshot of each matrix's run, under the name of its file, from which the same call goes on; it is
+        removed once the spectrum is saved, or at the end where there is no `folder`.
+    every : str or float
+        As in `hesspec.spectrum`.
 
     Returns
     -------
@@ -198,6 +211,8 @@ def measure(
     network.eval()
     _check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
+    mine = batches if group is None else shard(batches, group)
+    writes = group is None or dist.get_rank(group) == 0
     costs = {name: _PASSES[name] / _PASSES["Hessian"] for name in names}
     total = None if steps == "auto" else steps * probes * sum(costs.values())
     meter = None if on_progress is None else _Meter(on_progress, total)
@@ -205,14 +220,27 @@ def measure(
     spectra: dict[str, Spectrum] = {}
     for name in names:
         on_step = None if meter is None else meter.start(name, costs[name])
-        operator = ALL_MATRICES[name](network, CROSS_ENTROPY, batches, params, memory=for_products, traces=traces)
+        file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
+        running = None if snapshot is None else Path(snapshot) / Path(file).stem
+        operator = ALL_MATRICES[name](
+            network, CROSS_ENTROPY, mine, params, memory=for_products, traces=traces, group=group
+        )
         measured = spectrum(
-            operator, steps=steps, probes=probes, seed=seed, memory=for_basis, basis=basis, on_step=on_step
+            operator,
+            steps=steps,
+            probes=probes,
+            seed=seed,
+            memory=for_basis,
+            basis=basis,
+            on_step=on_step,
+            snapshot=running,
+            every=every,
         )
         spectra[name] = replace(measured, attributes={**measured.attributes, **kept})
-        if folder is not None:
-            file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
+        if folder is not None and writes:
             spectra[name].save(Path(folder) / file)
+        if running is not None and writes:
+            remove_snapshot(running)
     return spectra
 
 
@@ -271,12 +299,13 @@ def measure_structure(
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
     on_progress: Progress | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Structure:
     """Measure the class structure of G of a network over a data set: see `hesspec.class_structure`.
 
     Parameters
     ----------
-    network, dataset, params, batch_size, attributes
+    network, dataset, params, batch_size, attributes, group
         As in `measure`.
     folder : path, optional
         Where the structure is saved, under the name that `spectrum_file` gives "ClassStructure"; and the spectra of the
@@ -308,16 +337,17 @@ def measure_structure(
     _check_outputs(network, dataset)
     kept = {**_of_dataset(dataset), **(attributes or {})}
     checkpoint = str(kept.get("checkpoint", ""))
+    batches, writes = dataset.batches(batch_size), group is None or dist.get_rank(group) == 0
 
     def save(name: str, measured: Spectrum) -> None:
         file = Path(folder or "") / spectrum_file(name, dataset.split, checkpoint)
-        if folder is not None and not file.exists():
+        if folder is not None and writes and not file.exists():
             replace(measured, attributes={**measured.attributes, **kept}).save(file)
 
     found = class_structure(
         network,
         CROSS_ENTROPY,
-        dataset.batches(batch_size),
+        batches if group is None else shard(batches, group),
         params,
         matrices=names,
         cross=cross,
@@ -326,9 +356,10 @@ def measure_structure(
         memory=memory,
         on_spectrum=save,
         on_progress=on_progress,
+        group=group,
     )
     found = replace(found, attributes={**found.attributes, **kept})
-    if folder is not None:
+    if folder is not None and writes:
         found.save(Path(folder) / spectrum_file("ClassStructure", dataset.split, checkpoint))
     return found
 

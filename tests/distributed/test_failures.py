@@ -1,0 +1,45 @@
+"""What goes wrong on one rank ends all of them, with one clear message and without a hang."""
+
+import signal
+
+import pytest
+
+from distributed_ranks import launch
+
+# Seconds until a rank that does not answer is given up: longer than a test may take, and soon.
+LONG, SHORT = 3600, 8
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_an_error_of_one_rank_is_raised_on_all(ranks):
+    ended = launch("failures.py", ranks, "not finite", LONG)
+    errors = [one.result["error"] for one in ended]
+    assert errors[-1][0] == "NonFiniteError"
+    assert "batch 0" in errors[-1][1]
+    for name, message in errors[:-1]:
+        assert name == "RankError"
+        assert message.startswith(f"Rank {ranks - 1} of {ranks} ended with NonFiniteError: {errors[-1][1]}")
+
+
+def test_ranks_with_different_weights_are_refused():
+    one, other = launch("failures.py", 2, "weights", LONG)
+    assert other.result["error"][0] == "ValueError"
+    assert "has another '0.weight' than rank 0" in other.result["error"][1]
+    assert "Load the same weights on all of them" in one.result["error"][1]
+
+
+def test_the_death_of_a_rank_is_noticed_by_the_others():
+    first, second, dead = launch("failures.py", 3, "dies", LONG)
+    assert dead.status == -signal.SIGKILL
+    for one in (first, second):
+        name, message = one.result["error"]
+        assert name == "RankError"
+        assert "A rank is gone" in message
+        assert "snapshot" in message
+
+
+def test_a_rank_that_does_not_answer_is_given_up_after_the_timeout():
+    ended = launch("failures.py", 2, "hangs", SHORT)
+    name, message = ended[0].result["error"]
+    assert name == "RankError"
+    assert "did not answer within the group's timeout" in message

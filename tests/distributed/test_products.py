@@ -1,0 +1,46 @@
+"""Products of matrices whose data ranks share are those of one process."""
+
+import pytest
+import torch
+
+import hesspec
+from distributed_ranks import results
+
+# Of the norm of the product. Float32: sums are taken in another order.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def errors(ranks):
+    return results("products.py", ranks)
+
+
+def test_every_rank_has_the_product_of_one_process(errors):
+    wrong = {
+        (rank, name): found
+        for rank, of_rank in enumerate(errors)
+        for name, found in of_rank.items()
+        if max(found["vector"], found["matrix"]) > TOLERANCE[name.partition(",")[0]]
+    }
+    assert not wrong
+    assert len(errors[0]) > 80
+
+
+def test_every_rank_knows_the_loss_and_the_number_of_samples_of_all(errors):
+    for name, found in errors[-1].items():
+        assert found["risk"] <= TOLERANCE[name.partition(",")[0]], name
+        assert found["samples"] == 0, name
+
+
+def test_a_group_of_one_rank_is_like_none(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        group = torch.distributed.group.WORLD
+        model = torch.nn.Linear(4, 3)
+        data = [(torch.randn(6, 4), torch.arange(6) % 3)]
+        loss = torch.nn.CrossEntropyLoss()
+        alone = hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=8)
+        shared = hesspec.spectrum(hesspec.Hessian(model, loss, hesspec.shard(data, group), group=group), steps=8)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert (alone.ritz_values == shared.ritz_values).all()

@@ -1,0 +1,21 @@
+"""A run that ranks share goes on from its snapshot, on any number of ranks."""
+
+import pytest
+
+from distributed_ranks import results
+
+
+@pytest.mark.parametrize(("basis", "probes"), [("half", 2), ("restarted", 1)])
+def test_a_run_goes_on_on_another_number_of_ranks(tmp_path, basis, probes):
+    folder = tmp_path / "snapshot"
+    # Of 30 products of each probe; what a rank does before it stops is lost with it.
+    for ranks, stop in ((2, 6), (3, 13), (1, 22)):
+        for found in results("continued.py", ranks, folder, basis, probes, stop):
+            assert not found["finished"]
+    for found in results("continued.py", 2, folder, basis, probes, 0):
+        assert found["finished"]
+        assert found["first"] == 21  # as many products had been done when the last snapshot was written
+        assert found["matvecs"] == 0
+        # Float64; the operator's sums are taken in another order, and 30 steps in.
+        assert found["error"] < 1e-12
+        assert found["sketches"] < 1e-5

@@ -1,0 +1,54 @@
+"""Spectra from a basis that ranks share, and class structures of data that they share, are those of one process."""
+
+import pytest
+
+from distributed_ranks import results
+
+# Of the largest number. Float32: a spectrum is as exact as its bounds say, a few 1e-6 of the norm for 40 steps.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def found(ranks):
+    return results("spectra.py", ranks)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_spectrum_is_that_of_one_process_however_the_basis_is_kept(found, ranks, dtype):
+    for of_rank in found:
+        for way, seen in of_rank[dtype].items():
+            if way == "eigenpairs":
+                continue
+            assert seen["eigenvalues"] <= TOLERANCE[dtype], way
+            assert seen["excess over bounds"] <= 1, way
+            assert (seen["steps"], seen["ranks"]) == (0, ranks), way
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_rank_has_whole_eigenvectors(found, dtype):
+    for of_rank in found:
+        for what, error in of_rank[dtype]["eigenpairs"].items():
+            assert error <= TOLERANCE[dtype], what
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_class_structure_is_that_of_one_process(found, dtype):
+    for of_rank in found:
+        for what, error in of_rank[f"structure, {dtype}"].items():
+            assert error <= TOLERANCE[dtype], what
+
+
+def test_slices_make_up_the_vectors_of_one_process_to_the_bit(found):
+    for of_rank in found:
+        for what, error in of_rank["slices"].items():
+            assert error == 0 or what.startswith(("shares", "sketched")), what
+
+
+def test_sketches_are_those_of_one_process_up_to_the_order_of_sums(found):
+    sketches = [error for of_rank in found for what, error in of_rank["slices"].items() if what.startswith("sketched")]
+    # In float64, of sums of up to 1,600 normal numbers.
+    assert max(sketches) < 1e-11
+
+
+def test_each_rank_keeps_its_part_of_the_basis_and_no_more(found):
+    assert max(of_rank["slices"]["shares of the basis"] for of_rank in found) < 0.05

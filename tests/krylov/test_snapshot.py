@@ -1,0 +1,243 @@
+"""A run that ends before its time goes on from its snapshot, to the very same result."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hesspec
+from hesspec import run
+from hesspec.krylov.snapshot import parse_duration, remove_snapshot
+
+SIZE = 300
+
+
+class StopError(Exception):
+    pass
+
+
+class Interrupted:
+    """An operator that can be multiplied so many times."""
+
+    def __init__(self, matrix, products):
+        self._matrix, self.left = matrix, products
+        self.shape, self.dtype, self.device = matrix.shape, matrix.dtype, matrix.device
+
+    def __matmul__(self, vectors):
+        if not self.left:
+            raise StopError
+        self.left -= 1
+        return self._matrix @ vectors
+
+    def identity(self):
+        return {"content": str(float(self._matrix.sum()))}
+
+
+def matrix(dtype, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    q, _ = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64))
+    values = torch.cat([torch.linspace(-0.1, 0.1, SIZE - 5), torch.tensor([3.0, 4, 5, 6, 9])]).double()
+    found = (q * values) @ q.T
+    return ((found + found.T) / 2).to(dtype)
+
+
+def assert_same(one, other):
+    for name in ("eigenvalues", "error_bounds", "bulk_nodes", "bulk_weights", "ritz_values", "eigenvector_sketches"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    assert (one.stopped, one.steps, one.matvecs) == (other.stopped, other.steps, other.matvecs)
+
+
+def finish(operator, folder, products=7, **options):
+    """The spectrum of runs of so many products each; and how often it was interrupted."""
+    interruptions = 0
+    while True:
+        try:
+            found = hesspec.spectrum(Interrupted(operator, products), snapshot=folder, every=0, **options)
+        except StopError:
+            interruptions += 1
+        else:
+            return found, interruptions
+
+
+@pytest.mark.parametrize("partial", [1, 1 << 30], ids=["when it is due", "in every step"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 40},
+        {"steps": 30, "probes": 3},
+        {"steps": 60, "basis": "restarted", "memory": 24 * 8 * SIZE},
+        {"steps": 60, "basis": "restarted", "memory": 24 * 8 * SIZE, "probes": 2},
+        {"steps": 40, "basis": "half", "probes": 2},
+        {"steps": 40, "basis": "half on disk"},
+        {"steps": "auto", "tolerance": 0.2},
+    ],
+    ids=str,
+)
+def test_it_goes_on_to_the_same_result_to_the_bit(tmp_path, monkeypatch, options, dtype, partial):
+    monkeypatch.setattr(run, "PARTIAL_FROM", partial)
+    operator = matrix(dtype)
+    whole = hesspec.spectrum(Interrupted(operator, 10**6), **options)
+    found, interruptions = finish(operator, tmp_path / "snapshot", **options)
+    assert interruptions >= 2
+    assert_same(found, whole)
+
+
+@pytest.mark.parametrize("products", range(6))
+def test_it_goes_on_from_any_step(tmp_path, products):
+    operator = matrix(torch.float32)
+    with pytest.raises(StopError):
+        hesspec.spectrum(Interrupted(operator, products), steps=20, snapshot=tmp_path, every=0)
+    found = hesspec.spectrum(Interrupted(operator, 10**6), steps=20, snapshot=tmp_path, every=0)
+    assert_same(found, hesspec.spectrum(Interrupted(operator, 10**6), steps=20))
+
+
+def test_an_invariant_space_is_gone_on_from_too(tmp_path):
+    operator = torch.diag(torch.arange(12.0, dtype=torch.float64) % 4)
+    whole = hesspec.spectrum(Interrupted(operator, 10**6), steps=12)
+    found, _ = finish(operator, tmp_path / "snapshot", products=3, steps=12)
+    assert_same(found, whole)
+
+
+@pytest.mark.parametrize("basis", ["full", "half"])
+def test_a_run_that_is_killed_at_any_time_always_goes_on(basis):
+    script = Path(__file__).parent / "killed.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
+        [sys.executable, script, basis], capture_output=True, text=True, check=False, env=environment
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["kills"] >= 50
+    assert (found["wrong"], found["failures"]) == (0, 0)
+    assert found["finished"] >= 1
+
+
+def problem(seed=0, data_seed=1):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+    torch.manual_seed(data_seed)
+    data = [(torch.randn(6, 5), torch.arange(6) % 3) for _ in range(2)]
+    return model, nn.CrossEntropyLoss(), data
+
+
+def stopped(operator, folder, **options):
+    def stop(done, _):
+        if done == 6:
+            raise StopError
+
+    with pytest.raises(StopError):
+        hesspec.spectrum(operator, steps=12, snapshot=folder, every=0, on_step=stop, **options)
+
+
+@pytest.mark.parametrize(
+    ("what", "difference"),
+    [
+        ("model", "weights"),
+        ("data", "data"),
+        ("matrix", "matrix is Hessian, and here it is GaussNewton"),
+        ("seed", "seed is 0, and here it is 1"),
+        ("loss", "loss"),
+        ("probes", "number of probes is 1, and here it is 2"),
+        ("dtype", "dtype is torch.float32, and here it is torch.float64"),
+    ],
+)
+def test_a_snapshot_of_another_run_is_refused_with_the_difference(tmp_path, what, difference):
+    folder = tmp_path / "snapshot"
+    model, loss, data = problem()
+    stopped(hesspec.Hessian(model, loss, data), folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if what == "model":
+        model = problem(seed=5)[0]
+    if what == "data":
+        data = problem(data_seed=5)[2]
+    if what == "dtype":
+        model = model.double()
+    loss = nn.CrossEntropyLoss(reduction="sum") if what == "loss" else loss
+    build = hesspec.GaussNewton if what == "matrix" else hesspec.Hessian
+    options = {"seed": 1} if what == "seed" else {"probes": 2} if what == "probes" else {}
+    with pytest.raises(ValueError, match=difference) as caught:
+        hesspec.spectrum(build(model, loss, data), steps=12, snapshot=folder, **options)
+    assert "Name another folder" in str(caught.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_same_data_in_other_batches_is_the_same_run(tmp_path):
+    model, loss, data = problem()
+    stopped(hesspec.Hessian(model, loss, data), tmp_path)
+    whole = [(torch.cat([x for x, _ in data]), torch.cat([y for _, y in data]))]
+    found = hesspec.spectrum(hesspec.Hessian(model, loss, whole), steps=12, snapshot=tmp_path)
+    assert found.matvecs == 12
+
+
+def test_more_steps_go_on_from_where_fewer_ended(tmp_path):
+    operator = matrix(torch.float64)
+    hesspec.spectrum(Interrupted(operator, 20), steps=20, snapshot=tmp_path, every=0)
+    longer = Interrupted(operator, 21)
+    found = hesspec.spectrum(longer, steps=40, snapshot=tmp_path, every=0)
+    assert_same(found, hesspec.spectrum(Interrupted(operator, 10**6), steps=40))
+    assert longer.left == 0  # the 20th vector's product came after the last snapshot
+
+
+def test_nothing_is_written_before_it_is_time(tmp_path):
+    hesspec.spectrum(matrix(torch.float32), steps=20, snapshot=tmp_path / "snapshot", every="1h")
+    assert not (tmp_path / "snapshot").exists()
+
+
+@pytest.mark.parametrize(("basis", "share"), [("full", 41 / 40), ("half", 44 / 40)])
+def test_it_takes_the_room_of_the_basis_and_of_the_next_vectors(tmp_path, basis, share):
+    # "half" has both vectors that the next step needs beside it, in full.
+    size = 200_000
+    operator = torch.linspace(-1, 1, size)
+
+    class Diagonal:
+        shape, dtype, device = (size, size), torch.float32, torch.device("cpu")
+
+        def __matmul__(self, vector):
+            return operator * vector
+
+    hesspec.spectrum(Diagonal(), steps=41, basis=basis, snapshot=tmp_path, every=0)
+    written = sum(path.stat().st_size for path in tmp_path.iterdir())
+    held = 40 * size * (4 if basis == "full" else 2)
+    # All else, sketches above all, does not grow with the size.
+    assert held * share <= written <= held * share + 1.2e6
+
+
+def test_a_file_that_is_damaged_is_said(tmp_path):
+    stopped(hesspec.Hessian(*problem()), tmp_path)
+    rows = next(tmp_path.glob("rows-*"))
+    rows.write_bytes(rows.read_bytes()[:20])
+    with pytest.raises(ValueError, match="cannot be read.*Remove the folder to begin anew"):
+        hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
+    (tmp_path / "state.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be read.*Remove its folder to begin anew"):
+        hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
+
+
+def test_removing_a_snapshot_leaves_the_files_of_others(tmp_path):
+    stopped(hesspec.Hessian(*problem()), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    remove_snapshot(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "notes.txt").unlink()
+    remove_snapshot(tmp_path)
+    assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("10min", 600), ("30s", 30), ("2h", 7200), ("1.5 h", 5400), (7, 7), (0.5, 0.5), ("45", 45)]
+)
+def test_durations(given, seconds):
+    assert parse_duration(given) == seconds
+
+
+@pytest.mark.parametrize("given", ["soon", "-3s", -1, True, "10 parsecs", None])
+def test_what_is_no_duration_is_refused(given):
+    with pytest.raises(ValueError, match='is no duration; give a duration such as "10min"'):
+        parse_duration(given)
