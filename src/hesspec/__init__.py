@@ -13,6 +13,7 @@ from hesspec.dynamics.tracking import follow, overlaps
 from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
 from hesspec.measurement import Eigenpairs, eigenpairs, spectrum
 from hesspec.operators import (
+    CentralDifferenceHessian,
     GaussNewton,
     GaussNewtonClass,
     GaussNewtonCross,
@@ -34,6 +35,7 @@ __version__ = version("hesspec")
 
 __all__ = [
     "Attribution",
+    "CentralDifferenceHessian",
     "ClassStructure",
     "Eigenpairs",
     "Estimate",

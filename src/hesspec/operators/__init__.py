@@ -1,6 +1,7 @@
 """Curvature matrices of an empirical risk as linear operators, one file a matrix or a family of them."""
 
 from hesspec.operators.base import CurvatureOperator
+from hesspec.operators.central_difference import CentralDifferenceHessian
 from hesspec.operators.class_parts import GaussNewtonClass, GaussNewtonCross, GaussNewtonSame, GaussNewtonWithin
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.hessian import Hessian
@@ -9,6 +10,7 @@ from hesspec.operators.shards import shard
 from hesspec.operators.traces import Traces
 
 __all__ = [
+    "CentralDifferenceHessian",
     "CurvatureOperator",
     "GaussNewton",
     "GaussNewtonClass",

@@ -390,6 +390,7 @@ class Sliced:
         self._operator, self.ranks = operator, operator.ranks
         self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
         self.identity = operator.identity
+        self._room: Tensor | None = None
 
     @functools.cached_property
     def reference(self) -> Sliced | None:
@@ -405,8 +406,13 @@ class Sliced:
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Slices of products, of those of a vector (length,) or of the columns of a matrix (length, k)."""
         columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
-        whole = [self.ranks.whole(column, self.shape[0]) for column in columns]
-        products = [self.ranks.slice_of_sum(part) for part in self._operator.partial_products(whole)]
+        # Room for the first one is kept: to touch new memory costs as much as to send what goes into it.
+        if self._room is None:
+            self._room = self.ranks.room(self.shape[0], vectors)
+        rooms = [self._room, *(None for _ in columns[1:])]
+        whole = [self.ranks.whole(column, self.shape[0], room) for column, room in zip(columns, rooms, strict=True)]
+        parts = self._operator.partial_products(whole)
+        products = [self.ranks.slice_of_sum(part, self._room) for part in parts]
         return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
 
 

@@ -291,17 +291,22 @@ class LinearisedRisk(KeptPasses):
 
     def _pass(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         parameters = self._risk.parameters
-        results = [torch.zeros_like(vector) for vector in vectors]
+        results = [torch.empty_like(vector) for vector in vectors]
         split = [
             (parameters.split(vector), parameters.split(result))
             for vector, result in zip(vectors, results, strict=True)
         ]
+        begun = False
         for _, share, apply in self._applications():
             with torch.no_grad(), self._arithmetic():
                 for tangents, sums in split:
                     for total, part in zip(sums, apply(tangents), strict=True):
-                        total.add_(part, alpha=share)
-        return results
+                        if begun:
+                            total.add_(part, alpha=share)
+                        else:
+                            torch.mul(part, share, out=total)
+            begun = True
+        return results if begun else [result.zero_() for result in results]
 
     def _diagnose(self, vector: Tensor) -> NonFiniteError:
         fault = self._fault()

@@ -1,0 +1,101 @@
+"""`torchrun -m hesspec`, and snapshots of `hesspec measure`."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hesspec import load
+from hesspec.krylov import snapshot
+
+MEASURE = ("measure", "small_cnn", "--data", "digits", "--samples-per-class", "3", "--steps", "12")
+
+
+def torchrun(folder, ranks, *arguments):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(ranks),
+        "-m",
+        "hesspec",
+        *arguments,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"}
+    return subprocess.run(  # noqa: S603 - this very Python
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_ranks_write_one_file_of_the_same_spectrum(hesspec, here):
+    ended = torchrun(here, 2, *MEASURE, "--matrix", "hess", "--out", "shared", "--snapshot", "running")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Lanczos steps") == 1
+    assert ended.stderr.count("No --weights") == 1
+    assert [path.name for path in (here / "shared").iterdir()] == ["initialisation-train-Hessian.nc"]
+    assert not (here / "running").exists()
+    hesspec(*MEASURE, "--matrix", "hess", "--out", "alone")
+    shared, alone = (load(here / name / "initialisation-train-Hessian.nc") for name in ("shared", "alone"))
+    assert np.allclose(shared.ritz_values, alone.ritz_values, rtol=0, atol=1e-5 * alone.norm)
+    assert (shared.attributes["ranks"], shared.attributes["samples"]) == (2, alone.attributes["samples"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("measure", "smal_cnn", "--data", "digits"), "There is no network 'smal_cnn'; did you mean 'small_cnn'?"),
+        (("study", "digits-quick"), "hesspec study is one process and cannot be spread by torchrun"),
+        ((*MEASURE, "--out", "/proc/nowhere"), "/proc/nowhere"),
+    ],
+)
+def test_an_error_is_one_line_of_one_rank(here, arguments, error):
+    ended = torchrun(here, 2, *arguments)
+    assert ended.returncode != 0
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert error in lines[0]
+
+
+def test_an_interrupted_command_goes_on_with_what_it_has(hesspec, here, monkeypatch):
+    whole = hesspec(*MEASURE, "--matrix", "hess", "--matrix", "g", "--out", "whole")
+    assert whole.exit_code == 0, whole.output
+    write, count = snapshot.Snapshot.write, 0
+
+    def interrupted(self, state):
+        nonlocal count
+        write(self, state)
+        count += 1
+        if count == 18:  # in the second of two spectra of 12 steps
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(snapshot.Snapshot, "write", interrupted)
+    again = (*MEASURE, "--matrix", "hess", "--matrix", "g", "--out", "parts", "--snapshot", "running", "--every", "0")
+    stopped = hesspec(*again)
+    assert stopped.exit_code == 130
+    assert [path.name for path in (here / "parts").iterdir()] == ["initialisation-train-Hessian.nc"]
+    finished = hesspec(*again)
+    assert finished.exit_code == 0, finished.output
+    assert "Measured before, and kept: parts/initialisation-train-Hessian.nc" in re.sub(r"\s+", " ", finished.output)
+    for matrix in ("Hessian", "GaussNewton"):
+        one, other = (load(here / folder / f"initialisation-train-{matrix}.nc") for folder in ("whole", "parts"))
+        assert np.array_equal(one.ritz_values, other.ritz_values)
+    assert not (here / "running").exists()
+
+
+def test_without_an_interruption_nothing_is_replaced(hesspec, here):
+    assert hesspec(*MEASURE, "--matrix", "g").exit_code == 0
+    refused = hesspec(*MEASURE, "--matrix", "g", "--snapshot", "running")
+    assert refused.exit_code == 1
+    assert "There is a file" in refused.output
+
+
+def test_a_bad_interval_is_said_before_anything_is_measured(hesspec, here):
+    refused = hesspec(*MEASURE, "--snapshot", "running", "--every", "soon")
+    assert refused.exit_code == 1
+    assert "every='soon' is no duration" in refused.output
+    assert not Path("running").exists()
