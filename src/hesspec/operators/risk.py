@@ -211,10 +211,10 @@ def _refuse_other_weights(ranks: Ranks, tensors: Mapping[str, Tensor]) -> None:
     if ranks.size == 1:
         return
     # Exact where weights are the same, as every rank sums them in the same order.
-    sums = {
-        name: (tuple(tensor.shape), float(tensor.detach().double().nan_to_num().square().sum()))
-        for name, tensor in tensors.items()
-    }
+    sums = {}
+    for name, tensor in tensors.items():
+        numbers = tensor.detach().double().nan_to_num()
+        sums[name] = tuple(tensor.shape), float(numbers.sum()), float(numbers.square().sum())
     first, mine = ranks.gather(sums)[0], dict(sums)
     different = [name for name in {**first, **mine} if first.get(name) != mine.get(name)]
 
