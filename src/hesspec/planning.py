@@ -179,6 +179,11 @@ def plan(
     sqrt(2 F (1 - F)/(p + 2)) over the bulk. Seconds are as good as the machine is quiet.
     """
     _check(steps, probes, accuracy, devices)
+    if operator.ranks.size > 1:
+        raise ValueError(
+            f"The operator's data is shared by {operator.ranks.size} ranks; plan with an operator of all data on one "
+            f"process, without group=, and devices={operator.ranks.size}."
+        )
     p, device = operator.shape[0], operator.device
     # Before anything is timed: what that allocates is part of the prediction.
     before = _allocated(device)

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from hesspec._ranks import ALONE, Ranks
 from hesspec.operators.losses import Loss
 
-__all__ = ["Batch", "Batches", "can_be_split", "check_data", "taken"]
+__all__ = ["Batch", "Batches", "can_be_split", "check_data", "pair", "taken"]
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -101,7 +101,7 @@ class Batches:
         terms: list[float] = []
         samples: list[int] = []
         for index, item in enumerate(self._data):
-            inputs, targets = _pair(index, item)
+            inputs, targets = pair(index, item)
             samples.append(_samples(inputs, targets))
             terms.append(self._loss.terms(targets, samples[-1]))
             self._fingerprints.append(_fingerprint(item))
@@ -130,7 +130,7 @@ class Batches:
                 break
             self._check(index, item)
             if self.shares[index]:
-                inputs, targets = pytree.tree_map(self._place, _pair(index, item))
+                inputs, targets = pytree.tree_map(self._place, pair(index, item))
                 yield Batch(index, inputs, targets, self.shares[index])
         if count != len(self):
             raise ValueError(
@@ -265,7 +265,8 @@ def _taken(leaf: Tensor, group: Tensor) -> Tensor:
     return leaf.index_select(0, group.to(leaf.device))
 
 
-def _pair(index: int, item: Any) -> tuple[Any, Any]:
+def pair(index: int, item: Any) -> tuple[Any, Any]:
+    """Inputs and targets of an item of the data; ValueError where it is no pair."""
     if isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2:
         return item[0], item[1]
     raise ValueError(

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils import _pytree as pytree
 
 from hesspec._ranks import Ranks
-from hesspec.operators.batches import Batch, can_be_split, check_data, taken
+from hesspec.operators.batches import Batch, can_be_split, check_data, pair, taken
 
 __all__ = ["shard"]
 
@@ -26,7 +26,7 @@ class _Shard:
         rank, size = self._ranks.rank, self._ranks.size
         for index, item in enumerate(self._data):
             whole = self._dealt is None or index < self._dealt
-            batch = None if whole else Batch(index, item[0], item[1], 1.0)
+            batch = None if whole else Batch(index, *pair(index, item), 1.0)
             if batch is not None and can_be_split(batch) and batch.samples >= size:
                 leaves, structure = batch.leaves()
                 group = torch.arange(batch.samples).tensor_split(size)[rank]
