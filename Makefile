@@ -24,6 +24,8 @@ bench: .venv/.peers
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/one_run.py
+	$(BIN)/python benchmarks/cost_model.py
+	$(BIN)/python benchmarks/distributed.py
 
 accuracy: .venv/.peers
 	$(BIN)/python benchmarks/accuracy.py

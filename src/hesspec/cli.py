@@ -409,10 +409,14 @@ def measure_command(
 
 def _measured_before(files: dict[str, Path], snapshot: Path | None) -> list[str]:
     """What this command measured before it was interrupted; its folder of snapshots tells that it was."""
+    from hesspec.krylov.snapshot import STATE  # noqa: PLC0415 - as in the commands
+
     if snapshot is None:
         return []
     interrupted = snapshot.is_dir()
     there = [name for name, file in files.items() if interrupted and file.exists()]
+    if interrupted and any(snapshot.glob(f"*/{STATE}")):
+        _say(f"Going on from the snapshot in {snapshot}")
     if there:
         _say(f"Measured before, and kept: {', '.join(str(files[name]) for name in there)}")
     snapshot.mkdir(parents=True, exist_ok=True)

@@ -80,6 +80,7 @@ def test_an_interrupted_command_goes_on_with_what_it_has(hesspec, here, monkeypa
     assert [path.name for path in (here / "parts").iterdir()] == ["initialisation-train-Hessian.nc"]
     finished = hesspec(*again)
     assert finished.exit_code == 0, finished.output
+    assert "Going on from the snapshot in running" in finished.output
     assert "Measured before, and kept: parts/initialisation-train-Hessian.nc" in re.sub(r"\s+", " ", finished.output)
     for matrix in ("Hessian", "GaussNewton"):
         one, other = (load(here / folder / f"initialisation-train-{matrix}.nc") for folder in ("whole", "parts"))

@@ -25,7 +25,7 @@ from hesspec._files import atomic_path
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
 
-__all__ = ["Snapshot", "parse_duration", "remove_snapshot"]
+__all__ = ["STATE", "Snapshot", "parse_duration", "remove_snapshot"]
 
 logger = logging.getLogger(__name__)
 

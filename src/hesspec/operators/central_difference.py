@@ -17,7 +17,7 @@ from hesspec.errors import NonFiniteError
 from hesspec.operators.batches import Batch, Batches
 from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
-from hesspec.operators.risk import differentiable_kernels, refuse_active_modules
+from hesspec.operators.risk import refuse_active_modules
 
 __all__ = ["CentralDifferenceHessian"]
 
@@ -199,7 +199,7 @@ class CentralDifferenceHessian:
         for value in self._named.values():
             value.grad = None
         for batch, share in self._in_step():
-            with torch.enable_grad(), differentiable_kernels(), MarginForm():
+            with torch.enable_grad(), MarginForm():
                 inputs = batch.inputs
                 if isinstance(inputs, dict):
                     outputs = self._model(**inputs)
