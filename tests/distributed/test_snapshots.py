@@ -1,5 +1,11 @@
 """A run that ranks share goes on from its snapshot, on any number of ranks."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from distributed_ranks import results
@@ -19,3 +25,16 @@ def test_a_run_goes_on_on_another_number_of_ranks(tmp_path, basis, probes):
         # Float64; the operator's sums are taken in another order, and 30 steps in.
         assert found["error"] < 1e-12
         assert found["sketches"] < 1e-5
+
+
+def test_ranks_that_are_killed_at_any_time_always_go_on():
+    script = Path(__file__).parents[1] / "krylov" / "killed.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
+        [sys.executable, script, "full", "2"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["kills"] >= 30
+    assert (found["wrong"], found["failures"]) == (0, 0)
+    assert found["finished"] >= 1

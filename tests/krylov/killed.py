@@ -1,5 +1,11 @@
-"""A run with snapshots that is killed with SIGKILL at random times, in steps and in writes, so many times."""
+"""A run with snapshots that is killed with SIGKILL at random times, in steps and in writes, so many times.
 
+    python killed.py BASIS [RANKS]
+
+Of several ranks one is killed first, at random, and then the others, as a launcher does.
+"""
+
+import datetime
 import json
 import os
 import pickle
@@ -9,16 +15,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint  # before processes are forked, each of which would import it
+import torch.distributed.tensor
 
 import hesspec
+from hesspec._ranks import ALONE, Ranks
 
-KILLS = 50
+BASIS, RANKS = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1
+KILLS = 50 if RANKS == 1 else 30
 STEPS = 24
 SIZE = 60_000
-LONGEST = 0.4  # seconds; a run takes longer
+# Seconds until a kill; a run takes longer.
+LONGEST = 0.4 if RANKS == 1 else 1.5
 
 
 class Slow:
@@ -26,9 +39,11 @@ class Slow:
 
     shape, dtype, device = (SIZE, SIZE), torch.float32, torch.device("cpu")
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks) -> None:
         outer = torch.tensor([3.0, 4.0, 5.0, 7.0])
-        self._diagonal = torch.cat([torch.linspace(-0.1, 0.1, SIZE - 4), outer])
+        begin, end = ranks.part(SIZE)
+        self.ranks = ranks
+        self._diagonal = torch.cat([torch.linspace(-0.1, 0.1, SIZE - 4), outer])[begin:end]
 
     def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
         time.sleep(0.02)
@@ -38,51 +53,65 @@ class Slow:
         return {}
 
 
-def measure(folder: Path | None) -> hesspec.Spectrum:
-    return hesspec.spectrum(Slow(), steps=STEPS, basis=sys.argv[1], snapshot=folder, every=0)
-
-
-def child(folder: Path, result: Path) -> None:
+def child(rank: int, meeting: Path, folder: Path | None, result: Path) -> NoReturn:
+    """Measure as one of the ranks, and leave the result where the first one has it."""
     try:
-        found = measure(folder)
-        # Renamed into place, so that what is there is whole.
-        result.with_suffix(".part").write_bytes(pickle.dumps((found.ritz_values, found.eigenvector_sketches)))
-        result.with_suffix(".part").rename(result)
+        ranks = ALONE
+        if RANKS > 1:
+            limit = datetime.timedelta(seconds=60)
+            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS, timeout=limit)
+            ranks = Ranks(dist.group.WORLD)
+        found = hesspec.spectrum(Slow(ranks), steps=STEPS, basis=BASIS, snapshot=folder, every=0)
+        if rank == 0:
+            # Renamed into place, so that what is there is whole.
+            result.with_suffix(".part").write_bytes(pickle.dumps((found.ritz_values, found.eigenvector_sketches)))
+            result.with_suffix(".part").rename(result)
         os._exit(0)
     finally:
         os._exit(1)
 
 
+def attempt(folder: Path | None, result: Path, kill_after: float | None, first: int = 0) -> tuple[int, bool]:
+    """Start all ranks, and kill them unless they are to go to their end; kills, and whether any failed unkilled."""
+    with tempfile.TemporaryDirectory() as name:
+        processes = []
+        for rank in range(RANKS):
+            process = os.fork()
+            if process == 0:
+                child(rank, Path(name) / "meet", folder, result)
+            processes.append(process)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            for process in [processes[first], *processes]:
+                os.kill(process, signal.SIGKILL)
+                time.sleep(0.02)
+        ended = [os.waitpid(process, 0)[1] for process in processes]
+    killed = any(os.WIFSIGNALED(status) for status in ended)
+    failed = any(os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0 for status in ended)
+    return int(killed), failed and not killed
+
+
 def main() -> None:
     torch.set_num_threads(1)
     times = random.Random(0)  # noqa: S311 - of kills
-    whole = measure(None)
-    kills, wrong, failures, finished = 0, 0, 0, 0
-    while kills < KILLS:
+    found = {"kills": 0, "wrong": 0, "failures": 0, "finished": 0}
+    with tempfile.TemporaryDirectory() as name:
+        attempt(None, Path(name) / "result", None)
+        expected = pickle.loads((Path(name) / "result").read_bytes())  # noqa: S301 - written above
+    while found["kills"] < KILLS and not found["failures"]:
         with tempfile.TemporaryDirectory() as name:
             folder, result = Path(name) / "snapshot", Path(name) / "result"
-            while not result.exists():
-                process = os.fork()
-                if process == 0:
-                    child(folder, result)
-                if kills < KILLS:
-                    time.sleep(times.uniform(0, LONGEST))
-                    os.kill(process, signal.SIGKILL)
-                _, status = os.waitpid(process, 0)
-                kills += os.WIFSIGNALED(status)
+            while not result.exists() and not found["failures"]:
+                wait = times.uniform(0, LONGEST) if found["kills"] < KILLS else None
+                kills, failed = attempt(folder, result, wait, times.randrange(RANKS))
+                found["kills"] += kills
                 # Neither killed nor well ended: it did not go on.
-                failures += os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
-                if failures:
-                    break
+                found["failures"] += failed
             if result.exists():
-                ritz, sketches = pickle.loads(result.read_bytes())  # noqa: S301 - written above
-                wrong += not (
-                    np.array_equal(ritz, whole.ritz_values) and np.array_equal(sketches, whole.eigenvector_sketches)
-                )
-                finished += 1
-            if failures:
-                break
-    print(json.dumps({"kills": kills, "wrong": wrong, "failures": failures, "finished": finished}))  # noqa: T201
+                got = pickle.loads(result.read_bytes())  # noqa: S301 - written above
+                found["wrong"] += not all(map(np.array_equal, got, expected))
+                found["finished"] += 1
+    print(json.dumps(found))  # noqa: T201
 
 
 if __name__ == "__main__":
