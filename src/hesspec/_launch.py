@@ -1,20 +1,28 @@
-"""Commands under `torchrun`: the processes that share a measurement, and what each of them says."""
+"""Commands under `torchrun`: the processes that were started together. Imports PyTorch only where it has to."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
 
-__all__ = ["launched_ranks", "process_group"]
+__all__ = ["launched_ranks", "process_group", "rank_here"]
 
 
 def launched_ranks() -> int:
     """Number of processes that `torchrun` started with this one; 1 without it."""
+    # A scheduler may set one of the two for purposes of its own.
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def rank_here() -> int:
+    """Number of this process among them, from 0."""
+    return int(os.environ["RANK"]) if launched_ranks() > 1 else 0
 
 
 @contextmanager
@@ -26,8 +34,10 @@ def process_group(device: torch.device) -> Iterator[dist.ProcessGroup | None]:
     if launched_ranks() == 1:
         yield None
         return
+    import torch  # noqa: PLC0415 - slow to import, and not needed by all commands
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield dist.group.WORLD
-    dist.destroy_process_group()
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield torch.distributed.group.WORLD
+    torch.distributed.destroy_process_group()

@@ -100,3 +100,11 @@ def test_a_bad_interval_is_said_before_anything_is_measured(hesspec, here):
     assert refused.exit_code == 1
     assert "every='soon' is no duration" in refused.output
     assert not Path("running").exists()
+
+
+def test_a_rank_that_a_scheduler_has_set_alone_silences_nothing(hesspec, here, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    refused = hesspec("measure", "smal_cnn", "--data", "digits")
+    assert refused.exit_code == 1
+    assert "There is no network 'smal_cnn'" in refused.output

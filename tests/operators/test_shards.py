@@ -7,6 +7,8 @@ import torch
 
 import hesspec
 from hesspec.operators import shards
+from hesspec.operators.batches import Batches
+from hesspec.operators.losses import Loss
 
 
 @pytest.fixture
@@ -82,3 +84,17 @@ def test_the_same_share_in_every_pass(monkeypatch):
 def test_bad_data_is_refused(shares, data, message):
     with pytest.raises(ValueError, match=message):
         shares(data, 2)
+
+
+def test_the_content_of_data_is_the_same_in_any_batches_and_of_any_dtype():
+    loss = torch.nn.MSELoss()
+    mask = torch.tensor(3.0)
+
+    def digest(sizes, scale=1.0, dtype=torch.bfloat16):
+        data = [({"x": x.to(dtype), "mask": mask, "scale": scale}, y[:, 0]) for y, x in numbered(sizes)]
+        return Batches(
+            data, Loss(loss, device=mask.device, dtype=torch.float32), device=mask.device, dtype=torch.float32
+        ).digest()
+
+    assert digest([4, 3]) == digest([7]) == digest([1, 6])
+    assert len({digest([7]), digest([6]), digest([7], scale=2.0), digest([7], dtype=torch.float32)}) == 4

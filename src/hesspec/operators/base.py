@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hesspec._memory import free_memory, parse_memory
 from hesspec._ranks import Ranks
 from hesspec.errors import NonFiniteError
+from hesspec.operators.batches import octets
 from hesspec.operators.forecast import Forecast, forecast
 from hesspec.operators.linearised import LinearisedRisk
 from hesspec.operators.losses import LossFunction
@@ -149,7 +150,8 @@ class CurvatureOperator(ABC):
         self._budget = int(KEPT_SHARE * free) if budget is None else budget
         self._built: Linearised | None = None
         self._value = 0.0
-        self._counts = [int(total) for total in self.ranks.numbers(*map(float, self._mine)).sum(0).tolist()]
+        mine = float(self._risk.batches.samples), float(len(self._risk.batches))
+        self._counts = [int(total) for total in self.ranks.numbers(*mine).sum(0).tolist()]
         self.matvecs = 0
         """Number of products with a vector so far."""
 
@@ -214,11 +216,6 @@ class CurvatureOperator(ABC):
     def ranks(self) -> Ranks:
         """The processes that share the data."""
         return self._risk.ranks
-
-    @property
-    def _mine(self) -> tuple[int, int]:
-        """Samples and batches of this process."""
-        return self._risk.batches.samples, len(self._risk.batches)
 
     @property
     def samples(self) -> int:
@@ -315,7 +312,7 @@ class CurvatureOperator(ABC):
             "matrix": type(self).__name__,
             "loss": f"{risk.loss.name}, {risk.loss.reduction}",
             "parameters": _digest([repr((name, tuple(value.shape))) for name, value in risk.named()]),
-            "weights": _digest([value.cpu().contiguous().numpy().tobytes() for _, value in risk.named()]),
+            "weights": _digest([octets(value) for _, value in risk.named()]),
             "data": f"{sum(self.ranks.gather(risk.batches.digest())) % 2**128:032x}",
             "precision": self._precision,
         }
@@ -378,7 +375,7 @@ class CurvatureOperator(ABC):
 class Sliced:
     """A curvature matrix whose data ranks share, on slices of vectors: each rank gives and gets its own.
 
-    A slice takes two collectives: vectors are gathered from all ranks, and of the ranks' products the sums are
+    A product takes two collectives: vectors are gathered from all ranks, and of the ranks' products the sums are
     scattered.
 
     Parameters

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from hesspec._ranks import ALONE, Ranks
 from hesspec.operators.losses import Loss
 
-__all__ = ["Batch", "Batches", "can_be_split", "check_data", "pair", "taken"]
+__all__ = ["Batch", "Batches", "can_be_split", "check_data", "octets", "pair", "taken"]
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
@@ -145,20 +145,17 @@ class Batches:
         one sample.
         """
         total = 0
-        for item in self._data:
-            inputs, targets = item
-            leaves = [leaf for leaf in pytree.tree_leaves((inputs, targets)) if isinstance(leaf, Tensor)]
-            batch = Batch(0, inputs, targets, 1.0)
-            single = not can_be_split(batch)
-            count = 1 if single else batch.samples
-            rows = [
-                leaf.detach().cpu().contiguous().numpy().reshape(1 if single or len(leaf) != count else count, -1)
-                for leaf in leaves
-            ]
+        for number, item in enumerate(self._data):
+            batch = Batch(number, *pair(number, item), 1.0)
+            leaves, _ = batch.leaves()
+            count = batch.samples if can_be_split(batch) else 1
+            # What all samples share counts with each of them.
+            shared = [octets(x) if isinstance(x, Tensor) else repr(x).encode() for x in leaves if not _splits(x, count)]
+            apart = [x for x in leaves if _splits(x, count)]
             for index in range(count):
-                found = hashlib.blake2b(digest_size=16)
-                for row in rows:
-                    found.update(row[index % len(row)].tobytes())
+                found = hashlib.blake2b(b"".join(shared), digest_size=16)
+                for leaf in apart:
+                    found.update(octets(leaf[index]))
                 total += int.from_bytes(found.digest())
         return total % 2**128
 
@@ -236,6 +233,12 @@ def check_data(data: Any) -> None:
             f"data is a {type(data).__name__}; it has to be an iterable of (inputs, targets) batches. For one "
             "batch pass [(inputs, targets)]."
         )
+
+
+def octets(tensor: Tensor) -> bytes:
+    """Content of a tensor of any dtype, by which it is told from others."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def can_be_split(batch: Batch) -> bool:

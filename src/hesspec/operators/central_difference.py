@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hesspec._ranks import Ranks
 from hesspec.errors import NonFiniteError
-from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.batches import Batch, Batches, octets
 from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.risk import refuse_active_modules
@@ -145,7 +145,7 @@ class CentralDifferenceHessian:
         found = hashlib.blake2b(digest_size=16)
         for name, value in self._named.items():
             found.update(name.encode())
-            found.update(value.full_tensor().detach().cpu().contiguous().numpy().tobytes())
+            found.update(octets(value.full_tensor()))
         return {
             "loss": f"{self._loss.name}, {self._loss.reduction}",
             "weights": found.hexdigest(),
