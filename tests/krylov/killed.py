@@ -26,12 +26,8 @@ import torch.distributed.tensor
 import hesspec
 from hesspec._ranks import ALONE, Ranks
 
-BASIS, RANKS = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1
-KILLS = 50 if RANKS == 1 else 30
 STEPS = 24
 SIZE = 60_000
-# Seconds until a kill; a run takes longer.
-LONGEST = 0.4 if RANKS == 1 else 1.5
 
 
 class Slow:
@@ -53,15 +49,15 @@ class Slow:
         return {}
 
 
-def child(rank: int, meeting: Path, folder: Path | None, result: Path) -> NoReturn:
+def child(rank: int, count: int, basis: str, meeting: Path, folder: Path | None, result: Path) -> NoReturn:
     """Measure as one of the ranks, and leave the result where the first one has it."""
     try:
         ranks = ALONE
-        if RANKS > 1:
+        if count > 1:
             limit = datetime.timedelta(seconds=60)
-            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS, timeout=limit)
+            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count, timeout=limit)
             ranks = Ranks(dist.group.WORLD)
-        found = hesspec.spectrum(Slow(ranks), steps=STEPS, basis=BASIS, snapshot=folder, every=0)
+        found = hesspec.spectrum(Slow(ranks), steps=STEPS, basis=basis, snapshot=folder, every=0)
         if rank == 0:
             # Renamed into place, so that what is there is whole.
             result.with_suffix(".part").write_bytes(pickle.dumps((found.ritz_values, found.eigenvector_sketches)))
@@ -71,14 +67,16 @@ def child(rank: int, meeting: Path, folder: Path | None, result: Path) -> NoRetu
         os._exit(1)
 
 
-def attempt(folder: Path | None, result: Path, kill_after: float | None, first: int = 0) -> tuple[int, bool]:
+def attempt(
+    count: int, basis: str, folder: Path | None, result: Path, kill_after: float | None = None, first: int = 0
+) -> tuple[int, bool]:
     """Start all ranks, and kill them unless they are to go to their end; kills, and whether any failed unkilled."""
     with tempfile.TemporaryDirectory() as name:
         processes = []
-        for rank in range(RANKS):
+        for rank in range(count):
             process = os.fork()
             if process == 0:
-                child(rank, Path(name) / "meet", folder, result)
+                child(rank, count, basis, Path(name) / "meet", folder, result)
             processes.append(process)
         if kill_after is not None:
             time.sleep(kill_after)
@@ -91,19 +89,22 @@ def attempt(folder: Path | None, result: Path, kill_after: float | None, first: 
     return int(killed), failed and not killed
 
 
-def main() -> None:
+def main(basis: str, count: int = 1) -> None:
     torch.set_num_threads(1)
+    wanted = 50 if count == 1 else 30
+    # Seconds until a kill; a run takes longer.
+    longest = 0.4 if count == 1 else 1.5
     times = random.Random(0)  # noqa: S311 - of kills
     found = {"kills": 0, "wrong": 0, "failures": 0, "finished": 0}
     with tempfile.TemporaryDirectory() as name:
-        attempt(None, Path(name) / "result", None)
+        attempt(count, basis, None, Path(name) / "result")
         expected = pickle.loads((Path(name) / "result").read_bytes())  # noqa: S301 - written above
-    while found["kills"] < KILLS and not found["failures"]:
+    while found["kills"] < wanted and not found["failures"]:
         with tempfile.TemporaryDirectory() as name:
             folder, result = Path(name) / "snapshot", Path(name) / "result"
             while not result.exists() and not found["failures"]:
-                wait = times.uniform(0, LONGEST) if found["kills"] < KILLS else None
-                kills, failed = attempt(folder, result, wait, times.randrange(RANKS))
+                wait = times.uniform(0, longest) if found["kills"] < wanted else None
+                kills, failed = attempt(count, basis, folder, result, wait, times.randrange(count))
                 found["kills"] += kills
                 # Neither killed nor well ended: it did not go on.
                 found["failures"] += failed
@@ -115,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -305,7 +305,7 @@ def test_class_structures_are_drawn_when_they_are_opened(tmp_path, make_spectrum
     page.wait_for_selector(".structure[open] .main-svg")
     assert page.evaluate(figures) == [False, True]
     page.locator(".structure summary").first.click()
-    page.wait_for_function("() => document.querySelector('.structure .main-svg') !== null")
+    page.locator(".structure").first.locator(".main-svg").first.wait_for()
     assert page.evaluate(figures) == [True, True]
     assert page.locator("#structures-over .main-svg").count() > 0
     assert not page.complaints
