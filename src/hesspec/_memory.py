@@ -6,6 +6,8 @@ import re
 import psutil
 import torch
 
+from hesspec._heap import give_back
+
 __all__ = ["BudgetError", "free_memory", "in_words", "is_out_of_memory", "parse_memory", "release"]
 
 UNITS = {
@@ -27,6 +29,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    give_back()
     return int(psutil.virtual_memory().available)
 
 
@@ -74,5 +77,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release(device: torch.device) -> None:
     """Give back what nothing refers to any more, after an allocation has failed."""
     gc.collect()
+    give_back()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -19,6 +19,7 @@ from rich.table import Column
 from rich.text import Text
 from typer.core import TyperGroup
 
+from hesspec._heap import kept_heap
 from hesspec._launch import launched_ranks, process_group, rank_here
 from hesspec._suggest import unknown
 
@@ -886,4 +887,5 @@ def main() -> None:
     # Huge pages for tensors, which PyTorch asks for before its first one: eleven of twelve timings of a product of
     # VGG11-BN, 8 to 256 images, one thread, took less time with them, 8% in the median.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    app(prog_name="hesspec")
+    with kept_heap():
+        app(prog_name="hesspec")

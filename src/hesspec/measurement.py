@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec._heap import kept_heap
 from hesspec._memory import free_memory, parse_memory
 from hesspec._ranks import ALONE, Ranks
 from hesspec.krylov.basis import KrylovBasis
@@ -263,6 +264,7 @@ def _pairs(operator: SymmetricOperator, top: KrylovBasis, found: Spectrum, chose
     return Eigenpairs(values, residuals, np.minimum(1.0, residuals / clear), vectors, found)
 
 
+@kept_heap()
 def _measured(
     operator: SymmetricOperator,
     steps: int | Literal["auto"],

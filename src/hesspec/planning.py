@@ -15,6 +15,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from hesspec._heap import kept_heap
 from hesspec._memory import free_memory, in_words, parse_memory
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
@@ -131,6 +132,7 @@ class Plan:
         return "Plan\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
 
 
+@kept_heap()
 def plan(
     operator: CurvatureOperator,
     *,

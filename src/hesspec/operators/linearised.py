@@ -8,12 +8,13 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from hesspec._heap import give_back, kept_heap
 from hesspec._memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
 from hesspec.operators.batches import Batch, can_be_split
@@ -32,6 +33,9 @@ ADVICE = (
     "Give it more with memory=..., or take fewer parameters (params=...) or a smaller model; a Krylov basis that fills "
     "the device may be the cause too."
 )
+
+# Passes that take less are left to the C library, which keeps blocks up to this size by itself (mallopt(3)).
+LARGE = 32 << 20
 
 # A batch, or a part of one: the batch's index and the number of the part.
 Place = tuple[int, int]
@@ -97,7 +101,8 @@ class KeptPasses:
         self._unused: set[str] = set()
         self.value, self.seconds, self.predicted_peak = 0.0, 0.0, 0
         start = time.perf_counter()
-        self._surviving(self._prepare)
+        with kept_heap():
+            self._surviving(self._prepare)
         self.seconds = time.perf_counter() - start
         logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
         if self._unused and risk.ranks.rank == 0:
@@ -106,6 +111,11 @@ class KeptPasses:
                 f"These parameters do not influence the loss; their curvature is zero: {shown}.",
                 stacklevel=5,
             )
+
+    def __del__(self) -> None:
+        """Give kept primal passes back to the system, as they may lie in the middle of the heap."""
+        if self.__dict__.pop("_kept", None):
+            give_back()
 
     @property
     def mode(self) -> str:
@@ -152,6 +162,11 @@ class KeptPasses:
                     if not entry.isfinite().all():
                         return NonFiniteError(f"The gradient of {name!r} is not finite in batch {batch.index}.")
         return None
+
+    def _heap(self) -> AbstractContextManager[None]:
+        """Around passes over the data."""
+        large = self._device.type == "cpu" and self.predicted_peak >= LARGE
+        return kept_heap() if large else nullcontext()
 
     def _arithmetic(self) -> AbstractContextManager[None]:
         return arithmetic(self._device, tf32=self._passes.precision == "tf32")
@@ -230,7 +245,8 @@ class KeptPasses:
         """The result of an attempt that is repeated, with less kept or with smaller parts, where memory runs out."""
         while True:
             try:
-                return attempt()
+                with self._heap():
+                    return attempt()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

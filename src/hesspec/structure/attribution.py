@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hesspec._heap import kept_heap
 from hesspec._memory import in_words, parse_memory
 from hesspec._ranks import ALONE
 from hesspec._suggest import unknown
@@ -61,6 +62,7 @@ class Attribution:
     angle_error: float
 
 
+@kept_heap()
 def attribute(structure: ClassStructure, pairs: Eigenpairs, *, cross: bool = True) -> Attribution:
     """Split eigenvalues by the class structure, and compare their eigenvectors with the spans of the means.
 
@@ -120,6 +122,7 @@ def _quadratic_forms(found: Projections) -> list[float]:
     ]
 
 
+@kept_heap()
 def knock_out(
     operator: SymmetricOperator,
     vectors: Iterable[Tensor],
@@ -168,6 +171,7 @@ def knock_out(
     return spectrum(Projected(operator, basis), steps=steps, seed=seed, memory=room, on_step=on_step)
 
 
+@kept_heap()
 def class_structure(
     model: nn.Module,
     loss_fn: LossFunction,

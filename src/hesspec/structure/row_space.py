@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hesspec._heap import kept_heap
 from hesspec._memory import free_memory, parse_memory
 from hesspec.krylov.vectors import norm
 from hesspec.operators.base import KEPT_SHARE
@@ -39,6 +40,7 @@ class Solution(NamedTuple):
     residual: float
 
 
+@kept_heap()
 def solve_true_vs_rest(
     model: nn.Module,
     loss_fn: LossFunction,

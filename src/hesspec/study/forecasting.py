@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from hesspec._heap import kept_heap
 from hesspec.planning import Plan
 from hesspec.study.config import DataConfig, StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
@@ -84,6 +85,7 @@ class _Costs:
         return plan.seconds_setup + max(share - 1, 0) * plan.seconds_matvec + products
 
 
+@kept_heap()
 def forecast_study(
     config: StudyConfig,
     folder: str | os.PathLike[str],
