@@ -41,16 +41,19 @@ def test_within_a_block_the_same_pages_serve_again_and_again():
     assert faults() > outside / 2
 
 
-def test_the_outermost_block_gives_everything_back():
+def test_a_block_gives_everything_back_at_its_end():
     with kept_heap():
         torch.ones(SIZE)
     before = resident()
     with kept_heap():
-        with kept_heap():
-            torch.ones(2 * SIZE)
+        torch.ones(2 * SIZE)
         kept = resident()
+        with kept_heap():
+            torch.ones(SIZE)
+        inner = resident()
     after = resident()
     assert kept - before > 4 * SIZE  # of 8 * SIZE bytes
+    assert inner - before < SIZE
     assert after - before < SIZE
 
 
@@ -62,30 +65,42 @@ def test_memory_is_given_back_after_an_error():
         assert faults() < outside / 4
 
 
-def test_the_steps_of_a_run_share_their_memory_and_an_operator_gives_back_what_it_kept():
+def test_products_share_their_memory_and_an_operator_gives_back_what_it_kept():
     torch.manual_seed(0)
     samples, width = 20_000, 512
     activations = (nn.Tanh() for _ in range(4))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, width), *activations, nn.Linear(width, 10))
     size = samples * width * 4
 
-    def measured():
-        data = batches((1, 8, 8), labels(10), sizes=[samples])
-        operator, seen = hesspec.Hessian(model, nn.CrossEntropyLoss(), data), []
-        hesspec.spectrum(
-            operator, steps=4, on_step=lambda *_: seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-        )
-        return operator, seen
+    def multiplied():
+        operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), batches((1, 8, 8), labels(10), sizes=[samples]))
+        vector = torch.ones(operator.shape[0])
+        # The first builds, and the second leaves the memory that the third works in.
+        operator @ vector, operator @ vector
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        operator @ vector
+        return operator, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    measured()
+    multiplied()
     before = resident()
-    operator, seen = measured()
+    operator, seen = multiplied()
     # A product makes some dozen tensors of this size; each of them in fresh memory has as many faults as it has pages.
     assert operator.attributes["predicted_peak_bytes"] > 8 * size
-    assert seen[-1] - seen[1] < size / resource.getpagesize()
+    assert seen < size / resource.getpagesize()
     assert resident() - before > 4 * size
     del operator
     assert resident() - before < size
+
+
+def test_a_spectrum_gives_back_its_basis_though_the_operator_lives():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10_000), nn.Tanh(), nn.Linear(10_000, 10))
+    operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), batches((1, 8, 8), labels(10), sizes=[200]))
+    hesspec.spectrum(operator, steps=2)
+    before = resident()
+    hesspec.spectrum(operator, steps=40)
+    assert operator.shape[0] > 700_000
+    assert resident() - before < 10 * 4 * operator.shape[0]
 
 
 @pytest.mark.parametrize(

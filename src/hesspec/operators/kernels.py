@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from typing import Any
+import platform
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import fx
+from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["prefer_fast_kernels"]
+__all__ = ["prefer_fast_convolutions", "prefer_fast_products"]
 
 aten: Any = torch.ops.aten
 
-# Gradients of convolution weights, as oneDNN has them, are slow where maps are small: there the convolution of inputs
-# with output gradients, in which samples take the place of channels, is faster. Measured on two cores, 256 samples, 512
-# channels: 2x2 maps 48 ms instead of 85, 4x4 131 instead of 164; 8x8 are even (256 channels, 146 and 142).
-SMALL_MAP = 16
-# Convolutions, and their gradients by the input, are faster channels last, by more than copying takes where maps are
-# small: 2x2 maps 26 ms instead of 42, 4x4 81 instead of 124, 8x8 (256 channels) 87 instead of 112. Products of the
-# Hessian, copies included, six interleaved repeats: VGG11-BN on 256 images 1.09 times as fast with the first alone and
-# 1.16 with both, ResNet18 on 64 images 1.00 and 1.02.
-CHANNELS_LAST_MAP = 64
+
+class LargestMaps(NamedTuple):
+    """Numbers of pixels of the largest maps on which another form of a convolution is the faster one."""
+
+    sample_sums: int
+    channels_last: int
 
 
-def prefer_fast_kernels(graph: fx.Graph, nodes: set[fx.Node]) -> None:
+# Milliseconds of forms of a convolution, 256 samples, two cores, in memory that was used before, copies included. Times
+# of AVX2 are those of the same processor, oneDNN being told to do without AVX-512 (ONEDNN_MAX_CPU_ISA).
+#
+#                                          AVX-512 (AMD EPYC, Zen 5)       AVX2
+#                                          as it is  channels  sum over   as it is  channels  sum over
+#                                                    last      samples              last      samples, channels last
+# 512 channels, 2x2 maps, convolution           9.6      15.9                24         16
+#                         gradient of input    12.7      17.7                18         17
+#                         gradient of weight   18.3                 6.6      45                   15
+# 512 channels, 4x4 maps, convolution            37        40                80         59
+#                         gradient of input      32        42                72         62
+#                         gradient of weight     48                  66      98                   63
+# 256 channels, 8x8 maps, convolution            38        37                76         70
+#                         gradient of input      38        38                71         72
+#                         gradient of weight     43                  91      86                  112
+LARGEST_MAPS = {"AVX512": LargestMaps(sample_sums=4, channels_last=0)}
+LARGEST_MAPS_ELSEWHERE = LargestMaps(sample_sums=16, channels_last=64)
+# Of `convolution_backward`: the gradient of the input alone, and that of the weight.
+MASKS = ([True, False, False], [False, True, False])
+
+
+def prefer_fast_convolutions(graph: fx.Graph, nodes: set[fx.Node]) -> None:
     """Give convolutions on small maps, on the CPU, the form in which they are fastest.
 
     With g the gradient of the output, that of the weight is sum_n x[n, i] * g[n, o] over all shifts, which is the
-    convolution of x with g, samples being summed over as channels are, stride and dilation changing places. The other
-    two, the convolution and its gradient by the input, run channels last.
+    convolution of x with g, samples being summed over as channels are, stride and dilation changing places. Any of the
+    three may be faster channels last.
 
     Parameters
     ----------
@@ -38,17 +60,71 @@ def prefer_fast_kernels(graph: fx.Graph, nodes: set[fx.Node]) -> None:
         Nodes that may be changed, those that depend on the vector. The others keep the model's own arithmetic, so that
         activations at a kink fall on the side on which the model has them.
     """
+    maps = LARGEST_MAPS.get(torch.backends.cpu.get_cpu_capability(), LARGEST_MAPS_ELSEWHERE)
     for node in list(graph.nodes):
         if node not in nodes:
             continue
         if node.target is aten.convolution.default:
-            if _plain(node, node, CHANNELS_LAST_MAP):
+            if _plain(node, node, maps.channels_last):
                 _channels_last(graph, node, node)
         elif node.target is aten.convolution_backward.default:
-            if node.args[10] == [False, True, False] and _plain(node, node.args[0], SMALL_MAP):
-                _convolve_samples(graph, node)
-            elif node.args[10] == [True, False, False] and _plain(node, node.args[0], CHANNELS_LAST_MAP):
-                _channels_last(graph, node, next(iter(node.users)))
+            for single in _separate(graph, node) if _plain(node, node.args[0], max(maps)) else []:
+                if single.args[10] == [False, True, False] and _plain(single, single.args[0], maps.sample_sums):
+                    convolution = _convolve_samples(graph, single)
+                    if maps.channels_last:
+                        _channels_last(graph, convolution, convolution)
+                elif single.args[10] == [True, False, False] and _plain(single, single.args[0], maps.channels_last):
+                    _channels_last(graph, single, next(iter(single.users)))
+
+
+def prefer_fast_products(graph: fx.Graph) -> None:
+    """Give matrix products in float32, on the CPU, the library that is faster on it.
+
+    PyTorch takes them from MKL, which leaves AVX-512 to processors of Intel: 4096 x 4096 times 4096 x 256 takes 83 ms
+    on one core of an AMD EPYC (Zen 5) and 36 ms in oneDNN, from which PyTorch has its convolutions; 49 and 19 on two.
+
+    Parameters
+    ----------
+    graph : torch.fx.Graph
+        Traced with fake tensors (`meta["val"]`); it is changed in place.
+    """
+    if not _mkl_is_slow():
+        return
+    for node in list(graph.nodes):
+        if node.target is not aten.mm.default:
+            continue
+        value = node.meta["val"]
+        if value.dtype is not torch.float32 or value.device.type != "cpu":
+            continue
+        with graph.inserting_before(node):
+            transposed = _call(graph, aten.t.default, node.args[1])
+        node.target = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001 - the operator's public name
+        node.args = (node.args[0], transposed, None, "none", [], "")
+
+
+if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)  # noqa: SLF001
+    def _flops_of_linear(rows: tuple[int, int], weights: tuple[int, int], *_: Any, **__: Any) -> int:
+        """What PyTorch's counter does not know: operations of X (n, k) times the transpose of W (m, k)."""
+        return 2 * rows[0] * rows[1] * weights[0]
+
+
+@functools.cache
+def _mkl_is_slow() -> bool:
+    """Whether matrix products are MKL's, the processor has AVX-512, is not Intel's, and oneDNN is there."""
+    return (
+        torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and "Intel" not in _processor()
+    )
+
+
+def _processor() -> str:
+    """What the system says of the processor; its maker is part of it."""
+    described = Path("/proc/cpuinfo")
+    return described.read_text(encoding="utf-8", errors="replace") if described.exists() else platform.processor()
 
 
 def _channels_last(graph: fx.Graph, node: fx.Node, result: fx.Node) -> None:
@@ -62,14 +138,36 @@ def _channels_last(graph: fx.Graph, node: fx.Node, result: fx.Node) -> None:
     result.replace_all_uses_with(back, delete_user_cb=lambda user: user is not back)
 
 
-def _convolve_samples(graph: fx.Graph, node: fx.Node) -> None:
-    """Replace the gradient of a weight by a convolution."""
+def _separate(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
+    """Take apart the gradients of a convolution by input, weight and bias; those that are left as operations of it."""
+    if sum(node.args[10]) == 1:  # type: ignore[arg-type]
+        return [node]
+    singles = []
+    for user in list(node.users):
+        wanted = cast("int", user.args[1])
+        with graph.inserting_before(node):
+            if wanted == len(MASKS):
+                result = _call(graph, aten.sum.dim_IntList, node.args[0], [0, 2, 3])
+            else:
+                single = graph.call_function(aten.convolution_backward.default, (*node.args[:10], MASKS[wanted]))
+                single.meta["val"] = node.meta["val"]
+                result = graph.call_function(operator.getitem, (single, wanted))
+                result.meta["val"] = user.meta["val"]
+                singles.append(single)
+        user.replace_all_uses_with(result)
+        graph.erase_node(user)
+    graph.erase_node(node)
+    return singles
+
+
+def _convolve_samples(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """Replace the gradient of a weight by a convolution, which is returned."""
     gradient, inputs, weight, _, stride, padding, dilation = node.args[:7]
     height, width = weight.meta["val"].shape[2:]  # type: ignore[union-attr]
     with graph.inserting_before(node):
         result = _call(graph, aten.transpose.int, inputs, 0, 1)
         samples = _call(graph, aten.transpose.int, gradient, 0, 1)
-        result = _call(
+        result = convolution = _call(
             graph, aten.convolution.default, result, samples, None, dilation, padding, stride, False, [0, 0], 1
         )
         # Where the stride leaves out the border of the input, there are shifts beyond the kernel's.
@@ -81,6 +179,7 @@ def _convolve_samples(graph: fx.Graph, node: fx.Node) -> None:
         user.replace_all_uses_with(result)
         graph.erase_node(user)
     graph.erase_node(node)
+    return convolution
 
 
 def _plain(node: fx.Node, output: Any, largest: int) -> bool:
@@ -97,7 +196,6 @@ def _plain(node: fx.Node, output: Any, largest: int) -> bool:
         and not transposed
         and groups == 1
         and used
-        and (output is node or len(node.users) == 1)
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from hesspec._heap import give_back, kept_heap
+from hesspec._heap import Hold, from_heap, kept_heap
 from hesspec._memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
 from hesspec.operators.batches import Batch, can_be_split
@@ -100,9 +100,11 @@ class KeptPasses:
         self._allowed = math.inf
         self._unused: set[str] = set()
         self.value, self.seconds, self.predicted_peak = 0.0, 0.0, 0
+        self._hold: Hold | None = None
         start = time.perf_counter()
         with kept_heap():
             self._surviving(self._prepare)
+        self._hold = Hold() if self._device.type == "cpu" and self.predicted_peak >= LARGE else None
         self.seconds = time.perf_counter() - start
         logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
         if self._unused and risk.ranks.rank == 0:
@@ -113,9 +115,9 @@ class KeptPasses:
             )
 
     def __del__(self) -> None:
-        """Give kept primal passes back to the system, as they may lie in the middle of the heap."""
-        if self.__dict__.pop("_kept", None):
-            give_back()
+        """Let go of what is kept before the hold on memory, which gives back what is free when it ends."""
+        self.__dict__.pop("_kept", None)
+        self.__dict__.pop("_hold", None)
 
     @property
     def mode(self) -> str:
@@ -162,11 +164,6 @@ class KeptPasses:
                     if not entry.isfinite().all():
                         return NonFiniteError(f"The gradient of {name!r} is not finite in batch {batch.index}.")
         return None
-
-    def _heap(self) -> AbstractContextManager[None]:
-        """Around passes over the data."""
-        large = self._device.type == "cpu" and self.predicted_peak >= LARGE
-        return kept_heap() if large else nullcontext()
 
     def _arithmetic(self) -> AbstractContextManager[None]:
         return arithmetic(self._device, tf32=self._passes.precision == "tf32")
@@ -245,7 +242,7 @@ class KeptPasses:
         """The result of an attempt that is repeated, with less kept or with smaller parts, where memory runs out."""
         while True:
             try:
-                with self._heap():
+                with from_heap() if self._hold else nullcontext():
                     return attempt()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

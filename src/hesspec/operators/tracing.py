@@ -15,7 +15,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesspec.operators.budget import PassBytes, RandomOperationError, trace_bytes
-from hesspec.operators.kernels import prefer_fast_kernels
+from hesspec.operators.kernels import prefer_fast_convolutions, prefer_fast_products
 from hesspec.operators.precision import lower_products
 from hesspec.operators.reuse import reuse_memory
 from hesspec.operators.simplify import merge_equal, simplify
@@ -103,7 +103,7 @@ def trace_linear(
     simplify(graph)
     merge_equal(graph)
     vectors = [node for node in graph.nodes if node.op == "placeholder"][len(primals) :]
-    prefer_fast_kernels(graph, _descendants(graph, vectors))
+    prefer_fast_convolutions(graph, _descendants(graph, vectors))
     return JointTrace(traced, len(primals), tuple(groups))
 
 
@@ -158,6 +158,7 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     # What the parts allocate is counted as it was: less is taken where memory is used again.
     size = trace_bytes(primal, parts)
     for part in parts:
+        prefer_fast_products(part)
         reuse_memory(part)
     independent = tuple(i for i, node in enumerate(placeholders[: groups[0].tangents]) if node not in influential)
     # forward, since calling the module prints its source to stderr where it raises, as it does when memory runs out.
