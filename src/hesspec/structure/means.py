@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from hesspec.krylov.vectors import SHORT_CHUNK
 from hesspec.operators.batches import Batch, can_be_split
 from hesspec.operators.risk import EmpiricalRisk, differentiable_kernels
 from hesspec.operators.rows import LogitRows
@@ -20,6 +19,10 @@ __all__ = ["Mean", "gram_of_means", "slices"]
 # True class c, and coefficients (C,) over c' by which the gradients of its samples are added up:
 # sum_{i in c, c'} w_{i,c'} k_{c'} g_{i,c'}.
 Mean = tuple[int, Tensor]
+
+
+# Entries of all means whose products are added in float32, before the sum of them is in float64.
+PIECE = 1 << 14
 
 
 def slices(p: int, count: int, itemsize: int, budget: int) -> list[tuple[int, int]]:
@@ -72,7 +75,7 @@ def gram_of_means(
         kept = torch.zeros(len(means), last - first, dtype=parameters.dtype, device=parameters.device)
         risk.ranks.together(functools.partial(_add_all, risk, parts, means, kept, first))
         risk.ranks.sum_(kept)
-        for piece in torch.split(kept, SHORT_CHUNK, dim=1):
+        for piece in torch.split(kept, PIECE, dim=1):
             gram += piece @ piece.T
     return gram
 
