@@ -5,8 +5,7 @@
 Products are timed in one run of two Gloo ranks: in each repeat both multiply together, and then the first one alone
 with all of the data, while the other one waits. A product of two ranks is everything between two slices: the
 all-gather of the vector, both ranks' parts, the reduce-scatter. Snapshots are written by a run of one process; how
-long the rows of a Krylov basis take does not depend on the network. PyTorch is given huge pages on both sides, as the
-command line does; without them, both are slower.
+long the rows of a Krylov basis take does not depend on the network. Both sides keep freed memory, as spectra do.
 
 Prints the tables, and writes them into docs/scaling.md. `--quick` has a small network, and writes nothing.
 """
@@ -29,6 +28,7 @@ import torch.distributed as dist
 import hesspec
 from _matvecs import Problem, real_problem
 from _tables import ROOT, Block, Target, arguments, publish, ratios, spread, targets
+from hesspec._heap import kept_heap
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
 
@@ -45,6 +45,7 @@ def hessian(problem: Problem, group: dist.ProcessGroup | None = None) -> hesspec
     return hesspec.Hessian(problem.model, problem.loss, data, group=group)
 
 
+@kept_heap()
 def products(network: str, images: int, repeats: int) -> dict[str, Any]:
     """Seconds of a product together and alone, by repeat, and a rank's share of the basis; on two ranks."""
     torch.set_num_threads(1)
@@ -101,7 +102,7 @@ def run(ranks: int, *given: object) -> dict[str, Any]:
     """What a process, or two, print as a line of JSON."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, *launcher, __file__, "--worker", *map(str, given)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(  # noqa: S603 - this very script
         command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=LONGEST
     )

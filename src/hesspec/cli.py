@@ -884,8 +884,5 @@ def report_command(
 
 def main() -> None:
     """Run the command line."""
-    # Huge pages for tensors, which PyTorch asks for before its first one: eleven of twelve timings of a product of
-    # VGG11-BN, 8 to 256 images, one thread, took less time with them, 8% in the median.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     with kept_heap():
         app(prog_name="hesspec")
