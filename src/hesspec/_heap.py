@@ -37,7 +37,7 @@ def _libc() -> ctypes.CDLL | None:
 
 
 class Hold:
-    """As long as it lives, the process keeps what it frees; then all that is free is given back to the system.
+    """As long as it lives, the process keeps what it frees; with the last one, what is free goes back to the system.
 
     PyTorch has no cache of memory on the CPU, and the C library maps each large block anew: the system clears its
     pages, one fault for each 4 KB, which takes longer than most elementwise operations on them. Side by side on two
@@ -53,8 +53,9 @@ class Hold:
         _begin_hold()
 
     def __del__(self) -> None:
-        """Give back."""
-        _end_hold()
+        """Give back, unless there is another one."""
+        if _end_hold() == 0:
+            give_back()
 
 
 @contextlib.contextmanager
@@ -69,13 +70,17 @@ def from_heap() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_heap() -> Iterator[None]:
-    """Hold freed memory within this block, take all memory from it, and give it back in the end. A decorator, too."""
+    """Hold freed memory within this block, take all memory from it, and give back all that is free in the end.
+
+    A decorator, too.
+    """
     _begin_hold()
     try:
         with from_heap():
             yield
     finally:
         _end_hold()
+        give_back()
 
 
 def give_back() -> None:
@@ -89,12 +94,12 @@ def _begin_hold() -> None:
     _count("holds", 1, {M_TRIM_THRESHOLD: -1})
 
 
-def _end_hold() -> None:
-    _count("holds", -1, {M_TRIM_THRESHOLD: TRIM_THRESHOLD})
-    give_back()
+def _end_hold() -> int:
+    """Number of holds that are left."""
+    return _count("holds", -1, {M_TRIM_THRESHOLD: TRIM_THRESHOLD})
 
 
-def _count(what: str, change: int, settings: dict[int, int]) -> None:
+def _count(what: str, change: int, settings: dict[int, int]) -> int:
     """Count who holds memory or is in a block, and apply the settings with the first of them or after the last."""
     libc = _libc()
     with _lock:
@@ -103,3 +108,4 @@ def _count(what: str, change: int, settings: dict[int, int]) -> None:
         if libc is not None and 0 in (before, before + change):
             for parameter, value in settings.items():
                 libc.mallopt(parameter, value)
+        return before + change

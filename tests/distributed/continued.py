@@ -1,6 +1,11 @@
-"""A spectrum with snapshots that stops after a number of products, or is compared with one without in the end."""
+"""A spectrum with snapshots that stops after a number of products, or is compared with one without in the end.
+
+An error of the snapshot is printed as what was found. A limit of bytes that a file may have stands for a full disk.
+"""
 
 import json
+import resource
+import signal
 import sys
 import warnings
 
@@ -19,6 +24,9 @@ class StopError(Exception):
 def main() -> None:
     folder, basis, probes, stop = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     warnings.simplefilter("error")
+    if len(sys.argv) > 5:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[5]),) * 2)
     dist.init_process_group("gloo")
     group = dist.group.WORLD if dist.get_world_size() > 1 else None
     torch.manual_seed(0)
@@ -50,7 +58,9 @@ def main() -> None:
         found["matvecs"] = abs(result.matvecs - alone.matvecs)
     except StopError:
         found["finished"] = False
-    print(json.dumps({**found, "first": begun[0]}))  # noqa: T201
+    except (hesspec.RankError, OSError, ValueError) as error:
+        found = {"finished": False, "error": f"{type(error).__name__}: {error}"}
+    print(json.dumps({**found, "first": begun[0] if begun else None}))  # noqa: T201
     dist.destroy_process_group()
 
 

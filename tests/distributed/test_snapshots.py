@@ -27,6 +27,33 @@ def test_a_run_goes_on_on_another_number_of_ranks(tmp_path, basis, probes):
         assert found["sketches"] < 1e-5
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_damaged_file_is_named(tmp_path, ranks):
+    folder = tmp_path / "snapshot"
+    results("continued.py", 2, folder, "full", 1, 6)
+    damaged = max(folder.glob("rows-*/*.distcp"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    first, *others = (found["error"] for found in results("continued.py", ranks, folder, "full", 1, 0))
+    assert first.startswith(f"ValueError: The snapshot in {str(folder)!r} cannot be read: {damaged.parent.name}: ")
+    assert first.endswith("Remove the folder to begin anew.")
+    assert all(error.startswith("RankError: Rank 0 of 2 ended with ValueError: The snapshot") for error in others)
+
+
+def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
+    folder = tmp_path / "snapshot"
+    results("continued.py", 2, folder, "full", 1, 6)
+    before = sorted(path.name for path in folder.iterdir())
+    # A row's slice of two, in float64, has 800 bytes, and what it is stored in has more.
+    first, second = (found["error"] for found in results("continued.py", 2, folder, "full", 1, 0, 500))
+    assert first.startswith(f"OSError: A snapshot cannot be written to {str(folder)!r}: ")
+    assert first.endswith("The one before is still there.")
+    assert second.startswith("RankError: Rank 0 of 2 ended with OSError: A snapshot")
+    assert set(before) <= {path.name for path in folder.iterdir()}
+    for found in results("continued.py", 2, folder, "full", 1, 0):
+        assert found["finished"]
+        assert found["error"] < 1e-12
+
+
 def test_ranks_that_are_killed_at_any_time_always_go_on():
     script = Path(__file__).parents[1] / "krylov" / "killed.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,5 +1,6 @@
 """A run that ends before its time goes on from its snapshot, to the very same result."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from torch import nn
 
 import hesspec
 from hesspec import run
+from hesspec.krylov import snapshot
 from hesspec.krylov.snapshot import parse_duration, remove_snapshot
 
 SIZE = 300
@@ -87,6 +89,23 @@ def test_it_goes_on_to_the_same_result_to_the_bit(tmp_path, monkeypatch, options
     found, interruptions = finish(operator, tmp_path / "snapshot", **options)
     assert interruptions >= 2
     assert_same(found, whole)
+
+
+def test_many_rows_go_into_files_of_a_limited_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot, "FILE_BYTES", 3 * 4 * SIZE)
+    operator, asked = matrix(torch.float32), itertools.count()
+    with monkeypatch.context() as late, pytest.raises(StopError):
+        late.setattr(snapshot.Snapshot, "due", lambda _: next(asked) == 10)
+        hesspec.spectrum(Interrupted(operator, 14), steps=40, snapshot=tmp_path, every=0)
+    sizes = [path.stat().st_size for path in tmp_path.glob("rows-*")]
+    assert len(sizes) == 4  # of 10 rows
+    assert max(sizes) < 4 * 4 * SIZE
+    seen = []
+    found = hesspec.spectrum(
+        Interrupted(operator, 10**6), steps=40, snapshot=tmp_path, every=0, on_step=lambda done, _: seen.append(done)
+    )
+    assert seen[0] == 10
+    assert_same(found, hesspec.spectrum(Interrupted(operator, 10**6), steps=40))
 
 
 @pytest.mark.parametrize("products", range(6))

@@ -86,6 +86,11 @@ class KrylovBasis:
             )
         return self._blocks[-1][count % BLOCK]
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a vector as it is kept, of the whole one where it is sharded."""
+        return self._storage.row_bytes(self._space.size, self._dtype)
+
     def kept_row(self, index: int) -> Tensor:
         """Vector `index` in the very numbers in which it is kept, (p,): what a snapshot writes."""
         return self._blocks[index // BLOCK][index % BLOCK]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from hesspec._heap import Hold, from_heap, kept_heap
+from hesspec._heap import Hold, from_heap
 from hesspec._memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
 from hesspec.operators.batches import Batch, can_be_split
@@ -100,11 +100,12 @@ class KeptPasses:
         self._allowed = math.inf
         self._unused: set[str] = set()
         self.value, self.seconds, self.predicted_peak = 0.0, 0.0, 0
-        self._hold: Hold | None = None
+        # From the first passes on, in whose memory the next ones work.
+        self._hold = Hold() if self._device.type == "cpu" else None
         start = time.perf_counter()
-        with kept_heap():
-            self._surviving(self._prepare)
-        self._hold = Hold() if self._device.type == "cpu" and self.predicted_peak >= LARGE else None
+        self._surviving(self._prepare)
+        if self.predicted_peak < LARGE:
+            self._hold = None
         self.seconds = time.perf_counter() - start
         logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
         if self._unused and risk.ranks.rank == 0:

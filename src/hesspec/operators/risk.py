@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hesspec._ranks import Ranks
 from hesspec.operators.batches import Batch, Batches
 from hesspec.operators.cross_entropy import MarginForm
+from hesspec.operators.hard_sigmoid import PiecewiseForm
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.output_curvature import output_curvature
 from hesspec.operators.outputs import differentiable_outputs
@@ -173,13 +174,13 @@ class EmpiricalRisk:
 def differentiable_kernels() -> Iterator[None]:
     """Arithmetic that is fit for second derivatives.
 
-    Attention keeps to kernels that can be differentiated twice (fused ones cannot), and cross-entropy to the form whose
-    derivatives do not cancel.
+    Attention and the hard sigmoid keep to forms that can be differentiated twice (fused ones cannot), and cross-entropy
+    to the one whose derivatives do not cancel.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), MarginForm():
+        with sdpa_kernel(SDPBackend.MATH), MarginForm(), PiecewiseForm():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
