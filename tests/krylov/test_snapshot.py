@@ -94,9 +94,10 @@ def test_it_goes_on_to_the_same_result_to_the_bit(tmp_path, monkeypatch, options
 def test_many_rows_go_into_files_of_a_limited_size(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshot, "FILE_BYTES", 3 * 4 * SIZE)
     operator, asked = matrix(torch.float32), itertools.count()
-    with monkeypatch.context() as late, pytest.raises(StopError):
+    with monkeypatch.context() as late:
         late.setattr(snapshot.Snapshot, "due", lambda _: next(asked) == 10)
-        hesspec.spectrum(Interrupted(operator, 14), steps=40, snapshot=tmp_path, every=0)
+        with pytest.raises(StopError):
+            hesspec.spectrum(Interrupted(operator, 14), steps=40, snapshot=tmp_path, every=0)
     sizes = [path.stat().st_size for path in tmp_path.glob("rows-*")]
     assert len(sizes) == 4  # of 10 rows
     assert max(sizes) < 4 * 4 * SIZE
