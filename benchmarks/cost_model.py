@@ -14,7 +14,6 @@ cannot be run here, which needs no measurement. `--quick` has two small networks
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 
 import hesspec
 from _tables import ROOT, Block, console, markdown, publish, rewrite
+from hesspec._heap import give_back, kept_heap
 from hesspec._memory import in_words
 from hesspec.cost_model import H100, Cost, Device, cost
 from hesspec.krylov.basis import KrylovBasis
@@ -140,12 +140,12 @@ def median(call: Callable[[], object], repeats: int) -> float:
 def resident() -> int:
     """Bytes of memory that this process has, beside what its allocator keeps for later."""
     gc.collect()
-    # glibc's: what it has from freed tensors would hide what a basis takes.
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+    # What it has from freed tensors would hide what a basis takes.
+    give_back()
     return int(psutil.Process().memory_info().rss)
 
 
+@kept_heap()  # as around spectra
 def worker(rank: int, size: int, folder: str, point: Point, steps: int, repeats: int) -> None:
     """One process: measure, and leave what was seen in a file."""
     torch.set_num_threads(1)

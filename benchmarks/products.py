@@ -139,13 +139,6 @@ def set_up(problem: Problem, size: int) -> float:
     return max(0.0, middle - start - (time.perf_counter() - middle))
 
 
-def _touched(size: int) -> float:
-    """Seconds to write so many bytes into memory that the process has not had before."""
-    start = time.perf_counter()
-    torch.ones(size // 4)
-    return time.perf_counter() - start
-
-
 def batches(images: int, repeats: int) -> tuple[Block, list[Target]]:
     """Set-up with 1 batch and with 20, one trace, and the primal passes, each of them measured by itself."""
     problem = real_problem("small_cnn", images, "Hessian")
@@ -163,8 +156,6 @@ def batches(images: int, repeats: int) -> tuple[Block, list[Target]]:
     for repeat in range(repeats):
         for name in random.Random(repeat).sample(list(calls), len(calls)):  # noqa: S311
             seconds[name].append(calls[name]())
-    held = int(kept.attributes["kept_bytes"]) * (BATCHES - 1)
-    fresh = statistics.median(_touched(held) for _ in range(repeats))
     times = interleaved({"kept": lambda: kept @ vector, "streamed": lambda: streamed @ vector}, repeats + 2)
     primal = [late - early for late, early in zip(times["streamed"], times["kept"], strict=True)]
     # One batch's primal pass is in the trace's seconds already.
@@ -181,7 +172,6 @@ def batches(images: int, repeats: int) -> tuple[Block, list[Target]]:
         ("set-up, one of these batches alone: a trace and a primal pass", spread(seconds["trace"], "{:.2f}")),
         (f"difference of the last two: {BATCHES - 1} more batches", spread(beyond, "{:.2f}")),
         (f"{BATCHES - 1} primal passes", spread((x * (BATCHES - 1) / BATCHES for x in primal), "{:.2f}")),
-        (f"writing {held / 1e6:.0f} MB, which they keep, into memory that nothing was in", f"{fresh:.2f}"),
     ]
     target = Target(
         f"set-up of {BATCHES} batches beyond one trace, in primal passes of all of them (with a fifth for scatter)",
