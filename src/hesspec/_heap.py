@@ -22,8 +22,15 @@ MMAP_MAX: Final = 65536
 MMAP_THRESHOLD: Final = 32 << 20
 TRIM_THRESHOLD: Final = 2 * MMAP_THRESHOLD
 
-_lock = threading.Lock()
-_counts = {"holds": 0, "blocks": 0}
+# What the library is told while there are holds, or blocks; and what after the last of them.
+SETTINGS: Final = {
+    "holds": ({M_TRIM_THRESHOLD: -1}, {M_TRIM_THRESHOLD: TRIM_THRESHOLD}),
+    "blocks": ({M_MMAP_MAX: 0}, {M_MMAP_MAX: MMAP_MAX, M_MMAP_THRESHOLD: MMAP_THRESHOLD}),
+}
+
+# Reentrant, as the garbage collector may end a hold anywhere.
+_lock = threading.RLock()
+_counts = dict.fromkeys(SETTINGS, 0)
 
 
 @functools.cache
@@ -50,22 +57,22 @@ class Hold:
     """
 
     def __init__(self) -> None:
-        _begin_hold()
+        _count("holds", 1)
 
     def __del__(self) -> None:
         """Give back, unless there is another one."""
-        if _end_hold() == 0:
+        if _count("holds", -1) == 0:
             give_back()
 
 
 @contextlib.contextmanager
 def from_heap() -> Iterator[None]:
     """Take large blocks from what the process has kept, too, within this block; somebody has to hold it."""
-    _count("blocks", 1, {M_MMAP_MAX: 0})
+    _count("blocks", 1)
     try:
         yield
     finally:
-        _count("blocks", -1, {M_MMAP_MAX: MMAP_MAX, M_MMAP_THRESHOLD: MMAP_THRESHOLD})
+        _count("blocks", -1)
 
 
 @contextlib.contextmanager
@@ -74,12 +81,12 @@ def kept_heap() -> Iterator[None]:
 
     A decorator, too.
     """
-    _begin_hold()
+    _count("holds", 1)
     try:
         with from_heap():
             yield
     finally:
-        _end_hold()
+        _count("holds", -1)
         give_back()
 
 
@@ -90,22 +97,12 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
-def _begin_hold() -> None:
-    _count("holds", 1, {M_TRIM_THRESHOLD: -1})
-
-
-def _end_hold() -> int:
-    """Number of holds that are left."""
-    return _count("holds", -1, {M_TRIM_THRESHOLD: TRIM_THRESHOLD})
-
-
-def _count(what: str, change: int, settings: dict[int, int]) -> int:
-    """Count who holds memory or is in a block, and apply the settings with the first of them or after the last."""
-    libc = _libc()
+def _count(what: str, change: int) -> int:
+    """Count a hold or block more or less, and tell the library of the first and of the last; how many there are."""
     with _lock:
-        before = _counts[what]
-        _counts[what] = before + change
-        if libc is not None and 0 in (before, before + change):
-            for parameter, value in settings.items():
+        _counts[what] += change
+        count, libc = _counts[what], _libc()
+        if libc is not None and count in (0, change):
+            for parameter, value in SETTINGS[what][count == 0].items():
                 libc.mallopt(parameter, value)
-        return before + change
+        return count

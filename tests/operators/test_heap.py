@@ -19,8 +19,11 @@ SIZE = 16 << 20  # float32 numbers: 64 MB, which the C library maps anew each ti
 pytestmark = pytest.mark.skipif(_libc() is None, reason="the C library is another, or its memory is tuned")
 
 
-def faults(count=8):
-    """Page faults of so many tensors, one after the other, beyond the first."""
+def faults(count=32):
+    """Page faults of so many tensors, one after the other, beyond the first.
+
+    A few of them may find that a small block was put into the place of the one before, and take another.
+    """
     torch.ones(SIZE)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(count):
