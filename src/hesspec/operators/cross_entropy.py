@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from hesspec.operators.replaced import Replaced
 
 __all__ = ["MarginForm", "margin_cross_entropy"]
 
@@ -16,24 +16,18 @@ __all__ = ["MarginForm", "margin_cross_entropy"]
 LINEAR_FROM = 40.0
 
 
-class MarginForm(TorchFunctionMode):
+class MarginForm(Replaced):
     """Within this context `torch.nn.functional.cross_entropy` of class indices is `margin_cross_entropy`.
 
     Label smoothing, class probabilities and a single class stay as they are: there the plain form loses nothing.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Replace cross-entropy, and pass on everything else."""
-        kwargs = dict(kwargs or {})
-        if func is F.cross_entropy and _has_margin_form(*args, **kwargs):
-            return margin_cross_entropy(*args, **kwargs)
-        return func(*args, **kwargs)
+    def __init__(self) -> None:
+        super().__init__(F.cross_entropy, _cross_entropy)
+
+
+def _cross_entropy(*args: Any, **kwargs: Any) -> Tensor:
+    return (margin_cross_entropy if _has_margin_form(*args, **kwargs) else F.cross_entropy)(*args, **kwargs)
 
 
 def margin_cross_entropy(
