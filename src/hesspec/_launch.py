@@ -36,6 +36,8 @@ def process_group(device: torch.device) -> Iterator[dist.ProcessGroup | None]:
         return
     import torch  # noqa: PLC0415 - slow to import, and not needed by all commands
 
+    import hesspec._ranks  # noqa: F401, PLC0415 - before there is a group, as it says there
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")

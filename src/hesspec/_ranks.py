@@ -6,12 +6,17 @@ import functools
 import math
 import platform
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Functions of it have the group of all processes as a default argument, if there is one when it is first imported, and
+# keep it for good; PyTorch imports it in the first trace. See `Ranks.group`.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from hesspec._memory import is_out_of_memory
@@ -34,7 +39,6 @@ class Ranks:
 
     Attributes
     ----------
-    group : ProcessGroup or None
     rank, size : int
         Number of this process in the group, and of all of them.
 
@@ -45,7 +49,7 @@ class Ranks:
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self.group = group
+        self._group = None if group is None else weakref.ref(group)
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
         if self.rank < 0:
             raise ValueError("This process is not in the group; build the operator on its ranks only.")
@@ -54,6 +58,25 @@ class Ranks:
         # Gloo's own all-gather and reduce-scatter took 0.08 and 0.10 s of 28 million floats on two ranks of a machine,
         # sending and receiving the same slices 0.03.
         self._native = nccl
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The group; None for this process alone.
+
+        It is not kept alive: threads of a Gloo group that outlives `destroy_process_group` may release their last
+        tensors while Python shuts down, and that aborts the process ("terminate called without an active exception").
+
+        Raises
+        ------
+        ValueError
+            If it has been destroyed.
+        """
+        if self._group is None:
+            return None
+        group = self._group()
+        if group is None:
+            raise ValueError("The process group of this operator has been destroyed; measure before you destroy it.")
+        return group
 
     @functools.cached_property
     def neighbours(self) -> int:

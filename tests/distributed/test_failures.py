@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from distributed_ranks import launch
+from distributed_ranks import launch, results
 
 # Seconds until a rank that does not answer is given up: longer than a test may take, and soon.
 LONG, SHORT = 3600, 8
@@ -43,3 +43,10 @@ def test_a_rank_that_does_not_answer_is_given_up_after_the_timeout():
     name, message = ended[0].result["error"]
     assert name == "RankError"
     assert "did not answer within the group's timeout" in message
+
+
+def test_a_group_ends_when_it_is_destroyed_though_an_operator_lives(tmp_path):
+    # Threads that it left would touch tensors while Python shuts down, which aborts the process.
+    for found in results("ended.py", 2, tmp_path / "snapshot"):
+        assert not [name for name in found["threads"] if "gloo" in name]
+        assert "The process group of this operator has been destroyed" in found["error"]

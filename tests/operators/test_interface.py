@@ -1,5 +1,8 @@
 """What an operator is beside its entries: shapes, selection, conversion, counting, SciPy, batching."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -181,3 +184,21 @@ def test_an_lstm_falls_back_to_double_backward_by_itself():
 def test_repr_says_what_it_is(hessian):
     assert "Hessian(" in repr(hessian)
     assert "CrossEntropyLoss over 12 samples" in repr(hessian)
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton", "Residual", "GaussNewtonWithin"])
+def test_an_operator_and_all_that_it_keeps_is_freed_with_its_last_reference(matrix, traced, monkeypatch):
+    monkeypatch.setattr(passes, "trace_pays", lambda *_, **__: (traced, "forced"))
+    case = CASES["cnn"]()
+    data = [(inputs, torch.arange(len(targets)) % 4) for inputs, targets in case.data]  # of every class
+    gc.collect()
+    gc.disable()  # what is in a cycle, and gigabytes with it, would wait for it
+    try:
+        operator = getattr(hesspec, matrix)(case.model, case.loss, data)
+        _ = operator @ torch.ones(operator.shape[0])
+        alive = weakref.ref(operator), weakref.ref(operator._built)
+        del operator
+        assert [one() for one in alive] == [None, None]
+    finally:
+        gc.enable()

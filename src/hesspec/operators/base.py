@@ -6,7 +6,7 @@ import copy
 import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -23,9 +23,9 @@ from hesspec.operators.forecast import Forecast, forecast
 from hesspec.operators.linearised import LinearisedRisk
 from hesspec.operators.losses import LossFunction
 from hesspec.operators.parameters import ParameterSpec
-from hesspec.operators.passes import Apply, MatrixPasses, Passes
+from hesspec.operators.passes import CurvatureForm, MatrixPasses, Passes
 from hesspec.operators.precision import check_precision
-from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
+from hesspec.operators.risk import EmpiricalRisk
 from hesspec.operators.traces import Traces
 
 __all__ = ["CurvatureOperator", "Linearised", "SumOverBatches"]
@@ -423,27 +423,11 @@ def _digest(parts: Iterable[str | bytes]) -> str:
 class SumOverBatches(CurvatureOperator):
     """A curvature matrix that is a sum of matrices of the batches; see `CurvatureOperator`."""
 
-    @abstractmethod
-    def product(
-        self,
-        predict: Predict,
-        loss: OutputLoss,
-        theta: Named,
-        v: Named,
-    ) -> Named:
-        """M v for one batch, written with the transforms of torch.func."""
-
-    @abstractmethod
-    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
-        """v -> M v for one batch from a double-backward graph that is built here, once."""
-
-    @property
-    def traced_as(self) -> Hashable:
-        """What tells the traces of this kind of matrix from others."""
-        return type(self)
+    _form: CurvatureForm
+    """The matrix of one batch. Apart from the operator: what products keep must not keep the operator alive."""
 
     def _passes(self) -> MatrixPasses:
-        return MatrixPasses(self._risk, self, self._precision)
+        return MatrixPasses(self._risk, self._form, self._precision)
 
     def _linearise(self) -> LinearisedRisk:
-        return LinearisedRisk(self._risk, self, self._budget, self._precision)
+        return LinearisedRisk(self._risk, self._form, self._budget, self._precision)

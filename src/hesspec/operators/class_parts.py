@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hesspec._ranks import ALONE, Ranks
 from hesspec.operators.base import CurvatureOperator
-from hesspec.operators.jacobian import CoupledPasses, CoupledRisk
+from hesspec.operators.jacobian import Couple, CoupledPasses, CoupledRisk
 from hesspec.operators.rows import LogitRows, check_softmax_loss
 
 __all__ = [
@@ -105,15 +105,21 @@ class _ClassPart(CurvatureOperator):
     def coefficients(found: Projections) -> Sequence[Tensor]:
         """k (R, C) for each batch."""
 
-    def _couple(self, rows: Sequence[LogitRows], pushed: Sequence[Tensor]) -> Sequence[Tensor]:
-        chosen = self.coefficients(Projections(rows, pushed, self.ranks))
-        return [row.cotangent(k) for row, k in zip(rows, chosen, strict=True)]
+    def _couple(self) -> Couple:
+        # Not a method's reference: what products keep must not keep the operator alive.
+        coefficients, ranks = self.coefficients, self.ranks
+
+        def couple(rows: Sequence[LogitRows], pushed: Sequence[Tensor]) -> Sequence[Tensor]:
+            chosen = coefficients(Projections(rows, pushed, ranks))
+            return [row.cotangent(k) for row, k in zip(rows, chosen, strict=True)]
+
+        return couple
 
     def _passes(self) -> CoupledPasses:
-        return CoupledPasses(self._risk, self._couple, self._precision)
+        return CoupledPasses(self._risk, self._couple(), self._precision)
 
     def _linearise(self) -> CoupledRisk:
-        return CoupledRisk(self._risk, self._couple, self._budget, self._precision)
+        return CoupledRisk(self._risk, self._couple(), self._budget, self._precision)
 
 
 def _by_class(found: Projections, k: Tensor) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,62 @@ from hesspec.operators.risk import Named, OutputLoss, Predict
 from hesspec.operators.traces import Traces
 
 __all__ = ["GaussNewton"]
+
+
+@dataclass(frozen=True)
+class GaussNewtonForm:
+    """The Gauss-Newton matrix of a batch, with a part of the output curvature; see `CurvatureForm`."""
+
+    part: str = "full"
+
+    def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
+        """J^T (d^2 l / d f^2) J v: Jacobian forward, output curvature, Jacobian transposed."""
+        structure = predict(theta)
+        outputs, rebuild = differentiable_outputs(structure)
+
+        def tensors(t: Named) -> tuple[Tensor, ...]:
+            return differentiable_outputs(predict(t))[0]
+
+        def of_outputs(o: tuple[Tensor, ...]) -> Tensor:
+            return loss(rebuild(o))
+
+        tangent = jvp(tensors, (theta,), (v,))[1]
+        curve = loss.curvature(structure, self.part)
+        curved = curve(tangent) if curve else jvp(grad(of_outputs), (outputs,), (tangent,))[1]
+        product: Named = vjp(tensors, theta)[1](curved)[0]
+        return product
+
+    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
+        """J v as the derivative of u -> J^T u in the direction v, all from one kept graph."""
+        leaves = tuple(theta.values())
+        outputs, rebuild = differentiable_outputs(predict(theta))
+        live = [i for i, output in enumerate(outputs) if output.requires_grad]
+        heads = [outputs[i] for i in live]
+        if not live:
+            return lambda _: tuple(map(torch.zeros_like, leaves))
+        u = [torch.zeros_like(head, requires_grad=True) for head in heads]
+        pulled = torch.autograd.grad(heads, leaves, u, create_graph=True, allow_unused=True)
+        reached = [i for i, part in enumerate(pulled) if part is not None and part.requires_grad]
+        curve = _curve(loss, self.part, rebuild, outputs, live)
+
+        def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+            pushed = torch.autograd.grad(
+                [pulled[i] for i in reached],
+                u,
+                [tangents[i] for i in reached],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            return torch.autograd.grad(
+                heads,
+                leaves,
+                curve(pushed),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+
+        return apply
 
 
 class GaussNewton(SumOverBatches):
@@ -69,7 +126,7 @@ class GaussNewton(SumOverBatches):
         super().__init__(
             model, loss_fn, data, params, terms=terms, memory=memory, precision=precision, traces=traces, group=group
         )
-        self._part = output_curvature
+        self._form: GaussNewtonForm = GaussNewtonForm(output_curvature)
         if output_curvature != "full":
             first = next(iter(self._risk.batches))
             check_output_curvature(output_curvature, self._risk.loss.function, first.targets)
@@ -77,62 +134,8 @@ class GaussNewton(SumOverBatches):
     @property
     def attributes(self) -> dict[str, str | int | float]:
         """What this operator is, for the record of a measurement; with "output_curvature" where that is not "full"."""
-        part = {} if self._part == "full" else {"output_curvature": self._part}
+        part = {} if self._form.part == "full" else {"output_curvature": self._form.part}
         return {**super().attributes, **part}
-
-    @property
-    def traced_as(self) -> Hashable:
-        """As of every matrix; the parts of the output curvature are matrices of their own."""
-        return type(self), self._part
-
-    def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
-        """J^T (d^2 l / d f^2) J v: Jacobian forward, output curvature, Jacobian transposed."""
-        structure = predict(theta)
-        outputs, rebuild = differentiable_outputs(structure)
-
-        def tensors(t: Named) -> tuple[Tensor, ...]:
-            return differentiable_outputs(predict(t))[0]
-
-        def of_outputs(o: tuple[Tensor, ...]) -> Tensor:
-            return loss(rebuild(o))
-
-        tangent = jvp(tensors, (theta,), (v,))[1]
-        curve = loss.curvature(structure, self._part)
-        curved = curve(tangent) if curve else jvp(grad(of_outputs), (outputs,), (tangent,))[1]
-        product: Named = vjp(tensors, theta)[1](curved)[0]
-        return product
-
-    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
-        """J v as the derivative of u -> J^T u in the direction v, all from one kept graph."""
-        leaves = tuple(theta.values())
-        outputs, rebuild = differentiable_outputs(predict(theta))
-        live = [i for i, output in enumerate(outputs) if output.requires_grad]
-        heads = [outputs[i] for i in live]
-        if not live:
-            return lambda _: tuple(map(torch.zeros_like, leaves))
-        u = [torch.zeros_like(head, requires_grad=True) for head in heads]
-        pulled = torch.autograd.grad(heads, leaves, u, create_graph=True, allow_unused=True)
-        reached = [i for i, part in enumerate(pulled) if part is not None and part.requires_grad]
-        curve = _curve(loss, self._part, rebuild, outputs, live)
-
-        def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-            pushed = torch.autograd.grad(
-                [pulled[i] for i in reached],
-                u,
-                [tangents[i] for i in reached],
-                retain_graph=True,
-                materialize_grads=True,
-            )
-            return torch.autograd.grad(
-                heads,
-                leaves,
-                curve(pushed),
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-
-        return apply
 
 
 def _curve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +14,24 @@ from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
 
 __all__ = ["Hessian", "differentiate_gradient"]
+
+
+@dataclass(frozen=True)
+class HessianForm:
+    """The Hessian of a batch; see `CurvatureForm`."""
+
+    def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
+        """Forward over reverse: d/dt grad L(theta + t v)."""
+
+        def risk(t: Named) -> Tensor:
+            return loss(predict(t))
+
+        product: Named = jvp(grad(risk), (theta,), (v,))[1]
+        return product
+
+    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
+        """Reverse over reverse: the gradient of <grad L, v>."""
+        return differentiate_gradient(loss(predict(theta)), tuple(theta.values()))
 
 
 class Hessian(SumOverBatches):
@@ -36,18 +55,7 @@ class Hessian(SumOverBatches):
     True
     """
 
-    def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
-        """Forward over reverse: d/dt grad L(theta + t v)."""
-
-        def risk(t: Named) -> Tensor:
-            return loss(predict(t))
-
-        product: Named = jvp(grad(risk), (theta,), (v,))[1]
-        return product
-
-    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
-        """Reverse over reverse: the gradient of <grad L, v>."""
-        return differentiate_gradient(loss(predict(theta)), tuple(theta.values()))
+    _form = HessianForm()
 
 
 def differentiate_gradient(value: Tensor, leaves: Sequence[Tensor]) -> Apply:

@@ -18,7 +18,7 @@ from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
 from hesspec.operators.rows import LogitRows
 from hesspec.operators.tracing import Group, LinearTrace
 
-__all__ = ["CoupledPasses", "CoupledRisk", "JacobianPass", "JacobianPasses", "LinearisedModel"]
+__all__ = ["Couple", "CoupledPasses", "CoupledRisk", "JacobianPass", "JacobianPasses", "LinearisedModel"]
 
 # May communicate with other ranks; all else between two couplings does not.
 Couple = Callable[[Sequence[LogitRows], Sequence[Tensor]], Sequence[Tensor]]

@@ -33,13 +33,11 @@ Apply = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 GRADIENTS = 1.5
 
 
-class CurvatureForm(Protocol):
-    """A curvature matrix of one batch, in the two forms in which its products can be had."""
+class CurvatureForm(Hashable, Protocol):
+    """A curvature matrix of one batch, in the two forms in which its products can be had.
 
-    @property
-    def traced_as(self) -> Hashable:
-        """What tells its traces from those of other matrices."""
-        ...
+    Its hash tells its traces from those of other matrices.
+    """
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """M v, written with the transforms of torch.func."""
@@ -290,7 +288,7 @@ class MatrixPasses(Passes):
         self._form = form
 
     def _traced_as(self) -> Hashable:
-        return self._form.traced_as
+        return self._form
 
     def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:  # noqa: ARG002
         values = self._risk.parameters.values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.func import grad, jvp
@@ -15,15 +17,9 @@ from hesspec.operators.risk import Named, OutputLoss, Predict
 __all__ = ["Residual"]
 
 
-class Residual(SumOverBatches):
-    r"""Residual part H of Hess = G + H: the curvature of the network itself, weighted by the loss gradient.
-
-    .. math:: H = \frac1N \sum_i \sum_c \frac{\partial \ell_i}{\partial f_c} \nabla^2_\theta f_c(x_i; \theta)
-
-    It is the Hessian of <f(theta), delta> with delta = dl/df held constant.
-
-    See `CurvatureOperator` for parameters, errors and conventions.
-    """
+@dataclass(frozen=True)
+class ResidualForm:
+    """The residual part of a batch's Hessian; see `CurvatureForm`."""
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """Forward over reverse on <f, delta>."""
@@ -43,6 +39,19 @@ class Residual(SumOverBatches):
         at = tuple(output.detach().requires_grad_() for output in outputs)
         delta = torch.autograd.grad(loss(rebuild(at)), at, allow_unused=True, materialize_grads=True)
         return differentiate_gradient(_inner(outputs, delta), tuple(theta.values()))
+
+
+class Residual(SumOverBatches):
+    r"""Residual part H of Hess = G + H: the curvature of the network itself, weighted by the loss gradient.
+
+    .. math:: H = \frac1N \sum_i \sum_c \frac{\partial \ell_i}{\partial f_c} \nabla^2_\theta f_c(x_i; \theta)
+
+    It is the Hessian of <f(theta), delta> with delta = dl/df held constant.
+
+    See `CurvatureOperator` for parameters, errors and conventions.
+    """
+
+    _form = ResidualForm()
 
 
 def _inner(outputs: tuple[Tensor, ...], delta: tuple[Tensor, ...]) -> Tensor:
