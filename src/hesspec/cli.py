@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ class _Commands(TyperGroup):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             _say("Interrupted; every file that is there is whole.", "yellow")
-            raise typer.Exit(INTERRUPTED) from None
+            raise _ending(INTERRUPTED) from None
         except BrokenPipeError:
             raise  # a reader such as `head` has seen enough; typer ends quietly
         except Exception as error:
@@ -68,7 +69,7 @@ class _Commands(TyperGroup):
             if notes.quiet:
                 # The launcher ends all ranks as soon as one has ended: the one that speaks is to be that one.
                 time.sleep(SILENCE)
-            raise typer.Exit(1) from None
+            raise _ending(1) from None
 
 
 def _reportable() -> tuple[type[Exception], ...]:
@@ -77,6 +78,17 @@ def _reportable() -> tuple[type[Exception], ...]:
     from hesspec.errors import NonFiniteError, RankError  # noqa: PLC0415 - its package imports torch
 
     return ValueError, OSError, MemoryError, NonFiniteError, ModuleNotFoundError, torch.OutOfMemoryError, RankError
+
+
+def _ending(status: int) -> typer.Exit:
+    """What ends the command after an error, unless it ends here, with the process."""
+    if launched_ranks() > 1 and _ranks_have_met():
+        # The group cannot be ended, as others may be gone, and a Python that shuts down beside its threads may abort:
+        # without this status, and with a last line of its own.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return typer.Exit(status)
 
 
 def _ranks_have_met() -> bool:

@@ -59,6 +59,8 @@ def test_an_error_is_one_line_of_one_rank(here, arguments, error):
     lines = [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1
     assert error in lines[0]
+    # Of the rank that speaks: neither a signal nor a crash.
+    assert re.search(r"Root Cause.*exitcode +: 1 ", ended.stderr, re.DOTALL)
 
 
 def test_an_interrupted_command_goes_on_with_what_it_has(hesspec, here, monkeypatch):
