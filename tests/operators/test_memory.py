@@ -17,7 +17,7 @@ from cases import MATRICES, batches, cnn, gpt2, labels, mlp, tokens
 from hesspec._memory import in_words, is_out_of_memory, parse_memory
 from hesspec.operators.batches import Batches
 from hesspec.operators.losses import Loss
-from hesspec.operators.passes import MatrixPasses, Passes
+from hesspec.operators.passes import Passes
 
 CE = nn.CrossEntropyLoss()
 KEPT = ("bit for bit", 0.0)
@@ -105,7 +105,7 @@ def test_errors_of_memory_are_told_from_others(error):
 def test_predicted_bytes_of_residuals_are_those_that_are_kept(matrix, traced):
     operator = hessian(matrix=matrix)
     batch = next(iter(operator._risk.batches))
-    built = MatrixPasses(operator._risk, operator)
+    built = operator._passes()
     predicted = built.bytes(batch).kept
     given = {tensor.untyped_storage().data_ptr() for tensor in built._constants(batch)}
     _, *residuals = built._traced(batch).primal(*built._constants(batch))
@@ -167,7 +167,7 @@ def test_batches_that_do_not_fit_are_split(matrix, share, mode):
     whole = hessian(data, matrix=matrix)
     v = vector(whole)
     expected = whole @ v
-    sizes = [MatrixPasses(whole._risk, whole).bytes(batch).streamed for batch in whole._risk.batches]
+    sizes = [whole._passes().bytes(batch).streamed for batch in whole._risk.batches]
     operator = hessian(data, matrix=matrix, memory=int(share * sizes[0]))
     close(operator @ v, expected, 1e-12)
     assert operator.risk == pytest.approx(whole.risk, rel=1e-12)
@@ -344,7 +344,7 @@ def test_tracing_is_chosen_where_it_pays(samples, side, expected, monkeypatch):
         nn.Linear(8 * side**2, 10),
     )
     operator = hesspec.Hessian(model, CE, [(torch.zeros(samples, 1, side, side), torch.zeros(samples).long())])
-    built = MatrixPasses(operator._risk, operator)
+    built = operator._passes()
     built.bytes(next(iter(operator._risk.batches)))
     assert built.mode == expected
     assert ("a trace pays" in built.why) == (expected == "traced")

@@ -9,7 +9,7 @@ from torch import nn
 import hesspec
 from cases import CASES, MATRICES, Recurrent, batches, cnn, labels, mlp
 from hesspec.operators import passes
-from hesspec.operators.passes import MatrixPasses, Passes
+from hesspec.operators.passes import Passes
 from hesspec.operators.precision import BILINEAR, PRECISIONS, arithmetic, check_precision
 
 CE = nn.CrossEntropyLoss()
@@ -48,7 +48,7 @@ def test_bfloat16_products_are_off_by_its_rounding(name, matrix, traced):
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_only_bilinear_nodes_of_the_tangent_part_are_lowered(matrix):
     _, lower = operators(matrix=matrix)
-    built = MatrixPasses(lower._risk, lower, "bfloat16")
+    built = lower._passes()
     trace = built._traced(next(iter(lower._risk.batches)))
     lowered = 0
     for node in trace.tangents[0].__self__.graph.nodes:
@@ -71,7 +71,7 @@ def test_only_bilinear_nodes_of_the_tangent_part_are_lowered(matrix):
 def test_predictions_are_of_what_runs():
     """The fake tensors beside the graph's nodes, by which bytes are predicted, are those of its results."""
     _, lower = operators()
-    built = MatrixPasses(lower._risk, lower, "bfloat16")
+    built = lower._passes()
     batch = next(iter(lower._risk.batches))
     trace = built._traced(batch)
     _, *residuals = trace.primal(*built._constants(batch))
@@ -106,7 +106,7 @@ def test_the_reference_shares_traces(monkeypatch):
 
 def test_the_budget_has_room_for_the_reference():
     lower = hesspec.Hessian(cnn(), CE, batches((1, 4, 4), labels(4), sizes=(400,)), precision="bfloat16")
-    full = MatrixPasses(lower._risk, lower, "bfloat16").at_full_precision()
+    full = lower._passes().at_full_precision()
     batch = next(iter(lower._risk.batches))
     assert lower.attributes["predicted_peak_bytes"] >= full.bytes(batch).streamed
 
