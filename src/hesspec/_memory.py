@@ -18,6 +18,9 @@ UNITS = {
 }
 # The CPU allocator, and C++ behind it, have no exception class of their own for this.
 CPU_ALLOCATOR = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "std::bad_alloc")
+# What oneDNN says when there is no memory for the code that it generates. What it cannot compute at all is a "primitive
+# descriptor" that it cannot create.
+NO_ROOM_FOR_CODE = "could not create a primitive"
 
 
 class BudgetError(MemoryError):
@@ -71,7 +74,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         return False
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in CPU_ALLOCATOR)
+    said = str(error)
+    return isinstance(error, RuntimeError) and (
+        any(words in said for words in CPU_ALLOCATOR) or said.strip() == NO_ROOM_FOR_CODE
+    )
 
 
 def release(device: torch.device) -> None:

@@ -31,6 +31,7 @@ ERRORS = [
         "[enforce fail at alloc_cpu.cpp:128] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
         "allocate 16384000 bytes. Error code 12 (Cannot allocate memory)"
     ),
+    RuntimeError("could not create a primitive"),
 ]
 
 
@@ -99,6 +100,7 @@ def test_sizes_are_written_with_a_unit():
 def test_errors_of_memory_are_told_from_others(error):
     assert is_out_of_memory(error)
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a matmul primitive"))
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
