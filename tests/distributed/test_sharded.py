@@ -1,7 +1,12 @@
 """Models that FSDP2 has sharded, and such that DDP has wrapped, are measured like any others."""
 
 import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
+import hesspec
 from distributed_ranks import results
 
 
@@ -32,3 +37,27 @@ def test_a_model_that_ddp_has_wrapped_is_the_model(found):
     for of_rank in found:
         for case, seen in of_rank.items():
             assert seen["wrapping"] <= (1e-12 if "float64" in case else 1e-6), case
+
+
+@pytest.fixture
+def group(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    yield torch.distributed.group.WORLD
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("changed", ["frozen", "buffer"])
+def test_a_snapshot_of_a_sharded_model_with_other_fixed_tensors_is_refused(tmp_path, group, changed):
+    def operator(frozen=1.0, buffer=1.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval()
+        model[0].bias.requires_grad_(False).fill_(frozen)
+        model[1].running_var.fill_(buffer)
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        data = [(torch.randn(6, 5), torch.arange(6) % 3)]
+        return hesspec.CentralDifferenceHessian(model, nn.CrossEntropyLoss(), hesspec.shard(data, group))
+
+    hesspec.spectrum(operator(), steps=4, snapshot=tmp_path / "snapshot", every=0)
+    assert hesspec.spectrum(operator(), steps=4, snapshot=tmp_path / "snapshot").matvecs == 4
+    with pytest.raises(ValueError, match="its weights"):
+        hesspec.spectrum(operator(**{changed: 2.0}), steps=4, snapshot=tmp_path / "snapshot")

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,62 @@ def test_a_snapshot_of_another_run_is_refused_with_the_difference(tmp_path, what
         hesspec.spectrum(build(model, loss, data), steps=12, snapshot=folder, **options)
     assert "Name another folder" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def normalised(activation, variance=1.0):
+    model = problem()[0]
+    norm = nn.BatchNorm1d(8)
+    norm.running_var.fill_(variance)
+    return nn.Sequential(model[0], norm, activation, model[2]).eval()
+
+
+SETTINGS = {
+    "activation": (
+        lambda data: hesspec.Hessian(normalised(nn.ReLU()), nn.CrossEntropyLoss(), data),
+        "network is Sequential [0-9a-f]+, and here it is Sequential",
+    ),
+    "buffer": (lambda data: hesspec.Hessian(normalised(nn.Tanh(), 9.0), nn.CrossEntropyLoss(), data), "weights"),
+    "label smoothing": (
+        lambda data: hesspec.Hessian(normalised(nn.Tanh()), nn.CrossEntropyLoss(label_smoothing=0.5), data),
+        r"loss is .*label_smoothing=0\.0.*here it is .*label_smoothing=0\.5",
+    ),
+    "class weights": (
+        lambda data: hesspec.Hessian(normalised(nn.Tanh()), nn.CrossEntropyLoss(weight=torch.ones(3)), data),
+        "loss is .*here it is .*weight=[0-9a-f]+",
+    ),
+    "an argument of a partial function": (
+        lambda data: hesspec.Hessian(normalised(nn.Tanh()), partial(scaled, factor=2), data),
+        r"loss is .*here it is scaled\(factor=2\)",
+    ),
+}
+
+
+def scaled(outputs, targets, factor):
+    return factor * nn.functional.cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize("changed", SETTINGS)
+def test_settings_that_leave_weights_as_they_are_are_told_apart(tmp_path, changed):
+    other, difference = SETTINGS[changed]
+    data = problem()[2]
+    stopped(hesspec.Hessian(normalised(nn.Tanh()), nn.CrossEntropyLoss(), data), tmp_path)
+    with pytest.raises(ValueError, match=difference):
+        hesspec.spectrum(other(data), steps=12, snapshot=tmp_path)
+
+
+def test_another_part_of_the_output_curvature_is_another_matrix(tmp_path):
+    stopped(hesspec.GaussNewton(*problem()), tmp_path)
+    part = hesspec.GaussNewton(*problem(), output_curvature="true-vs-rest")
+    with pytest.raises(ValueError, match="output curvature is full, and here it is true-vs-rest"):
+        hesspec.spectrum(part, steps=12, snapshot=tmp_path)
+
+
+def test_a_snapshot_in_another_format_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(snapshot, "VERSION", 1)
+        stopped(hesspec.Hessian(*problem()), tmp_path)
+    with pytest.raises(ValueError, match="is of version 1 of its format.*Remove its folder to begin anew"):
+        hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
 
 
 def test_the_same_data_in_other_batches_is_the_same_run(tmp_path):

@@ -30,7 +30,7 @@ __all__ = ["STATE", "Snapshot", "parse_duration", "remove_snapshot"]
 logger = logging.getLogger(__name__)
 
 STATE: Final = "state.safetensors"
-VERSION: Final = 1
+VERSION: Final = 2
 # Rows go into files of about this size, each of which is forgotten by the system's cache once it is on the disk: the
 # next one is written into the same memory. A row of 113 MB took 0.10 s in place of 0.22, in a virtual machine whose
 # memory had not been touched before.
@@ -258,7 +258,7 @@ class Snapshot:
         if not any(ranks.gather(path.is_file())):
             return None
         record, arrays = ranks.together(lambda: _read_state(path))
-        self._refuse_another(record["identity"])
+        ranks.together(lambda: self._refuse_another(record["identity"]))
         # Names of files go on beyond those that are there.
         used = [int(found) for path in self._folder.iterdir() for found in re.findall(r"^\.?[a-z]+-(\d+)", path.name)]
         self._numbers = itertools.count(max(used, default=0) + 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
@@ -19,6 +18,7 @@ from hesspec._memory import free_memory, parse_memory
 from hesspec._ranks import Ranks
 from hesspec.errors import NonFiniteError
 from hesspec.operators.batches import octets
+from hesspec.operators.content import architecture, digest, loss_with_settings
 from hesspec.operators.forecast import Forecast, forecast
 from hesspec.operators.linearised import LinearisedRisk
 from hesspec.operators.losses import LossFunction
@@ -310,9 +310,10 @@ class CurvatureOperator(ABC):
         risk = self._risk
         return {
             "matrix": type(self).__name__,
-            "loss": f"{risk.loss.name}, {risk.loss.reduction}",
-            "parameters": _digest([repr((name, tuple(value.shape))) for name, value in risk.named()]),
-            "weights": _digest([octets(value) for _, value in risk.named()]),
+            "loss": loss_with_settings(risk.loss.function),
+            "network": architecture(risk.model),
+            "parameters": digest([repr((name, tuple(value.shape))) for name, value in risk.named()]),
+            "weights": digest([octets(value) for _, value in risk.named()]),
             "data": f"{sum(self.ranks.gather(risk.batches.digest())) % 2**128:032x}",
             "precision": self._precision,
         }
@@ -411,13 +412,6 @@ class Sliced:
         parts = self._operator.partial_products(whole)
         products = [self.ranks.slice_of_sum(part, self._room) for part in parts]
         return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
-
-
-def _digest(parts: Iterable[str | bytes]) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        found.update(part.encode() if isinstance(part, str) else part)
-    return found.hexdigest()
 
 
 class SumOverBatches(CurvatureOperator):

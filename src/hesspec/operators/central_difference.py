@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from hesspec._ranks import Ranks
 from hesspec.errors import NonFiniteError
 from hesspec.operators.batches import Batch, Batches, octets
+from hesspec.operators.content import architecture, digest, loss_with_settings
 from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.risk import refuse_active_modules
@@ -142,15 +142,21 @@ class CentralDifferenceHessian:
 
     def identity(self) -> dict[str, str]:
         """What this operator is, by its content, whatever the number of ranks."""
-        found = hashlib.blake2b(digest_size=16)
-        for name, value in self._named.items():
-            found.update(name.encode())
-            found.update(octets(value.full_tensor()))
         return {
-            "loss": f"{self._loss.name}, {self._loss.reduction}",
-            "weights": found.hexdigest(),
+            "loss": loss_with_settings(self._loss.function),
+            "network": architecture(self._model),
+            "parameters": digest([repr((name, tuple(value.shape))) for name, value in self._named.items()]),
+            "weights": digest(self._weights()),
             "data": f"{sum(self.ranks.gather(self._batches.digest())) % 2**128:032x}",
         }
+
+    def _weights(self) -> Iterator[bytes]:
+        """Content of all parameters and buffers, gathered one after the other."""
+        from torch.distributed.tensor import DTensor  # noqa: PLC0415 - as above
+
+        fixed = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        for value in {**self._named, **fixed}.values():
+            yield octets(value.full_tensor() if isinstance(value, DTensor) else value)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Slices of products, of those of a vector (length,) or of the columns of a matrix (length, k)."""

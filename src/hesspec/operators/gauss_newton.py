@@ -137,6 +137,10 @@ class GaussNewton(SumOverBatches):
         part = {} if self._form.part == "full" else {"output_curvature": self._form.part}
         return {**super().attributes, **part}
 
+    def identity(self) -> dict[str, str]:
+        """What this operator is, by its content; see `CurvatureOperator`."""
+        return {**super().identity(), "output curvature": self._form.part}
+
 
 def _curve(
     loss: OutputLoss,
