@@ -181,7 +181,7 @@ class CentralDifferenceHessian:
 
     def _chosen(self, vector: Tensor) -> float:
         """The displacement at which products with this vector change least from one to the next smaller one."""
-        squares = sum(float(value.to_local().double().square().sum()) for value in self._named.values())
+        squares = sum(float(value.to_local().detach().double().square().sum()) for value in self._named.values())
         step = LARGEST * max(math.sqrt(self.ranks.total(squares)), torch.finfo(self.dtype).tiny)
         before, best = self.difference(vector, step), (float("inf"), step)
         for _ in range(TRIED):
