@@ -42,7 +42,7 @@ def opened(browser):
     """Function that opens a page at 1280 px and waits until it is drawn; what it complains of or asks for is kept."""
     pages = []
 
-    def open_page(path, width=1280):
+    def open_page(path, width=1280, figure="spectrum"):
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.complaints, page.requests = [], []
         page.on("console", lambda message: page.complaints.append(message.text))
@@ -50,7 +50,7 @@ def opened(browser):
         page.on("dialog", lambda dialog: page.complaints.append(f"dialog {dialog.message}") or dialog.dismiss())
         page.on("request", lambda request: page.requests.append(request.url))
         page.goto(path.resolve().as_uri())
-        page.wait_for_selector("#spectrum .main-svg")
+        page.wait_for_selector(f"#{figure} .main-svg" if figure else "#run-title")
         pages.append(page)
         return page
 
@@ -409,6 +409,35 @@ def test_what_is_not_measured_yet_is_said(study_page):
     assert page.locator("main img").count() == 0
     assert page.complaints == []
     assert len(page.requests) == 1
+
+
+def test_a_study_that_is_still_training_shows_its_losses(opened, tmp_path, write_study):
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    study = write_study(tmp_path / "study", network=evil, skip=lambda *_: True)
+    other = study / "runs" / "data-net-n37-seed0-lr0.01-0123456789" / "training.json"
+    other.write_text('[{"epoch": 0, "train_loss": 3.0}, {"epoch": 1, "train_loss": 1.5}]', encoding="utf-8")
+    page = opened(write_report(study), figure="training")
+    assert "trainings begun: 6 of 6, the furthest at epoch 12 of 20" in page.inner_text("header")
+    assert page.locator("fieldset:visible").count() == 0
+    losses = "document.getElementById('training').data[0].y"
+    assert page.evaluate(losses)[:2] == [2.3, 1.15]
+    page.select_option("#run", "data-net-n37-seed0-lr0.01-0123456789")
+    assert page.evaluate(losses)[:2] == [3.0, 1.5]
+    assert page.locator("#unmeasured tbody tr").count() == 6
+    assert evil in page.inner_text("#study")
+    with page.expect_download() as download:
+        page.click("a[data-file='training.csv']")
+    assert download.value.path().read_text(encoding="utf-8").count("\n") == 1 + 5 * 13 + 2
+    assert page.complaints == []
+    assert len(page.requests) == 1
+
+
+def test_a_study_without_any_training_says_so(opened, tmp_path):
+    (tmp_path / "study.yaml").write_text("networks: [net]", encoding="utf-8")
+    page = opened(write_report(tmp_path), figure=None)
+    assert "Not measured yet: trainings begun: 0;" in page.inner_text("header")
+    assert not page.is_visible("#controls")
+    assert page.complaints == []
 
 
 def test_a_study_fits_a_narrow_window(study_page):

@@ -12,7 +12,7 @@ from hesspec.report import page, write_report
 from hesspec.report.collection import read_folder
 from hesspec.report.dynamics import laws_of, pairs_of, tracks_of
 from hesspec.report.pdf import write_figures
-from hesspec.report.progress import progress
+from hesspec.report.progress import progress, trainings
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -126,6 +126,51 @@ def test_progress_is_told_from_the_study_file(collection):
     assert progress(collection.study, collection.members) == (54, 54)
     assert progress(collection.study, collection.members[:5]) == (5, 54)
     assert progress(collection.study.replace("2, end", "2, 3, end"), collection.members) == (54, 72)
+
+
+@pytest.mark.parametrize(
+    ("rates", "wanted"), [("[0.003, 0.01]", 6), ("0.1", 3), ("{low: 1.0e-4, high: 0.25, count: 20}", 60)]
+)
+def test_the_study_file_tells_how_many_trainings_there_will_be(collection, rates, wanted):
+    assert trainings(collection.study.replace("[0.003, 0.01]", rates)) == (wanted, [20])
+
+
+def test_data_sets_may_have_epochs_of_their_own(collection):
+    text = collection.study.replace("datasets:", "datasets:\n- {name: other, epochs: 50, samples_per_class: 5}")
+    assert trainings(text) == (8, [20, 50])
+    assert trainings("datasets: 3") is None
+
+
+def test_a_study_without_a_spectrum_tells_how_far_its_trainings_are(tmp_path, write_study, data_of):
+    study = write_study(tmp_path / "study", skip=lambda *_: True)
+    text, data = data_of(study)
+    assert "trainings begun: 6 of 6, the furthest at epoch 12 of 20; the first spectra are measured when" in text
+    assert "0 of the 54 spectra that it asks for are here" in text
+    assert "hesspec study study.yaml --out study" in text
+    names = [f"data-net-n{size}-seed0-lr{rate}-0123456789" for size in (10, 19, 37) for rate in (0.003, 0.01)]
+    assert [run["name"] for run in data["runs"]] == [item["run"] for item in data["training"]] == names
+    assert data["spectra"] == []
+    assert [row["run"] for row in rows(data["files"]["training.csv"])[::13]] == names
+    last = re.search(r"<code>runs/data-net-n10-seed0-lr0.003-0123456789</code></th>(.*)</tr>", text).group(1)
+    assert re.findall(r">([^<>]+)<", last) == ["12 of 20", "0.1769", "6.92%", "0.2846", "11.92%"]
+
+
+def test_a_study_that_has_only_begun_is_told_too(tmp_path, data_of):
+    (tmp_path / "study.yaml").write_text(f"networks: [{EVIL}]", encoding="utf-8")
+    (tmp_path / "half.nc").write_bytes(b"")
+    text, data = data_of(tmp_path)
+    assert "trainings begun: 0; the first spectra" in text
+    assert "not read: <code>half.nc</code>" in text
+    assert EVIL not in text
+    assert (data["runs"][0]["name"], data["training"]) == ("", [])
+
+
+def test_trainings_without_spectra_are_listed(folder, data_of):
+    text, data = data_of(folder)
+    assert re.findall(r"<code>runs/data-net-n(\d+)-seed0-lr([\d.]+)-0123456789</code></th><td", text) == [
+        ("10", "0.003"), ("19", "0.003"), ("37", "0.003"),
+    ]  # fmt: skip
+    assert len(data["training"]) == 3
 
 
 @pytest.mark.parametrize(

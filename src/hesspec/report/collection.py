@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,18 @@ class Explained:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The epochs of one training run: a mapping of names to numbers each."""
+    """The epochs of one training run: a mapping of names to numbers each, one at least."""
 
     path: Path
     run: str
     samples: int | None
     records: list[dict[str, float | None]]
+
+    @property
+    def reached(self) -> float:
+        """The last epoch so far, by its own number or, where it has none, by how many there are."""
+        epoch = self.records[-1].get("epoch")
+        return len(self.records) if epoch is None else epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +100,10 @@ class Collection:
     Parameters
     ----------
     members, structures, training
-        Spectra, class structures and training records, in order.
+        Spectra, class structures and records of the trainings that were measured, in order. Of a study of which
+        nothing is measured yet, there is no spectrum, and `training` has all trainings, named by their folders.
+    unmeasured : list of Training
+        Those of a study that have no spectrum: their learning rate was not the best, or it is not their turn yet.
     unread : list of (Path, str)
         Files that could not be read, with the reason in words.
     study : str or None
@@ -105,6 +114,7 @@ class Collection:
     structures: list[Explained]
     training: list[Training]
     unread: list[tuple[Path, str]]
+    unmeasured: list[Training] = field(default_factory=list)
     study: str | None = None
 
 
@@ -114,7 +124,7 @@ def read_folder(folder: Path) -> Collection:
     Raises
     ------
     ValueError
-        If there is no spectrum that can be read.
+        If there is no spectrum that can be read, and the folder is not one of a study either.
     """
     # Names that begin with a dot are files that another process is still writing.
     paths = sorted(path for path in folder.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
@@ -131,7 +141,8 @@ def read_folder(folder: Path) -> Collection:
                 unread.append((relative, str(error)))
             else:
                 structures.append(_explained(relative, structure))
-    if not members:
+    study = _study(folder, unread)
+    if not members and study is None:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in unread)
         raise ValueError(
             f"There is no spectrum in {str(folder)!r} that can be read: {len(paths)} files named *.nc were found there "
@@ -148,8 +159,32 @@ def read_folder(folder: Path) -> Collection:
             item.path,
         )
     )
-    training = []
-    in_study = any(member.samples is not None for member in members)
+    training, unmeasured = _trainings(folder, members, study is not None, unread)
+    return Collection(
+        members=members,
+        structures=structures,
+        training=training if members else unmeasured,
+        unread=unread,
+        unmeasured=unmeasured,
+        study=study,
+    )
+
+
+def _study(folder: Path, unread: list[tuple[Path, str]]) -> str | None:
+    """Text of the study file, if there is one that can be read."""
+    file = folder / STUDY_FILE
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+    except (ValueError, OSError) as error:
+        unread.append((Path(STUDY_FILE), str(error)))
+        return None
+
+
+def _trainings(
+    folder: Path, members: Sequence[Member], in_study: bool, unread: list[tuple[Path, str]]
+) -> tuple[list[Training], list[Training]]:
+    """Training records beside spectra, and of a study those without."""
+    training, unmeasured = [], []
     for path in sorted(folder.rglob("training.json")):
         relative = path.relative_to(folder)
         try:
@@ -158,17 +193,13 @@ def read_folder(folder: Path) -> Collection:
             unread.append((relative, str(error)))
             continue
         owner = next((member for member in members if relative.parent in member.path.parents), None)
-        if owner is None and in_study:
-            continue  # of a learning rate that was not the best, or not measured yet
-        run, samples = ("", None) if owner is None else (owner.run, owner.samples)
-        training.append(Training(path=relative, run=run, samples=samples, records=records))
-    study = None
-    if (folder / STUDY_FILE).is_file():
-        try:
-            study = (folder / STUDY_FILE).read_text(encoding="utf-8")
-        except (ValueError, OSError) as error:
-            unread.append((Path(STUDY_FILE), str(error)))
-    return Collection(members=members, structures=structures, training=training, unread=unread, study=study)
+        if owner is not None:
+            training.append(Training(path=relative, run=owner.run, samples=owner.samples, records=records))
+        elif in_study or any(member.samples is not None for member in members):
+            unmeasured.append(Training(path=relative, run=relative.parent.name, samples=None, records=records))
+        else:
+            training.append(Training(path=relative, run="", samples=None, records=records))
+    return training, unmeasured
 
 
 def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:

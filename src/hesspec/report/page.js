@@ -851,6 +851,11 @@
   }
 
   function draw() {
+    if (data.spectra.length) drawSelected();
+    once("training", [state.run, state.n], drawTraining);
+  }
+
+  function drawSelected() {
     const members = selected();
     const absent = missing(members);
     const counts = members.map((item) => `${nameOf(item) || "spectrum"}: ${item.count || "no"} outlier${item.count === 1 ? "" : "s"}`);
@@ -865,7 +870,6 @@
     once("dynamics", [...chosen, state.n, state.axis, state.checkpoint, state.fixed], drawDynamics);
     once("samples", [...chosen, state.checkpoint, state.n], drawSamples);
     once("pairs", [state.run, [...state.splits], state.n, state.checkpoint], drawPairs);
-    once("training", [state.run, state.n], drawTraining);
   }
 
   // A slider that is dragged asks for more pictures than a screen shows.
@@ -882,8 +886,10 @@
   fillControls();
   draw();
   drawStructures();
-  element("spectrum").on("plotly_afterplot", labelOutliers);
-  labelOutliers();
+  if (data.spectra.length) {
+    element("spectrum").on("plotly_afterplot", labelOutliers);
+    labelOutliers();
+  }
 
   // Figures as wide as a sheet of A4 between its margins.
   const figures = () => [...document.querySelectorAll(".js-plotly-plot")];

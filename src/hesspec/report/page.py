@@ -19,11 +19,11 @@ from plotly.offline import get_plotlyjs
 from hesspec._files import atomic_path
 from hesspec.plot import exponent_text, three_digits
 from hesspec.report import tables
-from hesspec.report.collection import Collection, Member, read_folder
+from hesspec.report.collection import Collection, Member, Training, read_folder
 from hesspec.report.dynamics import laws_of, pairs_of, tracks_of
 from hesspec.report.figures import Look, spectrum_data, training_figure
 from hesspec.report.pdf import write_figures
-from hesspec.report.progress import progress
+from hesspec.report.progress import progress, trainings
 from hesspec.report.rounding import with_bound
 from hesspec.report.structure_section import structure_csv, structure_figures, structure_tables, structures_over
 
@@ -76,7 +76,8 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     NotADirectoryError
         If there is no such folder.
     ValueError
-        If no spectrum in it can be read.
+        If no spectrum in it can be read, and it has no `study.yaml` either. Of a study that has not measured anything
+        yet the page tells how far the trainings are.
     OSError
         If the page cannot be written.
     """
@@ -99,7 +100,7 @@ def _rendered(collection: Collection, tracks: Sequence[Tracks | None], folder: s
     matrices = _distinct(member.matrix for member in members)
     splits = _distinct(member.split for member in members)
     shown = _first_shown(members)
-    payload = _payload(collection, tracks, matrices, splits, shown[0])
+    payload = _payload(collection, tracks, matrices, splits, shown)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -107,15 +108,17 @@ def _rendered(collection: Collection, tracks: Sequence[Tracks | None], folder: s
     few = len(members) <= MANY_FILES
     return template.render(
         heading=_heading(members, folder),
-        sentences=[_sentence(member) for member in shown],
+        sentences=[_sentence(member) for member in shown] or [_not_measured(collection)],
         overview=_overview(members, folder),
         legend=[f"{name} is {LONG_NAMES[name]}" for name in matrices if name in LONG_NAMES],
         equation=set(LONG_NAMES) <= set(matrices),
+        has_spectra=bool(members),
         has_dynamics=_has_several(members, "checkpoint"),
         has_samples=_has_several(members, "samples"),
         has_pairs=bool(payload["pairs"]),
         has_laws=bool(payload["laws"]),
         training=collection.training,
+        unmeasured=_unmeasured(collection),
         unread=[(path.as_posix(), reason) for path, reason in collection.unread],
         structures=[structure_tables(item) for item in collection.structures],
         tables=[_outlier_table(member) for member in members] if few else [],
@@ -156,9 +159,10 @@ def _payload(
     tracks: Sequence[Tracks | None],
     matrices: Sequence[str],
     splits: Sequence[str],
-    first: Member,
+    shown: Sequence[Member],
 ) -> dict[str, Any]:
     members = collection.members
+    runs = _distinct(item.run for item in members or collection.training) or [""]
     laws, pairs = laws_of(members), pairs_of(members)
     files = {
         "outliers.csv": tables.outliers(members, tracks),
@@ -170,14 +174,14 @@ def _payload(
     }
     places = {member.path: index for index, member in enumerate(members)}
     return {
-        "runs": [_run([m for m in members if m.run == run]) for run in _distinct(m.run for m in members)],
+        "runs": [_run(run, [member for member in members if member.run == run]) for run in runs],
         "matrices": [
             {"name": name, "mark": MARKS[index % len(MARKS)], "colour": Look(index, 0).dark}
             for index, name in enumerate(matrices)
         ],
         "splits": list(splits),
         "looks": [[Look(i, j).to_json() for j in range(len(splits))] for i in range(len(matrices))],
-        "first": {"run": first.run, "n": first.samples, "checkpoint": first.checkpoint, "split": first.split},
+        "first": _first(shown, runs[0]),
         "spectra": [
             {"title": member.title or "operator", "glance": _glance(member), **spectrum_data(member, numbers)}
             for member, numbers in zip(members, tracks, strict=True)
@@ -216,13 +220,21 @@ def _payload(
     }
 
 
-def _run(members: Sequence[Member]) -> dict[str, Any]:
+def _first(shown: Sequence[Member], run: str) -> dict[str, Any]:
+    """Where the controls are when the page opens: at what is shown then, or at a run without a spectrum."""
+    if not shown:
+        return {"run": run, "n": None, "checkpoint": "", "split": ""}
+    first = shown[0]
+    return {"run": first.run, "n": first.samples, "checkpoint": first.checkpoint, "split": first.split}
+
+
+def _run(name: str, members: Sequence[Member]) -> dict[str, Any]:
     """Where the controls can be put within a run: sample sizes, and checkpoints in the order of training."""
     ordered = members
     if all(member.samples is not None for member in members):
         ordered = sorted(members, key=lambda member: member.epoch or 0.0)
     return {
-        "name": members[0].run,
+        "name": name,
         "sizes": sorted({member.samples for member in members if member.samples is not None}),
         "checkpoints": _distinct(member.checkpoint for member in ordered),
         "epochs": list(dict.fromkeys(member.epoch for member in ordered)),
@@ -247,6 +259,8 @@ def _has_several(members: Sequence[Member], name: str) -> bool:
 
 def _first_shown(members: Sequence[Member]) -> list[Member]:
     """What the page shows when it opens: the first run's last checkpoint, all matrices, train set if there is."""
+    if not members:
+        return []
     run = [member for member in members if member.run == members[0].run]
     here = [m for m in run if (m.checkpoint, m.samples) == (run[-1].checkpoint, run[-1].samples)]
     return [member for member in here if member.split == here[0].split]
@@ -260,6 +274,8 @@ def _values(members: Sequence[Member], name: str) -> list[str]:
 
 
 def _heading(members: Sequence[Member], folder: str) -> str:
+    if not members:
+        return f"Study {folder}"
     networks, datasets = _values(members, "network"), _values(members, "dataset")
     what = " and ".join(_distinct(member.matrix for member in members)[:3])
     if len(networks) == 1 and len(datasets) == 1:
@@ -271,6 +287,8 @@ def _heading(members: Sequence[Member], folder: str) -> str:
 
 def _overview(members: Sequence[Member], folder: str) -> list[tuple[str, str]]:
     """Names and values of the line below the heading."""
+    if not members:
+        return [("spectra", "0"), ("folder", folder)]
     sizes = sorted({member.spectrum.dimension for member in members})
     span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     seconds = [member.spectrum.attributes.get("seconds") for member in members]
@@ -288,6 +306,44 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
+def _not_measured(collection: Collection) -> dict[str, str]:
+    """How far a study without a spectrum is."""
+    known = trainings(collection.study or "")
+    parts = [f"trainings begun: {len(collection.training)}" + (f" of {known[0]}" if known else "")]
+    if collection.training:
+        parts[0] += (
+            f", the furthest at epoch {_epoch_of(max(item.reached for item in collection.training), collection)}"
+        )
+    parts.append("the first spectra are measured when all trainings of the first network have ended")
+    parts.append("make this page again then")
+    return {"of": "Not measured yet", "is": "; ".join(parts)}
+
+
+def _epoch_of(reached: float, collection: Collection) -> str:
+    """An epoch, and of how many, where all trainings are to have as many."""
+    known = trainings(collection.study or "")
+    last = known[1] if known else []
+    return f"{reached:g}" + (f" of {last[0]}" if len(last) == 1 else "")
+
+
+def _unmeasured(collection: Collection) -> list[tuple[str, list[str]]]:
+    """A row for each training without a spectrum: its folder, how far it is, and the last of its record."""
+    return [
+        (
+            item.path.parent.as_posix(),
+            [_epoch_of(item.reached, collection), *(_last(item, name) for name in tables.RECORD[:4])],
+        )
+        for item in collection.unmeasured
+    ]
+
+
+def _last(item: Training, name: str) -> str:
+    value = item.records[-1].get(name)
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if name.endswith("loss") else f"{value:.2%}"
 
 
 def _sentence(member: Member) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -10,10 +10,12 @@ import yaml
 from hesspec.plot import DISPLAY_NAMES
 from hesspec.report.collection import Member
 
-__all__ = ["progress"]
+__all__ = ["progress", "trainings"]
 
 MATRICES = ("Hessian", "GaussNewton", "Residual")
 SPLITS = ("train", "test")
+# What reading a text that is no study file raises.
+UNCLEAR = (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
 
 
 def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
@@ -32,7 +34,7 @@ def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
     """
     try:
         wanted = _wanted(yaml.safe_load(text))
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+    except UNCLEAR:
         return None
     present = {
         (
@@ -49,23 +51,51 @@ def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
     return len(present & wanted), len(wanted)
 
 
-def _wanted(study: Any) -> set[tuple[Any, ...]]:
-    measure, training = study["measure"], study["training"]
-    found = set()
+def trainings(text: str) -> tuple[int, list[int]] | None:
+    """Number of the trainings that a study file asks for, and their epochs.
+
+    Parameters
+    ----------
+    text : str
+        As for `progress`.
+
+    Returns
+    -------
+    wanted : int
+        None for both where the text does not say.
+    epochs : list of int
+        Those that a training may have, ascending: one number unless data sets have numbers of their own.
+    """
+    try:
+        study = yaml.safe_load(text)
+        rates = study["training"]["learning_rates"]
+        count = int(rates["count"]) if isinstance(rates, dict) else len(set(_listed(rates)))
+        networks = [(data, last) for data, last, *_ in _networks(study)]
+        return count * len(networks), sorted({last for _, last in networks})
+    except UNCLEAR:
+        return None
+
+
+def _networks(study: Any) -> Iterator[tuple[str, int, str, Any, Any]]:
+    """Data set, epochs, network, seed and sample size of all that is to be trained and measured."""
     for item in _listed(study["datasets"]):
         data = {"name": item} if isinstance(item, str) else item
-        last = data.get("epochs") or training["epochs"]
-        epochs = {float(last if epoch == "end" else epoch) for epoch in measure["epochs"]}
+        last = int(data.get("epochs") or study["training"]["epochs"])
         for network in _listed(study["networks"]):
             for seed in _listed(study.get("seeds", 0)):
                 for size in _listed(data.get("samples_per_class") or study["samples_per_class"]):
-                    found |= {
-                        (str(data["name"]), str(network), seed, size, epoch, split, DISPLAY_NAMES.get(matrix, matrix))
-                        for epoch in epochs
-                        for split in measure.get("splits", SPLITS)
-                        for matrix in measure.get("matrices", MATRICES)
-                    }
-    return found
+                    yield str(data["name"]), last, str(network), seed, size
+
+
+def _wanted(study: Any) -> set[tuple[Any, ...]]:
+    measure = study["measure"]
+    return {
+        (data, network, seed, size, float(last if epoch == "end" else epoch), split, DISPLAY_NAMES.get(matrix, matrix))
+        for data, last, network, seed, size in _networks(study)
+        for epoch in measure["epochs"]
+        for split in measure.get("splits", SPLITS)
+        for matrix in measure.get("matrices", MATRICES)
+    }
 
 
 def _listed(value: Any) -> list[Any]:
