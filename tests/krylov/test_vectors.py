@@ -1,4 +1,4 @@
-"""Inner products and norms are exact to the unit of float32, whatever the length, the layout and the scale."""
+"""Inner products, norms and combinations are exact to rounding, whatever the length, the layout and the scale."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hesspec.krylov.vectors import ROW, inner, norm
+from hesspec.krylov.vectors import PIECE, ROW, Space, inner, norm, reduce_and_scale
 
 
 def exact(a, b):
@@ -42,3 +42,61 @@ def test_columns_of_a_matrix():
 def test_norms_neither_overflow_nor_vanish(scale):
     a = torch.randn(2 * ROW, generator=torch.Generator().manual_seed(0))
     assert norm(a * scale) == pytest.approx(float((a * scale).double().norm()), rel=torch.finfo(torch.float32).eps)
+
+
+def drawn(count, size, dtype):
+    generator = torch.Generator().manual_seed(size)
+    return torch.randn(count, size, generator=generator, dtype=torch.float64).to(dtype)
+
+
+# Lengths of no piece, of one, and of several of which the last is short.
+LENGTHS = pytest.mark.parametrize("size", [0, 1, ROW + 1, PIECE, 2 * PIECE + ROW + 3])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+@LENGTHS
+@DTYPES
+def test_an_inner_product_and_a_norm_in_one_pass(size, dtype):
+    a, b = drawn(2, size, dtype)
+    product, length = Space(size).inner_and_norm(a, b)
+    assert abs(product - exact(a, b)) <= torch.finfo(dtype).eps * norm(a) * norm(b)
+    assert length == pytest.approx(norm(b), rel=16 * torch.finfo(dtype).eps)
+
+
+@LENGTHS
+@DTYPES
+def test_a_step_of_the_recurrence_in_one_pass(size, dtype):
+    image, q, last = drawn(3, size, dtype)
+    before = image.clone()
+    w, along, length = Space(size).combine(image, [(-0.7, q), (-1.3, last)], q)
+    eps = torch.finfo(dtype).eps
+    expected = image.double() - 0.7 * q.double() - 1.3 * last.double()
+    # Two sums and two products are rounded, none of which is larger than the three terms.
+    largest = image.abs() + 0.7 * q.abs() + 1.3 * last.abs()
+    assert ((w.double() - expected).abs() <= 2 * eps * largest.double()).all()
+    assert abs(along - exact(q, w)) <= eps * norm(q) * norm(w)
+    assert length == pytest.approx(norm(w), rel=16 * eps)
+    assert torch.equal(image, before)
+
+
+@LENGTHS
+@DTYPES
+def test_what_is_left_of_a_residual_in_one_pass(size, dtype):
+    w, q = drawn(2, size, dtype)
+    expected = (w.double() - 0.3 * q.double()) / 2.5
+    eps = torch.finfo(dtype).eps
+    largest = (w.abs() + 0.3 * q.abs()).double() / 2.5
+    result = reduce_and_scale(w, 0.3, q, 2.5)
+    assert result is w
+    assert ((w.double() - expected).abs() <= 2 * eps * largest).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_one_pass_neither_overflows_nor_vanishes(scale):
+    q, image = drawn(2, 2 * ROW, torch.float32)
+    q /= norm(q)
+    product, length = Space(len(q)).inner_and_norm(q, image * scale)
+    assert length == pytest.approx(norm(image) * scale, rel=1e-6)
+    assert product == pytest.approx(inner(q, image) * scale, rel=1e-4)
+    w, _, rest = Space(len(q)).combine(image * scale, [(-inner(q, image) * scale, q)], q)
+    assert rest == pytest.approx(float(w.double().norm()), rel=1e-6)

@@ -67,10 +67,10 @@ class KrylovBasis:
         """Add a unit vector (p,) that is orthogonal to all before it."""
         row, scale = self._new_row(), 1.0
         if self._storage.half:
-            self._sharpness.append(self._sharpness_of(vector, 1.0))
-            if row.dtype == torch.float16 and len(vector):
-                low, high = torch.aminmax(vector)
-                scale = 2.0 ** math.floor(math.log2(LARGEST_HALF / max(float(high), -float(low))))
+            sharpness, largest = self._shape_of(vector, 1.0)
+            self._sharpness.append(sharpness)
+            if row.dtype == torch.float16 and largest:
+                scale = 2.0 ** math.floor(math.log2(LARGEST_HALF / largest))
             for kept, part in zip(torch.split(row, CHUNK), torch.split(vector, CHUNK), strict=True):
                 kept.copy_(part * scale)
         else:
@@ -147,7 +147,7 @@ class KrylovBasis:
         if not self.rounded or not self._sharpness:
             return 0.0
         unit = torch.finfo(self._storage.dtype(self._dtype)).eps / 2
-        return unit * min(1.0, 3**0.5 * max(self._sharpness) * self._sharpness_of(vector, length))
+        return unit * min(1.0, 3**0.5 * max(self._sharpness) * self._shape_of(vector, length)[0])
 
     def around(self, rows: npt.NDArray[np.intp] | None) -> npt.NDArray[np.intp]:
         """Indices of all vectors in the blocks that hold these ones, which cost no more than these alone; or of all."""
@@ -219,10 +219,16 @@ class KrylovBasis:
                 result.append(vector)
         return result
 
-    def _sharpness_of(self, vector: Tensor, length: float) -> float:
-        """4-norm of vector/length, a unit vector: 1 where it is one entry, (3/p)^(1/4) where entries are normal."""
-        total = 0.0
+    def _shape_of(self, vector: Tensor, length: float) -> tuple[float, float]:
+        """4-norm of vector/length, a unit vector, and the largest magnitude of this rank's entries of it.
+
+        The first is 1 where it is one entry, (3/p)^(1/4) where entries are normal.
+        """
+        fourths, largest = [], [vector.new_zeros(())]
         for part in torch.split(vector, CHUNK):
             squares = (part / length).square_()
-            total += float(torch.dot(squares, squares))
-        return math.sqrt(math.sqrt(self._space.ranks.total(total)))
+            fourths.append(torch.dot(squares, squares))
+            if len(squares):
+                largest.append(squares.max())
+        total = self._space.ranks.total(float(torch.stack(fourths).sum(dtype=torch.float64)))
+        return math.sqrt(math.sqrt(total)), math.sqrt(float(torch.stack(largest).max()))

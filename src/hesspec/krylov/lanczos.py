@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.orthogonality import OrthogonalityEstimate
 from hesspec.krylov.storage import Storage
-from hesspec.krylov.vectors import Space, norm
+from hesspec.krylov.vectors import Space, norm, reduce_and_scale
 
 __all__ = ["Lanczos", "rounding_unit"]
 
@@ -264,7 +265,7 @@ class Lanczos:
                 "same shape and dtype."
             )
         image = image.detach()
-        length = self.space.norm(image)
+        diagonal, length = self.space.inner_and_norm(q, image)
         if not np.isfinite(length):
             raise NonFiniteError(
                 f"The product of the operator with Lanczos vector {index + 1} holds NaN or infinity; nothing is "
@@ -274,17 +275,18 @@ class Lanczos:
             self.basis.append(q)
         self._lengths.append(length)
         self.scale, self.noise = max(self.scale, length), max(self.noise, error / length if length > 0 else 0.0)
-        diagonal = self.space.inner(q, image)
-        w = torch.add(image, q, alpha=-diagonal)
         first_of_block = index == self.starts[-1]
+        terms = [(-diagonal, q)]
         if not first_of_block and self._last is not None:
-            w.add_(self._last, alpha=-self.beta[-1])
+            terms.append((-self.beta[-1], self._last))
+        w, along, length = self.space.combine(image, terms, q)
         if self._deflated is not None:
             # After the recurrence, not before it: what rounding leaves along the deflated vectors would be carried on
             # by it and grow like its polynomials at 0, without limit where 0 is outside the spectrum.
             self._deflated.orthogonalise(w)
+            along, length = self.space.inner_and_norm(q, w)
         self.alpha.append(diagonal)
-        residual = self._orthogonalise(w, q, index)
+        share, residual = self._orthogonalise(w, q, index, along, length)
         if len(self.alpha) == self._dimension:
             self.beta.append(0.0)
             self.exhausted = True
@@ -299,11 +301,25 @@ class Lanczos:
                 self.spent = True
         else:
             self.beta.append(residual)
-            self._last, self._next = q, w.div_(residual)
+            self._last, self._next = q, reduce_and_scale(w, share, q, residual)
 
-    def _orthogonalise(self, w: Tensor, q: Tensor, index: int) -> float:
-        """Orthogonalise the residual w (p,), in place, as much as it needs; its norm."""
-        residual = max(self.space.norm(w), self._underflow)
+    def _orthogonalise(self, w: Tensor, q: Tensor, index: int, along: float, length: float) -> tuple[float, float]:
+        """Orthogonalise the residual w (p,), in place, as much as it needs, but for its share of q.
+
+        Parameters
+        ----------
+        w, q : Tensor (p,)
+        index : int
+            Of this step.
+        along, length : float
+            q·w and the norm of w.
+
+        Returns
+        -------
+        share, residual : float
+            q·w, which is still to be taken away, and the norm of what is then left.
+        """
+        residual = max(length, self._underflow)
         products = self._estimate.predicted(self.alpha, self.beta, (self._eps + self.noise) * self.scale)
         each = np.abs(products).max(axis=0)
         predicted = float(each.max(initial=0.0))
@@ -325,7 +341,8 @@ class Lanczos:
             elif not self._streak:
                 excess = self._estimate.learn(predicted, found)
                 self.orthogonality = max(self.orthogonality, min(1.0, excess * self._worst))
-            residual = max(self.space.norm(w), self._underflow)
+            along, length = self.space.inner_and_norm(q, w)
+            residual = max(length, self._underflow)
             # A pass leaves what it removes times the basis's own departure from orthogonality; where it removes much,
             # there were two.
             left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * self.orthogonality
@@ -336,14 +353,18 @@ class Lanczos:
             self.passes, self._streak = self.passes + len(chosen) / max(index + 1, 1), self._streak + 1
         else:
             self._streak = 0
-        if self._partial or self.basis.rounded:
-            # Neighbours to working precision.
-            w.add_(q, alpha=-self.space.inner(q, w))
         if not self.spent:
             self._estimate.accept(accepted)
             self._worst, self._kept = level, kept
             self.orthogonality = max(self.orthogonality, min(1.0, level))
-        return self.space.norm(w)
+        if not (self._partial or self.basis.rounded):
+            return 0.0, length
+        # Neighbours to working precision. q is a unit vector but for rounding, so that Pythagoras knows the norm of
+        # what will be left, without another look at it; not where most of w goes away.
+        if abs(along) < length / 2:
+            return along, length * math.sqrt(1 - (along / length) ** 2)
+        w.add_(q, alpha=-along)
+        return 0.0, self.space.norm(w)
 
     def _negligible(self) -> float:
         """Norm up to which a residual is nothing but rounding: that of a step, and that of the basis as it is kept.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from hesspec._ranks import ALONE, Ranks
 
-__all__ = ["CHUNK", "Space", "inner", "norm", "random_vector"]
+__all__ = ["CHUNK", "Space", "inner", "norm", "random_vector", "reduce_and_scale"]
 
 # Sums over float32 vectors run in float64 over chunks. In float32 alone, an inner product of 28 million terms is off by
 # 1e-4 of ||q|| ||w||, which would spoil orthogonality and pass for asymmetry of the operator.
@@ -18,8 +19,11 @@ CHUNK = 1 << 16
 # Norms and the entries of T come of shorter ones, each a row of a matrix: in 132 normal vectors of
 # 6e4 to 3e7 entries, squared norms were off by 1.5e-8 at most (2.1e-8 where PyTorch adds them), below eps = 1.2e-7.
 ROW = 1 << 12
-# Where squares of float32 numbers, and their sums over a chunk, neither overflow nor vanish beside eps of the sum.
-SAFE_SQUARES = (1e-20, 1e38)
+# Numbers of each vector that a step of several operations works on at a time: few enough for a processor's cache, so
+# that memory is read once for all of them, and many enough for calls of PyTorch to be short beside the work.
+PIECE = 1 << 19
+# Where squares of numbers, and their sums over a chunk, neither overflow nor vanish beside eps of the sum.
+SAFE_SQUARES = {torch.float32: (1e-20, 1e38), torch.float64: (1e-280, 1e280)}
 # Normal numbers are drawn 16 at a time, so that pieces of such lengths are what one draw gives.
 DRAWN = 1 << 20
 
@@ -45,10 +49,19 @@ def norm(a: Tensor) -> float:
     """Euclidean norm of a vector (p,), accumulated in float64, without overflow or underflow of the squares."""
     if not a.numel():
         return 0.0
-    if a.dtype == torch.float32:
-        square = inner(a, a)
-        if SAFE_SQUARES[0] < square < SAFE_SQUARES[1]:
-            return math.sqrt(square)
+    return _root(inner(a, a), a) if a.dtype == torch.float32 else _careful_norm(a)
+
+
+def _root(square: float, a: Tensor) -> float:
+    """Norm of a vector whose square was added up as `inner` does."""
+    low, high = SAFE_SQUARES[a.dtype]
+    return math.sqrt(square) if low < square < high else _careful_norm(a)
+
+
+def _careful_norm(a: Tensor) -> float:
+    """Norm of a vector of any scale."""
+    if not a.numel():
+        return 0.0
     plain = float(torch.linalg.vector_norm(a, dtype=torch.float64))
     if 1e-140 < plain < 1e140:
         return plain
@@ -64,6 +77,21 @@ def random_vector(size: int, generator: torch.Generator, *, dtype: torch.dtype, 
     Drawn in float32 on the CPU: its direction is uniform on the sphere up to rounding.
     """
     return torch.randn(size, generator=generator).to(device=device, dtype=dtype)
+
+
+def reduce_and_scale(w: Tensor, share: float, q: Tensor, length: float) -> Tensor:
+    """(w - share q) / length of vectors (p,), in the place of w and in one pass over memory."""
+    for part, other in _pieces(w, q):
+        if share:
+            part.add_(other, alpha=-share)
+        part.div_(length)
+    return w
+
+
+def _pieces(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Pieces of vectors that lie at the same place; on devices other than the CPU, where calls wait in line, all."""
+    size = PIECE if vectors[0].device.type == "cpu" else max(len(vectors[0]), 1)
+    return zip(*(torch.split(vector, size) for vector in vectors), strict=True)
 
 
 class Space:
@@ -100,6 +128,44 @@ class Space:
     def norm(self, a: Tensor) -> float:
         """Euclidean norm of a vector by its slices, as `norm`; the same to the bit on all ranks."""
         return self.ranks.norm(norm(a))
+
+    def inner_and_norm(self, a: Tensor, b: Tensor) -> tuple[float, float]:
+        """a·b and the norm of b, as `inner` and `norm`, in one pass over memory."""
+        product = square = 0.0
+        for part, other in _pieces(a, b):
+            product += inner(part, other)
+            square += inner(other, other)
+        return self._added(product, _root(square, b))
+
+    def combine(
+        self, image: Tensor, terms: Sequence[tuple[float, Tensor]], along: Tensor
+    ) -> tuple[Tensor, float, float]:
+        """w = image + sum of c v over terms (c, v), its inner product with `along`, and its norm, in one pass.
+
+        Parameters
+        ----------
+        image : Tensor (p,)
+            It stays as it is.
+        terms : sequence of (float, Tensor (p,))
+            One at least.
+        along : Tensor (p,)
+        """
+        w = torch.empty_like(image)
+        vectors = [vector for _, vector in terms]
+        product = square = 0.0
+        for result, part, other, *parts in _pieces(w, image, along, *vectors):
+            torch.add(part, parts[0], alpha=terms[0][0], out=result)
+            for (factor, _), vector in zip(terms[1:], parts[1:], strict=True):
+                result.add_(vector, alpha=factor)
+            product += inner(other, result)
+            square += inner(result, result)
+        return (w, *self._added(product, _root(square, w)))
+
+    def _added(self, product: float, length: float) -> tuple[float, float]:
+        if self.ranks.size == 1:
+            return product, length
+        found = self.ranks.numbers(product, length)
+        return sum(found[:, 0].tolist()), math.hypot(*found[:, 1].tolist())
 
     def random_vector(self, generator: torch.Generator, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Slice of what `random_vector` draws, whatever the number of ranks; no rank holds all of it."""
