@@ -1,11 +1,15 @@
 """The page in a browser: it draws, answers to its controls, asks the network for nothing, and runs no name as code."""
 
+import csv
+import io
 import itertools
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from hesspec.plot import bulk_on_logarithmic_axis
 from hesspec.report import write_report
 from hesspec.result import load
 
@@ -369,6 +373,45 @@ def test_a_study_is_gone_through_with_two_sliders(study_page):
     words = page.wait_for_selector("#pairs .hoverlayer .hovertext").text_content()
     assert "Hess is 2.0% larger" in words
     assert "squared overlap 1.00 with that of outlier 1 of G" in words
+    assert page.complaints == []
+
+
+def downloaded(page, name):
+    """Rows of a table that the page offers, by column."""
+    with page.expect_download() as download:
+        page.locator(f"a[data-file='{name}']").first.click()
+    return list(csv.DictReader(io.StringIO(download.value.path().read_bytes().decode(), newline="")))
+
+
+def test_the_tables_behind_the_spectrum_hold_what_is_drawn(page, study):
+    curves = downloaded(page, "density.csv")
+    for name in ("hessian-train-end.nc", "residual-test-middle.nc"):
+        for axis, x, density in (
+            ("linear", *(load(study / name).density()[key].to_numpy() for key in ("eigenvalue", "density"))),
+            ("log", *bulk_on_logarithmic_axis(load(study / name))),
+        ):
+            mine = [row for row in curves if (row["file"], row["axis"]) == (name, axis)]
+            places, heights = (np.array([float(row[key]) for row in mine]) for key in ("abscissa", "density"))
+            seen = density > 1e-3 / 1500
+            found = np.interp(x[seen], places, np.log10(heights))
+            # Thinned to 0.01 in log10 of the density; abscissae and heights rounded to five digits.
+            assert np.abs(found - np.log10(density[seen])).max() < 0.011
+    resolved = downloaded(page, "resolved.csv")
+    for path in study.glob("*.nc"):
+        spectrum = load(path)
+        mine = [row for row in resolved if row["file"] == path.name]
+        assert [float(row["eigenvalue"]) for row in mine] == pytest.approx(spectrum.eigenvalues, rel=1e-8)
+        assert [row["outlier_rank"] != "" for row in mine] == spectrum.is_outlier.tolist()
+        assert {float(row["weight"]) for row in mine} <= {1 / 1500}
+
+
+def test_the_table_of_overlaps_is_whole(study_page):
+    evil = 'a "quoted", name\n'
+    page = study_page(splits=("train",), dataset=evil, network=evil)
+    rows = downloaded(page, "overlaps.csv")
+    assert len(rows) == 9 * 100
+    assert sum(float(row["squared_overlap"]) for row in rows) == pytest.approx(90)
+    assert {row["hess_file"].count("Hessian") + row["g_file"].count("GaussNewton") for row in rows} == {2}
     assert page.complaints == []
 
 

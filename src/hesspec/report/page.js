@@ -822,17 +822,45 @@
     fillTable(element("glance"), members.map((item) => [item.title, ...item.glance]), "nothing is shown");
   }
 
+  // What the figures draw is written as a table here: a text of its own would double what the page holds of it.
+  const CURVES = [["linear", "per unit of eigenvalue"], ["log", "per decade of magnitude"]];
+  const TABLES = {
+    "density.csv": () => [
+      [...data.columns, "axis", "abscissa", "density", "unit"],
+      ...data.spectra.flatMap((item) =>
+        CURVES.flatMap(([kind, unit]) => item[kind][0].map((x, i) => [...item.place, kind, x, item[kind][1][i], unit])),
+      ),
+    ],
+    "resolved.csv": () => [
+      [...data.columns, "eigenvalue", "error_bound", "weight", "outlier_rank"],
+      ...data.spectra.flatMap((item) =>
+        item.values.map((value, i) => [...item.place, value, item.bounds[i], item.heights?.[i] ?? item.floor, item.ranks[i] || null]),
+      ),
+    ],
+    "overlaps.csv": () => [
+      [...data.columns.map((name) => (name === "file" ? "hess_file" : name)), "g_file", "hess_outlier", "g_outlier", "squared_overlap"],
+      ...data.pairs.flatMap(({ hess, g, overlaps }) =>
+        (overlaps ?? []).flatMap((row, i) =>
+          row.map((part, j) => [...data.spectra[hess].place, data.spectra[g].place.at(-1), i + 1, j + 1, part]),
+        ),
+      ),
+    ],
+  };
+  const cellText = (value) => (/[",\r\n]/.test(value ?? "") ? `"${value.replaceAll('"', '""')}"` : `${value ?? ""}`);
+  const written = (rows) => rows.map((row) => `${row.map(cellText).join(",")}\r\n`).join("");
+
   // Files are made when they are asked for: an address that holds a large one would not be followed.
   for (const link of document.querySelectorAll("[data-file]")) {
     const name = link.dataset.file;
-    if (!(name in data.files)) {
+    if (!(name in data.files || name in TABLES)) {
       link.hidden = true;
       continue;
     }
     Object.assign(link, { download: name, href: "#" });
     link.addEventListener("click", (event) => {
       event.preventDefault();
-      const address = URL.createObjectURL(new Blob([data.files[name]], { type: "text/csv;charset=utf-8" }));
+      const text = data.files[name] ?? written(TABLES[name]());
+      const address = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
       const anchor = Object.assign(document.createElement("a"), { href: address, download: name });
       anchor.click();
       setTimeout(() => URL.revokeObjectURL(address), 10000);

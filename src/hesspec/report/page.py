@@ -183,7 +183,12 @@ def _payload(
         "looks": [[Look(i, j).to_json() for j in range(len(splits))] for i in range(len(matrices))],
         "first": _first(shown, runs[0]),
         "spectra": [
-            {"title": member.title or "operator", "glance": _glance(member), **spectrum_data(member, numbers)}
+            {
+                "title": member.title or "operator",
+                "place": tables.place(member),
+                "glance": _glance(member),
+                **spectrum_data(member, numbers),
+            }
             for member, numbers in zip(members, tracks, strict=True)
         ],
         "pairs": [
@@ -216,6 +221,7 @@ def _payload(
         "training": [
             {"run": item.run, "n": item.samples} | training_figure(item.records) for item in collection.training
         ],
+        "columns": tables.PLACE,
         "files": files,
     }
 

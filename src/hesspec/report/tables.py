@@ -15,9 +15,11 @@ from hesspec.dynamics.power_laws import fit_tail
 from hesspec.report.collection import Member, Training
 from hesspec.report.dynamics import Law, Pair
 
-__all__ = ["hessian_against_gauss_newton", "outliers", "power_laws", "spectra", "training"]
+__all__ = ["PLACE", "hessian_against_gauss_newton", "outliers", "place", "power_laws", "spectra", "training"]
 
 POINT = ("run", "matrix", "split", "checkpoint", "epoch")
+# What tells a spectrum from all others, in tables that the page's script makes of what it draws.
+PLACE = (*POINT, "n", "seed", "file")
 TAIL = ("exponent", "lower", "upper", "start", "top", "mass", "against_exponential", "curvature")
 LAW = ("aspect", "variance", "edge_ratio", "trace_beyond", "kolmogorov_smirnov", "wasserstein")
 RECORD = ("train_loss", "train_error", "test_loss", "test_error", "learning_rate")
@@ -46,6 +48,11 @@ def _point(member: Member) -> list[object]:
 
 def _seed(member: Member) -> object:
     return member.spectrum.attributes.get("training_seed")
+
+
+def place(member: Member) -> list[object]:
+    """Values of `PLACE`."""
+    return [*_point(member), member.samples, _seed(member), member.path.as_posix()]
 
 
 def outliers(members: Sequence[Member], tracks: Sequence[npt.NDArray[np.int64] | None]) -> str:
