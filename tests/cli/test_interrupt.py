@@ -43,7 +43,7 @@ def read_until(file, text):
 def interrupt(process):
     """Send what Ctrl-C sends, and see how it ends; what the process still prints on a pipe has to be the line alone."""
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=1000)
     assert process.returncode == 130
     assert output == ""
     if errors is not None:

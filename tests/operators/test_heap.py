@@ -16,7 +16,7 @@ def seen(what):
     """What a process of its own sees: others' operators may hold the memory of this one."""
     script = Path(__file__).parent / "heap.py"
     ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
-        [sys.executable, script, what], capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, script, what], capture_output=True, text=True, check=False, timeout=1000
     )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
@@ -55,6 +55,6 @@ def test_a_spectrum_gives_back_its_basis_though_the_operator_lives():
 def test_settings_of_the_user_stay(setting):
     code = "from hesspec._heap import _libc; print(_libc())"
     run = subprocess.run(  # noqa: S603 - this very Python
-        [sys.executable, "-c", code], env={**setting}, capture_output=True, text=True, check=True, timeout=100
+        [sys.executable, "-c", code], env={**setting}, capture_output=True, text=True, check=True, timeout=1000
     )
     assert run.stdout.strip() == "None"

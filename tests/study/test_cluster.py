@@ -75,7 +75,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_nothing_is_done_twice(tmp_pat
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=1500,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
 
