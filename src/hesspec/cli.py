@@ -884,6 +884,14 @@ def study_command(
 @app.command("report", epilog=_example("hesspec report spectra"))
 def report_command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With NetCDF files, in subfolders too.")],
+    all_figures: Annotated[
+        bool,
+        typer.Option(
+            "--all-figures",
+            help="Of a study, write the figures at every sample size and epoch as PDF, not only those at the last: "
+            "some half a second each.",
+        ),
+    ] = False,
 ) -> None:
     """Write report.html, one page with all spectra of a folder, which opens without a network.
 
@@ -891,7 +899,7 @@ def report_command(
     """
     from hesspec.report import write_report  # noqa: PLC0415 - slow to import, and not needed for --help
 
-    output.print(f"Report: {write_report(folder)}", soft_wrap=True)
+    output.print(f"Report: {write_report(folder, all_figures=all_figures)}", soft_wrap=True)
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
 """`hesspec report`: one page of a folder."""
 
 import json
+from dataclasses import replace
+
+from hesspec import load
 
 
 def test_the_example_in_the_help_works(hesspec, example, measured, here):
@@ -19,6 +22,23 @@ def test_the_training_is_on_the_page(hesspec, measured, here):
     (here / "spectra" / "training.json").write_text(json.dumps([{"epoch": 0, **record}]), encoding="utf-8")
     assert hesspec("report", "spectra").exit_code == 0
     assert ">Training<" in (here / "spectra" / "report.html").read_text(encoding="utf-8")
+
+
+def test_figures_of_a_study_are_those_of_its_largest_sample_size_unless_all_are_asked_for(hesspec, measured, here):
+    measured("--matrix", "g")
+    spectrum = load(next((here / "spectra").glob("*.nc")))
+    for size in (5, 10):
+        attributes = {**spectrum.attributes, "train_samples_per_class": size, "epoch": 1}
+        replace(spectrum, attributes=attributes).save(here / "study" / f"{size}.nc")
+    (here / "study" / "study.yaml").write_text("", encoding="utf-8")
+
+    def places():
+        return {path.stem.partition("tails-train")[2] for path in (here / "study" / "figures").glob("*tails-train*")}
+
+    assert hesspec("report", "study").exit_code == 0
+    assert places() == {""}
+    assert hesspec("report", "study", "--all-figures").exit_code == 0
+    assert places() == {"", "-n5-epoch1", "-n10-epoch1"}
 
 
 def test_a_page_is_replaced_by_a_newer_one(hesspec, measured, here):

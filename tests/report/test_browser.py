@@ -336,7 +336,7 @@ def status_becomes(page, text):
 @pytest.fixture
 def study_page(opened, tmp_path, write_study, monkeypatch):
     """Function that writes a folder as `hesspec study` does, and opens its page."""
-    monkeypatch.setattr("hesspec.report.page.write_figures", lambda *_: None)
+    monkeypatch.setattr("hesspec.report.page.write_figures", lambda *_, **__: None)
     return lambda width=1280, **how: opened(write_report(write_study(tmp_path / "study", **how)), width)
 
 

@@ -7,8 +7,9 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from hesspec.report import page, write_report
+from hesspec.report import page, pdf, write_report
 from hesspec.report.collection import read_folder
 from hesspec.report.dynamics import laws_of, pairs_of, tracks_of
 from hesspec.report.pdf import write_figures
@@ -20,7 +21,7 @@ EVIL = "</script><script>alert(1)</script>"
 @pytest.fixture
 def data_of(monkeypatch):
     """Function from a folder to the data of its page, without the slow figures."""
-    monkeypatch.setattr(page, "write_figures", lambda *_: None)
+    monkeypatch.setattr(page, "write_figures", lambda *_, **__: None)
 
     def read(folder):
         text = write_report(folder).read_text(encoding="utf-8")
@@ -198,20 +199,56 @@ def test_figures_of_a_study_are_pdf_files_with_their_fonts(tmp_path, write_study
         splits=("train",),
         skip=lambda size, epoch, _, matrix: matrix == "Residual" or (size == 37 and epoch == 20),
     )
-    members = read_folder(study).members
-    figures = write_figures(members, tracks_of(members), tmp_path / "figures")
+    collection = read_folder(study)
+    figures = write_figures(collection, tracks_of(collection.members), tmp_path / "figures")
     assert sorted(tmp_path.joinpath("figures").iterdir()) == sorted(figures)
     (prefix,) = [path.stem.removesuffix("Hess-splits") for path in figures if path.stem.endswith("Hess-splits")]
     assert re.fullmatch(r"[\w-]+-", prefix)
     names = {path.stem.removeprefix(prefix) for path in figures}
     assert names == {
         "Hess-splits", "matrices-train", "tails-train", "epochs-Hess-train", "epochs-G-train",
-        "samples-Hess-train", "samples-G-train", "Hess-against-G",
+        "samples-Hess-train", "samples-G-train", "Hess-against-G", "training",
     }  # fmt: skip
     for path in figures:
         content = path.read_bytes()
         assert content.startswith(b"%PDF")
         assert b"/FontFile2" in content
+
+
+def test_figures_of_a_study_are_drawn_at_every_place_if_asked_for(tmp_path, write_study, make_structure, monkeypatch):
+    study = write_study(tmp_path / "study", splits=("train",), skip=lambda _, epoch, __, matrix: epoch == 2)
+    for size in (10, 37):
+        (run,) = study.glob(f"runs/*n{size}-seed0-lr0.01-*")
+        where = {"network": "net", "dataset": "digits", "samples_per_class": size, "train_samples_per_class": size}
+        make_structure(epoch=20, checkpoint="", **where).save(run / "structure.nc")
+    collection = read_folder(study)
+    titles = {}
+    for name in (name for name in vars(pdf) if name.startswith("plot_")):
+        monkeypatch.setattr(pdf, name, lambda what, title, name=name, **_: titles.setdefault(title, name) and Figure())
+
+    def names(**how):
+        figures = write_figures(collection, tracks_of(collection.members), tmp_path / "figures", **how)
+        return {path.stem.removeprefix("digits-net-") for path in figures}
+
+    once = names()
+    assert {"structure-train", "training", "matrices-train", "epochs-H-train", "samples-G-train"} <= once
+    assert titles["digits · net: class structure, train, n = 37, epoch 20"] == "plot_structure"
+    assert titles["digits · net: training, n = 37"] == "plot_learning_curves"
+    at_places = {
+        f"{name}-n{size}-epoch{epoch}"
+        for name in ("matrices-train", "tails-train", "Hess-splits", "Hess-against-G")
+        for size in (10, 19, 37)
+        for epoch in (0, 20)
+    }
+    structures = {f"structure-train-n{size}-epoch20" for size in (10, 37)}
+    of_sizes = {
+        f"{name}-n{size}"
+        for name in ("training", *(f"epochs-{matrix}-train" for matrix in ("Hess", "G", "H")))
+        for size in (10, 19, 37)
+    }
+    of_epochs = {f"samples-{matrix}-train-epoch{epoch}" for matrix in ("Hess", "G", "H") for epoch in (0, 20)}
+    assert names(everywhere=True) == once | at_places | structures | of_sizes | of_epochs
+    assert titles["digits · net: train, n = 10, epoch 0"] == "plot_spectrum"
 
 
 def test_other_folders_have_no_pdf_files(tmp_path, make_spectrum):

@@ -1,6 +1,7 @@
 """Figures of spectra for talks and papers, in matplotlib."""
 
 from hesspec.plot.dynamics import plot_against_samples, plot_hessian_against_gauss_newton, plot_training
+from hesspec.plot.learning_curves import epochs_of, plot_learning_curves, rate_changes
 from hesspec.plot.spectra import plot_spectrum, plot_tail
 from hesspec.plot.style import (
     DISPLAY_NAMES,
@@ -23,13 +24,16 @@ __all__ = [
     "STYLE",
     "bulk_on_logarithmic_axis",
     "darkened",
+    "epochs_of",
     "exponent_text",
     "law_text",
     "plot_against_samples",
     "plot_hessian_against_gauss_newton",
+    "plot_learning_curves",
     "plot_spectrum",
     "plot_tail",
     "plot_training",
+    "rate_changes",
     "spread",
     "tail_verdict",
     "three_digits",

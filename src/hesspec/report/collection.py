@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hesspec.plot import DISPLAY_NAMES
+from hesspec.plot import DISPLAY_NAMES, epochs_of
 from hesspec.result import Spectrum, load
 from hesspec.structure.record import Structure, load_structure
 
@@ -89,8 +89,7 @@ class Training:
     @property
     def reached(self) -> float:
         """The last epoch so far, by its own number or, where it has none, by how many there are."""
-        epoch = self.records[-1].get("epoch")
-        return len(self.records) if epoch is None else epoch
+        return epochs_of(self.records)[-1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,10 @@ from hesspec.plot import (
     FILL,
     bulk_on_logarithmic_axis,
     darkened,
+    epochs_of,
     exponent_text,
     law_text,
+    rate_changes,
     tail_verdict,
     three_digits,
 )
@@ -42,7 +43,6 @@ EPOCH_METRICS = (
     ("train_error", "train", 0, "error"),
     ("test_error", "test", 1, "error"),
 )
-MAX_RATE_CHANGES = 8
 # A curve is drawn from as few points as let log10 of the density be this exact, less than a pixel; no fewer than are
 # needed to point at it, and no more than the page of a study can hold.
 CURVE_TOLERANCE = 0.01
@@ -234,8 +234,7 @@ def _peak(density: Array) -> float | None:
 
 def training_figure(records: Sequence[dict[str, float | None]]) -> Json:
     """Traces of loss and error against epoch, and the epochs at which the learning rate changes."""
-    epochs = [record.get("epoch") for record in records]
-    x = epochs if all(epoch is not None for epoch in epochs) else list(range(1, len(records) + 1))
+    x = epochs_of(records)
     traces: list[Json] = []
     for key, split, place, panel in EPOCH_METRICS:
         values = [record.get(key) for record in records]
@@ -259,13 +258,8 @@ def training_figure(records: Sequence[dict[str, float | None]]) -> Json:
                 + "<extra></extra>",
             }
         )
-    rates = [record.get("learning_rate") for record in records]
-    changes = [
-        {"x": x[index], "text": f"{after:.3g}"}
-        for index, (before, after) in enumerate(itertools.pairwise(rates))
-        if before and after and before != after
-    ]
-    return {"traces": traces, "rates": changes if len(changes) <= MAX_RATE_CHANGES else []}
+    changes = [{"x": epoch, "text": f"{rate:.3g}"} for epoch, rate in rate_changes(records)]
+    return {"traces": traces, "rates": changes}
 
 
 def _short(values: Array) -> list[float]:

@@ -52,7 +52,9 @@ MANY, LONG = 6, 300  # values, and letters of them, in a cell of the table of wh
 MANY_FILES = 40
 
 
-def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
+def write_report(
+    folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, all_figures: bool = False
+) -> Path:
     """Write one self-contained HTML page of all spectra below a folder; it opens without a network.
 
     Parameters
@@ -61,10 +63,13 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
         Every `*.nc` in it and in its subfolders is read as a spectrum or a class structure, and every `training.json`
         as a list of records, one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`,
         `test_error` and `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on
-        the page. Where there is a `study.yaml`, the folder is one of `hesspec study`: its figures are also written as
-        PDF, into the folder `figures` beside the page.
+        the page. Where there is a `study.yaml`, the folder is one of `hesspec study`: its figures at the largest sample
+        size and the last epoch are also written as PDF, into the folder `figures` beside the page.
     path : path, optional
         Of the page; `report.html` in the folder by default. It is there whole or not at all.
+    all_figures : bool
+        Whether the figures of a study at all other sample sizes and epochs are written as PDF too, which takes some
+        half a second for each.
 
     Returns
     -------
@@ -91,7 +96,7 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     if collection.study is not None:
-        write_figures(collection.members, tracks, target.parent / "figures")
+        write_figures(collection, tracks, target.parent / "figures", everywhere=all_figures)
     return target
 
 

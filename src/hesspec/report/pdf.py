@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,41 +18,54 @@ from hesspec._files import atomic_path
 from hesspec.plot import (
     plot_against_samples,
     plot_hessian_against_gauss_newton,
+    plot_learning_curves,
     plot_spectrum,
     plot_tail,
     plot_training,
 )
-from hesspec.report.collection import Member
+from hesspec.report.collection import Collection, Explained, Member, Training
 from hesspec.result import Spectrum
+from hesspec.structure.plot import plot_structure
 
 __all__ = ["write_figures"]
 
 Tracks = npt.NDArray[np.int64]
+Named = tuple[str, Callable[[], Figure]]
 # TrueType outlines: text that can be searched and edited, embedded whatever the reader has.
 EMBEDDED: dict[Any, Any] = {"pdf.fonttype": 42}
 
 
-def write_figures(members: Sequence[Member], tracks: Sequence[Tracks | None], folder: Path) -> list[Path]:
+def write_figures(
+    collection: Collection, tracks: Sequence[Tracks | None], folder: Path, *, everywhere: bool = False
+) -> list[Path]:
     """Write the figures of every group of a study, each at its largest sample size and last epoch.
 
     Parameters
     ----------
-    members : sequence of Member
-        Those that have no sample size are left out.
+    collection : Collection
+        Spectra that have no sample size are left out, and class structures and trainings of other groups than theirs.
     tracks : sequence
-        As `tracks_of` gives them for the members.
+        As `tracks_of` gives them for the spectra.
     folder : Path
         Is made; files of the same names are replaced.
+    everywhere : bool
+        Whether those at every sample size and at every epoch are written too; these have both in their names.
 
     Returns
     -------
     list of Path
     """
+    members = collection.members
     written: list[Path] = []
     for run in dict.fromkeys(member.run for member in members if member.samples is not None):
         places = [index for index, member in enumerate(members) if member.run == run and member.samples is not None]
-        group = _Group([members[index] for index in places], [tracks[index] for index in places])
-        for name, draw in group.figures():
+        group = _Group(
+            [members[index] for index in places],
+            [tracks[index] for index in places],
+            [item for item in collection.structures if item.run == run],
+            [item for item in collection.training if item.run == run],
+        )
+        for name, draw in group.figures(everywhere):
             path = folder / f"{_unused(group.slug, name, written)}.pdf"
             with mpl.rc_context(EMBEDDED), _silent("fontTools"):
                 figure = draw()
@@ -93,36 +106,52 @@ def _safe(name: str) -> str:
 class _Group:
     """Spectra that differ in sample size, epoch, matrix and split."""
 
-    def __init__(self, members: Sequence[Member], tracks: Sequence[Tracks | None]) -> None:
-        self.members, self.tracks = members, tracks
+    def __init__(
+        self,
+        members: Sequence[Member],
+        tracks: Sequence[Tracks | None],
+        structures: Sequence[Explained],
+        training: Sequence[Training],
+    ) -> None:
+        self.members, self.tracks, self.structures, self.training = members, tracks, structures, training
         attributes = members[0].spectrum.attributes
         names = [str(attributes.get(name, "")) for name in ("dataset", "network")]
         parts = [part for part in members[0].run.split(" · ") if part and part not in names]
         self.title = " · ".join([*filter(None, names), *parts])
         self.slug = _safe("-".join([*filter(None, names), *parts])) or "spectra"
-        self.samples = max(member.samples or 0 for member in members)
-        epochs = [member.epoch or 0.0 for member in members]
-        self.last = max(epochs)
+        self.places = sorted({(member.samples or 0, member.epoch or 0.0) for member in members})
+        self.last = max(epoch for _, epoch in self.places)
         # While a study is running, its largest network may not have come to its last epoch.
-        self.latest = max(member.epoch or 0.0 for member in members if member.samples == self.samples)
+        self.samples, self.latest = self.places[-1]
 
-    def figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    def figures(self, everywhere: bool) -> Iterator[Named]:
         """Names of the figures, and functions that draw them."""
-        here = {(m.matrix, m.split): m.spectrum for m in self._at(self.samples, self.latest)}
+        yield from self._at(self.samples, self.latest)
+        yield from self._through_training(self.samples)
+        yield from self._over_sizes(self.last)
+        if not everywhere:
+            return
+        for samples, epoch in self.places:
+            yield from _named(f"n{samples}-epoch{epoch:g}", self._at(samples, epoch))
+        for samples in dict.fromkeys(samples for samples, _ in self.places):
+            yield from _named(f"n{samples}", self._through_training(samples))
+        for epoch in sorted({epoch for _, epoch in self.places}):
+            yield from _named(f"epoch{epoch:g}", self._over_sizes(epoch))
+
+    def _at(self, samples: int, epoch: float) -> Iterator[Named]:
+        """Figures of one sample size and epoch."""
+        here = {(m.matrix, m.split): m.spectrum for m in self.members if (m.samples, m.epoch) == (samples, epoch)}
         matrices, splits = (dict.fromkeys(names) for names in zip(*here, strict=True))
-        where = f"n = {self.samples}, epoch {self.latest:g}"
+        where = f"n = {samples}, epoch {epoch:g}"
         for matrix in matrices:
             of_splits = {split: spectrum for (name, split), spectrum in here.items() if name == matrix}
-            if matrix == "Hess" or (len(matrices) == 1 and of_splits):
+            if matrix == "Hess" or len(matrices) == 1:
                 yield f"{matrix}-splits", self._draw(plot_spectrum, of_splits, f"{matrix}, {where}")
         for split in splits:
             of_matrices = {matrix: spectrum for (matrix, name), spectrum in here.items() if name == split}
             if len(of_matrices) > 1:
                 yield f"matrices-{split}", self._draw(plot_spectrum, of_matrices, f"{split}, {where}")
             yield f"tails-{split}", self._draw(plot_tail, of_matrices, f"{split}, {where}")
-        for matrix, split in dict.fromkeys((m.matrix, m.split) for m in self.members):
-            yield from self._against_epoch(matrix, split)
-            yield from self._against_samples(matrix, split)
         pairs = {
             split: (here["Hess", split], here["G", split])
             for split in splits
@@ -130,34 +159,49 @@ class _Group:
         }
         if pairs:
             yield "Hess-against-G", self._draw(plot_hessian_against_gauss_newton, pairs, where)
+        for item in self.structures:
+            if (item.samples, item.epoch) == (samples, epoch) and item.structure.class_eigenvalues.size:
+                words = f"class structure, {item.split}, {where}"
+                gauss_newton = here.get(("G", item.split))
+                yield (
+                    f"structure-{item.split}",
+                    self._draw(plot_structure, item.structure, words, spectrum=gauss_newton),
+                )
 
-    def _at(self, samples: int, epoch: float) -> list[Member]:
-        return [member for member in self.members if (member.samples, member.epoch) == (samples, epoch)]
-
-    def _draw(
-        self, plot: Callable[..., Figure], what: Mapping[Any, Any], words: str, **more: Any
-    ) -> Callable[[], Figure]:
+    def _draw(self, plot: Callable[..., Figure], what: Any, words: str, **more: Any) -> Callable[[], Figure]:
         title = f"{self.title}: {words}".replace("$", r"\$")  # which would begin a formula
         return lambda: plot(what, title=title, **more)
 
-    def _against_epoch(self, matrix: str, split: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
-        found: dict[str, Spectrum] = {}
-        numbers: list[Tracks] = []
-        for member, mine in zip(self.members, self.tracks, strict=True):
-            if (member.matrix, member.split, member.samples) == (matrix, split, self.samples):
-                found[member.checkpoint] = member.spectrum
-                numbers += [] if mine is None else [mine]
-        if len(found) > 1:
-            followed = {"tracks": numbers} if len(numbers) == len(found) else {}
-            words = f"{matrix}, {split}, n = {self.samples}"
-            yield f"epochs-{matrix}-{split}", self._draw(plot_training, found, words, **followed)
+    def _through_training(self, samples: int) -> Iterator[Named]:
+        """Figures of one sample size against the epoch."""
+        for item in self.training:
+            if item.samples == samples:
+                yield "training", self._draw(plot_learning_curves, item.records, f"training, n = {samples}")
+        for matrix, split in dict.fromkeys((m.matrix, m.split) for m in self.members):
+            found: dict[str, Spectrum] = {}
+            numbers: list[Tracks] = []
+            for member, mine in zip(self.members, self.tracks, strict=True):
+                if (member.matrix, member.split, member.samples) == (matrix, split, samples):
+                    found[member.checkpoint] = member.spectrum
+                    numbers += [] if mine is None else [mine]
+            if len(found) > 1:
+                followed = {"tracks": numbers} if len(numbers) == len(found) else {}
+                words = f"{matrix}, {split}, n = {samples}"
+                yield f"epochs-{matrix}-{split}", self._draw(plot_training, found, words, **followed)
 
-    def _against_samples(self, matrix: str, split: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
-        found = {
-            member.samples: member.spectrum
-            for member in self.members
-            if (member.matrix, member.split, member.epoch) == (matrix, split, self.last)
-        }
-        if len(found) > 1:
-            words = f"{matrix}, {split}, epoch {self.last:g}"
-            yield f"samples-{matrix}-{split}", self._draw(plot_against_samples, found, words)
+    def _over_sizes(self, epoch: float) -> Iterator[Named]:
+        """Figures of one epoch against the sample size."""
+        for matrix, split in dict.fromkeys((m.matrix, m.split) for m in self.members):
+            found = {
+                member.samples: member.spectrum
+                for member in self.members
+                if (member.matrix, member.split, member.epoch) == (matrix, split, epoch)
+            }
+            if len(found) > 1:
+                words = f"{matrix}, {split}, epoch {epoch:g}"
+                yield f"samples-{matrix}-{split}", self._draw(plot_against_samples, found, words)
+
+
+def _named(place: str, figures: Iterable[Named]) -> Iterator[Named]:
+    """Figures with the place that they are of in their names."""
+    return ((f"{name}-{place}", draw) for name, draw in figures)

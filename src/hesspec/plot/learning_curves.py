@@ -1,0 +1,115 @@
+"""Figure of the loss and error of one training against its epochs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from hesspec.plot.style import STYLE, Look, label_few_decades
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["epochs_of", "plot_learning_curves", "rate_changes"]
+
+Array = npt.NDArray[np.float64]
+
+# A rate that changes more often falls steadily: lines at its changes would fill the figure.
+MAX_RATE_CHANGES = 8
+# Points of more epochs would touch one another.
+MAX_MARKERS = 30
+CHANGE: dict[str, Any] = {"color": "#8A929A", "linewidth": 1.0, "linestyle": (0, (1.5, 1.5))}
+
+
+def epochs_of(records: Sequence[Mapping[str, float | None]]) -> list[float]:
+    """Numbers of the epochs as the records give them, or from 1 on where one of them does not."""
+    epochs = [record.get("epoch") for record in records]
+    given = [epoch for epoch in epochs if epoch is not None]
+    return given if len(given) == len(epochs) else [float(place) for place in range(1, len(epochs) + 1)]
+
+
+def rate_changes(records: Sequence[Mapping[str, float | None]]) -> list[tuple[float, float]]:
+    """Epochs after which the learning rate changes, and the rate from there on; none where there are more than 8."""
+    rates = [record.get("learning_rate") for record in records]
+    changes = [
+        (epoch, after)
+        for epoch, (before, after) in zip(epochs_of(records), itertools.pairwise(rates), strict=False)
+        if before and after and before != after
+    ]
+    return changes if len(changes) <= MAX_RATE_CHANGES else []
+
+
+def plot_learning_curves(records: Sequence[Mapping[str, float | None]], *, title: str | None = None) -> Figure:
+    """Figure of the loss and the error of one training against the epoch, on the train and on the test set.
+
+    Parameters
+    ----------
+    records : sequence of mapping of str to float or None
+        One for each epoch, ascending: `epoch`, `train_loss`, `test_loss` (mean, in nats), `train_error`, `test_error`
+        (fractions) and `learning_rate`. What is None or not there is left out.
+    title : str, optional
+        Above both panels.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        10 by 4 inches. The loss is on a logarithmic axis where all of it is positive; dotted lines stand where the
+        learning rate changes, unless it does so more than eight times.
+
+    Raises
+    ------
+    ValueError
+        If there is no record.
+    """
+    if not records:
+        raise ValueError("There is no epoch to plot: the list of records is empty. Give one record for each epoch.")
+    epochs, changes = epochs_of(records), rate_changes(records)
+    handles: list[Any] = []
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        loss, error = figure.subplots(1, 2)
+        for index, split in enumerate(("train", "test")):
+            look = Look.of(index)
+            style: dict[str, Any] = {"color": look.light, "linestyle": look.dashes, "linewidth": 1.6, "markersize": 5}
+            style |= {"marker": look.marker} if len(records) < MAX_MARKERS else {}
+            for axes, name in ((loss, "loss"), (error, "error")):
+                axes.plot(epochs, _values(records, f"{split}_{name}"), **style)
+            handles.append(Line2D([], [], label=f"{split} set", **style))
+        for axes in (loss, error):
+            for epoch, _ in changes:
+                axes.axvline(epoch, **CHANGE, zorder=0)
+            axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        losses = np.concatenate([_values(records, f"{split}_loss") for split in ("train", "test")])
+        if (losses[np.isfinite(losses)] > 0).all():
+            loss.set_yscale("log")
+            label_few_decades(loss.yaxis)
+        loss.set_ylabel("mean loss  (nats)")
+        error.set_ylabel("error")
+        error.set_ylim(bottom=0)
+        error.yaxis.set_major_formatter(PercentFormatter(1.0))
+        if changes:
+            rates = ", ".join(f"{rate:.3g} after epoch {epoch:g}" for epoch, rate in changes)
+            handles.append(Line2D([], [], **CHANGE, label=f"learning rate {rates}"))
+        figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            ncols=3,
+            alignment="left",
+            title=title,
+            title_fontproperties={"size": 14, "weight": "bold"},
+        )
+    return figure
+
+
+def _values(records: Sequence[Mapping[str, float | None]], name: str) -> Array:
+    return np.array([record.get(name) for record in records], dtype=np.float64)
