@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,18 +38,25 @@ def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
             str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}",
             f"{sum(item.epochs for item in group):,}",
             f"{sum(item.measurements for item in group):,}",
-            duration(sum(item.training_seconds for item in group)),
-            duration(sum(item.measuring_seconds for item in group)),
-            in_words(max(item.peak_bytes for item in group)),
+            _time([item.training_seconds for item in group]),
+            _time([item.measuring_seconds for item in group]),
+            in_words(peak) if (peak := max(item.peak_bytes for item in group)) else "–",
         )
-    training = sum(item.training_seconds for item in forecasts)
-    measuring = sum(item.measuring_seconds for item in forecasts)
+    known = [seconds for item in forecasts if not math.isnan(seconds := item.training_seconds + item.measuring_seconds)]
     left = sum(item.measurements for item in forecasts)
+    unknown = len(forecasts) - len(known)
+    but = f"; {unknown} of the {len(forecasts)} tasks cannot be run as they are, and are not in it" if unknown else ""
     total = (
         f"Left to do: {sum(item.epochs for item in forecasts):,} epochs of training and {left:,} measurements, about "
-        f"{duration(training + measuring)} in one process on this machine."
+        f"{duration(sum(known))} in one process on this machine{but}."
     )
     return [table, total]
+
+
+def _time(seconds: Sequence[float]) -> str:
+    """The sum of what is known."""
+    known = [value for value in seconds if not math.isnan(value)]
+    return duration(sum(known)) if known else "–"
 
 
 def progress_table(config: StudyConfig, folder: Path) -> Table:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hesspec.result import Spectrum
+    from hesspec.study.config import StudyConfig
     from hesspec.study.datasets import Dataset
 
 # Results go to standard output; progress, notes and errors to standard error. Names of files and networks are shown as
@@ -855,30 +856,55 @@ def study_command(
     Everything is written once, as soon as it is there: a study that was interrupted goes on where it was by the same
     command. Several processes with the same FOLDER share the work. `hesspec report FOLDER` shows what is there, also
     while a study is running.
+
+    Data sets, networks and names of parameters are checked before anything is run; with --dry-run too, which lists all
+    the same what would be run. Where a task fails later, the others are done first. Either ends with a line for each
+    reason, and status 1; the same command tries what failed again.
     """
-    from hesspec._study_tables import forecast_table, progress_table  # noqa: PLC0415 - slow to import, not for --help
-    from hesspec.study.config import load_study  # noqa: PLC0415 - as above
-    from hesspec.study.forecasting import forecast_study  # noqa: PLC0415 - as above
-    from hesspec.study.running import run_study  # noqa: PLC0415 - as above
+    from hesspec._study_tables import progress_table  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec.study import StudyError, load_study, run_study  # noqa: PLC0415 - as above
 
     config = load_study(file)
     _device(device)
     folder = Path(Path(file).stem) if out is None else out
-    with _progress() as show:
+    failed: StudyError | None = None
+    try:
         if dry_run:
-            forecasts = forecast_study(config, folder, device=device, on_task=lambda what: show(what, 0, None))
-        elif ray:
-            from hesspec.study.cluster import run_on_ray  # noqa: PLC0415 - Ray is an extra
+            _forecast(config, folder, device)
+            return
+        with _progress() as show:
+            if ray:
+                from hesspec.study.cluster import run_on_ray  # noqa: PLC0415 - Ray is an extra
 
-            run_on_ray(config, folder, device=device, cpus=ray_cpus, on_progress=show)
-        else:
-            run_study(config, folder, device=device, on_progress=show)
-    if dry_run:
-        for table in forecast_table(forecasts):
-            output.print(table)
-        return
-    output.print(progress_table(config, folder))
-    output.print(f"Results in {folder}; hesspec report {folder} makes a page of them.", soft_wrap=True)
+                run_on_ray(config, folder, device=device, cpus=ray_cpus, on_progress=show)
+            else:
+                run_study(config, folder, device=device, on_progress=show)
+    except StudyError as error:
+        if os.environ.get("HESSPEC_TRACEBACK"):
+            raise
+        failed = error
+    if folder.is_dir() and not dry_run:
+        output.print(progress_table(config, folder))
+        output.print(f"Results in {folder}; hesspec report {folder} makes a page of them.", soft_wrap=True)
+    if failed is not None:
+        for sentence in (failed.summary, *failed.sentences):
+            _say(f"Error: {sentence}", "red")
+        raise typer.Exit(1)
+
+
+def _forecast(config: StudyConfig, folder: Path, device: str) -> None:
+    """Show what of a study is left to do; StudyError afterwards where tasks cannot be run."""
+    from hesspec._study_tables import forecast_table  # noqa: PLC0415 - as in the command
+    from hesspec.study import StudyError  # noqa: PLC0415 - as in the command
+    from hesspec.study.forecasting import forecast_study  # noqa: PLC0415 - as in the command
+
+    with _progress() as show:
+        forecasts = forecast_study(config, folder, device=device, on_task=lambda what: show(what, 0, None))
+    for table in forecast_table(forecasts):
+        output.print(table)
+    faults = {item.task.name: item.fault for item in forecasts if item.fault is not None}
+    if faults:
+        raise StudyError(f"{len(faults)} of {len(forecasts)} tasks cannot be run as they are.", faults)
 
 
 @app.command("report", epilog=_example("hesspec report spectra"))

@@ -55,7 +55,7 @@ def test_a_dry_run_lists_what_is_left_and_writes_nothing(hesspec, here, file):
     ("change", "sentence"),
     [
         (("networks:", "network:"), "Error: mine.yaml, line 2: there is no key 'network'; did you mean 'networks'?"),
-        (("[2, 3]", "[2, 3000]"), "samples_per_class=3000 is too large"),
+        (("[2, 3]", "[2, 3000]"), "Error: small_cnn on digits, n = 3000, seed 0: samples_per_class=3000 is too large"),
         (("digits", "cifar10"), "cifar10"),
         (("small_cnn", "torchvision:resnet19"), "resnet18"),
         (("small_cnn", "own:nothing"), "own"),
@@ -67,6 +67,33 @@ def test_a_fault_ends_in_one_line(hesspec, here, file, change, sentence):
     assert ended.exit_code == 1
     assert sentence in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert not (here / "mine").exists()
+
+
+def test_a_dry_run_lists_what_cannot_be_run_too_and_says_why(hesspec, here, file):
+    (here / "mine.yaml").write_text(STUDY.replace("digits", "[digits, {name: mnist, folder: data}]"))
+    listed = hesspec("study", file, "--dry-run")
+    assert listed.exit_code == 1
+    said = " ".join(listed.stdout.split())
+    assert "small_cnn on digits" in said
+    assert "small_cnn on mnist" in said
+    assert "Left to do: 16 epochs of training and 32 measurements" in said
+    assert "2 of the 4 tasks cannot be run as they are" in said
+    assert "Error: small_cnn on mnist, n = 2, seed 0 (and 1 other task): The file t10k-images" in listed.stderr
+
+
+def test_a_task_that_fails_is_named_after_the_others_are_done_each_time(hesspec, here, file):
+    # At the second rate the loss overflows in the first steps.
+    (here / "mine.yaml").write_text(STUDY.replace("[0.01, 0.02]", "[1e30]"))
+    for _ in range(2):
+        ended = hesspec("study", file)
+        assert ended.exit_code == 1
+        assert "0 of 8" in ended.stdout
+        for count in (2, 3):
+            assert f"Error: small_cnn on digits, n = {count}, seed 0: All trainings diverged; give" in ended.stderr
+    listed = hesspec("study", file, "--dry-run")
+    assert listed.exit_code == 1
+    assert "Left to do: 0 epochs" in listed.stdout
 
 
 def test_a_misspelt_preset_is_named_with_the_right_one(hesspec):

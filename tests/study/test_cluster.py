@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hesspec.study.cluster import _resolved, run_on_ray
 from hesspec.study.config import parse_study
 from hesspec.study.running import run_study
 from hesspec.study.store import tasks_of
@@ -65,18 +67,71 @@ assert not twice, twice
 ray.shutdown()
 """
 
+FAILING = """
+import sys
+from pathlib import Path
+from hesspec.study import StudyError, load_study
+from hesspec.study.cluster import run_on_ray
+from hesspec.study.store import tasks_of
 
-def test_a_worker_that_is_killed_loses_nothing_and_nothing_is_done_twice(tmp_path: Path) -> None:
+folder, study = Path(sys.argv[2]), load_study(sys.argv[1])
+small, large = tasks_of(study, folder)
+# The larger one, which begins first, as if it had diverged.
+large.runs[0].path.mkdir(parents=True)
+large.runs[0].write_diverged("The loss is nan.")
+try:
+    run_on_ray(study, folder)
+except StudyError as error:
+    assert list(error.failures) == [large.name], error.failures
+    assert isinstance(error.failures[large.name], ValueError)
+else:
+    raise AssertionError("no error")
+assert small.done
+"""
+
+
+@pytest.fixture
+def on_ray(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Function that runs a script in a process of its own, with a study file and a folder as its arguments."""
     (tmp_path / "study.yaml").write_text(STUDY)
+
+    def run(script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - of this test
+            [sys.executable, "-c", script, str(tmp_path / "study.yaml"), str(tmp_path / "results")],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1500,
+        )
+
+    return run
+
+
+def test_a_task_that_fails_is_reported_after_the_others_are_done(
+    on_ray: Callable[[str], subprocess.CompletedProcess[str]],
+) -> None:
+    finished = on_ray(FAILING)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+def test_a_device_that_ray_cannot_give_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no device 'cuda:1'; did you mean 'cuda'"):
+        run_on_ray(parse_study(STUDY, "study.yaml"), tmp_path, device="cuda:1")
+
+
+def test_workers_are_told_the_whole_path_of_a_folder_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = parse_study(STUDY.replace("digits", "{name: mnist, folder: data}"), "study.yaml")
+
+    assert [data.folder for data in _resolved(study).datasets] == [tmp_path / "data"]
+
+
+def test_a_worker_that_is_killed_loses_nothing_and_nothing_is_done_twice(
+    tmp_path: Path, on_ray: Callable[[str], subprocess.CompletedProcess[str]]
+) -> None:
     folder = tmp_path / "results"
-    finished = subprocess.run(  # noqa: S603 - of this test
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "study.yaml"), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1500,
-    )
+    finished = on_ray(SCRIPT)
     assert finished.returncode == 0, finished.stderr[-3000:]
 
     tasks = tasks_of(parse_study(STUDY, "study.yaml"), folder)

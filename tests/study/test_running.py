@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hesspec import load
+from hesspec import Spectrum, load
 from hesspec.errors import NonFiniteError
+from hesspec.study import Dataset, StudyError, running
 from hesspec.study.config import StudyConfig, parse_study
 from hesspec.study.running import run_study
 from hesspec.study.store import Task, lock, read_study, tasks_of
@@ -222,11 +224,59 @@ def test_a_diverged_training_is_left_out_and_remembered(tmp_path: Path) -> None:
     assert done.done
 
 
-def test_a_study_of_which_all_trainings_diverge_says_so(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="All trainings of small_cnn on digits, n = 3, seed 0 diverged; .*than 1e\\+30"
-    ):
-        run_study(config(STUDY.replace("[0.01, 0.03]", "[1e30]")), tmp_path)
+def test_a_task_whose_trainings_all_diverge_is_reported_after_the_others_are_done(tmp_path: Path) -> None:
+    text = STUDY.replace("[3]", "[3, 4]").replace("[0.01, 0.03]", "[0.01]")
+    first, second = tasks_of(config(text), tmp_path)
+    # As if it had diverged, which at a usual rate no training does.
+    first.runs[0].path.mkdir(parents=True)
+    first.runs[0].write_diverged("The loss is nan.")
+
+    for _ in range(2):  # a second start says it again
+        with pytest.raises(StudyError) as raised:
+            run_study(config(text), tmp_path)
+
+        assert list(raised.value.failures) == [first.name]
+        (sentence,) = raised.value.sentences
+        assert sentence == (
+            "small_cnn on digits, n = 3, seed 0: All trainings diverged; give lower learning rates than 0.01. "
+            "The loss is nan."
+        )
+        assert second.done
+
+
+def test_what_fails_is_tried_again_and_keeps_no_other_task_from_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = config(STUDY.replace("[3]", "[3, 4]").replace("[0.01, 0.03]", "[0.01]"))
+    small, large = tasks_of(two, tmp_path)
+    measure = running.measure
+
+    def no_memory(network: nn.Module, dataset: Dataset, **how: Any) -> dict[str, Spectrum]:
+        if len(dataset) == 30:
+            raise MemoryError
+        return measure(network, dataset, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "measure", no_memory)
+        with pytest.raises(StudyError, match="1 of 2 tasks failed.* n = 3, seed 0: MemoryError"):
+            run_study(two, tmp_path)
+    assert not small.done
+    assert large.done
+
+    run_study(two, tmp_path)
+    assert small.done
+
+
+def test_a_fault_of_the_program_ends_a_study_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = config(STUDY.replace("[3]", "[3, 4]").replace("[0.01, 0.03]", "[0.01]"))
+
+    def broken(*_: object, **__: object) -> None:
+        raise IndexError
+
+    monkeypatch.setattr(running, "measure", broken)
+    with pytest.raises(IndexError):
+        run_study(two, tmp_path)
+    assert not tasks_of(two, tmp_path)[1].runs[0].history
 
 
 def test_class_structures_are_measured_where_they_are_asked_for(tmp_path: Path) -> None:
@@ -250,8 +300,9 @@ def test_the_end_of_a_training_need_not_be_measured(tmp_path: Path) -> None:
 
 def test_a_network_that_is_not_finite_as_it_is_initialised_is_refused(tmp_path: Path) -> None:
     text = STUDY.replace("small_cnn", f"{__name__}:not_finite")
-    with pytest.raises(NonFiniteError, match="before any step"):
+    with pytest.raises(StudyError, match="before any step") as raised:
         run_study(config(text), tmp_path)
+    assert isinstance(raised.value.failures[task(tmp_path, text).name], NonFiniteError)
 
 
 def not_finite(classes: int) -> nn.Module:

@@ -3,6 +3,7 @@
 from hesspec.study.checkpoints import load_weights, read_metadata, save_checkpoint
 from hesspec.study.config import StudyConfig, load_study, presets
 from hesspec.study.datasets import DATASETS, SPLITS, Dataset, load_dataset
+from hesspec.study.failures import StudyError
 from hesspec.study.imports import load_object
 from hesspec.study.networks import (
     NETWORKS,
@@ -32,6 +33,7 @@ __all__ = [
     "EpochRecord",
     "SpectrumRecorder",
     "StudyConfig",
+    "StudyError",
     "TrainingSettings",
     "build_network",
     "densenet40",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -15,7 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from hesspec._heap import kept_heap
 from hesspec.planning import Plan
-from hesspec.study.config import DataConfig, StudyConfig
+from hesspec.study.checking import faults_of
+from hesspec.study.config import StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
 from hesspec.study.measuring import plan_measurement
 from hesspec.study.networks import build_network
@@ -45,9 +47,11 @@ class TaskForecast:
     measurements : int
         That are not there yet.
     training_seconds, measuring_seconds : float
-        Expected time for these.
+        Expected time for these; NaN where the task cannot be run.
     peak_bytes : int
-        Most memory that a measurement is expected to take.
+        Most memory that a measurement is expected to take; 0 where nothing is left, or the task cannot be run.
+    fault : Exception or None
+        Why the task cannot be run, or cannot be run to its end.
     """
 
     task: Task
@@ -56,6 +60,7 @@ class TaskForecast:
     training_seconds: float
     measuring_seconds: float
     peak_bytes: int
+    fault: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def forecast_study(
     folder: str | os.PathLike[str],
     *,
     device: str = "cpu",
-    on_task: Callable[[str], None] | None = None,
+    on_task: Callable[[str], None] = lambda _what: None,
 ) -> list[TaskForecast]:
     """Say what of a study is left to do, and the time that it will take in one process on this device.
 
@@ -107,7 +112,7 @@ def forecast_study(
     device : str
         Of PyTorch.
     on_task : callable, optional
-        Called with what is being timed, in words.
+        Called with what is being looked at or timed, in words.
 
     Returns
     -------
@@ -116,27 +121,39 @@ def forecast_study(
 
     Raises
     ------
-    ValueError, FileNotFoundError, ModuleNotFoundError, MemoryError
-        If a network or a data set cannot be used.
+    MemoryError
+        If not even one sample can be measured in the memory that is free.
     """
     tasks = tasks_of(config, Path(folder))
-    costs: dict[tuple[DataConfig | str, str], _Costs] = {}
+    faults = faults_of(tasks, on_task)
+    costs: dict[tuple[str, str], _Costs] = {}
     found = []
     for task in tasks:
         run = task.runs[0]
         key = (run.data.name, run.network)
-        if key not in costs and not task.done:
-            if on_task is not None:
-                on_task(f"timing {run.network} on {run.data.name}")
+        sound = not (task.done or task.diverged or task.name in faults)
+        if key not in costs and sound:
+            on_task(f"timing {run.network} on {run.data.name}")
             costs[key] = _timed(run, config, torch.device(device))
-        found.append(_forecast(task, costs.get(key)))
+        found.append(_forecast(task, costs[key]) if sound else _without_costs(task, faults.get(task.name)))
     return found
 
 
-def _forecast(task: Task, costs: _Costs | None) -> TaskForecast:
-    if costs is None or task.done:
-        return TaskForecast(task, 0, 0, 0.0, 0.0, 0)
-    left = [(run, run.settings.epochs - max(len(run.history) - 1, 0)) for run in task.runs if not run.ended]
+def _left(task: Task) -> list[tuple[Run, int]]:
+    """Trainings that have not ended, and how many epochs each has to go."""
+    return [(run, run.settings.epochs - max(len(run.history) - 1, 0)) for run in task.runs if not run.ended]
+
+
+def _without_costs(task: Task, fault: Exception | None) -> TaskForecast:
+    """Of a task that cannot be run, or of which nothing is left."""
+    if task.done or task.diverged:
+        return TaskForecast(task, 0, 0, 0.0, 0.0, 0, fault=ValueError(task.diverged) if task.diverged else None)
+    epochs = sum(epochs for _, epochs in _left(task))
+    return TaskForecast(task, epochs, len(task.missing), math.nan, math.nan, 0, fault)
+
+
+def _forecast(task: Task, costs: _Costs) -> TaskForecast:
+    left = _left(task)
     size = {"train": task.runs[0].samples_per_class * costs.classes, "test": costs.test_samples}
     return TaskForecast(
         task=task,

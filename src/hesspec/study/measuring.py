@@ -37,6 +37,7 @@ __all__ = [
     "CLASS_PARTS",
     "MATRICES",
     "Attribute",
+    "check_outputs",
     "matrix_name",
     "measure",
     "measure_structure",
@@ -209,7 +210,7 @@ def measure(
     names = list(dict.fromkeys(matrix_name(name) for name in matrices))
     kept = {**_of_dataset(dataset), **(attributes or {})}
     network.eval()
-    _check_outputs(network, dataset)
+    check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
     mine = batches if group is None else shard(batches, group)
     writes = group is None or dist.get_rank(group) == 0
@@ -269,7 +270,7 @@ def plan_measurement(
     """
     names = list(dict.fromkeys(matrix_name(name) for name in matrices))
     network.eval()
-    _check_outputs(network, dataset)
+    check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
     return {
         name: plan(
@@ -334,7 +335,7 @@ def measure_structure(
     """
     names = list(dict.fromkeys(matrix_name(name) for name in matrices))
     network.eval()
-    _check_outputs(network, dataset)
+    check_outputs(network, dataset)
     kept = {**_of_dataset(dataset), **(attributes or {})}
     checkpoint = str(kept.get("checkpoint", ""))
     batches, writes = dataset.batches(batch_size), group is None or dist.get_rank(group) == 0
@@ -382,8 +383,20 @@ class _Meter:
         return on_step
 
 
-def _check_outputs(network: nn.Module, dataset: Dataset) -> None:
-    """Refuse a network whose cross-entropy would be something else, or an error that only PyTorch understands."""
+def check_outputs(network: nn.Module, dataset: Dataset) -> None:
+    """Refuse a network whose cross-entropy would be something else, or an error that only PyTorch understands.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In evaluation mode; one sample goes through it.
+    dataset : Dataset
+
+    Raises
+    ------
+    ValueError
+        If it has no parameters, or its output is not one number for each class.
+    """
     parameter = next(network.parameters(), None)
     if parameter is None:
         raise ValueError("The network has no parameters.")

@@ -15,15 +15,17 @@ from torch import nn
 from hesspec.errors import NonFiniteError
 from hesspec.operators import Traces
 from hesspec.plot import DISPLAY_NAMES
+from hesspec.study.checking import faults_of
 from hesspec.study.checkpoints import load_training_state, load_weights, save_checkpoint, save_training_state
 from hesspec.study.config import StudyConfig
-from hesspec.study.datasets import Dataset, load_dataset
+from hesspec.study.datasets import Dataset
+from hesspec.study.failures import TASK_ERRORS, let_go, raise_failures, refuse_faults
 from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.networks import build_network
 from hesspec.study.store import STRUCTURE, Measurement, Run, Task, lock, tasks_of, write_study
 from hesspec.study.training import EpochRecord, TrainingState, train
 
-__all__ = ["EVALUATION", "PASSES", "STEP", "Progress", "run_study", "run_task", "work_of"]
+__all__ = ["Progress", "run_study", "run_task", "work_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,16 +68,18 @@ def run_study(
 
     Raises
     ------
-    ValueError
-        If a network or a data set cannot be used, or all trainings of a task diverged.
-    NonFiniteError, MemoryError, OSError
-        As `measure`.
+    StudyError
+        If a task failed: a network, a data set or the name of a parameter cannot be used, which is known before
+        anything is run or written; or, once all other tasks are done, what `run_task` raises. The same call tries
+        tasks that failed again.
     """
     target = Path(folder)
-    write_study(config, target)
     tasks = tasks_of(config, target)
     meter = _Meter(on_progress, sum(work_of(task) for task in tasks))
+    refuse_faults(faults_of(tasks, on_check=lambda what: meter.report(what, 0.0)), len(tasks))
+    write_study(config, target)
     networks = Networks(device)
+    failures: dict[str, Exception] = {}
     waiting = list(tasks)
     while waiting:
         postponed = []
@@ -84,13 +88,18 @@ def run_study(
                 if mine is None:
                     postponed.append(task)
                     continue
-                before = meter.done
-                run_task(task, networks, on_progress=meter.report)
-                meter.done = before + work_of(task)
+                try:
+                    run_task(task, networks, on_progress=meter.report)
+                except TASK_ERRORS as error:
+                    logger.info("%s failed: %s", task.name, error)
+                    let_go(error)
+                    failures[task.name] = error
+                meter.done += work_of(task)
         if len(postponed) == len(waiting):
             meter.report("waiting for other processes of this study", 0.0)
             time.sleep(PATIENCE)
         waiting = postponed
+    raise_failures(failures, len(tasks))
 
 
 def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
@@ -155,27 +164,21 @@ def run_task(
 
     Raises
     ------
-    ValueError, NonFiniteError, MemoryError, OSError
-        As `run_study`.
+    ValueError
+        If the data set or the network cannot be used, or all trainings diverged.
+    NonFiniteError, MemoryError, OSError
+        As `measure`.
+    ModuleNotFoundError
+        If a library is missing that the network or the data set comes from.
     """
-    if task.done:
-        return
-    first = task.runs[0]
-    train_set = load_dataset(
-        first.data.name,
-        "train",
-        samples_per_class=first.samples_per_class,
-        folder=first.data.folder,
-        size=first.data.size,
-        seed=first.settings.seed,
-    )
-    test_set = load_dataset(
-        first.data.name,
-        "test",
-        samples_per_class=first.test_samples_per_class,
-        folder=first.data.folder,
-        size=first.data.size,
-    )
+    if not task.done and not task.diverged:
+        _run(task, networks, on_progress)
+    if task.diverged:
+        raise ValueError(task.diverged)
+
+
+def _run(task: Task, networks: Networks, on_progress: Callable[[str, float], None]) -> None:
+    train_set, test_set = task.runs[0].dataset("train"), task.runs[0].dataset("test")
     done = 0.0
     each = (work_of(task) - work_of(task, task.measurements)) / len(task.runs)
     for run in task.runs:
@@ -185,7 +188,8 @@ def run_task(
         _drop_losers(task)
         done += each
     best = task.best
-    assert best is not None  # noqa: S101 - all trainings have ended
+    if best is None:
+        return
     if not all(best.weights(m.epoch).is_file() for m in task.missing):
         # Epochs were added to the study after the training, or files were removed.
         problem = _Problem(train_set, test_set, *networks.of(task, train_set))

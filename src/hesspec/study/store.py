@@ -17,6 +17,7 @@ import yaml
 
 from hesspec._files import atomic_path
 from hesspec.study.config import END, DataConfig, MeasureConfig, StudyConfig, parse_study
+from hesspec.study.datasets import Dataset, load_dataset
 from hesspec.study.training import EpochRecord, TrainingSettings
 
 __all__ = ["STUDY_FILE", "Measurement", "Run", "Task", "lock", "read_study", "tasks_of", "write_study"]
@@ -93,6 +94,19 @@ class Run:
             "test_samples_per_class": self.test_samples_per_class,
             "settings": asdict(self.settings),
         }
+
+    def dataset(self, split: str) -> Dataset:
+        """What it is trained on, or the test set; errors as those of `load_dataset`."""
+        train = split == "train"
+        return load_dataset(
+            self.data.name,
+            split,
+            samples_per_class=self.samples_per_class if train else self.test_samples_per_class,
+            folder=self.data.folder,
+            size=self.data.size,
+            # One test set for all repetitions.
+            seed=self.settings.seed if train else 0,
+        )
 
     @property
     def path(self) -> Path:
@@ -203,22 +217,24 @@ class Task:
 
     @property
     def best(self) -> Run | None:
-        """The training with the lowest final test error, and of these with the lowest test loss; None before all ended.
+        """The training with the lowest final test error, and of these with the lowest test loss.
 
-        Raises
-        ------
-        ValueError
-            If all have diverged.
+        None before all have ended, and where all have diverged.
         """
         if not all(run.ended for run in self.runs):
             return None
-        finished = [run for run in self.runs if not run.diverged]
-        if not finished:
-            raise ValueError(
-                f"All trainings of {self.name} diverged; give lower learning rates than "
-                f"{min(run.settings.learning_rate for run in self.runs):g}. {self.runs[0].diverged}"
-            )
-        return min(finished, key=lambda run: run.score)
+        return min((run for run in self.runs if not run.diverged), key=lambda run: run.score, default=None)
+
+    @property
+    def diverged(self) -> str:
+        """Why there is nothing to measure, and never will be; empty unless all trainings have diverged."""
+        if not all(run.diverged for run in self.runs):
+            return ""
+        lowest = min(self.runs, key=lambda run: run.settings.learning_rate)
+        return (
+            f"All trainings diverged; give lower learning rates than {lowest.settings.learning_rate:g}. "
+            f"{lowest.diverged}"
+        )
 
     @property
     def missing(self) -> list[Measurement]:

@@ -12,7 +12,7 @@ from hesspec._heap import kept_heap
 from hesspec.errors import NonFiniteError
 from hesspec.study.datasets import Dataset
 
-__all__ = ["EpochRecord", "TrainingSettings", "TrainingState", "evaluate", "train"]
+__all__ = ["EpochRecord", "TrainingSettings", "TrainingState", "check_trainable", "evaluate", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +233,8 @@ def train(
         If a checkpoint epoch is outside the training, the outputs do not fit the classes, or a
         network with batch norm would be trained on single samples.
     """
-    _check(network, train_set, settings, checkpoint_epochs)
+    _check_epochs(checkpoint_epochs, settings.epochs)
+    check_trainable(network, train_set, settings)
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer = torch.optim.SGD(
         network.parameters(),
@@ -285,16 +286,17 @@ def train(
     return history
 
 
-def _check(
-    network: nn.Module, train_set: Dataset, settings: TrainingSettings, checkpoint_epochs: Collection[int]
-) -> None:
-    """Refuse what cannot be trained."""
-    outside = sorted(set(checkpoint_epochs) - set(range(settings.epochs + 1)))
+def _check_epochs(checkpoint_epochs: Collection[int], last: int) -> None:
+    outside = sorted(set(checkpoint_epochs) - set(range(last + 1)))
     if outside:
         raise ValueError(
             f"There is no epoch {outside[0]} to make a checkpoint after; the training has the "
-            f"epochs 0 (the initialisation) to {settings.epochs}."
+            f"epochs 0 (the initialisation) to {last}."
         )
+
+
+def check_trainable(network: nn.Module, train_set: Dataset, settings: TrainingSettings) -> None:
+    """Raise ValueError where a network with batch norm would be trained on single samples."""
     if min(settings.batch_size, len(train_set)) == 1 and _has_batch_norm(network):
         raise ValueError(
             "A network with batch norm cannot be trained on one sample at a time (batch_size="

@@ -1,0 +1,85 @@
+"""Faults of a study that can be known before its first training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+
+import torch
+
+from hesspec.operators.parameters import ParameterSelection
+from hesspec.study.datasets import Dataset
+from hesspec.study.failures import TASK_ERRORS
+from hesspec.study.measuring import check_outputs
+from hesspec.study.networks import build_network
+from hesspec.study.store import Task
+from hesspec.study.training import check_trainable
+
+__all__ = ["faults_of"]
+
+
+def faults_of(tasks: Iterable[Task], on_check: Callable[[str], None] = lambda _what: None) -> dict[str, Exception]:
+    """Find the tasks that would fail for their data set, their network, or the names of parameters.
+
+    Every data set is read at the largest sample size that is wanted of it, and every network is built once for it and
+    shown a sample. Tasks of which nothing is left to do are not looked at: they need neither.
+
+    Parameters
+    ----------
+    tasks : iterable of Task
+    on_check : callable
+        Called with what is being looked at, in words.
+
+    Returns
+    -------
+    dict of str to Exception
+        One of `TASK_ERRORS` by the name of its task; empty where nothing is wrong.
+    """
+    found: dict[str, Exception] = {}
+    left = [task for task in tasks if not task.done and not task.diverged]
+    for data, of_data in _grouped(left, lambda task: task.runs[0].data.name).items():
+        on_check(f"reading {data}")
+        dataset = _read(of_data, found)
+        if dataset is None:
+            continue
+        sound = [task for task in of_data if task.name not in found]
+        for network, of_network in _grouped(sound, lambda task: task.runs[0].network).items():
+            on_check(f"building {network} for {data}")
+            try:
+                _check_network(of_network[0], dataset)
+            except TASK_ERRORS as error:
+                found.update({task.name: error for task in of_network})
+    return found
+
+
+def _grouped(tasks: Iterable[Task], key: Callable[[Task], Hashable]) -> dict[Hashable, list[Task]]:
+    groups: dict[Hashable, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(key(task), []).append(task)
+    return groups
+
+
+def _read(tasks: list[Task], found: dict[str, Exception]) -> Dataset | None:
+    """The training set of tasks that have one data set, at the largest size that it has; faults go to `found`."""
+    first = tasks[0].runs[0]
+    try:
+        first.dataset("test")
+    except TASK_ERRORS as error:
+        found.update({task.name: error for task in tasks})
+        return None
+    by_size = _grouped(tasks, lambda task: task.runs[0].samples_per_class)
+    for _, of_size in sorted(by_size.items(), reverse=True):
+        try:
+            return of_size[0].runs[0].dataset("train")
+        except TASK_ERRORS as error:
+            found.update({task.name: error for task in of_size})
+    return None
+
+
+def _check_network(task: Task, dataset: Dataset) -> None:
+    run = task.runs[0]
+    # The generator is left as it was found.
+    with torch.random.fork_rng([]):
+        network = build_network(run.network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
+    check_trainable(network, dataset, run.settings)
+    check_outputs(network.eval(), dataset)
+    ParameterSelection(network, task.measure.params)

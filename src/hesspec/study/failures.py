@@ -1,0 +1,72 @@
+"""What tasks of a study may end with, and the error that tells of all of them at the end."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+
+from hesspec.errors import NonFiniteError
+
+__all__ = ["TASK_ERRORS", "StudyError", "let_go", "raise_failures", "refuse_faults"]
+
+TASK_ERRORS: Final = (ValueError, NonFiniteError, MemoryError, torch.OutOfMemoryError, OSError, ModuleNotFoundError)
+"""What a task may end with while others go on: its data, its network, its learning rates, its size, or a file.
+
+A file system that is gone for a moment ends one task and not the rest of the week; where it is full, the others end
+too, each at its first write. Anything else is a fault of the program or of the user's code, and ends the study.
+"""
+
+
+class StudyError(RuntimeError):
+    """Tasks of a study that cannot be run or that failed; the message names each with its reason.
+
+    Parameters
+    ----------
+    summary : str
+        What has happened to the study, a sentence.
+    failures : mapping of str to Exception
+        By the names of the tasks.
+
+    Attributes
+    ----------
+    failures : dict of str to Exception
+        As given.
+    """
+
+    def __init__(self, summary: str, failures: Mapping[str, Exception]) -> None:
+        self.summary, self.failures = summary, dict(failures)
+        super().__init__(" ".join([summary, *self.sentences]))
+
+    @property
+    def sentences(self) -> list[str]:
+        """One for each reason, which begins with the task that it holds for, or with the first of several."""
+        tasks: dict[str, list[str]] = {}
+        for name, error in self.failures.items():
+            tasks.setdefault(" ".join(str(error).split()) or type(error).__name__, []).append(name)
+        return [f"{names[0]}{_others(len(names) - 1)}: {reason}" for reason, names in tasks.items()]
+
+
+def _others(count: int) -> str:
+    return f" (and {count} other task{'s' * (count > 1)})" if count else ""
+
+
+def refuse_faults(faults: Mapping[str, Exception], tasks: int) -> None:
+    """Raise StudyError where tasks, of so many, have faults that are known before anything is run."""
+    if faults:
+        raise StudyError(f"{len(faults)} of {tasks} tasks cannot be run, and nothing was begun.", faults)
+
+
+def raise_failures(failures: Mapping[str, Exception], tasks: int) -> None:
+    """Raise StudyError where tasks, of so many, have failed while all others were done."""
+    if failures:
+        raise StudyError(f"{len(failures)} of {tasks} tasks failed; what is done is kept.", failures)
+
+
+def let_go(error: BaseException | None) -> None:
+    """Free what the frames of an error hold, such as a network that did not fit into memory; its lines are kept."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
