@@ -915,7 +915,7 @@ def report_command(
         typer.Option(
             "--all-figures",
             help="Of a study, write the figures at every sample size and epoch as PDF, not only those at the last: "
-            "some half a second each.",
+            "about a second each.",
         ),
     ] = False,
 ) -> None:

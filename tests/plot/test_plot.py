@@ -291,10 +291,17 @@ def test_power_laws_against_sample_size_are_drawn_and_named():
     assert [text for text in words if "∝" in text] == [
         f"largest outlier ∝ n^a, a = {exponent}",
         f"upper edge ∝ n^a, a = {exponent}",
+        f"lower edge ∝ n^a, a = {exponent}",
     ]
     bars = errorbars(figure.axes[0])
     assert_allclose(bars[0].lines[0].get_xdata(), [10, 19, 37])
     assert_allclose(bars[0].lines[0].get_ydata(), [1, 10 / 19, 10 / 37])
+
+
+def test_a_lower_edge_that_is_zero_but_for_rounding_is_none():
+    spectra = {n: replace(make_spectrum(OUTLIERS / n, (-1e-9, 0.2 / n)), rounding=1e-8) for n in (10, 19, 37)}
+    figure = plot_against_samples(spectra)
+    assert not any("lower edge" in text.get_text() for text in figure.legends[0].get_texts())
 
 
 def test_two_sample_sizes_have_no_power_law():

@@ -353,7 +353,11 @@ def test_a_study_is_gone_through_with_two_sliders(study_page):
     page.keyboard.press("Home")
     status_becomes(page, "at n = 19, epoch 0")
     assert shown_tables(page)[0].startswith("Hess · train · n = 19 · epoch 0")
-    assert page.locator("#laws tbody tr").count() == 5
+    laws = page.locator("#laws tbody tr")
+    assert laws.count() == (10 + 2) + (10 + 1) + 2  # outliers by rank, and edges; G has no lower one
+    assert laws.first.locator("td").first.text_content() == "outlier 1"
+    # Of these the figure has the largest outlier of Hess and of G, and the five edges, beside five areas and outliers.
+    assert len(page.evaluate(TRACES, "samples")) == 3 + 2 + (2 + 5) + 3
     # Outliers that change places between epochs 0 and 2 are joined across one another.
     first = page.evaluate("document.getElementById('dynamics').data.at(-3).y.slice(0, 3)")
     assert first[0] / (1 / 19) == pytest.approx(10, rel=1e-3)

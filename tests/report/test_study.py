@@ -98,10 +98,31 @@ def test_power_laws_are_fitted_against_the_training_samples(collection):
     laws = {
         (law.member.epoch, law.member.matrix, law.member.split, law.what): law for law in laws_of(collection.members)
     }
-    assert len(laws) == 3 * 2 * (2 + 2 + 1)  # H has no outliers
-    law = laws[20, "Hess", "train", "largest outlier"]
-    assert law.law.exponent == pytest.approx(-1, abs=1e-6)
-    assert law.sizes == (10, 37)
+    # Ten outliers each but for H, which has none; both edges but for G, which has no negative eigenvalues.
+    assert len(laws) == 3 * 2 * ((10 + 2) + (10 + 1) + 2)
+    for what in (*(f"outlier {rank}" for rank in range(1, 11)), "upper bulk edge", "lower bulk edge"):
+        law = laws[20, "Hess", "train", what]
+        assert law.law.exponent == pytest.approx(-1, abs=1e-6)
+        assert law.law.r_squared == pytest.approx(1)
+        assert law.sizes == (10, 37)
+    assert laws[20, "Hess", "train", "outlier 10"].law.prefactor == pytest.approx(21 * 2, rel=1e-3)
+
+
+def test_negative_outliers_have_laws_of_their_own_and_ranks_that_are_missing_are_left_out(tmp_path, make_spectrum):
+    for size, outliers in (
+        (10, [-8.0, 5.0, 3.0]),
+        (20, [-4.0, 2.5]),
+        (40, [-2.0, 1.25, 0.8]),
+        (80, [-1.0, 0.9, 0.625]),
+    ):
+        spectrum = make_spectrum(outliers=outliers, train_samples_per_class=size, epoch=1, split="train")
+        spectrum.save(tmp_path / f"{size}.nc")
+    laws = {law.what: law for law in laws_of(read_folder(tmp_path).members)}
+    assert laws["negative outlier 1"].law.exponent == pytest.approx(-1, abs=1e-6)
+    assert laws["negative outlier 1"].law.prefactor == pytest.approx(80, rel=1e-5)
+    assert (laws["outlier 1"].law.points, laws["outlier 2"].law.points) == (4, 3)
+    assert laws["outlier 2"].sizes == (10, 80)
+    assert not {"outlier 3", "negative outlier 2"} & laws.keys()
 
 
 def test_hess_and_g_are_compared_at_every_place(collection):

@@ -223,8 +223,8 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
     -------
     matplotlib.figure.Figure
         8 by 5.5 inches, both axes logarithmic. With three sizes or more, power laws are fitted to the largest outlier
-        and to the upper edge of the bulk; their exponents are in the legend with 95% intervals, where
-        these do not hold zero.
+        and to both edges of the bulk, the lower one where it is negative; their exponents are in the legend with 95%
+        intervals, where these do not hold zero.
 
     Raises
     ------
@@ -237,7 +237,9 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
     x = np.array(sizes, float)
     look = Look.of(0)
     edges = np.array([spectrum.bulk_edges for spectrum in members])
-    lower, upper = np.where(edges[:, 0] < 0, -edges[:, 0], np.nan), np.where(edges[:, 1] > 0, edges[:, 1], np.nan)
+    # Without negative eigenvalues the lower edge is zero but for rounding, which a logarithmic axis would show as one.
+    floor = np.array([spectrum.rounding for spectrum in members])
+    lower, upper = (np.where(edge > floor, edge, np.nan) for edge in (-edges[:, 0], edges[:, 1]))
     # Of none, or of negative ones only, the fit takes nothing.
     largest = np.array([s.outliers.max(initial=-np.inf) for s in members])
     with mpl.rc_context(STYLE):
@@ -258,7 +260,7 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
             ),
         ]
         labels = ["outliers, those of one rank joined", "bulk, up to its upper edge"]
-        if (edges[:, 0] < 0).any():
+        if np.isfinite(lower).any():
             handles.append(Line2D([], [], color=look.light, linewidth=1.4, linestyle=(0, (1.5, 1.5))))
             labels.append("its lower edge, |λ|")
         if any((spectrum.outliers < 0).any() for spectrum in members):
@@ -269,6 +271,7 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
         for name, values, dashes in (
             ("largest outlier", largest, (0, (5, 2))),
             ("upper edge", upper, (0, (6, 2, 1.5, 2))),
+            ("lower edge", lower, (0, (8, 2, 1.5, 2, 1.5, 2))),
         ):
             label = _draw_law(axes, x, values, name, dashes)
             if label is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from hesspec.dynamics.power_laws import PowerLaw, fit_power_law
 from hesspec.dynamics.tracking import follow, overlaps
 from hesspec.report.collection import Member
+from hesspec.result import Spectrum
 
 __all__ = ["Law", "Pair", "laws_of", "pairs_of", "tracks_of"]
 
@@ -26,7 +27,8 @@ class Law:
     member : Member
         One of those that the law is of: all but its sample size is common to them.
     what : str
-        "largest outlier" or "upper bulk edge".
+        "outlier 1" for the largest, and so on; "negative outlier 1" for the lowest, and so on; "upper bulk edge" and
+        "lower bulk edge". Of what is negative, the law is that of the magnitude.
     law : PowerLaw
     sizes : (int, int)
         Smallest and largest sample size that it was fitted to.
@@ -81,17 +83,18 @@ def tracks_of(members: Sequence[Member]) -> list[npt.NDArray[np.int64] | None]:
 
 
 def laws_of(members: Sequence[Member]) -> list[Law]:
-    """Power laws of the largest outlier and of the upper bulk edge against sample size, where they can be fitted."""
+    """Power laws of all outliers, by their ranks, and of both bulk edges against sample size, where they can be fitted.
+
+    The networks of different sample sizes are different ones, trained apart: their outliers are compared by rank, as
+    their eigenvectors have little in common.
+    """
     series: dict[tuple[object, ...], list[Member]] = {}
     for member in members:
         if member.samples is not None:
             series.setdefault((member.run, member.epoch, member.matrix, member.split), []).append(member)
     found = []
     for mine in series.values():
-        for what, values in (
-            ("largest outlier", [member.spectrum.outliers.max(initial=-np.inf) for member in mine]),
-            ("upper bulk edge", [member.spectrum.bulk_edges[1] for member in mine]),
-        ):
+        for what, values in _magnitudes([member.spectrum for member in mine]):
             sizes = [member.samples or 0 for member in mine]
             used = [size for size, value in zip(sizes, values, strict=True) if np.isfinite(value) and value > 0]
             try:
@@ -100,6 +103,18 @@ def laws_of(members: Sequence[Member]) -> list[Law]:
                 continue  # fewer than three sizes
             found.append(Law(member=mine[0], what=what, law=law, sizes=(min(used), max(used))))
     return found
+
+
+def _magnitudes(spectra: Sequence[Spectrum]) -> Iterator[tuple[str, list[float]]]:
+    """What is followed against sample size, by name: a magnitude of each spectrum, not a number where there is none."""
+    for name, sign in (("outlier", 1), ("negative outlier", -1)):
+        sizes = [np.sort(sign * spectrum.outliers[sign * spectrum.outliers > 0])[::-1] for spectrum in spectra]
+        for rank in range(max(mine.size for mine in sizes)):
+            yield f"{name} {rank + 1}", [float(mine[rank]) if rank < mine.size else np.nan for mine in sizes]
+    for name, sign, side in (("upper bulk edge", 1, 1), ("lower bulk edge", -1, 0)):
+        edges = [(sign * spectrum.bulk_edges[side], spectrum.rounding) for spectrum in spectra]
+        # The lower edge of a matrix without negative eigenvalues is zero but for rounding, which follows no law.
+        yield name, [edge if edge > rounding else np.nan for edge, rounding in edges]
 
 
 def pairs_of(members: Sequence[Member]) -> list[Pair]:

@@ -575,8 +575,9 @@
     if (runNow().sizes.length < 2) return;
     const groups = series((item) => item.checkpoint === state.checkpoint);
     const laws = data.laws.filter((law) => isChosen(law) && law.checkpoint === state.checkpoint);
-    // Of an exponent of which not even the sign is known there is nothing to see.
-    const known = laws.filter((law) => law.known);
+    // Of an exponent of which not even the sign is known there is nothing to see, and lines of all outliers hide the points.
+    const drawn = { "outlier 1": "dash", "upper bulk edge": "dashdot", "lower bulk edge": "longdashdot" };
+    const known = laws.filter((law) => law.known && law.what in drawn);
     const sizes = (group) => group.map((item) => item.n);
     const lower = (group) => {
       const edges = group.map((item) => (item.edges[0] < 0 ? -item.edges[0] : null));
@@ -598,7 +599,7 @@
     };
     const fitted = (law) => ({
       ...LINE, legendgroup: legendGroup(law), x: law.x, y: law.y, showlegend: false,
-      line: { color: lookOf(law).dark, width: 1.6, dash: law.what === "largest outlier" ? "dash" : "dashdot" },
+      line: { color: lookOf(law).dark, width: 1.6, dash: drawn[law.what] },
       hovertext: law.x.map(() => `${law.what} of ${plain(nameOf(law))} ∝ n<sup>a</sup><br>a = ${law.exponent}, 95% interval<br>${law.points} sample sizes, R² = ${law.r_squared}`),
     });
     const all = runNow().sizes;

@@ -68,8 +68,8 @@ def write_report(
     path : path, optional
         Of the page; `report.html` in the folder by default. It is there whole or not at all.
     all_figures : bool
-        Whether the figures of a study at all other sample sizes and epochs are written as PDF too, which takes some
-        half a second for each.
+        Whether the figures of a study at all other sample sizes and epochs are written as PDF too, which takes about
+        a second for each.
 
     Returns
     -------
