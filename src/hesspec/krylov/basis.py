@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hesspec.krylov.storage import Storage
-from hesspec.krylov.vectors import CHUNK, Space
+from hesspec.krylov.vectors import CHUNK, PIECE, Space
 
 __all__ = ["KrylovBasis"]
 
@@ -71,7 +71,7 @@ class KrylovBasis:
             self._sharpness.append(sharpness)
             if row.dtype == torch.float16 and largest:
                 scale = 2.0 ** math.floor(math.log2(LARGEST_HALF / largest))
-            for kept, part in zip(torch.split(row, CHUNK), torch.split(vector, CHUNK), strict=True):
+            for kept, part in zip(torch.split(row, PIECE), torch.split(vector, PIECE), strict=True):
                 kept.copy_(part * scale)
         else:
             row.copy_(vector)
@@ -225,7 +225,7 @@ class KrylovBasis:
         The first is 1 where it is one entry, (3/p)^(1/4) where entries are normal.
         """
         fourths, largest = [], [vector.new_zeros(())]
-        for part in torch.split(vector, CHUNK):
+        for part in torch.split(vector, PIECE):
             squares = (part / length).square_()
             fourths.append(torch.dot(squares, squares))
             if len(squares):

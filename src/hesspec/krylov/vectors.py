@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hesspec._ranks import ALONE, Ranks
 
-__all__ = ["CHUNK", "Space", "inner", "norm", "random_vector", "reduce_and_scale"]
+__all__ = ["CHUNK", "PIECE", "Space", "inner", "norm", "random_vector", "reduce_and_scale"]
 
 # Sums over float32 vectors run in float64 over chunks. In float32 alone, an inner product of 28 million terms is off by
 # 1e-4 of ||q|| ||w||, which would spoil orthogonality and pass for asymmetry of the operator.
