@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from hesspec.study import load_object
+from hesspec.study.imports import code_digest
 
 
 @pytest.fixture
@@ -75,3 +76,35 @@ def test_what_is_not_callable_is_refused(own_code):
     own_code("hs_own_g.py", "lenet = {}\n")
     with pytest.raises(ValueError, match="function or a class, but it is an object of type 'dict'"):
         load_object("hs_own_g:lenet", "network")
+
+
+def test_the_digest_of_code_is_of_a_module_and_of_what_it_imports_of_the_users_own(own_code):
+    own_code("hs_digest/__init__.py", "")
+    nets = "import torch\nfrom . import parts\nfrom hs_helper import rate\n\ndef net():\n    pass\n"
+    own_code("hs_digest/nets.py", nets)
+    own_code("hs_digest/parts.py", "WIDTH = 3\n")
+    own_code("hs_helper.py", "def rate():\n    import hs_lazy\n")
+    own_code("hs_lazy.py", "X = 1\n")
+    own_code("hs_other.py", "Y = 1\n")
+    first = code_digest("hs_digest.nets:net")
+
+    assert first
+    assert code_digest("hs_digest.nets:net") == first
+    for file, text in {
+        "hs_digest/nets.py": nets.replace("pass", "return 1"),
+        "hs_digest/parts.py": "WIDTH = 4\n",
+        "hs_helper.py": "def rate():\n    import hs_lazy as lazy\n",
+        "hs_lazy.py": "X = 2\n",
+    }.items():
+        before = code_digest("hs_digest.nets:net")
+        own_code(file, text)
+        assert code_digest("hs_digest.nets:net") != before
+    changed = code_digest("hs_digest.nets:net")
+    own_code("hs_other.py", "Y = 2\n")
+    own_code("hs_digest/parts.py", "# wider\nWIDTH  =  4\n")
+    assert code_digest("hs_digest.nets:net") == changed
+
+
+@pytest.mark.parametrize("spec", ["torchvision:resnet18", "math:hypot", "hesspec.study:small_cnn", "nowhere:net"])
+def test_what_is_installed_or_missing_has_no_digest(spec):
+    assert code_digest(spec) == ""

@@ -81,7 +81,7 @@ def test_tracks_belong_to_outliers_and_are_different_at_one_epoch(folder):
 
 
 def test_a_study_that_is_running_has_gaps(folder, tmp_path):
-    write_study(parse_study(STUDY, "study.yaml"), tmp_path)
+    write_study(parse_study(STUDY, "study.yaml"), tmp_path, {})
     empty = open_study(tmp_path)
     assert empty.sizes["rank"] == 0
     assert np.isnan(empty.trace).all()

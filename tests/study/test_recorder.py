@@ -103,3 +103,35 @@ def test_an_error_leaves_the_model_in_its_mode(problem, tmp_path):
 def test_no_data_is_refused(tmp_path):
     with pytest.raises(ValueError, match="There is no data"):
         SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"steps": 5}, "its steps is 4, and here it is 5"),
+        ({"seed": 1}, "its seed is 0, and here it is 1"),
+        ({"loss_fn": nn.CrossEntropyLoss(label_smoothing=0.3)}, "its loss is "),
+        ({"params": ["0.*"]}, "its number of parameters is 63, and here it is 30"),
+    ],
+)
+def test_a_spectrum_that_was_measured_in_another_way_is_refused(problem, tmp_path, change, difference):
+    model, data = problem
+    how = {"loss_fn": nn.CrossEntropyLoss(), "steps": 4, "seed": 0}
+    SpectrumRecorder(tmp_path, data={"train": data}, **how)(model, 0)
+    other = SpectrumRecorder(tmp_path, data={"train": data}, **{**how, **change})
+
+    with pytest.raises(ValueError, match=f"epoch-0000-train-Hessian.nc' is of another measurement: {difference}"):
+        other(model, 0)
+
+
+def test_a_spectrum_of_another_model_or_of_other_data_is_refused(problem, tmp_path):
+    model, data = problem
+    SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4)(model, 0)
+    inputs, targets = data[0]
+
+    with pytest.raises(ValueError, match="is of another measurement: its data is "):
+        SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": [(inputs + 1, targets)]}, steps=4)(model, 0)
+    nn.init.zeros_(model[0].bias)
+    with pytest.raises(ValueError, match="is of another measurement: its weights is "):
+        SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4)(model, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-0000-train-Hessian.nc"]

@@ -1,5 +1,6 @@
 """Studies: everything is done once, whatever interrupts them, and the result is that of a study that ran through."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -309,3 +310,45 @@ def not_finite(classes: int) -> nn.Module:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
     nn.init.constant_(network[1].weight, torch.inf)
     return network
+
+
+def test_results_of_a_network_that_was_changed_are_had_anew_and_can_be_read_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    code = tmp_path / "hs_changed.py"
+    source = (
+        "from torch import nn\n\n"
+        "def net(size, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(size**2, 4), nn.Tanh(), nn.Linear(4, classes))\n"
+    )
+    study = config(STUDY.replace("small_cnn", "hs_changed:net").replace("[0.01, 0.03]", "[0.01]"))
+
+    def run(text: str) -> int:
+        code.write_text(text)
+        sys.modules.pop("hs_changed", None)
+        importlib.invalidate_caches()
+        run_study(study, tmp_path / "study")
+        (only,) = tasks_of(study, tmp_path / "study")
+        assert only.best is not None
+        return load(only.best.result(only.measurements[0], study.measure)).dimension
+
+    assert run(source) == 64 * 4 + 4 + 4 * 10 + 10
+    before = files(tmp_path / "study")
+    # A comment changes nothing.
+    assert run(f"# mine\n{source}") == 310
+    assert files(tmp_path / "study") == before
+    assert run(source.replace("4", "5")) == 64 * 5 + 5 + 5 * 10 + 10
+    assert before.items() < files(tmp_path / "study").items()
+    sys.modules.pop("hs_changed")
+    code.unlink()
+    assert tasks_of(study, tmp_path / "study")[0].done
+
+
+def test_keys_of_what_hesspec_has_itself_are_those_of_all_versions(tmp_path: Path) -> None:
+    (only,) = tasks_of(config(), tmp_path)
+    (hess, *_), (run, _) = only.measurements, only.runs
+
+    assert run.path.name == "digits-small_cnn-n3-seed0-lr0.01-f56acd7a0c"
+    assert run.result(hess, only.measure).name == "epoch-0000-train-Hessian-b17c01753d.nc"

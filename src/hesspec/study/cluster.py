@@ -13,7 +13,7 @@ from hesspec.study.checking import faults_of
 from hesspec.study.config import StudyConfig
 from hesspec.study.failures import TASK_ERRORS, raise_failures, refuse_faults
 from hesspec.study.running import Networks, Progress, run_task, work_of
-from hesspec.study.store import Task, lock, tasks_of, write_study
+from hesspec.study.store import Task, code_of, lock, tasks_of, write_study
 
 __all__ = ["run_on_ray"]
 
@@ -73,7 +73,8 @@ def run_on_ray(
     if device not in DEVICES:
         raise ValueError(f"{unknown('device', device, DEVICES)} Ray gives each task a GPU of its own.")
     target = Path(folder).resolve()
-    everything = tasks_of(_resolved(config), target)
+    code = code_of(config)
+    everything = tasks_of(_resolved(config), target, code)
     # The largest first: no machine is left with one of them at the end.
     tasks = sorted((task for task in everything if not task.done), key=lambda task: -work_of(task))
     mine = not ray.is_initialized()
@@ -89,7 +90,7 @@ def run_on_ray(
             )
         faults: dict[str, Exception] = ray.get(ray.remote(num_cpus=cpus)(faults_of).remote(tasks))
         refuse_faults(faults, len(everything))
-        write_study(config, target)
+        write_study(config, target, code)
         raise_failures(_all_of(tasks, device, cpus, on_progress), len(everything))
     finally:
         if mine:

@@ -22,7 +22,7 @@ from hesspec.study.datasets import Dataset, load_dataset
 from hesspec.study.measuring import plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.running import AUTO_STEPS
-from hesspec.study.store import STRUCTURE, Run, Task, tasks_of
+from hesspec.study.store import STRUCTURE, Run, Task, code_of, tasks_of
 from hesspec.study.training import evaluate
 
 __all__ = ["TaskForecast", "forecast_study"]
@@ -124,7 +124,7 @@ def forecast_study(
     MemoryError
         If not even one sample can be measured in the memory that is free.
     """
-    tasks = tasks_of(config, Path(folder))
+    tasks = tasks_of(config, Path(folder), code_of(config))
     faults = faults_of(tasks, on_task)
     costs: dict[tuple[str, str], _Costs] = {}
     found = []

@@ -1,12 +1,24 @@
 """Objects of the user's own code, named `module:callable`."""
 
+import ast
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Final
 
-__all__ = ["load_object"]
+__all__ = ["code_digest", "load_object"]
+
+# Where modules are that come with Python or are installed.
+_INSTALLED: Final = tuple(
+    Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+DIGEST_DIGITS: Final = 16
 
 
 def load_object(spec: str, kind: str) -> Callable[..., object]:
@@ -47,9 +59,7 @@ def load_object(spec: str, kind: str) -> Callable[..., object]:
             f"The {kind} {spec!r} must be named in the form 'module:callable', the module with "
             "dots and without '.py', as in 'mine.networks:lenet'."
         )
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    here = _look_here()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -71,3 +81,87 @@ def load_object(spec: str, kind: str) -> Callable[..., object]:
             f"The {kind} {spec!r} must be a function or a class, but it is an object of type {type(found).__name__!r}."
         )
     return found
+
+
+def code_digest(spec: str) -> str:
+    """Digest of the code of the module that `spec` names, and of all modules of the user's own that it imports.
+
+    Of each module the whole text counts, but for comments and layout: what a callable makes may depend on any line. Not
+    seen are installed packages, files that the code reads, environment variables, and modules that are imported by a
+    name which the code puts together.
+
+    Parameters
+    ----------
+    spec
+        As for `load_object`. Nothing of it is run, but for the packages that the module is in.
+
+    Returns
+    -------
+    str
+        Empty where there is no such code: an installed package, or a module that is missing or has no source.
+    """
+    _look_here()
+    texts: dict[str, str] = {}
+    waiting = [spec.partition(":")[0]]
+    while waiting:
+        name = waiting.pop()
+        file = None if name in texts else _own_file(name)
+        if file is not None:
+            tree = ast.parse(file.read_bytes(), str(file))
+            texts[name] = ast.unparse(tree)
+            waiting += _imported(tree, name if file.name == "__init__.py" else name.rpartition(".")[0])
+    if not texts:
+        return ""
+    return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:DIGEST_DIGITS]
+
+
+def _look_here() -> str:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return here
+
+
+def _own_file(module: str) -> Path | None:
+    """Source of a module, unless it is installed, or of this package, whose results have a format of their own."""
+    top = module.partition(".")[0]
+    # In this order: to look for a part of an installed package would import that package.
+    if top == __name__.partition(".")[0] or _is_installed(_spec(top)):
+        return None
+    found = _spec(module)
+    origin = None if found is None else found.origin
+    return Path(origin) if origin is not None and origin.endswith(".py") else None
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # no such package; or `__main__`, of which nothing is known where it was typed in
+        return None
+
+
+def _is_installed(spec: ModuleSpec | None) -> bool:
+    """Whether a module is installed, or comes with Python; or there is none."""
+    if spec is None or spec.origin in {"built-in", "frozen"}:
+        return True
+    places = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or ())
+    return any(Path(place).resolve().is_relative_to(folder) for place in places for folder in _INSTALLED)
+
+
+def _imported(tree: ast.AST, package: str) -> Iterator[str]:
+    """Names of what may be a module in the import statements of a module in a package."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _with_packages(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from _with_packages(base)
+            yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+def _with_packages(name: str) -> Iterator[str]:
+    """A module and the packages that it is in."""
+    parts = name.split(".")
+    return (".".join(parts[:count]) for count in range(1, len(parts) + 1))

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from torch import nn
 
 from hesspec.measurement import spectrum
+from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.losses import LossFunction
 from hesspec.operators.parameters import ParameterSpec
-from hesspec.result import Spectrum
+from hesspec.result import Spectrum, load
 from hesspec.study.measuring import ALL_MATRICES, Attribute, matrix_name, spectrum_file
 
 __all__ = ["SpectrumRecorder"]
+
+# Attribute of a spectrum: what it is of and how it was measured, as JSON.
+IDENTITY: Final = "identity"
 
 
 class SpectrumRecorder:
     """Measures a model's curvature during a training loop, whatever that loop is.
 
     It is called with the model and the epoch (or step), anywhere in the loop. The model is measured in evaluation mode
-    and is left as it was: weights, modes of all its modules, gradients, and torch's random generators. What is there
-    already is not measured again, so that a loop that is started anew only measures what is missing.
+    and is left as it was: weights, modes of all its modules, gradients, and torch's random generators.
+
+    What is there already is not measured again, so that a loop that is started anew only measures what is missing. A
+    spectrum that is there of anything else, such as other weights, loss, data, parameters, steps or seed, is neither
+    taken for the wanted one nor replaced, but refused: each training has a folder of its own.
 
     Parameters
     ----------
@@ -97,6 +105,8 @@ class SpectrumRecorder:
 
         Raises
         ------
+        ValueError
+            If the folder has a spectrum of this name that is of something else; it says in what they differ.
         ValueError, NonFiniteError, MemoryError, OSError
             As `hesspec.spectrum`; the model is as it was.
         """
@@ -109,14 +119,34 @@ class SpectrumRecorder:
             for split, data in self._data.items():
                 for name in self._names:
                     file = self._folder / spectrum_file(name, split, f"epoch-{epoch:04}")
-                    if file.exists():
-                        continue
                     operator = ALL_MATRICES[name](model, self._loss, data, self._params, memory=self._memory)
+                    of = self._identity(operator)
+                    if file.exists():
+                        _refuse_another(file, of)
+                        continue
                     measured = spectrum(operator, **self._how)
-                    kept = {**measured.attributes, "split": split, "epoch": epoch, **self._attributes}
+                    kept = {**measured.attributes, "split": split, "epoch": epoch, IDENTITY: json.dumps(of)}
+                    kept |= self._attributes
                     found[split, name] = replace(measured, attributes=kept)
                     found[split, name].save(file)
         finally:
             for module, mode in modes:
                 module.training = mode
         return found
+
+    def _identity(self, operator: CurvatureOperator) -> dict[str, str]:
+        """What a spectrum depends on."""
+        how = {what: str(value) for what, value in self._how.items()}
+        return {"number of parameters": str(operator.shape[0]), **operator.identity(), **how}
+
+
+def _refuse_another(file: Path, wanted: Mapping[str, str]) -> None:
+    """Raise ValueError where the spectrum in a file is not of what is wanted."""
+    found: dict[str, str] = json.loads(str(load(file).attributes.get(IDENTITY, "{}")))
+    for what, here in wanted.items():
+        there = found.get(what, "not known")
+        if there != here:
+            raise ValueError(
+                f"The spectrum in {str(file)!r} is of another measurement: its {what} is {there}, and here it is "
+                f"{here}. Give another folder, or remove the file."
+            )

@@ -22,7 +22,7 @@ from hesspec.study.datasets import Dataset
 from hesspec.study.failures import TASK_ERRORS, let_go, raise_failures, refuse_faults
 from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.networks import build_network
-from hesspec.study.store import STRUCTURE, Measurement, Run, Task, lock, tasks_of, write_study
+from hesspec.study.store import STRUCTURE, Measurement, Run, Task, code_of, lock, tasks_of, write_study
 from hesspec.study.training import EpochRecord, TrainingState, train
 
 __all__ = ["Progress", "run_study", "run_task", "work_of"]
@@ -56,6 +56,10 @@ def run_study(
     killed is continued by the same call, from the last epoch and the last measurement. Several processes, on one
     machine or on several that share the folder, can run the same study: each takes what no other one works on.
 
+    Results are of the code that made them. After a change in the module of a network or data set of the user's own, or
+    in what it imports of the user's own (see `hesspec.study.imports.code_digest`), they are had anew; the earlier ones
+    stay, and count again where the change is taken back.
+
     Parameters
     ----------
     config : StudyConfig
@@ -74,10 +78,11 @@ def run_study(
         tasks that failed again.
     """
     target = Path(folder)
-    tasks = tasks_of(config, target)
+    code = code_of(config)
+    tasks = tasks_of(config, target, code)
     meter = _Meter(on_progress, sum(work_of(task) for task in tasks))
     refuse_faults(faults_of(tasks, on_check=lambda what: meter.report(what, 0.0)), len(tasks))
-    write_study(config, target)
+    write_study(config, target, code)
     networks = Networks(device)
     failures: dict[str, Exception] = {}
     waiting = list(tasks)

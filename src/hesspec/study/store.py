@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,15 +18,17 @@ import yaml
 from hesspec._files import atomic_path
 from hesspec.study.config import END, DataConfig, MeasureConfig, StudyConfig, parse_study
 from hesspec.study.datasets import Dataset, load_dataset
+from hesspec.study.imports import code_digest
 from hesspec.study.training import EpochRecord, TrainingSettings
 
-__all__ = ["STUDY_FILE", "Measurement", "Run", "Task", "lock", "read_study", "tasks_of", "write_study"]
+__all__ = ["STUDY_FILE", "Measurement", "Run", "Task", "code_of", "lock", "read_study", "tasks_of", "write_study"]
 
 STUDY_FILE: Final = "study.yaml"
 RUNS: Final = "runs"
 HISTORY: Final = "training.json"
 DIVERGED: Final = "diverged.json"
 STRUCTURE: Final = "ClassStructure"
+CODE: Final = "code.json"
 
 # Part of every key: results of a version that trains or measures otherwise are not taken for this one's.
 FORMAT = 1
@@ -74,6 +76,8 @@ class Run:
     test_samples_per_class : int or None
     settings : TrainingSettings
         Its seed is that of the initialisation and of the choice of the samples, too.
+    code : str
+        Digest of the user's own code that makes the network or the data set; empty where they are hesspec's.
     """
 
     folder: Path
@@ -82,6 +86,7 @@ class Run:
     samples_per_class: int
     test_samples_per_class: int | None
     settings: TrainingSettings
+    code: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -93,6 +98,7 @@ class Run:
             "samples_per_class": self.samples_per_class,
             "test_samples_per_class": self.test_samples_per_class,
             "settings": asdict(self.settings),
+            **({"code": self.code} if self.code else {}),
         }
 
     def dataset(self, split: str) -> Dataset:
@@ -248,9 +254,25 @@ class Task:
         return self.best is not None and not self.missing
 
 
-def tasks_of(config: StudyConfig, folder: Path) -> list[Task]:
-    """All tasks of a study, the small sample sizes first, so that there is something to see early."""
+def code_of(config: StudyConfig) -> dict[str, str]:
+    """Digests of the user's own code by the names of the networks and data sets that it makes: see `code_digest`."""
+    names = [*config.networks, *(data.name for data in config.datasets)]
+    return {name: digest for name in names if ":" in name and (digest := code_digest(name))}
+
+
+def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None = None) -> list[Task]:
+    """All tasks of a study, the small sample sizes first, so that there is something to see early.
+
+    Parameters
+    ----------
+    config : StudyConfig
+    folder : Path
+    code : mapping, optional
+        As `code_of` gives it. By default what the study was run with last, so that its results can be read where the
+        user's code is not, or is another one by now.
+    """
     tasks = []
+    code = _read_code(folder) if code is None else code
     training = config.training
     for data in config.datasets:
         for network in config.networks:
@@ -273,6 +295,7 @@ def tasks_of(config: StudyConfig, folder: Path) -> list[Task]:
                                 drop_factor=training.drop_factor,
                                 seed=seed,
                             ),
+                            code=" ".join(code[name] for name in (data.name, network) if name in code),
                         )
                         for rate in training.rates
                     )
@@ -280,11 +303,18 @@ def tasks_of(config: StudyConfig, folder: Path) -> list[Task]:
     return sorted(tasks, key=lambda task: task.runs[0].samples_per_class)
 
 
-def write_study(config: StudyConfig, folder: Path) -> None:
-    """Keep the study file beside its results; an earlier one is replaced, and results that both want are kept."""
+def write_study(config: StudyConfig, folder: Path, code: Mapping[str, str]) -> None:
+    """Keep study file and digests of code beside the results; earlier ones are replaced, results are kept."""
+    if code or (folder / CODE).is_file():
+        _write_json(folder / CODE, code)
     content = config.model_dump(mode="json", exclude_none=True)
     with atomic_path(folder / STUDY_FILE) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None), encoding="utf-8")
+
+
+def _read_code(folder: Path) -> dict[str, str]:
+    file = folder / CODE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def read_study(folder: str | os.PathLike[str]) -> StudyConfig:
