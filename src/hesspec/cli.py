@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from hesspec._resuming import CommandRecord
     from hesspec.result import Spectrum
     from hesspec.study.config import StudyConfig
     from hesspec.study.datasets import Dataset
@@ -316,6 +317,7 @@ BasisOption = Annotated[
     ),
 ]
 
+DEFAULT_EVERY = "10min"
 SnapshotOption = Annotated[
     Path | None,
     typer.Option(
@@ -323,7 +325,12 @@ SnapshotOption = Annotated[
         help="Where the run is written to every so often; the same command goes on from it. Removed in the end.",
     ),
 ]
-EveryOption = Annotated[str, typer.Option(metavar="TIME", help="Time between two snapshots, such as 10min, 30s or 2h.")]
+EveryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Time between two snapshots, such as 10min, 30s or 2h.", show_default=DEFAULT_EVERY
+    ),
+]
 MemoryOption = Annotated[
     str | None,
     typer.Option(
@@ -356,7 +363,7 @@ def measure_command(
     memory: MemoryOption = None,
     basis: BasisOption = "auto",
     snapshot: SnapshotOption = None,
-    every: EveryOption = "10min",
+    every: EveryOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     out: Annotated[
@@ -376,6 +383,7 @@ def measure_command(
     thread for each core.
     """
     from hesspec._ranks import Ranks  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec._resuming import CommandRecord, file_content  # noqa: PLC0415 - as above
     from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - as above
     from hesspec.krylov.snapshot import parse_duration  # noqa: PLC0415 - as above
     from hesspec.plot import DISPLAY_NAMES  # noqa: PLC0415 - as above
@@ -385,12 +393,32 @@ def measure_command(
     names = list(dict.fromkeys(map(matrix_name, matrix or MATRICES)))
     count = _steps(steps)
     checkpoint = _checkpoint(weights)
+    if every is not None and snapshot is None:
+        raise ValueError(f"--every {every} is the time between snapshots; name a folder for them with --snapshot.")
+    every = DEFAULT_EVERY if every is None else every
     parse_duration(every)
     model, dataset = _problem(network, data, weights, split, samples_per_class, data_folder, size, seed, device, dtype)
     files = {name: out / spectrum_file(name, split, str(checkpoint["checkpoint"])) for name in names}
+    command = {
+        "NETWORK": network,
+        "--data": data,
+        "--data-folder": str(data_folder),
+        "--weights": "none" if weights is None else file_content(weights),
+        "--split": split,
+        "--samples-per-class": str(samples_per_class),
+        "--size": str(size),
+        "--params": " ".join(params or ["all"]),
+        "--steps": steps,
+        "--probes": str(probes),
+        "--seed": str(seed),
+        "--dtype": dtype,
+        "--out": str(out.resolve()),
+    }
+    record = None if snapshot is None else CommandRecord(snapshot, command)
     with process_group(_device(device)) as group, _progress() as show:
-        there = Ranks(group).gather(_measured_before(files, snapshot))[0]
-        Ranks(group).together(lambda: _check_folder(out, [files[name] for name in names if name not in there]))
+        ranks = Ranks(group)
+        # The first rank looks and writes; what the others saw would depend on how far it has come.
+        there = ranks.gather(ranks.together(lambda: _begun(out, files, record) if ranks.rank == 0 else []))[0]
         measure(
             model,
             dataset,
@@ -411,8 +439,8 @@ def measure_command(
         )
     if output.quiet:
         return  # the first rank has written the results, and shows them
-    if snapshot is not None:
-        snapshot.rmdir()
+    if record is not None and (others := record.end()):
+        _say(f"{snapshot} is left, as there is {', '.join(others)} in it.")
     spectra = {name: load(file) for name, file in files.items()}
     labels = distinct_labels(list(spectra.values()), list(spectra))
     for table in side_by_side(dict(zip(labels, spectra.values(), strict=True)), width=output.width):
@@ -421,19 +449,25 @@ def measure_command(
         output.print(f"Saved {file}", soft_wrap=True)
 
 
-def _measured_before(files: dict[str, Path], snapshot: Path | None) -> list[str]:
-    """What this command measured before it was interrupted; its folder of snapshots tells that it was."""
-    from hesspec.krylov.snapshot import STATE  # noqa: PLC0415 - as in the commands
+def _begun(out: Path, files: dict[str, Path], record: CommandRecord | None) -> list[str]:
+    """Matrices that this command measured before it was interrupted; and get ready to measure the others.
 
-    if snapshot is None:
-        return []
-    interrupted = snapshot.is_dir()
-    there = [name for name, file in files.items() if interrupted and file.exists()]
-    if interrupted and any(snapshot.glob(f"*/{STATE}")):
-        _say(f"Going on from the snapshot in {snapshot}")
+    Raises
+    ------
+    ValueError
+        If the folder of snapshots is of another command.
+    OSError
+        If a file is there already, or a folder cannot be written to.
+    """
+    before = [] if record is None else record.results()
+    there = [name for name in before if name in files and files[name].exists()]
+    _check_folder(out, [file for name, file in files.items() if name not in there])
+    if record is not None and before:
+        _say(f"Going on with the command whose snapshots are in {record.folder}")
     if there:
         _say(f"Measured before, and kept: {', '.join(str(files[name]) for name in there)}")
-    snapshot.mkdir(parents=True, exist_ok=True)
+    if record is not None:
+        record.begin(files)
     return there
 
 

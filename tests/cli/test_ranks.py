@@ -82,7 +82,7 @@ def test_an_interrupted_command_goes_on_with_what_it_has(hesspec, here, monkeypa
     assert [path.name for path in (here / "parts").iterdir()] == ["initialisation-train-Hessian.nc"]
     finished = hesspec(*again)
     assert finished.exit_code == 0, finished.output
-    assert "Going on from the snapshot in running" in finished.output
+    assert "Going on with the command whose snapshots are in running" in finished.output
     assert "Measured before, and kept: parts/initialisation-train-Hessian.nc" in re.sub(r"\s+", " ", finished.output)
     for matrix in ("Hessian", "GaussNewton"):
         one, other = (load(here / folder / f"initialisation-train-{matrix}.nc") for folder in ("whole", "parts"))
@@ -92,9 +92,85 @@ def test_an_interrupted_command_goes_on_with_what_it_has(hesspec, here, monkeypa
 
 def test_without_an_interruption_nothing_is_replaced(hesspec, here):
     assert hesspec(*MEASURE, "--matrix", "g").exit_code == 0
-    refused = hesspec(*MEASURE, "--matrix", "g", "--snapshot", "running")
+    for _ in range(2):
+        refused = hesspec(*MEASURE, "--matrix", "g", "--snapshot", "running")
+        assert refused.exit_code == 1
+        assert "There is a file" in refused.output
+    shared = torchrun(here, 2, *MEASURE, "--matrix", "g", "--snapshot", "running")
+    assert shared.returncode != 0
+    assert shared.stderr.count("There is a file") == 1
+    assert not Path("running").exists()
+
+
+@pytest.fixture
+def interrupted(hesspec, here, monkeypatch):
+    """A command that measured Hess and was interrupted while it measured G."""
+    write = snapshot.Snapshot.write
+    count = 0
+
+    def stop(self, state):
+        nonlocal count
+        write(self, state)
+        count += 1
+        if count == 18:  # in the second of two spectra of 12 steps
+            raise KeyboardInterrupt
+
+    command = (*MEASURE, "--matrix", "hess", "--matrix", "g", "--snapshot", "running", "--every", "0")
+    with monkeypatch.context() as once:
+        once.setattr(snapshot.Snapshot, "write", stop)
+        assert hesspec(*command).exit_code == 130
+    return command
+
+
+@pytest.mark.parametrize(
+    ("option", "difference"),
+    [
+        (("--samples-per-class", "2"), "its --samples-per-class was 3, and here it is 2"),
+        (("--seed", "7"), "its --seed was 0, and here it is 7"),
+        (("--steps", "6"), "its --steps was 12, and here it is 6"),
+        (("--params", "*.bias"), "its --params was all, and here it is *.bias"),
+        (("--dtype", "float64"), "its --dtype was float32, and here it is float64"),
+        (("--out", "elsewhere"), "its --out was"),
+    ],
+)
+def test_results_of_another_command_are_not_taken_for_its_own(hesspec, interrupted, option, difference):
+    refused = hesspec(*interrupted, *option)
     assert refused.exit_code == 1
-    assert "There is a file" in refused.output
+    assert difference in refused.output
+    assert "Name another folder with --snapshot" in refused.output
+
+
+def test_files_that_the_interrupted_command_was_not_to_write_are_not_its_own(hesspec, interrupted):
+    assert hesspec(*MEASURE, "--matrix", "h").exit_code == 0
+    refused = hesspec(*interrupted, "--matrix", "h")
+    assert refused.exit_code == 1
+    assert "There is a file 'spectra/initialisation-train-Residual.nc' already" in refused.output
+
+
+def test_what_else_is_in_the_folder_of_snapshots_is_left_and_said(hesspec, interrupted, here):
+    (here / "running" / "notes.txt").write_text("mine")
+    # The snapshot of G is left, too.
+    without = hesspec(*MEASURE, "--matrix", "hess", "--snapshot", "running")
+    assert without.exit_code == 0, without.output
+    assert "running is left, as there is initialisation-train-GaussNewton, notes.txt in it." in without.stderr
+    assert "Lanczos steps" in without.stdout
+    finished = hesspec(*interrupted)
+    assert finished.exit_code == 0, finished.output
+    assert "running is left, as there is notes.txt in it." in finished.stderr
+    assert [path.name for path in (here / "running").iterdir()] == ["notes.txt"]
+
+
+def test_a_record_that_is_damaged_is_said(hesspec, interrupted, here):
+    (here / "running" / "command.json").write_text("nothing")
+    refused = hesspec(*interrupted)
+    assert refused.exit_code == 1
+    assert "The record 'running/command.json' of an interrupted command cannot be read" in refused.output
+
+
+def test_a_time_between_snapshots_without_a_folder_for_them_is_refused(hesspec, here):
+    refused = hesspec(*MEASURE, "--every", "1h")
+    assert refused.exit_code == 1
+    assert "--every 1h is the time between snapshots; name a folder for them with --snapshot." in refused.output
 
 
 def test_a_bad_interval_is_said_before_anything_is_measured(hesspec, here):
