@@ -863,7 +863,7 @@ def study_command(
         typer.Option(
             metavar="FOLDER",
             help="For the results. What is there of this study is not done again.",
-            show_default="the file's name without .yaml",
+            show_default="the file's name without .yaml; of a study.yaml among results, where it is",
         ),
     ] = None,
     dry_run: Annotated[
@@ -900,7 +900,7 @@ def study_command(
 
     config = load_study(file)
     _device(device)
-    folder = Path(Path(file).stem) if out is None else out
+    folder = _results_of(Path(file)) if out is None else out
     failed: StudyError | None = None
     try:
         if dry_run:
@@ -924,6 +924,14 @@ def study_command(
         for sentence in (failed.summary, *failed.sentences):
             _say(f"Error: {sentence}", "red")
         raise typer.Exit(1)
+
+
+def _results_of(file: Path) -> Path:
+    """Folder of a study whose file was named and no folder."""
+    from hesspec.study.store import RUNS, STUDY_FILE  # noqa: PLC0415 - as in the command
+
+    kept = file.name == STUDY_FILE and (file.parent / RUNS).is_dir()
+    return file.parent if kept else Path(file.stem)
 
 
 def _forecast(config: StudyConfig, folder: Path, device: str) -> None:

@@ -30,12 +30,30 @@ def test_a_study_is_run_shown_and_run_again(hesspec, here, file):
 
     assert hesspec("study", file).exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in (here / "mine").rglob("*.nc")} == files
-    # What is kept beside the results is the study, and can be started.
-    again = hesspec("study", "mine/study.yaml", "--out", "mine")
+    # What is kept beside the results is the study, and can be started where it is.
+    again = hesspec("study", "mine/study.yaml")
     assert again.exit_code == 0
+    assert not (here / "study").exists()
     assert {path: path.stat().st_mtime_ns for path in (here / "mine").rglob("*.nc")} == files
     assert hesspec("report", "mine").exit_code == 0
     assert (here / "mine" / "report.html").is_file()
+
+
+def test_a_users_own_file_among_the_results_is_left_as_it_is(hesspec, here):
+    (here / "mine").mkdir()
+    text = f"# For the paper.\n{STUDY.replace('[2, 3]', '[2]')}"
+    (here / "mine" / "study.yaml").write_text(text)
+
+    assert hesspec("study", "mine/study.yaml", "--out", "mine").exit_code == 0
+    assert (here / "mine" / "study.yaml").read_text() == text
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(hesspec, here):
+    (here / "study").write_text(STUDY)
+
+    ended = hesspec("study", "study")
+    assert ended.exit_code == 1
+    assert "Error: The results would go to a folder 'study', but that is a file" in ended.stderr
 
 
 def test_a_dry_run_lists_what_is_left_and_writes_nothing(hesspec, here, file):

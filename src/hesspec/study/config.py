@@ -39,7 +39,7 @@ END: Final = "end"
 
 class _Model(BaseModel):
     # Numbers in quotes are read as numbers: YAML takes 1e-4 for a word.
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Model):
@@ -102,7 +102,24 @@ Rates = Annotated[
 
 
 def _fraction(value: object) -> object:
-    return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    try:
+        return float(Fraction(value))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError("it is no fraction; write it as 1/3 or 0.333") from error
+
+
+def _number_or(word: str, lowest: int) -> BeforeValidator:
+    """A whole number from `lowest` on, or a word; said once, and not for either by itself."""
+
+    def check(value: object) -> object:
+        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if number == word or (isinstance(number, int) and not isinstance(number, bool) and number >= lowest):
+            return number
+        raise ValueError(f"it has to be a whole number, at least {lowest}, or {word!r}")
+
+    return BeforeValidator(check)
 
 
 class TrainingConfig(_Model):
@@ -127,6 +144,13 @@ class TrainingConfig(_Model):
     batch_size: int = Field(128, ge=1)
     drops: list[Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)]] = [1 / 3, 2 / 3]
     drop_factor: float = Field(10.0, gt=1)
+
+    @field_validator("drops")
+    @classmethod
+    def _ascending(cls, drops: list[float]) -> list[float]:
+        if drops != sorted(drops):
+            raise ValueError(f"they have to ascend, and are {', '.join(f'{drop:.3g}' for drop in drops)}")
+        return drops
 
     @field_validator("learning_rates", mode="before")
     @classmethod
@@ -170,10 +194,10 @@ class MeasureConfig(_Model):
         Whether the class structure of G is measured too.
     """
 
-    epochs: list[Annotated[int, Field(ge=0)] | Literal["end"]] = Field(min_length=1)
+    epochs: list[Annotated[int | Literal["end"], _number_or(END, 0)]] = Field(min_length=1)
     matrices: list[str] = list(MATRICES)
     splits: list[Literal["train", "test"]] = Field(list(SPLITS), min_length=1)
-    steps: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
+    steps: Annotated[int | Literal["auto"], _number_or("auto", 1)] = 64
     probes: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
     batch_size: int = Field(256, ge=1)
@@ -244,10 +268,12 @@ class StudyConfig(_Model):
     @field_validator("datasets", "networks", "samples_per_class", "seeds")
     @classmethod
     def _each_once(cls, values: list[Any], info: ValidationInfo) -> list[Any]:
-        for index, value in enumerate(values):
-            if value in values[:index]:
-                shown = value.name if isinstance(value, DataConfig) else value
-                raise ValueError(f"{shown!r} is among the {info.field_name} twice")
+        # Results are found by the names of data sets, wherever these are and however they are padded.
+        names = [value.name if isinstance(value, DataConfig) else value for value in values]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                hint = "; give the other form of it a study of its own" if info.field_name == "datasets" else ""
+                raise ValueError(f"{name!r} is among the {info.field_name} twice{hint}")
         return values
 
     @model_validator(mode="after")
@@ -261,6 +287,13 @@ class StudyConfig(_Model):
                     "'end' stands for the last one, whatever their number"
                 )
         return self
+
+
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    "training": TrainingConfig,
+    "measure": MeasureConfig,
+    "datasets": DataConfig,
+}
 
 
 def presets() -> list[str]:
@@ -348,9 +381,7 @@ def _fault(item: Any, tree: yaml.Node) -> tuple[int, str]:
     where = ".".join(map(str, reached)) or "the study"
     last = str(path[-1]) if path else ""
     if item["type"] == "extra_forbidden":
-        nearest = _nearest_key(path)
-        hint = f"did you mean {nearest!r}?" if nearest else f"known are {', '.join(_keys_at(path[:-1]))}."
-        return line, f"there is no key {last!r}; {hint}"
+        return line, f"there is no key {last!r}; {_hint(path)}"
     if item["type"] == "missing":
         return line, f"{where} lacks the key {last!r}."
     message = str(item["msg"]).removeprefix("Value error, ").rstrip(".?")
@@ -358,6 +389,17 @@ def _fault(item: Any, tree: yaml.Node) -> tuple[int, str]:
     # What the message says already is not said again.
     shown = f" is {given!r}" if isinstance(given, str | int | float) and repr(given) not in message else ""
     return line, f"{where}{shown}: {message[:1].lower()}{message[1:]}{'?' if item['msg'].endswith('?') else '.'}"
+
+
+def _hint(path: Sequence[str | int]) -> str:
+    """Where a wrong key may belong, or what it may have meant."""
+    nearest = _nearest_key(path)
+    if nearest:
+        return f"did you mean {nearest!r}?"
+    sections = [name for name, model in _SECTIONS.items() if path[-1] in model.model_fields]
+    if sections and len(path) == 1:
+        return f"it belongs under {' or '.join(sections)}."
+    return f"known are {', '.join(_keys_at(path[:-1]))}."
 
 
 def _nearest_key(path: Sequence[str | int]) -> str:
@@ -385,6 +427,5 @@ def _descend(node: yaml.Node, path: Sequence[str | int]) -> tuple[yaml.Node, lis
 
 def _keys_at(path: Sequence[str | int]) -> list[str]:
     """Keys that the model at a place has."""
-    at: dict[str, type[BaseModel]] = {"datasets": DataConfig, "training": TrainingConfig, "measure": MeasureConfig}
-    model = at.get(str(path[0]), StudyConfig) if path else StudyConfig
+    model = _SECTIONS.get(str(path[0]), StudyConfig) if path else StudyConfig
     return list((LogGrid if "grid" in path else model).model_fields)

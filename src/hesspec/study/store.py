@@ -304,12 +304,31 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
 
 
 def write_study(config: StudyConfig, folder: Path, code: Mapping[str, str]) -> None:
-    """Keep study file and digests of code beside the results; earlier ones are replaced, results are kept."""
+    """Keep study file and digests of code beside the results; earlier ones are replaced, results are kept.
+
+    A file that says the same is left as it is: it may be the user's own, with comments.
+
+    Raises
+    ------
+    NotADirectoryError
+        If the folder is a file.
+    """
+    if folder.is_file():
+        raise NotADirectoryError(f"The results would go to a folder {str(folder)!r}, but that is a file; name another.")
     if code or (folder / CODE).is_file():
         _write_json(folder / CODE, code)
+    if (folder / STUDY_FILE).is_file() and _says(folder / STUDY_FILE, config):
+        return
     content = config.model_dump(mode="json", exclude_none=True)
     with atomic_path(folder / STUDY_FILE) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None), encoding="utf-8")
+
+
+def _says(file: Path, config: StudyConfig) -> bool:
+    try:
+        return parse_study(file.read_text(encoding="utf-8"), str(file)) == config
+    except ValueError:
+        return False  # of another version, or damaged
 
 
 def _read_code(folder: Path) -> dict[str, str]:
