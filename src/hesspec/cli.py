@@ -879,11 +879,14 @@ def study_command(
         ),
     ] = False,
     ray_cpus: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, metavar="N", help="CPU cores of a task, with --ray. Each takes a GPU where --device is cuda."
+            min=1,
+            metavar="N",
+            help="CPU cores of a task, with --ray. Each takes a GPU where --device is cuda.",
+            show_default="1",
         ),
-    ] = 1,
+    ] = None,
 ) -> None:
     """Train networks at several sample sizes, and measure their spectra through the training.
 
@@ -898,8 +901,10 @@ def study_command(
     from hesspec._study_tables import progress_table  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec.study import StudyError, load_study, run_study  # noqa: PLC0415 - as above
 
+    _check_ray(ray, ray_cpus, dry_run)
     config = load_study(file)
-    _device(device)
+    if not ray:  # which says what devices its workers can have
+        _device(device)
     folder = _results_of(Path(file)) if out is None else out
     failed: StudyError | None = None
     try:
@@ -910,7 +915,7 @@ def study_command(
             if ray:
                 from hesspec.study.cluster import run_on_ray  # noqa: PLC0415 - Ray is an extra
 
-                run_on_ray(config, folder, device=device, cpus=ray_cpus, on_progress=show)
+                run_on_ray(config, folder, device=device, cpus=ray_cpus or 1, on_progress=show)
             else:
                 run_study(config, folder, device=device, on_progress=show)
     except StudyError as error:
@@ -924,6 +929,14 @@ def study_command(
         for sentence in (failed.summary, *failed.sentences):
             _say(f"Error: {sentence}", "red")
         raise typer.Exit(1)
+
+
+def _check_ray(ray: bool, cpus: int | None, dry_run: bool) -> None:
+    """Raise ValueError unless the options of Ray go together."""
+    if cpus is not None and not ray:
+        raise ValueError(f"--ray-cpus {cpus} is for tasks on Ray; leave it out, or give --ray.")
+    if ray and dry_run:
+        raise ValueError("--dry-run times one process on this machine, without Ray; leave out --ray, or --dry-run.")
 
 
 def _results_of(file: Path) -> Path:

@@ -114,6 +114,20 @@ def test_a_task_that_fails_is_named_after_the_others_are_done_each_time(hesspec,
     assert "Left to do: 0 epochs" in listed.stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--ray-cpus", "2"], "Error: --ray-cpus 2 is for tasks on Ray; leave it out, or give --ray."),
+        (["--ray", "--dry-run"], "Error: --dry-run times one process on this machine, without Ray"),
+        (["--ray", "--device", "cuda:1"], "Error: There is no device 'cuda:1'; did you mean 'cuda'?"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(hesspec, file, options, sentence):
+    ended = hesspec("study", file, *options)
+    assert ended.exit_code == 1
+    assert sentence in ended.stderr
+
+
 def test_a_misspelt_preset_is_named_with_the_right_one(hesspec):
     assert "did you mean the preset 'digits-quick'?" in hesspec("study", "digit-quick").stderr
 

@@ -352,7 +352,8 @@ def _looked_in(folders: Sequence[Path]) -> str:
 def _torchvision_download(torchvision_name: str) -> str:
     return (
         f'`python -c "from torchvision.datasets import {torchvision_name} as D; '
-        f"D('data', download=True)\"` and give folder='data'"
+        f"D('data', download=True)\"` and name its folder: folder='data', --data-folder data on the command line, "
+        "folder: data in a study file"
     )
 
 

@@ -27,8 +27,7 @@ def torchvision_network(name: str, *, channels: int, classes: int, size: int) ->
 
     Vision transformers are made for images of `size`. Inception and GoogLeNet come without their
     auxiliary classifiers: these take no part in evaluation mode, in which spectra are measured.
-    Neither does dropout of any kind. MobileNetV3 can be trained and not measured, as PyTorch
-    differentiates its hard sigmoid only once.
+    Neither does dropout of any kind.
 
     Parameters
     ----------
