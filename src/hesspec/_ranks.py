@@ -22,7 +22,7 @@ from torch import Tensor
 from hesspec._memory import is_out_of_memory
 from hesspec.errors import RankError
 
-__all__ = ["ALONE", "Ranks"]
+__all__ = ["ALONE", "Ranks", "collectives_of_model"]
 
 T = TypeVar("T")
 
@@ -251,11 +251,27 @@ def _reported() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        cause = str(error).strip().partition("\n")[0]
-        raise RankError(
-            f"A rank is gone, or did not answer within the group's timeout ({cause}). Look at the output of the other "
-            "ranks for the cause; with snapshot=..., the same call continues from the last snapshot."
-        ) from error
+        raise _gone(error) from error
+
+
+@contextmanager
+def collectives_of_model() -> Iterator[None]:
+    """Say what it means when a collective fails that is a model's own; other errors of the model are as they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo has no type of its own, and names its sources.
+        if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
+            raise
+        raise _gone(error) from error
+
+
+def _gone(error: RuntimeError) -> RankError:
+    cause = str(error).strip().partition("\n")[0]
+    return RankError(
+        f"A rank is gone, or did not answer within the group's timeout ({cause}). Look at the output of the other "
+        "ranks for the cause; with snapshot=..., the same call continues from the last snapshot."
+    )
 
 
 ALONE: Final = Ranks()

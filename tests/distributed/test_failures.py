@@ -28,6 +28,21 @@ def test_ranks_with_different_weights_are_refused():
     assert "Load the same weights on all of them" in one.result["error"][1]
 
 
+def test_a_rank_without_a_share_of_the_data_says_so():
+    ended = launch("failures.py", 3, "too few samples", LONG)
+    names, messages = zip(*(one.result["error"] for one in ended), strict=True)
+    assert names == ("RankError", "ValueError", "RankError")
+    assert messages[1].startswith("Rank 1 of 3 has no share of the data: there are fewer batches (1) than ranks")
+    assert all("Start fewer ranks" in message for message in messages)
+
+
+def test_an_error_in_the_pass_of_a_sharded_model_is_that_of_its_rank_and_noticed_by_the_others():
+    first, failing = (one.result["error"] for one in launch("failures.py", 2, "sharded", LONG))
+    assert failing == ["RuntimeError", "bad sample"]
+    assert first[0] == "RankError"
+    assert "A rank is gone" in first[1]
+
+
 def test_the_death_of_a_rank_is_noticed_by_the_others():
     first, second, dead = launch("failures.py", 3, "dies", LONG)
     assert dead.status == -signal.SIGKILL

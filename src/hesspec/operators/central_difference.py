@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from hesspec._ranks import Ranks
+from hesspec._ranks import Ranks, collectives_of_model
 from hesspec.errors import NonFiniteError
-from hesspec.operators.batches import Batch, Batches, octets
+from hesspec.operators.batches import Batch, Batches, octets, pair
 from hesspec.operators.content import architecture, digest, loss_with_settings
 from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
+from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.risk import refuse_active_modules
 
 __all__ = ["CentralDifferenceHessian"]
@@ -66,6 +68,8 @@ class CentralDifferenceHessian:
         If batch norm or dropout is active, the model is not sharded in this way, or data or loss cannot be used.
     NonFiniteError
         With a product, if a loss or a gradient is NaN or infinite; RankError on the other ranks.
+    RankError
+        If another rank failed, or is gone. What fails in a rank's own pass ends that rank, and the others notice.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class CentralDifferenceHessian:
                 "float32 or float64, in one of the two."
             )
         self._loss = Loss(loss_fn, terms=terms, device=self.device, dtype=self.dtype)
+        self._data = data
         self._batches = Batches(data, self._loss, device=self.device, dtype=self.dtype, ranks=self.ranks)
         count = sum(value.numel() for value in named.values())
         self.shape = count, count
@@ -205,17 +210,11 @@ class CentralDifferenceHessian:
         for value in self._named.values():
             value.grad = None
         for batch, share in self._in_step():
-            with torch.enable_grad(), MarginForm():
-                inputs = batch.inputs
-                if isinstance(inputs, dict):
-                    outputs = self._model(**inputs)
-                else:
-                    outputs = self._model(*inputs) if isinstance(inputs, tuple | list) else self._model(inputs)
-                loss = self._loss(outputs, batch.targets) * share
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            with collectives_of_model():
+                loss = self._pass(batch, share)
+            total += float(loss)
             if fault is None and not loss.isfinite():
-                fault = f"The loss of batch {batch.index} is {float(loss.detach())}; check its inputs and targets."
+                fault = f"The loss of batch {batch.index} is {float(loss)}; check its inputs and targets."
         shards = []
         for name, value in self._named.items():
             # FSDP2 leaves the mean over the ranks.
@@ -232,15 +231,41 @@ class CentralDifferenceHessian:
         self._value = self.ranks.total(total)
         return torch.cat(shards)
 
+    def _pass(self, batch: Batch, share: float) -> Tensor:
+        """Loss of a batch times its share, with its gradient added to those of the parameters."""
+        with torch.enable_grad(), MarginForm():
+            inputs = batch.inputs
+            if isinstance(inputs, dict):
+                outputs = self._model(**inputs)
+            else:
+                outputs = self._model(*inputs) if isinstance(inputs, tuple | list) else self._model(inputs)
+            if batch.share:
+                loss = self._loss(outputs, batch.targets) * share
+            else:
+                # Its loss is a mean over no terms.
+                tensors, _ = differentiable_outputs(self._loss.taken(outputs))
+                loss = torch.stack([(tensor * 0).sum().to(self.dtype) for tensor in tensors]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
     def _in_step(self) -> Iterator[tuple[Batch, float]]:
         """Batches of this rank with their shares, and one of them without, until there are as many as on any rank."""
         count, last = 0, None
         for batch in self._batches:
             count, last = count + 1, batch
             yield batch, batch.share
-        while count < self._passes and last is not None:
-            count += 1
+        for _ in range(count, self._passes):
+            last = self._without_terms() if last is None else last
             yield last, 0.0
+
+    def _without_terms(self) -> Batch:
+        """A batch of a rank all of whose targets are ignored: it has no share in the loss."""
+        inputs, targets = pair(0, next(iter(self._data)))
+
+        def placed(leaf: Tensor) -> Tensor:
+            return leaf.to(device=self.device, dtype=self.dtype if leaf.is_floating_point() else leaf.dtype)
+
+        return Batch(0, pytree.tree_map_only(Tensor, placed, inputs), targets, 0.0)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:

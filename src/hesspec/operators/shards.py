@@ -24,15 +24,24 @@ class _Shard:
 
     def __iter__(self) -> Iterator[Any]:
         rank, size = self._ranks.rank, self._ranks.size
+        batches = given = 0
         for index, item in enumerate(self._data):
+            batches = index + 1
             whole = self._dealt is None or index < self._dealt
             batch = None if whole else Batch(index, *pair(index, item), 1.0)
             if batch is not None and can_be_split(batch) and batch.samples >= size:
                 leaves, structure = batch.leaves()
                 group = torch.arange(batch.samples).tensor_split(size)[rank]
+                given += 1
                 yield pytree.tree_unflatten(taken(leaves, group, batch.samples), structure)
             elif index % size == rank:
+                given += 1
                 yield item
+        if batches and not given:
+            raise ValueError(
+                f"Rank {rank} of {size} has no share of the data: there are fewer batches ({batches}) than ranks, and "
+                "none that can be cut into as many parts. Start fewer ranks, or use more samples or smaller batches."
+            )
 
 
 def shard(data: Iterable[Any], group: dist.ProcessGroup) -> Iterable[Any]:
@@ -57,7 +66,8 @@ def shard(data: Iterable[Any], group: dist.ProcessGroup) -> Iterable[Any]:
     Raises
     ------
     ValueError
-        If the data can be iterated once only, or is no iterable of batches.
+        If the data can be iterated once only, or is no iterable of batches; when it is read, if there is too little of
+        it for this rank to have a share.
     """
     check_data(data)
     return _Shard(data, Ranks(group))
