@@ -6,6 +6,7 @@ import torch
 
 import hesspec
 from hesspec.dynamics.power_laws import MIN_POINTS, _Exponential, fit_power_law, fit_tail
+from hesspec.result import Spectrum
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -100,6 +101,7 @@ def test_intervals_hold_as_often_as_they_say(exponent, dtype):
 def test_a_power_law_is_told_from_an_exponential_tail(exponent, dtype):
     tail = fit_tail(measured(pareto(exponent, 1500, 0), dtype))
     assert tail.lower <= exponent <= tail.upper
+    assert tail.resolved
     assert tail.better_than_exponential
     assert tail.is_power_law
     assert tail.kolmogorov_smirnov < 0.05
@@ -167,6 +169,71 @@ def test_the_negative_tail_is_the_positive_one_of_minus_the_operator():
     positive, negative = fit_tail(measured(values), sign=1), fit_tail(measured(-values), sign=-1)
     assert positive.exponent == pytest.approx(negative.exponent, rel=1e-6)
     assert positive.start == pytest.approx(negative.start, rel=1e-6)
+
+
+def quadrature(nodes, weights, p=28_000_000):
+    """A spectrum of which nothing is resolved: these nodes, and one near zero that has the rest of the weight."""
+    weights = np.array([1 - np.sum(weights), *weights])
+    nodes = np.array([1e-7, *nodes])
+    nothing = np.empty(0)
+    return Spectrum(
+        dimension=p,
+        eigenvalues=nothing,
+        error_bounds=nothing,
+        eigenvalue_weights=nothing,
+        bulk_nodes=nodes,
+        bulk_weights=weights,
+        bulk_probe=np.zeros(nodes.size, np.int64),
+        ritz_values=nodes,
+        ritz_weights=weights,
+        ritz_bounds=np.ones(nodes.size),
+        ritz_probe=np.zeros(nodes.size, np.int64),
+        norm=float(nodes[-1]),
+        rounding=0.0,
+        probes=1,
+        steps=nodes.size,
+        matvecs=nodes.size,
+        exact=False,
+        stopped="all steps done",
+    )
+
+
+@pytest.mark.parametrize("mass", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("exponent", [2.0, 2.5, 3.0])
+def test_a_node_that_holds_nearly_everything_is_no_tail(exponent, mass):
+    # As of the residual part of a large network in 32 steps: a tail from the node near zero on would fit the steps
+    # best, with an exponent of 1/mass over the mean of log(|lambda|/start), 50 to 50,000 here.
+    nodes = np.geomspace(1e-3, 1, 31)
+    tail = fit_tail(quadrature(nodes, mass * nodes ** (1 - exponent) / np.sum(nodes ** (1 - exponent))))
+    assert tail.start >= nodes[0]
+    assert tail.mass < mass
+    assert tail.resolved
+    assert tail.lower <= exponent <= tail.upper
+    assert tail.exponent == pytest.approx(exponent, abs=0.1)
+
+
+def test_a_measure_that_falls_too_fast_from_node_to_node_is_not_resolved():
+    # The weights beyond a node are w/(r - 1) where each is 1/r of the one before: less than half of w for r > 3.
+    nodes = np.geomspace(1e-3, 1, 31)
+    for ratio, resolved in ((2.5, True), (3.5, False)):
+        spectrum = quadrature(nodes, 0.1 * ratio ** -np.arange(31.0))
+        if resolved:
+            # Nodes are a factor of 10^0.1 apart: the density per unit of log|lambda| is |lambda|^-(a - 1).
+            assert fit_tail(spectrum).lower <= 1 + np.log10(ratio) / 0.1 <= fit_tail(spectrum).upper
+            continue
+        with pytest.raises(ValueError, match="positive bulk is not resolved: wherever it may begin, .* more steps"):
+            fit_tail(spectrum)
+        with pytest.raises(ValueError, match=r"not resolved: at start = 0.001, .* Choose a larger start"):
+            fit_tail(spectrum, start=nodes[0])
+
+
+@pytest.mark.parametrize("sign", [-1, 0, 1])
+def test_a_tail_of_few_points_far_from_a_spike_is_said_not_to_be_resolved(sign):
+    rng = np.random.default_rng(1)
+    values = np.concatenate([1e-6 * rng.standard_normal(3960), rng.standard_normal(40)])
+    tail = fit_tail(measured(values, steps=32), sign=sign)
+    assert not tail.resolved
+    assert not tail.is_power_law
 
 
 def test_both_signs_together():

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hesspec.report import page, pdf, write_report
+from hesspec.dynamics.power_laws import fit_tail
+from hesspec.report import figures, page, pdf, tables, write_report
 from hesspec.report.collection import read_folder
 from hesspec.report.dynamics import laws_of, pairs_of, tracks_of
 from hesspec.report.pdf import write_figures
@@ -138,10 +140,24 @@ def test_the_tables_hold_the_numbers(folder, data_of):
     outliers = rows(files["outliers.csv"])
     assert {(row["n"], row["seed"]) for row in outliers} == {("10", "0"), ("19", "0"), ("37", "0")}
     assert len(rows(files["spectra.csv"])) == 54
+    assert {row["tail_resolved"] for row in rows(files["spectra.csv"])} <= {"True", "False"}
     pair = rows(files["hess-against-g.csv"])[0]
     assert float(pair["relative_difference"]) == pytest.approx(1 / 0.98 - 1, rel=1e-3)
     assert float(pair["squared_overlap"]) == pytest.approx(1)
     assert len(rows(files["training.csv"])) == 3 * 13
+
+
+def test_a_tail_that_is_not_resolved_has_no_exponent_in_the_tables_and_no_line(collection, monkeypatch):
+    (member, *_) = collection.members
+    tail = fit_tail(member.spectrum, sign=0)
+    for lower, resolved in ((0.1, True), (-0.1, False)):
+        for module in (tables, figures):
+            monkeypatch.setattr(module, "fit_tail", lambda *_, lower=lower, **__: replace(tail, lower=lower))
+        (row,) = rows(tables.spectra([member]))
+        assert row["tail_resolved"] == str(resolved)
+        names = [name for name in row if name.startswith("tail_") and name != "tail_resolved"]
+        assert {row[name] != "" for name in names} == {resolved}
+        assert (figures.spectrum_data(member, None)["tail"] is not None) == resolved
 
 
 def test_progress_is_told_from_the_study_file(collection):

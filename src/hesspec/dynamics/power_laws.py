@@ -34,6 +34,7 @@ AS_GOOD = 1.5
 UNIFORM = 1 / 12
 # Moments of exp(-t u) on [0, 1] are exact to rounding at any |t| below some 500, exponents and widths multiplied.
 GAUSS_LEGENDRE = 128
+SIDES = {1: "positive", -1: "negative", 0: "whole"}
 # Below this |t| the series of the mean is more exact than the difference of two large numbers.
 SERIES = 1e-3
 
@@ -178,6 +179,15 @@ class TailFit:
     curvature: float
 
     @property
+    def resolved(self) -> bool:
+        """Whether the interval of the exponent is above 0, so that it is known at least that the density falls.
+
+        Where it is not, the points do not resolve the tail: there are too few of them, or their weights say too little,
+        and the exponent is not one to quote. More steps give more points.
+        """
+        return self.lower > 0
+
+    @property
     def decades(self) -> float:
         """Powers of ten that the tail spans. Below about one, few laws can be told from one another."""
         return math.log10(self.top / self.start)
@@ -189,8 +199,8 @@ class TailFit:
 
     @property
     def is_power_law(self) -> bool:
-        """Whether the tail is better fitted by the power law than by an exponential law, and shows no bend."""
-        return self.better_than_exponential and abs(self.curvature) <= self._critical
+        """Whether the tail is resolved, better fitted by the power law than by an exponential law and not bent."""
+        return self.resolved and self.better_than_exponential and abs(self.curvature) <= self._critical
 
     @property
     def _critical(self) -> float:
@@ -233,8 +243,9 @@ def fit_tail(
     on it).
 
     `start` is the point that minimises the Kolmogorov-Smirnov distance between tail and law, among those that leave at
-    least ten points in the tail. Steps of nodes are as high as their weights whatever the operator, so the distance is
-    that half-way up the steps.
+    least ten points in the tail, and more of its mass beyond its first node than at it: of a measure that is nearly all
+    at one node any steep law fits the steps, and its exponent would be that of the node. Steps of nodes are as high as
+    their weights whatever the operator, so the distance is that half-way up the steps.
 
     Parameters
     ----------
@@ -255,7 +266,8 @@ def fit_tail(
     Raises
     ------
     ValueError
-        If `sign`, `start` or `confidence` is out of range, or the tail has fewer than ten different points.
+        If `sign`, `start` or `confidence` is out of range, the tail has fewer than ten different points, or its first
+        node has as much of its mass as all others.
 
     Notes
     -----
@@ -292,6 +304,9 @@ def fit_tail(
         windows = [window for place in _starts(points.magnitudes) if (window := _window(points, float(place)))]
         if not windows:
             raise ValueError(_too_few(spectrum, sign, points.size))
+        windows = [window for window in windows if window.resolved]
+        if not windows:
+            raise ValueError(_unresolved(sign))
         distances = np.array([window.distance for window in windows])
         chosen = windows[int(distances.argmin())]
         as_good = np.array([window.law.rate for window in windows])[distances <= AS_GOOD * chosen.distance]
@@ -370,13 +385,19 @@ class _Points(NamedTuple):
             found += np.interp(np.log(places), np.log(nodes), after, left=float(weights.sum()), right=0.0)
         return found
 
-    def uncertain(self, place: float) -> float:
-        """Variance of the mass beyond a place: a uniform part of the weight of the nearest node of each quadrature."""
-        return sum(
-            UNIFORM * float(weights[np.argmin(np.abs(nodes - place))]) ** 2
-            for nodes, weights in self.families()
-            if nodes[0] <= place <= nodes[-1]
+    def nearest(self, place: float) -> Array:
+        """Weight of the nearest node of each quadrature that reaches a place; any part of it may be beyond."""
+        return np.array(
+            [
+                weights[np.argmin(np.abs(nodes - place))]
+                for nodes, weights in self.families()
+                if nodes[0] <= place <= nodes[-1]
+            ]
         )
+
+    def uncertain(self, place: float) -> float:
+        """Variance of the mass beyond a place: a uniform part of each weight that may be there."""
+        return UNIFORM * float(np.sum(self.nearest(place) ** 2))
 
 
 def _points(spectrum: Spectrum, sign: int) -> _Points:
@@ -431,6 +452,15 @@ class _Window(NamedTuple):
         """y = log(|lambda|/start)."""
         return np.asarray(np.log(self.magnitudes / self.magnitudes[0]))
 
+    @property
+    def resolved(self) -> bool:
+        """Whether the nodes beyond the start hold more of the tail than the one at the start, of which half is inside.
+
+        Otherwise the mass of the tail is not known within a factor of three, and its mean y is that of a single node:
+        an exponent then says where the node is.
+        """
+        return float(self.points.nearest(float(self.magnitudes[0])).sum()) < self.mass
+
     def variances(self, scores: Array) -> tuple[float, float]:
         """Variances of a mean of scores over the tail: from sampling, and from the quadrature at both ends."""
         sampling = float(self.variance @ scores**2)
@@ -471,16 +501,25 @@ def _window_from(spectrum: Spectrum, sign: int, points: _Points, start: float) -
     window = _window(points, float(start)) if found >= MIN_POINTS else None
     if window is None:
         raise ValueError(_too_few(spectrum, sign, found, start))
+    if not window.resolved:
+        raise ValueError(_unresolved(sign, start))
     return window
 
 
+def _unresolved(sign: int, start: float | None = None) -> str:
+    where = "wherever it may begin" if start is None else f"at start = {start:.6g}"
+    return (
+        f"The tail of the {SIDES[sign]} bulk is not resolved: {where}, its first quadrature node has as much of its "
+        f"mass as all points beyond. {'M' if start is None else 'Choose a larger start, or m'}easure with more steps."
+    )
+
+
 def _too_few(spectrum: Spectrum, sign: int, found: int, start: float | None = None) -> str:
-    side = {1: "positive", -1: "negative", 0: "whole"}[sign]
     beyond = "" if start is None else f" beyond start = {start:.6g}"
     remedy = "Measure with more steps" if start is None else "Choose a smaller start, or measure with more steps"
     return (
-        f"The {side} bulk has {found} points{beyond} (rounding is {spectrum.rounding:.2g}); the fit of a tail needs at "
-        f"least {MIN_POINTS}, not all at one place. {remedy}."
+        f"The {SIDES[sign]} bulk has {found} points{beyond} (rounding is {spectrum.rounding:.2g}); the fit of a tail "
+        f"needs at least {MIN_POINTS}, not all at one place. {remedy}."
     )
 
 

@@ -275,7 +275,7 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> F
     ----------
     spectra : mapping of str to Spectrum
         Label in the legend and spectrum. The tail is that of both signs, |lambda|; it is drawn where
-        `hesspec.dynamics.power_laws.fit_tail` finds enough points for a fit, and its interval is above zero; dashed
+        `hesspec.dynamics.power_laws.fit_tail` finds enough points for a fit, and these resolve the tail; dashed
         where it does not show a power law. Beside a Gauss-Newton matrix that says of how many samples and classes it
         is stands the Marchenko-Pastur law that it would have if its rows were noise.
     title : str, optional
@@ -310,8 +310,7 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> F
                 handles.append(Line2D([], [], color="#5A626B", linewidth=1.6, linestyle=(0, (6, 2, 1.5, 2))))
                 labels.append(f"Marchenko–Pastur law of {label}: {law_text(law)}")
             tail = _tail(spectrum)
-            # Where the interval has zero in it, it is not even known that the density falls.
-            if tail is not None and tail.lower > 0:
+            if tail is not None and tail.resolved:
                 magnitude = np.geomspace(tail.start, tail.top, 50)
                 per_decade = tail.density(magnitude) * magnitude * np.log(10)
                 style: Any = "-" if tail.is_power_law else (0, (3, 1))
@@ -351,4 +350,4 @@ def _tail(spectrum: Spectrum) -> TailFit | None:
     try:
         return fit_tail(spectrum, sign=0)
     except ValueError:
-        return None  # too few points
+        return None  # too few points, or all but nothing at one of them

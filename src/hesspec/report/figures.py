@@ -202,12 +202,12 @@ def thinned(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _tail(spectrum: Spectrum) -> Json | None:
-    """Line of the power law of the tail on the axis of |lambda|, where it is known that the density falls."""
+    """Line of the power law of the tail on the axis of |lambda|, where it is resolved."""
     try:
         tail = fit_tail(spectrum, sign=0)
     except ValueError:
-        return None  # too few points
-    if not tail.lower > 0:
+        return None  # too few points, or all but nothing at one of them
+    if not tail.resolved:
         return None
     ends = np.geomspace(tail.start, tail.top * (1 - 1e-12), 12)
     return {

@@ -14,13 +14,14 @@ from hesspec.dynamics.marchenko_pastur import law_of_gauss_newton
 from hesspec.dynamics.power_laws import fit_tail
 from hesspec.report.collection import Member, Training
 from hesspec.report.dynamics import Law, Pair
+from hesspec.result import Spectrum
 
 __all__ = ["PLACE", "hessian_against_gauss_newton", "outliers", "place", "power_laws", "spectra", "training"]
 
 POINT = ("run", "matrix", "split", "checkpoint", "epoch")
 # What tells a spectrum from all others, in tables that the page's script makes of what it draws.
 PLACE = (*POINT, "n", "seed", "file")
-TAIL = ("exponent", "lower", "upper", "start", "top", "mass", "against_exponential", "curvature")
+TAIL = ("resolved", "exponent", "lower", "upper", "start", "top", "mass", "against_exponential", "curvature")
 LAW = ("aspect", "variance", "edge_ratio", "trace_beyond", "kolmogorov_smirnov", "wasserstein")
 RECORD = ("train_loss", "train_error", "test_loss", "test_error", "learning_rate")
 
@@ -91,13 +92,7 @@ def spectra(members: Sequence[Member]) -> str:
     def row(member: Member) -> list[object]:
         spectrum = member.spectrum
         negative, p = spectrum.num_negative, spectrum.dimension
-        tail: list[object] = [None] * len(TAIL)
-        try:
-            fit = fit_tail(spectrum, sign=0)
-        except ValueError:
-            pass  # too few points
-        else:
-            tail = [getattr(fit, name) for name in TAIL]
+        tail = _tail(spectrum)
         law = law_of_gauss_newton(spectrum)
         compared = [None if law is None else getattr(law, name) for name in LAW]
         return [
@@ -109,6 +104,15 @@ def spectra(members: Sequence[Member]) -> str:
         ]  # fmt: skip
 
     return _written(header, map(row, members))
+
+
+def _tail(spectrum: Spectrum) -> list[object]:
+    """Values of `TAIL`: of a tail that is not resolved there is no exponent to quote, nor what goes with it."""
+    try:
+        fit = fit_tail(spectrum, sign=0)
+    except ValueError:  # too few points, or all but nothing at one of them
+        return [False, *[None] * (len(TAIL) - 1)]
+    return [fit.resolved, *(getattr(fit, name) if fit.resolved else None for name in TAIL[1:])]
 
 
 def power_laws(laws: Sequence[Law]) -> str:
