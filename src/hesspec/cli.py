@@ -569,7 +569,7 @@ def plan_command(
     any number of devices, from formulas: compute, communication and memory of a product and of a spectrum, as in
     `hesspec plan --params 7e9 --tokens 1e9 --devices 256 --memory 80GB --bandwidth 400GB/s`.
     """
-    from hesspec._tables import planned  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec._tables import estimated, planned  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec.study.measuring import MATRICES, matrix_name, plan_measurement  # noqa: PLC0415 - as above
 
     names = list(dict.fromkeys(map(matrix_name, matrix or MATRICES)))
@@ -599,7 +599,8 @@ def plan_command(
             )
             for name in names
         ]
-        output.print(planned(costs))
+        for part in estimated(costs):
+            output.print(part, "")
         return
     model, dataset = _problem(network, data, weights, split, samples_per_class, data_folder, size, seed, device, dtype)
     plans = plan_measurement(

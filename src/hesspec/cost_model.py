@@ -207,36 +207,59 @@ class Cost:
             stays += self.steps * self.seconds_communicate
         return max(0.0, (DAY - stays) / grows)
 
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot be run, in a sentence; empty where it can be."""
+        if self.fits:
+            return ""
+        needed = f"It needs {in_words(self.bytes)} of each device, which has {in_words(self.memory)}"
+        if self.least_devices is not None:
+            return f"{needed}; with {self.least_devices:,} devices it fits."
+        if self.matrix == "Hessian":
+            return f"{needed}, and no number of devices is enough."
+        return (
+            f"{needed}, and more devices do not help, as each holds the whole model: parameters can be sharded for the "
+            "Hessian only, by central differences of gradients, in place of the second derivatives that PyTorch does "
+            "not have through FSDP2."
+        )
+
     def summary(self) -> dict[str, str]:
-        """Names and values in words, as `repr` and the command line show them."""
+        """Names and values in words, as `repr` and the command line show them; no times of what cannot be run."""
+
+        def time(words: str) -> str:
+            return words if self.fits else "–"
+
         unit = "samples" if self.tokens is None else "tokens"
         data = self.samples if self.tokens is None else self.tokens
         passes = in_words(self.bytes_passes) if self.activations_known else "not known; give what a sample takes"
         return {
             "matrix": self.matrix,
+            "can be run": "yes" if self.fits else "no",
             "parameters": f"{self.params:,}",
             "data": f"{data:,} {unit}" + ("" if self.tokens is None else f", {self.samples:,} sequences"),
             "devices": f"{self.devices:,}",
             "way": {
-                "whole": "whole model on each device",
-                "sharded": "sharded parameters, central differences",
+                "whole": "whole model",
+                "sharded": "sharded parameters",
             }[self.way],
+            "products": "central differences" if self.way == "sharded" else "exact",
             "primal passes kept": "no use" if self.way == "sharded" else f"{self.kept:.0%} of the data",
             "Lanczos steps": f"{self.steps}",
             "FLOP of a forward pass": _in_flop(self.flops_forward),
             "FLOP of a matvec": _in_flop(self.flops_matvec),
-            "compute, a matvec": duration(self.seconds_compute),
-            "communication, a matvec": f"{duration(self.seconds_communicate)}, {_in_bytes(self.bytes_communicated)}",
-            "rest of a step": duration(self.seconds_step),
-            "set-up": duration(self.seconds_setup),
-            "spectrum": duration(self.seconds),
-            f"{unit} for one in a day": f"{data * self.share_in_a_day:.2g}",
+            "compute, a matvec": time(duration(self.seconds_compute)),
+            "communication, a matvec": time(
+                f"{duration(self.seconds_communicate)}, {_in_bytes(self.bytes_communicated)}"
+            ),
+            "rest of a step": time(duration(self.seconds_step)),
+            "set-up": time(duration(self.seconds_setup)),
+            "spectrum": time(duration(self.seconds)),
+            f"{unit} for one in a day": time(f"{data * self.share_in_a_day:.2g}"),
             "memory: parameters": in_words(self.bytes_parameters),
             "memory: vectors": in_words(self.bytes_vectors),
             "memory: basis": f"{in_words(self.bytes_basis)}, {self.basis} width",
             "memory: passes": passes,
             "memory of a device": f"{in_words(self.bytes)} of {in_words(self.memory)}",
-            "fits": "yes" if self.fits else "no",
             "devices needed": _number(self.least_devices),
             "for a full-width basis": _number(self.full_from),
             "a device computes": f"{_in_flop(self.device.flops)}/s, {self.device.note}",
@@ -605,7 +628,7 @@ def parse_count(name: str, text: str) -> float:
 
 
 def _number(devices: int | None) -> str:
-    return "no number is enough" if devices is None else f"{devices:,}"
+    return "none is enough" if devices is None else f"{devices:,}"
 
 
 def _in_bytes(size: float) -> str:

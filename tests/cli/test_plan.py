@@ -1,6 +1,9 @@
 """hesspec plan: what a measurement takes, before it is run."""
 
 import pytest
+from rich.console import Console
+
+from hesspec import cli
 
 PLAN = ("plan", "small_cnn", "--data", "digits", "--samples-per-class", "5")
 
@@ -45,7 +48,15 @@ def test_a_plan_for_a_network_that_is_not_here(hesspec, here):
     result = hesspec(*SCALE, "--bandwidth", "400GB/s", "--matrix", "hess")
     assert result.exit_code == 0, result.stderr
     found = rows(result.stdout)
-    for name in ("way", "compute, a matvec", "communication, a matvec", "spectrum", "memory: basis", "devices needed"):
+    for name in (
+        "can be run",
+        "way",
+        "compute, a matvec",
+        "communication, a matvec",
+        "spectrum",
+        "memory: basis",
+        "devices needed",
+    ):
         assert name in found, result.stdout
     assert found["parameters"].split()[1:] == ["7,000,000,000"]
     assert found["a device receives"].split()[-2:] == ["400", "GB/s"]
@@ -58,7 +69,32 @@ def test_a_plan_for_images_that_are_not_here(hesspec):
     assert result.exit_code == 0, result.stderr
     found = rows(result.stdout)
     assert "1,280,000" in found["data"]
-    assert found["Lanczos steps"].split()[2:] == ["32"] * 3
+    assert found["Lanczos steps"].split()[2:] == ["32"]
+    assert not [line for line in result.stdout.splitlines() if "cannot be run" in line]
+
+
+def test_what_cannot_be_run_is_said_first_and_why(hesspec, monkeypatch):
+    monkeypatch.setattr(cli, "output", Console(width=100, markup=False, highlight=False, emoji=False))
+    result = hesspec(*SCALE, "--bandwidth", "400GB/s")
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stdout.partition("parameters  ")[0].split())
+    for name, size in (("G", "341 GB"), ("H", "509 GB")):
+        assert f"{name} cannot be run. It needs {size} of each device, which has 80 GB" in said
+    assert said.count("parameters can be sharded for the Hessian only") == 2
+    assert "Hess cannot" not in said
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    # No cell is folded: each row has a name.
+    rows_ = [line for line in lines if "  " in line.strip() and "─" not in line]
+    assert all(not line.startswith(" ") for line in rows_ if "Hess" not in line and line.split() != ["all"])
+    found = rows(result.stdout)
+    assert found["can be run"].split()[3:] == ["yes", "no", "no"]
+    assert found["spectrum"].split()[1:] == ["8", "days", "–", "–"]
+
+
+def test_too_few_devices_are_said_with_how_many_are_enough(hesspec):
+    result = hesspec("plan", "--params", "7e9", "--tokens", "1e9", "--devices", "8", "--matrix", "hess")
+    assert "; with 57 devices it fits." in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,9 @@ def test_more_devices_take_less_time_and_no_more_memory_each():
 def test_sharded_parameters_are_for_the_hessian_only(matrix):
     found = cost(**LLM, devices=256, matrix=matrix)
     assert (found.way, found.fits, found.least_devices) == ("whole", False, None)
-    assert "no number is enough" in repr(found)
+    assert "none is enough" in repr(found)
+    assert "parameters can be sharded for the Hessian only" in found.obstacle
+    assert not cost(**LLM, devices=256).obstacle
     assert cost(**LLM, devices=256).way == "sharded"
 
 
@@ -201,7 +203,7 @@ def test_the_data_of_a_day_takes_a_day():
 
 def test_a_summary_says_what_is_assumed():
     words = repr(cost(**LLM, devices=256, device=cost_model.H100))
-    for text in ("sharded parameters, central differences", "assumed: 50% of an H100", "15.1 EFLOP", "50 GB/s"):
+    for text in ("sharded parameters", "central differences", "assumed: 50% of an H100", "15.1 EFLOP", "50 GB/s"):
         assert text in words
 
 
