@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -344,10 +345,17 @@ class _Exponential(NamedTuple):
 
     def moments(self) -> Array:
         """Means of 1, y, y^2 and y^3."""
-        nodes, weights = np.polynomial.legendre.leggauss(GAUSS_LEGENDRE)
+        nodes, weights = _gauss_legendre()
         y = (nodes + 1) / 2 * self.length
         mass = weights * self.length / 2 * np.exp(self.log_density(y))
         return np.asarray(mass @ np.vander(y, 4, increasing=True))
+
+
+@cache
+def _gauss_legendre() -> tuple[Array, Array]:
+    """Nodes on [-1, 1] and their weights: to find them takes longer than all else of a fit."""
+    nodes, weights = np.polynomial.legendre.leggauss(GAUSS_LEGENDRE)
+    return nodes, weights
 
 
 def _scaled_mean(scaled: float) -> float:

@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hesspec.dynamics.power_laws import TailFit, fit_tail
 from hesspec.plot import DISPLAY_NAMES, epochs_of
 from hesspec.result import Spectrum, load
 from hesspec.structure.record import Structure, load_structure
@@ -56,6 +58,14 @@ class Member:
         """Matrix, split, sample size and checkpoint in one line."""
         size = "" if self.samples is None else f"n = {self.samples}"
         return " · ".join(part for part in (self.matrix, self.split, size, self.checkpoint) if part)
+
+    @cached_property
+    def tail(self) -> TailFit | None:
+        """Power law of the tail of both signs; None where there are too few points, or one has nearly all weight."""
+        try:
+            return fit_tail(self.spectrum, sign=0)
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)

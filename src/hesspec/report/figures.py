@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
 from hesspec.dynamics.marchenko_pastur import law_of_gauss_newton
-from hesspec.dynamics.power_laws import fit_tail
+from hesspec.dynamics.power_laws import TailFit
 from hesspec.plot import (
     FILL,
     bulk_on_logarithmic_axis,
@@ -167,7 +167,7 @@ def spectrum_data(member: Member, tracks: npt.NDArray[np.int64] | None) -> Json:
         "ranks": [int(rank) if outlier else 0 for rank, outlier in zip(np.cumsum(mask), mask, strict=True)],
         "labels": [three_digits(float(value)) for value in values[mask]],
         "tracks": None if tracks is None else tracks.tolist(),
-        "tail": _tail(spectrum),
+        "tail": _tail(member.tail),
         "law": _law(spectrum),
     }
 
@@ -201,13 +201,9 @@ def thinned(x: Array, y: Array) -> tuple[Array, Array]:
     return x[kept], y[kept]
 
 
-def _tail(spectrum: Spectrum) -> Json | None:
+def _tail(tail: TailFit | None) -> Json | None:
     """Line of the power law of the tail on the axis of |lambda|, where it is resolved."""
-    try:
-        tail = fit_tail(spectrum, sign=0)
-    except ValueError:
-        return None  # too few points, or all but nothing at one of them
-    if not tail.resolved:
+    if tail is None or not tail.resolved:
         return None
     ends = np.geomspace(tail.start, tail.top * (1 - 1e-12), 12)
     return {

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hesspec.dynamics.marchenko_pastur import law_of_gauss_newton
-from hesspec.dynamics.power_laws import fit_tail
+from hesspec.dynamics.power_laws import TailFit
 from hesspec.report.collection import Member, Training
 from hesspec.report.dynamics import Law, Pair
-from hesspec.result import Spectrum
 
 __all__ = ["PLACE", "hessian_against_gauss_newton", "outliers", "place", "power_laws", "spectra", "training"]
 
@@ -92,27 +91,24 @@ def spectra(members: Sequence[Member]) -> str:
     def row(member: Member) -> list[object]:
         spectrum = member.spectrum
         negative, p = spectrum.num_negative, spectrum.dimension
-        tail = _tail(spectrum)
         law = law_of_gauss_newton(spectrum)
         compared = [None if law is None else getattr(law, name) for name in LAW]
         return [
             *_point(member), member.samples, _seed(member), p, spectrum.outliers.size,
             float(spectrum.nodes.max(initial=-math.inf)), *map(float, spectrum.bulk_edges),
             float(spectrum.trace), spectrum.trace_standard_error, spectrum.effective_rank,
-            *(float(part) / p for part in negative), spectrum.wasserstein_bound, *tail, *compared,
+            *(float(part) / p for part in negative), spectrum.wasserstein_bound, *_tail(member.tail), *compared,
             *(spectrum.attributes.get(name) for name in names), member.path.as_posix(),
         ]  # fmt: skip
 
     return _written(header, map(row, members))
 
 
-def _tail(spectrum: Spectrum) -> list[object]:
+def _tail(tail: TailFit | None) -> list[object]:
     """Values of `TAIL`: of a tail that is not resolved there is no exponent to quote, nor what goes with it."""
-    try:
-        fit = fit_tail(spectrum, sign=0)
-    except ValueError:  # too few points, or all but nothing at one of them
+    if tail is None or not tail.resolved:
         return [False, *[None] * (len(TAIL) - 1)]
-    return [fit.resolved, *(getattr(fit, name) if fit.resolved else None for name in TAIL[1:])]
+    return [getattr(tail, name) for name in TAIL]
 
 
 def power_laws(laws: Sequence[Law]) -> str:
