@@ -6,8 +6,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,11 +15,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hesspec._heap import kept_heap
-from hesspec.planning import Plan
+from hesspec._memory import free_memory
+from hesspec.operators.base import KEPT_SHARE, CurvatureOperator
+from hesspec.planning import Plan, shares_of
 from hesspec.study.checking import faults_of
-from hesspec.study.config import StudyConfig
-from hesspec.study.datasets import Dataset, load_dataset
-from hesspec.study.measuring import plan_measurement
+from hesspec.study.config import MeasureConfig, StudyConfig
+from hesspec.study.datasets import Dataset
+from hesspec.study.measuring import ALL_MATRICES, CROSS_ENTROPY, plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.running import AUTO_STEPS
 from hesspec.study.store import STRUCTURE, Run, Task, code_of, tasks_of
@@ -29,6 +31,8 @@ __all__ = ["TaskForecast", "forecast_study"]
 
 # Samples that are timed at most; times are taken to be proportional to them.
 TIMED_SAMPLES = 64
+# Samples in passes from which the memory of larger ones is extrapolated: small ones, as that is exact.
+SMALL_BATCHES = (8, 16)
 # Timed repeats of which the median counts, after one that warms up.
 REPEATS = 3
 # A class structure in units of the Hessian's measurement: its three spectra, and the means (counted in the demo).
@@ -64,13 +68,46 @@ class TaskForecast:
 
 
 @dataclass(frozen=True)
+class _Memory:
+    """Bytes that passes take, linear in the samples, as they are kept or are in a pass at a time."""
+
+    kept: float  # of each sample
+    fixed: float  # of a pass, whatever its samples: products, and what has the parameters' shapes
+    passing: float  # of each sample in a pass
+    budget: int
+
+    @classmethod
+    def of(cls, matrix: type[CurvatureOperator], problem: tuple[nn.Module, Dataset], how: MeasureConfig) -> _Memory:
+        """Seen in passes over two small batches of the data."""
+        network, dataset = problem
+        products = None if how.memory is None else shares_of(how.memory)[0]
+        sizes = []
+        for samples in SMALL_BATCHES:
+            # All of the data: how products are had depends on how much there is.
+            operator = matrix(network, CROSS_ENTROPY, dataset.batches(samples), how.params)
+            seen = operator.forecast(products)
+            sizes.append((len(dataset) / seen.pieces, seen.size))
+        (few, small), (many, large) = sizes
+        # Equal where there are not so many samples.
+        passing = (large.tangent - small.tangent) / (many - few) if many > few else 0.0
+        budget = int(KEPT_SHARE * free_memory(operator.device)) if products is None else products
+        return cls(large.kept / many, large.tangent - passing * many, passing, budget)
+
+    def bytes(self, samples: int, batch_size: int) -> float:
+        """Of all passes over as many samples: what does not fit into the budget is not kept."""
+        return min(samples * self.kept + self.fixed + min(samples, batch_size) * self.passing, self.budget)
+
+
+@dataclass(frozen=True)
 class _Costs:
     """Of one network on one data set, timed on `samples` samples."""
 
     samples: int
+    batch_size: int
     step: float  # seconds of a training step on them
     evaluation: float  # seconds of an evaluation on them
     plans: dict[str, Plan]
+    memory: dict[str, _Memory]
     test_samples: int
     classes: int
 
@@ -89,6 +126,13 @@ class _Costs:
         # Traces are made once whatever the samples; the primal passes of the others cost less than a product.
         return plan.seconds_setup + max(share - 1, 0) * plan.seconds_matvec + products
 
+    def peak_bytes(self, what: str, count: int) -> int:
+        """Most bytes that the process has in a measurement on as many samples."""
+        name = "Hessian" if what == STRUCTURE else what
+        plan, memory = self.plans[name], self.memory[name]
+        seen, wanted = (memory.bytes(samples, self.batch_size) for samples in (self.samples, count))
+        return int(plan.peak_bytes - seen + wanted)
+
 
 @kept_heap()
 def forecast_study(
@@ -102,7 +146,7 @@ def forecast_study(
 
     Every network is built once for every data set; a step of its training is timed, and its measurements are planned
     from one timed batch (`hesspec.plan`). Times are proportional to samples: where data is streamed because it does not
-    fit into memory, measurements take up to twice as long.
+    fit into memory, measurements take up to twice as long. Memory is that of all samples of a task.
 
     Parameters
     ----------
@@ -129,14 +173,20 @@ def forecast_study(
     costs: dict[tuple[str, str], _Costs] = {}
     found = []
     for task in tasks:
-        run = task.runs[0]
-        key = (run.data.name, run.network)
+        key = (task.runs[0].data.name, task.runs[0].network)
         sound = not (task.done or task.diverged or task.name in faults)
         if key not in costs and sound:
+            run = _largest(tasks, key, faults)
             on_task(f"timing {run.network} on {run.data.name}")
             costs[key] = _timed(run, config, torch.device(device))
         found.append(_forecast(task, costs[key]) if sound else _without_costs(task, faults.get(task.name)))
     return found
+
+
+def _largest(tasks: Iterable[Task], key: tuple[str, str], faults: Collection[str]) -> Run:
+    """A training at the largest sample size that there is of a data set and a network."""
+    runs = [task.runs[0] for task in tasks if task.name not in faults]
+    return max((run for run in runs if (run.data.name, run.network) == key), key=lambda run: run.samples_per_class)
 
 
 def _left(task: Task) -> list[tuple[Run, int]]:
@@ -161,41 +211,39 @@ def _forecast(task: Task, costs: _Costs) -> TaskForecast:
         measurements=len(task.missing),
         training_seconds=sum(epochs * costs.training(run) for run, epochs in left),
         measuring_seconds=sum(costs.measuring(item.what, size[item.split]) for item in task.missing),
-        peak_bytes=max(plan.peak_bytes for plan in costs.plans.values()),
+        peak_bytes=max((costs.peak_bytes(item.what, size[item.split]) for item in task.missing), default=0),
     )
 
 
 def _timed(run: Run, config: StudyConfig, device: torch.device) -> _Costs:
-    how, data = config.measure, run.data
-    classes = load_dataset(
-        data.name, "train", samples_per_class=1, folder=data.folder, size=data.size, seed=run.settings.seed
-    ).classes
-    largest = max(data.samples_per_class or config.samples_per_class)
-    samples = min(largest, max(1, min(how.batch_size, TIMED_SAMPLES) // classes))
-    dataset = load_dataset(
-        data.name, "train", samples_per_class=samples, folder=data.folder, size=data.size, seed=run.settings.seed
-    )
-    test = load_dataset(
-        data.name, "test", samples_per_class=config.test_samples_per_class, folder=data.folder, size=data.size
-    )
-    network = build_network(run.network, channels=dataset.channels, classes=classes, size=dataset.size).to(device)
+    how = config.measure
+    dataset, test = run.dataset("train"), run.dataset("test")
+    network = build_network(run.network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
+    network.to(device)
+    names = list(dict.fromkeys([*how.matrices, *(["Hessian"] if how.structure else [])]))
+    # Samples come class by class in turn: as many of each, and at least one.
+    count = max(1, min(how.batch_size, TIMED_SAMPLES) // dataset.classes) * dataset.classes
+    part = replace(dataset, inputs=dataset.inputs[:count], targets=dataset.targets[:count])
     plans = plan_measurement(
         network,
-        dataset,
-        matrices=list(dict.fromkeys([*how.matrices, *(["Hessian"] if how.structure else [])])),
+        part,
+        matrices=names,
         params=how.params,
         steps=AUTO_STEPS if how.steps == "auto" else how.steps,
         probes=how.probes,
         batch_size=how.batch_size,
         memory=how.memory,
     )
+    batch_size = config.training.batch_size
     return _Costs(
-        samples=len(dataset),
-        step=_seconds(lambda: _step(network, dataset, config.training.batch_size)),
-        evaluation=_seconds(lambda: evaluate(network, dataset, batch_size=config.training.batch_size)),
+        samples=len(part),
+        batch_size=how.batch_size,
+        step=_seconds(lambda: _step(network, part, batch_size)),
+        evaluation=_seconds(lambda: evaluate(network, part, batch_size=batch_size)),
         plans=plans,
+        memory={name: _Memory.of(ALL_MATRICES[name], (network.eval(), dataset), how) for name in names},
         test_samples=len(test),
-        classes=classes,
+        classes=dataset.classes,
     )
 
 
