@@ -288,6 +288,18 @@ def test_figures_of_a_study_are_drawn_at_every_place_if_asked_for(tmp_path, writ
     assert titles["digits · net: train, n = 10, epoch 0"] == "plot_spectrum"
 
 
+def test_a_class_structure_is_drawn_without_a_word_of_its_fonts(tmp_path, write_study, make_structure, caplog):
+    study = write_study(tmp_path, splits=("train",), skip=lambda size, epoch, *_: (size, epoch) != (10, 20))
+    (run,) = study.glob("runs/*n10-seed0-lr0.01-*")
+    where = {"network": "net", "dataset": "digits", "samples_per_class": 10, "train_samples_per_class": 10}
+    make_structure(epoch=20, checkpoint="", **where).save(run / "structure.nc")
+    collection = read_folder(study)
+    figures = write_figures(collection, tracks_of(collection.members), tmp_path / "figures")
+    (structure,) = [path for path in figures if path.stem == "digits-net-structure-train"]
+    assert b"/FontFile2" in structure.read_bytes()
+    assert not caplog.records
+
+
 def test_other_folders_have_no_pdf_files(tmp_path, make_spectrum):
     make_spectrum().save(tmp_path / "one.nc")
     write_report(tmp_path)

@@ -78,10 +78,10 @@ def write_figures(
 
 @contextmanager
 def _silent(name: str) -> Iterator[None]:
-    """Without what a library that is used here tells of its work, which is dozens of lines for each figure."""
+    """Without what a library that is used here tells of its work, dozens of lines a figure, and of the age of fonts."""
     logger = logging.getLogger(name)
     before = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
