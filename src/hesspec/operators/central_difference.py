@@ -20,6 +20,7 @@ from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.risk import refuse_active_modules
+from hesspec.operators.shards import check_share
 
 __all__ = ["CentralDifferenceHessian"]
 
@@ -105,6 +106,7 @@ class CentralDifferenceHessian:
                 "float32 or float64, in one of the two."
             )
         self._loss = Loss(loss_fn, terms=terms, device=self.device, dtype=self.dtype)
+        check_share(data, self.ranks)
         self._data = data
         self._batches = Batches(data, self._loss, device=self.device, dtype=self.dtype, ranks=self.ranks)
         count = sum(value.numel() for value in named.values())

@@ -22,6 +22,7 @@ from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.output_curvature import output_curvature
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.parameters import ParameterSelection, ParameterSpec
+from hesspec.operators.shards import check_share
 from hesspec.operators.traces import Traces
 
 __all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels", "refuse_active_modules"]
@@ -131,6 +132,7 @@ class EmpiricalRisk:
         self.parameters = ParameterSelection(model, params)
         self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
         device, dtype = self.parameters.device, self.parameters.dtype
+        check_share(data, self.ranks)
         self.batches = Batches(data, self.loss, device=device, dtype=dtype, ranks=self.ranks)
         everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         _refuse_other_weights(self.ranks, everything)

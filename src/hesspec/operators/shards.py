@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from hesspec._ranks import Ranks
 from hesspec.operators.batches import Batch, can_be_split, check_data, pair, taken
 
-__all__ = ["shard"]
+__all__ = ["check_share", "shard"]
 
 
 class _Shard:
@@ -24,24 +24,33 @@ class _Shard:
 
     def __iter__(self) -> Iterator[Any]:
         rank, size = self._ranks.rank, self._ranks.size
-        batches = given = 0
         for index, item in enumerate(self._data):
-            batches = index + 1
             whole = self._dealt is None or index < self._dealt
             batch = None if whole else Batch(index, *pair(index, item), 1.0)
             if batch is not None and can_be_split(batch) and batch.samples >= size:
                 leaves, structure = batch.leaves()
                 group = torch.arange(batch.samples).tensor_split(size)[rank]
-                given += 1
                 yield pytree.tree_unflatten(taken(leaves, group, batch.samples), structure)
             elif index % size == rank:
-                given += 1
                 yield item
-        if batches and not given:
+
+    def is_empty(self) -> bool:
+        """Whether this rank has nothing, of data that is not empty itself."""
+        # With as many batches as ranks, each has one.
+        return not self._dealt and next(iter(self), None) is None and next(iter(self._data), None) is not None
+
+
+def check_share(data: Iterable[Any], ranks: Ranks) -> None:
+    """Raise ValueError where there is too little data for a rank to have a share of it."""
+
+    def check() -> None:
+        if isinstance(data, _Shard) and data.is_empty():
             raise ValueError(
-                f"Rank {rank} of {size} has no share of the data: there are fewer batches ({batches}) than ranks, and "
+                f"Rank {ranks.rank} of {ranks.size} has no share of the data: there are fewer batches than ranks, and "
                 "none that can be cut into as many parts. Start fewer ranks, or use more samples or smaller batches."
             )
+
+    ranks.together(check)
 
 
 def shard(data: Iterable[Any], group: dist.ProcessGroup) -> Iterable[Any]:
@@ -66,8 +75,7 @@ def shard(data: Iterable[Any], group: dist.ProcessGroup) -> Iterable[Any]:
     Raises
     ------
     ValueError
-        If the data can be iterated once only, or is no iterable of batches; when it is read, if there is too little of
-        it for this rank to have a share.
+        If the data can be iterated once only, or is no iterable of batches.
     """
     check_data(data)
     return _Shard(data, Ranks(group))
