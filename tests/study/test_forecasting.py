@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from hesspec._memory import BudgetError
 from hesspec.operators import GaussNewton, Hessian
 from hesspec.study.config import parse_study
 from hesspec.study.datasets import load_dataset
@@ -46,3 +47,18 @@ def test_what_is_left_is_counted_and_what_cannot_be_run_has_its_reason_and_no_ti
     assert (large.epochs, large.measurements) == (4, 2)
     assert "class '8' has 139 samples" in str(large.fault)
     assert math.isnan(large.training_seconds)
+
+
+def test_what_does_not_fit_into_memory_is_a_reason_and_no_end(tmp_path: Path) -> None:
+    text = STUDY.replace("MATRIX", "g").replace("steps: 4", "steps: 4, memory: 1kB")
+    forecasts = forecast_study(parse_study(text, "study.yaml"), tmp_path)
+
+    assert [type(forecast.fault) for forecast in forecasts] == [BudgetError] * 3
+
+
+def test_class_parts_are_timed_on_samples_of_every_class(tmp_path: Path) -> None:
+    text = STUDY.replace("MATRIX", "g-class, g-within").replace("[6, 12, 18]", "[6]")
+    (forecast,) = forecast_study(parse_study(text, "study.yaml"), tmp_path)
+
+    assert forecast.fault is None
+    assert forecast.peak_bytes > 0

@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from hesspec.planning import Plan, shares_of
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
-from hesspec.study.measuring import ALL_MATRICES, CROSS_ENTROPY, plan_measurement
+from hesspec.study.failures import TASK_ERRORS, let_go
+from hesspec.study.measuring import ALL_MATRICES, CLASS_PARTS, CROSS_ENTROPY, plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.running import AUTO_STEPS
 from hesspec.study.store import STRUCTURE, Run, Task, code_of, tasks_of
@@ -31,8 +32,8 @@ __all__ = ["TaskForecast", "forecast_study"]
 
 # Samples that are timed at most; times are taken to be proportional to them.
 TIMED_SAMPLES = 64
-# Samples in passes from which the memory of larger ones is extrapolated: small ones, as that is exact.
-SMALL_BATCHES = (8, 16)
+# Samples in passes from which, and from twice as many, the memory of larger ones is extrapolated: few, as it is linear.
+FEW = 8
 # Timed repeats of which the median counts, after one that warms up.
 REPEATS = 3
 # A class structure in units of the Hessian's measurement: its three spectra, and the means (counted in the demo).
@@ -80,18 +81,20 @@ class _Memory:
     def of(cls, matrix: type[CurvatureOperator], problem: tuple[nn.Module, Dataset], how: MeasureConfig) -> _Memory:
         """Seen in passes over two small batches of the data."""
         network, dataset = problem
+        # Samples come class by class in turn, and class parts of G need one of each.
+        few = dataset.classes if matrix in CLASS_PARTS.values() else FEW
         products = None if how.memory is None else shares_of(how.memory)[0]
         sizes = []
-        for samples in SMALL_BATCHES:
+        for samples in (few, 2 * few):
             # All of the data: how products are had depends on how much there is.
             operator = matrix(network, CROSS_ENTROPY, dataset.batches(samples), how.params)
             seen = operator.forecast(products)
             sizes.append((len(dataset) / seen.pieces, seen.size))
-        (few, small), (many, large) = sizes
+        (less, small), (more, large) = sizes
         # Equal where there are not so many samples.
-        passing = (large.tangent - small.tangent) / (many - few) if many > few else 0.0
+        passing = (large.tangent - small.tangent) / (more - less) if more > less else 0.0
         budget = int(KEPT_SHARE * free_memory(operator.device)) if products is None else products
-        return cls(large.kept / many, large.tangent - passing * many, passing, budget)
+        return cls(large.kept / more, large.tangent - passing * more, passing, budget)
 
     def bytes(self, samples: int, batch_size: int) -> float:
         """Of all passes over as many samples: what does not fit into the budget is not kept."""
@@ -161,32 +164,34 @@ def forecast_study(
     Returns
     -------
     list of TaskForecast
-        In the order in which tasks are run.
-
-    Raises
-    ------
-    MemoryError
-        If not even one sample can be measured in the memory that is free.
+        In the order in which tasks are run; of those that cannot be run, too.
     """
     tasks = tasks_of(config, Path(folder), code_of(config))
     faults = faults_of(tasks, on_task)
-    costs: dict[tuple[str, str], _Costs] = {}
-    found = []
+    sound: dict[tuple[str, str], list[Task]] = {}
     for task in tasks:
-        key = (task.runs[0].data.name, task.runs[0].network)
-        sound = not (task.done or task.diverged or task.name in faults)
-        if key not in costs and sound:
-            run = _largest(tasks, key, faults)
-            on_task(f"timing {run.network} on {run.data.name}")
-            costs[key] = _timed(run, config, torch.device(device))
-        found.append(_forecast(task, costs[key]) if sound else _without_costs(task, faults.get(task.name)))
-    return found
+        if not (task.done or task.diverged or task.name in faults):
+            sound.setdefault(_problem(task), []).append(task)
+    costs: dict[tuple[str, str], _Costs] = {}
+    for key, group in sound.items():
+        on_task(f"timing {' on '.join(key)}")
+        largest = max((task.runs[0] for task in group), key=lambda run: run.samples_per_class)
+        try:
+            costs[key] = _timed(largest, config, torch.device(device))
+        except TASK_ERRORS as error:
+            let_go(error)
+            faults.update({task.name: error for task in group})
+    return [
+        _without_costs(task, faults.get(task.name))
+        if task.done or task.diverged or task.name in faults
+        else _forecast(task, costs[_problem(task)])
+        for task in tasks
+    ]
 
 
-def _largest(tasks: Iterable[Task], key: tuple[str, str], faults: Collection[str]) -> Run:
-    """A training at the largest sample size that there is of a data set and a network."""
-    runs = [task.runs[0] for task in tasks if task.name not in faults]
-    return max((run for run in runs if (run.data.name, run.network) == key), key=lambda run: run.samples_per_class)
+def _problem(task: Task) -> tuple[str, str]:
+    """Network and data set, of which the costs of a task are."""
+    return task.runs[0].network, task.runs[0].data.name
 
 
 def _left(task: Task) -> list[tuple[Run, int]]:
