@@ -17,6 +17,7 @@ from hesspec.plot import (
     bulk_on_logarithmic_axis,
     plot_against_samples,
     plot_hessian_against_gauss_newton,
+    plot_overlaps,
     plot_spectrum,
     plot_tail,
     plot_training,
@@ -331,6 +332,22 @@ def test_outliers_of_hess_stand_over_those_of_g_of_the_same_rank():
     assert_allclose(bars.lines[0].get_ydata(), [10, 5])
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "train: 2 pairs, 1 of G without a partner" in words
+
+
+def test_overlaps_stand_at_the_ranks_of_their_outliers():
+    overlaps = np.array([[1.0, 0.0, 0.1], [0.0, 0.9, np.nan]])
+    figure = plot_overlaps(overlaps, title="A network")
+    FigureCanvasAgg(figure).draw()
+    axes, bar = figure.axes
+    (image,) = axes.get_images()
+    assert_allclose(image.get_array().filled(np.nan), overlaps)
+    assert_allclose(image.get_extent(), (0.5, 3.5, 2.5, 0.5))
+    assert_allclose(image.get_clim(), (0, 1))
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("outlier of G, by size", "outlier of Hess, by size")
+    assert bar.get_ylabel() == "squared overlap of the eigenvectors"
+    assert min(text.get_fontsize() for text in texts(figure)) >= 9
+    with pytest.raises(ValueError, match=r"no overlaps to plot: their shape is \(0, 3\)"):
+        plot_overlaps(np.zeros((0, 3)))
 
 
 def test_training_is_linear_within_the_bulk_and_logarithmic_beyond():

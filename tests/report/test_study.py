@@ -244,7 +244,7 @@ def test_figures_of_a_study_are_pdf_files_with_their_fonts(tmp_path, write_study
     names = {path.stem.removeprefix(prefix) for path in figures}
     assert names == {
         "Hess-splits", "matrices-train", "tails-train", "epochs-Hess-train", "epochs-G-train",
-        "samples-Hess-train", "samples-G-train", "Hess-against-G", "training",
+        "samples-Hess-train", "samples-G-train", "Hess-against-G", "training", "overlaps-train",
     }  # fmt: skip
     for path in figures:
         content = path.read_bytes()
@@ -273,7 +273,7 @@ def test_figures_of_a_study_are_drawn_at_every_place_if_asked_for(tmp_path, writ
     assert titles["digits · net: training, n = 37"] == "plot_learning_curves"
     at_places = {
         f"{name}-n{size}-epoch{epoch}"
-        for name in ("matrices-train", "tails-train", "Hess-splits", "Hess-against-G")
+        for name in ("matrices-train", "tails-train", "Hess-splits", "Hess-against-G", "overlaps-train")
         for size in (10, 19, 37)
         for epoch in (0, 20)
     }

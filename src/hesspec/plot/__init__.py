@@ -1,6 +1,11 @@
 """Figures of spectra for talks and papers, in matplotlib."""
 
-from hesspec.plot.dynamics import plot_against_samples, plot_hessian_against_gauss_newton, plot_training
+from hesspec.plot.dynamics import (
+    plot_against_samples,
+    plot_hessian_against_gauss_newton,
+    plot_overlaps,
+    plot_training,
+)
 from hesspec.plot.learning_curves import epochs_of, plot_learning_curves, rate_changes
 from hesspec.plot.spectra import plot_spectrum, plot_tail
 from hesspec.plot.style import (
@@ -30,6 +35,7 @@ __all__ = [
     "plot_against_samples",
     "plot_hessian_against_gauss_newton",
     "plot_learning_curves",
+    "plot_overlaps",
     "plot_spectrum",
     "plot_tail",
     "plot_training",

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from hesspec.plot.style import (
     FILL,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from hesspec.result import Spectrum
 
-__all__ = ["plot_against_samples", "plot_hessian_against_gauss_newton", "plot_training"]
+__all__ = ["plot_against_samples", "plot_hessian_against_gauss_newton", "plot_overlaps", "plot_training"]
 
 MAX_TICKS = 8  # sample sizes that can be written below an axis without touching one another
 
@@ -386,6 +386,46 @@ def plot_hessian_against_gauss_newton(
             title=title,
             title_fontproperties={"size": 14, "weight": "bold"},
         )
+    return figure
+
+
+def plot_overlaps(overlaps: npt.ArrayLike, *, title: str | None = None) -> Figure:
+    """Figure of how much the eigenvectors of the outliers of Hess and of G have in common.
+
+    Parameters
+    ----------
+    overlaps : array (outliers of Hess, outliers of G)
+        Squared cosines, as `hesspec.dynamics.tracking.overlaps` gives them; white where they are not a number.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        6.4 by 5.6 inches, from light (0) to dark (1).
+
+    Raises
+    ------
+    ValueError
+        If there is no outlier of one of them.
+    """
+    squared = np.asarray(overlaps, np.float64)
+    if squared.ndim != 2 or not squared.size:
+        raise ValueError(f"There are no overlaps to plot: their shape is {squared.shape}. Both need outliers.")
+    rows, columns = squared.shape
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+        axes = figure.subplots()
+        colours = LinearSegmentedColormap.from_list("overlaps", ["#F5F7F8", "#004569"]).with_extremes(bad="white")
+        image = axes.imshow(
+            squared, cmap=colours, vmin=0, vmax=1, extent=(0.5, columns + 0.5, rows + 0.5, 0.5), interpolation="none"
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+        axes.set(xlabel="outlier of G, by size", ylabel="outlier of Hess, by size")
+        figure.colorbar(image, label="squared overlap of the eigenvectors", shrink=0.9)
+        if title is not None:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
     return figure
 
 

@@ -354,7 +354,7 @@ def _last(item: Training, name: str) -> str:
     value = item.records[-1].get(name)
     if value is None:
         return "–"
-    return f"{value:.4g}" if name.endswith("loss") else f"{value:.2%}"
+    return f"{value:#.4g}" if name.endswith("loss") else f"{value:.2%}"
 
 
 def _sentence(member: Member) -> dict[str, str]:

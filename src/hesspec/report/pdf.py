@@ -19,11 +19,13 @@ from hesspec.plot import (
     plot_against_samples,
     plot_hessian_against_gauss_newton,
     plot_learning_curves,
+    plot_overlaps,
     plot_spectrum,
     plot_tail,
     plot_training,
 )
 from hesspec.report.collection import Collection, Explained, Member, Training
+from hesspec.report.dynamics import pairs_of
 from hesspec.result import Spectrum
 from hesspec.structure.plot import plot_structure
 
@@ -114,6 +116,7 @@ class _Group:
         training: Sequence[Training],
     ) -> None:
         self.members, self.tracks, self.structures, self.training = members, tracks, structures, training
+        self.pairs = pairs_of(members)
         attributes = members[0].spectrum.attributes
         names = [str(attributes.get(name, "")) for name in ("dataset", "network")]
         parts = [part for part in members[0].run.split(" · ") if part and part not in names]
@@ -159,6 +162,11 @@ class _Group:
         }
         if pairs:
             yield "Hess-against-G", self._draw(plot_hessian_against_gauss_newton, pairs, where)
+        for pair in self.pairs:
+            mine = pair.hessian
+            if (mine.samples, mine.epoch) == (samples, epoch) and pair.overlaps is not None and pair.overlaps.size:
+                words = f"{mine.split}, {where}"
+                yield f"overlaps-{mine.split}", self._draw(plot_overlaps, pair.overlaps, words)
         for item in self.structures:
             if (item.samples, item.epoch) == (samples, epoch) and item.structure.class_eigenvalues.size:
                 words = f"class structure, {item.split}, {where}"
