@@ -186,3 +186,63 @@ def test_a_rank_that_a_scheduler_has_set_alone_silences_nothing(hesspec, here, m
     refused = hesspec("measure", "smal_cnn", "--data", "digits")
     assert refused.exit_code == 1
     assert "There is no network 'smal_cnn'" in refused.output
+
+
+FAULTY = """
+import os
+import signal
+
+from torch import nn
+
+from hesspec.operators.linearised import LinearisedRisk
+
+run_pass, count = LinearisedRisk._pass, 0
+
+
+def faulty(self, vectors):
+    global count
+    count += 1
+    if os.environ["RANK"] == "1" and count == 5:
+        if os.environ["FAULT"] == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("batch 3 cannot be read")
+    return run_pass(self, vectors)
+
+
+LinearisedRisk._pass = faulty
+
+
+def linear(channels, classes, size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, classes))
+"""
+
+
+@pytest.fixture
+def faulty(here, monkeypatch):
+    """Function from a fault to how the command ended that had it in its fifth product, with a snapshot before each."""
+
+    def run(fault):
+        (here / "faulty.py").write_text(FAULTY)
+        monkeypatch.setenv("FAULT", fault)
+        network = ("measure", "faulty:linear", *MEASURE[2:], "--matrix", "hess")
+        ended = torchrun(here, 2, *network, "--snapshot", "running", "--every", "0")
+        assert ended.returncode != 0
+        assert not list((here / "spectra").iterdir())
+        assert (here / "running" / "initialisation-train-Hessian" / snapshot.STATE).is_file()
+        return ended, [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
+
+    return run
+
+
+def test_an_error_in_the_middle_of_one_rank_is_one_line(faulty):
+    ended, lines = faulty("raises")
+    assert lines == ["Error: batch 3 cannot be read"]
+    assert re.search(r"Root Cause.*exitcode +: 1 ", ended.stderr, re.DOTALL)
+
+
+def test_the_death_of_a_rank_in_the_middle_ends_the_command(faulty):
+    ended, lines = faulty("dies")
+    assert re.search(r"exitcode +: -9 ", ended.stderr)
+    # None where the launcher is faster than the rank that is left.
+    assert len(lines) <= 1
+    assert all("A rank is gone" in line for line in lines)
