@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from sklearn.manifold import TSNE
 
 from hesspec.plot import FILL, OKABE_ITO, STYLE, bulk_on_logarithmic_axis, darkened
+from hesspec.plot.style import label_few_decades
 from hesspec.result import Spectrum
 from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, Structure
 
@@ -245,6 +246,7 @@ def _knockout(axes: Axes, structure: Structure) -> None:
         xscale="log", xlim=(low, max(seen) * 2), ylim=(0.4, len(names) + 0.75),
         xlabel="|λ| of Hess; grey: up to the bulk's edge", ylabel="projected out", title="outliers without the means",
     )  # fmt: skip
+    label_few_decades(axes.xaxis)
 
 
 def _map(axes: Axes, structure: Structure, places: Array) -> None:
