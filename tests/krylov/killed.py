@@ -1,8 +1,9 @@
 """A run with snapshots that is killed with SIGKILL at random times, in steps and in writes, so many times.
 
-    python killed.py BASIS [RANKS]
+    python killed.py BASIS [RANKS [PARTIAL_FROM]]
 
-Of several ranks one is killed first, at random, and then the others, as a launcher does.
+From PARTIAL_FROM parameters on, reorthogonalisation is partial. Of several ranks one is killed first, at random, and then
+the others, as a launcher does.
 """
 
 import datetime
@@ -24,6 +25,7 @@ import torch.distributed.checkpoint  # before processes are forked, each of whic
 import torch.distributed.tensor
 
 import hesspec
+from hesspec import run
 from hesspec._ranks import ALONE, Ranks
 
 STEPS = 24
@@ -89,8 +91,9 @@ def attempt(
     return int(killed), failed and not killed
 
 
-def main(basis: str, count: int = 1) -> None:
+def main(basis: str, count: int = 1, partial_from: int = run.PARTIAL_FROM) -> None:
     torch.set_num_threads(1)
+    run.PARTIAL_FROM = partial_from
     wanted = 50 if count == 1 else 30
     # Seconds until a kill; a run takes longer.
     longest = 0.4 if count == 1 else 1.5

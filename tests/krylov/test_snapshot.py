@@ -126,12 +126,12 @@ def test_an_invariant_space_is_gone_on_from_too(tmp_path):
     assert_same(found, whole)
 
 
-@pytest.mark.parametrize("basis", ["full", "half"])
-def test_a_run_that_is_killed_at_any_time_always_goes_on(basis):
+@pytest.mark.parametrize("arguments", [["full"], ["half"], ["half", "1", "1"]], ids=["full", "half", "half, when due"])
+def test_a_run_that_is_killed_at_any_time_always_goes_on(arguments):
     script = Path(__file__).parent / "killed.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
-        [sys.executable, script, basis], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, script, *arguments], capture_output=True, text=True, check=False, env=environment
     )
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
