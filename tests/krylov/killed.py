@@ -2,8 +2,8 @@
 
     python killed.py BASIS [RANKS [PARTIAL_FROM]]
 
-From PARTIAL_FROM parameters on, reorthogonalisation is partial. Of several ranks one is killed first, at random, and then
-the others, as a launcher does.
+From PARTIAL_FROM parameters on, reorthogonalisation is partial. Of several ranks one is killed first, at random, and
+then the others, as a launcher does.
 """
 
 import datetime
