@@ -236,6 +236,16 @@ def test_a_tail_of_few_points_far_from_a_spike_is_said_not_to_be_resolved(sign):
     assert not tail.is_power_law
 
 
+def test_the_slope_of_an_edge_is_no_tail():
+    # Semicircle: the density goes to zero at the edge, and a law that begins close to it is as steep as one likes.
+    nodes = np.cos(np.pi * np.arange(1, 200) / 200)
+    spectrum = quadrature(np.sort(nodes[nodes > 1e-3]), np.sin(np.arccos(np.sort(nodes[nodes > 1e-3]))) ** 2 / 100)
+    tail = fit_tail(spectrum, start=0.85)
+    assert tail.lower > 5
+    assert not tail.resolved
+    assert not tail.is_power_law
+
+
 def test_both_signs_together():
     values = pareto(2.5, 1000, 3) * np.random.default_rng(3).choice([-1, 1], 1000)
     tail = fit_tail(measured(values, probes=4), sign=0)
