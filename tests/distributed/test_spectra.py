@@ -4,8 +4,8 @@ import pytest
 
 from distributed_ranks import results
 
-# Of the largest number. Float32: a spectrum is as exact as its bounds say, a few 1e-6 of the norm for 40 steps.
-TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+# Of the largest number. Float32: products differ by the order of their sums, a few eps = 1.2e-7.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
 
 
 @pytest.fixture(scope="module")
