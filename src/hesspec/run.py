@@ -39,8 +39,12 @@ PARTIAL_FROM: Final = 1 << 18
 NOISE_MARGIN: Final = 2.0
 # Resolved eigenvalues whose eigenvectors are kept as sketches, the largest: 8 KB each.
 SKETCHED: Final = 64
-# Numbers and words that a snapshot holds.
-KEPT: Final = ("_phase", "_stopped", "_done", "_passes", "_steps", "_exact")
+# Products of an operator and of the same one with other batches, threads or ranks differ by less than eps to this
+# power, in float32 1.7e-3 of their norm. They differed by 2e-6 at most (ResNet18, VGG11, a small CNN), but a ReLU whose
+# input is within rounding of zero may pass here and not there: float32 and float64 differed by 3.5e-4.
+SAME: Final = 0.4
+# Numbers and words that a snapshot holds, and the sketch of the first product.
+KEPT: Final = ("_phase", "_stopped", "_done", "_passes", "_steps", "_exact", "_apart", "_first_error", "_first_product")
 
 
 class Run:
@@ -87,7 +91,7 @@ class Run:
         snapshot: Snapshot | None = None,
     ) -> None:
         self._operator, self._space, self._probes, self._wanted = operator, space, probes, wanted
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self._reference = getattr(operator, "reference", None)
         self.keeping, self._p = keeping, space.size
         self._dtype, self._device = operator.dtype, torch.device(operator.device)
@@ -98,6 +102,8 @@ class Run:
         # What a snapshot holds, beside the processes at work and the basis of eigenvectors.
         self._phase, self._stopped = "first", ""
         self._done, self._passes, self._steps, self._exact = 0, 0.0, 0, False
+        self._first_product: npt.NDArray[np.float64] | None = None
+        self._first_error, self._apart = 0.0, 0.0
         self._pairs: list[RitzPairs] = []
         self._bulks: list[tuple[Array, Array]] = []
         self._sketches: list[npt.NDArray[np.float64]] = []
@@ -108,7 +114,7 @@ class Run:
         self._restart: ThickRestart | None = None
         self._group: list[Lanczos] = []
         if snapshot is not None and (state := snapshot.read()) is not None:
-            self._restore(state)
+            self._restore(state, snapshot)
 
     # Phases -----------------------------------------------------------------------------------------------------------
 
@@ -246,14 +252,20 @@ class Run:
         vectors = [lanczos.vector for lanczos in group]
         for lanczos, vector, image in zip(group, vectors, self._multiply(vectors), strict=True):
             passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
+            if self._snapshot is not None and self._first_product is None:
+                self._first_product, self._first_error = self._sketch(image), error
             lanczos.step(image, error)
             self._passes += lanczos.passes - passes
 
     def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
-        """Norm of what the product is off by, where the operator can tell and it is time to ask."""
+        """Norm of what the product is off by, where the operator can tell and it is time to ask.
+
+        After a snapshot, no less than products differ from those before it.
+        """
+        apart = self._apart * self._space.norm(image) if self._apart else 0.0
         if self._reference is None or step & (step - 1):
-            return 0.0
-        return NOISE_MARGIN * self._space.norm(self._reference @ vector - image)
+            return apart
+        return max(apart, NOISE_MARGIN * self._space.norm(self._reference @ vector - image))
 
     def _multiply(self, vectors: Sequence[Tensor]) -> list[Any]:
         products = self._operator @ (vectors[0] if len(vectors) == 1 else torch.stack(list(vectors), dim=1))
@@ -286,9 +298,11 @@ class Run:
             "group": [lanczos.state() for lanczos in self._group],
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any], snapshot: Snapshot) -> None:
         for name in KEPT:
             setattr(self, name, state[name])
+        if self._first_product is not None:
+            self._compare(self._first_product, snapshot)
         kept = state["keeping"]
         self.keeping = Storage(**kept) if isinstance(kept, dict) else int(kept)
         self._pairs = [RitzPairs(**pairs) for pairs in state["pairs"]]
@@ -307,6 +321,31 @@ class Run:
         self._group = [self._resumed(lanczos) for lanczos in state["group"]]
         if self._on_step is not None:
             self._on_step(self._done, self._total)
+
+    def _compare(self, before: npt.NDArray[np.float64], snapshot: Snapshot) -> None:
+        """Multiply the first vector of the run again, and refuse an operator whose product is another one.
+
+        What the operator says of itself (`identity`) leaves out what code does: of a loss function, of a `forward`, of
+        operators of others. Lanczos would go on with any, and none of its bounds would tell.
+        """
+        start = self._space.random_vector(
+            torch.Generator().manual_seed(self._seed), dtype=self._dtype, device=self._device
+        )
+        now = self._sketch(self._operator @ (start / self._space.norm(start)))
+        length, apart = float(np.linalg.norm(before)), float(np.linalg.norm(now - before))
+        # Either product may be off by as much as was measured.
+        allowed = torch.finfo(self._dtype).eps ** SAME * length + 2 * self._first_error
+
+        def refuse() -> None:
+            if not apart <= allowed:
+                raise snapshot.of_another_run(
+                    f"the products of its matrix and of the one here with the first vector, of norm {length:.2g}, "
+                    f"are {apart:.2g} apart, of which rounding explains {allowed:.2g}. Where weights and data are the "
+                    "same, the code of the network or of the loss is another one"
+                )
+
+        self._space.ranks.together(refuse)
+        self._apart = max(self._apart, apart / length if length else 0.0)
 
     def _resumed(self, state: dict[str, Any]) -> Lanczos:
         return Lanczos.restored(

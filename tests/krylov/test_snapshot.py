@@ -148,13 +148,17 @@ def problem(seed=0, data_seed=1):
     return model, nn.CrossEntropyLoss(), data
 
 
-def stopped(operator, folder, **options):
+def stop_at(product):
     def stop(done, _):
-        if done == 6:
+        if done == product:
             raise StopError
 
+    return stop
+
+
+def stopped(operator, folder, **options):
     with pytest.raises(StopError):
-        hesspec.spectrum(operator, steps=12, snapshot=folder, every=0, on_step=stop, **options)
+        hesspec.spectrum(operator, steps=12, snapshot=folder, every=0, on_step=stop_at(6), **options)
 
 
 @pytest.mark.parametrize(
@@ -256,10 +260,88 @@ def test_the_same_data_in_other_batches_is_the_same_run(tmp_path):
 def test_more_steps_go_on_from_where_fewer_ended(tmp_path):
     operator = matrix(torch.float64)
     hesspec.spectrum(Interrupted(operator, 20), steps=20, snapshot=tmp_path, every=0)
-    longer = Interrupted(operator, 21)
+    longer = Interrupted(operator, 22)  # one to see that it is the same operator
     found = hesspec.spectrum(longer, steps=40, snapshot=tmp_path, every=0)
     assert_same(found, hesspec.spectrum(Interrupted(operator, 10**6), steps=40))
     assert longer.left == 0  # the 20th vector's product came after the last snapshot
+
+
+def smoothed(share):
+    return lambda outputs, targets: nn.functional.cross_entropy(outputs, targets, label_smoothing=share)
+
+
+class Activated(nn.Module):
+    """Its code, and nothing that it prints, depends on the function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layers = problem()[0]
+        self._function = function
+
+    def forward(self, inputs):
+        return self.layers[2](self._function(self.layers[0](inputs)))
+
+
+class Foreign:
+    def __init__(self, matrix):
+        self._matrix, self.shape, self.dtype, self.device = matrix, matrix.shape, matrix.dtype, matrix.device
+
+    def __matmul__(self, vectors):
+        return self._matrix @ vectors
+
+
+OTHERS = {
+    "closure": (
+        lambda: hesspec.Hessian(problem()[0], smoothed(0.0), problem()[2]),
+        lambda: hesspec.Hessian(problem()[0], smoothed(0.05), problem()[2]),
+    ),
+    "forward": (
+        lambda: hesspec.Hessian(Activated(torch.tanh), *problem()[1:]),
+        lambda: hesspec.Hessian(Activated(torch.sigmoid), *problem()[1:]),
+    ),
+    "foreign": (lambda: Foreign(matrix(torch.float32)), lambda: Foreign(matrix(torch.float32, seed=4))),
+}
+
+
+@pytest.mark.parametrize("partial", [1, 1 << 30], ids=["when it is due", "in every step"])
+@pytest.mark.parametrize("what", OTHERS)
+def test_an_operator_that_says_the_same_of_itself_is_known_by_its_product(tmp_path, monkeypatch, what, partial):
+    monkeypatch.setattr(run, "PARTIAL_FROM", partial)
+    one, other = OTHERS[what]
+    stopped(one(), tmp_path)
+    with pytest.raises(ValueError, match="rounding explains.*the code of the network or of the loss is another one"):
+        hesspec.spectrum(other(), steps=12, snapshot=tmp_path)
+    assert hesspec.spectrum(one(), steps=12, snapshot=tmp_path).matvecs == 12
+
+
+@pytest.mark.parametrize("options", [{"steps": 60, "basis": "restarted"}, {"steps": 30, "probes": 2}], ids=str)
+@pytest.mark.parametrize("products", [25, 38, 50])
+def test_another_operator_is_refused_in_any_phase(tmp_path, options, products):
+    options = {**options, "memory": 24 * 8 * SIZE, "snapshot": tmp_path, "every": 0}
+    with pytest.raises(StopError):
+        hesspec.spectrum(Interrupted(matrix(torch.float64), products), **options)
+    other = matrix(torch.float64, seed=4)
+    same_words = Interrupted(other, 10**6)
+    same_words.identity = Interrupted(matrix(torch.float64), 0).identity
+    with pytest.raises(ValueError, match="rounding explains"):
+        hesspec.spectrum(same_words, **options)
+
+
+@pytest.mark.parametrize("partial", [1, 1 << 30], ids=["when it is due", "in every step"])
+def test_products_that_round_in_another_way_go_on_and_are_part_of_the_bounds(tmp_path, monkeypatch, partial):
+    monkeypatch.setattr(run, "PARTIAL_FROM", partial)
+    exact = matrix(torch.float64)
+    # Rounded to 12 bits, 1.2e-4, where float32 has 24.
+    rounded = torch.ldexp((torch.frexp(exact)[0] * 4096).round() / 4096, torch.frexp(exact)[1]).float()
+    with pytest.raises(StopError):
+        hesspec.spectrum(Foreign(rounded), steps=40, snapshot=tmp_path, every=0, on_step=stop_at(20))
+    found = hesspec.spectrum(Foreign(exact.float()), steps=40, snapshot=tmp_path)
+    whole = hesspec.spectrum(Foreign(exact.float()), steps=40)
+    true = torch.linalg.eigvalsh(exact).numpy()
+    assert found.eigenvalues.size >= 5
+    for value, bound in zip(found.eigenvalues, found.error_bounds, strict=True):
+        assert np.abs(true - value).min() <= bound
+    assert whole.error_bounds[0] < found.error_bounds[0] < 1e-3 * found.eigenvalues[0]
 
 
 def test_nothing_is_written_before_it_is_time(tmp_path):

@@ -270,10 +270,14 @@ class Snapshot:
         for what in {**self._identity, **found}:
             here, there = self._identity.get(what, "none"), found.get(what, "none")
             if here != there:
-                raise ValueError(
-                    f"The snapshot in {str(self._folder)!r} is of another run: its {what} is {there}, and here it is "
-                    f"{here}. Name another folder with snapshot=..., or remove this one."
-                )
+                raise self.of_another_run(f"its {what} is {there}, and here it is {here}")
+
+    def of_another_run(self, difference: str) -> ValueError:
+        """What is raised where a snapshot is of another run, with the difference, a clause."""
+        return ValueError(
+            f"The snapshot in {str(self._folder)!r} is of another run: {difference}. Name another folder with "
+            "snapshot=..., or remove this one."
+        )
 
     def _full(self, value: Any, arrays: dict[str, Tensor], vectors: str) -> Any:
         """Inverse of `_flat`."""
