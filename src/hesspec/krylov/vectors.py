@@ -21,7 +21,7 @@ CHUNK = 1 << 16
 ROW = 1 << 12
 # Numbers of each vector that a step of several operations works on at a time: few enough for a processor's cache, so
 # that memory is read once for all of them, and many enough for calls of PyTorch to be short beside the work. A step
-# with p = 28 million took 0.09 s, with an eighth of it 0.14, with twice as many 0.08 to 0.10 (two cores, 32 MB of cache).
+# with p = 28 million took 0.09 s, with an eighth of it 0.14, with twice as many 0.08 to 0.10 (two cores, 32 MB cache).
 PIECE = 1 << 19
 # Where squares of numbers, and their sums over a chunk, neither overflow nor vanish beside eps of the sum.
 SAFE_SQUARES = {torch.float32: (1e-20, 1e38), torch.float64: (1e-280, 1e280)}
