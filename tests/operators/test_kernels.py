@@ -142,3 +142,23 @@ def test_the_other_library_is_for_processors_that_mkl_is_slow_on(cpuinfo, capabi
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert kernels._mkl_is_slow.__wrapped__() == slow
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "slow", "wide", "speed"),
+    [
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2", True, True, 2.9),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 27\nmodel\t\t: 2", True, True, 2.9),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 97", True, False, 1.6),
+        # Without AVX-512 all generations are alike.
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2", False, True, 1.6),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143", False, False, 1.6),
+        ("AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD", True, False, 1.6),
+        ("", True, False, 1.6),
+    ],
+)
+def test_direct_convolutions_are_faster_where_vectors_are_wide(cpuinfo, slow, wide, speed, monkeypatch):
+    monkeypatch.setattr(kernels, "_processor", lambda: cpuinfo)
+    monkeypatch.setattr(kernels, "_mkl_is_slow", lambda: slow)
+    assert kernels._wide() == wide
+    assert kernels.direct_speed() == speed

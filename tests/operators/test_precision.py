@@ -75,6 +75,7 @@ def test_predictions_are_of_what_runs():
     batch = next(iter(lower._risk.batches))
     trace = built._traced(batch)
     _, *residuals = trace.primal(*built._constants(batch))
+    residuals = [*trace.shared(*built._fixed), *residuals]
     placeholders = [node for node in trace.tangents[0].__self__.graph.nodes if node.op == "placeholder"]
     for node, residual in zip(placeholders, residuals, strict=False):
         assert (node.meta["val"].dtype, node.meta["val"].shape) == (residual.dtype, residual.shape)

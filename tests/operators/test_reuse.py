@@ -53,6 +53,16 @@ def test_the_second_operand_serves_where_the_order_does_not_matter():
     assert check(lambda x, y: x - x * y, *square()) == [aten.mul.Tensor, aten.sub.Tensor]
 
 
+def test_sums_with_products_of_matrices():
+    a, b = (part.expand(2, 3, 3).contiguous() for part in square())
+    targets = check(lambda a, b: torch.baddbmm(a * 2, a, b), a, b)
+    assert targets[-1] == aten.baddbmm_.default
+    # Products read their factors again and again: none of them can take the sum.
+    for function in (lambda q, b: torch.baddbmm(q, q, b), lambda q, b: torch.baddbmm(q, b, q)):
+        targets = check(lambda a, b, function=function: function(a * 2, b), a, b)
+        assert targets[-1] == aten.baddbmm.default
+
+
 def test_what_is_used_later_or_returned_is_kept():
     def later(x, y):
         product = x * y

@@ -63,16 +63,24 @@ class PassBytes(NamedTuple):
         Peak of the primal pass, what it leaves included.
     tangent : int
         Peak of a tangent pass beside that, its products included.
+    shared : int
+        What is there beside these for all batches of a shape.
     """
 
     kept: int
     primal: int
     tangent: int
+    shared: int = 0
 
     @property
     def streamed(self) -> int:
         """Peak of a primal and a tangent pass, one after the other."""
         return max(self.primal, self.kept + self.tangent)
+
+    @property
+    def least(self) -> int:
+        """What passes take where none is kept."""
+        return self.shared + self.streamed
 
 
 class ForwardWork(NamedTuple):
@@ -83,12 +91,17 @@ class ForwardWork(NamedTuple):
     bytes: int
 
 
-def trace_bytes(primal: fx.Graph, tangents: Sequence[fx.Graph]) -> PassBytes:
-    """Bytes of a trace that is cut into `primal -> (value, *residuals)` and parts `tangent -> products`."""
-    storages = _storages(primal)
+def trace_bytes(shared: fx.Graph, primal: fx.Graph, tangents: Sequence[fx.Graph]) -> PassBytes:
+    """Bytes of a trace cut into `shared -> residuals`, `primal -> (value, *residuals)`, parts `-> products`."""
     _, *residuals = cast("Sequence[fx.Node]", primal.output_node().args[0])
-    kept = {storage for node in residuals for storage in storages[node]}
-    return PassBytes(sum(map(_size, kept)), _peak(primal), max(map(_peak, tangents)))
+    common = cast("Sequence[fx.Node]", shared.output_node().args[0])
+    return PassBytes(_bytes_of(primal, residuals), _peak(primal), max(map(_peak, tangents)), _bytes_of(shared, common))
+
+
+def _bytes_of(graph: fx.Graph, results: Sequence[fx.Node]) -> int:
+    """Bytes that these results of a graph take, its inputs not counted."""
+    storages = _storages(graph)
+    return sum(map(_size, {storage for node in results for storage in storages[node]}))
 
 
 def _peak(graph: fx.Graph) -> int:

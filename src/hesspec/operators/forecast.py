@@ -75,7 +75,7 @@ class Forecast:
     @property
     def peak_bytes(self) -> int:
         """Most bytes that passes take at once, what is kept included."""
-        kept = round(self.kept * self.pieces) * self.size.kept
+        kept = self.shapes * self.size.shared + round(self.kept * self.pieces) * self.size.kept
         return kept + max(self.size.tangent, self.size.streamed if self.kept < 1 else 0)
 
 
@@ -98,7 +98,7 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
         If not even one sample fits into the budget.
     """
     start = time.perf_counter()
-    parts, cut = cut_to_fit(risk, next(iter(risk.batches)), 1, lambda part: passes.bytes(part).streamed, budget)
+    parts, cut = cut_to_fit(risk, next(iter(risk.batches)), 1, lambda part: passes.bytes(part).least, budget)
     trace_seconds = time.perf_counter() - start
     part = cut[0]
     size = passes.bytes(part)
@@ -120,6 +120,8 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
         product(vector, total)
     tangent_seconds = _median(lambda: product(vector, total))
     pieces = risk.batches.samples / part.samples / devices
+    shapes = len(set(risk.batches.sizes))
+    budget -= shapes * size.shared
     room = (budget - max(size.tangent, size.kept)) / max(size.kept, 1)
     kept = 1.0 if room >= pieces else math.floor((budget - size.streamed) / max(size.kept, 1)) / pieces
     return Forecast(
@@ -127,7 +129,7 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
         why=passes.why,
         parts=parts,
         pieces=pieces,
-        shapes=len(set(risk.batches.sizes)),
+        shapes=shapes,
         trace_seconds=trace_seconds,
         primal_seconds=primal_seconds,
         tangent_seconds=tangent_seconds,

@@ -94,6 +94,7 @@ class KeptPasses:
         self._parts = dict.fromkeys(range(len(risk.batches)), 1)
         self._most = dict(enumerate(risk.batches.sizes))
         self._places = 0
+        self._shared_bytes = 0
         self._need = 0
         # What was given up when memory ran out, and how many primal passes may still be kept then.
         self._steps: list[str] = []
@@ -144,6 +145,11 @@ class KeptPasses:
         """Bytes of the primal passes that are kept."""
         return sum(kept.size.kept for kept in self._kept.values())
 
+    @property
+    def _held_bytes(self) -> int:
+        """Bytes that are held between products."""
+        return self._shared_bytes + self.kept_bytes
+
     def at_full_precision(self) -> Self:
         """The same matrix at full precision, with the same traces.
 
@@ -186,27 +192,30 @@ class KeptPasses:
         self._places, self.value, self.predicted_peak = 0, 0.0, 0
         self._unused = set(self._risk.parameters.names)
         final = max((index for index, share in enumerate(self._risk.batches.shares) if share), default=-1)
-        # Largest needs so far: of parts that are repeated, and of tangent passes.
+        # Largest needs so far: of parts that are repeated, and of tangent passes; what parts of a size share.
         streamed = tangent = 0
+        shared: dict[int, int] = {}
         for batch in self._risk.batches:
             parts = self._fitting(batch)
             for number, part in enumerate(parts):
                 size = self._bytes(part)
-                while self._kept and self.kept_bytes + max(streamed, size.streamed) > self._budget:
+                shared[part.samples] = size.shared
+                self._shared_bytes = sum(shared.values())
+                while self._kept and self._held_bytes + max(streamed, size.streamed) > self._budget:
                     _, given_up = self._kept.popitem()
                     streamed = max(streamed, given_up.size.streamed)
-                self.predicted_peak = max(self.predicted_peak, self.kept_bytes + size.primal)
+                self.predicted_peak = max(self.predicted_peak, self._held_bytes + size.primal)
                 apply = self._first(part)
                 tangent = max(tangent, size.tangent)
                 # What follows may have to be repeated in every pass, beside all that is kept.
                 follows = batch.index < final or number + 1 < len(parts)
-                need = self.kept_bytes + size.kept + max(tangent, size.streamed if follows else 0)
+                need = self._held_bytes + size.kept + max(tangent, size.streamed if follows else 0)
                 if not streamed and need <= self._budget and len(self._kept) < self._allowed:
                     self._kept[batch.index, number] = Kept(part.share, size, apply)
                 else:
                     streamed = max(streamed, size.streamed)
                 self._places += 1
-        self.predicted_peak = max(self.predicted_peak, self.kept_bytes + max(tangent, streamed))
+        self.predicted_peak = max(self.predicted_peak, self._held_bytes + max(tangent, streamed))
 
     def _first(self, part: Batch) -> Any:
         """The first primal pass of a batch or part, with what is noted of it."""
@@ -224,7 +233,7 @@ class KeptPasses:
         size = self._passes.bytes(part)
         if self._full is not self._passes:
             size = size._replace(primal=max(size.primal, self._full.bytes(part).streamed))
-        self._need = size.streamed
+        self._need = size.least
         return size
 
     def _cut(self, batch: Batch) -> list[Batch]:
@@ -235,7 +244,7 @@ class KeptPasses:
         index = batch.index
         self._most[index] = _most_parts(batch)
         self._parts[index], parts = cut_to_fit(
-            self._risk, batch, self._parts[index], lambda part: self._bytes(part).streamed, self._budget
+            self._risk, batch, self._parts[index], lambda part: self._bytes(part).least, self._budget
         )
         return parts
 

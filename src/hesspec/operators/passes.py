@@ -84,6 +84,7 @@ class Passes(ABC):
         self.mode, self.why = ("", "") if precision == "full" else ("traced", f"precision {precision!r} takes a trace")
         self._risk = risk
         self._graphs: dict[Hashable, PassBytes] = {}
+        self._shared: dict[Callable[..., Any], Sequence[Tensor]] = {}
 
     @abstractmethod
     def _traced_as(self) -> Hashable:
@@ -113,9 +114,12 @@ class Passes(ABC):
             if trace is None:
                 return self._retain(batch)
             with torch.no_grad():
+                if trace.shared not in self._shared:
+                    self._shared[trace.shared] = trace.shared(*self._fixed)
                 value, *residuals = trace.primal(*self._constants(batch))
         names = self._risk.parameters.names
-        return PrimalPass(value, self._applied(trace, residuals, batch), [names[i] for i in trace.independent])
+        applied = self._applied(trace, [*self._shared[trace.shared], *residuals], batch)
+        return PrimalPass(value, applied, [names[i] for i in trace.independent])
 
     @abstractmethod
     def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:
@@ -137,8 +141,12 @@ class Passes(ABC):
 
     def _constants(self, batch: Batch) -> list[Tensor]:
         """All tensors that a primal pass takes."""
-        tensors = [leaf for leaf in batch.leaves()[0] if isinstance(leaf, Tensor)]
-        return [*self._risk.parameters.values, *self._risk.fixed.values(), *tensors]
+        return [*self._fixed, *(leaf for leaf in batch.leaves()[0] if isinstance(leaf, Tensor))]
+
+    @property
+    def _fixed(self) -> list[Tensor]:
+        """Tensors that are the same for all batches."""
+        return [*self._risk.parameters.values, *self._risk.fixed.values()]
 
     def _traced(self, batch: Batch) -> LinearTrace | None:
         """The trace of this shape of batch, made where there is none yet; None in double backward."""
@@ -222,7 +230,7 @@ class Passes(ABC):
         with warnings.catch_warnings():
             # torch.func warns of how it is implemented, which is nothing that a user can act on.
             warnings.simplefilter("ignore")
-            return trace_linear(function, self._constants(batch), tangents, groups)
+            return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
 
     def _retain(self, batch: Batch) -> PrimalPass:
         theta = self._risk.leaves()

@@ -21,6 +21,7 @@ IN_PLACE: dict[Any, tuple[Any, tuple[int, ...]]] = {
     aten.sub.Tensor: (aten.sub_.Tensor, (0,)),
     aten.div.Tensor: (aten.div_.Tensor, (0,)),
     aten.neg.default: (aten.neg_.default, (0,)),
+    aten.baddbmm.default: (aten.baddbmm_.default, (0,)),
 }
 
 
@@ -66,6 +67,9 @@ def reuse_memory(graph: fx.Graph) -> fx.Graph:
             target, operands = IN_PLACE[node.target]
             # x + alpha y is no y + alpha x.
             chosen = [i for i in (operands[:1] if node.kwargs else operands) if free(node, node.args[i])]
+            # Products of matrices read what they have written already.
+            if node.target is aten.baddbmm.default and node.args.count(node.args[0]) > 1:
+                chosen = []
             if chosen:
                 node.target, node.args = target, node.args if chosen[0] == 0 else (node.args[1], node.args[0])
         elif not _owns(node):

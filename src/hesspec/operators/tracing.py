@@ -15,6 +15,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesspec.operators.budget import PassBytes, RandomOperationError, trace_bytes
+from hesspec.operators.fourier import prefer_fourier
 from hesspec.operators.kernels import prefer_fast_convolutions, prefer_fast_products
 from hesspec.operators.precision import lower_products
 from hesspec.operators.reuse import reuse_memory
@@ -33,9 +34,10 @@ class Group(NamedTuple):
 
 
 class JointTrace(NamedTuple):
-    """A function of (primals, tangents) as one graph, not yet cut."""
+    """A function of (primals, tangents) as one graph, not yet cut; the first `num_fixed` primals are of all batches."""
 
     module: fx.GraphModule
+    num_fixed: int
     num_primals: int
     groups: tuple[Group, ...]
 
@@ -45,16 +47,19 @@ class LinearTrace(NamedTuple):
 
     Attributes
     ----------
+    shared : callable
+        `shared(*fixed) -> shared residuals`, which are the same for all batches.
     primal : callable
         `primal(*primals) -> (value, *residuals)`.
     tangents : tuple of callables
-        `part(*residuals, *tangents) -> products` of each group.
+        `part(*shared residuals, *residuals, *tangents) -> products` of each group.
     independent : tuple of int
         Tangents of the first group whose primals `value` does not depend on.
     bytes : PassBytes
         What the parts allocate.
     """
 
+    shared: Part
     primal: Part
     tangents: tuple[Part, ...]
     independent: tuple[int, ...]
@@ -66,6 +71,7 @@ def trace_linear(
     primals: Sequence[Tensor],
     tangents: Sequence[Tensor],
     groups: Sequence[Group],
+    num_fixed: int = 0,
 ) -> JointTrace:
     """Trace `function(*primals, *tangents) -> (value, *products)` for tensors of these shapes.
 
@@ -78,6 +84,8 @@ def trace_linear(
         tangents of the first group are attached.
     groups : sequence of Group
         Of tangents and products, each in order. A group without tangents has products that depend on the primals only.
+    num_fixed : int
+        How many of the first primals are the same for all batches.
 
     Raises
     ------
@@ -103,8 +111,10 @@ def trace_linear(
     simplify(graph)
     merge_equal(graph)
     vectors = [node for node in graph.nodes if node.op == "placeholder"][len(primals) :]
-    prefer_fast_convolutions(graph, _descendants(graph, vectors))
-    return JointTrace(traced, len(primals), tuple(groups))
+    dependent = _descendants(graph, vectors)
+    prefer_fourier(graph, dependent)
+    prefer_fast_convolutions(graph, dependent)
+    return JointTrace(traced, num_fixed, len(primals), tuple(groups))
 
 
 @contextmanager
@@ -128,7 +138,7 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     bfloat16 : bool
         Whether matrix products and convolutions of the tangent part take bfloat16 (see `lower_products`).
     """
-    traced, num_primals, groups = trace
+    traced, num_fixed, num_primals, groups = trace
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced.graph, {}))
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
@@ -146,6 +156,11 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
         for node in graph.nodes
         if node not in dependent and (any(user in dependent for user in node.users) or node in products)
     ]
+    # Transforms of weights, scales of batch norm: once for all batches rather than with each of them.
+    varying = _descendants(graph, placeholders[num_fixed:])
+    common = [node for node in residuals if node not in varying and node.op == "call_function"]
+    residuals = [node for node in residuals if node not in common]
+    shared = _subgraph(placeholders[:num_fixed], [node for node in inner if node not in varying], common)
     primal = _subgraph(
         placeholders[:num_primals], [node for node in inner if node not in dependent], [value, *residuals]
     )
@@ -154,15 +169,16 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
         mine, tangents = tangents[: group.tangents], tangents[group.tangents :]
         wanted, results = results[: group.products], results[group.products :]
         reached = _descendants(graph, mine)
-        parts.append(_subgraph([*residuals, *mine], [node for node in inner if node in reached], wanted))
+        parts.append(_subgraph([*common, *residuals, *mine], [node for node in inner if node in reached], wanted))
     # What the parts allocate is counted as it was: less is taken where memory is used again.
-    size = trace_bytes(primal, parts)
+    size = trace_bytes(shared, primal, parts)
     for part in parts:
         prefer_fast_products(part)
         reuse_memory(part)
     independent = tuple(i for i, node in enumerate(placeholders[: groups[0].tangents]) if node not in influential)
     # forward, since calling the module prints its source to stderr where it raises, as it does when memory runs out.
     return LinearTrace(
+        fx.GraphModule(traced, shared).forward,
         fx.GraphModule(traced, primal).forward,
         tuple(fx.GraphModule(traced, part).forward for part in parts),
         independent,
