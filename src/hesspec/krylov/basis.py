@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hesspec.krylov.storage import Storage
-from hesspec.krylov.vectors import CHUNK, PIECE, Space
+from hesspec.krylov.vectors import CHUNK, PIECE, Space, norm
 
 __all__ = ["KrylovBasis"]
 
@@ -23,6 +23,8 @@ BLOCK = 16
 # removed. Their limit, half of the squared norm, lets it grow from vector to vector where residuals are near the
 # rounding level (to 53 eps in 232 steps on a reflection; 9 eps with this one); elsewhere the share is near eps.
 CANCELLATION = 0.99
+# By Pythagoras, the share along the basis beyond which no more than that is left.
+REMOVED = math.sqrt(1 - CANCELLATION**2)
 # Largest entry of a scaled float16 vector, below the largest float16, 65,504; powers of two scale without rounding.
 # Entries down to 2^-29 of the largest keep all 11 bits.
 LARGEST_HALF = 2.0**15
@@ -154,7 +156,9 @@ class KrylovBasis:
         everything = np.arange(len(self))
         return everything if rows is None else everything[np.isin(everything // BLOCK, rows // BLOCK)]
 
-    def orthogonalise(self, vector: Tensor, rows: npt.NDArray[np.intp] | None = None) -> Tensor:
+    def orthogonalise(
+        self, vector: Tensor, rows: npt.NDArray[np.intp] | None = None, length: float | None = None
+    ) -> Tensor:
         """Remove from `vector` (p,), in place, its components along the basis.
 
         Classical Gram-Schmidt, with a second pass where cancellation asks for one.
@@ -164,6 +168,8 @@ class KrylovBasis:
         vector : Tensor (p,)
         rows : int array, optional
             The vectors to look at, whole blocks as `around` gives them; all by default.
+        length : float, optional
+            Norm of `vector`, where it is known.
 
         Returns
         -------
@@ -171,9 +177,9 @@ class KrylovBasis:
             The components that the first pass removed, float64, on the CPU; zero for vectors that were not looked at.
         """
         blocks = set(range(len(self._blocks))) if rows is None else set((rows // BLOCK).tolist())
-        before = self._space.norm(vector)
+        before = self._space.norm(vector) if length is None else length
         removed = self._project_out(vector, blocks)
-        if self._space.norm(vector) < CANCELLATION * before:
+        if norm(removed) > REMOVED * before:
             self._project_out(vector, blocks)
         return removed
 

@@ -332,7 +332,7 @@ class Lanczos:
         if due:
             allowance = 2 * predicted + kept * residual + self.noise * (self._lengths[-1] + self.scale)
             chosen = self.basis.around(None if whole else np.flatnonzero(each > self._eps**APART * residual))
-            removed = self.basis.orthogonalise(w, chosen).numpy()
+            removed = self.basis.orthogonalise(w, chosen, length).numpy()
             found = float(np.abs(removed[:index]).max(initial=0.0))
             # After two steps that were reorthogonalised there is nothing that a third could find but errors.
             if whole and (self._streak >= 2 or self._streak == index):
