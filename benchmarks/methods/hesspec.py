@@ -13,7 +13,7 @@ from methods import Answer, Candidate, Method, Problem, largest
 __all__ = ["METHODS", "REFERENCE", "SCANS", "operator"]
 
 REFERENCE = "hesspec: one run, 64 steps"
-SCAN_STEPS = (*range(16, 65, 4), 80, 96)
+SCAN_STEPS = (*range(8, 65, 2), 80, 96)
 
 
 def operator(problem: Problem) -> hesspec.Hessian | hesspec.GaussNewton:
