@@ -25,7 +25,7 @@ SCAN_EIGSH = (
     (1, 1e-3, None), (1, 1e-2, None), (1, 1e-1, None), (1, 1e-2, 40),
     (2, 1e-2, None), (2, 1e-1, None), (2, 1e-1, 30), (3, 1e-2, None), (3, 1e-1, None),
 )  # fmt: skip
-SCAN_STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96)
+SCAN_STEPS = (*range(2, 41, 2), 48, 64, 96)
 
 
 def operator(problem: Problem) -> HessianLinearOperator | GGNLinearOperator:

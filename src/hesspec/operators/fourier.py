@@ -76,7 +76,7 @@ def bilinear(geometry: Geometry) -> Bilinear:
 
     References
     ----------
-    Winograd, Arithmetic Complexity of Computations (1980), chapter V; Mathieu, Henaff and LeCun, "Fast training of
+    Winograd, Arithmetic Complexity of Computations (1980); Mathieu, Henaff and LeCun, "Fast training of
     convolutional networks through FFTs" (arXiv 1312.5851).
     """
     (height, width), kernel, padding = geometry
