@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import functools
 import os
 import statistics
 import time
@@ -40,7 +41,7 @@ VECTORS = 6
 # and where it is done when it is due. The latter takes from a fifth of the steps to all (VGG11-BN, 8 images: 12 of
 # 64 steps for the Hessian, 44 for G, and 64 with a half-width basis): half of them are planned for.
 ROWS, ROWS_WHEN_DUE = 0.5, 0.25
-# Timed calls of a reorthogonalisation: the median of three leaves out one disturbance.
+# Timed steps and reorthogonalisations: the median of three leaves out one disturbance.
 CALLS = 3
 
 
@@ -294,26 +295,25 @@ def _seconds_of_step(operator: CurvatureOperator, storage: Storage, rows: int) -
     vectors = [random_vector(p, generator, dtype=operator.dtype, device=operator.device) for _ in range(2)]
     lanczos = Lanczos(vectors[0], generator, storage=storage)
     basis = KrylovBasis(Space(p), dtype=operator.dtype, device=operator.device, storage=storage)
-    taken, plain = 0, 0.0
-    while taken < 2 and not lanczos.finished:
+    plain: list[float] = []
+    while len(plain) < 1 + CALLS and not lanczos.finished:
         # Made before the clock starts: it stands for a product, which is timed by itself.
         image = torch.roll(lanczos.vector, 1) + torch.roll(lanczos.vector, -1)
-        start = time.perf_counter()
-        lanczos.step(image)
-        plain += time.perf_counter() - start
-        taken += 1
-    plain /= max(taken, 1)
+        plain.append(_seconds(functools.partial(lanczos.step, image)))
     count = min(4, p)
     for _ in range(count):
         basis.append(vectors[0] / norm(vectors[0]))
-    seconds = []
-    for _ in range(CALLS):
-        copy = vectors[1].clone()
-        start = time.perf_counter()
-        basis.orthogonalise(copy)
-        seconds.append(time.perf_counter() - start)
-    row = statistics.median(seconds) / count
-    return plain + row * rows * (ROWS_WHEN_DUE if p >= PARTIAL_FROM else ROWS)
+    seconds = [_seconds(functools.partial(basis.orthogonalise, vectors[1].clone())) for _ in range(1 + CALLS)]
+    row = statistics.median(seconds[1:]) / count
+    # The first ones take memory that a run has at hand from then on.
+    step = statistics.median(plain[1:] or plain or [0.0])
+    return step + row * rows * (ROWS_WHEN_DUE if p >= PARTIAL_FROM else ROWS)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _allocated(device: torch.device) -> int:
