@@ -58,9 +58,17 @@ def test_sums_with_products_of_matrices():
     targets = check(lambda a, b: torch.baddbmm(a * 2, a, b), a, b)
     assert targets[-1] == aten.baddbmm_.default
     # Products read their factors again and again: none of them can take the sum.
-    for function in (lambda q, b: torch.baddbmm(q, q, b), lambda q, b: torch.baddbmm(q, b, q)):
-        targets = check(lambda a, b, function=function: function(a * 2, b), a, b)
-        assert targets[-1] == aten.baddbmm.default
+
+    def first(a, b):
+        q = a * 2
+        return torch.baddbmm(q, q, b)
+
+    def second(a, b):
+        q = a * 2
+        return torch.baddbmm(q, b, q)
+
+    for function in (first, second):
+        assert check(function, a, b)[-1] == aten.baddbmm.default
 
 
 def test_what_is_used_later_or_returned_is_kept():
