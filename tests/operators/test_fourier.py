@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import hesspec
-from hesspec.operators import fourier, passes, tracing
+from hesspec.operators import fourier, tracing
 from hesspec.operators.fourier import Geometry, bilinear, prefer_fourier
 from hesspec.operators.kernels import aten
 from hesspec.operators.reuse import reuse_memory
@@ -560,10 +560,9 @@ def test_sums_that_broadcast_or_promote(dtype):
     torch.testing.assert_close(traced(x, w), function(x, w), rtol=0, atol=100 * torch.finfo(dtype).eps)
 
 
-def test_what_all_batches_share_is_held_once(monkeypatch):
+@pytest.mark.usefixtures("always", "traced")
+def test_what_all_batches_share_is_held_once():
     """Transformed weights depend on no batch: held and predicted once, whatever the number of batches of a shape."""
-    monkeypatch.setattr(fourier, "direct_speed", lambda: 1e-9)
-    monkeypatch.setattr(passes, "trace_pays", lambda *_, **__: (True, "forced"))
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 5, 3, padding=1), nn.Flatten()

@@ -71,7 +71,7 @@ def trace_linear(
     primals: Sequence[Tensor],
     tangents: Sequence[Tensor],
     groups: Sequence[Group],
-    num_fixed: int = 0,
+    num_fixed: int,
 ) -> JointTrace:
     """Trace `function(*primals, *tangents) -> (value, *products)` for tensors of these shapes.
 
