@@ -93,6 +93,7 @@ class Run:
         self._operator, self._space, self._probes, self._wanted = operator, space, probes, wanted
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self._reference = getattr(operator, "reference", None)
+        self._stated = float(getattr(operator, "product_error", 0.0))
         self.keeping, self._p = keeping, space.size
         self._dtype, self._device = operator.dtype, torch.device(operator.device)
         self._total = None if steps is None else steps * probes
@@ -260,9 +261,10 @@ class Run:
     def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
         """Norm of what the product is off by, where the operator can tell and it is time to ask.
 
-        After a snapshot, no less than products differ from those before it.
+        No less than what the operator states of itself, and, after a snapshot, than products differ from those before.
         """
-        apart = self._apart * self._space.norm(image) if self._apart else 0.0
+        relative = max(self._apart, self._stated)
+        apart = relative * self._space.norm(image) if relative else 0.0
         if self._reference is None or step & (step - 1):
             return apart
         return max(apart, NOISE_MARGIN * self._space.norm(self._reference @ vector - image))

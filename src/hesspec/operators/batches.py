@@ -216,6 +216,7 @@ class Batches:
     def _place(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
+        leaf = leaf.clone() if leaf.is_inference() else leaf
         return leaf.to(device=self._device, dtype=self._dtype if leaf.is_floating_point() else leaf.dtype)
 
 
