@@ -1,5 +1,6 @@
-"""The user's model is what it was, whatever happened; wrappers and modes of PyTorch change nothing but how it is run."""
+"""The user's model is what it was, whatever happened; wrappers and modes change nothing but how it is run."""
 
+import contextlib
 import copy
 import random
 
@@ -95,13 +96,13 @@ def test_nothing_of_the_model_changes(way, warm):
     seen = []
     model.a.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     before, count, batches = everything(model), len(seen), data()
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     found = dense(model, batches=batches, mode=way)
     same(before, everything(model))
     no_fakes(model)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == random.getstate()
-    assert (states[2] == np.random.get_state()[1]).all()
+    assert (states[2] == np.random.get_state()[1]).all()  # noqa: NPY002
     assert not any(isinstance(entry, FakeTensor) for entry in seen)
     assert len(seen) == count or way != "traced"
     model(batches[0][0])
@@ -142,10 +143,8 @@ def test_an_exception_at_any_pass_leaves_the_model_unchanged(way, fails_at):
 
     model = seeded(Failing).double()
     before = everything(model)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         dense(model, mode=way)
-    except KeyboardInterrupt:
-        pass
     same(before, everything(model))
     no_fakes(model)
     assert torch.get_default_dtype() == torch.float32

@@ -329,11 +329,11 @@ class CurvatureOperator(ABC):
             If the product holds NaN or infinity; the message names the batch and the parameter.
         """
         self._check(vectors)
-        if vectors.is_inference():
-            vectors = vectors.clone()
-        columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
-        products = [self.ranks.sum_(product) for product in self.partial_products(columns)]
-        return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
+        with _neutral():
+            given = vectors.clone() if vectors.is_inference() else vectors
+            columns = [given] if given.dim() == 1 else [column.contiguous() for column in given.T]
+            products = [self.ranks.sum_(product) for product in self.partial_products(columns)]
+            return products[0] if given.dim() == 1 else torch.stack(products, dim=1)
 
     def partial_products(self, columns: Sequence[Tensor]) -> list[Tensor]:
         """Part, of this rank, of M v for each flat vector (p,), which all ranks give alike; the parts add up to M v.
@@ -344,13 +344,12 @@ class CurvatureOperator(ABC):
             If a part holds NaN or infinity; RankError on the other ranks.
         """
         built = self._build()
-        with _neutral():
+        products = built.products(columns)
+        # Forward over reverse may divide zero by zero where double backward does not (the determinant of a matrix with
+        # equal singular values).
+        if built.mode == "traced" and self._precision == "full" and _not_finite(products):
+            built.step_down("its product is not finite")
             products = built.products(columns)
-            # Forward over reverse may divide zero by zero where double backward does not (the determinant of a matrix
-            # with equal singular values).
-            if built.mode == "traced" and self._precision == "full" and _not_finite(products):
-                built.step_down("its product is not finite")
-                products = built.products(columns)
         self.matvecs += len(columns)
 
         def check() -> None:

@@ -94,10 +94,10 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
                 state.restore()
                 found.observers = all(map(_close, bare, first)) and len(bare) == len(first)
                 found.hooked = not found.observers
-                if found.observers:
-                    drop_user_hooks(risk.model)
         finally:
             state.restore()
+    if found.observers:
+        drop_user_hooks(risk.model)
     found.reaches = _reaches(risk, batch, found)
     found.double = risk.parameters.dtype == torch.float64 or _runs_in_float64(risk, batch, found)
     if found.autocast:
