@@ -26,7 +26,8 @@ from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.plain import PlainModel
 
 if TYPE_CHECKING:
-    from hesspec.operators.risk import OutputLoss
+    from hesspec.operators.captured import CapturedLoss
+    from hesspec.operators.risk import OutputLoss, Predict
 
 __all__ = ["Differences", "Settled", "length", "settled"]
 
@@ -56,23 +57,26 @@ class Differences:
     Parameters
     ----------
     plain : PlainModel
-    values : sequence of Tensor
-        The point theta; `plain` holds it.
+    values : dict of str to Tensor
+        The point theta, by names; `plain` holds it.
     evaluate : callable
         `evaluate() -> (outputs, loss of outputs)` of the batch, by plain PyTorch; the second maps outputs to a scalar.
-    loss : OutputLoss
-        For parts of the output curvature.
+    predict, loss : callable
+        The outputs that the Gauss-Newton matrix is of, and the loss as their function; see
+        `hesspec.operators.risk.EmpiricalRisk.in_place`.
     """
 
     def __init__(
         self,
         plain: PlainModel,
-        values: Tensors,
+        values: dict[str, Tensor],
         evaluate: Callable[[], tuple[Any, Callable[[Any], Tensor]]],
-        loss: OutputLoss,
+        predict: Predict,
+        loss: OutputLoss | CapturedLoss,
     ) -> None:
-        self._plain, self._evaluate, self._loss = plain, evaluate, loss
-        self._values = [plain.converted(value) for value in values]
+        self._plain, self._evaluate, self._predict, self._loss = plain, evaluate, predict, loss
+        self._named: dict[str, Tensor] = plain.converted(dict(values))
+        self._values = list(self._named.values())
         self._length = max(length(self._values), torch.finfo(torch.float64).tiny)
 
     @property
@@ -81,8 +85,8 @@ class Differences:
         return torch.float64 if self._values[0].dtype in (torch.float64, torch.complex128) else torch.float32
 
     def outputs(self) -> Any:
-        """Outputs of the model at the parameters that the module holds now."""
-        return self._evaluate()[0]
+        """Outputs that the Gauss-Newton matrix is of, at the parameters that the module holds now."""
+        return self._predict(self._named)
 
     def gradient(self) -> list[Tensor]:
         """Gradient of the loss at the parameters that the module holds now."""
@@ -106,7 +110,7 @@ class Differences:
     def pulled(self, cotangents: Tensors) -> list[Tensor]:
         """J^T u, in the shapes of the parameters, at the point itself."""
         with torch.enable_grad():
-            heads, _ = differentiable_outputs(self._evaluate()[0])
+            heads, _ = differentiable_outputs(self.outputs())
             return self._pulled(heads, cotangents)
 
     def gauss_newton(self, tangents: Tensors, displacement: float, part: str = "full") -> list[Tensor]:
@@ -116,7 +120,7 @@ class Differences:
         """
         pushed = self.pushed(tangents, displacement)
         with torch.enable_grad():
-            structure, loss = self._evaluate()
+            structure = self.outputs()
             heads, rebuild = differentiable_outputs(structure)
             if part != "full" and (curve := self._loss.curvature(structure, part)) is not None:
                 return self._pulled(heads, curve(pushed))
@@ -125,7 +129,7 @@ class Differences:
 
             def slope(sign: float) -> list[Tensor]:
                 moved = [(f + sign * step * u).requires_grad_() for f, u in zip(at, pushed, strict=True)]
-                value = loss(rebuild(tuple(moved)))
+                value = self._loss(rebuild(tuple(moved)), self._named)
                 if not value.requires_grad:
                     return [torch.zeros_like(f) for f in moved]
                 return list(torch.autograd.grad(value, moved, allow_unused=True, materialize_grads=True))

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.utils import _pytree as pytree
 
 from hesspec._memory import is_out_of_memory
 from hesspec.operators.ambient import AutocastSeen, differentiable_kernels, neutral_modes, preserved_randomness
-from hesspec.operators.batches import Batch, can_be_split
-from hesspec.operators.losses import Loss
-from hesspec.operators.module import ModuleState, arguments, drop_user_hooks, user_hooks, without_user_hooks
+from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.module import ModuleState, drop_user_hooks, user_hooks, without_user_hooks
 from hesspec.operators.outputs import differentiable_outputs
+from hesspec.operators.structures import tensors_of
 
 if TYPE_CHECKING:
     from hesspec.operators.risk import EmpiricalRisk
@@ -105,7 +103,7 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
     return found
 
 
-def few_samples(loss: Loss, batch: Batch, most: int = FEW) -> tuple[Batch, Batch, float]:
+def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch, Batch, float]:
     """Take a few samples of a batch.
 
     Returns
@@ -118,41 +116,23 @@ def few_samples(loss: Loss, batch: Batch, most: int = FEW) -> tuple[Batch, Batch
         What the loss of `repeated` is in units of that of `few`.
     """
     samples = batch.samples
-    if not can_be_split(batch):
+    if batch.indivisible:
         return batch, batch, 1.0
     count = next(k for k in range(min(most, samples), 0, -1) if samples % k == 0)
     for offset in range(samples // count):
-        chosen = torch.arange(count) * (samples // count) + offset
-        few = _indexed(batch, chosen)
-        if loss.terms(few.targets, count):
-            ratio = samples / count if loss.reduction == "sum" else 1.0
-            return few, _indexed(batch, chosen.repeat(samples // count)), ratio
+        indices = torch.arange(count, device="cpu") * (samples // count) + offset
+        few = batches.chosen(batch, indices)
+        if batches.terms_of(few):
+            ratio = samples / count if batches.summed else 1.0
+            return few, batches.chosen(batch, indices.repeat(samples // count)), ratio
     return batch, batch, 1.0
-
-
-def _indexed(batch: Batch, indices: Tensor) -> Batch:
-    leaves, structure = batch.leaves()
-    samples = batch.samples
-    inputs, targets = pytree.tree_unflatten(
-        [
-            leaf.index_select(0, indices.to(leaf.device))
-            if isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == samples
-            else leaf
-            for leaf in leaves
-        ],
-        structure,
-    )
-    return Batch(batch.index, inputs, targets, batch.share)
 
 
 def _forward(risk: EmpiricalRisk, batch: Batch, fixed: dict[str, Tensor], seen: AutocastSeen) -> list[Tensor]:
     """Output tensors of a pass, which may change the buffers among `fixed`."""
-    args, kwargs = arguments(pytree.tree_map_only(Tensor, torch.clone, batch.inputs))
-    parameters = risk.parameters
-    named = dict(zip(parameters.names, parameters.natural(parameters.values), strict=True))
     with torch.no_grad(), differentiable_kernels(seen):
-        outputs = functional_call(risk.model, {**fixed, **named}, args, kwargs)
-    return [leaf.detach().clone() for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        outputs = risk.outputs(fixed, batch.inputs)
+    return [tensor.detach().clone() for tensor in tensors_of(outputs)]
 
 
 def _compare(first: list[Tensor], second: list[Tensor], state: list[str]) -> None:
@@ -180,28 +160,32 @@ def _reaches(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
     """Whether the loss at constant outputs depends on the parameters of the user's module."""
     plain = risk.plain(double=False, found=found)
     with plain.held(risk.parameters.natural(risk.parameters.values)):
+        evaluate = risk.plainly(plain, batch)
         with torch.no_grad():
-            args, kwargs = arguments(pytree.tree_map_only(Tensor, torch.clone, batch.inputs))
-            outputs = plain(*args, **kwargs)
+            outputs, loss = evaluate()
         tensors, rebuild = differentiable_outputs(outputs)
         with torch.enable_grad():
             at = rebuild(tuple(tensor.detach() for tensor in tensors))
-            value = plain.loss_fn(risk.loss.taken(at), batch.targets)
+            value = loss(at)
             if not (isinstance(value, Tensor) and value.requires_grad):
                 return False
-            found = torch.autograd.grad(value, plain.leaves, allow_unused=True)
-        return any(part is not None for part in found)
+            slopes = torch.autograd.grad(value, plain.leaves, allow_unused=True)
+        return any(part is not None for part in slopes)
 
 
 def _runs_in_float64(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
     """Whether loss and gradient can be computed in float64."""
     plain = risk.plain(double=True, found=found)
     try:
-        with plain.held(risk.parameters.natural(risk.parameters.values)):
-            gradient = risk.differences(plain, batch).gradient()
+        with plain.held(risk.parameters.natural(risk.parameters.values)), torch.enable_grad():
+            outputs, loss = risk.plainly(plain, batch)()
+            value = loss(outputs)
+            gradient = torch.autograd.grad(value, plain.leaves, allow_unused=True) if value.requires_grad else ()
     except Exception as error:
         if is_out_of_memory(error):
             raise
         logger.info("the model cannot be run in float64", exc_info=error)
         return False
-    return all(part.dtype in (torch.float64, torch.complex128) for part in gradient)
+    return value.dtype == torch.float64 and all(
+        part is None or part.dtype in (torch.float64, torch.complex128) for part in gradient
+    )

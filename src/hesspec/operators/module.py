@@ -16,7 +16,6 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 
 __all__ = [
     "ModuleState",
-    "arguments",
     "drop_user_hooks",
     "holders",
     "private_copy",
@@ -117,15 +116,6 @@ def private_copy(module: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Mod
     for part, training in zip(copied.modules(), modes, strict=True):
         part.training = training
     return copied
-
-
-def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments that a model is called with."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, tuple | list):
-        return tuple(inputs), {}
-    return (inputs,), {}
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
 from hesspec._memory import is_out_of_memory
 from hesspec.operators.ambient import differentiable_kernels
@@ -21,10 +20,11 @@ from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes, count_work, saved_bytes, trace_pays
 from hesspec.operators.differences import Differences, settled
 from hesspec.operators.inspection import few_samples
-from hesspec.operators.module import ModuleState, arguments
+from hesspec.operators.module import ModuleState
 from hesspec.operators.plain import PlainModel
 from hesspec.operators.precision import arithmetic
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
+from hesspec.operators.structures import map_tensors, tensors_of
 from hesspec.operators.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 from hesspec.operators.verification import AGREE, Verdict, verify
 
@@ -42,8 +42,6 @@ MODES = ("auto", *WAYS)
 # Gradients that are alive at once in a product by double backward, in units of what its graph keeps. Measured on two
 # CNNs with torch's allocator: 0.8 to 1.4.
 GRADIENTS = 1.5
-# What of a batch, apart from tensors, is a constant of its trace.
-CONSTANTS = int | float | complex | bool | str | bytes | None | torch.dtype | torch.device
 
 
 class CurvatureForm(Hashable, Protocol):
@@ -185,7 +183,7 @@ class Passes(ABC):
 
     def _runs(self, part: Batch) -> bool:
         """Whether a product can be computed at all."""
-        few, repeated, _ = few_samples(self.risk.loss, part)
+        few, repeated, _ = few_samples(self.risk.batches, part)
         try:
             self.trial(repeated if self.mode == "traced" else few, self.risk.parameters.values)
         except Exception as error:
@@ -320,7 +318,7 @@ class Passes(ABC):
 
     def _constants(self, batch: Batch) -> list[Tensor]:
         """All tensors that a primal pass takes."""
-        return [*self._fixed, *(leaf for leaf in batch.leaves()[0] if isinstance(leaf, Tensor))]
+        return [*self._fixed, *batch.leaves()[0]]
 
     @property
     def _fixed(self) -> list[Tensor]:
@@ -361,14 +359,13 @@ class Passes(ABC):
         self.mode = "traced" if pays else "double backward"
 
     def _key(self, batch: Batch) -> Hashable:
-        """What tells the shape of a batch from others: shapes and dtypes of tensors, and values of constants."""
-        leaves, structure = batch.leaves()
-        return structure, tuple(map(_shape_of, leaves))
+        """What tells the shape of a batch from others: shapes and dtypes of tensors, and the rest of the structure."""
+        tensors, structure = batch.leaves()
+        return structure, tuple((tensor.shape, tensor.dtype) for tensor in tensors)
 
     def _trace(self, batch: Batch) -> LinearTrace:
-        for leaf in batch.leaves()[0]:
-            if not isinstance(leaf, Tensor | CONSTANTS):
-                raise TypeError(f"the batch holds a {type(leaf).__name__}, which is not known to be constant")
+        if batch.opaque:
+            raise TypeError("the data holds objects besides tensors, whose content a trace would take for constant")
         if self._inspection.hooked:
             raise TypeError("hooks of the user's own take part in the computation")
         key, bfloat16 = self._key(batch), self.precision == "bfloat16"
@@ -381,16 +378,14 @@ class Passes(ABC):
 
     def _trace_jointly(self, batch: Batch) -> JointTrace:
         risk = self.risk
-        leaves, structure = batch.leaves()
+        tensors, structure = batch.leaves()
         names, fixed_names = risk.parameters.names, tuple(risk.fixed)
-        p, q, b = len(names), len(fixed_names), sum(isinstance(leaf, Tensor) for leaf in leaves)
+        p, q, b = len(names), len(fixed_names), len(tensors)
 
         def function(*arguments: Tensor) -> tuple[Tensor, ...]:
             theta = dict(zip(names, arguments[:p], strict=True))
             fixed = dict(zip(fixed_names, arguments[p : p + q], strict=True))
-            supply = iter(arguments[p + q : p + q + b])
-            filled = [next(supply) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            predict, loss = risk.functions(fixed, *pytree.tree_unflatten(filled, structure))
+            predict, loss = risk.functions(fixed, *structure.fill(arguments[p + q : p + q + b]))
             with differentiable_kernels():
                 products = self._products(predict, loss, theta, arguments[p + q + b :])
                 return (loss(predict(theta), theta), *products)
@@ -435,12 +430,9 @@ class Passes(ABC):
 
     def _saved(self, theta: Named, fixed: Named, inputs: Any, targets: Any) -> int:
         """Bytes of the double-backward graph of a batch."""
-        given = pytree.tree_leaves((theta, fixed, inputs, targets))
+        given = tensors_of((theta, fixed, inputs, targets))
         with torch.enable_grad(), differentiable_kernels():
-            return saved_bytes(
-                lambda: self._retained(*self.risk.functions(fixed, inputs, targets), theta),
-                [leaf for leaf in given if isinstance(leaf, Tensor)],
-            )
+            return saved_bytes(lambda: self._retained(*self.risk.functions(fixed, inputs, targets), theta), given)
 
     # The user's own module -------------------------------------------------------------------------------------------
 
@@ -455,9 +447,8 @@ class Passes(ABC):
     def _plain_pass(self, plain: PlainModel, batch: Batch) -> tuple[Tensor, Sequence[str]]:
         """Loss of a batch, and names of the parameters that it does not depend on."""
         with self._held(plain), torch.enable_grad():
-            inputs, targets = plain.converted((batch.inputs, batch.targets))
-            args, kwargs = arguments(inputs)
-            value = plain.loss_fn(self.risk.loss.taken(plain(*args, **kwargs)), targets)
+            outputs, loss = self.risk.plainly(plain, batch)()
+            value = loss(outputs)
             found: Sequence[Tensor | None] = (
                 torch.autograd.grad(value, plain.leaves, allow_unused=True)
                 if value.requires_grad
@@ -473,10 +464,13 @@ class Passes(ABC):
         if key not in self._graphs:
             plain = self._plain(double=self._inspection.double)
             with self._held(plain), torch.enable_grad():
-                inputs, targets = plain.converted((batch.inputs, batch.targets))
-                args, kwargs = arguments(inputs)
-                given = [*plain.leaves, *(x for x in pytree.tree_leaves((inputs, targets)) if isinstance(x, Tensor))]
-                kept = saved_bytes(lambda: plain.loss_fn(self.risk.loss.taken(plain(*args, **kwargs)), targets), given)
+                evaluate = self.risk.plainly(plain, batch)
+
+                def graph() -> Tensor:
+                    outputs, loss = evaluate()
+                    return loss(outputs)
+
+                kept = saved_bytes(graph, plain.leaves)
             products = 4 * self.risk.parameters.count * (8 if plain.double else self.risk.parameters.dtype.itemsize)
             self._graphs[key] = PassBytes(0, kept, int(GRADIENTS * kept) + products)
         return self._graphs[key]
@@ -485,10 +479,8 @@ class Passes(ABC):
     def _fake(self, batch: Batch) -> Iterator[tuple[Named, Named, Any, Any]]:
         """Parameters, buffers, inputs and targets as tensors of the same shapes that hold nothing, and their mode."""
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        stand_ins = pytree.tree_map(
-            lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
-            (self.risk.leaves(), self.risk.fixed, batch.inputs, batch.targets),
-        )
+        given = self.risk.leaves(), self.risk.fixed, batch.inputs, batch.targets
+        stand_ins = map_tensors(mode.from_tensor, given)
         # Whatever the forward pass keeps in the model holds nothing either.
         state = ModuleState(self.risk.model)
         try:
@@ -544,17 +536,12 @@ class MatrixPasses(Passes):
 
     def _in_place(self, plain: PlainModel, batch: Batch) -> Apply:
         parameters = self.risk.parameters
-        args, kwargs = arguments(batch.inputs)
 
         def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
             with self._held(plain), torch.enable_grad(), differentiable_kernels():
                 theta: Named = dict(zip(parameters.names, plain.leaves, strict=True))
-                product = self.trial_in_place(
-                    lambda _: plain(*args, **kwargs),
-                    OutputLoss(self.risk.loss, batch.targets, reaches=self._inspection.reaches),
-                    theta,
-                    parameters.natural(tangents),
-                )
+                predict, loss = self.risk.in_place(plain, batch.inputs, batch.targets)
+                product = self.trial_in_place(predict, loss, theta, parameters.natural(tangents))
                 return [part.detach() for part in parameters.real(product)]
 
         return apply
@@ -588,10 +575,3 @@ class MatrixPasses(Passes):
     ) -> Sequence[Tensor]:
         """The product by double backward."""
         return self._form.retained(predict, loss, theta)(tangents)
-
-
-def _shape_of(leaf: Any) -> Hashable:
-    if isinstance(leaf, Tensor):
-        return tuple(leaf.shape), leaf.dtype
-    # repr tells 1 from 1.0 and True, which are equal as keys.
-    return repr(leaf) if isinstance(leaf, CONSTANTS) else id(leaf)

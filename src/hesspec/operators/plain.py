@@ -15,10 +15,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from hesspec.operators.ambient import neutral_modes, preserved_randomness
 from hesspec.operators.module import ModuleState, without_user_hooks
+from hesspec.operators.structures import map_tensors
 
 __all__ = ["PlainModel"]
 
@@ -122,7 +122,7 @@ class PlainModel:
         """Tensors of a structure in float64, where that is asked for."""
         if not self.double:
             return structure
-        return pytree.tree_map_only(Tensor, _doubled, structure)
+        return map_tensors(_doubled, structure)
 
     @property
     def leaves(self) -> Sequence[nn.Parameter]:

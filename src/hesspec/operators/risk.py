@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.distributed as dist
@@ -15,20 +16,26 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hesspec._ranks import Ranks
-from hesspec.operators.ambient import differentiable_kernels
+from hesspec.operators.ambient import differentiable_kernels, neutral_modes, preserved_randomness
 from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.captured import Capture, CapturedLoss, find_capture, without_curvature, words_of_split
+from hesspec.operators.closure import Bound
 from hesspec.operators.differences import Differences
+from hesspec.operators.first_pass import copied
 from hesspec.operators.inspection import Inspection, few_samples, inspect_model
+from hesspec.operators.items import arguments
 from hesspec.operators.losses import Loss, LossFunction
-from hesspec.operators.module import ModuleState, arguments, holders, private_copy, reparametrised, settings, unwrapped
+from hesspec.operators.module import ModuleState, holders, private_copy, reparametrised, settings, unwrapped
 from hesspec.operators.output_curvature import output_curvature
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.parameters import ParameterSelection, ParameterSpec
 from hesspec.operators.plain import PlainModel
-from hesspec.operators.shards import check_share
+from hesspec.operators.shards import check_cut, check_share
 from hesspec.operators.traces import Traces
 
 __all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "refuse_active_modules"]
+
+OF_THE_BATCH = "its loss is that with its own batch statistics"
 
 Named = dict[str, Tensor]
 Predict = Callable[[Named], Any]
@@ -168,18 +175,69 @@ class EmpiricalRisk:
         self.parameters = ParameterSelection(self.module, params)
         self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
         device, dtype = self.parameters.device, self.parameters.dtype
-        check_share(data, self.ranks)
-        self.batches = Batches(data, self.loss, device=device, dtype=dtype, ranks=self.ranks)
         everything = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         _refuse_other_weights(self.ranks, everything)
         fixed = {name: value for name, value in everything.items() if name not in self.parameters.names}
         self.fixed = {name: value.detach().clone() for name, value in fixed.items()}
         self._fixed_tensors = list(fixed.values())
         self.model = self._own_copy(batch_statistics)
+        self._called = self._closed(self.model)
         self._places = holders(self.module)
         self.settings = settings(self.module)
+        self.capture: Capture | None = None
         self._state: ModuleState | None = None
         self._inspection: Inspection | None = None
+        check_share(data, self.ranks)
+        self.batches = Batches(
+            data,
+            self.loss,
+            device=device,
+            dtype=dtype,
+            ranks=self.ranks,
+            model=self.module,
+            forward=self._first_outputs,
+            whole=OF_THE_BATCH if batch_statistics else "",
+        )
+        check_cut(data, self.batches.indivisible, self.ranks)
+
+    def _closed(self, module: nn.Module) -> nn.Module:
+        """The module, or, for a loss that is a closure, the module that gives the loss."""
+        return module if self.loss.closure is None else Bound(module, self.loss.closure)
+
+    def _first_outputs(self, inputs: Any) -> Any:
+        """Outputs at the operator's parameters, for the look at the loss; nothing of the copy changes."""
+        state = ModuleState(self.model)
+        try:
+            with preserved_randomness(), neutral_modes():
+                return self.outputs({name: value.clone() for name, value in self.fixed.items()}, inputs)
+        finally:
+            state.restore()
+
+    def outputs(self, fixed: Named, inputs: Any, named: Named | None = None) -> Any:
+        """Outputs of the private copy with these buffers and other parameters.
+
+        Parameters
+        ----------
+        fixed : dict
+        inputs
+            Of a batch.
+        named : dict, optional
+            Values of the selected parameters, in place of this point's own.
+        """
+        if named is None:
+            named = dict(zip(self.parameters.names, self.parameters.values, strict=True))
+        args, kwargs = self._arguments(inputs)
+        natural = zip(named, self.parameters.natural(named.values()), strict=True)
+        prefix = "" if self.loss.closure is None else "model."
+        values = {prefix + name: value for name, value in (*fixed.items(), *natural)}
+        return functional_call(self._called, values, args, kwargs)
+
+    def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return arguments(inputs) if self.loss.closure is None else ((inputs,), {})
+
+    def _own(self, inputs: Any) -> Any:
+        """Inputs that a forward pass may change."""
+        return copied(inputs) if self.batches.changes_inputs else inputs
 
     def _own_copy(self, batch_statistics: bool) -> nn.Module:
         selected = zip(self.parameters.parameters, self.parameters.natural(self.parameters.values), strict=True)
@@ -200,7 +258,7 @@ class EmpiricalRisk:
         """What a first real pass over a few samples told."""
         if self._inspection is None:
             batch = next(iter(self.batches))
-            self._inspection = inspect_model(self, few_samples(self.loss, batch)[0])
+            self._inspection = inspect_model(self, few_samples(self.batches, batch)[0])
             if self._inspection.volatile:
                 self._state = ModuleState(self.model)
         return self._inspection
@@ -209,18 +267,68 @@ class EmpiricalRisk:
         """The model as a function of named parameters, and the loss as a function of its outputs, on one batch."""
 
         def predict(named: Named) -> Any:
-            args, kwargs = arguments(inputs)
-            natural = dict(zip(named, self.parameters.natural(named.values()), strict=True))
             try:
                 # What the forward pass overwrites it gets as a copy.
                 moved = {name: fixed[name].clone() for name in self.inspection.moved}
-                return functional_call(self.model, {**fixed, **moved, **natural}, args, kwargs)
+                return self.outputs({**fixed, **moved}, self._own(inputs), named)
             finally:
                 if self._state is not None:
                     self._state.restore()
 
         reaches = self.inspection.reaches
-        return predict, OutputLoss(self.loss, targets, self._around if reaches else None, reaches=reaches)
+        return self._split(predict, OutputLoss(self.loss, targets, self._around if reaches else None, reaches=reaches))
+
+    def in_place(self, plain: PlainModel, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
+        """The same functions of the user's own module, at the parameters that `plain` holds instead of given ones."""
+
+        def predict(named: Named) -> Any:  # noqa: ARG001 - the parameters are in place
+            args, kwargs = self._arguments(self._own(inputs))
+            return plain(*args, **kwargs)
+
+        return self._split(predict, OutputLoss(self.loss, targets, reaches=self.inspection.reaches))
+
+    def _split(self, predict: Predict, loss: OutputLoss) -> tuple[Predict, OutputLoss]:
+        """The functions that the Gauss-Newton matrix is of: those of what is captured in the model, where it is."""
+        if self.capture is None:
+            return predict, loss
+        return self.capture.predict(predict, loss), CapturedLoss(self.capture, predict, loss)
+
+    def split(self, matrix: str) -> None:
+        """Find the outputs that the Gauss-Newton matrix and the residual are of, where they are not the model's.
+
+        Parameters
+        ----------
+        matrix : {"G", "H"}
+            Which of the two.
+
+        Raises
+        ------
+        ValueError
+            If G would be zero because the loss is linear in what the model returns.
+
+        Warns
+        -----
+        UserWarning
+            If G is of other tensors, or is zero by definition.
+        """
+        batch, _, _ = few_samples(self.batches, next(iter(self.batches)))
+
+        def find() -> tuple[Capture | None, str]:
+            with differentiable_kernels():
+                predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
+                capture = find_capture(predict, loss, self.leaves())
+                if capture is not None:
+                    loss = CapturedLoss(capture, predict, loss)
+                    predict = capture.predict(predict, loss)
+                theta = {name: value.detach() for name, value in self.leaves().items()}
+                return capture, without_curvature(lambda outputs: loss(outputs, theta), predict(theta))
+
+        self.capture, flat = self.ranks.together(find)
+        words = words_of_split(self.capture, flat, self.loss)
+        if flat == "linear" and matrix == "G":
+            raise ValueError(words)
+        if words and self.ranks.rank == 0:
+            warnings.warn(words, stacklevel=4)
 
     def _around(self, named: Named) -> AbstractContextManager[None]:
         """Context within which the user's own module has these parameters."""
@@ -251,7 +359,7 @@ class EmpiricalRisk:
             everything = {**named, **dict(self.model.named_buffers())}
             fixed = [everything[name] for name in self.fixed]
         return PlainModel(
-            module,
+            self._closed(module),
             self.loss_fn,
             selected,
             dict(zip(fixed, self.fixed.values(), strict=True)),
@@ -273,17 +381,27 @@ class EmpiricalRisk:
                 return f"a part of it, {before or line}, is now {line}" if before and line else "it has other parts"
         return None
 
+    def plainly(self, plain: PlainModel, batch: Batch) -> Callable[[], tuple[Any, Callable[[Any], Tensor]]]:
+        """Outputs of a batch and the loss as their function, of the user's own module and loss, which `plain` holds."""
+        inputs, targets = plain.converted((batch.inputs, batch.targets))
+
+        def loss(outputs: Any) -> Tensor:
+            if self.loss.closure is not None:
+                return cast("Tensor", outputs)
+            return plain.loss_fn(self.loss.taken(outputs), copied(targets) if self.loss.changes_targets else targets)
+
+        def evaluate() -> tuple[Any, Callable[[Any], Tensor]]:
+            args, kwargs = self._arguments(self._own(inputs))
+            return plain(*args, **kwargs), loss
+
+        return evaluate
+
     def differences(self, plain: PlainModel, batch: Batch) -> Differences:
         """Products of one batch by differences of first derivatives of the user's own module, which `plain` holds."""
         inputs, targets = plain.converted((batch.inputs, batch.targets))
-
-        def evaluate() -> tuple[Any, Callable[[Any], Tensor]]:
-            args, kwargs = arguments(inputs)
-            outputs = plain(*args, **kwargs)
-            return outputs, lambda given: plain.loss_fn(self.loss.taken(given), targets)
-
-        values = self.parameters.natural(self.parameters.values)
-        return Differences(plain, values, evaluate, OutputLoss(self.loss, targets))
+        predict, loss = self.in_place(plain, inputs, targets)
+        values = dict(zip(self.parameters.names, self.parameters.natural(self.parameters.values), strict=True))
+        return Differences(plain, values, self.plainly(plain, batch), predict, loss)
 
     def at(self, values: Sequence[Tensor]) -> Self:
         """The same risk with other values of the selected parameters."""

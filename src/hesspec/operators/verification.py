@@ -22,8 +22,7 @@ from hesspec.operators.ambient import differentiable_kernels
 from hesspec.operators.batches import Batch
 from hesspec.operators.differences import Settled, length, settled
 from hesspec.operators.inspection import few_samples
-from hesspec.operators.module import arguments
-from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss
+from hesspec.operators.risk import EmpiricalRisk, Named
 
 if TYPE_CHECKING:
     from hesspec.operators.passes import Passes
@@ -81,7 +80,7 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
         Of the shape that products are computed with.
     """
     risk = passes.risk
-    few, repeated, ratio = few_samples(risk.loss, batch)
+    few, repeated, ratio = few_samples(risk.batches, batch)
     generator = torch.Generator().manual_seed(0)
     values, direction = _nearby(risk, generator), _direction(risk, generator)
     truth = _truth(passes.at(risk.at(values)), few, direction)
@@ -191,15 +190,10 @@ def _plain_product(passes: Passes, few: Batch, direction: Sequence[Tensor], *, d
     try:
         with plain.held(risk.parameters.natural(risk.parameters.values)), torch.enable_grad(), differentiable_kernels():
             inputs, targets = plain.converted((few.inputs, few.targets))
-            args, kwargs = arguments(inputs)
             theta: Named = dict(zip(risk.parameters.names, plain.leaves, strict=True))
             given = plain.converted(risk.parameters.natural(direction))
-            found = passes.trial_in_place(
-                lambda _: plain(*args, **kwargs),
-                OutputLoss(risk.loss, targets, reaches=risk.inspection.reaches),
-                theta,
-                given,
-            )
+            predict, loss = risk.in_place(plain, inputs, targets)
+            found = passes.trial_in_place(predict, loss, theta, given)
             return [part.detach() for part in risk.parameters.real(found)]
     except Exception as error:
         if is_out_of_memory(error):
