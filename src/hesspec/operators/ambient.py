@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -15,8 +15,7 @@ import torch.utils.checkpoint
 from torch.amp.autocast_mode import autocast
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hesspec.operators.cross_entropy import MarginForm
-from hesspec.operators.hard_sigmoid import PiecewiseForm
+from hesspec.operators.substitutes import Substitutes
 
 __all__ = ["AutocastSeen", "differentiable_kernels", "neutral_modes", "preserved_randomness"]
 
@@ -53,9 +52,9 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         if torch.is_autocast_enabled("cpu"):
-            stack.enter_context(torch.autocast("cpu", enabled=False))  # type: ignore[no-untyped-call]
+            stack.enter_context(torch.autocast("cpu", enabled=False))
         if torch.cuda.is_available() and torch.is_autocast_enabled("cuda"):
-            stack.enter_context(torch.autocast("cuda", enabled=False))  # type: ignore[no-untyped-call]
+            stack.enter_context(torch.autocast("cuda", enabled=False))
         stack.enter_context(_autocast_off(seen))
         stack.enter_context(_unchecked())
         stack.enter_context(_eager())
@@ -63,7 +62,7 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
 
 
 def _autocast_off(seen: AutocastSeen | None) -> Any:
-    enter = autocast.__enter__
+    enter: Callable[[Any], Any] = autocast.__enter__
 
     def disabled(self: Any) -> Any:
         if self._enabled:
@@ -116,7 +115,7 @@ def differentiable_kernels(seen: AutocastSeen | None = None) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with neutral_modes(seen), sdpa_kernel(SDPBackend.MATH), MarginForm(), PiecewiseForm():
+        with neutral_modes(seen), sdpa_kernel(SDPBackend.MATH), Substitutes():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

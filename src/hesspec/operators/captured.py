@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,23 +12,15 @@ from torch import Tensor
 
 from hesspec._memory import is_out_of_memory
 from hesspec.operators.losses import Loss
+from hesspec.operators.output_loss import Named, OutputLoss, Predict
 from hesspec.operators.outputs import Captured, differentiable_outputs
 from hesspec.operators.recorder import LossCalls, is_log_probabilities
 from hesspec.operators.structures import describe
 
 __all__ = ["Capture", "CapturedLoss", "find_capture", "without_curvature", "words_of_split"]
 
-Named = dict[str, Tensor]
-Predict = Callable[[Named], Any]
-
 # How far outputs are moved to see whether a loss is linear in them, in units of their largest entry.
 MOVED = (1.0, 8.0, 64.0)
-
-
-class _Loss(Protocol):
-    reaches: bool
-
-    def __call__(self, outputs: Any, named: Named) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class Capture:
     outputs: tuple[int, ...]
     words: str
 
-    def predict(self, predict: Predict, loss: _Loss) -> Predict:
+    def predict(self, predict: Predict, loss: OutputLoss) -> Predict:
         """z as a function of the parameters."""
 
         def captured(named: Named) -> Captured:
@@ -71,7 +63,7 @@ class Capture:
         return captured
 
 
-class CapturedLoss:
+class CapturedLoss(OutputLoss):
     """The loss of one batch as a function of what is captured.
 
     Parameters
@@ -83,8 +75,8 @@ class CapturedLoss:
         Of its outputs.
     """
 
-    def __init__(self, capture: Capture, predict: Predict, loss: _Loss) -> None:
-        self._capture, self._predict, self._loss = capture, predict, loss
+    def __init__(self, capture: Capture, predict: Predict, loss: OutputLoss) -> None:
+        self._capture, self._predict, self._inner = capture, predict, loss
         self.reaches = loss.reaches
 
     def __call__(self, captured: Captured, named: Named) -> Tensor:
@@ -100,7 +92,7 @@ class CapturedLoss:
         with LossCalls(instead):
             tensors, rebuild = differentiable_outputs(self._predict(captured.constants))
             replaced = dict(zip(capture.outputs, free, strict=True))
-            return self._loss(rebuild(tuple(replaced.get(i, tensor) for i, tensor in enumerate(tensors))), named)
+            return self._inner(rebuild(tuple(replaced.get(i, tensor) for i, tensor in enumerate(tensors))), named)
 
     def taken(self, outputs: Any) -> Any:
         """What of the outputs the loss is given: all that is captured."""
@@ -158,7 +150,7 @@ class _Cut(LossCalls):
         return self.leaves[number]
 
 
-def find_capture(predict: Predict, loss: _Loss, theta: Named) -> Capture | None:
+def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | None:
     """Look for calls of loss functions in a model, or in its loss, that the loss depends on the parameters through.
 
     Parameters
@@ -203,7 +195,7 @@ def find_capture(predict: Predict, loss: _Loss, theta: Named) -> Capture | None:
     return Capture(arguments, tuple(number for number in again.logits if number in reached), free, words)
 
 
-def _run(predict: Predict, loss: _Loss, theta: Named, constant: Sequence[int]) -> tuple[_Cut, Any, Tensor]:
+def _run(predict: Predict, loss: OutputLoss, theta: Named, constant: Sequence[int]) -> tuple[_Cut, Any, Tensor]:
     """Outputs and loss with the results of loss functions as leaves, and some of the outputs as constants."""
     with _Cut() as cut:
         outputs = predict(theta)

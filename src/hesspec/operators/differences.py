@@ -17,17 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hesspec.operators.output_loss import OutputLoss, Predict
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.plain import PlainModel
-
-if TYPE_CHECKING:
-    from hesspec.operators.captured import CapturedLoss
-    from hesspec.operators.risk import OutputLoss, Predict
 
 __all__ = ["Differences", "Settled", "length", "settled"]
 
@@ -72,7 +69,7 @@ class Differences:
         values: dict[str, Tensor],
         evaluate: Callable[[], tuple[Any, Callable[[Any], Tensor]]],
         predict: Predict,
-        loss: OutputLoss | CapturedLoss,
+        loss: OutputLoss,
     ) -> None:
         self._plain, self._evaluate, self._predict, self._loss = plain, evaluate, predict, loss
         self._named: dict[str, Tensor] = plain.converted(dict(values))

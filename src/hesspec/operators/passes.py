@@ -23,6 +23,7 @@ from hesspec.operators.inspection import few_samples
 from hesspec.operators.module import ModuleState
 from hesspec.operators.plain import PlainModel
 from hesspec.operators.precision import arithmetic
+from hesspec.operators.quiet import quiet_tracer
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
 from hesspec.operators.structures import map_tensors, tensors_of
 from hesspec.operators.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
@@ -393,10 +394,7 @@ class Passes(ABC):
         tangents, groups = self._tangents(batch)
         state = ModuleState(risk.model)
         try:
-            with warnings.catch_warnings():
-                # torch.func warns of how it is implemented, which is nothing that a user can act on.
-                warnings.simplefilter("ignore")
-                return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
+            return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
         finally:
             # Whatever the forward pass keeps in the model is of the trace.
             state.restore()
@@ -484,8 +482,7 @@ class Passes(ABC):
         # Whatever the forward pass keeps in the model holds nothing either.
         state = ModuleState(self.risk.model)
         try:
-            with mode, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet_tracer(), mode:
                 yield stand_ins
         finally:
             state.restore()
