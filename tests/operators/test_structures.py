@@ -94,7 +94,6 @@ OPAQUE = {
     "circular": Circular(X),
     "packed sequence": pack_sequence([X, X[:1]], enforce_sorted=False),
     "sparse": X.to_sparse(),
-    "compressed": X.to_sparse_csr(),
     "nested tensor": torch.nested.nested_tensor([X, X[:1]], layout=torch.jagged),
     "objects in an array": np.array([Plain(X), None], dtype=object),
 }

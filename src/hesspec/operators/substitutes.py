@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._guards import detect_fake_mode
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["SUBSTITUTES", "Substitutes", "cross_entropy"]
@@ -43,17 +43,20 @@ def cross_entropy(
     a sample with 1 - p_y = 1e-4 leaves three digits of its curvature. Here the error is a rounding of the result.
     (The margin form is that of arXiv 2605.06081.)
 
-    Label smoothing, class probabilities and a single class are left to PyTorch: there the plain form loses nothing.
+    Label smoothing, class probabilities and a single class are left to PyTorch: there the plain form loses nothing. So
+    is what does not fit, for PyTorch to say so.
     """
     reduction = _reduction(size_average, reduce, reduction)
     classes = 1 if input.dim() > 1 else 0
-    probabilities = target.is_floating_point() or target.shape == input.shape
-    if probabilities or label_smoothing != 0 or input.shape[classes] == 1:
+    indexed = target.dtype in (torch.int64, torch.uint8) and target.shape == input.shape[:classes] + input.shape[2:]
+    weighted = weight is None or weight.shape == input.shape[classes : classes + 1]
+    if not indexed or not weighted or label_smoothing != 0 or input.shape[classes] == 1:
         return F.cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
-    # It reads one number of each sample, and raises whatever F.cross_entropy raises for these targets.
-    F.nll_loss(input.detach(), target, weight, ignore_index=ignore_index, reduction=reduction)
+    if _values_known():
+        # It reads one number of each sample, and raises what F.cross_entropy raises for classes that there are not.
+        F.nll_loss(input.detach(), target, weight, ignore_index=ignore_index, reduction=reduction)
     counted = target != ignore_index
     indices = torch.where(counted, target, 0).long().unsqueeze(classes)
     margins = (input - input.gather(classes, indices)).scatter(classes, indices, -torch.inf)
@@ -112,7 +115,7 @@ def embedding_bag(
     padding_idx: int | None = None,
 ) -> Tensor:
     """Sums, means or maxima of rows of `weight`, one for each bag of indices."""
-    if _values_known(input):
+    if _values_known():
         # For what it raises.
         F.embedding_bag(
             input,
@@ -173,7 +176,7 @@ def gaussian_nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Negative log-likelihood of a Gaussian. Variances are checked where their values are known."""
-    if isinstance(var, Tensor) and not _values_known(var):
+    if isinstance(var, Tensor) and not _values_known():
         if var.shape != input.shape and input.shape[:-1] == var.shape:
             var = var.unsqueeze(-1)
     else:
@@ -256,7 +259,7 @@ def multi_margin_loss(
 ) -> Tensor:
     """Mean over all classes of max(0, margin - x_y + x_i)^p for i other than y."""
     reduction = _reduction(size_average, reduce, reduction)
-    if _values_known(target):
+    if _values_known():
         # For what it raises.
         F.multi_margin_loss(input.detach(), target, p, margin, weight, reduction=reduction)
     true = target.reshape(*input.shape[:-1], 1)
@@ -276,7 +279,7 @@ def multilabel_margin_loss(
 ) -> Tensor:
     """Sum of max(0, 1 - x_y + x_i) over labels y and classes i that are not, over the number of classes."""
     reduction = _reduction(size_average, reduce, reduction)
-    if _values_known(target):
+    if _values_known():
         # For what it raises.
         F.multilabel_margin_loss(input.detach(), target, reduction=reduction)
     # Labels end with the first that is negative.
@@ -303,7 +306,9 @@ def rrelu(
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """g v / |v|. The second derivatives of PyTorch's kernel are wrong on the CPU (torch 2.14)."""
-    return v * (g / torch.norm_except_dim(v, 2, dim))
+    # -1 says that there is one norm for all.
+    others = None if dim == -1 else [other for other in range(v.dim()) if other != dim]
+    return v * (g / torch.linalg.vector_norm(v, 2, others, keepdim=dim != -1))
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
@@ -396,6 +401,6 @@ def _with_value(tensor: Tensor, value: Tensor) -> Tensor:
     return (tensor - tensor.detach()) + value.detach()
 
 
-def _values_known(tensor: Tensor) -> bool:
-    """Whether a tensor has values, and is none that stands for others while something is traced."""
-    return not (torch.compiler.is_compiling() or isinstance(tensor, FakeTensor))
+def _values_known() -> bool:
+    """Whether tensors have values, and do not only stand for some while a function is traced."""
+    return detect_fake_mode() is None
