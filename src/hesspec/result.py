@@ -556,7 +556,7 @@ class Spectrum:
             version reads.
         """
         _format_of(dataset)
-        readers = {
+        readers: dict[str, Callable[[str], Any]] = {
             "int": lambda name: _fields.integer(dataset, name, 0),
             "float": lambda name: _fields.real(dataset, name),
             "bool": lambda name: _fields.flag(dataset, name),
