@@ -95,7 +95,7 @@ def test_nothing_of_the_model_changes(way, warm):
         F.cross_entropy(model(data()[0][0]), data()[0][1]).backward()
     seen = []
     model.a.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    before, count, batches = everything(model), len(seen), data()
+    before, batches = everything(model), data()
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     found = dense(model, batches=batches, mode=way)
     same(before, everything(model))
@@ -104,7 +104,6 @@ def test_nothing_of_the_model_changes(way, warm):
     assert states[1] == random.getstate()
     assert (states[2] == np.random.get_state()[1]).all()  # noqa: NPY002
     assert not any(isinstance(entry, FakeTensor) for entry in seen)
-    assert len(seen) == count or way != "traced"
     model(batches[0][0])
     plain = seeded(Cached).double()
     plain.table, plain.tables = torch.arange(5, dtype=torch.float64) / 10, {"first": torch.ones(5, dtype=torch.float64)}

@@ -277,8 +277,8 @@ class EmpiricalRisk:
         if change is not None:
             if self.model is self.module:
                 raise ValueError(
-                    f"The model was changed after the operator was made: {change}. It cannot be copied, so that the "
-                    "operator depends on it; make a new operator."
+                    f"The model cannot be copied, and is not as it was when the operator was made: {change}. Make a new "
+                    "operator."
                 )
             named = dict(self.model.named_parameters())
             module, selected = self.model, tuple(named[name] for name in self.parameters.names)
@@ -295,7 +295,9 @@ class EmpiricalRisk:
         )
 
     def _change(self) -> str | None:
-        """What of the user's module is not what it was when this risk was made."""
+        """What of the user's module is not what it was when this risk was made, or keeps it from being run in place."""
+        if any(tensor.is_inference() for tensor in [*self.parameters.parameters, *self._fixed_tensors]):
+            return "it was made in inference mode"
         now = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         for name, tensor in zip(
             [*self.parameters.names, *self.fixed], [*self.parameters.parameters, *self._fixed_tensors], strict=True
