@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hesspec._memory import is_out_of_memory
+from hesspec.errors import InputError
 from hesspec.operators.losses import Loss
 from hesspec.operators.output_loss import Named, OutputLoss, Predict
 from hesspec.operators.outputs import Captured, differentiable_outputs
@@ -107,7 +108,7 @@ class CapturedLoss(OutputLoss):
             If a part of it is asked for.
         """
         if part != "full":
-            raise ValueError(
+            raise InputError(
                 f"output_curvature={part!r} needs the logits that the loss is given among the tensors that the model "
                 "returns, and the model computes its loss by itself; let it return them, and pass the loss as loss_fn."
             )

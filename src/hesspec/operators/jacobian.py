@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from hesspec.errors import NonFiniteError
+from hesspec.errors import InputError, NonFiniteError
 from hesspec.operators.batches import Batch
 from hesspec.operators.differences import Differences, settled
 from hesspec.operators.linearised import KeptPasses
@@ -54,6 +54,7 @@ class JacobianPasses(Passes):
 
     # A graph that is built again for every push and every pull would cost more than differences.
     ways = ("traced", "double backward", "differences")
+    summed = True
 
     def _traced_as(self) -> Hashable:
         return JacobianPasses
@@ -146,9 +147,11 @@ class JacobianPasses(Passes):
 
         return self._in_rows(batch, logits, push, pull)
 
-    def _tried(self, built: PrimalPass, tangents: Sequence[Tensor]) -> list[Tensor]:
+    def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """J^T J v of the logits."""
+        jacobian: JacobianPass = JacobianPasses.build(self, batch).apply
         with torch.no_grad():
-            return list(built.apply.pull(built.apply.push(tangents)))
+            return list(jacobian.pull(jacobian.push(tangents)))
 
     def trial_by_differences(
         self, differences: Differences, tangents: Sequence[Tensor], displacement: float
@@ -310,5 +313,5 @@ class CoupledRisk(LinearisedModel):
 def _logits(loss: OutputLoss | Loss, outputs: Any) -> Tensor:
     taken = loss.taken(outputs)
     if not isinstance(taken, Tensor):
-        raise ValueError(f"The model returned {type(taken).__name__}; the class structure needs a tensor of logits.")
+        raise InputError(f"The model returned {type(taken).__name__}; the class structure needs a tensor of logits.")
     return taken

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesspec.errors import InputError
 from hesspec.operators.losses import Loss
 from hesspec.operators.output_curvature import output_curvature
 from hesspec.operators.outputs import differentiable_outputs
@@ -78,7 +79,7 @@ class OutputLoss:
         curve = output_curvature(self._loss.function, taken, self._targets, part) if places else None
         if curve is None:
             if part != "full":
-                raise ValueError(
+                raise InputError(
                     f"output_curvature={part!r} needs the logits that the loss is given among the tensors that the "
                     f"model returns, and this {type(outputs).__name__} does not hold them; let the model return them."
                 )

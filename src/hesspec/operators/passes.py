@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hesspec._memory import is_out_of_memory
+from hesspec.errors import InputError
 from hesspec.operators.ambient import differentiable_kernels
 from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes, count_work, saved_bytes, trace_pays
@@ -103,6 +104,8 @@ class Passes(ABC):
     """
 
     ways: ClassVar[tuple[str, ...]] = WAYS
+    summed: ClassVar[bool] = False
+    """Whether the product that verification compares is a sum over samples, whatever the loss is."""
 
     def __init__(self, risk: EmpiricalRisk, precision: str = "full") -> None:
         self.precision, self.risk = precision, risk
@@ -188,7 +191,7 @@ class Passes(ABC):
         try:
             self.trial(repeated if self.mode == "traced" else few, self.risk.parameters.values)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or isinstance(error, InputError):
                 raise
             self.step_down(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
             return False
@@ -228,13 +231,9 @@ class Passes(ABC):
                 stacklevel=2,
             )
 
+    @abstractmethod
     def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
         """Product that verification compares, shaped as the parameters."""
-        return self._tried(self.build(batch), tangents)
-
-    @abstractmethod
-    def _tried(self, built: PrimalPass, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """Product that verification compares, from a primal pass."""
 
     @abstractmethod
     def trial_by_differences(
@@ -265,7 +264,7 @@ class Passes(ABC):
             try:
                 size = self._graph_bytes(batch)
             except Exception as error:
-                if is_out_of_memory(error):
+                if is_out_of_memory(error) or isinstance(error, InputError):
                     raise
                 self.step_down(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
                 return self.bytes(batch)
@@ -333,7 +332,7 @@ class Passes(ABC):
                 self._choose(batch)
             return self._trace(batch) if self.mode == "traced" else None
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or isinstance(error, InputError):
                 raise
             logger.debug("no trace of this model", exc_info=error)
             self.step_down(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
@@ -557,9 +556,11 @@ class MatrixPasses(Passes):
 
         return apply
 
-    def _tried(self, built: PrimalPass, tangents: Sequence[Tensor]) -> list[Tensor]:
+    def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """Product with the matrix of the batch."""
+        apply = self.build(batch).apply
         with torch.no_grad():
-            return list(built.apply(tangents))
+            return list(apply(tangents))
 
     def trial_by_differences(
         self, differences: Differences, tangents: Sequence[Tensor], displacement: float

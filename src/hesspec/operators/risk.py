@@ -277,8 +277,8 @@ class EmpiricalRisk:
         if change is not None:
             if self.model is self.module:
                 raise ValueError(
-                    f"The model cannot be copied, and is not as it was when the operator was made: {change}. Make a new "
-                    "operator."
+                    f"The model cannot be copied, and is not as it was when the operator was made: {change}. Make a "
+                    "new operator."
                 )
             named = dict(self.model.named_parameters())
             module, selected = self.model, tuple(named[name] for name in self.parameters.names)

@@ -6,7 +6,6 @@ Each has the value and the first derivative of the function that it takes the pl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 
@@ -329,10 +328,14 @@ def _unfused(function: Callable[..., Any]) -> Callable[..., Any]:
     """A recurrent network of elementary operations: fused ones have no forward-mode rule, or no second derivative."""
 
     def recurrent(*args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as stack:
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            return function(*args, **kwargs)
+        # Not `torch.backends.mkldnn.flags`, which warns of TF32 where there is none.
+        before = torch._C._get_mkldnn_enabled()  # noqa: SLF001 - as the public function does
+        torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
+        try:
+            with torch.backends.cudnn.flags(enabled=False):
+                return function(*args, **kwargs)
+        finally:
+            torch._C._set_mkldnn_enabled(before)  # noqa: SLF001
 
     return recurrent
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hesspec._memory import is_out_of_memory
+from hesspec.errors import InputError
 from hesspec.operators.ambient import differentiable_kernels
 from hesspec.operators.batches import Batch
 from hesspec.operators.differences import Settled, length, settled
@@ -92,9 +93,10 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
         return _of_differences(truth, few, risk.parameters.names)
     try:
         given = repeated if passes.mode == "traced" else few
-        found = [part / (ratio if given is repeated else 1.0) for part in there.trial(given, direction)]
+        ratio = given.samples / few.samples if passes.summed else ratio if given is repeated else 1.0
+        found = [part / ratio for part in there.trial(given, direction)]
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, InputError):
             raise
         logger.info("no product in mode %r", passes.mode, exc_info=error)
         reason = str(error).strip().partition("\n")[0][:200]
