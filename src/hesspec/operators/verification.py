@@ -90,7 +90,10 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
         truth = _truth(passes.at(risk.at(values)), few, direction)
     there = passes.at(risk.at(values))
     if passes.mode == "differences":
-        return _of_differences(truth, few, risk.parameters.names)
+        verdict = _of_differences(truth, few, risk.parameters.names)
+        if not verdict.agrees and (text := _zero_to_rounding(there, few, direction, 0.0, length(truth.changes))):
+            return Verdict(True, 0.0, text)
+        return verdict
     try:
         given = repeated if passes.mode == "traced" else few
         ratio = given.samples / few.samples if passes.summed else ratio if given is repeated else 1.0
@@ -115,6 +118,8 @@ def _judge(passes: Passes, few: Batch, direction: Sequence[Tensor], found: Seque
     tells = unsure <= TELLS * size
     if tells and far.total <= tolerance * size + 3 * unsure and not far.blocks:
         return Verdict(True, far.relative, f"error {far.relative:.1e} {against}")
+    if not tells and (found_zero := _zero_to_rounding(passes, few, direction, far.total, unsure)):
+        return Verdict(True, 0.0, f"{found_zero} {against}")
     # Rounding (or a kink within it) is in plain double backward as well; whatever else is wrong is not.
     other = _plain_product(passes, few, direction, double=False)
     if other is None:
@@ -136,6 +141,27 @@ def _judge(passes: Passes, few: Batch, direction: Sequence[Tensor], found: Seque
         f"{apart:.1e} apart from plain double backward of the model itself, {samples}; {words}",
         far.worst,
     )
+
+
+def _zero_to_rounding(passes: Passes, few: Batch, direction: Sequence[Tensor], apart: float, unsure: float) -> str:
+    """Text of a product that is zero, as is the truth, to the rounding of what they are computed from; "" otherwise.
+
+    Of a matrix that is zero, as the residual of a model that is linear in the selected parameters, differences leave
+    the rounding of gradients. It is compared with the curvature that gradients and parameters of their sizes lead to
+    expect: that of the Hessian, or |gradient| / |theta|.
+    """
+    risk = passes.risk
+    values = risk.parameters.natural(risk.parameters.values)
+    plain = risk.plain(double=risk.inspection.double)
+    with plain.held(values):
+        differences = risk.differences(plain, few)
+        given = risk.parameters.natural(direction)
+        slope = length(differences.gradient()) * length(given) / max(length(values), 1e-300)
+        expected = max(slope, length(differences.hessian(given, NEARBY)))
+    allowed = AGREE[risk.parameters.dtype] * expected
+    if not max(apart, unsure) <= allowed:
+        return ""
+    return f"zero to rounding ({max(apart, unsure):.0e} where the size of the gradient suggests {expected:.0e})"
 
 
 def _of_differences(truth: Settled, few: Batch, names: Sequence[str]) -> Verdict:
