@@ -317,9 +317,7 @@ class Batches:
             return ONE_SAMPLE
         if self._whole:
             return self._whole
-        if self._nature.indivisible:
-            return self._nature.indivisible
-        return "" if self._nature.divides(inputs, targets, samples) else NOT_OF_SAMPLES
+        return self._nature.indivisible if self._nature.divides(inputs, targets, samples) else NOT_OF_SAMPLES
 
     def _pair(self, index: int, item: Any) -> tuple[Any, Any]:
         if self._loss.closure is not None:
