@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +143,10 @@ def _evaluate(index: int, batch: tuple[Any, Any], forward: Forward, loss: Loss) 
         before = _versions(targets)
         seen = f"The model returned {describe(outputs)}, and the targets are {describe(targets)}."
         try:
-            value = loss(outputs, targets)
+            with warnings.catch_warnings():
+                # Of broadcasting, which is refused below.
+                warnings.filterwarnings("ignore", message="Using a target size")
+                value = loss(outputs, targets)
         except Exception as error:
             if is_out_of_memory(error):
                 raise

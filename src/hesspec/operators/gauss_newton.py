@@ -14,7 +14,7 @@ from torch.func import grad, jvp, vjp
 from hesspec.operators.base import SumOverBatches
 from hesspec.operators.differences import Differences
 from hesspec.operators.hessian import differentiate_gradient
-from hesspec.operators.losses import LossFunction
+from hesspec.operators.losses import LossFunction, as_module
 from hesspec.operators.output_curvature import OUTPUT_CURVATURES, check_output_curvature
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.parameters import ParameterSpec
@@ -131,6 +131,8 @@ class GaussNewton(SumOverBatches):
         if output_curvature not in OUTPUT_CURVATURES:
             known = ", ".join(map(repr, OUTPUT_CURVATURES))
             raise ValueError(f"output_curvature={output_curvature!r} is unknown; it is one of {known}.")
+        # Before the data is looked at, of which this loss might be wrong for other reasons.
+        check_output_curvature(output_curvature, as_module(loss_fn), torch.empty(0, dtype=torch.int64))
         super().__init__(
             model,
             loss_fn,

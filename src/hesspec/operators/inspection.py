@@ -12,6 +12,7 @@ from torch import Tensor
 from hesspec._memory import is_out_of_memory
 from hesspec.operators.ambient import AutocastSeen, differentiable_kernels, neutral_modes, preserved_randomness
 from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.first_pass import copied
 from hesspec.operators.module import ModuleState, drop_user_hooks, user_hooks, without_user_hooks
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.structures import tensors_of
@@ -131,7 +132,7 @@ def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch,
 def _forward(risk: EmpiricalRisk, batch: Batch, fixed: dict[str, Tensor], seen: AutocastSeen) -> list[Tensor]:
     """Output tensors of a pass, which may change the buffers among `fixed`."""
     with torch.no_grad(), differentiable_kernels(seen):
-        outputs = risk.outputs(fixed, batch.inputs)
+        outputs = risk.outputs(fixed, copied(batch.inputs))
     return [tensor.detach().clone() for tensor in tensors_of(outputs)]
 
 

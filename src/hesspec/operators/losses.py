@@ -14,7 +14,7 @@ from hesspec.operators.closure import Closure
 from hesspec.operators.recorder import is_log_probabilities
 from hesspec.operators.structures import describe, map_tensors
 
-__all__ = ["Loss", "LossFunction", "SoftmaxDivergence"]
+__all__ = ["Loss", "LossFunction", "SoftmaxDivergence", "as_module"]
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -97,7 +97,7 @@ class Loss:
             )
         if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
             raise ValueError(f"loss_fn is the class {loss_fn.__name__}; pass one of its objects, {loss_fn.__name__}().")
-        loss_fn = _as_module(loss_fn)
+        loss_fn = as_module(loss_fn)
         self.closure = loss_fn if isinstance(loss_fn, Closure) else None
         if isinstance(loss_fn, nn.Module):
             # Class weights follow the model to its device and dtype; the user's own module is left unchanged.
@@ -213,7 +213,8 @@ def _returned(loss: Any) -> str:
     return f"a {describe(loss)}"
 
 
-def _as_module(loss_fn: Any) -> Any:
+def as_module(loss_fn: Any) -> Any:
+    """The loss module that a function of `torch.nn.functional`, or a partial of one, belongs to; else the function."""
     function, keywords = loss_fn, {}
     if isinstance(loss_fn, functools.partial) and not loss_fn.args:
         function, keywords = loss_fn.func, loss_fn.keywords

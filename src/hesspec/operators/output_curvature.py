@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hesspec.errors import InputError
+
 __all__ = ["OUTPUT_CURVATURES", "check_output_curvature", "output_curvature", "row_weights"]
 
 Curve = Callable[[Tensor], Tensor]
@@ -38,14 +40,14 @@ def check_output_curvature(part: str, loss: Any, targets: Any) -> None:
     if part == "full":
         return
     if getattr(type(loss), "forward", None) is not nn.CrossEntropyLoss.forward:
-        raise ValueError(
+        raise InputError(
             f"output_curvature={part!r} is a part of the curvature of softmax cross-entropy, and the loss is "
             f"{getattr(loss, '__name__', type(loss).__name__)}: pass torch.nn.CrossEntropyLoss() (or "
             "torch.nn.functional.cross_entropy) and a model that returns logits, or leave it at 'full'."
         )
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         seen = str(targets.dtype) if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
-        raise ValueError(
+        raise InputError(
             f"output_curvature={part!r} needs the true class of every sample, and the targets are {seen}: pass class "
             "indices (torch.int64), or leave it at 'full'."
         )
