@@ -22,6 +22,7 @@ from hesspec.operators import (
     Hessian,
     Residual,
     Traces,
+    closure,
     shard,
 )
 from hesspec.planning import Plan, plan
@@ -56,6 +57,7 @@ __all__ = [
     "Traces",
     "attribute",
     "class_structure",
+    "closure",
     "compare_with_marchenko_pastur",
     "eigenpairs",
     "fit_power_law",

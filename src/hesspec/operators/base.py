@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from hesspec._memory import free_memory, parse_memory
 from hesspec._ranks import Ranks
 from hesspec.errors import NonFiniteError
-from hesspec.operators.batches import octets
 from hesspec.operators.content import architecture, digest, loss_with_settings
+from hesspec.operators.fingerprints import octets
 from hesspec.operators.forecast import Forecast, forecast
 from hesspec.operators.linearised import LinearisedRisk
 from hesspec.operators.losses import LossFunction

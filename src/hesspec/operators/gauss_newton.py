@@ -131,6 +131,9 @@ class GaussNewton(SumOverBatches):
             first = next(iter(self._risk.batches))
             check_output_curvature(output_curvature, self._risk.loss.function, first.targets)
 
+    def _check_loss(self) -> None:
+        self._risk.split("G")
+
     @property
     def attributes(self) -> dict[str, str | int | float]:
         """What this operator is, for the record of a measurement; with "output_curvature" where that is not "full"."""

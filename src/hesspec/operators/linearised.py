@@ -17,7 +17,7 @@ from torch import Tensor
 from hesspec._heap import Hold, from_heap
 from hesspec._memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
-from hesspec.operators.batches import Batch, can_be_split
+from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes
 from hesspec.operators.passes import CurvatureForm, MatrixPasses, Passes
 from hesspec.operators.precision import arithmetic
@@ -109,6 +109,11 @@ class KeptPasses:
             self._hold = None
         self.seconds = time.perf_counter() - start
         logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
+        if self._places and len(self._unused) == len(risk.parameters.names):
+            raise ValueError(
+                "None of the selected parameters influences the loss. Its graph may be cut, as by .detach(), "
+                "torch.no_grad(), .item() or argmax in the model or the loss: loss.backward() must give gradients."
+            )
         if self._unused and risk.ranks.rank == 0:
             shown = ", ".join(name for name in risk.parameters.names if name in self._unused)
             warnings.warn(
@@ -388,12 +393,12 @@ def cut_to_fit(
 
 
 def _most_parts(batch: Batch) -> int:
-    return batch.samples if can_be_split(batch) else 1
+    return 1 if batch.indivisible else batch.samples
 
 
 def _too_large(batch: Batch, need: int, budget: int) -> BudgetError:
-    single = batch.samples == 1 or can_be_split(batch)
-    what = "One sample" if single else f"Batch {batch.index}, which cannot be split into samples,"
+    single = batch.samples == 1 or not batch.indivisible
+    what = "One sample" if single else f"Batch {batch.index}, which cannot be cut ({batch.indivisible}),"
     advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches."
     return BudgetError(
         f"{what} takes {in_words(need)} beside the model, as predicted, and the memory for it is "

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
 from hesspec._memory import is_out_of_memory
 from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes, RandomOperationError, count_work, saved_bytes, trace_pays
 from hesspec.operators.precision import arithmetic
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict, differentiable_kernels
+from hesspec.operators.structures import map_tensors, tensors_of
 from hesspec.operators.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 
 __all__ = ["Apply", "CurvatureForm", "MatrixPasses", "Passes", "PrimalPass"]
@@ -141,7 +141,7 @@ class Passes(ABC):
 
     def _constants(self, batch: Batch) -> list[Tensor]:
         """All tensors that a primal pass takes."""
-        return [*self._fixed, *(leaf for leaf in batch.leaves()[0] if isinstance(leaf, Tensor))]
+        return [*self._fixed, *batch.leaves()[0]]
 
     @property
     def _fixed(self) -> list[Tensor]:
@@ -151,7 +151,9 @@ class Passes(ABC):
     def _traced(self, batch: Batch) -> LinearTrace | None:
         """The trace of this shape of batch, made where there is none yet; None in double backward."""
         try:
-            if not self.mode:
+            if batch.opaque:
+                self._leave_untraced()
+            elif not self.mode:
                 self._choose(batch)
             return self._trace(batch) if self.mode == "traced" else None
         except RandomOperationError as error:
@@ -171,6 +173,12 @@ class Passes(ABC):
             self.mode, self.why = "double backward", why
             logger.info("no trace of this model, double backward instead", exc_info=error)
             return None
+
+    def _leave_untraced(self) -> None:
+        why = "the data holds objects besides tensors, whose content a trace would take for constant"
+        if self.precision != "full":
+            raise ValueError(why)
+        self.mode, self.why = "double backward", why
 
     def _choose(self, batch: Batch) -> None:
         self.mode, self.why = "traced", "one trace for each shape of batch"
@@ -195,11 +203,8 @@ class Passes(ABC):
         self.mode = "traced" if pays else "double backward"
 
     def _key(self, batch: Batch) -> Hashable:
-        leaves, structure = batch.leaves()
-        return (
-            structure,
-            tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves),
-        )
+        tensors, structure = batch.leaves()
+        return structure, tuple((tensor.shape, tensor.dtype) for tensor in tensors)
 
     def _trace(self, batch: Batch) -> LinearTrace:
         key, bfloat16 = self._key(batch), self.precision == "bfloat16"
@@ -212,16 +217,14 @@ class Passes(ABC):
 
     def _trace_jointly(self, batch: Batch) -> JointTrace:
         risk = self._risk
-        leaves, structure = batch.leaves()
+        tensors, structure = batch.leaves()
         names, fixed_names = risk.parameters.names, tuple(risk.fixed)
-        p, q, b = len(names), len(fixed_names), sum(isinstance(leaf, Tensor) for leaf in leaves)
+        p, q, b = len(names), len(fixed_names), len(tensors)
 
         def function(*arguments: Tensor) -> tuple[Tensor, ...]:
             theta = dict(zip(names, arguments[:p], strict=True))
             fixed = dict(zip(fixed_names, arguments[p : p + q], strict=True))
-            supply = iter(arguments[p + q : p + q + b])
-            filled = [next(supply) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            predict, loss = risk.functions(fixed, *pytree.tree_unflatten(filled, structure))
+            predict, loss = risk.functions(fixed, *structure.fill(arguments[p + q : p + q + b]))
             with differentiable_kernels():
                 products = self._products(predict, loss, theta, arguments[p + q + b :])
                 return (loss(predict(theta)), *products)
@@ -261,21 +264,19 @@ class Passes(ABC):
 
     def _saved(self, theta: Named, fixed: Named, inputs: Any, targets: Any) -> int:
         """Bytes of the double-backward graph of a batch."""
-        given = pytree.tree_leaves((theta, fixed, inputs, targets))
+        given = tensors_of((theta, fixed, inputs, targets))
         with torch.enable_grad(), differentiable_kernels():
             return saved_bytes(
                 lambda: self._retained(*self._risk.functions(fixed, inputs, targets), theta),
-                [leaf for leaf in given if isinstance(leaf, Tensor)],
+                given,
             )
 
     @contextmanager
     def _fake(self, batch: Batch) -> Iterator[tuple[Named, Named, Any, Any]]:
         """Parameters, buffers, inputs and targets as tensors of the same shapes that hold nothing, and their mode."""
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        stand_ins = pytree.tree_map(
-            lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
-            (self._risk.leaves(), self._risk.fixed, batch.inputs, batch.targets),
-        )
+        given = self._risk.leaves(), self._risk.fixed, batch.inputs, batch.targets
+        stand_ins = map_tensors(mode.from_tensor, given)
         with mode, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield stand_ins

@@ -53,6 +53,9 @@ class Residual(SumOverBatches):
 
     _form = ResidualForm()
 
+    def _check_loss(self) -> None:
+        self._risk.split("H")
+
 
 def _inner(outputs: tuple[Tensor, ...], delta: tuple[Tensor, ...]) -> Tensor:
     total: Tensor = sum(((f * d).sum() for f, d in zip(outputs, delta, strict=True)), start=outputs[0].new_zeros(()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,19 +17,26 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hesspec._ranks import Ranks
 from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.captured import Capture, CapturedLoss, find_capture, without_curvature, words_of_split
+from hesspec.operators.closure import Bound
 from hesspec.operators.cross_entropy import MarginForm
+from hesspec.operators.first_pass import copied
 from hesspec.operators.hard_sigmoid import PiecewiseForm
+from hesspec.operators.items import arguments
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.output_curvature import output_curvature
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.parameters import ParameterSelection, ParameterSpec
-from hesspec.operators.shards import check_share
+from hesspec.operators.shards import check_cut, check_share
 from hesspec.operators.traces import Traces
 
 __all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels", "refuse_active_modules"]
 
 Named = dict[str, Tensor]
 Predict = Callable[[Named], Any]
+
+# Samples that the outputs are looked at for.
+FEW = 16
 
 
 class OutputLoss:
@@ -133,21 +141,77 @@ class EmpiricalRisk:
         self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
         device, dtype = self.parameters.device, self.parameters.dtype
         check_share(data, self.ranks)
-        self.batches = Batches(data, self.loss, device=device, dtype=dtype, ranks=self.ranks)
+        self._called = model if self.loss.closure is None else Bound(model, self.loss.closure)
+        self.capture: Capture | None = None
+        self.batches = Batches(
+            data, self.loss, device=device, dtype=dtype, ranks=self.ranks, model=model, forward=self._forward
+        )
+        check_cut(data, self.batches.indivisible, self.ranks)
         everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         _refuse_other_weights(self.ranks, everything)
         self.fixed = {
             name: value.detach().clone() for name, value in everything.items() if name not in self.parameters.names
         }
 
-    def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
+    def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss | CapturedLoss]:
         """The model as a function of named parameters, and the loss as a function of its outputs, on one batch."""
+        prefix = "" if self.loss.closure is None else "model."
 
         def predict(named: Named) -> Any:
-            args, kwargs = _arguments(inputs)
-            return functional_call(self.model, {**fixed, **named}, args, kwargs)
+            args, kwargs = self._arguments(copied(inputs) if self.batches.changes_inputs else inputs)
+            values = {prefix + name: value for name, value in {**fixed, **named}.items()}
+            return functional_call(self._called, values, args, kwargs)
 
-        return predict, OutputLoss(self.loss, targets)
+        loss = OutputLoss(self.loss, targets)
+        if self.capture is None:
+            return predict, loss
+        return self.capture.predict(predict, loss), CapturedLoss(self.capture, predict, loss)
+
+    def split(self, matrix: str) -> None:
+        """Find the outputs that the Gauss-Newton matrix and the residual are of, where they are not the model's.
+
+        Parameters
+        ----------
+        matrix : {"G", "H"}
+            Which of the two.
+
+        Raises
+        ------
+        ValueError
+            If G would be zero because the loss is linear in what the model returns.
+
+        Warns
+        -----
+        UserWarning
+            If G is of other tensors, or is zero by definition.
+        """
+        batch = self.batches.few(next(iter(self.batches)), FEW)
+
+        def find() -> tuple[Capture | None, str]:
+            with differentiable_kernels():
+                predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
+                capture = find_capture(predict, loss, self.leaves())
+                if capture is not None:
+                    loss = CapturedLoss(capture, predict, loss)
+                    predict = capture.predict(predict, loss)
+                outputs = predict({name: value.detach() for name, value in self.leaves().items()})
+                return capture, without_curvature(loss, outputs)
+
+        self.capture, flat = self.ranks.together(find)
+        words = words_of_split(self.capture, flat, self.loss)
+        if flat == "linear" and matrix == "G":
+            raise ValueError(words)
+        if words and self.ranks.rank == 0:
+            warnings.warn(words, stacklevel=4)
+
+    def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return arguments(inputs) if self.loss.closure is None else ((inputs,), {})
+
+    def _forward(self, inputs: Any) -> Any:
+        """Outputs at the real parameters."""
+        args, kwargs = self._arguments(inputs)
+        with torch.random.fork_rng():
+            return self._called(*args, **kwargs)
 
     def leaves(self) -> Named:
         """The selected parameters as leaves of a new autograd graph, which share the memory of their values."""
@@ -186,14 +250,6 @@ def differentiable_kernels() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, tuple | list):
-        return tuple(inputs), {}
-    return (inputs,), {}
 
 
 def _refuse_sharded(model: nn.Module) -> None:
