@@ -298,9 +298,7 @@ class Batches:
         """Why a batch cannot be cut into samples; "" if it can."""
         if samples == 1:
             return ONE_SAMPLE
-        if self._nature.indivisible:
-            return self._nature.indivisible
-        return "" if self._nature.divides(inputs, targets, samples) else NOT_OF_SAMPLES
+        return self._nature.indivisible if self._nature.divides(inputs, targets, samples) else NOT_OF_SAMPLES
 
     def _pair(self, index: int, item: Any) -> tuple[Any, Any]:
         if self._loss.closure is not None:

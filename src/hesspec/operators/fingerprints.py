@@ -54,9 +54,13 @@ class Fingerprint(NamedTuple):
 
 def octets(tensor: Tensor) -> bytes:
     """Content of a tensor of any dtype and layout, by which it is told from others."""
-    return b"".join(
-        part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for part in _dense(tensor)
-    )
+    found = []
+    for part in _dense(tensor):
+        flat = part.detach().cpu().reshape(-1)
+        # A single entry of a larger tensor counts as contiguous, whatever its stride.
+        flat = flat if flat.stride() == (1,) else flat.clone(memory_format=torch.contiguous_format)
+        found.append(flat.view(torch.uint8).numpy().tobytes())
+    return b"".join(found)
 
 
 def _dense(tensor: Tensor) -> Iterator[Tensor]:

@@ -399,7 +399,7 @@ def _most_parts(batch: Batch) -> int:
 def _too_large(batch: Batch, need: int, budget: int) -> BudgetError:
     single = batch.samples == 1 or not batch.indivisible
     what = "One sample" if single else f"Batch {batch.index}, which cannot be cut ({batch.indivisible}),"
-    advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches."
+    advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches where that is the same loss."
     return BudgetError(
         f"{what} takes {in_words(need)} beside the model, as predicted, and the memory for it is "
         f"{in_words(budget)}. {advice}"
