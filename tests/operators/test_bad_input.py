@@ -261,7 +261,7 @@ def test_a_model_that_is_no_module_is_refused():
 
 
 def test_errors_of_the_model_itself_are_not_hidden():
-    with pytest.raises(ValueError, match=r"Batch 0: the model raised RuntimeError: mat1 and mat2.*\(3, 6\)") as caught:
+    with pytest.raises(ValueError, match="Batch 0: the model raised RuntimeError: mat1 and mat2") as caught:
         product(mlp(), batch_list=[(torch.ones(3, 6), torch.zeros(3, dtype=torch.long))])
     assert isinstance(caught.value.__cause__, RuntimeError)
 

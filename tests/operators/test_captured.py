@@ -310,7 +310,7 @@ def test_a_loss_that_looks_through_the_outputs_has_no_g():
 
 def test_a_part_of_the_output_curvature_needs_the_logits():
     model, ((x, y),) = Own(F.cross_entropy).double(), data(7)
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="output_curvature='true-vs-rest'"):
+    with pytest.warns(UserWarning, match="Gauss-Newton"), pytest.raises(ValueError, match="'true-vs-rest'"):
         hesspec.GaussNewton(model, lambda out, _: out["loss"], [{"x": x, "labels": y}], output_curvature="true-vs-rest")
 
 

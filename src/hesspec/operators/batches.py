@@ -84,6 +84,9 @@ class Batches:
         first thing that happens is the loss of a few samples, which tells whether model, loss and data belong
         together, and what the loss is a mean over (see `hesspec.operators.nature.Nature`).
 
+    whole : str, optional
+        Why batches must not be cut; "" if they may.
+
     Attributes
     ----------
     sizes : tuple of int
@@ -119,8 +122,10 @@ class Batches:
         ranks: Ranks = ALONE,
         model: nn.Module | None = None,
         forward: Forward | None = None,
+        whole: str = "",
     ) -> None:
         check_data(data)
+        self._whole = whole
         self._data, self._loss, self._device, self._dtype = data, loss, device, dtype
         self._model = model
         self._nature = Nature(loss, forward)
@@ -284,9 +289,21 @@ class Batches:
                 result.append(Batch(batch.index, inputs, targets, share, len(group), why))
         return result
 
-    def few(self, batch: Batch, samples: int) -> Batch:
-        """The first samples of a batch, where it can be cut; else all of it."""
-        return batch if batch.indivisible else self.select(batch, [torch.arange(min(samples, batch.samples), device="cpu")])[0]
+    @property
+    def summed(self) -> bool:
+        """Whether the loss of a batch is a sum over its samples."""
+        return self._nature.terms == SUM
+
+    def chosen(self, batch: Batch, indices: Tensor) -> Batch:
+        """Samples of a batch that can be cut, by their indices (k,), in any order and as often as they are named."""
+        structure = batch.inputs, batch.targets
+        inputs, targets = self._division(structure, batch.samples).taken(structure, indices)
+        why = "" if len(indices) > 1 else ONE_SAMPLE
+        return Batch(batch.index, inputs, targets, batch.share, len(indices), why)
+
+    def terms_of(self, batch: Batch) -> float:
+        """Number, or total weight, of the loss terms of a batch."""
+        return self._terms(batch.inputs, batch.targets, batch.samples)
 
     def _terms(self, inputs: Any, targets: Any, samples: int) -> float:
         return self._counted.of(self._loss, inputs, targets, samples)
@@ -298,6 +315,8 @@ class Batches:
         """Why a batch cannot be cut into samples; "" if it can."""
         if samples == 1:
             return ONE_SAMPLE
+        if self._whole:
+            return self._whole
         return self._nature.indivisible if self._nature.divides(inputs, targets, samples) else NOT_OF_SAMPLES
 
     def _pair(self, index: int, item: Any) -> tuple[Any, Any]:

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hesspec._memory import is_out_of_memory
+from hesspec.errors import InputError
 from hesspec.operators.losses import Loss
+from hesspec.operators.output_loss import Named, OutputLoss, Predict
 from hesspec.operators.outputs import Captured, differentiable_outputs
 from hesspec.operators.recorder import LossCalls, is_log_probabilities
 from hesspec.operators.structures import describe
 
 __all__ = ["Capture", "CapturedLoss", "find_capture", "without_curvature", "words_of_split"]
 
-Named = dict[str, Tensor]
-Predict = Callable[[Named], Any]
-
 # How far outputs are moved to see whether a loss is linear in them, in units of their largest entry.
 MOVED = (1.0, 8.0, 64.0)
-
-
-class _Loss(Protocol):
-    def __call__(self, outputs: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -54,13 +49,13 @@ class Capture:
     outputs: tuple[int, ...]
     words: str
 
-    def predict(self, predict: Predict, loss: _Loss) -> Predict:
+    def predict(self, predict: Predict, loss: OutputLoss) -> Predict:
         """z as a function of the parameters."""
 
         def captured(named: Named) -> Captured:
             with LossCalls() as recorder:
                 outputs = predict(named)
-                loss(outputs)
+                loss(outputs, named)
             tensors, _ = differentiable_outputs(outputs)
             found = [recorder.calls[number].given[name] for number, name in self.arguments]
             constants = {name: value.detach() for name, value in named.items()}
@@ -69,7 +64,7 @@ class Capture:
         return captured
 
 
-class CapturedLoss:
+class CapturedLoss(OutputLoss):
     """The loss of one batch as a function of what is captured.
 
     Parameters
@@ -81,10 +76,11 @@ class CapturedLoss:
         Of its outputs.
     """
 
-    def __init__(self, capture: Capture, predict: Predict, loss: _Loss) -> None:
-        self._capture, self._predict, self._loss = capture, predict, loss
+    def __init__(self, capture: Capture, predict: Predict, loss: OutputLoss) -> None:
+        self._capture, self._predict, self._inner = capture, predict, loss
+        self.reaches = loss.reaches
 
-    def __call__(self, captured: Captured) -> Tensor:
+    def __call__(self, captured: Captured, named: Named) -> Tensor:
         """Loss at these tensors: the model runs again, and its loss functions are given them."""
         capture = self._capture
         given = dict(zip(capture.arguments, captured.tensors, strict=False))
@@ -97,7 +93,7 @@ class CapturedLoss:
         with LossCalls(instead):
             tensors, rebuild = differentiable_outputs(self._predict(captured.constants))
             replaced = dict(zip(capture.outputs, free, strict=True))
-            return self._loss(rebuild(tuple(replaced.get(i, tensor) for i, tensor in enumerate(tensors))))
+            return self._inner(rebuild(tuple(replaced.get(i, tensor) for i, tensor in enumerate(tensors))), named)
 
     def taken(self, outputs: Any) -> Any:
         """What of the outputs the loss is given: all that is captured."""
@@ -112,7 +108,7 @@ class CapturedLoss:
             If a part of it is asked for.
         """
         if part != "full":
-            raise ValueError(
+            raise InputError(
                 f"output_curvature={part!r} needs the logits that the loss is given among the tensors that the model "
                 "returns, and the model computes its loss by itself; let it return them, and pass the loss as loss_fn."
             )
@@ -155,7 +151,7 @@ class _Cut(LossCalls):
         return self.leaves[number]
 
 
-def find_capture(predict: Predict, loss: _Loss, theta: Named) -> Capture | None:
+def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | None:
     """Look for calls of loss functions in a model, or in its loss, that the loss depends on the parameters through.
 
     Parameters
@@ -200,13 +196,13 @@ def find_capture(predict: Predict, loss: _Loss, theta: Named) -> Capture | None:
     return Capture(arguments, tuple(number for number in again.logits if number in reached), free, words)
 
 
-def _run(predict: Predict, loss: _Loss, theta: Named, constant: Sequence[int]) -> tuple[_Cut, Any, Tensor]:
+def _run(predict: Predict, loss: OutputLoss, theta: Named, constant: Sequence[int]) -> tuple[_Cut, Any, Tensor]:
     """Outputs and loss with the results of loss functions as leaves, and some of the outputs as constants."""
     with _Cut() as cut:
         outputs = predict(theta)
         tensors, rebuild = differentiable_outputs(outputs)
         cut.in_loss = True
-        value = loss(rebuild(tuple(t.detach() if i in constant else t for i, t in enumerate(tensors))))
+        value = loss(rebuild(tuple(t.detach() if i in constant else t for i, t in enumerate(tensors))), theta)
     return cut, outputs, value
 
 
@@ -218,7 +214,7 @@ def _reached(value: Tensor, leaves: dict[int, Tensor]) -> list[int]:
     return [number for number, slope in zip(leaves, slopes, strict=True) if slope is not None]
 
 
-def without_curvature(loss: _Loss, outputs: Any) -> str:
+def without_curvature(loss: Callable[[Any], Tensor], outputs: Any) -> str:
     """Why a loss has no curvature in the outputs: "linear", "piecewise linear", or "" where it has some.
 
     Parameters
@@ -267,7 +263,7 @@ def words_of_split(capture: Capture | None, flat: str, loss: Loss) -> str:
     return ""
 
 
-def _has_curvature(loss: _Loss, outputs: Any) -> bool:
+def _has_curvature(loss: Callable[[Any], Tensor], outputs: Any) -> bool:
     """Whether the second derivative of a loss in the outputs is not zero in some direction."""
     tensors, rebuild = differentiable_outputs(outputs)
     with torch.enable_grad():
@@ -299,7 +295,7 @@ def _has_curvature(loss: _Loss, outputs: Any) -> bool:
     return any(part is not None and bool((part != 0).any()) for part in second)
 
 
-def _is_linear(loss: _Loss, outputs: Any) -> bool:
+def _is_linear(loss: Callable[[Any], Tensor], outputs: Any) -> bool:
     """Whether a loss is a linear function of the outputs along some direction, to rounding."""
     tensors, rebuild = differentiable_outputs(outputs)
     with torch.enable_grad():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -112,16 +114,17 @@ def evaluate(index: int, inputs: Any, targets: Any, forward: Forward, loss: Loss
     """
     try:
         with torch.no_grad():
-            return _evaluate(index, *copied((inputs, targets)), forward, loss)
+            return _evaluate(index, copied((inputs, targets)), forward, loss)
     except ValueError as error:
         if not isinstance(error.__cause__, RuntimeError):
             raise
         # Models and losses that differentiate by their inputs need the graph.
         with torch.enable_grad():
-            return _evaluate(index, *copied((inputs, targets)), forward, loss)
+            return _evaluate(index, copied((inputs, targets)), forward, loss)
 
 
-def _evaluate(index: int, inputs: Any, targets: Any, forward: Forward, loss: Loss) -> Evaluation:
+def _evaluate(index: int, batch: tuple[Any, Any], forward: Forward, loss: Loss) -> Evaluation:
+    inputs, targets = batch
     before = _versions(inputs)
     with LossCalls() as recorder:
         try:
@@ -262,10 +265,10 @@ def _is_broadcast(outputs: Tensor, targets: Tensor) -> bool:
     if outputs.shape == targets.shape:
         return False
     try:
-        common = torch.broadcast_shapes(outputs.shape, targets.shape)
-    except RuntimeError:
+        common = np.broadcast_shapes(tuple(outputs.shape), tuple(targets.shape))
+    except ValueError:
         return False  # which PyTorch says by itself
-    both = common.numel() > max(outputs.numel(), targets.numel())
+    both = math.prod(common) > max(outputs.numel(), targets.numel())
     return both or (outputs.shape[:1] == targets.shape[:1] and outputs.dim() != targets.dim())
 
 

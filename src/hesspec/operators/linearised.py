@@ -138,7 +138,17 @@ class KeptPasses:
         whole = f"{batches} batches" if self._places <= batches else f"{self._places} parts of {batches} batches"
         kept = f"primal passes kept for {len(self._kept)} of {whole}, {in_words(self.kept_bytes)}"
         peak = f"predicted peak {in_words(self.predicted_peak)}"
-        return "; ".join([self._passes.why, kept, peak, *self._steps])
+        return "; ".join([self._passes.reason, kept, peak, *self._steps])
+
+    @property
+    def error(self) -> float:
+        """Error of products, relative to their norm, that verification found, where rounding does not leave as much."""
+        return self._full.error
+
+    def step_down(self, why: str) -> None:
+        """Compute products in the next way."""
+        self._full.step_down(why)
+        self._surviving(self._prepare)
 
     @property
     def kept_batches(self) -> int:
@@ -165,6 +175,12 @@ class KeptPasses:
         other._passes = self._full  # noqa: SLF001
         if self._passes.precision == "bfloat16":
             other._kept, other._parts = {}, dict(self._parts)  # noqa: SLF001
+        return other
+
+    def at_twice_the_displacement(self) -> Self:
+        """The same matrix with differences over twice the displacement."""
+        other = copy.copy(self)
+        other._passes, other._kept = self._passes.at_twice_the_displacement(), {}  # noqa: SLF001
         return other
 
     def _fault(self) -> NonFiniteError | None:
@@ -202,6 +218,9 @@ class KeptPasses:
         shared: dict[int, int] = {}
         for batch in self._risk.batches:
             parts = self._fitting(batch)
+            if not self._places:
+                while not self._full.settle(parts[0]):
+                    parts = self._fitting(batch)
             for number, part in enumerate(parts):
                 size = self._bytes(part)
                 shared[part.samples] = size.shared

@@ -213,7 +213,7 @@ def _returned(loss: Any) -> str:
     return f"a {describe(loss)}"
 
 
-def _as_module(loss_fn: LossFunction) -> LossFunction:
+def _as_module(loss_fn: Any) -> Any:
     function, keywords = loss_fn, {}
     if isinstance(loss_fn, functools.partial) and not loss_fn.args:
         function, keywords = loss_fn.func, loss_fn.keywords

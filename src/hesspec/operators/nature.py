@@ -141,11 +141,11 @@ class Nature:
         if both is None:
             return None
         try:
-            whole = self._evaluate(index, Part(*both, 2), forward)
+            whole = self._evaluate(index, Part(both[0], both[1], 2), forward)
         except ValueError:
             # They belong to samples in another way than by rows.
             return None
-        return compare_parts(index, whole, (Part(*both, 2), one, other), self.open, forward, self._loss)
+        return compare_parts(index, whole, (Part(both[0], both[1], 2), one, other), self.open, forward, self._loss)
 
     def _look_at(self, index: int, batch: Part, forward: Forward) -> Finding | None:
         divided = self.divides(batch.inputs, batch.targets, batch.samples)
@@ -268,7 +268,8 @@ def known_terms(loss: Loss, numbers: Sequence[Mapping[Terms, float]]) -> list[Te
 
 
 def _taken(batch: Part, division: Division, group: torch.Tensor) -> Part:
-    return Part(*division.taken((batch.inputs, batch.targets), group), len(group))
+    inputs, targets = division.taken((batch.inputs, batch.targets), group)
+    return Part(inputs, targets, len(group))
 
 
 def _warn(ranks: Ranks, words: str) -> None:

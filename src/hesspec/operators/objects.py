@@ -111,7 +111,8 @@ class _Search:
         if isinstance(reduced, str):
             self.words.append(reduced)
             return
-        for part in reduced[:3]:
+        parts: tuple[Any, ...] = reduced
+        for part in parts[:3]:
             self.visit(part)
-        self._all(reduced[3] if len(reduced) > 3 and reduced[3] is not None else ())
-        self._all(member for pair in (reduced[4] if len(reduced) > 4 and reduced[4] else ()) for member in pair)
+        self._all(parts[3] if len(parts) > 3 and parts[3] is not None else ())
+        self._all(member for pair in (parts[4] if len(parts) > 4 and parts[4] else ()) for member in pair)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from hesspec.errors import InputError
 from hesspec.operators.structures import describe, flatten
 
 __all__ = ["Captured", "differentiable_outputs"]
@@ -55,7 +56,7 @@ def differentiable_outputs(
     leaves, rebuild_all = _flatten(outputs)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not places:
-        raise ValueError(
+        raise InputError(
             f"The model returned {describe(outputs)}, in which there is no floating-point tensor to differentiate. Let "
             "it return tensors, in a tuple or dict if there are several, and build other objects, such as "
             "distributions, from them in loss_fn."

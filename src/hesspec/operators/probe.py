@@ -327,4 +327,4 @@ def _effect(loss: Loss, whole: Evaluation, targets: Any) -> float:
     except (RuntimeError, ValueError):
         # Of a loss that reaches round the outputs there is no such number.
         return 0.0
-    return sum(float((slope * output.detach()).abs().sum()) for slope, output in zip(slopes, at, strict=True))
+    return sum(float((slope.detach() * output.detach()).abs().sum()) for slope, output in zip(slopes, at, strict=True))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -72,7 +74,8 @@ class LossCall:
     def terms(self) -> float | None:
         """Number, or total weight, of the terms that a mean is over; None where that is not known."""
         if self.function in ELEMENTWISE and self.given["reduction"] == "mean":
-            return float(torch.broadcast_shapes(self.input.shape, self.given["target"].shape).numel())
+            shape = np.broadcast_shapes(tuple(self.input.shape), tuple(self.given["target"].shape))
+            return float(math.prod(shape))
         if self.given["reduction"] == "none":
             return float(self.result.numel())
         if self.function not in (F.cross_entropy, F.nll_loss) or self.given["reduction"] != "mean":

@@ -183,7 +183,7 @@ def _listed(names: Iterator[str] | None) -> Callable[[Any], str]:
 class Parts(NamedTuple):
     """A container taken apart: what tells it from others, its members with their places, and how to build it again."""
 
-    key: Hashable
+    key: Any
     places: Sequence[str]
     members: Sequence[Any]
     build: Callable[[Sequence[Any]], Any]
@@ -230,7 +230,7 @@ def _parts_of_dataclass(container: Any) -> Parts | None:
 def _filled(kind: type, names: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
     def build(members: Sequence[Any]) -> Any:
         # Its own constructor may take other arguments, and convert them.
-        built = object.__new__(kind)
+        built: Any = object.__new__(kind)
         for name, member in zip(names, members, strict=True):
             object.__setattr__(built, name, member)
         return built

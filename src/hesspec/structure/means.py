@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from hesspec.operators.ambient import differentiable_kernels
 from hesspec.operators.batches import Batch
-from hesspec.operators.risk import EmpiricalRisk, differentiable_kernels
+from hesspec.operators.risk import EmpiricalRisk
 from hesspec.operators.rows import LogitRows
 
 __all__ = ["Mean", "gram_of_means", "slices"]
