@@ -328,9 +328,7 @@ class Passes(ABC):
     def _traced(self, batch: Batch) -> LinearTrace | None:
         """The trace of this shape of batch, made where there is none yet; None where products are not traced."""
         try:
-            if batch.opaque:
-                self._leave_untraced()
-            elif not self.mode:
+            if not self.mode:
                 self._choose(batch)
             return self._trace(batch) if self.mode == "traced" else None
         except Exception as error:
@@ -339,12 +337,6 @@ class Passes(ABC):
             logger.debug("no trace of this model", exc_info=error)
             self.step_down(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
             return None
-
-    def _leave_untraced(self) -> None:
-        why = "the data holds objects besides tensors, whose content a trace would take for constant"
-        if self.precision != "full":
-            raise ValueError(why)
-        self.mode, self.why = "double backward", why
 
     def _choose(self, batch: Batch) -> None:
         self.mode, self.why = "traced", "one trace for each shape of batch"

@@ -190,9 +190,8 @@ class EmpiricalRisk:
                 self._state = ModuleState(self.model)
         return self._inspection
 
-    def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss | CapturedLoss]:
+    def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
         """The model as a function of named parameters, and the loss as a function of its outputs, on one batch."""
-        prefix = "" if self.loss.closure is None else "model."
 
         def predict(named: Named) -> Any:
             try:
