@@ -83,9 +83,9 @@ class CurvatureOperator(ABC):
     """Curvature matrix M of an empirical risk, (p, p) and symmetric, known by its products with vectors.
 
     Building it reads the data once, and computes the loss of a few samples: what does not belong together is told
-    there, and how the losses of batches add up to that of all data. The first product traces the matrix once for each shape
-    of batch and runs the primal pass of every batch; from then on a product costs the tangent passes only, and the
-    primal passes of those batches that the memory has no room to keep. Problems too small for a trace to pay are
+    there, and how the losses of batches add up to that of all data. The first product traces the matrix once for each
+    shape of batch and runs the primal pass of every batch; from then on a product costs the tangent passes only, and
+    the primal passes of those batches that the memory has no room to keep. Problems too small for a trace to pay are
     multiplied by double backward.
 
     Parameters
@@ -144,8 +144,8 @@ class CurvatureOperator(ABC):
     ------
     ValueError
         If batch norm or dropout is active; if data is empty, can be iterated once only, or changes between passes; if
-        model, loss and data do not belong together; if the loss, the parameters, memory or precision cannot be used; if ranks have different weights; with the first
-        product, if the precision is not "full" and the model cannot be traced. The message says what to do.
+        model, loss and data do not belong together; if parameters, memory or precision cannot be used; if ranks have
+        different weights; with the first product, if the precision is not "full" and the model cannot be traced.
     MemoryError
         With the first product, if not even one sample fits into the memory; the message gives both numbers.
     RankError
