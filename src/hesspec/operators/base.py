@@ -82,9 +82,10 @@ class Linearised(Protocol):
 class CurvatureOperator(ABC):
     """Curvature matrix M of an empirical risk, (p, p) and symmetric, known by its products with vectors.
 
-    Building it reads the data once and computes nothing else. The first product traces the matrix once for each shape
-    of batch and runs the primal pass of every batch; from then on a product costs the tangent passes only, and the
-    primal passes of those batches that the memory has no room to keep. Problems too small for a trace to pay are
+    Building it reads the data once, and computes the loss of a few samples: what does not belong together is told
+    there, and how the losses of batches add up to that of all data. The first product traces the matrix once for each
+    shape of batch and runs the primal pass of every batch; from then on a product costs the tangent passes only, and
+    the primal passes of those batches that the memory has no room to keep. Problems too small for a trace to pay are
     multiplied by double backward.
 
     Parameters
@@ -93,18 +94,23 @@ class CurvatureOperator(ABC):
         Any model, in evaluation mode, with parameters of one dtype (float32 or float64) on one device. The operator is
         the curvature at the parameters (and buffers) that it has now: they are copied.
     loss_fn : callable
-        `loss_fn(outputs, targets)`, a mean-reduced loss, or a loss module of `torch.nn` with reduction "mean" or "sum".
-        The matrix is that of the loss of all data as one batch: a mean over its terms (samples, tokens that are not
-        ignored, class weights), not over batches; a sum where the reduction is "sum".
-    data : iterable of (inputs, targets)
-        Anything that can be iterated again and gives the same batches in the same order each time. Inputs are a tensor,
-        a tuple or list of positional arguments, or a mapping of keyword arguments of the model. Tensors are moved to
-        the model's device, floating-point ones to its dtype.
+        `loss_fn(outputs, targets)`, a function or a loss module, or `hesspec.closure(function)` of
+        `function(model, batch)`. The matrix is that of the loss of all data as one batch: a mean over its terms
+        (samples, tokens that are not ignored, masks, class weights), not over batches, or a sum. Which it is is told
+        from the losses of a few samples and of two parts of them. A loss that couples samples is neither: its batches
+        are never cut, and several of them are weighted by their numbers of samples, with a warning.
+    data : iterable
+        Anything that can be iterated again and gives the same batches in the same order each time: pairs
+        (inputs, targets), mappings with "labels" as data loaders of transformers give them, objects with their targets
+        in an attribute `y` or `labels`; of any structure for a closure. Inputs are one argument of the model, of any
+        structure; a tuple or list is its positional arguments, a mapping its keyword arguments. Tensors and NumPy
+        arrays are copied to the model's device, floating-point ones to its dtype. What happens to the data's own memory
+        later does not matter where a batch is kept, and is an error that names the change where it is read again.
     params : optional
         Names, glob patterns, submodules or parameters to differentiate by; by default all that require a gradient.
     terms : callable, optional
-        `targets -> number` of terms that the mean of a batch is over, for a user's own loss whose mean is not over
-        samples.
+        `targets -> number` of terms that the mean of a batch is over (of the batch, for a closure), where the loss does
+        not tell. An error if it contradicts the loss.
     memory : str or int, optional
         What the products may take on the model's device, beside model, data and vectors: "8GB", "500MB", "2GiB" or a
         number of bytes. By default half of what is free there when the operator is built. It bounds predictions from
@@ -138,8 +144,8 @@ class CurvatureOperator(ABC):
     ------
     ValueError
         If batch norm or dropout is active; if data is empty, can be iterated once only, or changes between passes; if
-        the loss, the parameters, memory or precision cannot be used; if ranks have different weights; with the first
-        product, if the precision is not "full" and the model cannot be traced. The message says what to do.
+        model, loss and data do not belong together; if parameters, memory or precision cannot be used; if ranks have
+        different weights; with the first product, if the precision is not "full" and the model cannot be traced.
     MemoryError
         With the first product, if not even one sample fits into the memory; the message gives both numbers.
     RankError

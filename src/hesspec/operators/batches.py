@@ -179,7 +179,8 @@ class Batches:
             known = [SAMPLES, *([] if loss.given_terms is None else [Terms("given")])]
             known += [] if loss.known_terms(targets) is None else [Terms("module")]
             self._numbers.append({terms: terms.of(loss, inputs, targets, samples) for terms in [*known, *nature.open]})
-            self._agreed.append(agreed)
+            # Tensors that begin with another number may be what all samples share, as those of a batch that was cut.
+            self._agreed.append(agreed or (nature.adds_up and nature.divides(inputs, targets, samples)))
             self._fingerprints.append(self._fingerprint(inputs, targets))
             sizes.append(samples)
         if not sizes:

@@ -224,7 +224,7 @@ def without_curvature(loss: Callable[[Any], Tensor], outputs: Any) -> str:
     outputs
         What the model returned, or `Captured`.
     """
-    if _has_curvature(loss, outputs):
+    if _has_curvature(loss, outputs) or _has_curvature_elsewhere(loss, outputs):
         return ""
     return "linear" if _is_linear(loss, outputs) else "piecewise linear"
 
@@ -293,6 +293,18 @@ def _has_curvature(loss: Callable[[Any], Tensor], outputs: Any) -> bool:
             # A derivative of the gradient that PyTorch does not have is not zero.
             return True
     return any(part is not None and bool((part != 0).any()) for part in second)
+
+
+def _has_curvature_elsewhere(loss: Callable[[Any], Tensor], outputs: Any) -> bool:
+    """Whether there is some at outputs of about 1: the probabilities of a model that fits all samples underflow."""
+    tensors, rebuild = differentiable_outputs(outputs)
+    try:
+        return _has_curvature(loss, rebuild(tuple(_direction(tensor) for tensor in tensors)))
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        # These outputs are none that the loss can take.
+        return False
 
 
 def _is_linear(loss: Callable[[Any], Tensor], outputs: Any) -> bool:

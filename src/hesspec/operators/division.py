@@ -119,9 +119,8 @@ def _of_rows(members: Sequence[Any], samples: int) -> bool:
 
 def _rows(tensor: Tensor, group: Tensor) -> Tensor:
     """Samples of a tensor: a view where they are neighbours."""
-    first, last = int(group[0]), int(group[-1])
-    if last - first + 1 == len(group):
-        return tensor[first : last + 1]
+    if bool((group.diff() == 1).all()):
+        return tensor[int(group[0]) : int(group[-1]) + 1]
     return tensor.index_select(0, group.to(tensor.device))
 
 

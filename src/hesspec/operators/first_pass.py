@@ -289,7 +289,7 @@ def _check_broadcast(index: int, call: LossCall) -> None:
 
 
 def _ranges_of(calls: list[LossCall], named: Mapping[str, Tensor]) -> list[ClassRange]:
-    """What classes may be, from calls whose targets are views of tensors of the data."""
+    """What classes may be, from calls whose targets are views of all of a tensor of the data."""
     found = []
     for call in calls:
         if call.function not in (F.cross_entropy, F.nll_loss):
@@ -297,7 +297,9 @@ def _ranges_of(calls: list[LossCall], named: Mapping[str, Tensor]) -> list[Class
         target, logits = call.given["target"], call.input
         memory = target.untyped_storage().data_ptr()
         paths = [
-            path for path, tensor in named.items() if rows_of(tensor) and tensor.untyped_storage().data_ptr() == memory
+            path
+            for path, tensor in named.items()
+            if rows_of(tensor) and tensor.numel() == target.numel() and tensor.untyped_storage().data_ptr() == memory
         ]
         if paths and not target.is_floating_point():
             found.append(ClassRange(paths[-1], logits.shape[1 if logits.dim() > 1 else 0], call.given["ignore_index"]))

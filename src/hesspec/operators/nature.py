@@ -97,6 +97,11 @@ class Nature:
         sides = [Division.of(side, samples) for side in structure if flatten(side)[0]]
         return bool(sides) and all(side.divides for side in sides)
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether parts of the batches that were looked at add up to them by their numbers of samples."""
+        return SAMPLES in self._exact
+
     def wants(self, inputs: Any, targets: Any, samples: int) -> bool:
         """Whether a batch is to be looked at: the first ones, until something is told, and any that tells more."""
         if self._forward is None:
