@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
@@ -293,7 +294,7 @@ class CurvatureOperator(ABC):
         def check() -> None:
             for column, product in zip(columns, products, strict=True):
                 # A sum is finite only if every entry is, unless it overflows itself, which the second look rules out.
-                if not product.sum().isfinite() and not product.isfinite().all():
+                if not math.isfinite(product.sum()) and not product.isfinite().all():
                     if not column.isfinite().all():
                         raise NonFiniteError("The vector that the operator was to be multiplied with is not finite.")
                     raise built.diagnose(column)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -16,11 +17,11 @@ from hesspec._ranks import Ranks, collectives_of_model
 from hesspec.errors import NonFiniteError
 from hesspec.operators.batches import Batch, Batches, octets, pair
 from hesspec.operators.content import architecture, digest, loss_with_settings
-from hesspec.operators.cross_entropy import MarginForm
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.risk import refuse_active_modules
 from hesspec.operators.shards import check_share
+from hesspec.operators.substitutes import Substitutes, cross_entropy
 
 __all__ = ["CentralDifferenceHessian"]
 
@@ -235,7 +236,7 @@ class CentralDifferenceHessian:
 
     def _pass(self, batch: Batch, share: float) -> Tensor:
         """Loss of a batch times its share, with its gradient added to those of the parameters."""
-        with torch.enable_grad(), MarginForm():
+        with torch.enable_grad(), Substitutes({F.cross_entropy: cross_entropy}):
             inputs = batch.inputs
             if isinstance(inputs, dict):
                 outputs = self._model(**inputs)

@@ -146,7 +146,12 @@ def _processor() -> str:
 
 
 def _channels_last(graph: fx.Graph, node: fx.Node, result: fx.Node) -> None:
-    """Run a convolution channels last, which its weight decides, and bring its result back."""
+    """Run a convolution channels last, which its weight decides, and bring its result back.
+
+    Where the result is channels last already, so is the convolution, and what follows counts on it.
+    """
+    if not result.meta["val"].is_contiguous():
+        return
     place = 1 if node.target is aten.convolution.default else 2
     weight = node.args[place]
     with graph.inserting_before(node):

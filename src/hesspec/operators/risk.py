@@ -16,13 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hesspec._ranks import Ranks
 from hesspec.operators.batches import Batch, Batches
-from hesspec.operators.cross_entropy import MarginForm
-from hesspec.operators.hard_sigmoid import PiecewiseForm
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.output_curvature import output_curvature
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.parameters import ParameterSelection, ParameterSpec
 from hesspec.operators.shards import check_share
+from hesspec.operators.substitutes import Substitutes
 from hesspec.operators.traces import Traces
 
 __all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels", "refuse_active_modules"]
@@ -182,7 +181,7 @@ def differentiable_kernels() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), MarginForm(), PiecewiseForm():
+        with sdpa_kernel(SDPBackend.MATH), Substitutes():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -14,12 +14,15 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hesspec.operators.budget import PassBytes, RandomOperationError, trace_bytes
+from hesspec.operators.budget import PassBytes, RandomOperationError, draws, trace_bytes
+from hesspec.operators.detached import Detached
 from hesspec.operators.fourier import prefer_fourier
 from hesspec.operators.kernels import prefer_fast_convolutions, prefer_fast_products
 from hesspec.operators.precision import lower_products
+from hesspec.operators.quiet import quiet_tracer
 from hesspec.operators.reuse import reuse_memory
 from hesspec.operators.simplify import merge_equal, simplify
+from hesspec.operators.soundness import captured_constants, free_of_mutations, free_of_strides
 
 __all__ = ["Group", "JointTrace", "LinearTrace", "cut", "trace_linear"]
 
@@ -34,12 +37,24 @@ class Group(NamedTuple):
 
 
 class JointTrace(NamedTuple):
-    """A function of (primals, tangents) as one graph, not yet cut; the first `num_fixed` primals are of all batches."""
+    """A function of (primals, tangents) as one graph, not yet cut.
+
+    Attributes
+    ----------
+    module : torch.fx.GraphModule
+    num_fixed : int
+        How many of the first primals are the same for all batches.
+    num_primals : int
+    groups : tuple of Group
+    constants : tuple of Tensor
+        What the function read besides its arguments; see `captured_constants`.
+    """
 
     module: fx.GraphModule
     num_fixed: int
     num_primals: int
     groups: tuple[Group, ...]
+    constants: tuple[Tensor, ...]
 
 
 class LinearTrace(NamedTuple):
@@ -91,30 +106,40 @@ def trace_linear(
     ------
     RandomOperationError
         If the function draws random numbers: its result would differ from call to call.
+    UnsoundTraceError
+        If the graph is not known to be pure, or depends on how tensors lie in memory.
     Exception
         Whatever PyTorch raises where it cannot trace or differentiate the function (no forward-mode rule, control flow
         that depends on values); the caller then has another way to go.
     """
     # The tracer tells its inputs apart by identity. Vectors come as views of flat ones, whatever the parameters are.
     tangents = [torch.empty_like(tangent, memory_format=torch.contiguous_format) for tangent in tangents]
+
+    def detached(*arguments: Tensor) -> tuple[Tensor, ...]:
+        with Detached():
+            return function(*arguments)
+
     # In-place operations would overwrite what the tangent part reads later, so they are functionalised away; views
     # stay, as copies in their place would double the memory of everything kept.
-    with _compiling():
-        traced = make_fx(functionalize(function, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)(
+    with quiet_tracer(), _compiling(), torch.enable_grad():
+        traced = make_fx(functionalize(detached, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)(
             *primals, *tangents
         )
+        traced = free_of_mutations(traced, [*primals, *tangents])
     graph = traced.graph
     graph.eliminate_dead_code()
     for node in graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if draws(node.target, node.args, node.kwargs):
             raise RandomOperationError(str(node.target))
     simplify(graph)
     merge_equal(graph)
+    constants = tuple(captured_constants(traced))
     vectors = [node for node in graph.nodes if node.op == "placeholder"][len(primals) :]
     dependent = _descendants(graph, vectors)
     prefer_fourier(graph, dependent)
     prefer_fast_convolutions(graph, dependent)
-    return JointTrace(traced, num_fixed, len(primals), tuple(groups))
+    free_of_strides(graph)
+    return JointTrace(traced, num_fixed, len(primals), tuple(groups), constants)
 
 
 @contextmanager
@@ -138,7 +163,7 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     bfloat16 : bool
         Whether matrix products and convolutions of the tangent part take bfloat16 (see `lower_products`).
     """
-    traced, num_fixed, num_primals, groups = trace
+    traced, num_fixed, num_primals, groups, _ = trace
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced.graph, {}))
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hesspec
-from hesspec.operators.cross_entropy import MarginForm, margin_cross_entropy
+from hesspec.operators.substitutes import Substitutes, cross_entropy
 
 OPTIONS = [
     {},
@@ -22,20 +22,18 @@ OPTIONS = [
 def test_it_is_cross_entropy(options, shape):
     logits = 5 * torch.randn(shape, dtype=torch.float64)
     targets = torch.randint(4, (shape[0], *shape[2:]))
-    torch.testing.assert_close(
-        margin_cross_entropy(logits, targets, **options), F.cross_entropy(logits, targets, **options)
-    )
+    torch.testing.assert_close(cross_entropy(logits, targets, **options), F.cross_entropy(logits, targets, **options))
 
 
 def test_a_single_sample_without_batch_dimension():
     logits, target = torch.randn(4, dtype=torch.float64), torch.tensor(2)
-    torch.testing.assert_close(margin_cross_entropy(logits, target), F.cross_entropy(logits, target))
+    torch.testing.assert_close(cross_entropy(logits, target), F.cross_entropy(logits, target))
 
 
 @pytest.mark.parametrize("gap", [-700.0, -50.0, -5.0, 0.0, 5.0, 50.0, 700.0])
 def test_it_neither_overflows_nor_loses_small_losses(gap):
     logits = torch.tensor([[gap, 0.0]], dtype=torch.float64, requires_grad=True)
-    loss = margin_cross_entropy(logits, torch.tensor([0]))
+    loss = cross_entropy(logits, torch.tensor([0]))
     (gradient,) = torch.autograd.grad(loss, logits)
     # log(1 + exp(-gap)) and -1/(1 + exp(gap)), without overflow.
     assert float(loss.detach()) == pytest.approx(float(torch.logaddexp(torch.zeros(()), torch.tensor(-gap))), rel=1e-6)
@@ -50,7 +48,7 @@ def test_float32_curvature_of_a_well_fitted_sample_keeps_its_digits(confidence):
     target = torch.tensor([0])
 
     def curvature(x):
-        return torch.autograd.functional.hessian(lambda f: margin_cross_entropy(f, target), x)
+        return torch.autograd.functional.hessian(lambda f: cross_entropy(f, target), x)
 
     exact = torch.autograd.functional.hessian(lambda f: F.cross_entropy(f, target), logits.double())
     # A few roundings of eps = 1.2e-7, however small 1 - p_y is; the plain form is off by eps / (1 - p_y).
@@ -59,7 +57,7 @@ def test_float32_curvature_of_a_well_fitted_sample_keeps_its_digits(confidence):
 
 def test_calls_inside_the_users_own_loss_are_replaced_within_the_context_only():
     logits, targets = torch.tensor([[30.0, 0.0]]), torch.tensor([0])
-    with MarginForm():
+    with Substitutes():
         inside = F.cross_entropy(logits, targets)
     assert float(inside) == pytest.approx(9.357623e-14, rel=1e-6)
     assert float(F.cross_entropy(logits, targets)) == 0

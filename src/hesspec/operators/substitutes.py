@@ -1,0 +1,406 @@
+"""Forms of PyTorch's functions that can be differentiated twice, in reverse and forward mode, without loss of digits.
+
+Each has the value and the first derivative of the function that it takes the place of, at kinks too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._guards import detect_fake_mode
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["SUBSTITUTES", "Substitutes", "cross_entropy"]
+
+# Beyond this softplus(s) is s: exp(-40) is below the rounding of float64, and exp(40) overflows in neither precision.
+LINEAR_FROM = 40.0
+
+
+def cross_entropy(
+    input: Tensor,  # noqa: A002 - the name of PyTorch's argument
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    r"""Cross-entropy of logits and class indices in its margin form.
+
+    With y the true class,
+
+    .. math:: -\log \mathrm{softmax}(f)_y = \log\Bigl(1 + \sum_{c \ne y} e^{f_c - f_y}\Bigr) = \mathrm{softplus}(s),
+              \qquad s = \mathrm{logsumexp}_{c \ne y} (f_c - f_y).
+
+    The usual form has the derivatives p_y - 1 and p_y (1 - p_y), which cancel where a sample is fitted well: in float32
+    a sample with 1 - p_y = 1e-4 leaves three digits of its curvature. Here the error is a rounding of the result.
+    (The margin form is that of arXiv 2605.06081.)
+
+    Label smoothing, class probabilities and a single class are left to PyTorch: there the plain form loses nothing. So
+    is what does not fit, for PyTorch to say so.
+    """
+    reduction = _reduction(size_average, reduce, reduction)
+    classes = 1 if input.dim() > 1 else 0
+    indexed = target.dtype in (torch.int64, torch.uint8) and target.shape == input.shape[:classes] + input.shape[2:]
+    weighted = weight is None or weight.shape == input.shape[classes : classes + 1]
+    if not indexed or not weighted or label_smoothing != 0 or input.shape[classes] == 1:
+        return F.cross_entropy(
+            input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+        )
+    if _values_known():
+        # It reads one number of each sample, and raises what F.cross_entropy raises for classes that there are not.
+        F.nll_loss(input.detach(), target, weight, ignore_index=ignore_index, reduction=reduction)
+    counted = target != ignore_index
+    indices = torch.where(counted, target, 0).long().unsqueeze(classes)
+    margins = (input - input.gather(classes, indices)).scatter(classes, indices, -torch.inf)
+    losses = F.softplus(torch.logsumexp(margins, classes), threshold=LINEAR_FROM)
+    factors = counted.to(losses.dtype)
+    if weight is not None:
+        factors = factors * weight[indices.squeeze(classes)]
+    losses = losses * factors
+    return losses.sum() / factors.sum() if reduction == "mean" else _reduced(losses, reduction)
+
+
+def embedding(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,  # noqa: ARG001 - sparse gradients have no derivative
+) -> Tensor:
+    """Rows of `weight`. That of padding is a constant, in forward mode too, and `weight` is not written into."""
+    if scale_grad_by_freq:
+        raise ValueError(
+            "An embedding has scale_grad_by_freq=True: its gradients are not those of the loss, and the loss has no "
+            "curvature that belongs to them. Set scale_grad_by_freq=False for the measurement."
+        )
+    rows = F.embedding(input, weight, padding_idx)
+    if max_norm is not None:
+        norms = rows.detach().norm(norm_type, -1, keepdim=True)
+        # As PyTorch does, which renormalises the weight itself, with no derivative.
+        scaled = torch.where(norms > max_norm, rows.detach() * (max_norm / (norms + 1e-7)), rows.detach())
+        rows = _with_value(rows, scaled)
+    if padding_idx is not None:
+        rows = torch.where((input == padding_idx % len(weight)).unsqueeze(-1), rows.detach(), rows)
+    return rows
+
+
+def _torch_embedding(
+    weight: Tensor, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> Tensor:
+    """`torch.embedding`, to which -1 says that there is no padding."""
+    return embedding(indices, weight, None if padding_idx == -1 else padding_idx, None, 2.0, scale_grad_by_freq, sparse)
+
+
+def embedding_bag(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Sums, means or maxima of rows of `weight`, one for each bag of indices."""
+    if _values_known():
+        # For what it raises.
+        F.embedding_bag(
+            input,
+            weight.detach(),
+            offsets,
+            mode=mode,
+            sparse=sparse,
+            per_sample_weights=None if per_sample_weights is None else per_sample_weights.detach(),
+            include_last_offset=include_last_offset,
+            padding_idx=padding_idx,
+        )
+    if input.dim() == 2:
+        offsets = torch.arange(0, input.numel(), input.shape[1], device=input.device)
+    assert offsets is not None  # noqa: S101 - checked above, where it comes from the user
+    indices = input.reshape(-1)
+    rows = embedding(indices, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.reshape(-1, 1)
+    counted = torch.ones_like(indices, dtype=torch.bool)
+    if padding_idx is not None:
+        counted = indices != padding_idx % len(weight)
+        rows = torch.where(counted.unsqueeze(1), rows, 0)
+    if include_last_offset:
+        # It is where the indices end, and PyTorch does not look at it.
+        offsets = offsets[:-1]
+    places = torch.arange(len(indices), dtype=offsets.dtype, device=offsets.device)
+    bags = torch.searchsorted(offsets.contiguous(), places, right=True) - 1
+    if mode == "max":
+        result = _largest(rows, counted, bags, len(offsets))
+    else:
+        result = rows.new_zeros(len(offsets), rows.shape[1]).index_add(0, bags, rows)
+    if mode == "mean":
+        counts = rows.new_zeros(len(offsets)).index_add(0, bags, counted.to(rows.dtype))
+        result = result / counts.clamp(min=1).unsqueeze(1)
+    return result
+
+
+def _largest(rows: Tensor, counted: Tensor, bags: Tensor, number: int) -> Tensor:
+    """The largest of the rows (n, d) of each bag, of equal ones the first; zero where there is none."""
+    values = torch.where(counted.unsqueeze(1), rows.detach(), -torch.inf)
+    spread = bags.unsqueeze(1).expand_as(values)
+    shape = number, rows.shape[1]
+    largest = values.new_full(shape, -torch.inf).scatter_reduce(0, spread, values, "amax")
+    chosen = (values == largest.gather(0, spread)) & counted.unsqueeze(1)
+    places = torch.arange(len(rows), device=rows.device).unsqueeze(1).expand_as(values)
+    first = torch.full(shape, len(rows), device=rows.device)
+    first = first.scatter_reduce(0, spread, torch.where(chosen, places, len(rows)), "amin")
+    found = torch.cat([rows, rows.new_zeros(1, rows.shape[1])]).gather(0, first)
+    return torch.where(first < len(rows), found, 0)
+
+
+def gaussian_nll_loss(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """Negative log-likelihood of a Gaussian. Variances are checked where their values are known."""
+    if isinstance(var, Tensor) and not _values_known():
+        if var.shape != input.shape and input.shape[:-1] == var.shape:
+            var = var.unsqueeze(-1)
+    else:
+        # For what it raises.
+        F.gaussian_nll_loss(input.detach(), target, var.detach() if isinstance(var, Tensor) else var)
+        if not isinstance(var, Tensor):
+            var = torch.full_like(input, var)
+        elif var.shape != input.shape and input.shape[:-1] == var.shape:
+            var = var.unsqueeze(-1)
+    # The derivative passes below eps, as in PyTorch.
+    var = _with_value(var, var.detach().clamp(min=eps))
+    losses = 0.5 * (torch.log(var) + (input - target) ** 2 / var)
+    if full:
+        losses = losses + 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)).item()
+    return _reduced(losses, reduction)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
+    """relu6(x + 3) / 6, which is its definition."""
+    result = F.relu6(input + 3) / 6
+    return input.copy_(result) if inplace else result
+
+
+def huber_loss(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    reduction: str = "mean",
+    delta: float = 1.0,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """d^2 / 2 up to |d| = delta, and linear beyond."""
+    if input.shape != target.shape or delta <= 0 or (weight is not None and weight.shape != input.shape):
+        # What PyTorch warns of, or refuses.
+        return F.huber_loss(input, target, reduction, delta, weight)
+    difference = input - target
+    size = difference.abs()
+    losses = torch.where(size < delta, 0.5 * difference * difference, delta * (size - 0.5 * delta))
+    return _reduced(losses if weight is None else losses * weight, reduction)
+
+
+def smooth_l1_loss(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Tensor:
+    """d^2 / (2 beta) up to |d| = beta, and |d| - beta / 2 beyond."""
+    reduction = _reduction(size_average, reduce, reduction)
+    if input.shape != target.shape or beta <= 0:
+        return F.smooth_l1_loss(input, target, reduction=reduction, beta=beta)
+    difference = input - target
+    size = difference.abs()
+    losses = torch.where(size < beta, 0.5 * difference * difference / beta, size - 0.5 * beta)
+    return _reduced(losses, reduction)
+
+
+def soft_margin_loss(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """softplus(-y x), which does not overflow."""
+    losses = F.softplus(-target * input, threshold=LINEAR_FROM)
+    return _reduced(losses, _reduction(size_average, reduce, reduction))
+
+
+def multi_margin_loss(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Mean over all classes of max(0, margin - x_y + x_i)^p for i other than y."""
+    reduction = _reduction(size_average, reduce, reduction)
+    if _values_known():
+        # For what it raises.
+        F.multi_margin_loss(input.detach(), target, p, margin, weight, reduction=reduction)
+    true = target.reshape(*input.shape[:-1], 1)
+    excess = F.relu(margin - input.gather(-1, true) + input)
+    terms = (excess if p == 1 else excess * excess).scatter(-1, true, 0)
+    if weight is not None:
+        terms = terms * weight[true]
+    return _reduced(terms.sum(-1) / input.shape[-1], reduction)
+
+
+def multilabel_margin_loss(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Sum of max(0, 1 - x_y + x_i) over labels y and classes i that are not, over the number of classes."""
+    reduction = _reduction(size_average, reduce, reduction)
+    if _values_known():
+        # For what it raises.
+        F.multilabel_margin_loss(input.detach(), target, reduction=reduction)
+    # Labels end with the first that is negative.
+    given = (target >= 0).long().cumprod(-1)
+    labels = target.clamp(min=0)
+    other = torch.zeros_like(target).scatter_add(-1, labels, given) == 0
+    excess = F.relu(1 - input.gather(-1, labels).unsqueeze(-1) + input.unsqueeze(-2))
+    terms = excess * (given.bool().unsqueeze(-1) & other.unsqueeze(-2))
+    return _reduced(terms.sum((-2, -1)) / input.shape[-1], reduction)
+
+
+def rrelu(
+    input: Tensor,  # noqa: A002
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """In evaluation, where it draws nothing, a leaky ReLU with the mean slope."""
+    if training:
+        return F.rrelu(input, lower, upper, training, inplace)
+    return F.leaky_relu(input, (lower + upper) / 2, inplace)
+
+
+def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """g v / |v|. The second derivatives of PyTorch's kernel are wrong on the CPU (torch 2.14)."""
+    # -1 says that there is one norm for all.
+    others = None if dim == -1 else [other for other in range(v.dim()) if other != dim]
+    return v * (g / torch.linalg.vector_norm(v, 2, others, keepdim=dim != -1))
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
+    """Distances of all pairs, with zero for the derivative at distance zero."""
+    if p not in (1, 2):
+        return torch.cdist(x1, x2, p, compute_mode)
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    if p == 1:
+        return difference.abs().sum(-1)
+    squares = (difference * difference).sum(-1)
+    equal = squares == 0
+    return torch.where(equal, 0, torch.where(equal, 1, squares).sqrt())
+
+
+def _unfused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A recurrent network of elementary operations: fused ones have no forward-mode rule, or no second derivative."""
+
+    def recurrent(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))  # type: ignore[no-untyped-call]
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            return function(*args, **kwargs)
+
+    return recurrent
+
+
+SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
+    {
+        F.cross_entropy: cross_entropy,
+        F.embedding: embedding,
+        F.embedding_bag: embedding_bag,
+        F.gaussian_nll_loss: gaussian_nll_loss,
+        F.hardsigmoid: hardsigmoid,
+        F.huber_loss: huber_loss,
+        F.multi_margin_loss: multi_margin_loss,
+        F.multilabel_margin_loss: multilabel_margin_loss,
+        F.rrelu: rrelu,
+        F.smooth_l1_loss: smooth_l1_loss,
+        F.soft_margin_loss: soft_margin_loss,
+        torch._weight_norm: weight_norm,  # noqa: SLF001 - what both forms of weight normalisation call
+        torch.cdist: cdist,
+        torch.embedding: _torch_embedding,
+        **{function: _unfused(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
+    }
+)
+"""What takes the place of each function; its arguments are the same."""
+
+
+class Substitutes(TorchFunctionMode):
+    """Within this context calls of functions of PyTorch are calls of others with the same arguments.
+
+    Parameters
+    ----------
+    table : mapping
+        From functions to what takes their place, in which they are themselves.
+    """
+
+    def __init__(self, table: Mapping[Any, Callable[..., Any]] = SUBSTITUTES) -> None:
+        super().__init__()
+        self._table = table
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call what takes the function's place, or the function."""
+        return self._table.get(func, func)(*args, **(kwargs or {}))
+
+
+def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The reduction that PyTorch's older arguments mean, if they are given."""
+    if size_average is None and reduce is None:
+        return reduction
+    if reduce is False:
+        return "none"
+    return "sum" if size_average is False else "mean"
+
+
+def _reduced(losses: Tensor, reduction: str) -> Tensor:
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
+
+
+def _with_value(tensor: Tensor, value: Tensor) -> Tensor:
+    """A tensor with the derivatives of one and the value of another."""
+    return (tensor - tensor.detach()) + value.detach()
+
+
+def _values_known() -> bool:
+    """Whether tensors have values, and do not only stand for some while a function is traced."""
+    return detect_fake_mode() is None
