@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench accuracy clean
+.PHONY: demo test test-all lint bench accuracy clean
 
 # The folder is the demo's own; the command itself replaces nothing.
 demo: .venv/.installed
@@ -10,6 +10,10 @@ demo: .venv/.installed
 	$(BIN)/hesspec demo
 
 test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not long"
+
+# Hundreds of kills and thousands of operators, which take minutes each, as well.
+test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: .venv/.installed

@@ -7,6 +7,7 @@ import psutil
 import torch
 
 from hesspec._heap import give_back
+from hesspec._sizes import in_words
 
 __all__ = ["BudgetError", "free_memory", "in_words", "is_out_of_memory", "parse_memory", "release"]
 
@@ -57,15 +58,6 @@ def parse_memory(memory: str | int) -> int:
     if size < 1:
         raise ValueError(f"memory={memory!r} leaves nothing to work with; {advice}")
     return int(size)
-
-
-def in_words(size: float) -> str:
-    """A number of bytes with a unit, in powers of 1000: "1.23 GB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB" if size < 1000 else f"{size:,.0f} GB"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
 """Errors that hesspec raises beside Python's own."""
 
-__all__ = ["NonFiniteError", "NotSymmetricError", "RankError"]
+__all__ = ["InputError", "NonFiniteError", "NotSymmetricError", "RankError"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -8,6 +8,13 @@ class NonFiniteError(ArithmeticError):
 
     The message names where it was seen first: the batch and the parameter for an operator of a network, the Lanczos
     step for any other operator. Nothing is written after it.
+    """
+
+
+class InputError(ValueError):
+    """A model, loss or data of which a matrix cannot be taken in any way; the message says what to do.
+
+    Any other error of a way to compute products is a reason to try the next one.
     """
 
 

@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -295,9 +296,10 @@ def _measured(
     if snapshot is not None:
         identity = {**_identity(operator), "seed": str(seed), "number of probes": str(probes)}
         keeper = Snapshot(snapshot, every, space, dtype=operator.dtype, device=device, identity=identity)
-    run = Run(operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, wanted, keeper)
-    run.first(limit, None if steps != "auto" else tolerance)
-    run.others(_together(operator, space, run.keeping, limit, budget))
+    with keeper or nullcontext():
+        run = Run(operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, wanted, keeper)
+        run.first(limit, None if steps != "auto" else tolerance)
+        run.others(_together(operator, space, run.keeping, limit, budget))
     attributes: dict[str, Any] = {
         **getattr(operator, "attributes", {}),
         "seed": seed,

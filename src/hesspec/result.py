@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec._files import read_dataset, write_dataset
+from hesspec import _fields
+from hesspec._netcdf import format_of, read_dataset, sealed, write_dataset
 from hesspec._outliers import outlier_mask
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ LOG_POINTS = 512
 RELATIVE_WIDTH = 0.05
 LOG_FLOOR = 1e-8
 CONFIDENCE = 0.95
-FORMAT = 1
+FORMAT = 2
 
 
 class Estimate(NamedTuple):
@@ -542,8 +542,8 @@ class Spectrum:
                 arrays[item.name] = (dimension, value)
             elif item.name != "attributes":
                 scalars[item.name] = int(value) if isinstance(value, bool) else value
-        scalars |= {"attributes": json.dumps(dict(self.attributes), default=_plain), "hesspec_format": FORMAT}
-        return xr.Dataset(arrays, attrs=scalars)
+        scalars |= {"attributes": _fields.attributes_as_text(self.attributes), "hesspec_format": FORMAT}
+        return sealed(xr.Dataset(arrays, attrs=scalars))
 
     @classmethod
     def from_dataset(cls, dataset: xr.Dataset) -> Spectrum:
@@ -552,44 +552,88 @@ class Spectrum:
         Raises
         ------
         ValueError
-            If the dataset is no spectrum, or is of a later format than this version reads.
+            If the dataset is not a spectrum, has values that a spectrum cannot have, or is of a later format than this
+            version reads.
         """
-        version = dataset.attrs.get("hesspec_format")
-        if version is None:
-            raise ValueError("This dataset is no hesspec spectrum: it has no attribute 'hesspec_format'.")
-        if not isinstance(version, int | np.integer) or version > FORMAT:
-            raise ValueError(
-                f"This spectrum has format {version}; this version of hesspec reads up to {FORMAT}. Update hesspec."
-            )
-        values: dict[str, Any] = {}
-        for item in fields(cls):
-            if item.name in dataset:
-                values[item.name] = dataset[item.name].to_numpy()
-            elif item.name == "eigenvector_sketches":
-                continue  # files of earlier versions have none
-            elif item.name == "attributes":
-                values[item.name] = json.loads(dataset.attrs["attributes"])
-            else:
-                kind = {"int": int, "float": float, "bool": bool, "str": str}[str(item.type)]
-                values[item.name] = kind(dataset.attrs[item.name])
-        return cls(**values)
+        _format_of(dataset)
+        readers: dict[str, Callable[[str], Any]] = {
+            "int": lambda name: _fields.integer(dataset, name, 0),
+            "float": lambda name: _fields.real(dataset, name),
+            "bool": lambda name: _fields.flag(dataset, name),
+            "str": lambda name: _fields.text(dataset, name),
+            "Array": lambda name: _fields.array(dataset, name, np.float64),
+            "npt.NDArray[np.int64]": lambda name: _fields.array(dataset, name, np.int64),
+            "npt.NDArray[np.float32]": lambda name: _fields.array(dataset, name, np.float32, 2),
+        }
+        values: dict[str, Any] = {
+            item.name: readers[str(item.type)](item.name)
+            for item in fields(cls)
+            # Files of earlier versions lack what has a default.
+            if item.name != "attributes" and (item.name in dataset or item.default_factory is MISSING)
+        }
+        found = cls(**values, attributes=_fields.attributes_of(dataset))
+        _refuse_impossible(found)
+        return found
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a NetCDF file, whole or not at all (a temporary name, then a rename).
+    def save(self, path: str | os.PathLike[str], *, replace: bool = True) -> None:
+        """Write to a NetCDF file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+        replace : bool
+            Whether a file that is there is replaced.
 
         Raises
         ------
+        FileExistsError
+            If there is such a file, and it is not to be replaced.
         OSError
-            If the folder cannot be made or written to.
+            If the folder cannot be made or written to; the message says how much room the file needs.
         """
-        write_dataset(self.to_dataset(), path)
+        write_dataset(self.to_dataset(), path, replace=replace)
 
 
-def _plain(value: object) -> Any:
-    """Python number of a NumPy scalar, which JSON does not know."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise ValueError(f"Attributes of a spectrum are strings, numbers and truth values, not {type(value).__name__}.")
+def _format_of(dataset: xr.Dataset) -> int:
+    return format_of(dataset, "hesspec_format", FORMAT, "spectrum")
+
+
+def _refuse_impossible(spectrum: Spectrum) -> None:
+    """Raise ValueError where numbers are not those of a spectrum."""
+    for name in ("dimension", "probes", "steps"):
+        _fields.refuse_unless(getattr(spectrum, name) >= 1, f"Its {name!r} is {getattr(spectrum, name)}.")
+    lengths = {
+        "eigenvalues": ("eigenvalues", "error_bounds", "eigenvalue_weights"),
+        "bulk nodes": ("bulk_nodes", "bulk_weights", "bulk_probe"),
+        "Ritz values": ("ritz_values", "ritz_weights", "ritz_bounds", "ritz_probe"),
+    }
+    for what, names in lengths.items():
+        sizes = [getattr(spectrum, name).size for name in names]
+        _fields.refuse_unless(
+            len(set(sizes)) == 1, f"Its {' and '.join(names)} are of {what}, but have {sizes} entries."
+        )
+    for name in ("eigenvalues", "bulk_nodes", "ritz_values", "eigenvector_sketches"):
+        _fields.refuse_unless(np.isfinite(getattr(spectrum, name)).all(), f"Its {name} are not all finite.")
+    for name in ("eigenvalue_weights", "bulk_weights", "ritz_weights"):
+        weights = getattr(spectrum, name)
+        _fields.refuse_unless(
+            ((weights >= 0) & (weights < np.inf)).all(), f"Its {name} are not all at least zero and finite."
+        )
+    for name in ("error_bounds", "ritz_bounds"):
+        _fields.refuse_unless((getattr(spectrum, name) >= 0).all(), f"Its {name} are not all at least zero.")
+    for name in ("bulk_probe", "ritz_probe"):
+        probe = getattr(spectrum, name)
+        _fields.refuse_unless(
+            ((probe >= 0) & (probe < spectrum.probes)).all(),
+            f"Its {name} has numbers of probes that are not below {spectrum.probes}.",
+        )
+    _fields.refuse_unless(spectrum.ritz_values.size > 0, "It has no Ritz values.")
+    count = spectrum.eigenvalues.size
+    _fields.refuse_unless(
+        count <= spectrum.dimension, f"It has {count} eigenvalues, and an operator of dimension {spectrum.dimension}."
+    )
+    sketched = len(spectrum.eigenvector_sketches)
+    _fields.refuse_unless(sketched <= count, f"It has sketches of {sketched} eigenvectors, but fewer eigenvalues.")
 
 
 def load(path: str | os.PathLike[str]) -> Spectrum:
@@ -600,6 +644,7 @@ def load(path: str | os.PathLike[str]) -> Spectrum:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is no NetCDF file or holds no spectrum.
+        If the file is not a NetCDF file, is damaged, does not hold a spectrum, is of a later version of hesspec, refers
+        to other files or asks for more memory than a spectrum takes.
     """
-    return read_dataset(path, "spectrum", Spectrum.from_dataset)
+    return read_dataset(path, "spectrum", _format_of, Spectrum.from_dataset)

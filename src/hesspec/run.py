@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import NoneType
 from typing import Any, Final
 
 import numpy as np
@@ -17,9 +18,10 @@ from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.measure import Measure, first_block, measure, movement
 from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
-from hesspec.krylov.sketch import Sketch
+from hesspec.krylov.sketch import SKETCH, Sketch
 from hesspec.krylov.snapshot import Snapshot
-from hesspec.krylov.storage import Storage
+from hesspec.krylov.state import columns, fields
+from hesspec.krylov.storage import Storage, restored_storage
 from hesspec.krylov.thick_restart import ThickRestart
 from hesspec.krylov.vectors import Space
 from hesspec.result import Spectrum
@@ -43,8 +45,14 @@ SKETCHED: Final = 64
 # power, in float32 1.7e-3 of their norm. They differed by 2e-6 at most (ResNet18, VGG11, a small CNN), but a ReLU whose
 # input is within rounding of zero may pass here and not there: float32 and float64 differed by 3.5e-4.
 SAME: Final = 0.4
-# Numbers and words that a snapshot holds, and the sketch of the first product.
-KEPT: Final = ("_phase", "_stopped", "_done", "_passes", "_steps", "_exact", "_apart", "_first_error", "_first_product")
+# Numbers and words that a snapshot holds, and the sketch of the first product, with their types.
+KEPT: Final[dict[str, type | tuple[type, ...]]] = {
+    **dict.fromkeys(("_phase", "_stopped"), str),
+    **dict.fromkeys(("_done", "_steps"), int),
+    **dict.fromkeys(("_passes", "_apart", "_first_error"), float),
+    "_exact": bool,
+    "_first_product": (np.ndarray, NoneType),
+}
 
 
 class Run:
@@ -93,6 +101,7 @@ class Run:
         self._operator, self._space, self._probes, self._wanted = operator, space, probes, wanted
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self._reference = getattr(operator, "reference", None)
+        self._stated = float(getattr(operator, "product_error", 0.0))
         self.keeping, self._p = keeping, space.size
         self._dtype, self._device = operator.dtype, torch.device(operator.device)
         self._total = None if steps is None else steps * probes
@@ -260,9 +269,10 @@ class Run:
     def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
         """Norm of what the product is off by, where the operator can tell and it is time to ask.
 
-        After a snapshot, no less than products differ from those before it.
+        No less than what the operator states of itself, and, after a snapshot, than products differ from those before.
         """
-        apart = self._apart * self._space.norm(image) if self._apart else 0.0
+        relative = max(self._apart, self._stated)
+        apart = relative * self._space.norm(image) if relative else 0.0
         if self._reference is None or step & (step - 1):
             return apart
         return max(apart, NOISE_MARGIN * self._space.norm(self._reference @ vector - image))
@@ -299,28 +309,65 @@ class Run:
         }
 
     def _restore(self, state: dict[str, Any], snapshot: Snapshot) -> None:
-        for name in KEPT:
-            setattr(self, name, state[name])
+        snapshot.readable(lambda: self._take(state))
         if self._first_product is not None:
             self._compare(self._first_product, snapshot)
+        if self._on_step is not None:
+            self._on_step(self._done, self._total)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Take what `_state` gave; errors of many kinds where it is something else."""
+        for name, value in fields(state, KEPT).items():
+            setattr(self, name, value)
         kept = state["keeping"]
-        self.keeping = Storage(**kept) if isinstance(kept, dict) else int(kept)
-        self._pairs = [RitzPairs(**pairs) for pairs in state["pairs"]]
-        self._bulks = [(nodes, weights) for nodes, weights in state["bulks"]]
-        self._sketches = [] if state["sketches"] is None else list(state["sketches"])
+        self.keeping = restored_storage(kept) if isinstance(kept, dict) else fields(state, {"keeping": int})["keeping"]
+        self._pairs = [
+            RitzPairs(**columns(pairs, "values", "weights", "residuals"), **fields(pairs, {"vectors": np.ndarray}))
+            for pairs in fields(state, {"pairs": list})["pairs"]
+        ]
+        both = [dict(zip(("nodes", "weights"), bulk, strict=True)) for bulk in fields(state, {"bulks": list})["bulks"]]
+        self._bulks = [
+            (bulk["nodes"], bulk["weights"]) for bulk in (columns(bulk, "nodes", "weights") for bulk in both)
+        ]
+        sketches = fields(state, {"sketches": (np.ndarray, NoneType)})["sketches"]
+        if sketches is not None and sketches.shape[1:] != (min(self._p, SKETCH),):
+            raise ValueError(f"its sketches are of the shape {sketches.shape}")
+        self._sketches = [] if sketches is None else list(sketches)
         if state["measure"] is not None:
-            self._measure = Measure(**state["measure"])
+            given, single = state["measure"], {"norm": float, "rounding": float, "resolved_vectors": np.ndarray}
+            resolved = columns(given, "eigenvalues", "error_bounds", "eigenvalue_weights")
+            self._measure = Measure(
+                **{**resolved, **columns(given, "bulk_nodes", "bulk_weights")}, **fields(given, single)
+            )
         self._generator.set_state(torch.from_numpy(state["generator"]))
-        self._deflated = state["deflated"]
-        if state["top"] is not None:
-            self.top = state["top"]
+        bases = fields(state, {"deflated": (KrylovBasis, NoneType), "top": (KrylovBasis, NoneType)})
+        self._deflated, self.top = bases["deflated"], bases["top"] or self.top
         if state["lanczos"] is not None:
             self._lanczos = self._resumed(state["lanczos"])
         if state["restart"] is not None:
             self._restart = ThickRestart.restored(state["restart"], self._space)
-        self._group = [self._resumed(lanczos) for lanczos in state["group"]]
-        if self._on_step is not None:
-            self._on_step(self._done, self._total)
+        self._group = [self._resumed(lanczos) for lanczos in fields(state, {"group": list})["group"]]
+        self._check_phase(known=state["measure"] is not None)
+
+    def _check_phase(self, *, known: bool) -> None:
+        """Refuse a state that lacks what its phase has."""
+        there = {
+            "first": True,
+            "restart": self._restart is not None,
+            "bulk": self._deflated is not None,
+            "others": bool(self._bulks),
+        }
+        if self._phase not in there or not there[self._phase] or not 0 <= self._steps <= self._done:
+            raise ValueError(f"it is not that of a run in its phase {self._phase!r}")
+        if self._lanczos is not None and self._lanczos.finished:
+            raise ValueError("it has a process that has finished")
+        if self._phase == "first":
+            if len(self._sketches) != (0 if self._lanczos is None else len(self._lanczos)):
+                raise ValueError("it has not a sketch for each step")
+            return
+        shape = len(self._sketches), len(self._measure.eigenvalues) if known else 0
+        if not known or not self._pairs or self._measure.resolved_vectors.shape != shape:
+            raise ValueError("it has no measure of a first probe")
 
     def _compare(self, before: npt.NDArray[np.float64], snapshot: Snapshot) -> None:
         """Multiply the first vector of the run again, and refuse an operator whose product is another one.

@@ -59,7 +59,7 @@ def check(result, code, *parts):
         (("measure", "small_cnn", "--data", "mnist", "--data-folder", "none"), 1, "is not in 'none'"),
         (("show",), 2, "Missing argument"),
         (("show", "none.nc"), 1, "There is no file 'none.nc'"),
-        (("show", "own.py"), 1, "'own.py' is no NetCDF file"),
+        (("show", "own.py"), 1, "'own.py' is not a NetCDF file"),
         (("report", "none"), 1, "There is no folder 'none'"),
         (("demo", "--out", "."), 1, "The folder '.' is not empty; remove it, or give the demo another one."),
         (("demo", "--out", "own.py"), 1, "'own.py' is a file"),

@@ -176,7 +176,7 @@ def test_a_time_between_snapshots_without_a_folder_for_them_is_refused(hesspec, 
 def test_a_bad_interval_is_said_before_anything_is_measured(hesspec, here):
     refused = hesspec(*MEASURE, "--snapshot", "running", "--every", "soon")
     assert refused.exit_code == 1
-    assert "every='soon' is no duration" in refused.output
+    assert "every='soon' is not a valid duration" in refused.output
     assert not Path("running").exists()
 
 

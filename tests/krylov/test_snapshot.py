@@ -15,7 +15,7 @@ from torch import nn
 
 import hesspec
 from hesspec import run
-from hesspec.krylov import snapshot
+from hesspec.krylov import snapshot, snapshot_files
 from hesspec.krylov.snapshot import parse_duration, remove_snapshot
 
 SIZE = 300
@@ -243,9 +243,11 @@ def test_another_part_of_the_output_curvature_is_another_matrix(tmp_path):
 
 def test_a_snapshot_in_another_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as before:
-        before.setattr(snapshot, "VERSION", 1)
+        before.setattr(snapshot_files, "VERSION", 2)
         stopped(hesspec.Hessian(*problem()), tmp_path)
-    with pytest.raises(ValueError, match="is of version 1 of its format.*Remove its folder to begin anew"):
+    with pytest.raises(
+        ValueError, match="is of version 2 of its format.*Finish the run with the hesspec that began it"
+    ):
         hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
 
 
@@ -372,10 +374,10 @@ def test_a_file_that_is_damaged_is_said(tmp_path):
     stopped(hesspec.Hessian(*problem()), tmp_path)
     rows = next(tmp_path.glob("rows-*"))
     rows.write_bytes(rows.read_bytes()[:20])
-    with pytest.raises(ValueError, match="cannot be read.*Remove the folder to begin anew"):
+    with pytest.raises(ValueError, match="cannot be read: rows-.* has 20 bytes.*Name another folder"):
         hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
     (tmp_path / "state.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="cannot be read.*Remove its folder to begin anew"):
+    with pytest.raises(ValueError, match="is not a folder of snapshots.*Name a new or an empty folder"):
         hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
 
 
@@ -398,5 +400,5 @@ def test_durations(given, seconds):
 
 @pytest.mark.parametrize("given", ["soon", "-3s", -1, True, "10 parsecs", None])
 def test_what_is_no_duration_is_refused(given):
-    with pytest.raises(ValueError, match='is no duration; give a duration such as "10min"'):
+    with pytest.raises(ValueError, match='is not a valid duration; give a duration such as "10min"'):
         parse_duration(given)

@@ -261,8 +261,9 @@ def test_a_model_that_is_no_module_is_refused():
 
 
 def test_errors_of_the_model_itself_are_not_hidden():
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+    with pytest.raises(ValueError, match="Batch 0: the model raised RuntimeError: mat1 and mat2") as caught:
         product(mlp(), batch_list=[(torch.ones(3, 6), torch.zeros(3, dtype=torch.long))])
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 def test_flat_and_named_conversion_names_what_is_wrong():

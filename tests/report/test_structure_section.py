@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_read_is_named(folder):
     (folder / "end-train-ClassStructure.nc").rename(folder / "any-name.nc")
     text, data = page(folder)
     assert "bad-ClassStructure.nc" in text
-    assert "is no NetCDF file" in text
+    assert "is not a NetCDF file" in text
     assert len(data["structures"]) == 1
 
 

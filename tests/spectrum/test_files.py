@@ -1,6 +1,8 @@
 """Spectra in files: bit for bit, whole or not at all; and the views of a spectrum."""
 
 import dataclasses
+import errno
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,11 +54,13 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, m
     saved.save(tmp_path / "a.nc")
     before = (tmp_path / "a.nc").read_bytes()
 
-    def broken(self, path, **_):
-        path.write_bytes(b"half")
+    write = Path.write_bytes
+
+    def broken(self, content):
+        write(self, content[:100])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", broken)
+    monkeypatch.setattr(Path, "write_bytes", broken)
     with pytest.raises(KeyboardInterrupt):
         spectrum().save(tmp_path / "a.nc")
     assert [path.name for path in tmp_path.iterdir()] == ["a.nc"]
@@ -70,13 +74,13 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_file_that_is_no_netcdf_is_named(tmp_path):
     (tmp_path / "a.nc").write_text("hello")
-    with pytest.raises(ValueError, match=r"a\.nc' is no NetCDF file"):
+    with pytest.raises(ValueError, match=r"a\.nc' is not a NetCDF file"):
         hesspec.load(tmp_path / "a.nc")
 
 
 def test_another_netcdf_file_is_refused(tmp_path):
     xr.Dataset({"x": ("t", [1.0])}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match="holds no spectrum.*hesspec_format"):
+    with pytest.raises(ValueError, match="does not hold a spectrum: .*hesspec_format"):
         hesspec.load(tmp_path / "a.nc")
 
 
@@ -113,7 +117,12 @@ def bits(value):
 def test_every_bit_of_a_number_comes_back(tmp_path, values):
     values = np.array(values)
     saved = dataclasses.replace(
-        spectrum(), bulk_nodes=values, bulk_weights=values, bulk_probe=np.arange(values.size), norm=5e-324, stopped=""
+        spectrum(),
+        bulk_nodes=values,
+        bulk_weights=np.abs(values),
+        bulk_probe=np.zeros(values.size, np.int64),
+        norm=5e-324,
+        stopped="",
     )
     saved.save(tmp_path / "a.nc")
     loaded = hesspec.load(tmp_path / "a.nc")
@@ -144,12 +153,14 @@ def test_a_loaded_file_is_not_kept_open(tmp_path):
 
 
 def test_an_error_while_writing_a_new_file_leaves_nothing(tmp_path, monkeypatch):
-    def broken(self, path, **_):
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
+    write = Path.write_bytes
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", broken)
-    with pytest.raises(OSError, match="No space left"):
+    def broken(self, content):
+        write(self, content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", broken)
+    with pytest.raises(OSError, match="there is no room for it"):
         spectrum().save(tmp_path / "a.nc")
     assert list(tmp_path.iterdir()) == []
 
@@ -164,7 +175,7 @@ def test_a_folder_that_is_a_file_is_an_os_error(tmp_path):
 def test_a_truncated_file_is_named(tmp_path, length):
     spectrum().save(tmp_path / "a.nc")
     (tmp_path / "a.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"a\.nc' is no NetCDF file that hesspec can read"):
+    with pytest.raises(ValueError, match=r"a\.nc' is not a NetCDF file that hesspec can read"):
         hesspec.load(tmp_path / "a.nc")
 
 
@@ -176,8 +187,9 @@ def test_a_folder_is_no_file(tmp_path):
 def test_a_file_that_lacks_a_field_is_refused_naming_it(tmp_path):
     dataset = spectrum().to_dataset()
     del dataset.attrs["probes"]
+    dataset.attrs["hesspec_format"] = 1
     dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match=r"a\.nc' holds no spectrum: 'probes'"):
+    with pytest.raises(ValueError, match=r"a\.nc' does not hold a spectrum: It has no attribute 'probes'"):
         hesspec.load(tmp_path / "a.nc")
 
 
@@ -185,7 +197,7 @@ def test_a_format_that_is_no_number_is_refused(tmp_path):
     dataset = spectrum().to_dataset()
     dataset.attrs["hesspec_format"] = "new"
     dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match="holds no spectrum"):
+    with pytest.raises(ValueError, match="'new', which is not the number of a format"):
         hesspec.load(tmp_path / "a.nc")
 
 

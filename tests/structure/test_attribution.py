@@ -161,10 +161,10 @@ def test_files_that_hold_no_structure_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file"):
         hesspec.load_structure(tmp_path / "none.nc")
     (tmp_path / "text.nc").write_text("no")
-    with pytest.raises(ValueError, match="is no NetCDF file that hesspec can read"):
+    with pytest.raises(ValueError, match="is not a NetCDF file that hesspec can read"):
         hesspec.load_structure(tmp_path / "text.nc")
     hesspec.spectrum(torch.eye(4), steps=2).save(tmp_path / "spectrum.nc")
-    with pytest.raises(ValueError, match="holds no class structure"):
+    with pytest.raises(ValueError, match="does not hold a class structure"):
         hesspec.load_structure(tmp_path / "spectrum.nc")
 
 

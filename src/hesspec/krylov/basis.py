@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hesspec.krylov.storage import Storage
+from hesspec.krylov.storage import Storage, restored_storage
 from hesspec.krylov.vectors import CHUNK, PIECE, Space, norm
 
 __all__ = ["KrylovBasis"]
@@ -126,12 +126,22 @@ class KrylovBasis:
             Reads row `index`, as `kept_row` gave it, into a tensor (p,).
         dtype, device
             Of the vectors.
+
+        Raises
+        ------
+        ValueError
+            If it is not the state of a basis.
+        OSError
+            If there is no room for it on the disk.
         """
-        basis = cls(space, dtype=dtype, device=device, storage=Storage(state["half"], state["place"]))
-        for index, scale in enumerate(state["scales"]):
+        basis = cls(space, dtype=dtype, device=device, storage=restored_storage(state))
+        scales, sharpness = (list(map(float, state[name])) for name in ("scales", "sharpness"))
+        if len(sharpness) != (len(scales) if basis.rounded else 0) or not all(scales):
+            raise ValueError("the scales of a basis are not those of its vectors")
+        for index, scale in enumerate(scales):
             read(index, basis._new_row())
             basis._scales.append(scale)
-        basis._sharpness = list(state["sharpness"])
+        basis._sharpness = sharpness
         return basis
 
     @property

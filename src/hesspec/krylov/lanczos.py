@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.orthogonality import OrthogonalityEstimate
+from hesspec.krylov.state import fields
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm, reduce_and_scale
 
@@ -35,11 +37,13 @@ SEMI = 0.5
 APART = 0.75
 # The first steps are reorthogonalised whatever the estimate: they cost little, and show an operator's asymmetry.
 WATCHED = 8
-# What changes from step to step, beside vectors.
-FIELDS = (
-    *("alpha", "beta", "starts", "defect", "noise", "scale", "orthogonality", "exhausted", "spent", "rest", "passes"),
-    *("_keeps", "_streak", "_worst", "_kept", "_lengths"),
-)
+# What changes from step to step, besides vectors, and its types.
+FIELDS: dict[str, type] = {
+    **dict.fromkeys(("alpha", "beta", "starts", "_lengths"), list),
+    **dict.fromkeys(("defect", "noise", "scale", "orthogonality", "passes", "_worst", "_kept"), float),
+    **dict.fromkeys(("exhausted", "spent", "_keeps"), bool),
+    **dict.fromkeys(("rest", "_streak"), int),
+}
 
 
 def rounding_unit(dtype: torch.dtype) -> float:
@@ -176,7 +180,13 @@ class Lanczos:
         dtype: torch.dtype,
         device: torch.device,
     ) -> Lanczos:
-        """The process at the point where `state` was taken; it goes on to the same bits."""
+        """The process at the point where `state` was taken; it resumes to the same bits.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            If it is not the state of a process.
+        """
         process = cls.__new__(cls)
         process.space = space
         process._resume(state, generator, deflated, partial, dtype, device)  # noqa: SLF001 - it is of this class
@@ -193,13 +203,40 @@ class Lanczos:
     ) -> None:
         self._generator, self._deflated = generator, deflated
         self._prepare(partial, dtype, device)
-        for name in FIELDS:
-            setattr(self, name, state[name])
-        self.basis = state["basis"]
+        for name, value in fields(state, FIELDS).items():
+            setattr(self, name, value)
+        steps = len(self.alpha)
+        self._check_restored(steps)
+        kept = fields(state, {"basis": KrylovBasis, "next": Tensor, "last": (Tensor, NoneType), "has_last": bool})
+        self.basis, self._next, self._last = kept["basis"], kept["next"], kept["last"]
+        if len(self.basis) != (steps if self._keeps else 0):
+            raise ValueError(f"a Lanczos process of {steps} steps has a basis of {len(self.basis)} vectors")
         self._estimate.restore(state["estimate"])
-        self._next, self._last = state["next"], state["last"]
-        if self._last is None and state["has_last"]:
+        if self._estimate.steps != steps and not self.finished:
+            raise ValueError(f"a Lanczos process of {steps} steps has an estimate of {self._estimate.steps}")
+        if self._last is None and kept["has_last"]:
             self._last = self.basis[len(self.basis) - 1]
+
+    def _check_restored(self, steps: int) -> None:
+        """Refuse numbers that no process has."""
+        entries = [
+            *self.alpha,
+            *self.beta,
+            *self._lengths,
+            self.defect,
+            self.noise,
+            self.scale,
+            self._worst,
+            self._kept,
+        ]
+        if not len(self.beta) == len(self._lengths) == steps or not all(isinstance(entry, float) for entry in entries):
+            raise ValueError("a Lanczos process has entries of T that do not belong together")
+        if not np.isfinite(entries).all() or not 0 <= self.orthogonality <= 1:
+            raise ValueError("a Lanczos process has numbers that make no sense")
+        if [type(start) for start in self.starts] != [int] * len(self.starts) or self.starts[:1] != [0]:
+            raise ValueError("a Lanczos process has no start")
+        if self.starts != sorted(self.starts) or self.starts[-1] > steps:
+            raise ValueError("a Lanczos process has blocks that it has not begun")
 
     def __len__(self) -> int:
         """Number of steps so far."""

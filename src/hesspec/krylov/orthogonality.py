@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hesspec.krylov.state import fields
+
 __all__ = ["OrthogonalityEstimate"]
 
 Array = npt.NDArray[np.float64]
@@ -102,7 +104,21 @@ class OrthogonalityEstimate:
             "share": self._share,
         }
 
+    @property
+    def steps(self) -> int:
+        """Number of vectors that it knows the last one's inner products with."""
+        return int(self._last.shape[1])
+
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken."""
-        self._random.bit_generator.state = state["random"]
-        self._last, self._before, self._share = state["last"], state["before"], state["share"]
+        """Resume where `state` was taken.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            If it is not the state of an estimate.
+        """
+        kept = fields(state, {"random": dict, "last": np.ndarray, "before": np.ndarray, "share": float})
+        self._random.bit_generator.state = kept["random"]
+        self._last, self._before, self._share = kept["last"], kept["before"], kept["share"]
+        if self._last.shape != (SAMPLES, self.steps) or self._before.shape != (SAMPLES, max(self.steps - 1, 0)):
+            raise ValueError("an estimate of orthogonality is not that of a process")

@@ -1,42 +1,54 @@
-"""Snapshots of a Krylov run: all that it needs to go on, written so that it is there whole or as it was before."""
+"""Snapshots of a Krylov run: all that it needs to resume, written so that it is there whole or as it was before."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import re
-import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from hesspec._files import atomic_path
+from hesspec._file_lock import FileLock
+from hesspec._safetensors import DTYPES, writing
 from hesspec.krylov.basis import KrylovBasis
+from hesspec.krylov.snapshot_files import (
+    LOCK,
+    STATE,
+    VERSION,
+    ForeignError,
+    Listed,
+    Part,
+    Record,
+    VersionError,
+    is_token,
+    key,
+    new_token,
+    part_file,
+    read_record,
+    remove_unlisted,
+    write_part,
+    write_record,
+)
+from hesspec.krylov.snapshot_reader import Reader, readable, shown
 from hesspec.krylov.vectors import Space
 
 __all__ = ["STATE", "Snapshot", "parse_duration", "remove_snapshot"]
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-STATE: Final = "state.safetensors"
-VERSION: Final = 2
-# Rows go into files of about this size, each of which is forgotten by the system's cache once it is on the disk: the
-# next one is written into the same memory. A row of 113 MB took 0.10 s in place of 0.22, in a virtual machine whose
-# memory had not been touched before.
+# Rows go into files of about this size, each of which is forgotten by the system's cache once it is on the disk.
 FILE_BYTES: Final = 1 << 28
-# Numbers of which a file has more than fit into a name.
-DIGITS: Final = 6
 UNITS: Final = {"": 1, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "hours": 3600, "minutes": 60, "seconds": 1}
 
 
@@ -52,28 +64,41 @@ def parse_duration(every: str | float) -> float:
     if isinstance(every, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", every)
         if found is None or found[2] not in UNITS:
-            raise ValueError(f"every={every!r} is no duration; {advice}")
+            raise ValueError(f"every={every!r} is not a valid duration; {advice}")
         return float(found[1]) * UNITS[found[2]]
     if isinstance(every, bool) or not isinstance(every, int | float) or not every >= 0:
-        raise ValueError(f"every={every!r} is no duration; {advice}")
+        raise ValueError(f"every={every!r} is not a valid duration; {advice}")
     return float(every)
 
 
+@dataclass
+class _Contents:
+    """What a snapshot that is being written has besides what JSON holds."""
+
+    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    listed: dict[str, Listed] = field(default_factory=dict)
+    # By the id of each basis; it is kept so that no other one comes to have its id.
+    bases: dict[int, tuple[KrylovBasis, list[Listed]]] = field(default_factory=dict)
+
+
 class Snapshot:
-    """A folder with the last snapshot of one run.
+    """A folder with the last snapshot of one run, locked for as long as the run uses it.
 
     What is in it: the rows of Krylov bases, in files of as many as came between two snapshots, so that no row is
     written twice; the vectors of the step that comes next; and `state.safetensors`, with everything that is not of
-    length p and the names of the other files. It is written last and renamed into place, and only then are files
-    removed that it does not name: whenever the process dies, the folder holds the snapshot before or the new one.
+    length p and a manifest of the other files. It is written last and renamed into place, and only then are files
+    removed that the one before listed and it does not: whenever the process dies, the folder holds the snapshot before
+    or the new one. Other files in the folder are never touched.
 
-    Alone, a process writes safetensors. The ranks of a group write with `torch.distributed.checkpoint`, each its slice;
-    either can be read by any number of ranks.
+    Every rank of a group writes its slices into files of its own; any number of ranks can read them.
+
+    Use it as a context manager: its end gives the lock up.
 
     Parameters
     ----------
     folder : path
-        Made with the first snapshot. All ranks of a group see the same.
+        Made if it is missing; otherwise empty, or with a snapshot. All ranks of a group see the same.
     every : str or float
         Time between two snapshots, at least: "10min", or a number of seconds.
     space : Space
@@ -85,7 +110,11 @@ class Snapshot:
     Raises
     ------
     ValueError
-        If `every` is no duration, or the folder's snapshot is of another run, or cannot be read.
+        If `every` is not a valid duration, or the folder has files and no snapshot.
+    BlockingIOError
+        If another run uses the folder.
+    OSError
+        If the folder cannot be made or written to.
     """
 
     def __init__(
@@ -101,12 +130,59 @@ class Snapshot:
         self._folder, self._every, self._space = Path(folder), parse_duration(every), space
         self._dtype, self._device, self._identity = dtype, device, identity
         self._last = time.monotonic()
-        # Of each basis that is written: its number, its files by the rows that they hold, and the basis itself, which
-        # is kept so that no other one comes to have its id.
-        self._bases: dict[int, tuple[int, dict[str, tuple[int, int]], KrylovBasis]] = {}
         self._numbers = itertools.count()
+        self._bases: dict[int, tuple[KrylovBasis, list[Listed]]] = {}
+        # Of the snapshot that is in the folder: files that it lists, and how its state was found or left.
+        self._files: set[str] = set()
+        self._seen: tuple[int, ...] | None = None
+        self._made = False
+        self._lock: FileLock | None = None
         self.seconds = 0.0
         """Time that writing took so far."""
+        ranks = space.ranks
+        ranks.together(self._claim if ranks.rank == 0 else lambda: None)
+        self._run, self._session = ranks.gather(self._tokens())[0]
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the lock up; and remove what is left of a snapshot that failed, or a folder that nothing came into."""
+        lock, self._lock = self._lock, None
+        if lock is None:
+            return
+        # Tidying, which the next run does where this one cannot; an error of it would hide the one that matters.
+        with suppress(OSError):
+            if _signature(self._folder) == self._seen:
+                remove_unlisted(self._folder, self._run, self._files, self._session)
+        lock.release()
+        with suppress(OSError):
+            if self._made and not any(self._folder.iterdir()):
+                self._folder.rmdir()
+
+    # The folder -------------------------------------------------------------------------------------------------------
+
+    def _claim(self) -> None:
+        """Lock the folder."""
+        self._made = not self._folder.exists()
+        self._lock = _locked(self._folder)
+
+    def _tokens(self) -> tuple[str, str]:
+        """Of the run, as a process left it with the lock or a new one, and of this process."""
+        left = {} if self._lock is None else self._lock.note
+        return (str(left["run"]) if is_token(left.get("run")) else new_token()), new_token()
+
+    def _name(self, run: str, listed: set[str]) -> None:
+        """Take the token of a run, leave it with the lock, and remove what killed processes have left of it."""
+        self._run, self._files = run, listed
+        if self._lock is not None:
+            with writing(self._folder):
+                self._lock.leave({"run": run})
+                if self._lock.certain:
+                    remove_unlisted(self._folder, run, listed)
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
@@ -125,123 +201,84 @@ class Snapshot:
         Raises
         ------
         OSError
-            If a file cannot be written.
+            If a file cannot be written, or another run has written to the folder. The snapshot before is unharmed.
         """
-        start = time.monotonic()
-        ranks = self._space.ranks
-        ranks.together(lambda: self._folder.mkdir(parents=True, exist_ok=True))
-        arrays: dict[str, Tensor] = {}
-        vectors: dict[str, Tensor] = {}
-        used: set[str] = set()
-        tree = self._flat(state, arrays, vectors, used)
-        name = f"vectors-{next(self._numbers):0{DIGITS}}"
-        if vectors:
-            self._write_vectors(name, vectors)
-            used.add(name)
-        record = {"version": VERSION, "identity": self._identity, "vectors": name, "state": tree}
-
-        def finish() -> None:
-            if ranks.rank == 0:
-                with atomic_path(self._folder / STATE) as temporary:
-                    save_file(arrays, temporary, {"hesspec": json.dumps(record)})
-                _remove_all_but(self._folder, used)
-
-        ranks.together(finish)
-        self._bases = {key: entry for key, entry in self._bases.items() if used.issuperset(entry[1])}
+        start, ranks = time.monotonic(), self._space.ranks
+        contents = _Contents()
+        tree = self._flat(state, contents)
+        vectors = self._write_vectors("vectors", 0, contents.vectors) if contents.vectors else None
+        if vectors is not None:
+            contents.listed[vectors.name] = vectors
+        content = {"vectors": None if vectors is None else vectors.name, "tree": tree}
+        record = Record(self._run, self._identity, contents.listed, content, contents.arrays)
+        ranks.together(lambda: self._finish(record) if ranks.rank == 0 else None)
+        self._bases = contents.bases
         self._last = time.monotonic()
         self.seconds += self._last - start
 
-    def _flat(self, value: Any, arrays: dict[str, Tensor], vectors: dict[str, Tensor], used: set[str]) -> Any:
-        """What JSON takes of a value; all else goes into the other three."""
+    def _finish(self, record: Record) -> None:
+        """Put the state in its place, and remove files that are no longer listed."""
+        if _signature(self._folder) != self._seen:
+            raise OSError(
+                f"The snapshot in {str(self._folder)!r} was changed or removed by another process while this run used "
+                "it. Start again, and give each run a folder of its own with snapshot=...."
+            )
+        with self._writing(sum(array.nbytes for array in record.arrays.values())):
+            write_record(self._folder, record, self._session)
+            self._seen = _signature(self._folder)
+            before, self._files = self._files, record.files
+            for name in before - self._files:
+                (self._folder / name).unlink(missing_ok=True)
+
+    def _writing(self, size: int) -> AbstractContextManager[None]:
+        after = "The snapshot before it is unharmed." if self._seen else ""
+        return writing(self._folder, size, after=after)
+
+    def _flat(self, value: Any, contents: _Contents) -> Any:
+        """What JSON takes of a value; all else goes into the contents."""
         if isinstance(value, dict):
-            return {str(key): self._flat(entry, arrays, vectors, used) for key, entry in value.items()}
+            return {str(name): self._flat(entry, contents) for name, entry in value.items()}
         if isinstance(value, list):
-            return [self._flat(entry, arrays, vectors, used) for entry in value]
+            if value and all(isinstance(entry, float) for entry in value):
+                return {"$floats": _kept_array(np.array(value), contents)["$array"]}
+            return [self._flat(entry, contents) for entry in value]
+        return self._leaf(value, contents)
+
+    def _leaf(self, value: Any, contents: _Contents) -> Any:
         if isinstance(value, np.ndarray):
-            name = f"{len(arrays):0{DIGITS}}"
-            arrays[name] = torch.from_numpy(np.ascontiguousarray(value))
-            return {"$array": name}
+            return _kept_array(value, contents)
         if isinstance(value, Tensor):
-            name = f"{len(vectors):0{DIGITS}}"
-            vectors[name] = value
-            return {"$vector": name}
+            name = key(len(contents.vectors))
+            contents.vectors[name] = value
+            return {"$vector": int(name)}
         if isinstance(value, KrylovBasis):
             files = self._write_rows(value)
-            used.update(files)
-            return {"$basis": {"state": value.state(), "files": files}}
+            contents.bases[id(value)] = value, files
+            contents.listed.update({listed.name: listed for listed in files})
+            return {"$basis": {"state": self._flat(value.state(), contents), "files": [one.name for one in files]}}
         return value
 
-    def _write_rows(self, basis: KrylovBasis) -> dict[str, tuple[int, int]]:
-        """Write those rows of a basis that are in no file yet; its files, with the first and the last row of each."""
-        if id(basis) not in self._bases:
-            self._bases[id(basis)] = next(self._numbers), {}, basis
-        number, files, _ = self._bases[id(basis)]
-        begun = max((end for _, end in files.values()), default=0)
+    def _write_rows(self, basis: KrylovBasis) -> list[Listed]:
+        """Write those rows of a basis that are in no file yet; all of its files."""
+        files = list(self._bases[id(basis)][1]) if id(basis) in self._bases else []
         size = max(1, FILE_BYTES // max(basis.row_bytes, 1))
-        for first in range(begun, len(basis), size):
-            last = min(first + size, len(basis))
-            name = f"rows-{number:0{DIGITS}}-{first:0{DIGITS}}"
-            self._write_vectors(name, {f"{i:0{DIGITS}}": basis.kept_row(i) for i in range(first, last)})
-            files[name] = first, last
-        return dict(files)
+        for first in range(files[-1].last if files else 0, len(basis), size):
+            rows = {key(i): basis.kept_row(i) for i in range(first, min(first + size, len(basis)))}
+            files.append(self._write_vectors("rows", first, rows))
+        return files
 
-    def _write_vectors(self, name: str, vectors: dict[str, Tensor]) -> None:
-        ranks = self._space.ranks
-        if ranks.size == 1:
-            path = self._folder / f"{name}.safetensors"
-            with atomic_path(path) as temporary:
-                save_file({key: vector.contiguous() for key, vector in vectors.items()}, temporary)
-            _forget(path)
-            return
-        target, temporary = self._folder / name, self._folder / f".{name}"
-        shards = self._as_shards({key: vector.to(self._device) for key, vector in vectors.items()})
+    def _write_vectors(self, kind: str, first: int, vectors: dict[str, Tensor]) -> Listed:
+        ranks, space = self._space.ranks, self._space
+        name = f"{kind}-{self._run}-{self._session}-{next(self._numbers):06}"
+        dtype = DTYPES[next(iter(vectors.values())).dtype]
+        path = self._folder / part_file(name, ranks.rank)
 
-        def replace() -> None:
-            if ranks.rank == 0:
-                shutil.rmtree(target, ignore_errors=True)
-                temporary.rename(target)
+        def write() -> Part:
+            with self._writing(sum(vector.nbytes for vector in vectors.values())):
+                return write_part(path, vectors, space.begin, space.end)
 
-        from torch.distributed import checkpoint  # noqa: PLC0415 - slow to import, and needed where there are ranks
-
-        self._checkpointed(
-            lambda: checkpoint.state_dict_saver.save(shards, checkpoint_id=temporary, process_group=ranks.group),
-            lambda cause: OSError(
-                f"A snapshot cannot be written to {str(self._folder)!r}: {cause}. The one before is still there."
-            ),
-        )
-        ranks.together(replace)
-
-    def _checkpointed(self, action: Callable[[], None], failed: Callable[[str], Exception]) -> None:
-        """Write or read with PyTorch, whose error of that is no `Exception`, and has tracebacks of all ranks in it."""
-        from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415 - as above
-
-        failure: Exception | None = None
-        try:
-            with _quiet():
-                action()
-        except CheckpointException as error:
-            _, (cause, _) = min(error.failures.items())
-            failure = failed(f"{type(cause).__name__} {cause}".strip())
-
-        def outcome() -> None:
-            if failure is not None:
-                raise failure
-
-        self._space.ranks.together(outcome)
-
-    def _as_shards(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Slices as parts of whole vectors, which share their memory."""
-        from torch.distributed.device_mesh import DeviceMesh  # noqa: PLC0415 - slow to import, and needed here only
-        from torch.distributed.tensor import DTensor, Shard  # noqa: PLC0415 - as above
-
-        group = self._space.ranks.group
-        if group is None:
-            raise RuntimeError("A process alone has no shards.")
-        mesh, shape = DeviceMesh.from_group(group, self._device.type), torch.Size((self._space.size,))
-        return {
-            key: DTensor.from_local(vector, mesh, [Shard(0)], run_check=False, shape=shape, stride=(1,))
-            for key, vector in vectors.items()
-        }
+        part = ranks.together(write)
+        return Listed(name, first, first + len(vectors), dtype, tuple(ranks.gather(part)))
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
@@ -252,25 +289,31 @@ class Snapshot:
         ------
         ValueError
             If it is of another run, or a file is missing or cannot be read.
+        MemoryError
+            If its vectors do not fit into memory.
         """
-        path = self._folder / STATE
         ranks = self._space.ranks
-        if not any(ranks.gather(path.is_file())):
+        if not any(ranks.gather(os.path.lexists(self._folder / STATE))):
+            ranks.together(lambda: self._name(self._run, set()))
             return None
-        record, arrays = ranks.together(lambda: _read_state(path))
-        ranks.together(lambda: self._refuse_another(record["identity"]))
-        # Names of files go on beyond those that are there.
-        used = [int(found) for path in self._folder.iterdir() for found in re.findall(r"^\.?[a-z]+-(\d+)", path.name)]
-        self._numbers = itertools.count(max(used, default=0) + 1)
-        state: dict[str, Any] = self._full(record["state"], arrays, record["vectors"])
-        logger.info("going on from the snapshot in %s", self._folder)
+        record = ranks.together(lambda: _record(self._folder))
+        ranks.together(lambda: self._refuse_another(record.identity))
+        ranks.together(lambda: self._name(record.run, record.files))
+        self._seen = _signature(self._folder)
+        reader = Reader(self._folder, record, self._space, self._dtype, self._device)
+        state, self._bases = reader.state(), reader.bases
+        logger.info("resuming from the snapshot in %s", self._folder)
         return state
+
+    def readable(self, action: Callable[[], T]) -> T:
+        """Result of an action that makes something of what was read; a ValueError where that cannot be."""
+        return readable(self._folder, action)
 
     def _refuse_another(self, found: dict[str, str]) -> None:
         for what in {**self._identity, **found}:
             here, there = self._identity.get(what, "none"), found.get(what, "none")
             if here != there:
-                raise self.of_another_run(f"its {what} is {there}, and here it is {here}")
+                raise self.of_another_run(f"its {shown(what)} is {shown(there)}, and here it is {here}")
 
     def of_another_run(self, difference: str) -> ValueError:
         """What is raised where a snapshot is of another run, with the difference, a clause."""
@@ -279,127 +322,96 @@ class Snapshot:
             "snapshot=..., or remove this one."
         )
 
-    def _full(self, value: Any, arrays: dict[str, Tensor], vectors: str) -> Any:
-        """Inverse of `_flat`."""
-        if isinstance(value, list):
-            return [self._full(entry, arrays, vectors) for entry in value]
-        if not isinstance(value, dict):
-            return value
-        if "$array" in value:
-            return arrays[value["$array"]].numpy()
-        if "$vector" in value:
-            vector = torch.empty(self._space.length, dtype=self._dtype, device=self._device)
-            self._read_vectors(vectors, {value["$vector"]: vector})
-            return vector
-        if "$basis" in value:
-            return self._basis(value["$basis"])
-        return {key: self._full(entry, arrays, vectors) for key, entry in value.items()}
-
-    def _basis(self, record: dict[str, Any]) -> KrylovBasis:
-        files: dict[str, tuple[int, int]] = {name: (first, end) for name, (first, end) in record["files"].items()}
-
-        def read(index: int, row: Tensor) -> None:
-            name = next(name for name, (first, end) in files.items() if first <= index < end)
-            self._read_vectors(name, {f"{index:0{DIGITS}}": row})
-
-        basis = KrylovBasis.restored(record["state"], self._space, read, dtype=self._dtype, device=self._device)
-        number = int(next(iter(files)).split("-")[1]) if files else next(self._numbers)
-        self._bases[id(basis)] = number, files, basis
-        return basis
-
-    def _read_vectors(self, name: str, into: dict[str, Tensor]) -> None:
-        """Read this rank's slices of vectors, whoever wrote them."""
-        ranks, path = self._space.ranks, self._folder / name
-        if path.is_dir():
-            self._read_shards(path, into)
-            return
-
-        def read() -> None:
-            try:
-                with safetensors.safe_open(path.with_name(f"{name}.safetensors"), "pt") as file:
-                    for key, row in into.items():
-                        row.copy_(file.get_slice(key)[self._space.begin : self._space.end])
-            except (OSError, safetensors.SafetensorError) as error:
-                raise ValueError(
-                    f"The snapshot in {str(self._folder)!r} cannot be read: {name}: {error}. Remove the folder to "
-                    "begin anew."
-                ) from error
-
-        ranks.together(read)
-
-    def _read_shards(self, path: Path, into: dict[str, Tensor]) -> None:
-        ranks = self._space.ranks
-        buffers = {key: torch.empty(len(row), dtype=row.dtype, device=self._device) for key, row in into.items()}
-        from torch.distributed import checkpoint  # noqa: PLC0415 - slow to import, and needed where there were ranks
-
-        def load() -> None:
-            if ranks.size == 1:
-                checkpoint.state_dict_loader.load(dict(buffers), checkpoint_id=path, no_dist=True)
-            else:
-                checkpoint.state_dict_loader.load(
-                    dict(self._as_shards(buffers)), checkpoint_id=path, process_group=ranks.group
-                )
-
-        self._checkpointed(
-            load,
-            lambda cause: ValueError(
-                f"The snapshot in {str(self._folder)!r} cannot be read: {path.name}: {cause}. Remove the folder to "
-                "begin anew."
-            ),
-        )
-        for key, row in into.items():
-            row.copy_(buffers[key])
-
 
 def remove_snapshot(folder: str | os.PathLike[str]) -> None:
-    """Remove a snapshot, once the result of its run is kept. Other files in the folder stay."""
+    """Remove a snapshot, once the result of its run is kept, and its folder if nothing else is in it.
+
+    Raises
+    ------
+    BlockingIOError
+        If a run uses the folder.
+    ValueError
+        If it is not a folder of snapshots, or its list of files cannot be read.
+    OSError
+        If a file cannot be removed.
+    """
     path = Path(folder)
-    if path.is_dir():
-        # The state first: without it there is no snapshot.
-        (path / STATE).unlink(missing_ok=True)
-        _remove_all_but(path, set())
-        if not any(path.iterdir()):
-            path.rmdir()
-
-
-def _remove_all_but(folder: Path, used: set[str]) -> None:
-    """Remove files of snapshots that are not used, and temporary ones."""
-    for path in folder.iterdir():
-        if path.name.removesuffix(".safetensors") in used or not re.match(r"\.?(rows|vectors|state)-", path.name):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _forget(path: Path) -> None:
-    """Tell the system that a file, which is on the disk, need not be in its cache."""
-    if hasattr(os, "posix_fadvise"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.exists():
+        return
+    lock = _locked(path)
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {})["hesspec"])
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file is no mapping
-    except (OSError, safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
+        if os.path.lexists(path / STATE):
+            record = _record(path)
+            # The state first: without it there is no snapshot.
+            (path / STATE).unlink()
+            for name in record.files:
+                (path / name).unlink(missing_ok=True)
+            remove_unlisted(path, record.run, set())
+    finally:
+        lock.release()
+    if not any(path.iterdir()):
+        path.rmdir()
+
+
+def _locked(folder: Path) -> FileLock:
+    """The lock of a folder, which is made if it is missing, unless it is somebody else's."""
+    if folder.exists():
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{str(folder)!r} is a file, and snapshots take a folder.")
+        names = {path.name for path in folder.iterdir()}
+        if names and not names & {STATE, LOCK}:
+            raise _not_ours(folder, f"it holds {_some(names)}, and no snapshot")
+    else:
+        with writing(folder):
+            folder.mkdir(parents=True)
+    try:
+        return FileLock(folder / LOCK)
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            f"Another run uses the snapshots in {str(folder)!r}: {error} Wait for its end, or name another folder "
+            "with snapshot=...."
+        ) from None
+    except OSError:
+        with writing(folder):
+            raise
+
+
+def _record(folder: Path) -> Record:
+    try:
+        return readable(folder, lambda: read_record(folder))
+    except ForeignError as error:
+        raise _not_ours(folder, f"{STATE} in it is not one: {error}") from error
+    except VersionError as error:
         raise ValueError(
-            f"The snapshot {str(path)!r} cannot be read: {error}. Remove its folder to begin anew."
+            f"The snapshot in {str(folder)!r} is of version {shown(str(error))} of its format, and this hesspec reads "
+            f"version {VERSION}. Finish the run with the hesspec that began it, or name another folder with "
+            "snapshot=... to start again."
         ) from error
-    if record.get("version") != VERSION:
-        raise ValueError(
-            f"The snapshot {str(path)!r} is of version {record.get('version')} of its format, and this hesspec reads "
-            f"version {VERSION}. Remove its folder to begin anew, or go on with the hesspec that wrote it."
-        )
-    return record, arrays
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without PyTorch's warnings of how it writes, which are nothing that a user can act on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _not_ours(folder: Path, why: str) -> ValueError:
+    return ValueError(
+        f"{str(folder)!r} is not a folder of snapshots: {shown(why)}. Name a new or an empty folder with snapshot=...."
+    )
+
+
+def _some(names: set[str]) -> str:
+    """The first of several names."""
+    first, *others = sorted(names)
+    return f"{first!r}" + (f" and {len(others)} more" if others else "")
+
+
+def _signature(folder: Path) -> tuple[int, ...] | None:
+    """By which a state is known from one that another process has put in its place; None where there is none."""
+    try:
+        found = (folder / STATE).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _kept_array(array: np.ndarray[Any, Any], contents: _Contents) -> dict[str, Any]:
+    """An array with its order in memory, on which the last bit of a product with it may depend."""
+    name, transposed = key(len(contents.arrays)), array.flags.f_contiguous and not array.flags.c_contiguous
+    contents.arrays[name] = np.ascontiguousarray(array.T if transposed else array)
+    return {"$array": name, "transposed": transposed}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
-from hesspec._memory import free_memory
+from hesspec._memory import free_memory, in_words
 from hesspec._suggest import unknown
 
-__all__ = ["STORAGES", "Storage", "available", "storage"]
+__all__ = ["STORAGES", "Storage", "available", "restored_storage", "storage"]
 
 # Of the free memory of a host beside its device, and of a disk, what a basis may fill.
 HOST_SHARE, DISK_SHARE = 0.8, 0.9
@@ -48,18 +50,23 @@ class Storage:
         """Bytes of a vector of `size` numbers."""
         return size * self.dtype(vectors).itemsize
 
+    @property
+    def name(self) -> str:
+        """As `storage` takes it."""
+        return f"{'half' if self.half else 'full'}{'' if self.place == 'device' else f' on {self.place}'}"
+
     def allocate(self, rows: int, size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Rows for vectors of this dtype and device, not initialised.
 
         Raises
         ------
         OSError
-            If the file cannot be made.
+            If the file cannot be made, or there is no room for it.
         """
         kept = self.dtype(dtype)
-        if self.place == "disk":
+        if self.place == "disk" and rows * size:
             with tempfile.NamedTemporaryFile(prefix="hesspec-basis-") as file:
-                file.truncate(rows * size * kept.itemsize)
+                _reserve(file.fileno(), rows * size * kept.itemsize)
                 return torch.from_file(file.name, shared=True, size=rows * size, dtype=kept).view(rows, size)
         if self.place == "host" and device.type != "cpu":
             return torch.empty(rows, size, dtype=kept, pin_memory=True)
@@ -67,11 +74,28 @@ class Storage:
 
 
 STORAGES: Final[dict[str, Storage]] = {
-    f"{precision}{'' if place == 'device' else f' on {place}'}": Storage(precision == "half", place)
-    for place in ("device", "host", "disk")
-    for precision in ("full", "half")
+    kept.name: kept for place in ("device", "host", "disk") for kept in (Storage(False, place), Storage(True, place))
 }
 """Storages by name: "full", "half", "full on host", "half on host", "full on disk", "half on disk"."""
+
+
+def _reserve(file: int, size: int) -> None:
+    """Give a file its room on the disk now: a write to a mapped file that finds none later kills the process.
+
+    Raises
+    ------
+    OSError
+        If there is no room.
+    """
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise OSError(
+            f"The Krylov basis on disk takes another {in_words(size)}, and {in_words(shutil.disk_usage(folder).free)} "
+            f"are free in {folder!r} ({error.strerror}): name a folder on a larger disk with the environment's TMPDIR, "
+            "or take fewer steps."
+        ) from error
 
 
 def storage(name: str) -> Storage:
@@ -85,6 +109,20 @@ def storage(name: str) -> Storage:
     if name not in STORAGES:
         raise ValueError(unknown("basis", name, [*STORAGES, "restarted", "auto"]))
     return STORAGES[name]
+
+
+def restored_storage(state: Mapping[str, Any]) -> Storage:
+    """The storage of which a file has `half` and `place`.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    found = [kept for kept in STORAGES.values() if (kept.half, kept.place) == (state["half"], state["place"])]
+    if not found:
+        raise ValueError("a basis is kept in a way that there is not")
+    return found[0]
 
 
 def available(kept: Storage, budget: int, device: torch.device) -> int:

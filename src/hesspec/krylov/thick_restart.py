@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,21 @@ from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.ritz import RESOLVED
+from hesspec.krylov.state import fields
 from hesspec.krylov.vectors import Space
 
 __all__ = ["OuterPairs", "ThickRestart"]
 
 Array = npt.NDArray[np.float64]
+
+# What changes from step to step, and its types.
+FIELDS: Final[dict[str, type]] = {
+    **dict.fromkeys(("size", "most", "kept", "before", "used"), int),
+    **dict.fromkeys(("floor", "residual"), float),
+    "projected": np.ndarray,
+    "basis": KrylovBasis,
+    "next": Tensor,
+}
 
 
 @dataclass(frozen=True)
@@ -77,17 +87,26 @@ class ThickRestart:
 
     @classmethod
     def restored(cls, state: dict[str, Any], space: Space) -> ThickRestart:
-        """The process at the point where `state` was taken."""
+        """The process at the point where `state` was taken.
+
+        Raises
+        ------
+        ValueError
+            If it is not the state of a process.
+        """
+        given = fields(state, FIELDS)
+        size, vectors = given["size"], len(given["basis"])
+        if given["projected"].shape != (size, size) or not 0 <= given["kept"] <= vectors < size:
+            raise ValueError("a restarted basis and its matrix do not belong together")
         process = cls.__new__(cls)
         process.outer = None
-        for name, value in {**state, "space": space}.items():
+        for name, value in {**given, "space": space}.items():
             setattr(process, f"_{name}", value)
         return process
 
     def state(self) -> dict[str, Any]:
-        """All that it needs to go on, while it has not ended."""
-        names = "size", "most", "floor", "projected", "basis", "next", "residual", "kept", "before", "used"
-        return {name: getattr(self, f"_{name}") for name in names}
+        """All that it needs to resume, while it has not ended."""
+        return {name: getattr(self, f"_{name}") for name in FIELDS}
 
     def rounding(self, steps: int) -> float:
         """As `Lanczos.backward_error`, of more steps than the run has taken."""

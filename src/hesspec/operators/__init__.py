@@ -3,6 +3,7 @@
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.central_difference import CentralDifferenceHessian
 from hesspec.operators.class_parts import GaussNewtonClass, GaussNewtonCross, GaussNewtonSame, GaussNewtonWithin
+from hesspec.operators.closure import closure
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.hessian import Hessian
 from hesspec.operators.residual import Residual
@@ -20,5 +21,6 @@ __all__ = [
     "Hessian",
     "Residual",
     "Traces",
+    "closure",
     "shard",
 ]

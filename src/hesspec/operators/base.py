@@ -7,6 +7,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 from hesspec._memory import free_memory, parse_memory
 from hesspec._ranks import Ranks
 from hesspec.errors import NonFiniteError
-from hesspec.operators.batches import octets
+from hesspec.operators.ambient import neutral_modes
 from hesspec.operators.content import architecture, digest, loss_with_settings
+from hesspec.operators.fingerprints import octets
 from hesspec.operators.forecast import Forecast, forecast
 from hesspec.operators.linearised import LinearisedRisk
 from hesspec.operators.losses import LossFunction
 from hesspec.operators.parameters import ParameterSpec
-from hesspec.operators.passes import CurvatureForm, MatrixPasses, Passes
+from hesspec.operators.passes import MODES, CurvatureForm, MatrixPasses, Passes
 from hesspec.operators.precision import check_precision
 from hesspec.operators.risk import EmpiricalRisk
 from hesspec.operators.traces import Traces
@@ -51,6 +53,10 @@ class Linearised(Protocol):
         """Why."""
 
     @property
+    def error(self) -> float:
+        """Error of products, relative to their norm, beyond the rounding of their dtype."""
+
+    @property
     def kept_batches(self) -> int:
         """Number of batches, or parts of them, whose primal passes are kept."""
 
@@ -58,8 +64,14 @@ class Linearised(Protocol):
     def kept_bytes(self) -> int:
         """Bytes of these."""
 
+    def step_down(self, why: str) -> None:
+        """Compute products in the next way."""
+
     def at_full_precision(self) -> Self:
         """The same matrix at full precision."""
+
+    def at_twice_the_displacement(self) -> Self:
+        """The same matrix with differences over twice the displacement."""
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """M v for each flat vector (p,)."""
@@ -104,6 +116,17 @@ class CurvatureOperator(ABC):
         CUDA; or bfloat16 inputs with everything else, sums included, in float32. The last two are for float32, and
         leave out loss, gradient and whatever else does not depend on the vector. `reference` is the same operator at
         full precision, to measure the noise by.
+    mode : {"auto", "traced", "double backward", "double backward in place", "differences"}, optional
+        How products are computed. "auto" takes the first of the others that can be computed, pays, and is verified.
+        "differences" are central differences of gradients, for models without second derivatives; their error is
+        measured (see `reference`) and is part of all bounds of a spectrum.
+    verify : bool, optional
+        Whether, before the first product, one with the parameters and a few samples is compared with central
+        differences of first derivatives of the model itself, in float64 where it can be run in that. A way of computing
+        products that disagrees is not taken. What was compared, and how far apart it was, is in `attributes`.
+    batch_statistics : bool, optional
+        Allow batch norm in training mode: the loss of each batch is then that with its own statistics, and batches are
+        never cut into parts.
     traces : Traces, optional
         What operators of the same model at several checkpoints share, so that it is traced once.
     group : torch.distributed.ProcessGroup, optional
@@ -139,11 +162,29 @@ class CurvatureOperator(ABC):
         terms: Callable[[Any], float] | None = None,
         memory: str | int | None = None,
         precision: str = "full",
+        mode: str = "auto",
+        verify: bool = True,
+        batch_statistics: bool = False,
         traces: Traces | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         budget = None if memory is None else parse_memory(memory)
-        self._risk = EmpiricalRisk(model, loss_fn, data, params, terms=terms, traces=traces, group=group)
+        if mode not in MODES:
+            raise ValueError(f"mode={mode!r} is not a known mode; it is one of {', '.join(map(repr, MODES))}.")
+        # What is copied here must be fit for autograd, whatever the caller's mode is.
+        with torch.inference_mode(mode=False):
+            self._risk = EmpiricalRisk(
+                model,
+                loss_fn,
+                data,
+                params,
+                terms=terms,
+                mode=mode,
+                verify=verify,
+                batch_statistics=batch_statistics,
+                traces=traces,
+                group=group,
+            )
         self._check_loss()
         check_precision(precision, dtype=self.dtype, device=self.device)
         self._precision = precision
@@ -185,15 +226,19 @@ class CurvatureOperator(ABC):
 
     @property
     def reference(self) -> CurvatureOperator | None:
-        """The same matrix at full precision, sharing traces and, as far as possible, kept passes; None if it is that.
+        """The same matrix, computed in another way that tells how far off products are; None where there is none.
 
-        It counts its own `matvecs`. Beside bfloat16 it keeps no primal pass: it is meant for few products.
+        At full precision where `precision` is less, sharing traces and, as far as possible, kept passes (for bfloat16
+        it keeps none: it is meant for few products); with differences over twice the displacement where products are
+        differences. It counts its own `matvecs`.
         """
-        if self._precision == "full":
+        built = self._build()
+        if self._precision == "full" and built.mode != "differences":
             return None
         other = copy.copy(self)
         other._precision, other.matvecs = "full", 0  # noqa: SLF001 - it is of this class
-        other._built = self._build().at_full_precision()  # noqa: SLF001
+        exact = self._precision != "full"
+        other._built = built.at_full_precision() if exact else built.at_twice_the_displacement()  # noqa: SLF001
         return other
 
     def forecast(self, memory: int | None = None, *, devices: int = 1) -> Forecast:
@@ -240,6 +285,15 @@ class CurvatureOperator(ABC):
         return self._value
 
     @property
+    def product_error(self) -> float:
+        """What products may be off by, relative to their norm, apart from the rounding of their dtype.
+
+        It is measured in the verification, and is not zero where that found more than rounding leaves in general, as
+        where a model computes in bfloat16.
+        """
+        return self._build().error
+
+    @property
     def attributes(self) -> dict[str, str | int | float]:
         """What this operator is, for the record of a measurement."""
         risk, built = self._risk, self._build()
@@ -257,6 +311,7 @@ class CurvatureOperator(ABC):
             "device": str(self.device),
             "mode": built.mode,
             "mode_reason": built.reason,
+            "product_error": built.error,
             "precision": self._precision,
             "kept_batches": built.kept_batches,
             "kept_bytes": built.kept_bytes,
@@ -275,9 +330,11 @@ class CurvatureOperator(ABC):
             If the product holds NaN or infinity; the message names the batch and the parameter.
         """
         self._check(vectors)
-        columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
-        products = [self.ranks.sum_(product) for product in self.partial_products(columns)]
-        return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
+        with _neutral():
+            given = vectors.clone() if vectors.is_inference() else vectors
+            columns = [given] if given.dim() == 1 else [column.contiguous() for column in given.T]
+            products = [self.ranks.sum_(product) for product in self.partial_products(columns)]
+            return products[0] if given.dim() == 1 else torch.stack(products, dim=1)
 
     def partial_products(self, columns: Sequence[Tensor]) -> list[Tensor]:
         """Part, of this rank, of M v for each flat vector (p,), which all ranks give alike; the parts add up to M v.
@@ -289,15 +346,19 @@ class CurvatureOperator(ABC):
         """
         built = self._build()
         products = built.products(columns)
+        # Forward over reverse may divide zero by zero where double backward does not (the determinant of a matrix with
+        # equal singular values).
+        if built.mode == "traced" and self._precision == "full" and _not_finite(products):
+            built.step_down("its product is not finite")
+            products = built.products(columns)
         self.matvecs += len(columns)
 
         def check() -> None:
-            for column, product in zip(columns, products, strict=True):
-                # A sum is finite only if every entry is, unless it overflows itself, which the second look rules out.
-                if not math.isfinite(product.sum()) and not product.isfinite().all():
-                    if not column.isfinite().all():
-                        raise NonFiniteError("The vector that the operator was to be multiplied with is not finite.")
-                    raise built.diagnose(column)
+            if place := _not_finite(products):
+                column = columns[place - 1]
+                if not column.isfinite().all():
+                    raise NonFiniteError("The vector that the operator was to be multiplied with is not finite.")
+                raise built.diagnose(column)
 
         self.ranks.together(check)
         return products
@@ -355,7 +416,8 @@ class CurvatureOperator(ABC):
 
     def _build(self) -> Linearised:
         if self._built is None:
-            self._built = self.ranks.together(self._linearise)
+            with _neutral():
+                self._built = self.ranks.together(self._linearise)
             self._value = self.ranks.total(self._built.value)
         return self._built
 
@@ -372,6 +434,23 @@ class CurvatureOperator(ABC):
                 f"The operator is {self.dtype} on {self.device}, the vector {vectors.dtype} on {vectors.device}; "
                 "convert it with vector.to(operator.device, operator.dtype)."
             )
+
+
+def _not_finite(products: Sequence[Tensor]) -> int:
+    """Number, from 1 on, of the first product that is not finite; 0 where all are."""
+    for place, product in enumerate(products, 1):
+        # A sum is finite only if every entry is, unless it overflows itself, which the second look rules out.
+        if not math.isfinite(product.sum()) and not product.isfinite().all():
+            return place
+    return 0
+
+
+def _neutral() -> AbstractContextManager[object]:
+    """Neutral modes of PyTorch, where the caller has set others."""
+    usual = not torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
+    if usual and not (torch.cuda.is_available() and torch.is_autocast_enabled("cuda")):
+        return nullcontext()
+    return neutral_modes()
 
 
 class Sliced:
@@ -396,6 +475,11 @@ class Sliced:
         """The same at full precision, as of the operator."""
         reference = self._operator.reference
         return None if reference is None else Sliced(reference)
+
+    @property
+    def product_error(self) -> float:
+        """Of the operator."""
+        return self._operator.product_error
 
     @property
     def attributes(self) -> dict[str, str | int | float]:

@@ -187,18 +187,24 @@ def saved_bytes(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
     """Bytes that autograd keeps for the graphs that `build` makes, those of `beside` not counted."""
     # Weak, and of the storage: tensors that share one are counted once, and no address is used again meanwhile.
     reference = cast("Callable[[Any], Any]", StorageWeakRef)
-    given = {reference(tensor.untyped_storage()) for tensor in beside}
+    given = {reference(storage) for storage in map(_storage_of, beside) if storage is not None}
     found: dict[Any, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        found[reference(storage)] = storage.nbytes()
+        storage = _storage_of(tensor)
+        if storage is not None:
+            found[reference(storage)] = storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         graphs = build()  # noqa: F841 - alive until all is counted
         # What was saved on the way, for a gradient that has been taken since, is gone.
         return sum(size for storage, size in found.items() if storage not in given and not storage.expired())
+
+
+def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
+    """The storage of a tensor that has one; sparse ones have none of their own."""
+    return tensor.untyped_storage() if tensor.layout == torch.strided and not tensor.is_nested else None
 
 
 def count_work(forward: Callable[[], Any]) -> ForwardWork:

@@ -15,8 +15,10 @@ from torch.utils import _pytree as pytree
 
 from hesspec._ranks import Ranks, collectives_of_model
 from hesspec.errors import NonFiniteError
-from hesspec.operators.batches import Batch, Batches, octets, pair
+from hesspec.operators.batches import Batch, Batches
 from hesspec.operators.content import architecture, digest, loss_with_settings
+from hesspec.operators.fingerprints import octets
+from hesspec.operators.items import as_pair
 from hesspec.operators.losses import Loss, LossFunction
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.risk import refuse_active_modules
@@ -263,7 +265,7 @@ class CentralDifferenceHessian:
 
     def _without_terms(self) -> Batch:
         """A batch of a rank all of whose targets are ignored: it has no share in the loss."""
-        inputs, targets = pair(0, next(iter(self._data)))
+        inputs, targets = as_pair(0, next(iter(self._data)))
 
         def placed(leaf: Tensor) -> Tensor:
             return leaf.to(device=self.device, dtype=self.dtype if leaf.is_floating_point() else leaf.dtype)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hesspec.operators.batches import octets
+from hesspec.operators.fingerprints import octets
 
 __all__ = ["architecture", "digest", "loss_with_settings"]
 

@@ -98,7 +98,10 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
         If not even one sample fits into the budget.
     """
     start = time.perf_counter()
-    parts, cut = cut_to_fit(risk, next(iter(risk.batches)), 1, lambda part: passes.bytes(part).least, budget)
+    while True:
+        parts, cut = cut_to_fit(risk, next(iter(risk.batches)), 1, lambda part: passes.bytes(part).least, budget)
+        if passes.settle(cut[0]):
+            break
     trace_seconds = time.perf_counter() - start
     part = cut[0]
     size = passes.bytes(part)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 
 from hesspec.operators.base import SumOverBatches
+from hesspec.operators.differences import Differences
 from hesspec.operators.hessian import differentiate_gradient, materialised
 from hesspec.operators.losses import LossFunction
 from hesspec.operators.output_curvature import OUTPUT_CURVATURES, check_output_curvature
@@ -39,7 +40,7 @@ class GaussNewtonForm:
             return differentiable_outputs(predict(t))[0]
 
         def of_outputs(o: tuple[Tensor, ...]) -> Tensor:
-            return loss(rebuild(o))
+            return loss(rebuild(o), theta)
 
         tangent = jvp(tensors, (theta,), (v,))[1]
         curve = loss.curvature(structure, self.part)
@@ -58,18 +59,22 @@ class GaussNewtonForm:
         u = [torch.zeros_like(head, requires_grad=True) for head in heads]
         pulled = torch.autograd.grad(heads, leaves, u, create_graph=True, allow_unused=True)
         reached = [i for i, part in enumerate(pulled) if part is not None and part.requires_grad]
-        pulled = [pulled[i] for i in reached]
-        curve = _curve(loss, self.part, rebuild, outputs, live)
+        live_parts = [pulled[i] for i in reached]
+        curve = _curve(loss, self.part, rebuild, outputs, live, theta)
 
         def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
             given = [tangents[i] for i in reached]
-            pushed = torch.autograd.grad(pulled, u, given, retain_graph=True, allow_unused=True)
+            pushed = torch.autograd.grad(live_parts, u, given, retain_graph=True, allow_unused=True)
             curved = curve(materialised(pushed, u))
             return materialised(
                 torch.autograd.grad(heads, leaves, curved, retain_graph=True, allow_unused=True), leaves
             )
 
         return apply
+
+    def difference(self, differences: Differences, tangents: Sequence[Tensor], displacement: float) -> list[Tensor]:
+        """J^T A J v, with differences for J v and, where A is all of the output curvature, for A (J v)."""
+        return differences.gauss_newton(tangents, displacement, self.part)
 
 
 class GaussNewton(SumOverBatches):
@@ -109,6 +114,9 @@ class GaussNewton(SumOverBatches):
         memory: str | int | None = None,
         precision: str = "full",
         output_curvature: str = "full",
+        mode: str = "auto",
+        verify: bool = True,
+        batch_statistics: bool = False,
         traces: Traces | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -116,12 +124,26 @@ class GaussNewton(SumOverBatches):
             known = ", ".join(map(repr, OUTPUT_CURVATURES))
             raise ValueError(f"output_curvature={output_curvature!r} is unknown; it is one of {known}.")
         super().__init__(
-            model, loss_fn, data, params, terms=terms, memory=memory, precision=precision, traces=traces, group=group
+            model,
+            loss_fn,
+            data,
+            params,
+            terms=terms,
+            memory=memory,
+            precision=precision,
+            mode=mode,
+            verify=verify,
+            batch_statistics=batch_statistics,
+            traces=traces,
+            group=group,
         )
         self._form: GaussNewtonForm = GaussNewtonForm(output_curvature)
         if output_curvature != "full":
             first = next(iter(self._risk.batches))
             check_output_curvature(output_curvature, self._risk.loss.function, first.targets)
+
+    def _check_loss(self) -> None:
+        self._risk.split("G")
 
     @property
     def attributes(self) -> dict[str, str | int | float]:
@@ -140,13 +162,14 @@ def _curve(
     rebuild: Callable[[tuple[Tensor, ...]], Any],
     outputs: Sequence[Tensor],
     live: Sequence[int],
+    theta: Named,
 ) -> Apply:
     """d^2 l / d f^2 in those outputs that depend on the parameters: in closed form, else from a kept graph."""
     at = tuple(output.detach().requires_grad_(i in live) for i, output in enumerate(outputs))
     with torch.no_grad():
         known = loss.curvature(rebuild(at), part)
     if known is None:
-        return differentiate_gradient(loss(rebuild(at)), [at[i] for i in live])
+        return differentiate_gradient(loss(rebuild(at), theta), [at[i] for i in live])
 
     def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         given = dict(zip(live, tangents, strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from hesspec.operators.base import SumOverBatches
+from hesspec.operators.differences import Differences
 from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
 
@@ -24,14 +25,18 @@ class HessianForm:
         """Forward over reverse: d/dt grad L(theta + t v)."""
 
         def risk(t: Named) -> Tensor:
-            return loss(predict(t))
+            return loss(predict(t), t)
 
         product: Named = jvp(grad(risk), (theta,), (v,))[1]
         return product
 
     def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
         """Reverse over reverse: the gradient of <grad L, v>."""
-        return differentiate_gradient(loss(predict(theta)), tuple(theta.values()))
+        return differentiate_gradient(loss(predict(theta), theta), tuple(theta.values()))
+
+    def difference(self, differences: Differences, tangents: Sequence[Tensor], displacement: float) -> list[Tensor]:
+        """Difference of two gradients."""
+        return differences.hessian(tangents, displacement)
 
 
 class Hessian(SumOverBatches):
@@ -74,7 +79,7 @@ def differentiate_gradient(value: Tensor, leaves: Sequence[Tensor]) -> Apply:
     )
     # Parts of the gradient that do not depend on the parameters have no graph, and no curvature.
     places = [i for i, part in enumerate(gradient) if part is not None and part.requires_grad]
-    curved = [gradient[i] for i in places]
+    curved = [part for part in gradient if part is not None and part.requires_grad]
 
     def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         if not curved:

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from hesspec.errors import NonFiniteError
+from hesspec.errors import InputError, NonFiniteError
 from hesspec.operators.batches import Batch
+from hesspec.operators.differences import Differences, settled
 from hesspec.operators.linearised import KeptPasses
+from hesspec.operators.losses import Loss
+from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.passes import Passes, PrimalPass
+from hesspec.operators.plain import PlainModel
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
 from hesspec.operators.rows import LogitRows
 from hesspec.operators.tracing import Group, LinearTrace
@@ -48,13 +52,17 @@ class JacobianPasses(Passes):
     One graph has both, so that a push and a pull share all that the primal pass leaves.
     """
 
+    # A graph that is built again for every push and every pull would cost more than differences.
+    ways = ("traced", "double backward", "differences")
+    summed = True
+
     def _traced_as(self) -> Hashable:
         return JacobianPasses
 
     def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:
-        values = self._risk.parameters.values
+        values = self.risk.parameters.values
         with self._fake(batch) as (theta, fixed, inputs, targets), torch.no_grad():
-            predict, loss = self._risk.functions(fixed, inputs, targets)
+            predict, loss = self.risk.functions(fixed, inputs, targets)
             logits = _logits(loss, predict(theta))
             shape, dtype, device = tuple(logits.shape), logits.dtype, logits.device
         cotangent = torch.empty(shape, dtype=dtype, device=device)
@@ -108,6 +116,63 @@ class JacobianPasses(Passes):
 
         return logits, push, pull
 
+    def _plainly(self, plain: PlainModel, batch: Batch) -> JacobianPass:
+        parameters, held = self.risk.parameters, functools.partial(self._held, plain)
+
+        def at_logits(differences: Differences) -> tuple[int, Tensor]:
+            with torch.no_grad():
+                outputs = differences.outputs()
+            logits = _logits(self.risk.loss, outputs)
+            return next(i for i, head in enumerate(differentiable_outputs(outputs)[0]) if head is logits), logits
+
+        with held():
+            place, logits = at_logits(self.risk.differences(plain, batch))
+
+        def push(tangents: Sequence[Tensor]) -> Tensor:
+            with held():
+                differences, given = self.risk.differences(plain, batch), parameters.natural(tangents)
+                if self.displacement is None:
+                    found = settled(lambda h: differences.pushed(given, h), differences.dtype)
+                    self.displacement = found.displacement
+                return differences.pushed(given, self.displacement * self.stretch)[place]
+
+        def pull(cotangent: Tensor) -> Sequence[Tensor]:
+            with held():
+                differences = self.risk.differences(plain, batch)
+                heads = differentiable_outputs(differences.outputs())[0]
+                given = [torch.zeros_like(head) for head in heads]
+                given[place] = cotangent.to(given[place].dtype)
+                pulled = parameters.real(differences.pulled(given))
+            return [part.to(parameters.dtype) for part in pulled]
+
+        return self._in_rows(batch, logits, push, pull)
+
+    def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """J^T J v of the logits."""
+        jacobian: JacobianPass = JacobianPasses.build(self, batch).apply
+        with torch.no_grad():
+            return list(jacobian.pull(jacobian.push(tangents)))
+
+    def trial_by_differences(
+        self, differences: Differences, tangents: Sequence[Tensor], displacement: float
+    ) -> list[Tensor]:
+        """J^T J v of the logits by differences."""
+        pushed = differences.pushed(tangents, displacement)
+        outputs = differences.outputs()
+        logits = _logits(self.risk.loss, outputs)
+        heads = differentiable_outputs(outputs)[0]
+        return differences.pulled(
+            [u if head is logits else torch.zeros_like(u) for u, head in zip(pushed, heads, strict=True)]
+        )
+
+    def trial_in_place(
+        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """J^T J v of the logits by double backward."""
+        _, push, pull = self._retained(predict, loss, theta)
+        pulled: Sequence[Tensor] = pull(push(tangents))
+        return pulled
+
     def _retain(self, batch: Batch) -> PrimalPass:
         value, (logits, push, pull), unused = super()._retain(batch)
         return PrimalPass(value, self._in_rows(batch, logits.detach(), push, pull), unused)
@@ -119,7 +184,7 @@ class JacobianPasses(Passes):
         push: Callable[[Sequence[Tensor]], Tensor],
         pull: Callable[[Tensor], Sequence[Tensor]],
     ) -> JacobianPass:
-        rows = LogitRows.of(self._risk.loss, logits, batch.targets, batch.share)
+        rows = LogitRows.of(self.risk.loss, logits, batch.targets, batch.share)
         return JacobianPass(rows, lambda tangents: rows.flat(push(tangents)), lambda u: pull(rows.shaped(u, logits)))
 
 
@@ -245,8 +310,8 @@ class CoupledRisk(LinearisedModel):
         return NonFiniteError("The sum of the batches' matvecs is not finite, though J v is in each of them.")
 
 
-def _logits(loss: OutputLoss, outputs: Any) -> Tensor:
+def _logits(loss: OutputLoss | Loss, outputs: Any) -> Tensor:
     taken = loss.taken(outputs)
     if not isinstance(taken, Tensor):
-        raise ValueError(f"The model returned {type(taken).__name__}; the class structure needs a tensor of logits.")
+        raise InputError(f"The model returned {type(taken).__name__}; the class structure needs a tensor of logits.")
     return taken

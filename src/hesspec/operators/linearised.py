@@ -17,7 +17,7 @@ from torch import Tensor
 from hesspec._heap import Hold, from_heap
 from hesspec._memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
-from hesspec.operators.batches import Batch, can_be_split
+from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes
 from hesspec.operators.passes import CurvatureForm, MatrixPasses, Passes
 from hesspec.operators.precision import arithmetic
@@ -109,6 +109,11 @@ class KeptPasses:
             self._hold = None
         self.seconds = time.perf_counter() - start
         logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
+        if self._places and len(self._unused) == len(risk.parameters.names):
+            raise ValueError(
+                "None of the selected parameters influences the loss. Its graph may be cut, as by .detach(), "
+                "torch.no_grad(), .item() or argmax in the model or the loss: loss.backward() must give gradients."
+            )
         if self._unused and risk.ranks.rank == 0:
             shown = ", ".join(name for name in risk.parameters.names if name in self._unused)
             warnings.warn(
@@ -133,7 +138,17 @@ class KeptPasses:
         whole = f"{batches} batches" if self._places <= batches else f"{self._places} parts of {batches} batches"
         kept = f"primal passes kept for {len(self._kept)} of {whole}, {in_words(self.kept_bytes)}"
         peak = f"predicted peak {in_words(self.predicted_peak)}"
-        return "; ".join([self._passes.why, kept, peak, *self._steps])
+        return "; ".join([self._passes.reason, kept, peak, *self._steps])
+
+    @property
+    def error(self) -> float:
+        """Error of products, relative to their norm, that verification found, where rounding does not leave as much."""
+        return self._full.error
+
+    def step_down(self, why: str) -> None:
+        """Compute products in the next way."""
+        self._full.step_down(why)
+        self._surviving(self._prepare)
 
     @property
     def kept_batches(self) -> int:
@@ -160,6 +175,12 @@ class KeptPasses:
         other._passes = self._full  # noqa: SLF001
         if self._passes.precision == "bfloat16":
             other._kept, other._parts = {}, dict(self._parts)  # noqa: SLF001
+        return other
+
+    def at_twice_the_displacement(self) -> Self:
+        """The same matrix with differences over twice the displacement."""
+        other = copy.copy(self)
+        other._passes, other._kept = self._passes.at_twice_the_displacement(), {}  # noqa: SLF001
         return other
 
     def _fault(self) -> NonFiniteError | None:
@@ -199,6 +220,9 @@ class KeptPasses:
         shared: dict[int, int] = {}
         for batch in self._risk.batches:
             parts = self._fitting(batch)
+            if not self._places:
+                while not self._full.settle(parts[0]):
+                    parts = self._fitting(batch)
             for number, part in enumerate(parts):
                 size = self._bytes(part)
                 shared[part.samples] = size.shared
@@ -392,13 +416,13 @@ def cut_to_fit(
 
 
 def _most_parts(batch: Batch) -> int:
-    return batch.samples if can_be_split(batch) else 1
+    return 1 if batch.indivisible else batch.samples
 
 
 def _too_large(batch: Batch, need: int, budget: int) -> BudgetError:
-    single = batch.samples == 1 or can_be_split(batch)
-    what = "One sample" if single else f"Batch {batch.index}, which cannot be split into samples,"
-    advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches."
+    single = batch.samples == 1 or not batch.indivisible
+    what = "One sample" if single else f"Batch {batch.index}, which cannot be cut ({batch.indivisible}),"
+    advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches where that is the same loss."
     return BudgetError(
         f"{what} takes {in_words(need)} beside the model, as predicted, and the memory for it is "
         f"{in_words(budget)}. {advice}"

@@ -22,7 +22,19 @@ class ParameterSelection:
     model : torch.nn.Module
     params : None, str, Module, Parameter, or an iterable of them
         Names, glob patterns ("features.*.weight"), submodules or parameters of the model. By default every parameter
-        that requires a gradient. Tied parameters are one.
+        that requires a gradient. Tied parameters are one, by whichever of their names they are selected.
+
+    Attributes
+    ----------
+    names : tuple of str
+    parameters : tuple of torch.nn.Parameter
+        The model's own.
+    values : tuple of Tensor
+        Copies of their values. A complex parameter is a pair of reals: its value here has the shape (..., 2) of
+        `torch.view_as_real`.
+    shapes, sizes, count
+        Of these values, and the number of entries of all.
+    dtype, device
 
     Raises
     ------
@@ -33,7 +45,7 @@ class ParameterSelection:
 
     def __init__(self, model: nn.Module, params: ParameterSpec = None) -> None:
         everything = dict(model.named_parameters())
-        chosen = _choose(everything, params)
+        chosen = _choose(everything, dict(model.named_parameters(remove_duplicate=False)), params)
         self.names = tuple(name for name in everything if name in chosen)
         if not self.names:
             raise ValueError(
@@ -41,17 +53,34 @@ class ParameterSelection:
                 "or call requires_grad_() on those that are meant."
             )
         # A copy: the operator is the curvature at this point, whatever a training loop does to the model afterwards.
-        self.values = tuple(everything[name].detach().clone() for name in self.names)
+        self.parameters = tuple(everything[name] for name in self.names)
+        self._complex = tuple(value.is_complex() for value in self.parameters)
+        self.values = tuple(
+            torch.view_as_real(value.detach().resolve_conj()).clone() if value.is_complex() else value.detach().clone()
+            for value in self.parameters
+        )
         self.shapes = tuple(value.shape for value in self.values)
         self.sizes = tuple(value.numel() for value in self.values)
         self.count = sum(self.sizes)
-        self.dtype: torch.dtype = _common("dtype", {name: everything[name].dtype for name in self.names})
+        self.dtype: torch.dtype = _common(
+            "dtype", dict(zip(self.names, (value.dtype for value in self.values), strict=True))
+        )
         self.device: torch.device = _common("device", {name: everything[name].device for name in self.names})
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"The selected parameters are {self.dtype}; curvature is measured in float32 or float64. "
                 "Convert the model with model.float() or model.double()."
             )
+
+    def natural(self, values: Iterable[Tensor]) -> list[Tensor]:
+        """Tensors shaped as `values` in the form that the model has: those of complex parameters are complex."""
+        return [
+            torch.view_as_complex(value) if pair else value for value, pair in zip(values, self._complex, strict=True)
+        ]
+
+    def real(self, values: Iterable[Tensor]) -> list[Tensor]:
+        """Return the inverse of `natural`."""
+        return [torch.view_as_real(value) if pair else value for value, pair in zip(values, self._complex, strict=True)]
 
     def to_named(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of a flat vector (p,), shaped and named as the parameters are.
@@ -90,15 +119,19 @@ class ParameterSelection:
         return torch.cat([named[name].reshape(-1) for name in self.names])
 
 
-def _choose(everything: Mapping[str, nn.Parameter], params: ParameterSpec) -> set[str]:
+def _choose(
+    everything: Mapping[str, nn.Parameter], aliases: Mapping[str, nn.Parameter], params: ParameterSpec
+) -> set[str]:
+    """Names among `everything` that a selection means; `aliases` has all names of tied parameters."""
     if params is None:
         return {name for name, parameter in everything.items() if parameter.requires_grad}
     chosen: set[str] = set()
     for item in [params] if isinstance(params, str | nn.Module | nn.Parameter) else params:
         if isinstance(item, str):
-            matches = set(fnmatch.filter(everything, item))
+            meant = {id(aliases[name]) for name in fnmatch.filter(aliases, item)}
+            matches = {name for name, parameter in everything.items() if id(parameter) in meant}
             if not matches:
-                raise ValueError(unknown("parameter or pattern", item, everything))
+                raise ValueError(unknown("parameter or pattern", item, aliases))
         elif isinstance(item, nn.Module | nn.Parameter):
             wanted = set(map(id, item.parameters() if isinstance(item, nn.Module) else [item]))
             matches = {name for name, parameter in everything.items() if id(parameter) in wanted}

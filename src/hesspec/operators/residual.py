@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from hesspec.operators.base import SumOverBatches
-from hesspec.operators.hessian import differentiate_gradient
+from hesspec.operators.differences import Differences
+from hesspec.operators.gauss_newton import GaussNewtonForm
+from hesspec.operators.hessian import HessianForm, differentiate_gradient
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
@@ -23,8 +26,11 @@ class ResidualForm:
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """Forward over reverse on <f, delta>."""
+        if loss.reaches:
+            whole, part = (form.product(predict, loss, theta, v) for form in (HessianForm(), GaussNewtonForm()))
+            return {name: whole[name] - part[name] for name in whole}
         outputs, rebuild = differentiable_outputs(predict(theta))
-        delta = grad(lambda o: loss(rebuild(o)))(outputs)
+        delta = grad(lambda o: loss(rebuild(o), theta))(outputs)
 
         def weighted(t: Named) -> Tensor:
             tensors, _ = differentiable_outputs(predict(t))
@@ -35,10 +41,17 @@ class ResidualForm:
 
     def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
         """Reverse over reverse on <f, delta>."""
+        if loss.reaches:
+            whole, part = (form.retained(predict, loss, theta) for form in (HessianForm(), GaussNewtonForm()))
+            return lambda tangents: [a - b for a, b in zip(whole(tangents), part(tangents), strict=True)]
         outputs, rebuild = differentiable_outputs(predict(theta))
         at = tuple(output.detach().requires_grad_() for output in outputs)
-        delta = torch.autograd.grad(loss(rebuild(at)), at, allow_unused=True, materialize_grads=True)
+        delta = torch.autograd.grad(loss(rebuild(at), theta), at, allow_unused=True, materialize_grads=True)
         return differentiate_gradient(_inner(outputs, delta), tuple(theta.values()))
+
+    def difference(self, differences: Differences, tangents: Sequence[Tensor], displacement: float) -> list[Tensor]:
+        """Difference of the products of the Hessian and of the Gauss-Newton matrix."""
+        return differences.residual(tangents, displacement)
 
 
 class Residual(SumOverBatches):
@@ -46,12 +59,16 @@ class Residual(SumOverBatches):
 
     .. math:: H = \frac1N \sum_i \sum_c \frac{\partial \ell_i}{\partial f_c} \nabla^2_\theta f_c(x_i; \theta)
 
-    It is the Hessian of <f(theta), delta> with delta = dl/df held constant.
+    It is the Hessian of <f(theta), delta> with delta = dl/df held constant. Where the loss reaches the parameters on
+    another way than through the outputs, as a penalty on the weights does, H is all of Hess - G.
 
     See `CurvatureOperator` for parameters, errors and conventions.
     """
 
     _form = ResidualForm()
+
+    def _check_loss(self) -> None:
+        self._risk.split("H")
 
 
 def _inner(outputs: tuple[Tensor, ...], delta: tuple[Tensor, ...]) -> Tensor:

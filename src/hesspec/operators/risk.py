@@ -2,82 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Self, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.parallel import DistributedDataParallel
 
 from hesspec._ranks import Ranks
+from hesspec.operators.ambient import differentiable_kernels, neutral_modes, preserved_randomness
 from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.captured import Capture, CapturedLoss, find_capture, without_curvature, words_of_split
+from hesspec.operators.closure import Bound
+from hesspec.operators.differences import Differences
+from hesspec.operators.first_pass import copied
+from hesspec.operators.inspection import Inspection, few_samples, inspect_model
+from hesspec.operators.items import arguments
 from hesspec.operators.losses import Loss, LossFunction
-from hesspec.operators.output_curvature import output_curvature
-from hesspec.operators.outputs import differentiable_outputs
+from hesspec.operators.module import ModuleState, holders, private_copy, reparametrised, settings, unwrapped
+from hesspec.operators.output_loss import Named, OutputLoss, Predict
 from hesspec.operators.parameters import ParameterSelection, ParameterSpec
-from hesspec.operators.shards import check_share
-from hesspec.operators.substitutes import Substitutes
+from hesspec.operators.plain import PlainModel
+from hesspec.operators.shards import check_cut, check_share
 from hesspec.operators.traces import Traces
 
-__all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "differentiable_kernels", "refuse_active_modules"]
+__all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "refuse_active_modules"]
 
-Named = dict[str, Tensor]
-Predict = Callable[[Named], Any]
-
-
-class OutputLoss:
-    """The loss of one batch as a function of the model's outputs."""
-
-    def __init__(self, loss: Loss, targets: Any) -> None:
-        self._loss, self._targets = loss, targets
-
-    def __call__(self, outputs: Any) -> Tensor:
-        """Loss at these outputs, a scalar."""
-        return self._loss(outputs, self._targets)
-
-    def taken(self, outputs: Any) -> Any:
-        """What of the model's outputs the loss function is given."""
-        return self._loss.taken(outputs)
-
-    def curvature(self, outputs: Any, part: str = "full") -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None:
-        """Products with d^2 l / d f^2 in closed form, where there is one.
-
-        Parameters
-        ----------
-        outputs
-            What the model returned, any structure. It enters as a constant.
-        part : {"full", "true-vs-rest", "within-competitor"}, optional
-            See `hesspec.operators.output_curvature.output_curvature`.
-
-        Returns
-        -------
-        callable or None
-            From tangents of the differentiable tensors of `outputs` (see `differentiable_outputs`) to the products, one
-            for each; None where the curvature of this loss has to be had by automatic differentiation.
-
-        Raises
-        ------
-        ValueError
-            If the loss does not have this part, or a part is asked for and the logits are not among the outputs.
-        """
-        taken = self._loss.taken(outputs)
-        places = [i for i, tensor in enumerate(differentiable_outputs(outputs)[0]) if tensor is taken]
-        curve = output_curvature(self._loss.function, taken, self._targets, part) if places else None
-        if curve is None:
-            if part != "full":
-                raise ValueError(
-                    f"output_curvature={part!r} needs the logits that the loss is given among the tensors that the "
-                    f"model returns, and this {type(outputs).__name__} does not hold them; let the model return them."
-                )
-            return None
-        return lambda tangents: tuple(
-            curve(tangent) if i == places[0] else torch.zeros_like(tangent) for i, tangent in enumerate(tangents)
-        )
+OF_THE_BATCH = "its loss is that with its own batch statistics"
 
 
 class EmpiricalRisk:
@@ -86,7 +43,7 @@ class EmpiricalRisk:
     Parameters
     ----------
     model : torch.nn.Module
-        In evaluation mode.
+        In evaluation mode. A private copy of it is what products run, so that later changes have no effect.
     loss_fn : callable
         See `hesspec.operators.losses.Loss`.
     data : iterable of (inputs, targets)
@@ -95,10 +52,23 @@ class EmpiricalRisk:
         See `hesspec.operators.parameters.ParameterSelection`.
     terms : callable, optional
         See `hesspec.operators.losses.Loss`.
+    mode : str, optional
+        How products are computed; see `hesspec.operators.passes.Passes`.
+    verify : bool, optional
+        Whether products are compared with differences of first derivatives.
+    batch_statistics : bool, optional
+        Whether batch norm in training mode is allowed: each batch is then one function of the weights, and never cut.
     traces : Traces, optional
         Where its traces are kept; by default they are its own.
     group : ProcessGroup, optional
         Processes each of which has batches of its own, of the same data.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The user's, without wrappers.
+    model : torch.nn.Module
+        The private copy; the user's own where that cannot be copied.
 
     Raises
     ------
@@ -115,38 +85,258 @@ class EmpiricalRisk:
         params: ParameterSpec = None,
         *,
         terms: Callable[[Any], float] | None = None,
+        mode: str = "auto",
+        verify: bool = True,
+        batch_statistics: bool = False,
         traces: Traces | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise ValueError(f"model is a {type(model).__name__}; it has to be a torch.nn.Module.")
-        if isinstance(model, DistributedDataParallel):
-            # What it does in a backward pass, averaging gradients over its own group, is not for products.
-            model = model.module
+            raise ValueError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
         _refuse_sharded(model)
-        refuse_active_modules(model)
+        self.module = unwrapped(model)
+        refuse_active_modules(self.module, batch_statistics=batch_statistics)
         self.ranks = Ranks(group)
-        self.model, self.loss_fn = model, loss_fn
+        self.loss_fn, self.mode, self.verify = loss_fn, mode, verify
         self.traces = Traces() if traces is None else traces
-        self.parameters = ParameterSelection(model, params)
+        self.parameters = ParameterSelection(self.module, params)
         self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
         device, dtype = self.parameters.device, self.parameters.dtype
-        check_share(data, self.ranks)
-        self.batches = Batches(data, self.loss, device=device, dtype=dtype, ranks=self.ranks)
-        everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        everything = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         _refuse_other_weights(self.ranks, everything)
-        self.fixed = {
-            name: value.detach().clone() for name, value in everything.items() if name not in self.parameters.names
-        }
+        fixed = {name: value for name, value in everything.items() if name not in self.parameters.names}
+        self.fixed = {name: value.detach().clone() for name, value in fixed.items()}
+        self._fixed_tensors = list(fixed.values())
+        self.model = self._own_copy(batch_statistics)
+        self._called = self._closed(self.model)
+        self._places = holders(self.module)
+        self.settings = settings(self.module)
+        self.capture: Capture | None = None
+        self._state: ModuleState | None = None
+        self._inspection: Inspection | None = None
+        check_share(data, self.ranks)
+        self.batches = Batches(
+            data,
+            self.loss,
+            device=device,
+            dtype=dtype,
+            ranks=self.ranks,
+            model=self.module,
+            forward=self._first_outputs,
+            whole=OF_THE_BATCH if batch_statistics else "",
+        )
+        check_cut(data, self.batches.indivisible, self.ranks)
+
+    def _closed(self, module: nn.Module) -> nn.Module:
+        """The module, or, for a loss that is a closure, the module that gives the loss."""
+        return module if self.loss.closure is None else Bound(module, self.loss.closure)
+
+    def _first_outputs(self, inputs: Any) -> Any:
+        """Outputs at the operator's parameters, for the look at the loss; nothing of the copy changes."""
+        state = ModuleState(self.model)
+        try:
+            with preserved_randomness(), neutral_modes():
+                return self.outputs({name: value.clone() for name, value in self.fixed.items()}, inputs)
+        finally:
+            state.restore()
+
+    def outputs(self, fixed: Named, inputs: Any, named: Named | None = None) -> Any:
+        """Outputs of the private copy with these buffers and other parameters.
+
+        Parameters
+        ----------
+        fixed : dict
+        inputs
+            Of a batch.
+        named : dict, optional
+            Values of the selected parameters, in place of this point's own.
+        """
+        if named is None:
+            named = dict(zip(self.parameters.names, self.parameters.values, strict=True))
+        args, kwargs = self._arguments(inputs)
+        natural = zip(named, self.parameters.natural(named.values()), strict=True)
+        prefix = "" if self.loss.closure is None else "model."
+        values = {prefix + name: value for name, value in (*fixed.items(), *natural)}
+        return functional_call(self._called, values, args, kwargs)
+
+    def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return arguments(inputs) if self.loss.closure is None else ((inputs,), {})
+
+    def _own(self, inputs: Any) -> Any:
+        """Inputs that a forward pass may change."""
+        return copied(inputs) if self.batches.changes_inputs else inputs
+
+    def _own_copy(self, batch_statistics: bool) -> nn.Module:
+        selected = zip(self.parameters.parameters, self.parameters.natural(self.parameters.values), strict=True)
+        copied = private_copy(
+            self.module, {**dict(selected), **dict(zip(self._fixed_tensors, self.fixed.values(), strict=True))}
+        )
+        if copied is None:
+            return self.module
+        if batch_statistics:
+            for part in copied.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training:  # noqa: SLF001
+                    # Without running statistics to update, which are not part of the loss.
+                    part.track_running_stats = False
+        return copied
+
+    @property
+    def inspection(self) -> Inspection:
+        """What a first real pass over a few samples told."""
+        if self._inspection is None:
+            batch = next(iter(self.batches))
+            self._inspection = inspect_model(self, few_samples(self.batches, batch)[0])
+            if self._inspection.volatile:
+                self._state = ModuleState(self.model)
+        return self._inspection
 
     def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
         """The model as a function of named parameters, and the loss as a function of its outputs, on one batch."""
 
         def predict(named: Named) -> Any:
-            args, kwargs = _arguments(inputs)
-            return functional_call(self.model, {**fixed, **named}, args, kwargs)
+            try:
+                # What the forward pass overwrites it gets as a copy.
+                moved = {name: fixed[name].clone() for name in self.inspection.moved}
+                return self.outputs({**fixed, **moved}, self._own(inputs), named)
+            finally:
+                if self._state is not None:
+                    self._state.restore()
 
-        return predict, OutputLoss(self.loss, targets)
+        reaches = self.inspection.reaches
+        return self._split(predict, OutputLoss(self.loss, targets, self._around if reaches else None, reaches=reaches))
+
+    def in_place(self, plain: PlainModel, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
+        """The same functions of the user's own module, at the parameters that `plain` holds instead of given ones."""
+
+        def predict(named: Named) -> Any:  # noqa: ARG001 - the parameters are in place
+            args, kwargs = self._arguments(self._own(inputs))
+            return plain(*args, **kwargs)
+
+        return self._split(predict, OutputLoss(self.loss, targets, reaches=self.inspection.reaches))
+
+    def _split(self, predict: Predict, loss: OutputLoss) -> tuple[Predict, OutputLoss]:
+        """The functions that the Gauss-Newton matrix is of: those of what is captured in the model, where it is."""
+        if self.capture is None:
+            return predict, loss
+        return self.capture.predict(predict, loss), CapturedLoss(self.capture, predict, loss)
+
+    def split(self, matrix: str) -> None:
+        """Find the outputs that the Gauss-Newton matrix and the residual are of, where they are not the model's.
+
+        Parameters
+        ----------
+        matrix : {"G", "H"}
+            Which of the two.
+
+        Raises
+        ------
+        ValueError
+            If G would be zero because the loss is linear in what the model returns.
+
+        Warns
+        -----
+        UserWarning
+            If G is of other tensors, or is zero by definition.
+        """
+        batch, _, _ = few_samples(self.batches, next(iter(self.batches)))
+
+        def find() -> tuple[Capture | None, str]:
+            with differentiable_kernels():
+                predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
+                capture = find_capture(predict, loss, self.leaves())
+                if capture is not None:
+                    predict, loss = capture.predict(predict, loss), CapturedLoss(capture, predict, loss)
+                theta = {name: value.detach() for name, value in self.leaves().items()}
+                return capture, without_curvature(lambda outputs: loss(outputs, theta), predict(theta))
+
+        self.capture, flat = self.ranks.together(find)
+        words = words_of_split(self.capture, flat, self.loss)
+        if flat == "linear" and matrix == "G":
+            raise ValueError(words)
+        if words and self.ranks.rank == 0:
+            warnings.warn(words, stacklevel=4)
+
+    def _around(self, named: Named) -> AbstractContextManager[None]:
+        """Context within which the user's own module has these parameters."""
+        pairs = zip(self.parameters.parameters, self.parameters.natural(named.values()), strict=True)
+        return reparametrised((self._places[id(own)], value) for own, value in pairs)
+
+    def plain(self, *, double: bool, found: Inspection | None = None) -> PlainModel:
+        """The user's own module and loss, to run at any parameters by plain PyTorch.
+
+        Where the module was changed since this risk was made, its private copy takes its place.
+
+        Raises
+        ------
+        ValueError
+            If it was changed, and there is no copy.
+        """
+        found = self.inspection if found is None else found
+        module, selected, fixed = self.module, self.parameters.parameters, self._fixed_tensors
+        change = self._change()
+        if change is not None:
+            if self.model is self.module:
+                raise ValueError(
+                    f"The model cannot be copied, and is not as it was when the operator was made: {change}. Make a "
+                    "new operator."
+                )
+            named = dict(self.model.named_parameters())
+            module, selected = self.model, tuple(named[name] for name in self.parameters.names)
+            everything = {**named, **dict(self.model.named_buffers())}
+            fixed = [everything[name] for name in self.fixed]
+        return PlainModel(
+            self._closed(module),
+            self.loss_fn,
+            selected,
+            dict(zip(fixed, self.fixed.values(), strict=True)),
+            double=double,
+            observers=found.observers,
+            volatile=bool(found.volatile),
+        )
+
+    def _change(self) -> str | None:
+        """What of the user's module is not what it was when this risk was made, or keeps it from being run in place."""
+        if any(tensor.is_inference() for tensor in [*self.parameters.parameters, *self._fixed_tensors]):
+            return "it was made in inference mode"
+        now = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        for name, tensor in zip(
+            [*self.parameters.names, *self.fixed], [*self.parameters.parameters, *self._fixed_tensors], strict=True
+        ):
+            if now.get(name) is not tensor:
+                return f"{name!r} is another tensor"
+        for before, line in itertools.zip_longest(self.settings, settings(self.module)):
+            if line != before:
+                return f"a part of it, {before or line}, is now {line}" if before and line else "it has other parts"
+        return None
+
+    def plainly(self, plain: PlainModel, batch: Batch) -> Callable[[], tuple[Any, Callable[[Any], Tensor]]]:
+        """Outputs of a batch and the loss as their function, of the user's own module and loss, which `plain` holds."""
+        inputs, targets = plain.converted((batch.inputs, batch.targets))
+
+        def loss(outputs: Any) -> Tensor:
+            if self.loss.closure is not None:
+                return cast("Tensor", outputs)
+            return plain.loss_fn(self.loss.taken(outputs), copied(targets) if self.loss.changes_targets else targets)
+
+        def evaluate() -> tuple[Any, Callable[[Any], Tensor]]:
+            args, kwargs = self._arguments(self._own(inputs))
+            return plain(*args, **kwargs), loss
+
+        return evaluate
+
+    def differences(self, plain: PlainModel, batch: Batch) -> Differences:
+        """Products of one batch by differences of first derivatives of the user's own module, which `plain` holds."""
+        inputs, targets = plain.converted((batch.inputs, batch.targets))
+        predict, loss = self.in_place(plain, inputs, targets)
+        values = dict(zip(self.parameters.names, self.parameters.natural(self.parameters.values), strict=True))
+        return Differences(plain, values, self.plainly(plain, batch), predict, loss)
+
+    def at(self, values: Sequence[Tensor]) -> Self:
+        """The same risk with other values of the selected parameters."""
+        other = copy.copy(self)
+        other.parameters = copy.copy(self.parameters)
+        other.parameters.values = tuple(values)
+        return other
 
     def leaves(self) -> Named:
         """The selected parameters as leaves of a new autograd graph, which share the memory of their values."""
@@ -164,35 +354,11 @@ class EmpiricalRisk:
         leaves = tuple(named.values())
         predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
         with torch.enable_grad(), differentiable_kernels():
-            value = loss(predict(named))
+            value = loss(predict(named), named)
             if not value.requires_grad:
                 return value, tuple(map(torch.zeros_like, leaves))
             gradient = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         return value.detach(), gradient
-
-
-@contextmanager
-def differentiable_kernels() -> Iterator[None]:
-    """Arithmetic that is fit for second derivatives.
-
-    Attention and the hard sigmoid keep to forms that can be differentiated twice (fused ones cannot), and cross-entropy
-    to the one whose derivatives do not cancel.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), Substitutes():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, tuple | list):
-        return tuple(inputs), {}
-    return (inputs,), {}
 
 
 def _refuse_sharded(model: nn.Module) -> None:
@@ -230,19 +396,21 @@ def _refuse_other_weights(ranks: Ranks, tensors: Mapping[str, Tensor]) -> None:
     ranks.together(compare)
 
 
-def refuse_active_modules(model: nn.Module) -> None:
+def refuse_active_modules(model: nn.Module, *, batch_statistics: bool = False) -> None:
     """Raise where the loss would not be a mean over samples, or would be another one at each call."""
     batch_norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd  # noqa: SLF001
     active = []
     for name, module in model.named_modules():
         if isinstance(module, batch_norm) and (module.training or not module.track_running_stats):
-            active.append((name, "batch statistics"))
+            if not batch_statistics:
+                active.append((name, "batch statistics"))
         elif isinstance(module, dropout) and module.training and module.p > 0:
             active.append((name, f"p={module.p}"))
     if active:
         shown = ", ".join(f"{name or type(model).__name__} ({what})" for name, what in active[:8])
         rest = f" and {len(active) - 8} more" if len(active) > 8 else ""
         raise ValueError(
-            f"Batch norm or dropout is active in {shown}{rest}: the loss is then no mean over samples. Call "
-            "model.eval(), and give batch norm running statistics (track_running_stats=True)."
+            f"Batch norm or dropout is active in {shown}{rest}: the loss is not a mean over samples. Call "
+            "model.eval(), and give batch norm running statistics (track_running_stats=True). To measure the loss with "
+            "the statistics of each batch, as in training, pass batch_statistics=True."
         )

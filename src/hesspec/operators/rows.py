@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hesspec.errors import InputError
 from hesspec.operators.losses import Loss
 from hesspec.operators.output_curvature import row_weights
 
@@ -55,16 +56,16 @@ class LogitRows:
         """
         if not isinstance(targets, Tensor) or targets.is_floating_point():
             seen = str(targets.dtype) if isinstance(targets, Tensor) else type(targets).__name__
-            raise ValueError(
+            raise InputError(
                 f"The targets are {seen}; the class structure needs the true class of every sample, as integers."
             )
         if logits.dim() < 2 or targets.shape != logits.shape[:1] + logits.shape[2:]:
-            raise ValueError(
+            raise InputError(
                 f"Logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)} do not belong "
                 "together: the class structure needs (N, C) and (N,), or (N, C, d1, ...) and (N, d1, ...)."
             )
         if logits.shape[1] < 2:
-            raise ValueError("There is one class only (the model has one logit): its softmax has no curvature.")
+            raise InputError("There is one class only (the model has one logit): its softmax has no curvature.")
         function = cast("nn.CrossEntropyLoss", loss.function)
         counted: Tensor = targets != function.ignore_index
         weights = row_weights(function, logits, targets, 1)
@@ -122,7 +123,7 @@ def check_softmax_loss(loss: Loss) -> None:
         If the loss is no `torch.nn.CrossEntropyLoss` or `torch.nn.functional.cross_entropy`.
     """
     if getattr(type(loss.function), "forward", None) is not nn.CrossEntropyLoss.forward:
-        raise ValueError(
+        raise InputError(
             f"The loss is {loss.name}; the class structure is that of softmax cross-entropy: pass "
             "torch.nn.CrossEntropyLoss(), and a model that returns logits."
         )

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils import _pytree as pytree
 
 from hesspec._ranks import Ranks
-from hesspec.operators.batches import Batch, can_be_split, check_data, pair, taken
+from hesspec.operators.division import Division, count_samples
+from hesspec.operators.items import as_pair, check_data
+from hesspec.operators.structures import flatten
 
-__all__ = ["check_share", "shard"]
+__all__ = ["check_cut", "check_share", "shard"]
 
 
 class _Shard:
@@ -21,18 +22,30 @@ class _Shard:
         count = len(data) if isinstance(data, Sized) else None
         # Beyond these, batches are cut.
         self._dealt = None if count is None else count // ranks.size * ranks.size
+        self.cut = False
+        """Whether a batch was cut in a pass over the data."""
 
     def __iter__(self) -> Iterator[Any]:
         rank, size = self._ranks.rank, self._ranks.size
         for index, item in enumerate(self._data):
             whole = self._dealt is None or index < self._dealt
-            batch = None if whole else Batch(index, *pair(index, item), 1.0)
-            if batch is not None and can_be_split(batch) and batch.samples >= size:
-                leaves, structure = batch.leaves()
-                group = torch.arange(batch.samples).tensor_split(size)[rank]
-                yield pytree.tree_unflatten(taken(leaves, group, batch.samples), structure)
+            divided = None if whole else self._divided(index, item)
+            if divided is not None:
+                division, samples = divided
+                self.cut = True
+                yield division.taken(item, torch.arange(samples, device="cpu").tensor_split(size)[rank])
             elif index % size == rank:
                 yield item
+
+    def _divided(self, index: int, item: Any) -> tuple[Division, int] | None:
+        """Where the samples of an item are, and their number; None where there are too few, or they cannot be told."""
+        sides = as_pair(index, item)
+        samples, agreed = count_samples(*sides)
+        if samples < self._ranks.size or not agreed or flatten(item)[1].opaque:
+            return None
+        if not all(Division.of(side, samples).divides for side in sides if flatten(side)[0]):
+            return None
+        return Division.of(item, samples), samples
 
     def is_empty(self) -> bool:
         """Whether this rank has nothing, of data that is not empty itself."""
@@ -48,6 +61,27 @@ def check_share(data: Iterable[Any], ranks: Ranks) -> None:
             raise ValueError(
                 f"Rank {ranks.rank} of {ranks.size} has no share of the data: there are fewer batches than ranks, and "
                 "none that can be cut into as many parts. Start fewer ranks, or use more samples or smaller batches."
+            )
+
+    ranks.together(check)
+
+
+def check_cut(data: Iterable[Any], indivisible: str, ranks: Ranks) -> None:
+    """Raise ValueError where batches were cut for the ranks that may not be cut.
+
+    Parameters
+    ----------
+    data : iterable
+    indivisible : str
+        Why batches may not be cut; "" if they may.
+    ranks : Ranks
+    """
+
+    def check() -> None:
+        if indivisible and isinstance(data, _Shard) and data.cut:
+            raise ValueError(
+                f"hesspec.shard has cut batches of the data, which cannot be: {indivisible}. Give every rank whole "
+                "batches, a multiple of the number of ranks."
             )
 
     ranks.together(check)

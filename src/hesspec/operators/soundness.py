@@ -156,11 +156,12 @@ def free_of_strides(graph: fx.Graph) -> None:
 
 def _settle(graph: fx.Graph, node: fx.Node) -> None:
     """Give an operation that addresses memory by strides a tensor that lies as recorded."""
-    source = node.args[0]
-    size, stride, *offset = node.args[1:] if node.target is aten.as_strided.default else node.args[2:]
-    value: Any = source.meta["val"]  # type: ignore[union-attr]
+    source: Any = node.args[0]
+    arguments: Sequence[Any] = node.args[1:] if node.target is aten.as_strided.default else node.args[2:]
+    size, stride, *offset = arguments
+    value: Any = source.meta["val"]
     start: Any = offset[0] if offset and offset[0] is not None else value.storage_offset()
-    last = start + sum((length - 1) * step for length, step in zip(size, stride, strict=True))  # type: ignore[call-overload]
+    last = start + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if not value.is_contiguous() or value.storage_offset() != 0 or last >= value.numel():
         raise UnsoundTraceError(f"{node.target} reads memory past the tensor that it is given")
     with graph.inserting_before(node):

@@ -6,7 +6,6 @@ Each has the value and the first derivative of the function that it takes the pl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 
@@ -210,7 +209,8 @@ def huber_loss(
     """d^2 / 2 up to |d| = delta, and linear beyond."""
     if input.shape != target.shape or delta <= 0 or (weight is not None and weight.shape != input.shape):
         # What PyTorch warns of, or refuses.
-        return F.huber_loss(input, target, reduction, delta, weight)
+        plain: Callable[..., Tensor] = F.huber_loss
+        return plain(input, target, reduction, delta, weight)
     difference = input - target
     size = difference.abs()
     losses = torch.where(size < delta, 0.5 * difference * difference, delta * (size - 0.5 * delta))
@@ -308,7 +308,8 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """g v / |v|. The second derivatives of PyTorch's kernel are wrong on the CPU (torch 2.14)."""
     # -1 says that there is one norm for all.
     others = None if dim == -1 else [other for other in range(v.dim()) if other != dim]
-    return v * (g / torch.linalg.vector_norm(v, 2, others, keepdim=dim != -1))
+    norm: Tensor = torch.linalg.vector_norm(v, 2, others, keepdim=dim != -1)
+    return v * (g / norm)
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
@@ -327,10 +328,14 @@ def _unfused(function: Callable[..., Any]) -> Callable[..., Any]:
     """A recurrent network of elementary operations: fused ones have no forward-mode rule, or no second derivative."""
 
     def recurrent(*args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as stack:
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))  # type: ignore[no-untyped-call]
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            return function(*args, **kwargs)
+        # Not `torch.backends.mkldnn.flags`, which warns of TF32 where there is none.
+        before = torch._C._get_mkldnn_enabled()  # noqa: SLF001 - as the public function does
+        torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
+        try:
+            with torch.backends.cudnn.flags(enabled=False):
+                return function(*args, **kwargs)
+        finally:
+            torch._C._set_mkldnn_enabled(before)  # noqa: SLF001
 
     return recurrent
 

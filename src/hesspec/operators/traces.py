@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, NamedTuple
 
+from hesspec.operators.content import loss_with_settings
+
 if TYPE_CHECKING:
     from hesspec.operators.risk import EmpiricalRisk
     from hesspec.operators.tracing import JointTrace, LinearTrace
@@ -32,8 +34,8 @@ class Traces:
 
     Notes
     -----
-    Shared is what has the same model and loss (the very objects), the same parameters and the same kind of matrix. What
-    else a model's forward pass depends on, such as Python attributes, must not change meanwhile.
+    Shared is what has the same model and loss (the very objects), in the same mode and with the same attributes and
+    settings, the same parameters and the same kind of matrix. Each operator verifies what it takes from here.
 
     Examples
     --------
@@ -55,7 +57,9 @@ class Traces:
 
     def of(self, risk: EmpiricalRisk, matrix: Hashable) -> TraceSet:
         """Traces of one kind of matrix of a risk; new ones are to be added."""
-        objects = risk.model, risk.loss_fn
-        key = (*map(id, objects), risk.parameters.names, tuple(risk.fixed), matrix)
+        objects = risk.module, risk.loss_fn
+        # A trace has modes, attributes and the settings of the loss built in, which may change between operators.
+        built_in = tuple(risk.settings), loss_with_settings(risk.loss_fn)
+        key = (*map(id, objects), *built_in, risk.parameters.names, tuple(risk.fixed), matrix)
         # The objects are kept with their traces, or another one could come to have the same id.
         return self._found.setdefault(key, (objects, TraceSet({}, {})))[1]

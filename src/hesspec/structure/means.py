@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from hesspec.operators.batches import Batch, can_be_split
-from hesspec.operators.risk import EmpiricalRisk, differentiable_kernels
+from hesspec.operators.ambient import differentiable_kernels
+from hesspec.operators.batches import Batch
+from hesspec.operators.risk import EmpiricalRisk
 from hesspec.operators.rows import LogitRows
 
 __all__ = ["Mean", "gram_of_means", "slices"]
@@ -92,7 +93,7 @@ def _add_all(
 def _by_class(risk: EmpiricalRisk, batch: Batch) -> Iterator[Batch]:
     """A batch as one batch for each class where it has one target for each sample, else as it is."""
     targets = batch.targets
-    if not (can_be_split(batch) and isinstance(targets, Tensor) and targets.dim() == 1):
+    if batch.indivisible or not isinstance(targets, Tensor) or targets.dim() != 1:
         yield batch
         return
     groups = [(targets == c).nonzero().flatten().cpu() for c in sorted(set(targets.tolist()))]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec._files import read_dataset, write_dataset
+from hesspec import _fields
+from hesspec._netcdf import format_of, read_dataset, sealed, write_dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,60 @@ Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Strings = npt.NDArray[np.str_]
 
-FORMAT = 1
+FORMAT = 2
+# Dimensions of each array, by a letter for each length: C classes, K means, n outliers, m angles, l outliers of what is
+# left, r projections; and what of it has to be finite or not negative.
+DIMENSIONS: Final = {
+    "weights": "CC",
+    "gram": "KK",
+    "gram_true": "K",
+    "gram_other": "K",
+    "class_eigenvalues": "a",
+    "same_eigenvalues": "b",
+    "cross_eigenvalues": "c",
+    "sum_eigenvalues": "d",
+    "ritz_values": "e",
+    "traces": "t",
+    "trace_errors": "t",
+    "within_traces": "ww",
+    "within_errors": "ww",
+    "outlier_matrix": "n",
+    "outliers": "n",
+    "outlier_bounds": "n",
+    "outlier_shares": "n5",
+    "outlier_in_class": "n",
+    "outlier_in_means": "n",
+    "outlier_vector_errors": "n",
+    "angle_matrix": "m",
+    "angle_span": "m",
+    "angles": "m",
+    "angle_errors": "m",
+    "knockout_removed": "l",
+    "knockout_eigenvalues": "l",
+    "knockout_bounds": "l",
+    "knockout_edges": "r2",
+}
+NOT_NEGATIVE: Final = (
+    "weights",
+    "trace_errors",
+    "within_errors",
+    "outlier_bounds",
+    "outlier_vector_errors",
+    "angle_errors",
+    "knockout_bounds",
+)
+FINITE: Final = (
+    "weights",
+    "gram",
+    "class_eigenvalues",
+    "same_eigenvalues",
+    "cross_eigenvalues",
+    "sum_eigenvalues",
+    "ritz_values",
+    "outliers",
+    "knockout_eigenvalues",
+    "angles",
+)
 
 PARTS: Final = ("class", "cross", "within", "same")
 """The parts of G in the order of `Structure.traces`: G = G_class + G_cross + G_within + G_same."""
@@ -177,10 +230,10 @@ class Structure:
                 stored = value.astype(object) if value.dtype.kind == "U" else value
                 arrays[item.name] = ([f"{item.name}_{axis}" for axis in range(value.ndim)], stored)
             elif item.name == "attributes":
-                scalars["attributes"] = json.dumps(dict(value))
+                scalars["attributes"] = _fields.attributes_as_text(value)
             else:
                 scalars[item.name] = value
-        return xr.Dataset(arrays, attrs=scalars)
+        return sealed(xr.Dataset(arrays, attrs=scalars))
 
     @classmethod
     def from_dataset(cls, dataset: xr.Dataset) -> Structure:
@@ -189,37 +242,67 @@ class Structure:
         Raises
         ------
         ValueError
-            If the dataset holds no class structure, or is of a later format than this version reads.
+            If the dataset is not a class structure, has values that one cannot have, or is of a later format than this
+            version reads.
         """
-        version = dataset.attrs.get("hesspec_structure_format")
-        if version is None:
-            raise ValueError("This dataset is no class structure: it has no attribute 'hesspec_structure_format'.")
-        if not isinstance(version, int | np.integer) or version > FORMAT:
-            raise ValueError(
-                f"This class structure has format {version}; this version of hesspec reads up to {FORMAT}. Update it."
-            )
+        _format_of(dataset)
         values: dict[str, Any] = {}
         for item in fields(cls):
-            if item.name == "attributes":
-                values[item.name] = json.loads(dataset.attrs["attributes"])
-                if not isinstance(values[item.name], dict):
-                    raise ValueError("Its attributes are no mapping.")
-            elif item.name in dataset.attrs:
-                values[item.name] = int(dataset.attrs[item.name])
-            else:
-                array = dataset[item.name].to_numpy()
-                values[item.name] = array.astype(str) if array.dtype.kind in "OU" else array
-        return cls(**values)
+            if item.name in DIMENSIONS and (item.name in dataset or item.default_factory is MISSING):
+                if item.type == "Strings":
+                    values[item.name] = _fields.texts(dataset, item.name)
+                else:
+                    dtype = np.int64 if item.type == "Integers" else np.float64
+                    values[item.name] = _fields.array(dataset, item.name, dtype, len(DIMENSIONS[item.name]))
+        found = cls(
+            dimension=_fields.integer(dataset, "dimension", 1),
+            classes=_fields.integer(dataset, "classes", 1),
+            **values,
+            attributes=_fields.attributes_of(dataset),
+        )
+        _refuse_impossible(found)
+        return found
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a NetCDF file, whole or not at all (a temporary name, then a rename).
+    def save(self, path: str | os.PathLike[str], *, replace: bool = True) -> None:
+        """Write to a NetCDF file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+        replace : bool
+            Whether a file that is there is replaced.
 
         Raises
         ------
+        FileExistsError
+            If there is such a file, and it is not to be replaced.
         OSError
-            If the folder cannot be made or written to.
+            If the folder cannot be made or written to; the message says how much room the file needs.
         """
-        write_dataset(self.to_dataset(), path)
+        write_dataset(self.to_dataset(), path, replace=replace)
+
+
+def _format_of(dataset: xr.Dataset) -> int:
+    return format_of(dataset, "hesspec_structure_format", FORMAT, "class structure")
+
+
+def _refuse_impossible(structure: Structure) -> None:
+    """Raise ValueError where numbers are not those of a class structure."""
+    lengths: dict[str, int] = {"C": structure.classes}
+    for name, letters in DIMENSIONS.items():
+        shape = getattr(structure, name).shape
+        for letter, length in zip(letters, shape, strict=True):
+            wanted = int(letter) if letter.isdecimal() else lengths.setdefault(letter, length)
+            _fields.refuse_unless(
+                length == wanted, f"Its variable {name!r} has shape {shape}, and {wanted} in place of {length}."
+            )
+    for name in FINITE:
+        _fields.refuse_unless(np.isfinite(getattr(structure, name)).all(), f"Its {name} are not all finite.")
+    for name in NOT_NEGATIVE:
+        _fields.refuse_unless((getattr(structure, name) >= 0).all(), f"Its {name} are not all at least zero.")
+    for name in ("gram_true", "gram_other"):
+        index = getattr(structure, name)
+        _fields.refuse_unless(((index >= -1) & (index < structure.classes)).all(), f"Its {name} are not all classes.")
 
 
 def load_structure(path: str | os.PathLike[str]) -> Structure:
@@ -230,6 +313,6 @@ def load_structure(path: str | os.PathLike[str]) -> Structure:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is no NetCDF file or holds no class structure.
+        As of `hesspec.load`, for a class structure.
     """
-    return read_dataset(path, "class structure", Structure.from_dataset)
+    return read_dataset(path, "class structure", _format_of, Structure.from_dataset)

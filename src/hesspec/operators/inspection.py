@@ -1,0 +1,191 @@
+"""What a first real pass over a few samples tells of a model: state, hooks, randomness, and where its loss reaches."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hesspec._memory import is_out_of_memory
+from hesspec.operators.ambient import AutocastSeen, differentiable_kernels, neutral_modes, preserved_randomness
+from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.module import ModuleState, drop_user_hooks, user_hooks, without_user_hooks
+from hesspec.operators.outputs import differentiable_outputs
+from hesspec.operators.structures import tensors_of
+
+if TYPE_CHECKING:
+    from hesspec.operators.risk import EmpiricalRisk
+
+__all__ = ["Inspection", "few_samples", "inspect_model"]
+
+logger = logging.getLogger(__name__)
+
+# Samples that a model is looked at with, at most.
+FEW = 8
+# Two passes that differ by no more than this many roundings are the same: sums that an accelerator orders freely.
+ROUNDINGS = 1000
+
+
+@dataclass
+class Inspection:
+    """What a first pass told.
+
+    Attributes
+    ----------
+    volatile : list of str
+        Attributes that the forward pass changes, such as caches; they are put back after every pass.
+    moved : list of str
+        Buffers that the forward pass overwrites; each pass gets copies of these.
+    hooked : bool
+        Whether hooks of the user's take part in the computation, so that they stay.
+    observers : bool
+        Whether the module has hooks of the user's that only look on; they are taken off.
+    reaches : bool
+        Whether the loss depends on the parameters on another way than through the outputs.
+    autocast : AutocastSeen
+        Autocast inside of the forward pass, which is switched off.
+    double : bool
+        Whether the model can be run in float64.
+    """
+
+    volatile: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    hooked: bool = False
+    observers: bool = False
+    reaches: bool = False
+    autocast: AutocastSeen = field(default_factory=AutocastSeen)
+    double: bool = False
+
+
+def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
+    """Run the model twice on a batch, with different global random numbers, and look at what that does.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+    batch : Batch
+        Of few samples, where it could be cut.
+
+    Raises
+    ------
+    ValueError
+        If the two passes differ.
+    """
+    found = Inspection()
+    state = ModuleState(risk.model)
+    with preserved_randomness(), neutral_modes():
+        try:
+            # The second pass begins where the first one left buffers, attributes and random number generators.
+            fixed = {name: value.clone() for name, value in risk.fixed.items()}
+            first = _forward(risk, batch, fixed, found.autocast)
+            found.volatile = [f"{type(part).__name__}.{name}" for part, name in state.changed()]
+            found.moved = [name for name, value in fixed.items() if not _close(value, risk.fixed[name])]
+            _compare(first, _forward(risk, batch, fixed, found.autocast), [*found.volatile, *found.moved])
+            state.restore()
+            if user_hooks(risk.model):
+                with without_user_hooks(risk.model):
+                    fixed = {name: value.clone() for name, value in risk.fixed.items()}
+                    bare = _forward(risk, batch, fixed, found.autocast)
+                state.restore()
+                found.observers = all(map(_close, bare, first)) and len(bare) == len(first)
+                found.hooked = not found.observers
+        finally:
+            state.restore()
+    if found.observers:
+        drop_user_hooks(risk.model)
+    found.reaches = _reaches(risk, batch, found)
+    found.double = risk.parameters.dtype == torch.float64 or _runs_in_float64(risk, batch, found)
+    if found.autocast:
+        logger.info("autocast inside of the forward pass is switched off")
+    return found
+
+
+def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch, Batch, float]:
+    """Take a few samples of a batch.
+
+    Returns
+    -------
+    few : Batch
+        Evenly spaced samples, of a number that divides the batch's; the whole batch where it cannot be cut.
+    repeated : Batch
+        The same samples over and over, as many as the batch has.
+    ratio : float
+        What the loss of `repeated` is in units of that of `few`.
+    """
+    samples = batch.samples
+    if batch.indivisible:
+        return batch, batch, 1.0
+    count = next(k for k in range(min(most, samples), 0, -1) if samples % k == 0)
+    for offset in range(samples // count):
+        indices = torch.arange(count, device="cpu") * (samples // count) + offset
+        few = batches.chosen(batch, indices)
+        if batches.terms_of(few):
+            ratio = samples / count if batches.summed else 1.0
+            return few, batches.chosen(batch, indices.repeat(samples // count)), ratio
+    return batch, batch, 1.0
+
+
+def _forward(risk: EmpiricalRisk, batch: Batch, fixed: dict[str, Tensor], seen: AutocastSeen) -> list[Tensor]:
+    """Output tensors of a pass, which may change the buffers among `fixed`."""
+    with torch.no_grad(), differentiable_kernels(seen):
+        outputs = risk.outputs(fixed, batch.inputs)
+    return [tensor.detach().clone() for tensor in tensors_of(outputs)]
+
+
+def _compare(first: list[Tensor], second: list[Tensor], state: list[str]) -> None:
+    if len(first) == len(second) and all(map(_close, first, second)):
+        return
+    cause = f" It changes its own state in each pass: {', '.join(state[:6])}." if state else ""
+    raise ValueError(
+        "The model draws random numbers in its forward pass, or depends on something that changes from pass to pass: "
+        f"two passes over the same samples differ, and every product would be of another matrix.{cause} Call "
+        "model.eval(), and switch off whatever is random; pass noise as an input, or draw it with a seed of its own."
+    )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not (one.is_floating_point() or one.is_complex()):
+        return torch.equal(one, other)
+    scale = float(one.abs().nan_to_num(0, 0, 0).max()) if one.numel() else 0.0
+    allowed = ROUNDINGS * torch.finfo(one.dtype).eps * scale
+    return torch.allclose(one, other, rtol=0, atol=allowed, equal_nan=True)
+
+
+def _reaches(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
+    """Whether the loss at constant outputs depends on the parameters of the user's module."""
+    plain = risk.plain(double=False, found=found)
+    with plain.held(risk.parameters.natural(risk.parameters.values)):
+        evaluate = risk.plainly(plain, batch)
+        with torch.no_grad():
+            outputs, loss = evaluate()
+        tensors, rebuild = differentiable_outputs(outputs)
+        with torch.enable_grad():
+            at = rebuild(tuple(tensor.detach() for tensor in tensors))
+            value = loss(at)
+            if not (isinstance(value, Tensor) and value.requires_grad):
+                return False
+            slopes = torch.autograd.grad(value, plain.leaves, allow_unused=True)
+        return any(part is not None for part in slopes)
+
+
+def _runs_in_float64(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
+    """Whether loss and gradient can be computed in float64."""
+    plain = risk.plain(double=True, found=found)
+    try:
+        with plain.held(risk.parameters.natural(risk.parameters.values)), torch.enable_grad():
+            outputs, loss = risk.plainly(plain, batch)()
+            value = loss(outputs)
+            gradient = torch.autograd.grad(value, plain.leaves, allow_unused=True) if value.requires_grad else ()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        logger.info("the model cannot be run in float64", exc_info=error)
+        return False
+    return value.dtype == torch.float64 and all(
+        part is None or part.dtype in (torch.float64, torch.complex128) for part in gradient
+    )

@@ -1,0 +1,256 @@
+"""The user's module: what is inside its wrappers, a private copy of it, and its state, which is left unchanged."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
+__all__ = [
+    "ModuleState",
+    "drop_user_hooks",
+    "holders",
+    "private_copy",
+    "reparametrised",
+    "settings",
+    "unwrapped",
+    "user_hooks",
+    "without_user_hooks",
+]
+
+logger = logging.getLogger(__name__)
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Hooks that are part of a module's computation (weight norm, spectral norm, pruning) are defined there.
+OF_TORCH = "torch.nn."
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside of the wrappers that only change how it is run.
+
+    These are `torch.compile`, `DataParallel`, `DistributedDataParallel`, and the engines of other libraries that keep
+    the model as their only child, `module`.
+
+    Raises
+    ------
+    ValueError
+        If the module is compiled by TorchScript, or has parameters that are not initialised.
+    """
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            # The name that torch.compile gives it.
+            model = inner
+        elif isinstance(model, DistributedDataParallel | nn.DataParallel) or (
+            [name for name, _ in model.named_children()] == ["module"] and hasattr(type(model), "no_sync")
+        ):
+            model = cast("nn.Module", model.module)
+        else:
+            break
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{name or 'The model'} is a TorchScript module, which cannot be called with other parameters; pass "
+                "the Python module that it was compiled from."
+            )
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(value, UninitializedTensorMixin):
+            raise ValueError(
+                f"{name!r} is not initialised yet (a lazy module); call the model on one batch before measuring it."
+            )
+        if value.is_meta:
+            raise ValueError(f"{name!r} is on the meta device and has no values; load the weights first.")
+    return model
+
+
+def holders(module: nn.Module) -> dict[int, list[tuple[dict[str, Any], str]]]:
+    """Map the id of each parameter and buffer to the dictionaries, with keys, that hold it."""
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for part in module.modules():
+        for entries in (part._parameters, part._buffers):  # noqa: SLF001 - where modules keep them
+            for name, value in entries.items():
+                if value is not None:
+                    places.setdefault(id(value), []).append((entries, name))
+    return places
+
+
+def private_copy(module: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Module | None:
+    """Copy a module, whose later changes then have no effect on the copy.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    replaced : mapping of Tensor to Tensor
+        Parameters and buffers of the module, and those that the copy has in their place.
+
+    Returns
+    -------
+    torch.nn.Module or None
+        None where the module cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for old, new in replaced.items():
+        memo[id(old)] = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
+    # Attributes such as the weight of an old-style weight norm have a graph, and tensors with a graph refuse to be
+    # copied.
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        copied = copy.deepcopy(module, memo)
+    except Exception as error:  # noqa: BLE001 - whatever a module's own copying raises
+        logger.info("the model cannot be copied, and is used in place: %s: %s", type(error).__name__, error)
+        return None
+    # Models that cache functions of their weights in evaluation mode drop these when they go through training mode.
+    modes = [part.training for part in copied.modules()]
+    copied.train()
+    for part, training in zip(copied.modules(), modes, strict=True):
+        part.training = training
+    return copied
+
+
+@contextmanager
+def reparametrised(places: Iterable[tuple[list[tuple[dict[str, Any], str]], Any]]) -> Iterator[None]:
+    """Put tensors into the places of parameters or buffers of a module (see `holders`), and put those back at the end.
+
+    As `torch.func.functional_call` does for the length of one call.
+    """
+    places = list(places)
+    before = [[entries[name] for entries, name in where] for where, _ in places]
+    try:
+        for where, value in places:
+            for entries, name in where:
+                entries[name] = value
+        yield
+    finally:
+        for (where, _), values in zip(places, before, strict=True):
+            for (entries, name), value in zip(where, values, strict=True):
+                entries[name] = value
+
+
+class ModuleState:
+    """Attributes of all parts of a module, to which they can be put back.
+
+    Containers are remembered with their content, one level deep: caches are attributes, or entries of a dictionary or
+    list that is one. Tensors are remembered by identity; parameters and buffers as well.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._saved = [
+            (part, {name: _content(value) for name, value in vars(part).items()}) for part in module.modules()
+        ]
+
+    def changed(self) -> list[tuple[nn.Module, str]]:
+        """Return parts, and names of those of their attributes that are not what they were."""
+        found = []
+        for part, saved in self._saved:
+            now = vars(part)
+            names = [name for name in saved if name not in now or not _same(now[name], saved[name])]
+            found += [(part, name) for name in [*names, *(name for name in now if name not in saved)]]
+        return found
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for part, name in self.changed():
+            saved = next(saved for other, saved in self._saved if other is part)
+            now = vars(part)
+            if name not in saved:
+                del now[name]
+                continue
+            value, content = saved[name]
+            if isinstance(value, dict | OrderedDict):
+                value.clear()
+                value.update(content)
+            elif isinstance(value, list):
+                value[:] = content
+            elif isinstance(value, set):
+                value.clear()
+                value.update(content)
+            now[name] = value
+
+
+def _content(value: Any) -> tuple[Any, Any]:
+    """A value and, for a container that can change, a shallow copy of it."""
+    if isinstance(value, dict | list | set):
+        return value, copy.copy(value)
+    return value, None
+
+
+def _same(now: Any, saved: tuple[Any, Any]) -> bool:
+    value, content = saved
+    if now is not value:
+        return type(now) is type(value) and isinstance(value, PLAIN) and now == value
+    if content is None:
+        return True
+    if len(value) != len(content):
+        return False
+    if isinstance(value, dict):
+        return all(key in content and entry is content[key] for key, entry in value.items())
+    if isinstance(value, list):
+        return all(entry is other for entry, other in zip(value, content, strict=True))
+    return bool(value == content)
+
+
+def user_hooks(module: nn.Module) -> list[tuple[Any, int]]:
+    """Return hooks of a module's parts that are not PyTorch's own, by the dictionary that holds each, and its key."""
+    return [(hooks, key) for part in module.modules() for hooks, key, hook in _hooks(part) if _of_user(hook)]
+
+
+@contextmanager
+def without_user_hooks(module: nn.Module) -> Iterator[None]:
+    """Take hooks that are not PyTorch's own off a module and its parts, and put them back at the end."""
+    removed = [(hooks, OrderedDict(hooks)) for hooks, _ in user_hooks(module)]
+    drop_user_hooks(module)
+    try:
+        yield
+    finally:
+        for hooks, before in removed:
+            hooks.clear()
+            hooks.update(before)
+
+
+def drop_user_hooks(module: nn.Module) -> None:
+    """Take hooks that are not PyTorch's own off a module and its parts."""
+    for hooks, key in user_hooks(module):
+        del hooks[key]
+
+
+def _hooks(part: nn.Module) -> Iterator[tuple[Any, int, Callable[..., Any]]]:
+    for kind in HOOKS:
+        hooks = vars(part).get(kind) or {}
+        for key, hook in hooks.items():
+            yield hooks, key, hook
+
+
+def _of_user(hook: Callable[..., Any]) -> bool:
+    owner = getattr(hook, "__self__", hook)
+    return not (
+        str(getattr(hook, "__module__", "")).startswith(OF_TORCH) or type(owner).__module__.startswith(OF_TORCH)
+    )
+
+
+def settings(module: nn.Module) -> list[str]:
+    """Return what, apart from weights, tells a module from others: classes, modes, attributes, hooks, a line a part."""
+    lines = []
+    for name, part in module.named_modules():
+        kept = {
+            key: value if isinstance(value, PLAIN) else getattr(value, "__qualname__", None)
+            for key, value in vars(part).items()
+            if isinstance(value, PLAIN) or hasattr(value, "__qualname__")
+        }
+        hooks = [getattr(hook, "__qualname__", type(hook).__qualname__) for _, _, hook in _hooks(part)]
+        lines.append(f"{name} {type(part).__module__}.{type(part).__qualname__} {sorted(kept.items())!r} {hooks!r}")
+    return lines

@@ -1,0 +1,277 @@
+"""How the losses of batches add up to that of all data, as far as the losses of a few samples tell."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hesspec._ranks import Ranks
+from hesspec.operators.division import Division, joined
+from hesspec.operators.first_pass import ClassRange, Evaluation, Forward, evaluate
+from hesspec.operators.losses import Loss
+from hesspec.operators.probe import (
+    Finding,
+    Part,
+    by_calls,
+    check_broadcast,
+    compare_outputs,
+    compare_parts,
+    two_parts,
+)
+from hesspec.operators.structures import flatten
+from hesspec.operators.terms import SAMPLES, SUM, Terms, candidates
+
+__all__ = ["NOT_ADDITIVE", "Nature"]
+
+# Batches that are looked at, at most: the first, and others that tell apart what it leaves open.
+LOOKS = 4
+
+NOT_ADDITIVE = "the losses of its parts do not add up to its loss"
+UNTOLD = "nothing tells whether the losses of its parts add up to its loss"
+AMBIGUOUS = "nothing tells what its loss is a mean over"
+
+
+class Nature:
+    """What the loss of a batch is: a mean over what, a sum, or none of these.
+
+    Batches are shown to it in order (`wants`, `look`), then the processes that share the data agree (`settle`).
+
+    What it looks at is a few samples of a batch, at most 16, and two parts of them: the loss of a mean over terms is
+    the mean of the parts' losses, weighted by their terms, and a sum is their sum. What the terms may be is tried:
+    samples, targets that are not ignored, totals of masks or weights (`hesspec.operators.terms`). Where several fit,
+    further batches are looked at whose samples tell them apart; where there are none, the terms are those of the loss
+    functions of PyTorch that were called, else the samples. Of a batch of one sample nothing can be told but together
+    with a second one.
+
+    Parameters
+    ----------
+    loss : Loss
+    forward : callable or None
+        From inputs to outputs at the real parameters; None where no forward pass can be made, and the loss is taken as
+        it says.
+
+    Attributes
+    ----------
+    ranges : list of ClassRange
+        What classes may be in the data.
+    changes_inputs : bool
+        Whether the model works in place on its inputs.
+    open : list of Terms
+        What the mean may be over, as far as is known.
+    terms : Terms
+        What is settled on.
+    division : Division or None
+        Where the samples are in a batch that was looked at.
+    indivisible : str
+        Why batches are never cut; "" if they may be.
+    """
+
+    def __init__(self, loss: Loss, forward: Forward | None) -> None:
+        self._loss, self._forward = loss, forward
+        self.ranges: list[ClassRange] = []
+        self.changes_inputs = False
+        self.open: list[Terms] = []
+        self.terms = SAMPLES
+        self.division: Division | None = None
+        self.indivisible = ""
+        self._exact: set[Terms] = set()
+        self._backed: set[Terms] = set()
+        # The losses of the first batch that told something, as text.
+        self._told = ""
+        self._looks = 0
+        self._single: Part | None = None
+        # Whether the samples of a batch count differently by what is left open.
+        self._undecided = False
+
+    def divides(self, inputs: Any, targets: Any, samples: int) -> bool:
+        """Whether the samples of a batch can be taken apart, as those of the first one can."""
+        structure = inputs, targets
+        if samples < 2 or flatten(structure)[1].opaque:
+            return False
+        if self.division is not None:
+            return self.division.fits(structure, samples)
+        sides = [Division.of(side, samples) for side in structure if flatten(side)[0]]
+        return bool(sides) and all(side.divides for side in sides)
+
+    def wants(self, inputs: Any, targets: Any, samples: int) -> bool:
+        """Whether a batch is to be looked at: the first ones, until something is told, and any that tells more."""
+        if self._forward is None:
+            return False
+        more = not self._told or self._tells_apart(inputs, targets, samples)
+        self._undecided |= more and self._looks >= LOOKS
+        return more and self._looks < LOOKS
+
+    def _tells_apart(self, inputs: Any, targets: Any, samples: int) -> bool:
+        """Whether the samples of a batch count differently by what is open."""
+        each = [terms.of_each(self._loss, inputs, targets, samples) for terms in self.open if terms != SUM]
+        shares = [one / one.sum() for one in each if one is not None and one.sum() > 0]
+        return any(float((share - shares[0]).abs().sum()) > 1e-9 for share in shares[1:])
+
+    def look(self, index: int, inputs: Any, targets: Any, samples: int) -> None:
+        """Look at a batch on the model's device, which is left unchanged.
+
+        Raises
+        ------
+        ValueError
+            If the model or the loss fails on it, or `terms=` contradicts the loss.
+        """
+        if self._forward is None:
+            return
+        self._looks += 1
+        batch, single = Part(inputs, targets, samples), self._single
+        self._single = batch if samples == 1 and single is None else None
+        finding = self._look_at(index, batch, self._forward)
+        if finding is None and samples == 1 and single is not None:
+            finding = self._look_at_both(index, single, batch, self._forward)
+        if finding is not None:
+            self._note(index, finding)
+            self._undecided |= self._tells_apart(batch.inputs, batch.targets, batch.samples)
+
+    def _look_at_both(self, index: int, one: Part, other: Part, forward: Forward) -> Finding | None:
+        """Look at two batches of one sample as one batch of two, where they can be joined."""
+        structures = (one.inputs, one.targets), (other.inputs, other.targets)
+        division = Division.of(structures[0], 1)
+        if any(flatten(structure)[1].opaque for structure in structures) or not division.divides:
+            return None
+        both = joined(*structures, division)
+        if both is None:
+            return None
+        try:
+            whole = self._evaluate(index, Part(both[0], both[1], 2), forward)
+        except ValueError:
+            # They belong to samples in another way than by rows.
+            return None
+        return compare_parts(index, whole, (Part(both[0], both[1], 2), one, other), self.open, forward, self._loss)
+
+    def _look_at(self, index: int, batch: Part, forward: Forward) -> Finding | None:
+        divided = self.divides(batch.inputs, batch.targets, batch.samples)
+        division = self.division or Division.of((batch.inputs, batch.targets), batch.samples)
+        tried = self.open or candidates(self._loss, batch.inputs, batch.targets, ())
+        some, groups = batch, None
+        if divided:
+            self.division = division
+            groups = two_parts(self._loss, batch, tried)
+            some = _taken(batch, division, torch.cat(groups).sort().values)
+        try:
+            whole = self._evaluate(index, some, forward)
+        except ValueError:
+            if groups is None:
+                raise
+            # Either the model cannot do with some of the samples, or it fails, which the whole batch then shows.
+            some, groups = batch, None
+            whole = self._evaluate(index, batch, forward)
+        if not self._told:
+            called = candidates(self._loss, batch.inputs, batch.targets, whole.calls)
+            self.open = list(dict.fromkeys([*self.open, *called]))
+        finding = None
+        if groups is not None:
+            one, other = (_taken(batch, division, group) for group in groups)
+            finding = compare_parts(index, whole, (some, one, other), self.open, forward, self._loss)
+        if (finding is None or not finding.fits) and some.samples > 1 and self._loss.closure is None:
+            groups = two_parts(self._loss, some, self.open, limit=some.samples)
+            finding = compare_outputs(whole, some, groups, self.open, self._loss) or finding
+        if finding is not None and not finding.fits:
+            check_broadcast(index, whole, some, self.open, self._loss)
+        return finding or by_calls(whole, some, self.open, self._loss)
+
+    def _evaluate(self, index: int, part: Part, forward: Forward) -> Evaluation:
+        found = evaluate(index, part.inputs, part.targets, forward, self._loss)
+        self.changes_inputs |= found.changes_inputs
+        self._loss.changes_targets |= found.changes_targets
+        self.ranges = list(dict.fromkeys([*self.ranges, *found.ranges]))
+        return found
+
+    def _note(self, index: int, finding: Finding) -> None:
+        """Keep what fits this batch too."""
+        given = next((terms for terms in self.open if terms.kind == "given"), None)
+        if given is not None and finding.fits and given not in finding.fits:
+            fitting = "the sum of its parts" if finding.fits[0] == SUM else f"a mean over {finding.fits[0]}"
+            raise ValueError(
+                f"Batch {index}: terms= contradicts the loss, which is {finding.words}: that is {fitting}. Leave "
+                "terms= out, or let it return the number of terms that the mean is over."
+            )
+        self._exact = set(finding.exact) & (self._exact if self._told else set(finding.exact))
+        self._backed = set(finding.backed) & (self._backed if self._told else set(finding.backed))
+        self.open = [terms for terms in self.open if terms in finding.fits]
+        self._told = self._told or finding.words
+
+    def settle(self, ranks: Ranks, numbers: Sequence[Mapping[Terms, float]]) -> None:
+        """Settle on what fits on all ranks, the likeliest first.
+
+        Parameters
+        ----------
+        ranks : Ranks
+        numbers : sequence of mappings
+            For each batch of this rank, how many terms it has by everything that is open.
+
+        Warns
+        -----
+        UserWarning
+            If that cannot be told of several batches.
+        """
+        told = [one for one in ranks.gather((self._told, self.open, self._exact, self._backed)) if one[0]]
+        fits = [terms for terms in told[0][1] if all(terms in fitting for _, fitting, _, _ in told)] if told else []
+        exact = [terms for terms in fits if all(terms in of_rank for _, _, of_rank, _ in told)]
+        backed = [terms for terms in fits if all(terms in of_rank for _, _, _, of_rank in told)]
+        known = known_terms(self._loss, numbers)
+        assumed = SUM if self._loss.reduction == "sum" and not self._loss.given_terms else [*known, SAMPLES][0]
+        self.terms = next((terms for terms in [*known, *backed, *fits] if terms in fits), assumed)
+        self.open = fits
+        if self.terms == SUM:
+            self._loss.reduction = "sum"
+        elif self._loss.reduction == "sum":
+            self._loss.reduction = "mean"
+        if self._forward is None:
+            return
+        if self.terms not in exact:
+            self.indivisible = NOT_ADDITIVE if told else UNTOLD
+        several = ranks.total(len(numbers)) > 1
+        if several and not fits and self.terms not in known:
+            seen = f"it is not a mean over samples, tokens or other terms, nor a sum: {told[0][0]}" if told else UNTOLD
+            _warn(
+                ranks,
+                f"How the losses of batches add up is not known ({seen}). Batches are weighted by their numbers of "
+                "samples, and never cut. Give all data as one batch, or terms=..., the number of terms that the mean "
+                "of a batch is over.",
+            )
+        if self.terms not in [*known, *backed, SUM]:
+            self._settle_open(ranks, numbers)
+
+    def _settle_open(self, ranks: Ranks, numbers: Sequence[Mapping[Terms, float]]) -> None:
+        """Say so where batches would have other weights if the mean was over what else fits."""
+        other: list[Terms] = []
+        for terms in self.open:
+            ratios = [of[terms] / of[self.terms] for of in numbers if of[self.terms]]
+            least = ranks.least(min(ratios, default=math.inf))
+            most = -ranks.least(-max(ratios, default=-math.inf))
+            if terms != SUM and most - least > 1e-9 * most:
+                other.append(terms)
+        if other or ranks.total(float(self._undecided)) > 0:
+            self.indivisible = self.indivisible or AMBIGUOUS
+        if other:
+            _warn(
+                ranks,
+                f"The mean of the loss may be over {self.terms} or over {' or '.join(map(str, other[:3]))}, which give "
+                f"batches different weights; it is taken to be over {self.terms}. Pass terms=..., a function of the "
+                "targets that returns the number of terms, to say which.",
+            )
+
+
+def known_terms(loss: Loss, numbers: Sequence[Mapping[Terms, float]]) -> list[Terms]:
+    """What the user, or a loss module of PyTorch, says that the mean is over."""
+    given = [Terms("given")] if loss.given_terms is not None else []
+    return [*given, *([Terms("module")] if all(Terms("module") in of for of in numbers) else [])]
+
+
+def _taken(batch: Part, division: Division, group: torch.Tensor) -> Part:
+    inputs, targets = division.taken((batch.inputs, batch.targets), group)
+    return Part(inputs, targets, len(group))
+
+
+def _warn(ranks: Ranks, words: str) -> None:
+    if ranks.rank == 0:
+        warnings.warn(words, stacklevel=7)

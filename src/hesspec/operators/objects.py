@@ -1,0 +1,118 @@
+"""The content of objects of any class: tensors, arrays and constants in whatever a copy of them would be made of."""
+
+from __future__ import annotations
+
+import copyreg
+import enum
+import types
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Content", "content_of"]
+
+VALUES = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    np.generic,
+    enum.Enum,
+)
+NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
+
+
+class Content(NamedTuple):
+    """What an object holds.
+
+    Attributes
+    ----------
+    tensors : list of Tensor
+        Each once, in the order in which they are met.
+    words : tuple
+        Everything else that can be told, constants by their values and arrays by their bytes: the same for an object of
+        the same content, in this process or another.
+    """
+
+    tensors: list[Tensor]
+    words: tuple[Hashable, ...]
+
+
+def content_of(item: Any) -> Content:
+    """Content of an object, through its members or what `copy` and `pickle` would take of it.
+
+    What an object does not show to them (memory of another language, a file, a generator's state) is not part of it.
+    """
+    search = _Search()
+    search.visit(item)
+    return Content(search.tensors, tuple(search.words))
+
+
+class _Search:
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.words: list[Hashable] = []
+        # With the objects, some of which are made on the way: no identity is used again meanwhile.
+        self._seen: dict[int, tuple[int, Any]] = {}
+
+    def visit(self, item: Any) -> None:
+        if isinstance(item, VALUES):
+            self.words.append((type(item).__qualname__, item.tobytes() if isinstance(item, np.generic) else repr(item)))
+            return
+        if isinstance(item, NAMED):
+            self.words.append(f"{getattr(item, '__module__', '')}.{getattr(item, '__qualname__', item.__name__)}")
+            return
+        if id(item) in self._seen:
+            self.words.append(("again", self._seen[id(item)][0]))
+            return
+        self._seen[id(item)] = len(self._seen), item
+        self.words.append(type(item).__qualname__)
+        if isinstance(item, Tensor):
+            self.tensors.append(item)
+        elif isinstance(item, np.ndarray) and item.dtype != object:
+            self.words.append((str(item.dtype), item.shape, item.tobytes()))
+        elif type(item) in (list, tuple):
+            self._all(item)
+        elif type(item) is dict:
+            self._pairs(item)
+        elif isinstance(item, set | frozenset):
+            # In an order that does not depend on the process.
+            self._all(sorted(item, key=lambda member: (type(member).__qualname__, repr(member))))
+        else:
+            self._object(item)
+
+    def _all(self, members: Any) -> None:
+        members = list(members)
+        self.words.append(len(members))
+        for member in members:
+            self.visit(member)
+
+    def _pairs(self, mapping: Mapping[Any, Any]) -> None:
+        self._all(member for pair in mapping.items() for member in pair)
+
+    def _object(self, item: Any) -> None:
+        reducer = copyreg.dispatch_table.get(type(item))
+        try:
+            reduced = reducer(item) if reducer else item.__reduce_ex__(4)
+        except Exception as error:  # noqa: BLE001 - whatever an object raises that cannot be pickled
+            # Its attributes are all that can be had then.
+            self.words.append(type(error).__name__)
+            self._pairs(getattr(item, "__dict__", {}))
+            return
+        if isinstance(reduced, str):
+            self.words.append(reduced)
+            return
+        parts: tuple[Any, ...] = reduced
+        for part in parts[:3]:
+            self.visit(part)
+        self._all(parts[3] if len(parts) > 3 and parts[3] is not None else ())
+        self._all(member for pair in (parts[4] if len(parts) > 4 and parts[4] else ()) for member in pair)

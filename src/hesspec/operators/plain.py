@@ -1,0 +1,181 @@
+"""The user's own module and loss, run by plain PyTorch at given parameters: the truth that products are compared with.
+
+Nothing here is shared with the ways in which products are computed: no functional call, no trace, no substituted
+function. The parameters of the module itself hold the values that are asked for, and loss and first derivatives are
+those of `loss_fn(model(inputs), targets)`. In float64 every number of single precision on the way becomes one of double
+precision, constants included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from hesspec.operators.ambient import neutral_modes, preserved_randomness
+from hesspec.operators.module import ModuleState, without_user_hooks
+from hesspec.operators.structures import map_tensors
+
+__all__ = ["PlainModel"]
+
+SINGLE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class PlainModel:
+    """A module and its loss at any parameters, one batch at a time.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The user's own. Between the contexts that `held` gives it is what it was, bit for bit.
+    loss_fn : callable
+        The user's own.
+    selected : sequence of torch.nn.Parameter
+        Those that values are given for.
+    fixed : mapping of Tensor to Tensor
+        All other parameters and buffers of the module, and the values that they are to have.
+    double : bool
+        Whether to compute in float64, whatever the module's dtype.
+    observers : bool
+        Whether hooks that are not PyTorch's own are taken off meanwhile.
+    volatile : bool
+        Whether the forward pass changes attributes of the module, which are then put back before each pass.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        selected: Sequence[nn.Parameter],
+        fixed: Mapping[Tensor, Tensor],
+        *,
+        double: bool,
+        observers: bool,
+        volatile: bool,
+    ) -> None:
+        self._volatile = volatile
+        self.module, self.loss_fn, self.double = module, loss_fn, double
+        self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
+        if isinstance(loss_fn, nn.Module):
+            known = {id(tensor) for tensor in [*self._selected, *self._fixed]}
+            for tensor in [*loss_fn.parameters(), *loss_fn.buffers()]:
+                if id(tensor) not in known:
+                    self._fixed[tensor] = tensor.detach()
+
+    @contextmanager
+    def held(self, values: Sequence[Tensor]) -> Iterator[Self]:
+        """Let the module's parameters be leaves with these values, and put everything back at the end.
+
+        What is put back: the very tensors that parameters and buffers held, their gradients and `requires_grad`,
+        attributes of the module and of its parts, the state of random number generators.
+        """
+        everything = [*self._selected, *self._fixed]
+        before = [(tensor, tensor.data, tensor.requires_grad, tensor.grad) for tensor in everything if tensor.is_leaf]
+        self._states = [ModuleState(part) for part in (self.module, self.loss_fn) if isinstance(part, nn.Module)]
+        with ExitStack() as stack:
+            stack.enter_context(preserved_randomness())
+            stack.enter_context(neutral_modes())
+            if self._observers:
+                stack.enter_context(without_user_hooks(self.module))
+            try:
+                for tensor in everything:
+                    tensor.grad = None
+                for tensor, value in self._fixed.items():
+                    # A copy, as the forward pass may change it.
+                    tensor.data = self.converted(value.detach().clone())
+                    if isinstance(tensor, nn.Parameter):
+                        tensor.requires_grad_(False)
+                self.move(values)
+                for parameter in self._selected:
+                    parameter.requires_grad_(True)
+                if self.double:
+                    stack.enter_context(_DefaultDtype(torch.float64))
+                    stack.enter_context(_Doubling())
+                yield self
+            finally:
+                for state in self._states:
+                    state.restore()
+                for tensor, data, requires_grad, gradient in before:
+                    # In this order: tensors made in inference mode take no requirement once they are back.
+                    tensor.requires_grad_(requires_grad)
+                    tensor.data = data
+                    tensor.grad = gradient
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs of the module at the parameters that it holds now."""
+        if self._volatile:
+            for state in self._states:
+                state.restore()
+        return self.module(*args, **kwargs)
+
+    def move(self, values: Sequence[Tensor]) -> None:
+        """Give the selected parameters these values, within `held`."""
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - assignments are not arithmetic
+            for parameter, value in zip(self._selected, values, strict=True):
+                parameter.data = self.converted(value)
+
+    def converted(self, structure: Any) -> Any:
+        """Tensors of a structure in float64, where that is asked for."""
+        if not self.double:
+            return structure
+        return map_tensors(_doubled, structure)
+
+    @property
+    def leaves(self) -> Sequence[nn.Parameter]:
+        """The selected parameters, which are leaves of the graphs of what is computed within `held`."""
+        return self._selected
+
+
+class _DefaultDtype:
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+
+    def __enter__(self) -> None:
+        self._before = torch.get_default_dtype()
+        torch.set_default_dtype(self._dtype)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_default_dtype(self._before)
+
+
+class _Doubling(TorchFunctionMode):
+    """Within this context functions of PyTorch that are given single precision take and give double precision."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Convert what a function is given, unless it is an attribute of a tensor."""
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if name in ("__get__", "__set__", "__delete__", "requires_grad_", "set_default_dtype"):
+            return func(*args, **kwargs)
+        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
+            func = Tensor.double
+        # What works in place works on the tensor that it is given.
+        first = args[:1] if name.endswith("_") and not name.endswith("__") else ()
+        return func(*first, *_mapped(tuple(args[len(first) :])), **_mapped(kwargs))
+
+
+def _mapped(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _doubled(value)
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value in SINGLE else torch.complex128 if value == torch.complex64 else value
+    if type(value) in (tuple, list):
+        return type(value)(map(_mapped, value))
+    if type(value) is dict:
+        return {key: _mapped(entry) for key, entry in value.items()}
+    return value
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    if tensor.dtype in SINGLE:
+        return tensor.double()
+    return tensor.to(torch.complex128) if tensor.dtype == torch.complex64 else tensor

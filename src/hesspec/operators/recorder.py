@@ -1,0 +1,136 @@
+"""Calls of loss functions of `torch.nn.functional` in a model and its loss, recorded or given other arguments."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["ELEMENTWISE", "LossCall", "LossCalls", "is_log_probabilities"]
+
+ELEMENTWISE = (
+    F.mse_loss,
+    F.l1_loss,
+    F.smooth_l1_loss,
+    F.huber_loss,
+    F.binary_cross_entropy,
+    F.binary_cross_entropy_with_logits,
+    F.soft_margin_loss,
+    F.poisson_nll_loss,
+    F.kl_div,
+)
+"""Means over all entries of their input."""
+
+FUNCTIONS = (*ELEMENTWISE, F.cross_entropy, F.nll_loss, F.gaussian_nll_loss, F.ctc_loss)
+
+SIGNATURES = {function: inspect.signature(function) for function in FUNCTIONS}
+
+# The sum of probabilities may be off by so many roundings of each of their logarithms.
+ROUNDINGS = 64
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """A call of a loss function.
+
+    Attributes
+    ----------
+    function : callable
+        Of `torch.nn.functional`.
+    given : dict
+        Its arguments by name, defaults included.
+    result : Tensor
+    """
+
+    function: Callable[..., Tensor]
+    given: dict[str, Any]
+    result: Tensor
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return self.function.__name__
+
+    @property
+    def input(self) -> Tensor:
+        """First argument."""
+        found: Tensor = next(iter(self.given.values()))
+        return found
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is a mean over its terms, or has all of them as its result."""
+        return self.given["reduction"] in ("mean", "none")
+
+    @property
+    def terms(self) -> float | None:
+        """Number, or total weight, of the terms that a mean is over; None where that is not known."""
+        if self.function in ELEMENTWISE and self.given["reduction"] == "mean":
+            shape = np.broadcast_shapes(tuple(self.input.shape), tuple(self.given["target"].shape))
+            return float(math.prod(shape))
+        if self.given["reduction"] == "none":
+            return float(self.result.numel())
+        if self.function not in (F.cross_entropy, F.nll_loss) or self.given["reduction"] != "mean":
+            return None
+        target, weight = self.given["target"], self.given["weight"]
+        if target.is_floating_point():
+            return float(target.numel() // target.shape[1 if target.dim() > 1 else 0])
+        counted = target[target != self.given["ignore_index"]].long()
+        return float(counted.numel()) if weight is None else float(weight.double()[counted].sum())
+
+
+class LossCalls(TorchFunctionMode):
+    """Within this context calls of loss functions are recorded.
+
+    Parameters
+    ----------
+    instead : callable, optional
+        `instead(number, function, given) -> Tensor`, the result of the call with this number; by default that of the
+        function.
+
+    Attributes
+    ----------
+    calls : list of LossCall
+    """
+
+    def __init__(self, instead: Callable[[int, Callable[..., Tensor], dict[str, Any]], Tensor] | None = None) -> None:
+        super().__init__()
+        self._instead = instead
+        self.calls: list[LossCall] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call the function, and record the call of a loss function."""
+        kwargs = kwargs or {}
+        signature = SIGNATURES.get(func)
+        if signature is None:
+            return func(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        result = self._instead(len(self.calls), func, given) if self._instead else func(*args, **kwargs)
+        self.calls.append(LossCall(func, given, result))
+        return result
+
+
+def is_log_probabilities(tensor: Tensor, classes: int = 1) -> bool:
+    """Whether the entries along a dimension are logarithms of numbers that sum to one, to rounding."""
+    if tensor.dim() <= classes or tensor.shape[classes] < 2 or not tensor.is_floating_point():
+        return False
+    with torch.no_grad():
+        total = torch.logsumexp(tensor, classes)
+        size = torch.where(tensor.isfinite(), tensor.abs(), 0).amax(classes)
+        return bool((total.abs() <= ROUNDINGS * torch.finfo(tensor.dtype).eps * (1 + size)).all())
