@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -445,7 +446,7 @@ def _not_finite(products: Sequence[Tensor]) -> int:
     """Number, from 1 on, of the first product that is not finite; 0 where all are."""
     for place, product in enumerate(products, 1):
         # A sum is finite only if every entry is, unless it overflows itself, which the second look rules out.
-        if not product.sum().isfinite() and not product.isfinite().all():
+        if not math.isfinite(product.sum()) and not product.isfinite().all():
             return place
     return 0
 

@@ -22,6 +22,7 @@ __all__ = [
     "PassBytes",
     "RandomOperationError",
     "count_work",
+    "draws",
     "is_view",
     "saved_bytes",
     "trace_bytes",
@@ -154,6 +155,21 @@ def is_view(target: Any) -> bool:
     return alias is not None and not alias.is_write
 
 
+def draws(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation draws random numbers with these arguments.
+
+    Fused attention is marked as random for its dropout, and draws nothing where that is zero; RNNs on CUDA likewise.
+    """
+    if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
+        return False
+    arguments = target._schema.arguments  # noqa: SLF001 - the operator's declaration
+    given = {argument.name: argument.default_value for argument in arguments}
+    given.update(zip(given, args, strict=False))
+    given.update(kwargs)
+    chances = [given[name] for name in ("p", "dropout", "dropout_p") if isinstance(given.get(name), int | float)]
+    return 0 not in chances and not any(given.get(name) is False for name in ("train", "training"))
+
+
 def _size(storage: Storage) -> int:
     node, place = storage
     if node.op != "call_function":
@@ -212,7 +228,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if draws(func, args, kwargs or {}):
             raise RandomOperationError(str(func))
         result = func(*args, **(kwargs or {}))
         self.operations += 1

@@ -13,7 +13,7 @@ from torch.func import grad, jvp, vjp
 
 from hesspec.operators.base import SumOverBatches
 from hesspec.operators.differences import Differences
-from hesspec.operators.hessian import differentiate_gradient
+from hesspec.operators.hessian import differentiate_gradient, materialised
 from hesspec.operators.losses import LossFunction, as_module
 from hesspec.operators.output_curvature import OUTPUT_CURVATURES, check_output_curvature
 from hesspec.operators.outputs import differentiable_outputs
@@ -59,23 +59,15 @@ class GaussNewtonForm:
         u = [torch.zeros_like(head, requires_grad=True) for head in heads]
         pulled = torch.autograd.grad(heads, leaves, u, create_graph=True, allow_unused=True)
         reached = [i for i, part in enumerate(pulled) if part is not None and part.requires_grad]
+        live_parts = [pulled[i] for i in reached]
         curve = _curve(loss, self.part, rebuild, outputs, live, theta)
 
         def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-            pushed = torch.autograd.grad(
-                [pulled[i] for i in reached],
-                u,
-                [tangents[i] for i in reached],
-                retain_graph=True,
-                materialize_grads=True,
-            )
-            return torch.autograd.grad(
-                heads,
-                leaves,
-                curve(pushed),
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
+            given = [tangents[i] for i in reached]
+            pushed = torch.autograd.grad(live_parts, u, given, retain_graph=True, allow_unused=True)
+            curved = curve(materialised(pushed, u))
+            return materialised(
+                torch.autograd.grad(heads, leaves, curved, retain_graph=True, allow_unused=True), leaves
             )
 
         return apply

@@ -14,7 +14,7 @@ from hesspec.operators.differences import Differences
 from hesspec.operators.passes import Apply
 from hesspec.operators.risk import Named, OutputLoss, Predict
 
-__all__ = ["Hessian", "differentiate_gradient"]
+__all__ = ["Hessian", "differentiate_gradient", "materialised"]
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,18 @@ def differentiate_gradient(value: Tensor, leaves: Sequence[Tensor]) -> Apply:
         else (None,) * len(leaves)
     )
     # Parts of the gradient that do not depend on the parameters have no graph, and no curvature.
-    curved = {i: part for i, part in enumerate(gradient) if part is not None and part.requires_grad}
+    places = [i for i, part in enumerate(gradient) if part is not None and part.requires_grad]
+    curved = [part for part in gradient if part is not None and part.requires_grad]
 
     def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
         if not curved:
             return tuple(map(torch.zeros_like, leaves))
-        return torch.autograd.grad(
-            tuple(curved.values()),
-            leaves,
-            [tangents[i] for i in curved],
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        found = torch.autograd.grad(curved, leaves, [tangents[i] for i in places], retain_graph=True, allow_unused=True)
+        return materialised(found, leaves)
 
     return apply
+
+
+def materialised(found: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Derivatives, with zeros in the place of those that are none; `materialize_grads` looks at every tensor twice."""
+    return [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, leaves, strict=True)]

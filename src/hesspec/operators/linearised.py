@@ -194,6 +194,8 @@ class KeptPasses:
         return None
 
     def _arithmetic(self) -> AbstractContextManager[None]:
+        if self._device.type == "cpu":
+            return nullcontext()
         return arithmetic(self._device, tf32=self._passes.precision == "tf32")
 
     def _applications(self) -> Iterator[tuple[int, float, Any]]:
@@ -338,22 +340,24 @@ class LinearisedRisk(KeptPasses):
 
     def _pass(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         parameters = self._risk.parameters
-        results = [torch.empty_like(vector) for vector in vectors]
-        split = [
-            (parameters.split(vector), parameters.split(result))
-            for vector, result in zip(vectors, results, strict=True)
-        ]
-        begun = False
+        split = [parameters.split(vector) for vector in vectors]
+        results: list[Tensor] = []
+        sums: list[Sequence[Tensor]] = []
         for _, share, apply in self._applications():
+            begun = len(results) == len(vectors)
             with torch.no_grad(), self._arithmetic():
-                for tangents, sums in split:
-                    for total, part in zip(sums, apply(tangents), strict=True):
-                        if begun:
+                if begun and not sums:
+                    sums = [parameters.split(result) for result in results]
+                for place, tangents in enumerate(split):
+                    parts = apply(tangents)
+                    if begun:
+                        for total, part in zip(sums[place], parts, strict=True):
                             total.add_(part, alpha=share)
-                        else:
-                            torch.mul(part, share, out=total)
-            begun = True
-        return results if begun else [result.zero_() for result in results]
+                    else:
+                        # Parameters of a small network are many for what they hold: one operation for all of them.
+                        flat = torch.cat([part.reshape(-1) for part in parts])
+                        results.append(flat if share == 1 else flat.mul_(share))
+        return results or [torch.zeros_like(vector) for vector in vectors]
 
     def _diagnose(self, vector: Tensor) -> NonFiniteError:
         fault = self._fault()

@@ -5,6 +5,7 @@ into a *primal part*, which does not depend on v and is run once per batch, and 
 and is all that a matvec has to run (design: the primal pass of a network is half of the work of a Hessian matvec).
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, cast
@@ -14,7 +15,7 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hesspec.operators.budget import PassBytes, RandomOperationError, trace_bytes
+from hesspec.operators.budget import PassBytes, RandomOperationError, draws, trace_bytes
 from hesspec.operators.detached import Detached
 from hesspec.operators.fourier import prefer_fourier
 from hesspec.operators.kernels import prefer_fast_convolutions, prefer_fast_products
@@ -129,7 +130,7 @@ def trace_linear(
     graph = traced.graph
     graph.eliminate_dead_code()
     for node in graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if draws(node.target, node.args, node.kwargs):
             raise RandomOperationError(str(node.target))
     simplify(graph)
     merge_equal(graph)
@@ -144,13 +145,20 @@ def trace_linear(
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """Answer `torch.compiler.is_compiling()` with yes: models then leave out shortcuts that look at values."""
-    before = torch.compiler._is_compiling_flag  # noqa: SLF001 - there is no public way to say that one is tracing
+    """Let models leave out what looks at values: `torch.compiler.is_compiling()` is true, distributions do not check."""
+    flag = torch.compiler._is_compiling_flag  # noqa: SLF001 - there is no public way to say that one is tracing
+    # Slow to import, and imported already where a model or a loss has distributions.
+    distribution = getattr(sys.modules.get("torch.distributions"), "Distribution", None)
+    checked = distribution is not None and distribution._validate_args  # noqa: SLF001 - set below, by its function
     torch.compiler._is_compiling_flag = True  # noqa: SLF001
     try:
+        if checked:
+            distribution.set_default_validate_args(False)  # type: ignore[union-attr]
         yield
     finally:
-        torch.compiler._is_compiling_flag = before  # noqa: SLF001
+        torch.compiler._is_compiling_flag = flag  # noqa: SLF001
+        if checked:
+            distribution.set_default_validate_args(True)  # type: ignore[union-attr]
 
 
 def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
