@@ -145,7 +145,7 @@ def trace_linear(
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """Let models leave out what looks at values: `torch.compiler.is_compiling()` is true, distributions do not check."""
+    """Let models not look at values: `torch.compiler.is_compiling()` is true, and distributions do not check."""
     flag = torch.compiler._is_compiling_flag  # noqa: SLF001 - there is no public way to say that one is tracing
     # Slow to import, and imported already where a model or a loss has distributions.
     distribution = getattr(sys.modules.get("torch.distributions"), "Distribution", None)
