@@ -14,8 +14,7 @@ from hesspec.operators.ambient import AutocastSeen, differentiable_kernels, neut
 from hesspec.operators.batches import Batch, Batches
 from hesspec.operators.first_pass import copied
 from hesspec.operators.module import ModuleState, drop_user_hooks, user_hooks, without_user_hooks
-from hesspec.operators.outputs import differentiable_outputs
-from hesspec.operators.structures import tensors_of
+from hesspec.operators.structures import map_tensors, tensors_of
 
 if TYPE_CHECKING:
     from hesspec.operators.risk import EmpiricalRisk
@@ -164,10 +163,8 @@ def _reaches(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
         evaluate = risk.plainly(plain, batch)
         with torch.no_grad():
             outputs, loss = evaluate()
-        tensors, rebuild = differentiable_outputs(outputs)
         with torch.enable_grad():
-            at = rebuild(tuple(tensor.detach() for tensor in tensors))
-            value = loss(at)
+            value = loss(map_tensors(Tensor.detach, outputs))
             if not (isinstance(value, Tensor) and value.requires_grad):
                 return False
             slopes = torch.autograd.grad(value, plain.leaves, allow_unused=True)

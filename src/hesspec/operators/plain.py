@@ -61,10 +61,13 @@ class PlainModel:
         self.module, self.loss_fn, self.double = module, loss_fn, double
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
         if isinstance(loss_fn, nn.Module):
+            dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
             known = {id(tensor) for tensor in [*self._selected, *self._fixed]}
             for tensor in [*loss_fn.parameters(), *loss_fn.buffers()]:
                 if id(tensor) not in known:
-                    self._fixed[tensor] = tensor.detach()
+                    # Class weights follow the model to its dtype.
+                    value = tensor.detach()
+                    self._fixed[tensor] = value.to(dtype) if value.is_floating_point() else value
 
     @contextmanager
     def held(self, values: Sequence[Tensor]) -> Iterator[Self]:
