@@ -1,0 +1,89 @@
+"""What a record means: right, refused for a reason, or at fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sweep.measure import MATRICES
+
+__all__ = ["LARGEST_ERROR", "Verdict", "judge"]
+
+# Relative to the largest of |Hess v|, |G v| and |H v|, what products in float32 may be off by without saying so.
+LARGEST_ERROR = 1e-5
+
+SYMBOLS = dict(zip(MATRICES, ("Hess", "G", "H"), strict=True))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict in one word, and what it rests on.
+
+    Attributes
+    ----------
+    word : str
+        "right"; "stated", where products are less exact and the operator says by how much; "refused", where nothing
+        else was possible; or the first fault: "wrong", "error", "touched", "printed", "unknown".
+    faults : tuple of (str, str)
+        Word and sentence of each.
+    """
+
+    word: str
+    faults: tuple[tuple[str, str], ...] = ()
+
+
+def judge(record: dict[str, Any]) -> Verdict:
+    """Judge a record."""
+    faults: list[tuple[str, str]] = []
+    if "build_error" in record:
+        return Verdict("unknown", (("unknown", f"the case was not built: {record['build_error'][-200:]}"),))
+    if "end" in record:
+        faults.append(("error", f"the process {record['end']} (in: {record.get('stage', 'start')})"))
+    truth, chosen, forced = record.get("truth", {}), record.get("chosen", {}), record.get("forced", {})
+    for kind, results in (("", chosen), ("traced ", forced)):
+        for matrix, result in results.items():
+            faults += _faults(record, kind + SYMBOLS[matrix], matrix, result)
+    if "error" in truth:
+        faults.append(("unknown", f"no truth: {truth['error'][-200:]}"))
+    elif not record["sentence"] and not truth and "end" not in record:
+        faults.append(("unknown", "no truth"))
+    faults += [("touched", sentence) for sentence in record.get("touched", [])]
+    if faults:
+        order = ("wrong", "error", "touched", "printed", "unknown")
+        faults.sort(key=lambda fault: order.index(fault[0]))
+        return Verdict(faults[0][0], tuple(faults))
+    results = chosen.values()
+    if any("error" in result for result in results):
+        return Verdict("refused")
+    return Verdict("stated" if any(result.get("deviation", 0) > LARGEST_ERROR for result in results) else "right")
+
+
+def _faults(record: dict[str, Any], what: str, matrix: str, result: dict[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    truth = record.get("truth", {})
+    may_refuse = record["sentence"] or truth.get("constants") or truth.get("exists") is False
+    if "printed" in result:
+        found.append(("printed", f"{what}: {result['printed'].count(chr(10))} lines: {result['printed'][:150]}"))
+    if "error" in result:
+        error = result["error"]
+        if not (may_refuse and error["ours"]):
+            whose = "" if error["ours"] else " (raw)"
+            found.append(("error", f"{what}{whose}: {error['type']}: {error['text'][:300]}"))
+        return found
+    if record["sentence"]:
+        found.append(("wrong", f"{what}: a product, though {record['sentence']}"))
+    elif truth.get("exists") is False:
+        found.append(("wrong", f"{what}: a product of a matrix that is not symmetric"))
+    deviation = result.get("deviation")
+    if deviation is not None and not deviation <= max(LARGEST_ERROR, result.get("stated", 0.0)):
+        if matrix != "Hessian" and _said_linear(result):
+            return found
+        stated = f", stated {result['stated']:.1e}" if result.get("stated") else ""
+        zero = ", G is zero" if matrix == "GaussNewton" and result.get("zero") else ""
+        found.append(("wrong", f"{what} is off by {deviation:.1e}{stated}{zero}"))
+    return found
+
+
+def _said_linear(result: dict[str, Any]) -> bool:
+    """Whether a warning says that the loss is linear in what the model returns, and so what G is of."""
+    return any("linear" in warning for warning in result.get("warnings", []))
