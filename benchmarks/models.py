@@ -20,8 +20,6 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", CUDA_VISIBLE_DEVICES="")
 
-import torch
-
 from sweep.children import run_each
 from sweep.judge import judge
 from sweep.measure import measure
@@ -60,7 +58,6 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--table", action="store_true", help="measure nothing; write docs/supported.md")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     if options.table:
         write_page(every_case())
         return

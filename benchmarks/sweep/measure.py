@@ -175,10 +175,15 @@ def _told(error: Exception) -> Record:
     return {
         "type": type(error).__name__,
         "text": str(error).strip()[:1500],
-        # An error that was raised in hesspec itself is a sentence of ours, any other is somebody else's.
-        "ours": bool(frames) and frames[-1].filename.startswith(PACKAGE),
+        # An error that a statement of hesspec raised is a sentence of ours, any other is somebody else's.
+        "ours": _raised_here(frames),
         "where": "; ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames[-4:]),
     }
+
+
+def _raised_here(frames: traceback.StackSummary) -> bool:
+    last = frames[-1]
+    return last.filename.startswith(PACKAGE) and (last.line or "").strip().startswith("raise")
 
 
 def _unit(size: int, seed: int) -> Tensor:

@@ -173,7 +173,7 @@ class _Exact:
 
         def by_differences(step: float) -> Tensor:
             ahead, behind = (
-                _cat(self._moved(vector, sign * step, lambda: loss.heads(loss.outputs(batch))[0])) for sign in (1, -1)
+                self._moved(vector, sign * step, lambda: _cat(loss.heads(loss.outputs(batch))[0])) for sign in (1, -1)
             )
             return (ahead - behind) / (2 * step)
 
@@ -279,7 +279,7 @@ def establish(loss: PlainLoss, vector: Tensor, other: Tensor) -> Truth:
     by_double_backward, why = _attempt(lambda: exact.double_backward(vector))
     size = float(loss.gradient().norm())
     confirmed, agreed = _settle(by_double_backward, lambda step: exact.differences(vector, step), size)
-    constants, exists = False, True
+    constants, exists, trust = False, True, False
     if confirmed is not None:
         hessian, way = confirmed.value, confirmed.how
     elif by_double_backward is None and agreed is not None:
@@ -287,7 +287,7 @@ def establish(loss: PlainLoss, vector: Tensor, other: Tensor) -> Truth:
     elif by_double_backward is None:
         raise NoTruthError(f"no double backward ({why}), and differences do not settle")
     elif agreed is None:
-        hessian, way = by_double_backward, "double backward; differences do not settle (kinks)"
+        hessian, trust, way = by_double_backward, True, "double backward; differences do not settle (kinks)"
     else:
         symmetric = {
             "double backward": _symmetric(exact.double_backward, vector, other),
@@ -303,7 +303,7 @@ def establish(loss: PlainLoss, vector: Tensor, other: Tensor) -> Truth:
             hessian, exists, way = by_double_backward, False, "none: neither way is symmetric"
     gauss_newton = torch.empty(0, dtype=vector.dtype)
     if exists:
-        gauss_newton = exact.gauss_newton(vector, trust=constants, notes=notes)
+        gauss_newton = exact.gauss_newton(vector, trust=constants or trust, notes=notes)
     return Truth(hessian, gauss_newton, way, constants, exists, notes)
 
 
