@@ -12,6 +12,9 @@ __all__ = ["LARGEST_ERROR", "Verdict", "judge"]
 # Relative to the largest of |Hess v|, |G v| and |H v|, what products in float32 may be off by without saying so.
 LARGEST_ERROR = 1e-5
 
+# How many times as far from float64 as plain double backward in float32 is as exact as that, and how far at most.
+FLOAT32, MOST_OF_FLOAT32 = 1.5, 1e-3
+
 SYMBOLS = dict(zip(MATRICES, ("Hess", "G", "H"), strict=True))
 
 
@@ -22,8 +25,10 @@ class Verdict:
     Attributes
     ----------
     word : str
-        "right"; "stated", where products are less exact and the operator says by how much; "refused", where nothing
-        else was possible; or the first fault: "wrong", "error", "touched", "printed", "unknown".
+        "right"; "stated", where products are less exact and the operator says by how much; "rounded", where plain double
+        backward in float32 is as far from the truth in float64 (a unit near its kink is on its other side); "refused",
+        where nothing else was possible; or the first fault: "wrong", "error", "silent", "touched", "printed",
+        "unknown".
     faults : tuple of (str, str)
         Word and sentence of each.
     """
@@ -47,15 +52,21 @@ def judge(record: dict[str, Any]) -> Verdict:
         faults.append(("unknown", f"no truth: {truth['error'][-200:]}"))
     elif not record["sentence"] and not truth and "end" not in record:
         faults.append(("unknown", "no truth"))
+    newton = chosen.get("GaussNewton", {})
+    if newton.get("zero") and not _said_linear(newton) and truth.get("norms", [0.0])[0] > 0:
+        faults.append(("silent", "G is zero, as the loss is linear in what the model returns, and nothing is said"))
     faults += [("touched", sentence) for sentence in record.get("touched", [])]
     if faults:
-        order = ("wrong", "error", "touched", "printed", "unknown")
+        order = ("wrong", "error", "silent", "touched", "printed", "unknown")
         faults.sort(key=lambda fault: order.index(fault[0]))
         return Verdict(faults[0][0], tuple(faults))
     results = chosen.values()
     if any("error" in result for result in results):
         return Verdict("refused")
-    return Verdict("stated" if any(result.get("deviation", 0) > LARGEST_ERROR for result in results) else "right")
+    inexact = [result for result in results if result.get("deviation", 0) > LARGEST_ERROR]
+    if not inexact:
+        return Verdict("right")
+    return Verdict("stated" if all(result.get("stated", 0) >= result["deviation"] for result in inexact) else "rounded")
 
 
 def _faults(record: dict[str, Any], what: str, matrix: str, result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -75,13 +86,21 @@ def _faults(record: dict[str, Any], what: str, matrix: str, result: dict[str, An
     elif truth.get("exists") is False:
         found.append(("wrong", f"{what}: a product of a matrix that is not symmetric"))
     deviation = result.get("deviation")
-    if deviation is not None and not deviation <= max(LARGEST_ERROR, result.get("stated", 0.0)):
+    allowed = max(LARGEST_ERROR, result.get("stated", 0.0), _of_float32(record))
+    if deviation is not None and not deviation <= allowed:
         if matrix != "Hessian" and _said_linear(result):
             return found
         stated = f", stated {result['stated']:.1e}" if result.get("stated") else ""
         zero = ", G is zero" if matrix == "GaussNewton" and result.get("zero") else ""
         found.append(("wrong", f"{what} is off by {deviation:.1e}{stated}{zero}"))
     return found
+
+
+def _of_float32(record: dict[str, Any]) -> float:
+    """What float32 alone makes of products, by double backward where that is right in float64."""
+    if not record.get("truth", {}).get("way", "").startswith("double backward, confirmed"):
+        return 0.0
+    return min(FLOAT32 * record.get("plain", {}).get("deviation", 0.0), MOST_OF_FLOAT32)
 
 
 def _said_linear(result: dict[str, Any]) -> bool:

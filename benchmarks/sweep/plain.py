@@ -28,8 +28,6 @@ class PlainLoss:
     def __init__(self, example: Example) -> None:
         self._example = example
         self.module = example.plain(example.model) if example.plain else example.model
-        if example.plain and not example.train:
-            self.module.eval()
         self.batches: list[Batch] = list(example.data) if example.batches is None else example.batches
         named = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad and example.selected(n)]
         self.names = [name for name, _ in named]

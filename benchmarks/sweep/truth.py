@@ -20,8 +20,8 @@ __all__ = ["NoTruthError", "Truth", "establish"]
 STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 AGREEMENT = 1e-6
 ROUNDING = 1e-14
-# A product is symmetric where u'Mv and v'Mu differ by no more, relative to the larger.
-SYMMETRY = 1e-5
+# Of two matrices one is symmetric where u'Mv and v'Mu differ by no more of what the matrices differ by.
+SYMMETRY = 0.05
 
 Differences = Callable[[float], Tensor]
 
@@ -37,12 +37,13 @@ class Truth:
     Attributes
     ----------
     hessian, gauss_newton : Tensor
-        The second is empty where G could not be had.
     way : str
         How the product with the Hessian was had.
     constants : bool
-        Whether a part of the loss is held constant where it is differentiated: its gradient is that of no function, and
-        to refuse it is as right as to multiply.
+        Whether a part of the loss is held constant where it is differentiated, so that the gradient is not that of a
+        function of all parameters: to refuse it is as right as to multiply.
+    other : Truth or None
+        The derivative of the gradient with nothing held constant, where that is symmetric too and so as right.
     exists : bool
         Whether there is a Hessian: false where the derivative of the gradient is not symmetric in any way.
     notes : list of str
@@ -54,11 +55,16 @@ class Truth:
     constants: bool = False
     exists: bool = True
     notes: list[str] = field(default_factory=list)
+    other: Truth | None = None
 
     @property
     def residual(self) -> Tensor:
         """Product with H = Hess - G."""
-        return self.hessian - self.gauss_newton if self.gauss_newton.numel() else self.gauss_newton
+        return self.hessian - self.gauss_newton
+
+    def of(self, matrix: str) -> Tensor:
+        """Product with a matrix by the name of its operator."""
+        return {"Hessian": self.hessian, "GaussNewton": self.gauss_newton, "Residual": self.residual}[matrix]
 
     @property
     def scale(self) -> float:
@@ -277,11 +283,19 @@ def establish(loss: PlainLoss, vector: Tensor, other: Tensor) -> Truth:
     """
     exact, notes = _Exact(loss), []
     by_double_backward, why = _attempt(lambda: exact.double_backward(vector))
-    size = float(loss.gradient().norm())
+    gradient = loss.gradient()
+    size = float(gradient.norm())
+    along = ""
+    if by_double_backward is not None:
+        # What gets no gradient where it has influence (a padding row, a backbone under no_grad) is a constant.
+        live = (gradient != 0) | (by_double_backward != 0)
+        part = vector * live
+        if not live.all() and _agree(exact.double_backward(part), by_double_backward, size, 1.0):
+            vector, other, along = part, other * live, ", along what has a gradient"
     confirmed, agreed = _settle(by_double_backward, lambda step: exact.differences(vector, step), size)
-    constants, exists, trust = False, True, False
+    constants, exists, trust, both = False, True, False, False
     if confirmed is not None:
-        hessian, way = confirmed.value, confirmed.how
+        hessian, way = confirmed.value, confirmed.how + along
     elif by_double_backward is None and agreed is not None:
         hessian, way = agreed.value, f"{agreed.how}; double backward: {why}"
     elif by_double_backward is None:
@@ -289,25 +303,36 @@ def establish(loss: PlainLoss, vector: Tensor, other: Tensor) -> Truth:
     elif agreed is None:
         hessian, trust, way = by_double_backward, True, "double backward; differences do not settle (kinks)"
     else:
-        symmetric = {
-            "double backward": _symmetric(exact.double_backward, vector, other),
-            "differences": _symmetric(lambda v: exact.differences(v, agreed.step), vector, other),
-        }
         apart = float((by_double_backward - agreed.value).norm()) / max(float(agreed.value.norm()), math.ulp(1.0))
-        if symmetric["differences"]:
+        first = exact.double_backward(vector), exact.double_backward(other)
+        second = exact.differences(vector, agreed.step), exact.differences(other, agreed.step)
+        symmetric = _which_is_symmetric(first, second, vector, other)
+        if symmetric == (True, True):
+            hessian, constants, both = by_double_backward, True, True
+            way = "double backward, with a part held constant; without that symmetric too"
+        elif symmetric[1]:
             hessian, way = agreed.value, f"{agreed.how}; double backward is off by {apart:.1e}"
-        elif symmetric["double backward"]:
+        elif symmetric[0]:
             hessian, constants = by_double_backward, True
             way = "double backward; the gradient does not follow what the model holds constant"
         else:
             hessian, exists, way = by_double_backward, False, "none: neither way is symmetric"
-    gauss_newton = torch.empty(0, dtype=vector.dtype)
+    gauss_newton = torch.zeros_like(vector)
     if exists:
         gauss_newton = exact.gauss_newton(vector, trust=constants or trust, notes=notes)
-    return Truth(hessian, gauss_newton, way, constants, exists, notes)
+    truth = Truth(hessian, gauss_newton, way, constants, exists, notes)
+    if both:
+        truth.other = Truth(agreed.value, exact.gauss_newton(vector, trust=False, notes=[]), agreed.how)
+    return truth
 
 
-def _symmetric(product: Callable[[Tensor], Tensor], vector: Tensor, other: Tensor) -> bool:
-    one, two = product(vector), product(other)
-    left, right = float(other @ one), float(vector @ two)
-    return abs(left - right) <= SYMMETRY * float(max(one.norm(), two.norm()))
+def _which_is_symmetric(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], vector: Tensor, other: Tensor
+) -> tuple[bool, bool]:
+    """Which of two matrices is symmetric, of both of which the products with the same two vectors are given.
+
+    Were neither, u'Mv and v'Mu would differ by as much as the two matrices do.
+    """
+    apart = max(abs(float(other @ (second[0] - first[0]))), abs(float(vector @ (second[1] - first[1]))))
+    skew = [abs(float(other @ one) - float(vector @ two)) for one, two in (first, second)]
+    return skew[0] <= SYMMETRY * apart, skew[1] <= SYMMETRY * apart

@@ -63,9 +63,9 @@ class _Residual(nn.Module):
 
 @convolutional.case()
 def residual_batch_norm() -> Example:
-    """Residual network of CIFAR's kind, 96 images (the trace is chosen)."""
+    """Residual network of CIFAR's kind, 96 images."""
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *(_Residual(16, nn.BatchNorm2d) for _ in range(2)), head(16, 10))
-    return Example(model, CE, images(3, 32, 10, 96))
+    return Example(model, CE, images(3, 24, 10, 64, 32))
 
 
 @convolutional.case()

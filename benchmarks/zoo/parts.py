@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CE", "MSE", "Forward", "classes", "counted", "head", "images", "mlp", "per_token", "tokens", "vectors"]
+__all__ = ["CE", "MSE", "Forward", "classes", "counted", "head", "images", "mlp", "per_token", "some_training", "tokens", "vectors"]
 
 CE = nn.CrossEntropyLoss()
 MSE = nn.MSELoss()
@@ -67,3 +67,12 @@ class Forward(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The function's value."""
         return self._function(self, *inputs, **named)
+
+
+def some_training(model: nn.Module) -> nn.Module:
+    """The model with noise on all parameters: what begins at zero is no longer there, as after some training."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
