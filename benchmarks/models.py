@@ -16,9 +16,11 @@ import re
 import sys
 import time
 
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", CUDA_VISIBLE_DEVICES="")
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 from sweep.children import run_each
 from sweep.judge import judge
@@ -30,8 +32,15 @@ from zoo.case import Case
 
 # What takes long to import is imported before processes are forked, so that no case's first product has that time.
 SLOW = (
-    "torchvision", "timm", "transformers", "torch._dynamo", "torch._inductor.compile_fx", "torch.distributed.tensor",
-    "torch._functorch.eager_transforms", "torch.utils.flop_counter", "torch.fx.experimental.proxy_tensor",
+    "torchvision",
+    "timm",
+    "transformers",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "torch.distributed.tensor",
+    "torch._functorch.eager_transforms",
+    "torch.utils.flop_counter",
+    "torch.fx.experimental.proxy_tensor",
 )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -36,38 +35,32 @@ def double_module(module: nn.Module) -> nn.Module:
 
 def double_data(tree: Any) -> Any:
     """A copy in float64 of tensors and arrays in containers and objects of any kind."""
+    if isinstance(tree, ATOMS) or callable(tree):
+        return tree
     if isinstance(tree, Tensor):
         return _wide(tree.detach()).requires_grad_(tree.requires_grad)
     if isinstance(tree, np.ndarray):
         return tree.astype(np.float64) if tree.dtype == np.float32 else tree
-    if isinstance(tree, ATOMS) or callable(tree):
-        return tree
-    if isinstance(tree, tuple):
+    if isinstance(tree, tuple | list):
         children = [double_data(child) for child in tree]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
-    if isinstance(tree, list):
-        return [double_data(child) for child in tree]
-    if type(tree) is dict:
-        return {key: double_data(child) for key, child in tree.items()}
-    other = copy.copy(tree)
-    if isinstance(tree, Mapping) and not hasattr(tree, "__dict__"):
-        raise TypeError(f"no copy in float64 of a {type(tree).__name__}")
-    for name, child in vars(tree).items():
-        _assign(other, name, double_data(child))
+    return _double_object(tree)
+
+
+def _double_object(thing: Any) -> Any:
+    if type(thing) is dict:
+        return {key: double_data(child) for key, child in thing.items()}
+    other = copy.copy(thing)
+    slots = {name: getattr(thing, name) for name in getattr(type(thing), "__slots__", ())}
+    for name, child in (slots or vars(thing)).items():
+        object.__setattr__(other, name, double_data(child))
     return other
-
-
-def _assign(target: Any, name: str, value: Any) -> None:
-    if dataclasses.is_dataclass(target):
-        object.__setattr__(target, name, value)
-    else:
-        vars(target)[name] = value
 
 
 class _Double(TorchFunctionMode):
     """What asks for float32 gets float64, so that a norm or a softmax "in float32" does not round the truth."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.float:
             return args[0].double()

@@ -12,6 +12,8 @@ __all__ = ["LARGEST_ERROR", "Verdict", "judge"]
 # Relative to the largest of |Hess v|, |G v| and |H v|, what products in float32 may be off by without saying so.
 LARGEST_ERROR = 1e-5
 
+ORDER = ("wrong", "error", "silent", "touched", "printed", "unknown")
+
 # How many times as far from float64 as plain double backward in float32 is as exact as that, and how far at most.
 FLOAT32, MOST_OF_FLOAT32 = 1.5, 1e-3
 
@@ -25,10 +27,9 @@ class Verdict:
     Attributes
     ----------
     word : str
-        "right"; "stated", where products are less exact and the operator says by how much; "rounded", where plain double
-        backward in float32 is as far from the truth in float64 (a unit near its kink is on its other side); "refused",
-        where nothing else was possible; or the first fault: "wrong", "error", "silent", "touched", "printed",
-        "unknown".
+        "right"; "stated", where products are less exact and the operator says by how much; "rounded", where plain
+        double backward in float32 is as far from the truth in float64 (a unit near its kink is on its other side);
+        "refused", where nothing else was possible; or the first fault, one of `ORDER`.
     faults : tuple of (str, str)
         Word and sentence of each.
     """
@@ -39,34 +40,33 @@ class Verdict:
 
 def judge(record: dict[str, Any]) -> Verdict:
     """Judge a record."""
-    faults: list[tuple[str, str]] = []
     if "build_error" in record:
         return Verdict("unknown", (("unknown", f"the case was not built: {record['build_error'][-200:]}"),))
-    if "end" in record:
-        faults.append(("error", f"the process {record['end']} (in: {record.get('stage', 'start')})"))
-    truth, chosen, forced = record.get("truth", {}), record.get("chosen", {}), record.get("forced", {})
-    for kind, results in (("", chosen), ("traced ", forced)):
-        for matrix, result in results.items():
-            faults += _faults(record, kind + SYMBOLS[matrix], matrix, result)
-    if "error" in truth:
-        faults.append(("unknown", f"no truth: {truth['error'][-200:]}"))
-    elif not record["sentence"] and not truth and "end" not in record:
-        faults.append(("unknown", "no truth"))
-    newton = chosen.get("GaussNewton", {})
-    if newton.get("zero") and not _said_linear(newton) and truth.get("norms", [0.0])[0] > 0:
-        faults.append(("silent", "G is zero, as the loss is linear in what the model returns, and nothing is said"))
-    faults += [("touched", sentence) for sentence in record.get("touched", [])]
+    faults = sorted(_all_faults(record), key=lambda fault: ORDER.index(fault[0]))
     if faults:
-        order = ("wrong", "error", "silent", "touched", "printed", "unknown")
-        faults.sort(key=lambda fault: order.index(fault[0]))
         return Verdict(faults[0][0], tuple(faults))
-    results = chosen.values()
+    results = record["chosen"].values()
     if any("error" in result for result in results):
         return Verdict("refused")
     inexact = [result for result in results if result.get("deviation", 0) > LARGEST_ERROR]
     if not inexact:
         return Verdict("right")
     return Verdict("stated" if all(result.get("stated", 0) >= result["deviation"] for result in inexact) else "rounded")
+
+
+def _all_faults(record: dict[str, Any]) -> list[tuple[str, str]]:
+    faults: list[tuple[str, str]] = []
+    if "end" in record:
+        faults.append(("error", f"the process {record['end']} (in: {record.get('stage', 'start')})"))
+    for kind, name in (("chosen", ""), ("forced", "traced ")):
+        for matrix, result in record.get(kind, {}).items():
+            faults += _faults(record, name + SYMBOLS[matrix], matrix, result)
+    truth, newton = record.get("truth", {}), record.get("chosen", {}).get("GaussNewton", {})
+    if "error" in truth:
+        faults.append(("unknown", f"no truth: {truth['error'][-200:]}"))
+    if newton.get("zero") and not _said_linear(newton) and truth.get("norms", [0.0])[0] > 0:
+        faults.append(("silent", "G is zero, as the loss is linear in what the model returns, and nothing is said"))
+    return faults + [("touched", sentence) for sentence in record.get("touched", [])]
 
 
 def _faults(record: dict[str, Any], what: str, matrix: str, result: dict[str, Any]) -> list[tuple[str, str]]:

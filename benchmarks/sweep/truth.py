@@ -206,7 +206,8 @@ class _Exact:
 
         def by_double_backward() -> Tensor:
             live = [
-                (g, v) for g, v in zip(slope(here, create_graph=True), _like(pushed, heads), strict=True)
+                (g, v)
+                for g, v in zip(slope(here, create_graph=True), _like(pushed, heads), strict=True)
                 if g.requires_grad
             ]
             if not live:
@@ -219,8 +220,12 @@ class _Exact:
 
         def by_differences(step: float) -> Tensor:
             ahead, behind = (
-                _cat(slope([(t + s * d).detach().requires_grad_() for t, d in zip(here, direction, strict=True)],
-                           create_graph=False)).detach()
+                _cat(
+                    slope(
+                        [(t + s * d).detach().requires_grad_() for t, d in zip(here, direction, strict=True)],
+                        create_graph=False,
+                    )
+                ).detach()
                 for s in (step, -step)
             )
             return length * (ahead - behind) / (2 * step)
@@ -233,7 +238,7 @@ def _one_of(
     exactly: Callable[[], Tensor],
     differences: Differences,
     size: float,
-    trust: bool,  # noqa: FBT001
+    trust: bool,
     notes: list[str],
 ) -> Tensor:
     exact, why = _attempt(exactly)
@@ -281,7 +286,7 @@ def establish(loss: PlainLoss, vector: Tensor, other: Tensor) -> Truth:
     NoTruthError
         If there is no double backward and differences do not settle.
     """
-    exact, notes = _Exact(loss), []
+    exact = _Exact(loss)
     by_double_backward, why = _attempt(lambda: exact.double_backward(vector))
     gradient = loss.gradient()
     size = float(gradient.norm())
@@ -293,37 +298,42 @@ def establish(loss: PlainLoss, vector: Tensor, other: Tensor) -> Truth:
         if not live.all() and _agree(exact.double_backward(part), by_double_backward, size, 1.0):
             vector, other, along = part, other * live, ", along what has a gradient"
     confirmed, agreed = _settle(by_double_backward, lambda step: exact.differences(vector, step), size)
-    constants, exists, trust, both = False, True, False, False
+    trust = False
     if confirmed is not None:
-        hessian, way = confirmed.value, confirmed.how + along
-    elif by_double_backward is None and agreed is not None:
-        hessian, way = agreed.value, f"{agreed.how}; double backward: {why}"
+        truth = Truth(confirmed.value, torch.zeros_like(vector), confirmed.how + along)
     elif by_double_backward is None:
-        raise NoTruthError(f"no double backward ({why}), and differences do not settle")
+        if agreed is None:
+            raise NoTruthError(f"no double backward ({why}), and differences do not settle")
+        truth = Truth(agreed.value, torch.zeros_like(vector), f"{agreed.how}; double backward: {why}")
     elif agreed is None:
-        hessian, trust, way = by_double_backward, True, "double backward; differences do not settle (kinks)"
+        trust = True
+        way = "double backward; differences do not settle (kinks)"
+        truth = Truth(by_double_backward, torch.zeros_like(vector), way)
     else:
-        apart = float((by_double_backward - agreed.value).norm()) / max(float(agreed.value.norm()), math.ulp(1.0))
-        first = exact.double_backward(vector), exact.double_backward(other)
-        second = exact.differences(vector, agreed.step), exact.differences(other, agreed.step)
-        symmetric = _which_is_symmetric(first, second, vector, other)
-        if symmetric == (True, True):
-            hessian, constants, both = by_double_backward, True, True
-            way = "double backward, with a part held constant; without that symmetric too"
-        elif symmetric[1]:
-            hessian, way = agreed.value, f"{agreed.how}; double backward is off by {apart:.1e}"
-        elif symmetric[0]:
-            hessian, constants = by_double_backward, True
-            way = "double backward; the gradient does not follow what the model holds constant"
-        else:
-            hessian, exists, way = by_double_backward, False, "none: neither way is symmetric"
-    gauss_newton = torch.zeros_like(vector)
-    if exists:
-        gauss_newton = exact.gauss_newton(vector, trust=constants or trust, notes=notes)
-    truth = Truth(hessian, gauss_newton, way, constants, exists, notes)
-    if both:
-        truth.other = Truth(agreed.value, exact.gauss_newton(vector, trust=False, notes=[]), agreed.how)
+        truth = _of_two(exact, by_double_backward, agreed, vector, other)
+    if truth.exists:
+        truth.gauss_newton = exact.gauss_newton(vector, trust=trust or truth.constants, notes=truth.notes)
+    if truth.other is not None:
+        truth.other.gauss_newton = exact.gauss_newton(vector, trust=False, notes=truth.other.notes)
     return truth
+
+
+def _of_two(exact: _Exact, backward: Tensor, agreed: _Settled, vector: Tensor, other: Tensor) -> Truth:
+    """The truth where double backward and differences are two matrices; its G is still to be had."""
+    apart = float((backward - agreed.value).norm()) / max(float(agreed.value.norm()), math.ulp(1.0))
+    first = exact.double_backward(vector), exact.double_backward(other)
+    second = exact.differences(vector, agreed.step), exact.differences(other, agreed.step)
+    symmetric = _which_is_symmetric(first, second, vector, other)
+    zero = torch.zeros_like(vector)
+    if symmetric == (True, True):
+        way = "double backward, with a part held constant; without that symmetric too"
+        return Truth(backward, zero, way, constants=True, other=Truth(agreed.value, zero, agreed.how))
+    if symmetric[1]:
+        return Truth(agreed.value, zero, f"{agreed.how}; double backward is off by {apart:.1e}")
+    if symmetric[0]:
+        way = "double backward; the gradient does not follow what the model holds constant"
+        return Truth(backward, zero, way, constants=True)
+    return Truth(backward, zero, "none: neither way is symmetric", exists=False)
 
 
 def _which_is_symmetric(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import types
 import weakref
@@ -26,11 +27,10 @@ OWN_STATE = ("torch._", "torch.jit", "torch.fx", "torch.export", "threading", "l
 
 def photograph(**objects: Any) -> Photograph:
     """All that can be seen of objects: each tensor by its bits, each place in containers and modules by its path."""
-    seen: dict[int, str] = {}
-    keep: list[Any] = []
-    picture: Photograph = {}
+    camera = _Camera()
     for name, thing in objects.items():
-        _look(thing, name, picture, seen, keep)
+        camera.look(thing, name)
+    picture = camera.picture
     picture["the random state of torch"] = _digest(torch.get_rng_state())
     picture["the random state of NumPy"] = hashlib.blake2b(np.random.get_state()[1].tobytes()).hexdigest()  # noqa: NPY002 - the global state is what is looked at
     picture["the random state of random"] = hash(random.getstate())
@@ -103,45 +103,52 @@ def _of_tensor(tensor: Tensor) -> tuple[Any, ...]:
     )
 
 
-def _look(thing: Any, path: str, picture: Photograph, seen: dict[int, str], keep: list[Any]) -> None:
-    if isinstance(thing, VALUES):
-        picture[path] = thing if not isinstance(thing, float) or thing == thing else "nan"  # noqa: PLR0124 - NaN differs from itself
-        return
-    if isinstance(thing, weakref.ref):
-        _look(thing(), f"{path}()", picture, seen, keep)
-        return
-    if id(thing) in seen:
-        picture[path] = f"the same as {seen[id(thing)]}"
-        return
-    seen[id(thing)] = path
-    keep.append(thing)
+class _Camera:
+    """Walks through objects, each once, and notes what it sees by path."""
+
+    def __init__(self) -> None:
+        self.picture: Photograph = {}
+        self._seen: dict[int, str] = {}
+        self._keep: list[Any] = []
+
+    def look(self, thing: Any, path: str) -> None:
+        """Note an object and all that it holds."""
+        if isinstance(thing, weakref.ref):
+            self.look(thing(), f"{path}()")
+        elif isinstance(thing, VALUES):
+            self.picture[path] = "nan" if isinstance(thing, float) and math.isnan(thing) else thing
+        elif id(thing) in self._seen:
+            self.picture[path] = f"the same as {self._seen[id(thing)]}"
+        else:
+            self._seen[id(thing)] = path
+            # An object that is gone could leave its id to another one.
+            self._keep.append(thing)
+            self.picture[path], children = _seen(thing)
+            for name, child in children.items():
+                self.look(child, f"{path}.{name}")
+            if isinstance(thing, types.FunctionType):
+                self._look_into_closure(thing, path)
+
+    def _look_into_closure(self, function: types.FunctionType, path: str) -> None:
+        """What a function closes over is its own to change; it is looked at for fake tensors alone."""
+        outside, self.picture = self.picture, {}
+        for index, cell in enumerate(function.__closure__ or ()):
+            self.look(cell.cell_contents, f"{path}.<closure {index}>")
+        self.picture = outside | {place: value for place, value in self.picture.items() if _is_fake(value)}
+
+
+def _seen(thing: Any) -> tuple[Any, dict[str, Any]]:
+    """What is noted of an object itself, and what it holds, by name."""
+    kind = type(thing).__name__
     if isinstance(thing, Tensor):
-        picture[path] = _of_tensor(thing)
-        if not isinstance(thing, FakeTensor):
-            _look_inside(vars(thing), path, picture, seen, keep)
-    elif isinstance(thing, np.ndarray):
-        picture[path] = hashlib.blake2b(np.ascontiguousarray(thing).tobytes(), digest_size=8).hexdigest()
-    elif isinstance(thing, BY_IDENTITY):
-        picture[path] = f"{getattr(thing, '__name__', type(thing).__name__)} at {id(thing)}"
-        # What a function closes over is its own to change; it is looked at for fake tensors alone.
-        inside: Photograph = {}
-        for index, cell in enumerate(getattr(thing, "__closure__", None) or ()):
-            _look(cell.cell_contents, f"{path}.<closure {index}>", inside, seen, keep)
-        picture.update({place: value for place, value in inside.items() if _is_fake(value)})
-    elif isinstance(thing, Mapping):
-        picture[path] = f"{type(thing).__name__} with {[str(key) for key in thing]}"
-        _look_inside({str(key): value for key, value in thing.items()}, path, picture, seen, keep)
-    elif isinstance(thing, (list, tuple, set, frozenset)):
-        picture[path] = f"{type(thing).__name__} of {len(thing)}"
-        _look_inside({str(i): value for i, value in enumerate(thing)}, path, picture, seen, keep)
-    else:
-        picture[path] = f"{type(thing).__name__}" if isinstance(thing, nn.Module) else f"{type(thing).__name__} at {id(thing)}"
-        if not type(thing).__module__.startswith(OWN_STATE) and hasattr(thing, "__dict__"):
-            _look_inside(vars(thing), path, picture, seen, keep)
-
-
-def _look_inside(
-    children: Mapping[str, Any], path: str, picture: Photograph, seen: dict[int, str], keep: list[Any]
-) -> None:
-    for name, child in list(children.items()):
-        _look(child, f"{path}.{name}", picture, seen, keep)
+        return _of_tensor(thing), {} if isinstance(thing, FakeTensor) else dict(vars(thing))
+    if isinstance(thing, np.ndarray):
+        return hashlib.blake2b(np.ascontiguousarray(thing).tobytes(), digest_size=8).hexdigest(), {}
+    if isinstance(thing, BY_IDENTITY):
+        return f"{getattr(thing, '__name__', kind)} at {id(thing)}", {}
+    if isinstance(thing, Mapping):
+        return f"{kind} with {[str(key) for key in thing]}", {str(key): value for key, value in thing.items()}
+    if isinstance(thing, list | tuple | set | frozenset):
+        return f"{kind} of {len(thing)}", {str(i): value for i, value in enumerate(thing)}
+    inside = hasattr(thing, "__dict__") and not type(thing).__module__.startswith(OWN_STATE)
+    return kind if isinstance(thing, nn.Module) else f"{kind} at {id(thing)}", dict(vars(thing)) if inside else {}

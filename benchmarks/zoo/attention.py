@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from zoo.case import Example, Family
 from zoo.parts import CE, MSE, Forward, classes, counted, mlp, per_token
@@ -41,7 +42,9 @@ def encoder() -> Example:
 def encoder_lengths() -> Example:
     """nn.TransformerEncoderLayer, texts of another length in each batch."""
     layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True, norm_first=True, activation="gelu")
-    model = Forward(lambda self, w: self.h(self.t(self.embed(w)).mean(1)), embed=nn.Embedding(30, 16), t=layer, h=nn.Linear(16, 3))
+    model = Forward(
+        lambda self, w: self.h(self.t(self.embed(w)).mean(1)), embed=nn.Embedding(30, 16), t=layer, h=nn.Linear(16, 3)
+    )
     return Example(model, CE, [(classes(30, n, t), classes(3, n)) for n, t in ((3, 6), (2, 8))])
 
 
@@ -74,7 +77,11 @@ def whole() -> Example:
 @attention.case()
 def multihead() -> Example:
     """nn.MultiheadAttention with weights."""
-    model = Forward(lambda self, x: self.h(self.a(x, x, x, need_weights=True)[0].mean(1)), a=nn.MultiheadAttention(16, 4, batch_first=True), h=nn.Linear(16, 3))
+    model = Forward(
+        lambda self, x: self.h(self.a(x, x, x, need_weights=True)[0].mean(1)),
+        a=nn.MultiheadAttention(16, 4, batch_first=True),
+        h=nn.Linear(16, 3),
+    )
     return Example(model, CE, [(torch.randn(n, 6, 16), classes(3, n)) for n in (4, 2)])
 
 
@@ -131,7 +138,9 @@ def _rotary(_: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     half = q.shape[-1] // 2
     angle = torch.arange(q.shape[2], dtype=q.dtype)[:, None] / 10 ** (torch.arange(half, dtype=q.dtype) / half)
     cos, sin = angle.cos(), angle.sin()
-    turn = lambda x: torch.cat([x[..., :half] * cos - x[..., half:] * sin, x[..., half:] * cos + x[..., :half] * sin], -1)  # noqa: E731
+    turn = lambda x: torch.cat(
+        [x[..., :half] * cos - x[..., half:] * sin, x[..., half:] * cos + x[..., :half] * sin], -1
+    )
     return F.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=True)
 
 
@@ -173,27 +182,17 @@ def _capped(_: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _retained(_: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     t = torch.arange(q.shape[2], dtype=q.dtype)
     decay = torch.where(t[:, None] >= t, 0.9 ** (t[:, None] - t), 0.0)
-    return F.group_norm((q @ k.transpose(2, 3) * decay @ v).transpose(1, 2).flatten(0, 1), 2).view(len(q), -1, *q.shape[1::2]).transpose(1, 2)
-
-
-attention.add("causal language model, fused attention, tied head", lambda: _language(_causal))
-attention.add("rotary positions", lambda: _language(_rotary, positions=False))
-attention.add("ALiBi", lambda: _language(_alibi, positions=False))
-attention.add("attention by hand", lambda: _language(_by_hand))
-attention.add("linear attention by cumulative sums", lambda: _language(_linear))
-attention.add("normalised queries and keys", lambda: _language(_normalised))
-attention.add("sliding window by a boolean mask", lambda: _language(_windowed))
-attention.add("soft-capped scores", lambda: _language(_capped))
-attention.add("retention with group norm", lambda: _language(_retained, positions=False))
-attention.add("token losses, some ignored", lambda: _language(_causal, ignored=True))
-attention.add("token losses summed", lambda: _summed_tokens())
-attention.add("z-loss beside the token losses", lambda: _language(_causal, loss=_with_z, ignored=True))
-attention.add("loss in chunks of tokens", lambda: _language(_causal, loss=_chunked, ignored=True))
-attention.add("several tokens predicted ahead", lambda: _language(_causal, loss=_ahead, ignored=True))
+    return (
+        F.group_norm((q @ k.transpose(2, 3) * decay @ v).transpose(1, 2).flatten(0, 1), 2)
+        .view(len(q), -1, *q.shape[1::2])
+        .transpose(1, 2)
+    )
 
 
 def _summed_tokens() -> Example:
-    example = _language(_causal, ignored=True, loss=lambda o, y: F.cross_entropy(o.flatten(0, 1), y.flatten(), reduction="sum"))
+    example = _language(
+        _causal, ignored=True, loss=lambda o, y: F.cross_entropy(o.flatten(0, 1), y.flatten(), reduction="sum")
+    )
     example.summed = True
     return example
 
@@ -214,13 +213,32 @@ def _ahead(o: Tensor, y: Tensor) -> Tensor:
     return each.sum() / (y != -100).sum()
 
 
+attention.add("causal language model, fused attention, tied head", lambda: _language(_causal))
+attention.add("rotary positions", lambda: _language(_rotary, positions=False))
+attention.add("ALiBi", lambda: _language(_alibi, positions=False))
+attention.add("attention by hand", lambda: _language(_by_hand))
+attention.add("linear attention by cumulative sums", lambda: _language(_linear))
+attention.add("normalised queries and keys", lambda: _language(_normalised))
+attention.add("sliding window by a boolean mask", lambda: _language(_windowed))
+attention.add("soft-capped scores", lambda: _language(_capped))
+attention.add("retention with group norm", lambda: _language(_retained, positions=False))
+attention.add("token losses, some ignored", lambda: _language(_causal, ignored=True))
+attention.add("token losses summed", _summed_tokens)
+attention.add("z-loss beside the token losses", lambda: _language(_causal, loss=_with_z, ignored=True))
+attention.add("loss in chunks of tokens", lambda: _language(_causal, loss=_chunked, ignored=True))
+attention.add("several tokens predicted ahead", lambda: _language(_causal, loss=_ahead, ignored=True))
+
+
+def _causal_score(score: Tensor, _: Tensor, __: Tensor, to: Tensor, at: Tensor) -> Tensor:
+    return torch.where(to >= at, score, -float("inf"))
+
+
 @attention.case()
 def flex() -> Example:
     """flex_attention with a score function."""
-    from torch.nn.attention.flex_attention import flex_attention  # noqa: PLC0415 - slow to import
 
     def attend(_: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: torch.where(i >= j, s, -float("inf")))  # noqa: ARG005
+        return flex_attention(q, k, v, score_mod=_causal_score)
 
     example = _language(attend)
     example.outputs = lambda model, batch: _with(model, _causal)(batch[0])
@@ -260,7 +278,7 @@ def perceiver() -> Example:
         z = z + self.cross(z, y, y, need_weights=False)[0]
         return self.h((z + self.inner(z, z, z, need_weights=False)[0]).mean(1))
 
-    attend = lambda: nn.MultiheadAttention(12, 2, batch_first=True)  # noqa: E731
+    attend = lambda: nn.MultiheadAttention(12, 2, batch_first=True)
     model = Forward(forward, embed=nn.Linear(4, 12), cross=attend(), inner=attend(), h=nn.Linear(12, 3))
     model.latents = nn.Parameter(torch.randn(1, 3, 12))
     return Example(model, CE, [(torch.randn(n, t, 4), classes(3, n)) for n, t in ((3, 7), (2, 5))])
@@ -276,7 +294,11 @@ def relative_bias() -> Example:
         bias = self.bias((t[None] - t[:, None]).clamp(-3, 3) + 3).permute(2, 0, 1)
         return self.h(F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2).mean(1))
 
-    return Example(Forward(forward, f=nn.Linear(8, 24), bias=nn.Embedding(7, 2), h=nn.Linear(8, 3)), CE, [(torch.randn(n, 6, 8), classes(3, n)) for n in (4, 2)])
+    return Example(
+        Forward(forward, f=nn.Linear(8, 24), bias=nn.Embedding(7, 2), h=nn.Linear(8, 3)),
+        CE,
+        [(torch.randn(n, 6, 8), classes(3, n)) for n in (4, 2)],
+    )
 
 
 @attention.case()
@@ -285,7 +307,7 @@ def performer() -> Example:
 
     def forward(self: Any, x: Tensor) -> Tensor:
         q, k, v = self.f(x).chunk(3, -1)
-        phi = lambda z: torch.exp(z @ self.omega - z.square().sum(-1, keepdim=True) / 2)  # noqa: E731
+        phi = lambda z: torch.exp(z @ self.omega - z.square().sum(-1, keepdim=True) / 2)
         a, b = phi(q), phi(k)
         return self.h(((a @ (b.transpose(1, 2) @ v)) / (a @ b.sum(1)[..., None])).mean(1))
 
@@ -303,16 +325,16 @@ def vision_patches() -> Example:
         z = torch.cat([self.token.expand(len(x), -1, -1), z], 1) + self.place
         return self.h(self.block(z)[:, 0])
 
-    full = lambda _, q, k, v: F.scaled_dot_product_attention(q, k, v)  # noqa: E731
+    full = lambda _, q, k, v: F.scaled_dot_product_attention(q, k, v)
     model = Forward(forward, patch=nn.Conv2d(3, 12, 4, 4), block=_Block(12, 2, full), h=nn.Linear(12, 5))
     model.token, model.place = nn.Parameter(torch.randn(1, 1, 12)), nn.Parameter(torch.randn(1, 10, 12))
     return Example(model, CE, [(torch.randn(n, 3, 12, 12), classes(5, n)) for n in (4, 2)])
 
 
-state_space = Family("state spaces")
+state_spaces = Family("state spaces")
 
 
-@state_space.case()
+@state_spaces.case()
 def long_convolution() -> Example:
     """S4: long convolution by FFT."""
 
@@ -327,7 +349,7 @@ def long_convolution() -> Example:
     return Example(model, CE, [(torch.randn(n, t, 6), classes(3, n)) for n, t in ((4, 16), (2, 12))])
 
 
-@state_space.case()
+@state_spaces.case()
 def selective() -> Example:
     """Mamba: selective scan in a loop."""
 
@@ -348,7 +370,7 @@ def selective() -> Example:
     return Example(model, CE, [(torch.randn(n, 6, 6), classes(3, n)) for n in (3, 2)])
 
 
-@state_space.case()
+@state_spaces.case()
 def diagonal_complex() -> Example:
     """LRU: complex diagonal recurrence by cumulative sums."""
 
@@ -365,7 +387,7 @@ def diagonal_complex() -> Example:
     return Example(model, CE, [(torch.randn(n, 8, 4), classes(3, n)) for n in (4, 2)])
 
 
-@state_space.case()
+@state_spaces.case()
 def receptance() -> Example:
     """RWKV: receptance and decayed sums of keys, log-sum-exp stabilised."""
 
@@ -385,7 +407,7 @@ def receptance() -> Example:
     return Example(model, CE, [(torch.randn(n, 5, 6), classes(3, n)) for n in (4, 2)])
 
 
-@state_space.case()
+@state_spaces.case()
 def hyena() -> Example:
     """Hyena: gated long convolutions with implicit filters."""
 
@@ -401,7 +423,7 @@ def hyena() -> Example:
     return Example(model, CE, [(torch.randn(n, 10, 4), classes(3, n)) for n in (4, 2)])
 
 
-@state_space.case()
+@state_spaces.case()
 def memory_network() -> Example:
     """Modern Hopfield memory and a differentiable key-value store."""
 
@@ -416,7 +438,7 @@ def memory_network() -> Example:
     return Example(model, CE, [(torch.randn(n, 6), classes(3, n)) for n in (6, 3)])
 
 
-@state_space.case()
+@state_spaces.case()
 def forecasting_patches() -> Example:
     """Patch transformer for time series, reversible normalisation."""
 

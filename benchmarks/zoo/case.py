@@ -14,6 +14,8 @@ __all__ = ["Case", "Example", "Family", "call", "first_tensor", "samples"]
 
 Batch = Any
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 def call(model: nn.Module, batch: Batch) -> Any:
     """Outputs of a model for a batch (inputs, targets), called in the way that hesspec promises.
@@ -136,7 +138,7 @@ class Case:
             made.model.eval()
         generator = torch.Generator().manual_seed(seed + 1)
         for module in made.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:  # noqa: SLF001 - PyTorch has no public name for all batch norms
+            if isinstance(module, BATCH_NORMS) and module.running_mean is not None:
                 module.running_mean.uniform_(-0.1, 0.1, generator=generator)
                 module.running_var.uniform_(0.7, 1.3, generator=generator)
         return made

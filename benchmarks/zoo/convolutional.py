@@ -18,8 +18,16 @@ convolutional = Family("convolutional")
 def lenet() -> Example:
     """LeNet-5, 256 images of 28x28 (the trace is chosen)."""
     model = nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 10),
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.ReLU(),
+        nn.Linear(120, 10),
     )
     return Example(model, CE, images(1, 28, 10, 256))
 
@@ -28,8 +36,14 @@ def lenet() -> Example:
 def lenet_sigmoid() -> Example:
     """LeNet with sigmoids and mean pooling, two batches."""
     model = nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Sigmoid(), nn.AvgPool2d(2),
-        nn.Flatten(), nn.Linear(64, 10),
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.Sigmoid(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.Sigmoid(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 10),
     )
     return Example(model, CE, images(1, 16, 10, 8, 5))
 
@@ -37,7 +51,9 @@ def lenet_sigmoid() -> Example:
 @convolutional.case()
 def response_norm() -> Example:
     """AlexNet's local response normalisation, overlapping pooling."""
-    model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.LocalResponseNorm(3), nn.MaxPool2d(3, 2), head(8, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.LocalResponseNorm(3), nn.MaxPool2d(3, 2), head(8, 5)
+    )
     return Example(model, CE, images(3, 20, 5))
 
 
@@ -64,14 +80,16 @@ class _Residual(nn.Module):
 @convolutional.case()
 def residual_batch_norm() -> Example:
     """Residual network of CIFAR's kind, 96 images."""
-    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *(_Residual(16, nn.BatchNorm2d) for _ in range(2)), head(16, 10))
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), *(_Residual(16, nn.BatchNorm2d) for _ in range(2)), head(16, 10)
+    )
     return Example(model, CE, images(3, 24, 10, 64, 32))
 
 
 @convolutional.case()
 def residual_group_norm() -> Example:
     """Residual network with group norm."""
-    norm = lambda width: nn.GroupNorm(4, width)  # noqa: E731
+    norm = lambda width: nn.GroupNorm(4, width)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *(_Residual(8, norm) for _ in range(2)), head(8, 5))
     return Example(model, CE, images(3, 10, 5))
 
@@ -88,8 +106,11 @@ def dense_connections() -> Example:
 
     widths = [8 + 4 * i for i in range(4)]
     model = Forward(
-        forward, stem=nn.Conv2d(3, 8, 3, padding=1), norms=nn.ModuleList(nn.BatchNorm2d(w) for w in widths),
-        layers=nn.ModuleList(nn.Conv2d(w, 4, 3, padding=1) for w in widths), head=head(24, 5),
+        forward,
+        stem=nn.Conv2d(3, 8, 3, padding=1),
+        norms=nn.ModuleList(nn.BatchNorm2d(w) for w in widths),
+        layers=nn.ModuleList(nn.Conv2d(w, 4, 3, padding=1) for w in widths),
+        head=head(24, 5),
     )
     return Example(model, CE, images(3, 10, 5))
 
@@ -102,7 +123,11 @@ def separable() -> Example:
         x = F.hardswish(self.point(self.depth(self.stem(x))))
         return self.head(x * F.hardsigmoid(self.excite(x.mean((2, 3)))[..., None, None]))
 
-    parts = {"stem": nn.Conv2d(3, 8, 3, 2, 1), "depth": nn.Conv2d(8, 8, 5, padding=2, groups=8), "point": nn.Conv2d(8, 16, 1)}
+    parts = {
+        "stem": nn.Conv2d(3, 8, 3, 2, 1),
+        "depth": nn.Conv2d(8, 8, 5, padding=2, groups=8),
+        "point": nn.Conv2d(8, 16, 1),
+    }
     excite = nn.Sequential(nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 16))
     return Example(Forward(forward, **parts, excite=excite, head=head(16, 5)), CE, images(3, 12, 5))
 
@@ -118,10 +143,15 @@ def convnext_chosen() -> Example:
             x = x + 0.1 * y.permute(0, 3, 1, 2)
         return self.head(x)
 
-    many = lambda make: nn.ModuleList(make() for _ in range(2))  # noqa: E731
+    many = lambda make: nn.ModuleList(make() for _ in range(2))
     model = Forward(
-        forward, stem=nn.Conv2d(3, 8, 4, 4), depths=many(lambda: nn.Conv2d(8, 8, 7, padding=3, groups=8)),
-        norms=many(lambda: nn.LayerNorm(8)), wides=many(lambda: nn.Linear(8, 16)), narrows=many(lambda: nn.Linear(16, 8)), head=head(8, 5),
+        forward,
+        stem=nn.Conv2d(3, 8, 4, 4),
+        depths=many(lambda: nn.Conv2d(8, 8, 7, padding=3, groups=8)),
+        norms=many(lambda: nn.LayerNorm(8)),
+        wides=many(lambda: nn.Linear(8, 16)),
+        narrows=many(lambda: nn.Linear(16, 8)),
+        head=head(8, 5),
     )
     return Example(model, CE, images(3, 32, 5, 64))
 
@@ -130,8 +160,15 @@ def convnext_chosen() -> Example:
 def three_dimensions() -> Example:
     """3-D convolutions, max pooling, PReLU."""
     model = nn.Sequential(
-        nn.Conv3d(1, 6, 3, padding=1), nn.PReLU(6), nn.MaxPool3d(2), nn.Conv3d(6, 8, 3), nn.BatchNorm3d(8), nn.ELU(),
-        nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 3),
+        nn.Conv3d(1, 6, 3, padding=1),
+        nn.PReLU(6),
+        nn.MaxPool3d(2),
+        nn.Conv3d(6, 8, 3),
+        nn.BatchNorm3d(8),
+        nn.ELU(),
+        nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
     )
     return Example(model, CE, [(torch.randn(n, 1, 8, 8, 8), classes(3, n)) for n in (2, 1)])
 
@@ -154,8 +191,15 @@ def one_dimension() -> Example:
 def transposed() -> Example:
     """Convolutional autoencoder with transposed convolutions and instance norm."""
     model = nn.Sequential(
-        nn.Conv2d(1, 8, 4, 2, 1), nn.InstanceNorm2d(8, affine=True), nn.LeakyReLU(0.2), nn.Conv2d(8, 8, 4, 2, 1), nn.Tanh(),
-        nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.ConvTranspose2d(8, 1, 4, 2, 1), nn.Sigmoid(),
+        nn.Conv2d(1, 8, 4, 2, 1),
+        nn.InstanceNorm2d(8, affine=True),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(8, 8, 4, 2, 1),
+        nn.Tanh(),
+        nn.ConvTranspose2d(8, 8, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.ConvTranspose2d(8, 1, 4, 2, 1),
+        nn.Sigmoid(),
     )
     data = [torch.rand(n, 1, 12, 12) for n in (3, 2)]
     return Example(model, MSE, [(x, x) for x in data])
@@ -179,9 +223,10 @@ def super_resolution() -> Example:
     """Super-resolution: pixel shuffle, bicubic skip, Charbonnier loss."""
     model = Forward(
         lambda self, x: self.up(self.f(x)) + F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False),
-        f=nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1)), up=nn.PixelShuffle(2),
+        f=nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1)),
+        up=nn.PixelShuffle(2),
     )
-    loss = lambda o, y: ((o - y) ** 2 + 1e-4).sqrt().mean()  # noqa: E731
+    loss = lambda o, y: ((o - y) ** 2 + 1e-4).sqrt().mean()
     return Example(model, loss, [(torch.rand(n, 3, 8, 8), torch.rand(n, 3, 16, 16)) for n in (2, 1)])
 
 
@@ -204,8 +249,15 @@ def spatial_transformer() -> Example:
 def pools() -> Example:
     """Lp pooling, adaptive max pooling, reflection and circular padding."""
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"), nn.Softplus(), nn.LPPool2d(2, 2), nn.ReflectionPad2d(1),
-        nn.Conv2d(8, 8, 3), nn.Tanh(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(32, 5),
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"),
+        nn.Softplus(),
+        nn.LPPool2d(2, 2),
+        nn.ReflectionPad2d(1),
+        nn.Conv2d(8, 8, 3),
+        nn.Tanh(),
+        nn.AdaptiveMaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 5),
     )
     return Example(model, CE, images(3, 12, 5))
 
@@ -271,7 +323,9 @@ def text_cnn() -> Example:
     def forward(self: Any, words: Tensor) -> Tensor:
         return self.h(F.gelu(self.c(self.embed(words).transpose(1, 2))).mean(2))
 
-    model = Forward(forward, embed=nn.Embedding(2000, 96, padding_idx=0), c=nn.Conv1d(96, 96, 5, padding=2), h=nn.Linear(96, 4))
+    model = Forward(
+        forward, embed=nn.Embedding(2000, 96, padding_idx=0), c=nn.Conv1d(96, 96, 5, padding=2), h=nn.Linear(96, 4)
+    )
     words = classes(2000, 64, 40)
     for i in range(64):
         words[i, 12 + i % 28 :] = 0

@@ -26,7 +26,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "hard sigmoid, hard swish, hard tanh, ReLU6": lambda: nn.Sequential(
         nn.Hardswish(), nn.Hardsigmoid(), nn.Hardtanh(0.2, 0.9), nn.ReLU6()
     ),
-    "soft and hard shrinkage, threshold": lambda: nn.Sequential(nn.Softshrink(0.05), nn.Hardshrink(0.1), nn.Threshold(0.0, 0.1)),
+    "soft and hard shrinkage, threshold": lambda: nn.Sequential(
+        nn.Softshrink(0.05), nn.Hardshrink(0.1), nn.Threshold(0.0, 0.1)
+    ),
     "PReLU": lambda: nn.PReLU(16),
 }
 for name, activation in ACTIVATIONS.items():
@@ -77,8 +79,15 @@ def linear_regression() -> Example:
 def normalised() -> Example:
     """Layer norm, batch norm without affine, dropout in evaluation mode."""
     model = nn.Sequential(
-        nn.Linear(8, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 16), nn.BatchNorm1d(16, affine=False), nn.SiLU(),
-        nn.AlphaDropout(0.2), nn.Dropout(0.3), nn.Linear(16, 3),
+        nn.Linear(8, 16),
+        nn.LayerNorm(16),
+        nn.Tanh(),
+        nn.Linear(16, 16),
+        nn.BatchNorm1d(16, affine=False),
+        nn.SiLU(),
+        nn.AlphaDropout(0.2),
+        nn.Dropout(0.3),
+        nn.Linear(16, 3),
     )
     return Example(model, CE, vectors(8, 3))
 
@@ -93,14 +102,23 @@ def gated() -> Example:
         x = gate * torch.tanh(self.b(x)) + (1 - gate) * x
         return self.head(F.silu(self.c(x)) * self.d(x))
 
-    layers = {"a": nn.Linear(8, 16), "gate": nn.Linear(8, 8), "b": nn.Linear(8, 8), "c": nn.Linear(8, 12), "d": nn.Linear(8, 12), "head": nn.Linear(12, 3)}
+    layers = {
+        "a": nn.Linear(8, 16),
+        "gate": nn.Linear(8, 8),
+        "b": nn.Linear(8, 8),
+        "c": nn.Linear(8, 12),
+        "d": nn.Linear(8, 12),
+        "head": nn.Linear(12, 3),
+    }
     return Example(Forward(forward, **layers), CE, vectors(8, 3))
 
 
 @dense.case()
 def maxout() -> Example:
     """Maxout."""
-    model = Forward(lambda self, x: self.b(self.a(x).view(len(x), 6, 4).amax(-1)), a=nn.Linear(8, 24), b=nn.Linear(6, 3))
+    model = Forward(
+        lambda self, x: self.b(self.a(x).view(len(x), 6, 4).amax(-1)), a=nn.Linear(8, 24), b=nn.Linear(6, 3)
+    )
     return Example(model, CE, vectors(8, 3))
 
 
@@ -256,7 +274,14 @@ def mixer() -> Example:
         x = x + self.across(self.a(x).transpose(1, 2)).transpose(1, 2)
         return self.head((x + self.along(self.b(x))).mean(1))
 
-    parts = {"embed": nn.Linear(48, 12), "a": nn.LayerNorm(12), "b": nn.LayerNorm(12), "across": mlp(9, 9), "along": mlp(12, 12), "head": nn.Linear(12, 3)}
+    parts = {
+        "embed": nn.Linear(48, 12),
+        "a": nn.LayerNorm(12),
+        "b": nn.LayerNorm(12),
+        "across": mlp(9, 9),
+        "along": mlp(12, 12),
+        "head": nn.Linear(12, 3),
+    }
     return Example(Forward(forward, **parts), CE, [(torch.randn(n, 3, 12, 12), classes(3, n)) for n in (4, 2)])
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torchvision import ops
 from torchvision.models import segmentation as zoo_of_segmentation
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD, SSDHead
@@ -33,7 +33,10 @@ def _scenes() -> list[Any]:
 
     def one(count: int) -> dict[str, Tensor]:
         corner = torch.rand(count, 2) * 20
-        return {"boxes": torch.cat([corner, corner + 12 + torch.rand(count, 2) * 20], 1), "labels": classes(3, count) + 1}
+        return {
+            "boxes": torch.cat([corner, corner + 12 + torch.rand(count, 2) * 20], 1),
+            "labels": classes(3, count) + 1,
+        }
 
     return [([torch.rand(3, 64, 64) for _ in counts], [one(c) for c in counts]) for counts in ((2, 1), (3,))]
 
@@ -56,14 +59,20 @@ class _Losses(nn.Module):
 def _detector(name: str, make: Any, **settings: Any) -> None:
     def build() -> Example:
         # The loss is what the model returns; there are no logits to be had.
-        return Example(_Losses(make()), lambda loss, _: loss, [(scene, torch.zeros(len(scene[0]))) for scene in _scenes()])
+        return Example(
+            _Losses(make()), lambda loss, _: loss, [(scene, torch.zeros(len(scene[0]))) for scene in _scenes()]
+        )
 
     detection.add(name, build, **settings)
 
 
 ANCHORS = {"anchor_generator": AnchorGenerator(((16, 32),), ((1.0,),)), "min_size": 64, "max_size": 64}
 _detector("RetinaNet, losses inside", lambda: RetinaNet(_backbone(), 4, **ANCHORS), limit=150)
-_detector("FCOS, losses inside", lambda: FCOS(_backbone(32), 4, anchor_generator=AnchorGenerator(((8,),), ((1.0,),)), min_size=64, max_size=64), limit=150)
+_detector(
+    "FCOS, losses inside",
+    lambda: FCOS(_backbone(32), 4, anchor_generator=AnchorGenerator(((8,),), ((1.0,),)), min_size=64, max_size=64),
+    limit=150,
+)
 
 
 @detection.case(limit=150)
@@ -91,8 +100,15 @@ def faster_rcnn() -> Example:
     """Faster R-CNN, losses inside, proposals sampled."""
     pool = ops.MultiScaleRoIAlign(["0"], 3, 2)
     model = FasterRCNN(
-        _backbone(), 4, min_size=64, max_size=64, rpn_anchor_generator=ANCHORS["anchor_generator"], box_roi_pool=pool, box_detections_per_img=5,
-        rpn_batch_size_per_image=4, box_batch_size_per_image=4,
+        _backbone(),
+        4,
+        min_size=64,
+        max_size=64,
+        rpn_anchor_generator=ANCHORS["anchor_generator"],
+        box_roi_pool=pool,
+        box_detections_per_img=5,
+        rpn_batch_size_per_image=4,
+        box_batch_size_per_image=4,
     )
     return Example(_Losses(model), lambda loss, _: loss, [(scene, torch.zeros(len(scene[0]))) for scene in _scenes()])
 
@@ -105,13 +121,15 @@ def region_pooling() -> Example:
         z = ops.roi_align(torch.tanh(self.c(x)), boxes, 3, spatial_scale=1.0, sampling_ratio=2, aligned=True).flatten(1)
         return self.k(z), self.b(z)
 
-    loss = lambda o, y: F.cross_entropy(o[0], y[0]) + F.smooth_l1_loss(o[1], y[1])  # noqa: E731
+    loss = lambda o, y: F.cross_entropy(o[0], y[0]) + F.smooth_l1_loss(o[1], y[1])
     data = []
     for n in (2, 1):
         corner = torch.rand(n * 2, 2) * 5
         boxes = torch.cat([corner, corner + 4], 1)
         data.append(((torch.randn(n, 3, 10, 10), list(boxes.split(2))), (classes(3, 2 * n), torch.randn(2 * n, 4))))
-    return Example(Forward(forward, c=nn.Conv2d(3, 4, 3, padding=1), k=nn.Linear(36, 3), b=nn.Linear(36, 4)), loss, data)
+    return Example(
+        Forward(forward, c=nn.Conv2d(3, 4, 3, padding=1), k=nn.Linear(36, 3), b=nn.Linear(36, 4)), loss, data
+    )
 
 
 @detection.case()
@@ -122,8 +140,15 @@ def deformable() -> Example:
         x = torch.tanh(self.c(x))
         return self.h(self.d(x, 0.1 * self.o(x)).mean((2, 3)))
 
-    parts = {"c": nn.Conv2d(3, 4, 3, padding=1), "o": nn.Conv2d(4, 18, 3, padding=1), "d": ops.DeformConv2d(4, 6, 3, padding=1), "h": nn.Linear(6, 3)}
-    return Example(Forward(forward, **parts), nn.CrossEntropyLoss(), [(torch.randn(n, 3, 8, 8), classes(3, n)) for n in (2, 1)])
+    parts = {
+        "c": nn.Conv2d(3, 4, 3, padding=1),
+        "o": nn.Conv2d(4, 18, 3, padding=1),
+        "d": ops.DeformConv2d(4, 6, 3, padding=1),
+        "h": nn.Linear(6, 3),
+    }
+    return Example(
+        Forward(forward, **parts), nn.CrossEntropyLoss(), [(torch.randn(n, 3, 8, 8), classes(3, n)) for n in (2, 1)]
+    )
 
 
 def _boxes(o: Tensor) -> Tensor:
@@ -147,7 +172,11 @@ def yolo() -> Example:
 
     def one(count: int) -> dict[str, Tensor]:
         corner = torch.rand(count, 2) * 0.5
-        return {"cell": torch.randperm(16)[:count], "boxes": torch.cat([corner, corner + 0.3], 1), "labels": classes(3, count)}
+        return {
+            "cell": torch.randperm(16)[:count],
+            "boxes": torch.cat([corner, corner + 0.3], 1),
+            "labels": classes(3, count),
+        }
 
     data = [(torch.randn(len(counts), 3, 16, 16), [one(c) for c in counts]) for counts in ((2, 1, 3), (1, 2))]
     model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 8, 1))
@@ -178,7 +207,13 @@ def set_prediction() -> Example:
         corner = torch.rand(count, 2) * 0.5
         return {"boxes": torch.cat([corner, corner + 0.3], 1), "labels": classes(3, count)}
 
-    model = Forward(forward, c=nn.Conv2d(3, 8, 4, 4), a=nn.MultiheadAttention(8, 2, batch_first=True), k=nn.Linear(8, 4), b=nn.Linear(8, 4))
+    model = Forward(
+        forward,
+        c=nn.Conv2d(3, 8, 4, 4),
+        a=nn.MultiheadAttention(8, 2, batch_first=True),
+        k=nn.Linear(8, 4),
+        b=nn.Linear(8, 4),
+    )
     model.q = nn.Parameter(torch.randn(1, 4, 8))
     data = [(torch.randn(len(counts), 3, 12, 12), [one(c) for c in counts]) for counts in ((2, 1), (3,))]
     return Example(model, loss, data, weight=lambda b: len(b[1]))
@@ -215,7 +250,7 @@ def key_points() -> Example:
         return torch.stack([(chance.sum(2) * at).sum(-1), (chance.sum(3) * at).sum(-1)], -1)
 
     model = Forward(forward, c=nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)))
-    wing = lambda o, y: torch.log1p((o - y).abs() / 0.1).mean()  # noqa: E731
+    wing = lambda o, y: torch.log1p((o - y).abs() / 0.1).mean()
     return Example(model, wing, [(torch.randn(n, 3, 9, 9), torch.rand(n, 4, 2)) for n in (3, 2)])
 
 
@@ -233,7 +268,7 @@ def _masks(count: int, side: int, *sizes: int, ignored: int | None = None) -> li
 class _UNet(nn.Module):
     def __init__(self, out: int, norm: Any) -> None:
         super().__init__()
-        block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, padding=1), norm(o), nn.SiLU())  # noqa: E731
+        block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, padding=1), norm(o), nn.SiLU())
         self.a, self.b, self.c, self.h = block(3, 6), block(6, 12), block(18, 6), nn.Conv2d(6, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -251,7 +286,7 @@ def u_net() -> Example:
 @segmentation.case()
 def u_net_ignored() -> Example:
     """U-Net with batch norm, ignored pixels in a lambda."""
-    loss = lambda o, y: F.cross_entropy(o, y, ignore_index=255)  # noqa: E731
+    loss = lambda o, y: F.cross_entropy(o, y, ignore_index=255)
     return Example(_UNet(4, nn.BatchNorm2d), loss, _masks(4, 12, ignored=255), weight=lambda b: (b[1] != 255).sum())
 
 
@@ -263,7 +298,11 @@ def dice_of_samples() -> Example:
         p = o.sigmoid()
         return (1 - (2 * (p * y).sum((1, 2, 3)) + 1) / (p.sum((1, 2, 3)) + y.sum((1, 2, 3)) + 1)).mean()
 
-    return Example(_UNet(1, nn.InstanceNorm2d), loss, [(torch.randn(n, 3, 12, 12), torch.rand(n, 1, 12, 12).round()) for n in (2, 1)])
+    return Example(
+        _UNet(1, nn.InstanceNorm2d),
+        loss,
+        [(torch.randn(n, 3, 12, 12), torch.rand(n, 1, 12, 12).round()) for n in (2, 1)],
+    )
 
 
 @segmentation.case()
@@ -298,10 +337,10 @@ def fully_convolutional() -> Example:
     """FCN of torchvision with an auxiliary head, dictionary outputs."""
     make = zoo_of_segmentation.fcn.FCN
     head = zoo_of_segmentation.fcn.FCNHead
-    backbone = torchvision.models._utils.IntermediateLayerGetter(  # noqa: SLF001 - as torchvision builds it
+    backbone = IntermediateLayerGetter(
         nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1)), {"1": "aux", "2": "out"}
     )
-    loss = lambda o, y: F.cross_entropy(o["out"], y) + 0.4 * F.cross_entropy(o["aux"], y)  # noqa: E731
+    loss = lambda o, y: F.cross_entropy(o["out"], y) + 0.4 * F.cross_entropy(o["aux"], y)
     return Example(make(backbone, head(8, 4), head(8, 4)), loss, _masks(4, 16))
 
 
@@ -309,7 +348,9 @@ def fully_convolutional() -> Example:
 def atrous() -> Example:
     """DeepLab v3's atrous spatial pyramid."""
     narrow = zoo_of_segmentation.deeplabv3.ASPP(8, [2, 3], out_channels=8)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), narrow, nn.Conv2d(8, 4, 1), nn.Upsample(scale_factor=2, mode="bilinear"))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), narrow, nn.Conv2d(8, 4, 1), nn.Upsample(scale_factor=2, mode="bilinear")
+    )
     return Example(model, nn.CrossEntropyLoss(), _masks(4, 16))
 
 
@@ -317,7 +358,12 @@ def atrous() -> Example:
 def mobile_segmentation() -> Example:
     """LR-ASPP head of torchvision, dictionary outputs."""
     low, high = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.Hardswish()), nn.Conv2d(6, 8, 3, 2, 1)
-    backbone = Forward(lambda self, x: (lambda a: {"low": a, "high": self.high(a)})(self.low(x)), low=low, high=high)
+
+    def forward(self: Any, x: Tensor) -> dict[str, Tensor]:
+        x = self.low(x)
+        return {"low": x, "high": self.high(x)}
+
+    backbone = Forward(forward, low=low, high=high)
     model = zoo_of_segmentation.lraspp.LRASPP(backbone, 6, 8, 4, inter_channels=8)
     return Example(model, lambda o, y: F.cross_entropy(o["out"], y), _masks(4, 16))
 

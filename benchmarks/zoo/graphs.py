@@ -81,7 +81,9 @@ def sampling() -> Example:
     def forward(self: Any, x: Tensor, edges: Tensor) -> Tensor:
         source, to = edges
         z = self.p(x)[source]
-        most = z.new_zeros(len(x), z.shape[1]).scatter_reduce(0, to[:, None].expand_as(z), z, "amax", include_self=False)
+        most = z.new_zeros(len(x), z.shape[1]).scatter_reduce(
+            0, to[:, None].expand_as(z), z, "amax", include_self=False
+        )
         return self.b(F.normalize(torch.tanh(self.a(torch.cat([x, most], 1))), dim=1))
 
     return _nodes(Forward(forward, p=nn.Linear(6, 6), a=nn.Linear(12, 10), b=nn.Linear(10, 3)))
@@ -159,7 +161,7 @@ def energies_and_forces() -> Example:
         return value, force
 
     data = [(torch.randn(n, 5, 3), (torch.randn(n), torch.randn(n, 5, 3))) for n in (3, 2)]
-    loss = lambda o, y: F.mse_loss(o[0], y[0]) + 10 * F.mse_loss(o[1], y[1])  # noqa: E731
+    loss = lambda o, y: F.mse_loss(o[0], y[0]) + 10 * F.mse_loss(o[1], y[1])
     return Example(Forward(forward, f=mlp(6, 1)), loss, data)
 
 
@@ -170,14 +172,26 @@ def equivariant() -> Example:
     def forward(self: Any, h: Tensor, x: Tensor) -> Tensor:
         for edge, node, shift in zip(self.edges, self.nodes, self.shifts, strict=True):
             apart = x[:, :, None] - x[:, None]
-            pair = torch.cat([h[:, :, None].expand(-1, -1, 5, -1), h[:, None].expand(-1, 5, -1, -1), apart.square().sum(-1, keepdim=True)], -1)
+            pair = torch.cat(
+                [
+                    h[:, :, None].expand(-1, -1, 5, -1),
+                    h[:, None].expand(-1, 5, -1, -1),
+                    apart.square().sum(-1, keepdim=True),
+                ],
+                -1,
+            )
             m = edge(pair)
             x = x + (apart * torch.tanh(shift(m))).mean(2)
             h = h + node(torch.cat([h, m.sum(2)], -1))
         return x
 
-    many = lambda make: nn.ModuleList(make() for _ in range(2))  # noqa: E731
-    model = Forward(forward, edges=many(lambda: mlp(9, 6, 8, nn.SiLU)), nodes=many(lambda: mlp(10, 4, 8, nn.SiLU)), shifts=many(lambda: nn.Linear(6, 1)))
+    many = lambda make: nn.ModuleList(make() for _ in range(2))
+    model = Forward(
+        forward,
+        edges=many(lambda: mlp(9, 6, 8, nn.SiLU)),
+        nodes=many(lambda: mlp(10, 4, 8, nn.SiLU)),
+        shifts=many(lambda: nn.Linear(6, 1)),
+    )
     return Example(model, MSE, [((torch.randn(n, 5, 4), torch.randn(n, 5, 3)), torch.randn(n, 5, 3)) for n in (3, 2)])
 
 
@@ -227,7 +241,11 @@ def points() -> Example:
         center = x[:, :, None].expand_as(neighbours)
         return self.h(self.f(torch.cat([center, neighbours - center], -1)).amax(2).amax(1))
 
-    return Example(Forward(forward, f=mlp(6, 8, 12, nn.ReLU), h=nn.Linear(8, 3)), CE, [(torch.randn(n, 9, 3), classes(3, n)) for n in (3, 2)])
+    return Example(
+        Forward(forward, f=mlp(6, 8, 12, nn.ReLU), h=nn.Linear(8, 3)),
+        CE,
+        [(torch.randn(n, 9, 3), classes(3, n)) for n in (3, 2)],
+    )
 
 
 @graphs.case()

@@ -26,7 +26,9 @@ def _of_mlp(outputs: int, loss: Any, target: Callable[[int], Any], **settings: A
     return build
 
 
-def _ending_in(last: nn.Module, outputs: int, loss: Any, target: Callable[[int], Any], **settings: Any) -> Callable[[], Example]:
+def _ending_in(
+    last: nn.Module, outputs: int, loss: Any, target: Callable[[int], Any], **settings: Any
+) -> Callable[[], Example]:
     def build() -> Example:
         data = [(torch.randn(n, 8), target(n)) for n in SIZES]
         return Example(nn.Sequential(*mlp(8, outputs), last), loss, data, **settings)
@@ -55,85 +57,11 @@ def _cross_entropy_of_log_probabilities(outputs: Tensor, batch: Any) -> Tensor:
     return F.cross_entropy(outputs, batch[1])
 
 
-losses.add("cross-entropy", _of_mlp(5, CE, _labels(5)))
-losses.add(
-    "cross-entropy, class weights and label smoothing",
-    _of_mlp(
-        5, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 0.5, 1, 3]), label_smoothing=0.1), _labels(5),
-        weight=lambda batch: float(torch.tensor([1.0, 2, 0.5, 1, 3])[batch[1]].sum()),
-    ),
-)
-losses.add("cross-entropy, class probabilities as targets", _of_mlp(5, CE, lambda n: torch.randn(n, 5).softmax(1)))
-losses.add("cross-entropy, reduction sum", _of_mlp(5, nn.CrossEntropyLoss(reduction="sum"), _labels(5), summed=True))
-losses.add(
-    "cross-entropy summed by a lambda",
-    _of_mlp(5, lambda o, y: F.cross_entropy(o, y, reduction="sum"), _labels(5), summed=True),
-)
-
-
 def _with_ignored(n: int) -> Tensor:
     labels = classes(5, n)
     labels[: n // 3] = -100
     labels[0] = 1
     return labels
-
-
-losses.add("cross-entropy with ignored labels", _of_mlp(5, CE, _with_ignored, weight=lambda b: (b[1] >= 0).sum()))
-losses.add(
-    "cross-entropy with ignored labels in a lambda",
-    _of_mlp(5, lambda o, y: F.cross_entropy(o, y, ignore_index=-100), _with_ignored, weight=lambda b: (b[1] >= 0).sum()),
-)
-losses.add("log-softmax and NLL in a lambda", _of_mlp(5, lambda o, y: F.nll_loss(F.log_softmax(o, 1), y), _labels(5)))
-losses.add(
-    "NLLLoss, the model ends in LogSoftmax",
-    _ending_in(nn.LogSoftmax(1), 5, nn.NLLLoss(), _labels(5), criterion=_cross_entropy_of_log_probabilities),
-)
-losses.add("own cross-entropy: -log softmax[y]", _of_mlp(5, lambda o, y: -o.softmax(1)[torch.arange(len(y)), y].log().mean(), _labels(5)))
-losses.add("own cross-entropy: log-sum-exp by hand", _of_mlp(5, lambda o, y: (o.exp().sum(1).log() - o.gather(1, y[:, None])[:, 0]).mean(), _labels(5)))
-losses.add("focal loss", _of_mlp(5, lambda o, y: _focal(o, y), _labels(5)))
-losses.add("focal loss of torchvision", _of_mlp(4, lambda o, y: torchvision.ops.sigmoid_focal_loss(o, y, reduction="mean"), _bits(4)))
-losses.add("hard example mining by top-k", _of_mlp(5, lambda o, y: F.cross_entropy(o, y, reduction="none").topk(4).values.mean(), _labels(5)))
-losses.add("poly-1 cross-entropy", _of_mlp(5, lambda o, y: _poly(o, y), _labels(5)))
-losses.add("symmetric cross-entropy", _of_mlp(5, lambda o, y: F.cross_entropy(o, y) - (o.softmax(1) * F.one_hot(y, 5).to(o).clamp_min(1e-4).log()).sum(1).mean(), _labels(5)))
-losses.add("evidential loss (Dirichlet, digamma)", _of_mlp(5, lambda o, y: _evidential(o, y), _labels(5)))
-losses.add("BCELoss, the model ends in Sigmoid", _ending_in(nn.Sigmoid(), 1, nn.BCELoss(), _bits(1)))
-losses.add("BCE with logits, pos_weight", _of_mlp(6, nn.BCEWithLogitsLoss(pos_weight=torch.linspace(1, 2, 6)), _bits(6)))
-losses.add("asymmetric multi-label loss", _of_mlp(6, lambda o, y: _asymmetric(o, y), _bits(6)))
-losses.add("ordinal regression by cumulative logits", _of_mlp(4, lambda o, y: F.binary_cross_entropy_with_logits(o, (y[:, None] > torch.arange(4)).to(o)), _labels(5)))
-losses.add("MSE", _of_mlp(2, nn.MSELoss(), _numbers(2)))
-losses.add("MSE, reduction sum", _of_mlp(2, nn.MSELoss(reduction="sum"), _numbers(2), summed=True))
-losses.add("weighted MSE, targets a tuple", _of_mlp(1, lambda o, t: (t[1] * (o[:, 0] - t[0]) ** 2).mean(), lambda n: (torch.randn(n), torch.rand(n))))
-losses.add("MAE", _of_mlp(2, nn.L1Loss(), _numbers(2)))
-losses.add("smooth L1", _of_mlp(2, nn.SmoothL1Loss(), _numbers(2)))
-losses.add("Huber", _of_mlp(2, nn.HuberLoss(delta=0.7), _numbers(2)))
-losses.add("log-cosh", _of_mlp(2, lambda o, y: (F.softplus(2 * (o - y)) - (o - y) - 0.6931).mean(), _numbers(2)))
-losses.add("quantile (pinball) loss", _of_mlp(3, lambda o, y: _pinball(o, y), _numbers(1)))
-losses.add("Poisson NLL", _of_mlp(1, nn.PoissonNLLLoss(), lambda n: torch.poisson(torch.ones(n, 1))))
-losses.add("Gaussian NLL, variance learned", _of_mlp(2, lambda o, y: F.gaussian_nll_loss(o[:, 0], y, F.softplus(o[:, 1]) + 1e-3), _numbers()))
-losses.add("negative binomial NLL (lgamma)", _of_mlp(2, lambda o, y: _negative_binomial(o, y), lambda n: torch.poisson(2 * torch.ones(n))))
-losses.add("Tweedie deviance", _of_mlp(1, lambda o, y: (-y * torch.exp(-0.5 * o[:, 0]) / -0.5 + torch.exp(0.5 * o[:, 0]) / 0.5).mean(), lambda n: torch.rand(n) * 3))
-losses.add("mixture density (log-sum-exp of 3 Gaussians)", _of_mlp(9, lambda o, y: _mixture(o, y), _numbers(1)))
-losses.add("Student-t NLL", _of_mlp(2, lambda o, y: (o[:, 1] + 2 * torch.log1p((y - o[:, 0]) ** 2 * torch.exp(-2 * o[:, 1]) / 3)).mean(), _numbers()))
-losses.add("KL divergence, distillation with a teacher in the closure", lambda: _distillation())
-losses.add("KLDivLoss batchmean, the model ends in LogSoftmax", _ending_in(nn.LogSoftmax(1), 5, nn.KLDivLoss(reduction="batchmean"), lambda n: torch.randn(n, 5).softmax(1), criterion=lambda o, b: F.cross_entropy(o, b[1]) + torch.special.xlogy(b[1], b[1]).sum(1).mean()))
-losses.add("hinge", _of_mlp(1, lambda o, y: (1 - y * o[:, 0]).clamp_min(0).mean(), _signs()))
-losses.add("squared hinge", _of_mlp(1, lambda o, y: (1 - y * o[:, 0]).clamp_min(0).square().mean(), _signs()))
-losses.add("soft margin", _of_mlp(4, nn.SoftMarginLoss(), _signs(4)))
-losses.add("multi-margin", _of_mlp(5, nn.MultiMarginLoss(), _labels(5)))
-losses.add("multi-label margin", _of_mlp(5, nn.MultiLabelMarginLoss(), lambda n: torch.tensor([[0, 3, -1, -1, -1]] * n)))
-losses.add("multi-label soft margin", _of_mlp(5, nn.MultiLabelSoftMarginLoss(), _bits(5)))
-losses.add("hinge embedding", _of_mlp(1, lambda o, y: F.hinge_embedding_loss(o[:, 0], y), _signs()))
-losses.add("cosine embedding", lambda: _pairs(lambda o, y: F.cosine_embedding_loss(o[0], o[1], y, margin=0.2)))
-losses.add("margin ranking", lambda: _pairs(lambda o, y: F.margin_ranking_loss(o[0][:, 0], o[1][:, 0], y, margin=0.1)))
-losses.add("triplet margin", lambda: _triplets())
-losses.add("CTC", lambda: _ctc())
-losses.add("cross-entropy with an L2 penalty of the outputs", _of_mlp(5, lambda o, y: F.cross_entropy(o, y) + 1e-2 * o.square().mean(), _labels(5)))
-losses.add("a branch on loss.item()", _of_mlp(5, lambda o, y: _branch(F.cross_entropy(o, y)), _labels(5)))
-losses.add("samples picked by a boolean mask", lambda: _masked())
-losses.add("AdaptiveLogSoftmaxWithLoss in the model", lambda: _adaptive())
-losses.add("loss with parameters of its own (center loss)", lambda: _center())
-losses.add("L2 penalty of the weights in the closure", lambda: _penalised())
-losses.add("L1 penalty of the weights in the closure", lambda: _sparse())
 
 
 def _focal(o: Tensor, y: Tensor) -> Tensor:
@@ -219,7 +147,7 @@ def _masked() -> Example:
         return F.cross_entropy(o[y > 0], y[y > 0])
 
     data = [(torch.randn(n, 8), classes(5, n)) for n in SIZES]
-    kept = lambda b: float((b[1] > 0).sum())  # noqa: E731
+    kept = lambda b: float((b[1] > 0).sum())
     return Example(mlp(8, 5), loss, data, {"terms": lambda y: float((y > 0).sum())}, weight=kept)
 
 
@@ -252,7 +180,9 @@ def _penalised() -> Example:
         return F.cross_entropy(o, y) + 0.05 * sum(p.square().sum() for p in model.parameters())
 
     return Example(
-        model, loss, [(torch.randn(n, 8), classes(5, n)) for n in SIZES],
+        model,
+        loss,
+        [(torch.randn(n, 8), classes(5, n)) for n in SIZES],
         criterion=lambda o, b: F.cross_entropy(o, b[1]),
         penalty=lambda m: 0.05 * sum(p.square().sum() for p in m.parameters()),
     )
@@ -265,10 +195,171 @@ def _sparse() -> Example:
         return F.cross_entropy(o, y) + 1e-3 * sum(p.abs().sum() for p in model.parameters())
 
     return Example(
-        model, loss, [(torch.randn(n, 8), classes(5, n)) for n in SIZES],
+        model,
+        loss,
+        [(torch.randn(n, 8), classes(5, n)) for n in SIZES],
         criterion=lambda o, b: F.cross_entropy(o, b[1]),
         penalty=lambda m: 1e-3 * sum(p.abs().sum() for p in m.parameters()),
     )
+
+
+def _coupled(loss: Any, outputs: int = 4, **settings: Any) -> Callable[[], Example]:
+    """A loss in which the samples of a batch are coupled: batches are weighted by their samples."""
+    return _of_mlp(outputs, loss, _numbers(), weight=samples, **settings)
+
+
+def _discrepancy(o: Tensor, y: Tensor) -> Tensor:
+    to = torch.stack([y, y**2], 1)
+    near = lambda a, b: torch.exp(-(a[:, None] - b[None]).square().sum(-1)).mean()
+    return near(o, o) - 2 * near(o, to) + near(to, to)
+
+
+losses.add("cross-entropy", _of_mlp(5, CE, _labels(5)))
+losses.add(
+    "cross-entropy, class weights and label smoothing",
+    _of_mlp(
+        5,
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 0.5, 1, 3]), label_smoothing=0.1),
+        _labels(5),
+        weight=lambda batch: float(torch.tensor([1.0, 2, 0.5, 1, 3])[batch[1]].sum()),
+    ),
+)
+losses.add("cross-entropy, class probabilities as targets", _of_mlp(5, CE, lambda n: torch.randn(n, 5).softmax(1)))
+losses.add("cross-entropy, reduction sum", _of_mlp(5, nn.CrossEntropyLoss(reduction="sum"), _labels(5), summed=True))
+losses.add(
+    "cross-entropy summed by a lambda",
+    _of_mlp(5, lambda o, y: F.cross_entropy(o, y, reduction="sum"), _labels(5), summed=True),
+)
+
+
+losses.add("cross-entropy with ignored labels", _of_mlp(5, CE, _with_ignored, weight=lambda b: (b[1] >= 0).sum()))
+losses.add(
+    "cross-entropy with ignored labels in a lambda",
+    _of_mlp(
+        5, lambda o, y: F.cross_entropy(o, y, ignore_index=-100), _with_ignored, weight=lambda b: (b[1] >= 0).sum()
+    ),
+)
+losses.add("log-softmax and NLL in a lambda", _of_mlp(5, lambda o, y: F.nll_loss(F.log_softmax(o, 1), y), _labels(5)))
+losses.add(
+    "NLLLoss, the model ends in LogSoftmax",
+    _ending_in(nn.LogSoftmax(1), 5, nn.NLLLoss(), _labels(5), criterion=_cross_entropy_of_log_probabilities),
+)
+losses.add(
+    "own cross-entropy: -log softmax[y]",
+    _of_mlp(5, lambda o, y: -o.softmax(1)[torch.arange(len(y)), y].log().mean(), _labels(5)),
+)
+losses.add(
+    "own cross-entropy: log-sum-exp by hand",
+    _of_mlp(5, lambda o, y: (o.exp().sum(1).log() - o.gather(1, y[:, None])[:, 0]).mean(), _labels(5)),
+)
+losses.add("focal loss", _of_mlp(5, _focal, _labels(5)))
+losses.add(
+    "focal loss of torchvision",
+    _of_mlp(4, lambda o, y: torchvision.ops.sigmoid_focal_loss(o, y, reduction="mean"), _bits(4)),
+)
+losses.add(
+    "hard example mining by top-k",
+    _of_mlp(5, lambda o, y: F.cross_entropy(o, y, reduction="none").topk(4).values.mean(), _labels(5)),
+)
+losses.add("poly-1 cross-entropy", _of_mlp(5, _poly, _labels(5)))
+losses.add(
+    "symmetric cross-entropy",
+    _of_mlp(
+        5,
+        lambda o, y: F.cross_entropy(o, y) - (o.softmax(1) * F.one_hot(y, 5).to(o).clamp_min(1e-4).log()).sum(1).mean(),
+        _labels(5),
+    ),
+)
+losses.add("evidential loss (Dirichlet, digamma)", _of_mlp(5, _evidential, _labels(5)))
+losses.add("BCELoss, the model ends in Sigmoid", _ending_in(nn.Sigmoid(), 1, nn.BCELoss(), _bits(1)))
+losses.add(
+    "BCE with logits, pos_weight", _of_mlp(6, nn.BCEWithLogitsLoss(pos_weight=torch.linspace(1, 2, 6)), _bits(6))
+)
+losses.add("asymmetric multi-label loss", _of_mlp(6, _asymmetric, _bits(6)))
+losses.add(
+    "ordinal regression by cumulative logits",
+    _of_mlp(4, lambda o, y: F.binary_cross_entropy_with_logits(o, (y[:, None] > torch.arange(4)).to(o)), _labels(5)),
+)
+losses.add("MSE", _of_mlp(2, nn.MSELoss(), _numbers(2)))
+losses.add("MSE, reduction sum", _of_mlp(2, nn.MSELoss(reduction="sum"), _numbers(2), summed=True))
+losses.add(
+    "weighted MSE, targets a tuple",
+    _of_mlp(1, lambda o, t: (t[1] * (o[:, 0] - t[0]) ** 2).mean(), lambda n: (torch.randn(n), torch.rand(n))),
+)
+losses.add("MAE", _of_mlp(2, nn.L1Loss(), _numbers(2)))
+losses.add("smooth L1", _of_mlp(2, nn.SmoothL1Loss(), _numbers(2)))
+losses.add("Huber", _of_mlp(2, nn.HuberLoss(delta=0.7), _numbers(2)))
+losses.add("log-cosh", _of_mlp(2, lambda o, y: (F.softplus(2 * (o - y)) - (o - y) - 0.6931).mean(), _numbers(2)))
+losses.add("quantile (pinball) loss", _of_mlp(3, _pinball, _numbers(1)))
+losses.add("Poisson NLL", _of_mlp(1, nn.PoissonNLLLoss(), lambda n: torch.poisson(torch.ones(n, 1))))
+losses.add(
+    "Gaussian NLL, variance learned",
+    _of_mlp(2, lambda o, y: F.gaussian_nll_loss(o[:, 0], y, F.softplus(o[:, 1]) + 1e-3), _numbers()),
+)
+losses.add(
+    "negative binomial NLL (lgamma)",
+    _of_mlp(2, _negative_binomial, lambda n: torch.poisson(2 * torch.ones(n))),
+)
+losses.add(
+    "Tweedie deviance",
+    _of_mlp(
+        1,
+        lambda o, y: (-y * torch.exp(-0.5 * o[:, 0]) / -0.5 + torch.exp(0.5 * o[:, 0]) / 0.5).mean(),
+        lambda n: torch.rand(n) * 3,
+    ),
+)
+losses.add("mixture density (log-sum-exp of 3 Gaussians)", _of_mlp(9, _mixture, _numbers(1)))
+losses.add(
+    "Student-t NLL",
+    _of_mlp(
+        2, lambda o, y: (o[:, 1] + 2 * torch.log1p((y - o[:, 0]) ** 2 * torch.exp(-2 * o[:, 1]) / 3)).mean(), _numbers()
+    ),
+)
+losses.add("KL divergence, distillation with a teacher in the closure", _distillation)
+losses.add(
+    "KLDivLoss batchmean, the model ends in LogSoftmax",
+    _ending_in(
+        nn.LogSoftmax(1),
+        5,
+        nn.KLDivLoss(reduction="batchmean"),
+        lambda n: torch.randn(n, 5).softmax(1),
+        criterion=lambda o, b: F.cross_entropy(o, b[1]) + torch.special.xlogy(b[1], b[1]).sum(1).mean(),
+    ),
+)
+losses.add("hinge", _of_mlp(1, lambda o, y: (1 - y * o[:, 0]).clamp_min(0).mean(), _signs()))
+losses.add("squared hinge", _of_mlp(1, lambda o, y: (1 - y * o[:, 0]).clamp_min(0).square().mean(), _signs()))
+losses.add("soft margin", _of_mlp(4, nn.SoftMarginLoss(), _signs(4)))
+losses.add("multi-margin", _of_mlp(5, nn.MultiMarginLoss(), _labels(5)))
+losses.add(
+    "multi-label margin", _of_mlp(5, nn.MultiLabelMarginLoss(), lambda n: torch.tensor([[0, 3, -1, -1, -1]] * n))
+)
+losses.add("multi-label soft margin", _of_mlp(5, nn.MultiLabelSoftMarginLoss(), _bits(5)))
+losses.add("hinge embedding", _of_mlp(1, lambda o, y: F.hinge_embedding_loss(o[:, 0], y), _signs()))
+losses.add("cosine embedding", lambda: _pairs(lambda o, y: F.cosine_embedding_loss(o[0], o[1], y, margin=0.2)))
+losses.add("margin ranking", lambda: _pairs(lambda o, y: F.margin_ranking_loss(o[0][:, 0], o[1][:, 0], y, margin=0.1)))
+losses.add("triplet margin", _triplets)
+losses.add("CTC", _ctc)
+losses.add(
+    "cross-entropy with an L2 penalty of the outputs",
+    _of_mlp(5, lambda o, y: F.cross_entropy(o, y) + 1e-2 * o.square().mean(), _labels(5)),
+)
+losses.add("a branch on loss.item()", _of_mlp(5, lambda o, y: _branch(F.cross_entropy(o, y)), _labels(5)))
+losses.add("samples picked by a boolean mask", _masked)
+losses.add("AdaptiveLogSoftmaxWithLoss in the model", _adaptive)
+losses.add("loss with parameters of its own (center loss)", _center)
+losses.add("L2 penalty of the weights in the closure", _penalised)
+losses.add("L1 penalty of the weights in the closure", _sparse)
+losses.add("pairwise ranking (RankNet)", _coupled(lambda o, y: (F.softplus(-(o - o.T)) * (y[:, None] > y)).mean(), 1))
+losses.add(
+    "Cox partial likelihood (logcumsumexp)",
+    _coupled(lambda o, y: -(o[y.argsort(), 0] - torch.logcumsumexp(o[y.argsort(), 0], 0)).mean(), 1),
+)
+losses.add("ListNet", _coupled(lambda o, y: -(y.softmax(0) * o[:, 0].log_softmax(0)).sum(), 1))
+losses.add(
+    "Pearson correlation",
+    _coupled(lambda o, y: 1 - F.cosine_similarity(o[:, 0] - o[:, 0].mean(), y - y.mean(), dim=0), 1),
+)
+losses.add("maximum mean discrepancy", _coupled(_discrepancy, 2))
 
 
 @losses.case(sentence="targets (N,) would be broadcast against outputs (N, 1)")
@@ -351,24 +442,6 @@ def weights_detached() -> Example:
         return (torch.exp(-each).detach() * each).mean()
 
     return _of_mlp(5, loss, _labels(5))()
-
-
-def _coupled(loss: Any, outputs: int = 4, **settings: Any) -> Callable[[], Example]:
-    """A loss in which the samples of a batch are coupled: batches are weighted by their samples."""
-    return _of_mlp(outputs, loss, _numbers(), weight=samples, **settings)
-
-
-losses.add("pairwise ranking (RankNet)", _coupled(lambda o, y: (F.softplus(-(o - o.T)) * (y[:, None] > y)).mean(), 1))
-losses.add("Cox partial likelihood (logcumsumexp)", _coupled(lambda o, y: -(o[y.argsort(), 0] - torch.logcumsumexp(o[y.argsort(), 0], 0)).mean(), 1))
-losses.add("ListNet", _coupled(lambda o, y: -(y.softmax(0) * o[:, 0].log_softmax(0)).sum(), 1))
-losses.add("Pearson correlation", _coupled(lambda o, y: 1 - F.cosine_similarity(o[:, 0] - o[:, 0].mean(), y - y.mean(), dim=0), 1))
-losses.add("maximum mean discrepancy", _coupled(lambda o, y: _discrepancy(o, y), 2))
-
-
-def _discrepancy(o: Tensor, y: Tensor) -> Tensor:
-    to = torch.stack([y, y**2], 1)
-    near = lambda a, b: torch.exp(-(a[:, None] - b[None]).square().sum(-1)).mean()  # noqa: E731
-    return near(o, o) - 2 * near(o, to) + near(to, to)
 
 
 def _contrast(z: Tensor, _: Any) -> Tensor:

@@ -65,7 +65,7 @@ class _Slotted:
         self.x = x
 
 
-_Named = namedtuple("_Named", ["x", "scale"])  # noqa: PYI024 - the untyped one is what people use
+_Named = namedtuple("_Named", ["x", "scale"])
 
 data.add("inputs a UserDict (as BatchEncoding is)", lambda: _keyword(UserDict))
 data.add("inputs a dict of keywords", lambda: _keyword(dict))
@@ -76,7 +76,9 @@ data.add("inputs an object", lambda: _both(_Box, lambda s: s.x))
 data.add("inputs an object in a tuple", lambda: _both(lambda x: (_Box(x),), lambda s: s.x))
 data.add("inputs an object whose repr shows shapes", lambda: _both(_Shown, lambda s: s.x))
 data.add("inputs an object with slots", lambda: _both(_Slotted, lambda s: s.x))
-data.add("inputs NumPy arrays, turned into tensors by the model", lambda: _both(lambda x: (x.numpy(),), torch.as_tensor))
+data.add(
+    "inputs NumPy arrays, turned into tensors by the model", lambda: _both(lambda x: (x.numpy(),), torch.as_tensor)
+)
 data.add("inputs nested lists of tensors in a tuple", lambda: _both(lambda x: ([x, [x]],), lambda s: s[1][0]))
 
 
@@ -105,14 +107,16 @@ def double_inputs() -> Example:
 @data.case()
 def bytes_of_images() -> Example:
     """Images of uint8 that the model scales."""
-    model = Forward(lambda self, x: self.f(x.to(self.f[1].weight.dtype) / 255), f=nn.Sequential(nn.Flatten(), *mlp(75, 3)))
+    model = Forward(
+        lambda self, x: self.f(x.to(self.f[1].weight.dtype) / 255), f=nn.Sequential(nn.Flatten(), *mlp(75, 3))
+    )
     return Example(model, CE, [(torch.randint(256, (n, 3, 5, 5), dtype=torch.uint8), classes(3, n)) for n in (6, 3)])
 
 
 @data.case()
 def three_in_targets() -> Example:
     """Labels and sample weights as a tuple of targets."""
-    loss = lambda o, t: (F.cross_entropy(o, t[0], reduction="none") * t[1]).mean()  # noqa: E731
+    loss = lambda o, t: (F.cross_entropy(o, t[0], reduction="none") * t[1]).mean()
     return Example(mlp(8, 3), loss, [(torch.randn(n, 8), (classes(3, n), torch.rand(n))) for n in (8, 4)])
 
 
@@ -130,7 +134,9 @@ def dictionary_targets() -> Example:
 
     model = Forward(forward, f=nn.Linear(8, 12), a=nn.Linear(12, 3), b=nn.Linear(12, 1))
     model.scale = nn.Parameter(torch.tensor([0.1, -0.2]))
-    return Example(model, loss, [(torch.randn(n, 8), {"class": classes(3, n), "value": torch.randn(n)}) for n in (8, 4)])
+    return Example(
+        model, loss, [(torch.randn(n, 8), {"class": classes(3, n), "value": torch.randn(n)}) for n in (8, 4)]
+    )
 
 
 @data.case()
@@ -144,12 +150,15 @@ def no_targets() -> Example:
 @data.case()
 def labelled_dictionaries() -> Example:
     """Batches that are dictionaries with labels, as transformers' loaders give them."""
-    model = Forward(lambda self, x, labels=None: {"logits": self.f(x)}, f=mlp(8, 3))
+    model = Forward(lambda self, x, **_: {"logits": self.f(x)}, f=mlp(8, 3))
     batches = [{"x": torch.randn(n, 8), "labels": classes(3, n)} for n in (8, 4)]
     return Example(
-        model, lambda o, y: F.cross_entropy(o["logits"], y), batches,
+        model,
+        lambda o, y: F.cross_entropy(o["logits"], y),
+        batches,
         batches=[(batch["x"], batch["labels"]) for batch in batches],
-        outputs=lambda module, batch: module.f(batch[0]), criterion=lambda o, batch: F.cross_entropy(o, batch[1]),
+        outputs=lambda module, batch: module.f(batch[0]),
+        criterion=lambda o, batch: F.cross_entropy(o, batch[1]),
     )
 
 
@@ -163,7 +172,9 @@ def loader() -> Example:
 @data.case(sentence="the loader shuffles, so every pass is of other batches")
 def shuffled() -> Example:
     """A DataLoader that shuffles."""
-    return Example(mlp(8, 3), CE, DataLoader(TensorDataset(torch.randn(11, 8), classes(3, 11)), batch_size=4, shuffle=True))
+    return Example(
+        mlp(8, 3), CE, DataLoader(TensorDataset(torch.randn(11, 8), classes(3, 11)), batch_size=4, shuffle=True)
+    )
 
 
 @data.case(sentence="a Dataset gives samples, not batches")
@@ -193,7 +204,9 @@ def three_items() -> Example:
 @data.case()
 def lists_of_boxes() -> Example:
     """Targets a list of dictionaries with other numbers of boxes (detection)."""
-    model = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    )
 
     def loss(o: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
         return torch.stack([(o[i] - t["boxes"]).square().mean() for i, t in enumerate(targets)]).mean()
@@ -208,8 +221,12 @@ def lists_of_boxes() -> Example:
 @data.case()
 def sparse_adjacency() -> Example:
     """A sparse COO matrix among the inputs."""
-    model = Forward(lambda self, x, a: self.b(torch.sparse.mm(a, torch.tanh(self.a(torch.sparse.mm(a, x))))), a=nn.Linear(6, 10), b=nn.Linear(10, 3))
-    adjacency = lambda n: (torch.rand(n, n) > 0.7).float().to_sparse()  # noqa: E731
+    model = Forward(
+        lambda self, x, a: self.b(torch.sparse.mm(a, torch.tanh(self.a(torch.sparse.mm(a, x))))),
+        a=nn.Linear(6, 10),
+        b=nn.Linear(10, 3),
+    )
+    adjacency = lambda n: (torch.rand(n, n) > 0.7).float().to_sparse()
     return Example(model, CE, [((torch.randn(n, 6), adjacency(n)), classes(3, n)) for n in (12, 7)])
 
 
@@ -218,15 +235,17 @@ def sparse_rows() -> Example:
     """A sparse CSR matrix as the input of a dense layer."""
     model = Forward(lambda self, x: self.h(torch.tanh(x @ self.w + self.b)), h=nn.Linear(10, 3))
     model.w, model.b = nn.Parameter(torch.randn(20, 10) / 4), nn.Parameter(torch.zeros(10))
-    rows = lambda n: (torch.rand(n, 20) > 0.8).float().to_sparse_csr()  # noqa: E731
+    rows = lambda n: (torch.rand(n, 20) > 0.8).float().to_sparse_csr()
     return Example(model, CE, [(rows(n), classes(3, n)) for n in (8, 4)])
 
 
 @data.case()
 def jagged() -> Example:
     """A jagged nested tensor as the input."""
-    model = Forward(lambda self, x: self.h(torch.nested.to_padded_tensor(self.f(x), 0.0).sum(1)), f=nn.Linear(6, 8), h=mlp(8, 3))
-    ragged = lambda *lengths: torch.nested.nested_tensor([torch.randn(t, 6) for t in lengths], layout=torch.jagged)  # noqa: E731
+    model = Forward(
+        lambda self, x: self.h(torch.nested.to_padded_tensor(self.f(x), 0.0).sum(1)), f=nn.Linear(6, 8), h=mlp(8, 3)
+    )
+    ragged = lambda *lengths: torch.nested.nested_tensor([torch.randn(t, 6) for t in lengths], layout=torch.jagged)
     return Example(model, CE, [(ragged(3, 5, 2), classes(3, 3)), (ragged(4, 1), classes(3, 2))])
 
 
@@ -247,7 +266,9 @@ def one_sample() -> Example:
 def flags() -> Example:
     """A Python flag among the inputs that chooses a branch."""
     model = Forward(lambda self, x, second: (self.b if second else self.a)(x), a=mlp(8, 3), b=mlp(8, 3))
-    return Example(model, CE, [({"x": torch.randn(n, 8), "second": flag}, classes(3, n)) for n, flag in ((6, False), (6, True))])
+    return Example(
+        model, CE, [({"x": torch.randn(n, 8), "second": flag}, classes(3, n)) for n, flag in ((6, False), (6, True))]
+    )
 
 
 @data.case()

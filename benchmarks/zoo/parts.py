@@ -9,7 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CE", "MSE", "Forward", "classes", "counted", "head", "images", "mlp", "per_token", "some_training", "tokens", "vectors"]
+__all__ = [
+    "CE",
+    "MSE",
+    "Forward",
+    "classes",
+    "counted",
+    "head",
+    "images",
+    "mlp",
+    "per_token",
+    "some_training",
+    "tokens",
+    "vectors",
+]
 
 CE = nn.CrossEntropyLoss()
 MSE = nn.MSELoss()

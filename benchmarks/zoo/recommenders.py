@@ -26,7 +26,10 @@ def factorisation() -> Example:
     """Matrix factorisation with biases."""
     model = Forward(
         lambda self, u, i: (self.u(u) * self.i(i)).sum(1) + self.b(u)[:, 0] + self.c(i)[:, 0],
-        u=nn.Embedding(15, 4), i=nn.Embedding(20, 4), b=nn.Embedding(15, 1), c=nn.Embedding(20, 1),
+        u=nn.Embedding(15, 4),
+        i=nn.Embedding(20, 4),
+        b=nn.Embedding(15, 1),
+        c=nn.Embedding(20, 1),
     )
     return Example(model, MSE, _rated(15, 20))
 
@@ -34,7 +37,9 @@ def factorisation() -> Example:
 @recommenders.case()
 def pairwise() -> Example:
     """Bayesian personalised ranking."""
-    model = Forward(lambda self, u, i, j: (self.u(u) * (self.i(i) - self.i(j))).sum(1), u=nn.Embedding(15, 4), i=nn.Embedding(20, 4))
+    model = Forward(
+        lambda self, u, i, j: (self.u(u) * (self.i(i) - self.i(j))).sum(1), u=nn.Embedding(15, 4), i=nn.Embedding(20, 4)
+    )
     data = [((classes(15, n), classes(20, n), classes(20, n)), torch.zeros(n)) for n in (20, 9)]
     return Example(model, lambda o, _: F.softplus(-o).mean(), data)
 
@@ -44,7 +49,9 @@ def neural_factorisation() -> Example:
     """Neural collaborative filtering, sparse embeddings."""
     model = Forward(
         lambda self, u, i: self.f(torch.cat([self.u(u), self.i(i)], 1))[:, 0],
-        u=nn.Embedding(15, 4, sparse=True), i=nn.Embedding(20, 4, sparse=True), f=mlp(8, 1, 12, nn.ReLU),
+        u=nn.Embedding(15, 4, sparse=True),
+        i=nn.Embedding(20, 4, sparse=True),
+        f=mlp(8, 1, 12, nn.ReLU),
     )
     return Example(model, CLICK, [(pair, torch.rand(len(y)).round()) for pair, y in _rated(15, 20)])
 
@@ -64,7 +71,9 @@ def machine() -> Example:
 
 def _bag(mode: str, **settings: Any) -> Any:
     def build() -> Example:
-        model = Forward(lambda self, words: self.f(self.bag(words)), bag=nn.EmbeddingBag(30, 6, mode=mode, **settings), f=mlp(6, 3))
+        model = Forward(
+            lambda self, words: self.f(self.bag(words)), bag=nn.EmbeddingBag(30, 6, mode=mode, **settings), f=mlp(6, 3)
+        )
         return Example(model, CE, [(classes(30, n, 4), classes(3, n)) for n in (8, 4)])
 
     return build
@@ -79,7 +88,11 @@ recommenders.add("EmbeddingBag, sparse gradients", _bag("sum", sparse=True))
 @recommenders.case()
 def weighted_bags() -> Example:
     """EmbeddingBag with offsets and weights of the samples."""
-    model = Forward(lambda self, i, o, w: self.f(self.bag(i, o, per_sample_weights=w)), bag=nn.EmbeddingBag(30, 6, mode="sum"), f=mlp(6, 3))
+    model = Forward(
+        lambda self, i, o, w: self.f(self.bag(i, o, per_sample_weights=w)),
+        bag=nn.EmbeddingBag(30, 6, mode="sum"),
+        f=mlp(6, 3),
+    )
     data = []
     for n in (6, 3):
         offsets = torch.arange(n) * 3
@@ -96,8 +109,18 @@ def deep_ranking() -> Example:
         i, j = torch.tril_indices(3, 3, -1)
         return self.top(torch.cat([z[:, 0], (z @ z.transpose(1, 2))[:, i, j]], 1))[:, 0]
 
-    model = Forward(forward, bottom=mlp(4, 6, 8, nn.ReLU), a=nn.EmbeddingBag(30, 6, mode="sum"), b=nn.EmbeddingBag(30, 6), top=mlp(9, 1, 8, nn.ReLU))
-    return Example(model, CLICK, [((torch.randn(n, 4), classes(30, n, 3), classes(30, n, 2)), torch.rand(n).round()) for n in (10, 5)])
+    model = Forward(
+        forward,
+        bottom=mlp(4, 6, 8, nn.ReLU),
+        a=nn.EmbeddingBag(30, 6, mode="sum"),
+        b=nn.EmbeddingBag(30, 6),
+        top=mlp(9, 1, 8, nn.ReLU),
+    )
+    return Example(
+        model,
+        CLICK,
+        [((torch.randn(n, 4), classes(30, n, 3), classes(30, n, 2)), torch.rand(n).round()) for n in (10, 5)],
+    )
 
 
 @recommenders.case()
@@ -122,7 +145,13 @@ def sequential() -> Example:
         z = x + self.a(self.n(x), x, x, attn_mask=mask, need_weights=False)[0]
         return (z * self.e(good)).sum(-1), (z * self.e(bad)).sum(-1)
 
-    model = Forward(forward, e=nn.Embedding(25, 8, padding_idx=0), p=nn.Embedding(8, 8), n=nn.LayerNorm(8), a=nn.MultiheadAttention(8, 2, batch_first=True))
+    model = Forward(
+        forward,
+        e=nn.Embedding(25, 8, padding_idx=0),
+        p=nn.Embedding(8, 8),
+        n=nn.LayerNorm(8),
+        a=nn.MultiheadAttention(8, 2, batch_first=True),
+    )
 
     def loss(o: Any, kept: Tensor) -> Tensor:
         return ((F.softplus(-o[0]) + F.softplus(o[1])) * kept).sum() / kept.sum()
@@ -146,7 +175,13 @@ def cross_network() -> Example:
             x = start * layer(x) + x
         return self.h(torch.cat([x, self.f(start)], 1))[:, 0]
 
-    model = Forward(forward, e=nn.Embedding(12, 3), cross=nn.ModuleList(nn.Linear(10, 10) for _ in range(2)), f=mlp(10, 6, 8, nn.ReLU), h=nn.Linear(16, 1))
+    model = Forward(
+        forward,
+        e=nn.Embedding(12, 3),
+        cross=nn.ModuleList(nn.Linear(10, 10) for _ in range(2)),
+        f=mlp(10, 6, 8, nn.ReLU),
+        h=nn.Linear(16, 1),
+    )
     return Example(model, CLICK, [((torch.randn(n, 4), classes(12, n, 2)), torch.rand(n).round()) for n in (12, 5)])
 
 
@@ -185,7 +220,12 @@ def tabular_attention() -> Example:
             out = out + step(mask * x)
         return self.h(out)
 
-    model = Forward(forward, choose=nn.ModuleList(nn.Linear(6, 6) for _ in range(2)), steps=nn.ModuleList(mlp(6, 6) for _ in range(2)), h=nn.Linear(6, 3))
+    model = Forward(
+        forward,
+        choose=nn.ModuleList(nn.Linear(6, 6) for _ in range(2)),
+        steps=nn.ModuleList(mlp(6, 6) for _ in range(2)),
+        h=nn.Linear(6, 3),
+    )
     return Example(model, CE, [(torch.randn(n, 6), classes(3, n)) for n in (10, 5)])
 
 
@@ -201,7 +241,11 @@ def basis_expansion() -> Example:
             x, total = x - both[:, :12], total + both[:, 12:]
         return total
 
-    return Example(Forward(forward, blocks=nn.ModuleList(mlp(12, 3, 12, nn.ReLU) for _ in range(3))), MSE, [(torch.randn(n, 12), torch.randn(n, 3)) for n in (8, 4)])
+    return Example(
+        Forward(forward, blocks=nn.ModuleList(mlp(12, 3, 12, nn.ReLU) for _ in range(3))),
+        MSE,
+        [(torch.randn(n, 12), torch.randn(n, 3)) for n in (8, 4)],
+    )
 
 
 @series.case()
@@ -212,7 +256,11 @@ def decomposition() -> Example:
         trend = F.avg_pool1d(F.pad(x[:, None], (2, 2), mode="replicate"), 5, 1)[:, 0]
         return self.a(trend) + self.b(x - trend)
 
-    return Example(Forward(forward, a=nn.Linear(12, 3), b=nn.Linear(12, 3)), MSE, [(torch.randn(n, 12), torch.randn(n, 3)) for n in (8, 4)])
+    return Example(
+        Forward(forward, a=nn.Linear(12, 3), b=nn.Linear(12, 3)),
+        MSE,
+        [(torch.randn(n, 12), torch.randn(n, 3)) for n in (8, 4)],
+    )
 
 
 @series.case()
@@ -226,7 +274,11 @@ def autoregression() -> Example:
     def loss(o: Any, y: Tensor) -> Tensor:
         return F.gaussian_nll_loss(o[0], y, o[1] ** 2)
 
-    return Example(Forward(forward, g=nn.LSTM(1, 8, batch_first=True), h=nn.Linear(8, 2)), loss, [(x[:, :-1], x[:, 1:]) for x in (torch.randn(n, 6) for n in (4, 2))])
+    return Example(
+        Forward(forward, g=nn.LSTM(1, 8, batch_first=True), h=nn.Linear(8, 2)),
+        loss,
+        [(x[:, :-1], x[:, 1:]) for x in (torch.randn(n, 6) for n in (4, 2))],
+    )
 
 
 @series.case()
@@ -238,7 +290,15 @@ def quantiles() -> Example:
         z = (self.embed(x.transpose(1, 2)) * share[..., None]).sum(1)
         return self.h(self.norm(z + F.glu(self.gate(F.elu(self.f(z))))))
 
-    model = Forward(forward, select=nn.Linear(18, 3), embed=nn.Linear(6, 8), f=nn.Linear(8, 8), gate=nn.Linear(8, 16), norm=nn.LayerNorm(8), h=nn.Linear(8, 3))
+    model = Forward(
+        forward,
+        select=nn.Linear(18, 3),
+        embed=nn.Linear(6, 8),
+        f=nn.Linear(8, 8),
+        gate=nn.Linear(8, 16),
+        norm=nn.LayerNorm(8),
+        h=nn.Linear(8, 3),
+    )
 
     def loss(o: Tensor, y: Tensor) -> Tensor:
         level, gap = torch.tensor([0.1, 0.5, 0.9]).to(o), y[:, None] - o
@@ -279,4 +339,8 @@ def point_process() -> Example:
 
     model = Forward(forward, rate=nn.Linear(6, 3), jump=nn.Linear(10, 6), e=nn.Embedding(3, 4))
     model.decay = nn.Parameter(torch.randn(6))
-    return Example(model, lambda o, _: (o[1] - o[0]).mean(), [((classes(3, n, 4), torch.rand(n, 4)), torch.zeros(n)) for n in (5, 3)])
+    return Example(
+        model,
+        lambda o, _: (o[1] - o[0]).mean(),
+        [((classes(3, n, 4), torch.rand(n, 4)), torch.zeros(n)) for n in (5, 3)],
+    )

@@ -55,7 +55,7 @@ recurrent.add("GRU with padding_idx, pads read", lambda: _reads(nn.GRU, padding=
 recurrent.add("RNN with padding_idx, pads read", lambda: _reads(nn.RNN, padding=0))
 
 
-def _packs(as_list: bool) -> Example:  # noqa: FBT001
+def _packs(as_list: bool) -> Example:
     def batch(lengths: list[int]) -> Any:
         return (_words(len(lengths), max(lengths)), lengths if as_list else torch.tensor(lengths)), _words(
             len(lengths), of=5
@@ -171,5 +171,5 @@ class _Translator(nn.Module):
 def attention_decoder() -> Example:
     """GRU encoder and decoder with additive attention, token losses."""
     data = [((_words(n, t, of=30), _words(n, t, of=30)), _words(n, t, of=30)) for n, t in ((3, 4), (2, 3))]
-    loss = lambda o, y: nn.functional.cross_entropy(o.flatten(0, 1), y.flatten())  # noqa: E731
+    loss = lambda o, y: nn.functional.cross_entropy(o.flatten(0, 1), y.flatten())
     return Example(_Translator(), loss, data, weight=lambda batch: batch[1].numel())

@@ -67,10 +67,14 @@ def vicreg() -> Example:
 
     def loss(o: Any, _: Any) -> Tensor:
         total = F.mse_loss(*o)
-        for z in o:
-            z = z - z.mean(0)
+        for view in o:
+            z = view - view.mean(0)
             c = z.T @ z / (len(z) - 1)
-            total = total + F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean() + 0.1 * (c - torch.diag(c.diagonal())).square().sum()
+            total = (
+                total
+                + F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
+                + 0.1 * (c - torch.diag(c.diagonal())).square().sum()
+            )
         return total
 
     return Example(_encoder(), loss, _two_views())
@@ -80,7 +84,10 @@ def vicreg() -> Example:
 def byol() -> Example:
     """BYOL: predictor against a frozen target."""
     model = Forward(
-        lambda self, a, b: (self.p(self.f(a)), self.t(b).detach()), f=mlp(8, 6), p=mlp(6, 6, 8, nn.ReLU), t=mlp(8, 6).requires_grad_(False)
+        lambda self, a, b: (self.p(self.f(a)), self.t(b).detach()),
+        f=mlp(8, 6),
+        p=mlp(6, 6, 8, nn.ReLU),
+        t=mlp(8, 6).requires_grad_(False),
     )
     return Example(model, lambda o, _: (2 - 2 * F.cosine_similarity(*o)).mean(), _two_views())
 
@@ -185,7 +192,13 @@ def clipped_policy() -> Example:
         clipped = torch.minimum(ratio * gain, ratio.clamp(0.8, 1.2) * gain)
         return -clipped.mean() + 0.5 * F.mse_loss(o[1], worth) + 0.01 * (log.exp() * log).sum(1).mean()
 
-    data = [(torch.randn(n, 6), (classes(4, n), torch.full((n,), -1.4) + 0.1 * torch.randn(n), torch.randn(n), torch.randn(n))) for n in (10, 5)]
+    data = [
+        (
+            torch.randn(n, 6),
+            (classes(4, n), torch.full((n,), -1.4) + 0.1 * torch.randn(n), torch.randn(n), torch.randn(n)),
+        )
+        for n in (10, 5)
+    ]
     return Example(model, loss, data)
 
 
@@ -248,7 +261,12 @@ def distributional() -> Example:
     def loss(o: Tensor, y: Tensor) -> Tensor:
         level = (torch.arange(5).to(o) + 0.5) / 5
         gap = y[:, None] - o
-        return (level - (gap.detach() < 0).to(o)).abs().mul(F.huber_loss(o, y[:, None].expand_as(o), reduction="none")).mean()
+        return (
+            (level - (gap.detach() < 0).to(o))
+            .abs()
+            .mul(F.huber_loss(o, y[:, None].expand_as(o), reduction="none"))
+            .mean()
+        )
 
     return Example(mlp(6, 5), loss, [(torch.randn(n, 6), torch.randn(n)) for n in (10, 5)])
 
@@ -266,5 +284,9 @@ def world_model() -> Example:
         return torch.stack(out, 1), torch.stack(rewards, 1)[..., 0]
 
     model = Forward(forward, cell=nn.GRUCell(6, 6), d=nn.Linear(6, 4), r=nn.Linear(6, 1))
-    loss = lambda o, y: F.mse_loss(o[0], y[0]) + F.mse_loss(o[1], y[1])  # noqa: E731
-    return Example(model, loss, [((torch.randn(n, 4, 4), torch.randn(n, 4, 2)), (torch.randn(n, 4, 4), torch.randn(n, 4))) for n in (4, 2)])
+    loss = lambda o, y: F.mse_loss(o[0], y[0]) + F.mse_loss(o[1], y[1])
+    return Example(
+        model,
+        loss,
+        [((torch.randn(n, 4, 4), torch.randn(n, 4, 2)), (torch.randn(n, 4, 4), torch.randn(n, 4))) for n in (4, 2)],
+    )

@@ -37,7 +37,9 @@ def _count(batch: Any) -> float:
 @speech.case()
 def deep_speech() -> Example:
     """DeepSpeech 2: bidirectional GRU with CTC."""
-    model = Forward(lambda self, x: self.h(self.g(x)[0]), g=nn.GRU(5, 6, batch_first=True, bidirectional=True), h=nn.Linear(12, 6))
+    model = Forward(
+        lambda self, x: self.h(self.g(x)[0]), g=nn.GRU(5, 6, batch_first=True, bidirectional=True), h=nn.Linear(12, 6)
+    )
     return Example(model, _ctc, _spoken(10, 5, 6), weight=_count)
 
 
@@ -45,12 +47,17 @@ def deep_speech() -> Example:
 def convolutional_ctc() -> Example:
     """QuartzNet-like separable convolutions with nn.CTCLoss."""
     model = nn.Sequential(
-        nn.Conv1d(5, 5, 3, padding=1, groups=5), nn.Conv1d(5, 8, 1), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 6, 1), nn.LogSoftmax(1)
+        nn.Conv1d(5, 5, 3, padding=1, groups=5),
+        nn.Conv1d(5, 8, 1),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.Conv1d(8, 6, 1),
+        nn.LogSoftmax(1),
     )
     ctc = nn.CTCLoss(zero_infinity=True)
     data = [(x.transpose(1, 2), t) for x, t in _spoken(10, 5, 6)]
     # Log-probabilities are logits whose log-softmax they are.
-    again = lambda o, b: ctc(o.log_softmax(1).permute(2, 0, 1), *b[1])  # noqa: E731
+    again = lambda o, b: ctc(o.log_softmax(1).permute(2, 0, 1), *b[1])
     return Example(model, lambda o, t: ctc(o.permute(2, 0, 1), *t), data, weight=_count, criterion=again)
 
 
@@ -65,9 +72,18 @@ def conformer() -> Example:
         x = x + self.point(F.silu(self.m(self.depth(y)))).transpose(1, 2)
         return self.h(x)
 
-    parts: dict[str, nn.Module] = {"f": mlp(8, 8, 16, nn.SiLU), "a": nn.MultiheadAttention(8, 2, batch_first=True), "h": nn.Linear(8, 6)}
+    parts: dict[str, nn.Module] = {
+        "f": mlp(8, 8, 16, nn.SiLU),
+        "a": nn.MultiheadAttention(8, 2, batch_first=True),
+        "h": nn.Linear(8, 6),
+    }
     parts |= {f"n{i}": nn.LayerNorm(8) for i in (1, 2, 3)}
-    parts |= {"wide": nn.Conv1d(8, 16, 1), "depth": nn.Conv1d(8, 8, 3, padding=1, groups=8), "m": nn.BatchNorm1d(8), "point": nn.Conv1d(8, 8, 1)}
+    parts |= {
+        "wide": nn.Conv1d(8, 16, 1),
+        "depth": nn.Conv1d(8, 8, 3, padding=1, groups=8),
+        "m": nn.BatchNorm1d(8),
+        "point": nn.Conv1d(8, 8, 1),
+    }
     return Example(Forward(forward, **parts), _ctc, _spoken(10, 8, 6), weight=_count)
 
 
@@ -88,12 +104,20 @@ def transducer() -> Example:
         for t in range(o.shape[1]):
             row = []
             for u in range(o.shape[2]):
-                ways = ([rows[t - 1][u] + blank[:, t - 1, u]] if t else []) + ([row[u - 1] + emit[:, t, u - 1]] if u else [])
+                ways = ([rows[t - 1][u] + blank[:, t - 1, u]] if t else []) + (
+                    [row[u - 1] + emit[:, t, u - 1]] if u else []
+                )
                 row.append(torch.logsumexp(torch.stack(ways), 0) if ways else o.new_zeros(len(o)))
             rows.append(row)
         return -(rows[-1][-1] + blank[:, -1, -1]).mean()
 
-    model = Forward(forward, e=nn.GRU(4, 6, batch_first=True), words=nn.Embedding(6, 4), p=nn.GRU(4, 6, batch_first=True), j=nn.Linear(6, 6))
+    model = Forward(
+        forward,
+        e=nn.GRU(4, 6, batch_first=True),
+        words=nn.Embedding(6, 4),
+        p=nn.GRU(4, 6, batch_first=True),
+        j=nn.Linear(6, 6),
+    )
     data = []
     for n in (3, 2):
         words = torch.randint(1, 6, (n, 3))
@@ -101,20 +125,28 @@ def transducer() -> Example:
     return Example(model, loss, data)
 
 
+def _spectrum(x: Tensor, size: int) -> Tensor:
+    found = torch.stft(x, size, window=torch.hann_window(size).to(x), return_complex=True)
+    return (found.abs().square() + 1e-3).sqrt()
+
+
 @speech.case()
 def short_time_fourier() -> Example:
     """Multi-resolution STFT loss of a vocoder with weight norm."""
     norm = parametrizations.weight_norm
     model = nn.Sequential(
-        norm(nn.ConvTranspose1d(4, 6, 4, 2, 1)), nn.LeakyReLU(0.1), norm(nn.ConvTranspose1d(6, 4, 4, 2, 1)), nn.LeakyReLU(0.1), norm(nn.Conv1d(4, 1, 3, padding=1)), nn.Tanh()
+        norm(nn.ConvTranspose1d(4, 6, 4, 2, 1)),
+        nn.LeakyReLU(0.1),
+        norm(nn.ConvTranspose1d(6, 4, 4, 2, 1)),
+        nn.LeakyReLU(0.1),
+        norm(nn.Conv1d(4, 1, 3, padding=1)),
+        nn.Tanh(),
     )
 
     def loss(o: Tensor, y: Tensor) -> Tensor:
         total = 0
         for size in (8, 16):
-            window = torch.hann_window(size).to(o)
-            spectrum = lambda z: torch.stft(z, size, window=window, return_complex=True).abs().square().add(1e-3).sqrt()  # noqa: B023, E731
-            a, b = spectrum(o[:, 0]), spectrum(y)
+            a, b = _spectrum(o[:, 0], size), _spectrum(y, size)
             total = total + ((a - b).norm(dim=(1, 2)) / b.norm(dim=(1, 2))).mean() + (a.log() - b.log()).square().mean()
         return total
 
@@ -134,8 +166,11 @@ def wave_net() -> Example:
         return self.h(F.relu(total))
 
     model = Forward(
-        forward, e=nn.Embedding(12, 6), gates=nn.ModuleList(nn.Conv1d(6, 12, 2, dilation=2**i) for i in range(3)),
-        outs=nn.ModuleList(nn.Conv1d(6, 6, 1) for _ in range(3)), h=nn.Conv1d(6, 12, 1),
+        forward,
+        e=nn.Embedding(12, 6),
+        gates=nn.ModuleList(nn.Conv1d(6, 12, 2, dilation=2**i) for i in range(3)),
+        outs=nn.ModuleList(nn.Conv1d(6, 6, 1) for _ in range(3)),
+        h=nn.Conv1d(6, 12, 1),
     )
     return Example(model, CE, [(x[:, :-1], x[:, 1:]) for x in (classes(12, n, 12) for n in (2, 1))])
 
@@ -148,7 +183,7 @@ def key_words() -> Example:
         t = torch.arange(-7, 8).to(x)
         low = self.low.abs() + 0.02
         high = low + self.band.abs() + 0.02
-        sinc = lambda f: 2 * f[:, None] * torch.sinc(2 * f[:, None] * t)  # noqa: E731
+        sinc = lambda f: 2 * f[:, None] * torch.sinc(2 * f[:, None] * t)
         filters = (sinc(high) - sinc(low)) * torch.hamming_window(15).to(x)
         z = F.conv1d(x[:, None], filters[:, None], stride=4)
         return self.h(torch.log(z.square().mean(-1) + 1e-3))
@@ -188,11 +223,19 @@ def text_to_speech() -> Example:
         return torch.stack(out, 1), torch.stack(stop, 1)
 
     parts = {
-        "e": nn.Embedding(10, 6), "q": nn.Linear(8, 6), "k": nn.Linear(6, 6), "location": nn.Conv1d(1, 6, 3, padding=1), "score": nn.Linear(6, 1),
-        "cell": nn.GRUCell(10, 8), "h": nn.Linear(8, 4), "stop": nn.Linear(8, 1),
+        "e": nn.Embedding(10, 6),
+        "q": nn.Linear(8, 6),
+        "k": nn.Linear(6, 6),
+        "location": nn.Conv1d(1, 6, 3, padding=1),
+        "score": nn.Linear(6, 1),
+        "cell": nn.GRUCell(10, 8),
+        "h": nn.Linear(8, 4),
+        "stop": nn.Linear(8, 1),
     }
-    loss = lambda o, y: F.mse_loss(o[0], y[0]) + F.binary_cross_entropy_with_logits(o[1], y[1])  # noqa: E731
-    data = [((classes(10, n, 5), torch.randn(n, 3, 4)), (torch.randn(n, 3, 4), torch.rand(n, 3).round())) for n in (3, 2)]
+    loss = lambda o, y: F.mse_loss(o[0], y[0]) + F.binary_cross_entropy_with_logits(o[1], y[1])
+    data = [
+        ((classes(10, n, 5), torch.randn(n, 3, 4)), (torch.randn(n, 3, 4), torch.rand(n, 3).round())) for n in (3, 2)
+    ]
     return Example(Forward(forward, **parts), loss, data)
 
 
@@ -214,7 +257,9 @@ def separation() -> Example:
         crossed = ratio(o[:, 0], y[:, 1]) + ratio(o[:, 1], y[:, 0])
         return torch.minimum(straight, crossed).mean() / 2
 
-    model = Forward(forward, e=nn.Conv1d(1, 6, 4, 2), m=nn.Conv1d(6, 12, 3, padding=1), d=nn.ConvTranspose1d(6, 1, 4, 2))
+    model = Forward(
+        forward, e=nn.Conv1d(1, 6, 4, 2), m=nn.Conv1d(6, 12, 3, padding=1), d=nn.ConvTranspose1d(6, 1, 4, 2)
+    )
     return Example(model, loss, [(torch.randn(n, 24), torch.randn(n, 2, 24)) for n in (3, 2)])
 
 
@@ -233,7 +278,9 @@ def codec() -> Example:
         return self.d(z + (total - z).detach()), rest
 
     model = Forward(forward, e=mlp(6, 3), d=mlp(3, 6), codes=nn.ParameterList([torch.randn(5, 3) for _ in range(2)]))
-    return Example(model, lambda o, y: F.mse_loss(o[0], y) + 0.3 * o[1], [(x, x) for x in (torch.randn(n, 6) for n in (8, 4))])
+    return Example(
+        model, lambda o, y: F.mse_loss(o[0], y) + 0.3 * o[1], [(x, x) for x in (torch.randn(n, 6) for n in (8, 4))]
+    )
 
 
 @speech.case()

@@ -18,8 +18,13 @@ FOUR = {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}
 
 
 def _timm(
-    architecture: str, *, side: int = 32, sizes: tuple[int, ...] = (2, 1), limit: float = 90.0,
-    change: Callable[[nn.Module], Any] | None = None, **settings: Any,
+    architecture: str,
+    *,
+    side: int = 32,
+    sizes: tuple[int, ...] = (2, 1),
+    limit: float = 90.0,
+    change: Callable[[nn.Module], Any] | None = None,
+    **settings: Any,
 ) -> None:
     def build() -> Example:
         model = timm.create_model(architecture, num_classes=5, **settings)
@@ -51,8 +56,27 @@ _timm("poolformer_s12", layers=(1, 1), embed_dims=(8, 16), mlp_ratios=(2, 2), do
 _timm("poolformerv2_s12", layers=(1, 1), embed_dims=(8, 16), mlp_ratios=(2, 2), downsamples=(False, True))
 _timm("caformer_s18", depths=(1, 1, 1, 1), dims=(8, 8, 32, 32))
 _timm("xcit_nano_12_p16_224", img_size=32, depth=2, embed_dim=16, num_heads=2)
-_timm("volo_d1_224", img_size=32, layers=(1, 1), embed_dims=(16, 16), num_heads=(2, 2), patch_size=8, mlp_ratio=2, downsamples=(True, False), outlook_attention=(True, False))
-_timm("levit_128s", side=64, img_size=64, embed_dim=(16, 24), num_heads=(2, 2), depth=(1, 1), key_dim=8, down_ops=(("Subsample", 8, 2, 4, 2, 2),))
+_timm(
+    "volo_d1_224",
+    img_size=32,
+    layers=(1, 1),
+    embed_dims=(16, 16),
+    num_heads=(2, 2),
+    patch_size=8,
+    mlp_ratio=2,
+    downsamples=(True, False),
+    outlook_attention=(True, False),
+)
+_timm(
+    "levit_128s",
+    side=64,
+    img_size=64,
+    embed_dim=(16, 24),
+    num_heads=(2, 2),
+    depth=(1, 1),
+    key_dim=8,
+    down_ops=(("Subsample", 8, 2, 4, 2, 2),),
+)
 _timm("efficientformer_l1", layers=(1, 1), embed_dims=(8, 16), num_vit=1)
 _timm("efficientformerv2_s0", side=64, depths=(1, 1, 1, 1), embed_dims=(8, 8, 16, 16), num_vit=1, img_size=64)
 _timm("mobilevit_xxs", sizes=(1, 1), limit=150)
@@ -67,7 +91,16 @@ _timm("tinynet_e", limit=150)
 _timm("repvgg_a0", limit=150)
 _timm("lcnet_035")
 _timm("mixnet_s", limit=150)
-_timm("sequencer2d_s", img_size=28, side=28, layers=(1, 1), embed_dims=(16, 16), hidden_sizes=(8, 8), mlp_ratios=(2, 2), patch_sizes=(7, 2))
+_timm(
+    "sequencer2d_s",
+    img_size=28,
+    side=28,
+    layers=(1, 1),
+    embed_dims=(16, 16),
+    hidden_sizes=(8, 8),
+    mlp_ratios=(2, 2),
+    patch_sizes=(7, 2),
+)
 _timm("edgenext_xx_small", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16))
 _timm("starnet_s1", limit=150)
 _timm("hgnetv2_b0", limit=150)

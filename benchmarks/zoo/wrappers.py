@@ -75,7 +75,12 @@ def _swish(x: Tensor) -> Tensor:
 def compiled_function() -> Example:
     """A compiled function inside forward."""
     fast = torch.compile(_swish, backend="aot_eager")
-    model = Forward(lambda self, x: self.b((_swish if self.plainly else fast)(self.a(x))), a=nn.Linear(8, 12), b=nn.Linear(12, 3), plainly=False)
+    model = Forward(
+        lambda self, x: self.b((_swish if self.plainly else fast)(self.a(x))),
+        a=nn.Linear(8, 12),
+        b=nn.Linear(12, 3),
+        plainly=False,
+    )
 
     def uncompiled(module: Any) -> nn.Module:
         module.plainly = True
@@ -145,7 +150,7 @@ def frozen() -> Example:
     return Example(mlp(8, 3).requires_grad_(False), CE, vectors(8, 3))
 
 
-def _steps(loss_inside: bool) -> Callable[[], Example]:  # noqa: FBT001
+def _steps(loss_inside: bool) -> Callable[[], Example]:
     """A module in the style of Lightning: `training_step` and a forward."""
 
     def build() -> Example:
@@ -166,8 +171,11 @@ def _steps(loss_inside: bool) -> Callable[[], Example]:  # noqa: FBT001
             return Example(Step(), CE, data)
         # The loss is what the model returns: linear in it, so that G is zero and a warning has to say so.
         return Example(
-            Step(), lambda loss, _: loss, [((x, y), torch.zeros(len(x))) for x, y in data],
-            outputs=lambda model, batch: model(batch[0][0]), criterion=lambda o, batch: F.cross_entropy(o, batch[0][1]),
+            Step(),
+            lambda loss, _: loss,
+            [((x, y), torch.zeros(len(x))) for x, y in data],
+            outputs=lambda model, batch: model(batch[0][0]),
+            criterion=lambda o, batch: F.cross_entropy(o, batch[0][1]),
         )
 
     return build
@@ -180,7 +188,9 @@ wrappers.add("a module that returns its loss", _steps(loss_inside=True))
 @wrappers.case()
 def siamese() -> Example:
     """One encoder called twice within a pair model."""
-    model = Forward(lambda self, a, b: self.head((self.f(a) - self.f(b)).abs())[:, 0], f=mlp(8, 6), head=nn.Linear(6, 1))
+    model = Forward(
+        lambda self, a, b: self.head((self.f(a) - self.f(b)).abs())[:, 0], f=mlp(8, 6), head=nn.Linear(6, 1)
+    )
     data = [((torch.randn(n, 8), torch.randn(n, 8)), torch.rand(n).round()) for n in (8, 4)]
     return Example(model, nn.BCEWithLogitsLoss(), data)
 
@@ -188,8 +198,11 @@ def siamese() -> Example:
 @wrappers.case()
 def ensemble() -> Example:
     """A mean over an ensemble in a ModuleList."""
-    model = Forward(lambda self, x: torch.stack([m(x).softmax(1) for m in self.members]).mean(0).log(), members=nn.ModuleList(mlp(8, 3) for _ in range(3)))
-    return Example(model, lambda o, y: F.nll_loss(o, y), vectors(8, 3), criterion=lambda o, batch: F.cross_entropy(o, batch[1]))
+    model = Forward(
+        lambda self, x: torch.stack([m(x).softmax(1) for m in self.members]).mean(0).log(),
+        members=nn.ModuleList(mlp(8, 3) for _ in range(3)),
+    )
+    return Example(model, F.nll_loss, vectors(8, 3), criterion=lambda o, batch: F.cross_entropy(o, batch[1]))
 
 
 @wrappers.case()
@@ -220,6 +233,10 @@ def hypernetwork() -> Example:
 @wrappers.case()
 def two_optimised_parts() -> Example:
     """Student and teacher in one module, the teacher frozen and detached."""
-    model = Forward(lambda self, x: (self.student(x), self.teacher(x).detach()), student=mlp(8, 3), teacher=mlp(8, 3).requires_grad_(False))
+    model = Forward(
+        lambda self, x: (self.student(x), self.teacher(x).detach()),
+        student=mlp(8, 3),
+        teacher=mlp(8, 3).requires_grad_(False),
+    )
     data = [(torch.randn(n, 8), classes(3, n)) for n in (8, 4)]
     return Example(model, lambda o, y: F.cross_entropy(o[0], y) + F.mse_loss(o[0], o[1]), data)
