@@ -27,6 +27,7 @@ class PlainLoss:
 
     def __init__(self, example: Example) -> None:
         self._example = example
+        self.constants = example.constants
         self.module = example.plain(example.model) if example.plain else example.model
         self.batches: list[Batch] = list(example.data) if example.batches is None else example.batches
         named = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad and example.selected(n)]

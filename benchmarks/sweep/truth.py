@@ -310,7 +310,7 @@ def establish(loss: PlainLoss, vector: Tensor, other: Tensor) -> Truth:
         way = "double backward; differences do not settle (kinks)"
         truth = Truth(by_double_backward, torch.zeros_like(vector), way)
     else:
-        truth = _of_two(exact, by_double_backward, agreed, vector, other)
+        truth = _of_two(exact, by_double_backward, agreed, vector, other, constants=loss.constants)
     if truth.exists:
         truth.gauss_newton = exact.gauss_newton(vector, trust=trust or truth.constants, notes=truth.notes)
     if truth.other is not None:
@@ -318,14 +318,16 @@ def establish(loss: PlainLoss, vector: Tensor, other: Tensor) -> Truth:
     return truth
 
 
-def _of_two(exact: _Exact, backward: Tensor, agreed: _Settled, vector: Tensor, other: Tensor) -> Truth:
+def _of_two(
+    exact: _Exact, backward: Tensor, agreed: _Settled, vector: Tensor, other: Tensor, *, constants: bool
+) -> Truth:
     """The truth where double backward and differences are two matrices; its G is still to be had."""
     apart = float((backward - agreed.value).norm()) / max(float(agreed.value.norm()), math.ulp(1.0))
     first = exact.double_backward(vector), exact.double_backward(other)
     second = exact.differences(vector, agreed.step), exact.differences(other, agreed.step)
     symmetric = _which_is_symmetric(first, second, vector, other)
     zero = torch.zeros_like(vector)
-    if symmetric == (True, True):
+    if symmetric == (True, True) and constants:
         way = "double backward, with a part held constant; without that symmetric too"
         return Truth(backward, zero, way, constants=True, other=Truth(agreed.value, zero, agreed.how))
     if symmetric[1]:

@@ -82,6 +82,8 @@ class Example:
         Context manager in which hesspec is called.
     train : bool
         Whether the model stays in training mode.
+    constants : bool
+        Whether a part that depends on the parameters is meant to be constant (detached, or computed under no_grad).
     """
 
     model: nn.Module
@@ -99,6 +101,7 @@ class Example:
     leaves_behind: Callable[[], list[str]] | None = None
     surroundings: Callable[[], Any] | None = None
     train: bool = False
+    constants: bool = False
 
 
 @dataclass(frozen=True)

@@ -430,7 +430,7 @@ def weights_without_gradient() -> Example:
             weight = torch.exp(-each)
         return (weight * each).mean()
 
-    return _of_mlp(5, loss, _labels(5))()
+    return _of_mlp(5, loss, _labels(5), constants=True)()
 
 
 @losses.case()
@@ -441,7 +441,7 @@ def weights_detached() -> Example:
         each = F.cross_entropy(o, y, reduction="none")
         return (torch.exp(-each).detach() * each).mean()
 
-    return _of_mlp(5, loss, _labels(5))()
+    return _of_mlp(5, loss, _labels(5), constants=True)()
 
 
 def _contrast(z: Tensor, _: Any) -> Tensor:
