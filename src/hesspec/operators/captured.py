@@ -119,12 +119,14 @@ def _of_logits(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor
     if function is F.nll_loss:
         names = ("input", "target", "weight", "ignore_index", "reduction")
         return F.cross_entropy(**{name: given[name] for name in names})
-    classes = _classes(given["input"])
+    classes = _classes(function, given["input"])
     return function(**{**given, "input": F.log_softmax(given["input"], 1 if classes is None else classes)})
 
 
-def _classes(tensor: Tensor) -> int | None:
-    return next((place for place in (1, tensor.dim() - 1) if is_log_probabilities(tensor, place)), None)
+def _classes(function: Callable[..., Tensor], tensor: Tensor) -> int | None:
+    """Dimension along which a tensor holds log-probabilities, for a loss that is linear in them."""
+    places = {F.nll_loss: (1,), F.kl_div: (1, tensor.dim() - 1)}.get(function, ())
+    return next((place for place in places if is_log_probabilities(tensor, place)), None)
 
 
 class _Cut(LossCalls):
@@ -142,7 +144,7 @@ class _Cut(LossCalls):
 
     def _leaf(self, number: int, function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
         result = function(**given)
-        logits = function in (F.nll_loss, F.kl_div) and _classes(given["input"]) is not None
+        logits = _classes(function, next(iter(given.values()))) is not None
         if not result.requires_grad or (self.in_loss and not logits):
             return result
         if logits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,7 +79,8 @@ class Nature:
         self.terms = SAMPLES
         self.division: Division | None = None
         self.indivisible = ""
-        self._exact: set[Terms] = set()
+        # Those by which parts add up to rounding; None where no parts were given to the model.
+        self._exact: set[Terms] | None = None
         self._backed: set[Terms] = set()
         # The losses of the first batch that told something, as text.
         self._told = ""
@@ -100,7 +102,7 @@ class Nature:
     @property
     def adds_up(self) -> bool:
         """Whether parts of the batches that were looked at add up to them by their numbers of samples."""
-        return SAMPLES in self._exact
+        return SAMPLES in (self._exact or ())
 
     def wants(self, inputs: Any, targets: Any, samples: int) -> bool:
         """Whether a batch is to be looked at: the first ones, until something is told, and any that tells more."""
@@ -156,7 +158,7 @@ class Nature:
         divided = self.divides(batch.inputs, batch.targets, batch.samples)
         division = self.division or Division.of((batch.inputs, batch.targets), batch.samples)
         tried = self.open or candidates(self._loss, batch.inputs, batch.targets, ())
-        some, groups = batch, None
+        some, groups, cut = batch, None, divided
         if divided:
             self.division = division
             groups = two_parts(self._loss, batch, tried)
@@ -178,10 +180,12 @@ class Nature:
             finding = compare_parts(index, whole, (some, one, other), self.open, forward, self._loss)
         if (finding is None or not finding.fits) and some.samples > 1 and self._loss.closure is None:
             groups = two_parts(self._loss, some, self.open, limit=some.samples)
-            finding = compare_outputs(whole, some, groups, self.open, self._loss) or finding
+            by_outputs = compare_outputs(whole, some, groups, self.open, self._loss)
+            finding = by_outputs or finding
         if finding is not None and not finding.fits:
             check_broadcast(index, whole, some, self.open, self._loss)
-        return finding or by_calls(whole, some, self.open, self._loss)
+        finding = finding or by_calls(whole, some, self.open, self._loss)
+        return finding and replace(finding, cut=cut)
 
     def _evaluate(self, index: int, part: Part, forward: Forward) -> Evaluation:
         found = evaluate(index, part.inputs, part.targets, forward, self._loss)
@@ -199,7 +203,8 @@ class Nature:
                 f"Batch {index}: terms= contradicts the loss, which is {finding.words}: that is {fitting}. Leave "
                 "terms= out, or let it return the number of terms that the mean is over."
             )
-        self._exact = set(finding.exact) & (self._exact if self._told else set(finding.exact))
+        if finding.cut:
+            self._exact = set(finding.exact) & (set(finding.exact) if self._exact is None else self._exact)
         self._backed = set(finding.backed) & (self._backed if self._told else set(finding.backed))
         self.open = [terms for terms in self.open if terms in finding.fits]
         self._told = self._told or finding.words
@@ -220,8 +225,11 @@ class Nature:
         """
         told = [one for one in ranks.gather((self._told, self.open, self._exact, self._backed)) if one[0]]
         fits = [terms for terms in told[0][1] if all(terms in fitting for _, fitting, _, _ in told)] if told else []
-        exact = [terms for terms in fits if all(terms in of_rank for _, _, of_rank, _ in told)]
+        fits = [terms for terms in fits if all(terms in of for of in numbers) or terms == SUM]
+        cut = [of_rank for _, _, of_rank, _ in told if of_rank is not None]
         backed = [terms for terms in fits if all(terms in of_rank for _, _, _, of_rank in told)]
+        # Where all targets count in the batches that were looked at, samples do not tell of those that do not.
+        backed.sort(key=lambda terms: terms == SAMPLES)
         known = known_terms(self._loss, numbers)
         assumed = SUM if self._loss.reduction == "sum" and not self._loss.given_terms else [*known, SAMPLES][0]
         self.terms = next((terms for terms in [*known, *backed, *fits] if terms in fits), assumed)
@@ -232,8 +240,8 @@ class Nature:
             self._loss.reduction = "mean"
         if self._forward is None:
             return
-        if self.terms not in exact:
-            self.indivisible = NOT_ADDITIVE if told else UNTOLD
+        if not cut or not all(self.terms in of_rank for of_rank in cut):
+            self.indivisible = NOT_ADDITIVE if cut else UNTOLD
         several = ranks.total(len(numbers)) > 1
         if several and not fits and self.terms not in known:
             seen = f"it is not a mean over samples, tokens or other terms, nor a sum: {told[0][0]}" if told else UNTOLD

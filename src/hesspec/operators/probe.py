@@ -33,6 +33,9 @@ ROUNDINGS = 1024
 # Means whose denominator is guarded (a mask's total + 1e-6) do not add up to rounding, and yet are means.
 NEARLY = 1e-4
 
+# What fits worse than the best by this factor, and by more than so many roundings, does not fit.
+WORSE, ALIKE = 8.0, 256
+
 
 @dataclass(frozen=True)
 class Part:
@@ -57,12 +60,15 @@ class Finding:
         Those of them that are the terms of the loss functions which were called.
     words : str
         The losses, as text.
+    cut : bool
+        Whether parts of the batch were given to the model.
     """
 
     fits: tuple[Terms, ...]
     exact: frozenset[Terms]
     backed: frozenset[Terms]
     words: str
+    cut: bool
 
 
 def two_parts(loss: Loss, whole: Part, terms: Sequence[Terms], *, limit: int = LOOKED_AT) -> tuple[Tensor, Tensor]:
@@ -171,7 +177,7 @@ def compare_outputs(
             return None
         found.append((float(value.double()), recorder.calls))
     compared = _compared(loss, (parts[0], parts[1], parts[2]), whole, found, terms)
-    return replace(compared, exact=frozenset())
+    return replace(compared, exact=frozenset(), cut=False)
 
 
 def check_broadcast(index: int, whole: Evaluation, batch: Part, terms: Sequence[Terms], loss: Loss) -> None:
@@ -242,7 +248,8 @@ def by_calls(whole: Evaluation, batch: Part, terms: Sequence[Terms], loss: Loss)
             for each in terms
             if each != SUM and _is(same[0].terms, each.of(loss, batch.inputs, batch.targets, batch.samples))
         )
-    return Finding(fits, frozenset(), frozenset(fits), f"{whole.value:.6g}, of {same[0].name}") if fits else None
+    words = f"{whole.value:.6g}, of {same[0].name}"
+    return Finding(fits, frozenset(), frozenset(fits), words, cut=False) if fits else None
 
 
 def _tried(index: int, part: Part, forward: Forward, loss: Loss) -> Evaluation | None:
@@ -270,7 +277,9 @@ def _compared(
     if min(off.values()) > noise:
         # Rounding of the outputs may be larger than that of the loss, where it is a small difference of them.
         noise += ROUNDINGS * _rounding(whole) * _effect(loss, whole, parts[0].targets)
-    fits = tuple(each for each in terms if off[each] <= max(noise, NEARLY * scale))
+    best = min(off.values())
+    limit = min(max(noise, NEARLY * scale), max(WORSE * best, ALIKE * _rounding(whole) * scale))
+    fits = tuple(each for each in terms if off[each] <= limit)
     backed = frozenset(
         each
         for each in fits
@@ -282,7 +291,7 @@ def _compared(
         f"{values[0]:.6g} for {counts[0]} samples, {values[1]:.6g} for {counts[1]} of them and {values[2]:.6g} for the "
         f"other {counts[2]}"
     )
-    return Finding(fits, frozenset(each for each in fits if off[each] <= noise), backed, words)
+    return Finding(fits, frozenset(each for each in fits if off[each] <= noise), backed, words, cut=True)
 
 
 def _off(terms: Terms, values: Sequence[float], numbers: Sequence[float]) -> float:
