@@ -10,6 +10,7 @@ import os
 import platform
 import stat
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,11 +83,7 @@ class FileLock:
         except BaseException:
             os.close(file)
             raise
-        try:
-            current = os.path.samestat(os.fstat(file), self.path.lstat())
-        except FileNotFoundError:
-            current = False
-        if current:
+        if current := _is_at(file, self.path):
             # Once more, as the holder before may have written it after it was read.
             self._file, self.note = file, _note(file, self.path)
         else:
@@ -109,10 +106,12 @@ class FileLock:
         os.truncate(self._file, len(text.encode()))
 
     def release(self) -> None:
-        """Remove the file, and give the lock up."""
+        """Give the lock up, and remove the file, which keeps nobody out where it cannot be removed."""
         if self._file is None:
             return
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if _is_at(self._file, self.path):
+                self.path.unlink()
         self.close()
 
     def close(self) -> None:
@@ -120,6 +119,14 @@ class FileLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file is the one at a path, and not one that was there before."""
+    try:
+        return os.path.samestat(os.fstat(file), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _note(file: int, path: Path) -> dict[str, Any]:

@@ -106,38 +106,37 @@ def digest_of(file: BufferedReader) -> str:
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str], size: int | None = None, *, after: str = "") -> Iterator[None]:
-    """Raise whatever keeps a file from being written as an `OSError` that names it, its size and the free space.
+def writing(folder: str | os.PathLike[str], size: int | None = None, *, after: str = "") -> Iterator[None]:
+    """Raise whatever keeps a file from being written as an `OSError` that names folder, size and free space.
 
     Of safetensors, whose errors are not `OSError`, too.
 
     Parameters
     ----------
-    path : path
-        Of the file, or of the folder that it goes into.
+    folder : path
+        That the file goes into.
     size : int, optional
         Bytes that it takes, where that matters.
     after : str
-        A sentence to end with: what is left, or what to do.
+        A sentence to end with where the folder is there: what is left, or what to do.
     """
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else next(map(int, OS_ERROR.findall(str(error))), None)
         cause = str(error) if number is None else os.strerror(number)
-        said = " ".join(
-            [f"{str(path)!r} cannot be written to: {cause}.", *filter(None, [_room(Path(path), size), after])]
-        )
-        raised = OSError(said)
+        room = "" if size is None else _room(folder, size)
+        if not Path(folder).is_dir():
+            room, after = "There is no such folder.", ""
+        said = [f"{str(folder)!r} cannot be written to: {cause}.", room, after]
+        raised = OSError(" ".join(filter(None, said)))
         raised.errno = number
         raise raised from error
 
 
-def _room(path: Path, size: int | None) -> str:
-    folder = path if path.is_dir() else path.parent
-    if not folder.is_dir():
-        return f"There is no folder {str(folder)!r}."
-    if size is None:
-        return ""
-    free = in_words(shutil.disk_usage(folder).free)
-    return f"It takes {in_words(size)}, and {free} are free in {str(folder)!r}."
+def _room(folder: str | os.PathLike[str], size: int) -> str:
+    try:
+        free = f"{in_words(shutil.disk_usage(folder).free)} are free"
+    except OSError:
+        free = "what is free is not known"
+    return f"The file takes {in_words(size)}, and {free}."

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -415,7 +415,7 @@ def measure_command(
         "--out": str(out.resolve()),
     }
     record = None if snapshot is None else CommandRecord(snapshot, command)
-    with process_group(_device(device)) as group, _progress() as show:
+    with process_group(_device(device)) as group, _progress() as show, record or nullcontext():
         ranks = Ranks(group)
         # The first rank looks and writes; what the others saw would depend on how far it has come.
         there = ranks.gather(ranks.together(lambda: _begun(out, files, record) if ranks.rank == 0 else []))[0]

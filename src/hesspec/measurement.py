@@ -101,10 +101,12 @@ def spectrum(
         Called after each step with the number of steps done and their total in all probes (None while "auto" does not
         know it).
     snapshot : path, optional
-        Folder that the run is written to, every so often. Where it holds a snapshot of this run, the call goes on from
-        it: on one process with the same number of threads it ends with the same spectrum to the bit, on another number
-        of ranks up to rounding. The number of steps of the first probe may differ. The folder is left as it is in the
-        end, and takes about as much room as the basis.
+        Folder that the run is written to, every so often: a new or an empty one, or one with a snapshot. Where it holds
+        a snapshot of this run, the call resumes from it: on one process with the same number of threads it ends with
+        the same spectrum bit for bit, on another number of ranks up to rounding. The number of steps of the first probe
+        may differ. The snapshot stays in the end, and takes about as much room as the basis. Nothing in the folder is
+        ever removed or replaced but what hesspec has written there, and one run at a time can use it. Its files are
+        safetensors and JSON: reading those of others runs no code.
     every : str or float
         Time between two snapshots: "10min", "30s", or a number of seconds.
 
@@ -116,13 +118,14 @@ def spectrum(
     ------
     ValueError
         If an argument is out of range, or the operator lacks an attribute or is not symmetric (`NotSymmetricError`), or
-        the snapshot is of another model, data set, matrix or seed.
+        the snapshot is of another model, data set, matrix or seed, or cannot be read, or the folder for it has other
+        files and no snapshot.
     NonFiniteError
         If a product holds NaN or infinity.
     MemoryError
         If the Krylov basis, steps x p numbers, exceeds what it may fill.
     OSError
-        If a snapshot cannot be written.
+        If a snapshot or a basis on disk cannot be written, or another run uses the folder of the snapshot.
     RankError
         If another rank failed, or is gone.
 

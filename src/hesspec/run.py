@@ -50,6 +50,7 @@ KEPT: Final[dict[str, type | tuple[type, ...]]] = {
     **dict.fromkeys(("_phase", "_stopped"), str),
     **dict.fromkeys(("_done", "_steps"), int),
     **dict.fromkeys(("_passes", "_apart", "_first_error"), float),
+    **dict.fromkeys(("_limit", "_together"), (int, NoneType)),
     "_exact": bool,
     "_first_product": (np.ndarray, NoneType),
 }
@@ -113,6 +114,9 @@ class Run:
         self._done, self._passes, self._steps, self._exact = 0, 0.0, 0, False
         self._first_product: npt.NDArray[np.float64] | None = None
         self._first_error, self._apart = 0.0, 0.0
+        # What depends on the memory that was free: most steps where their number is not given, and probes in lockstep.
+        self._limit: int | None = None
+        self._together: int | None = None
         self._pairs: list[RitzPairs] = []
         self._bulks: list[tuple[Array, Array]] = []
         self._sketches: list[npt.NDArray[np.float64]] = []
@@ -137,6 +141,8 @@ class Run:
             self._bulk(limit)
 
     def _first(self, limit: int, tolerance: float | None) -> None:
+        if tolerance is not None:
+            limit = self._limit = self._limit or limit
         if self._lanczos is None:
             self._lanczos = self._start(Storage() if isinstance(self.keeping, int) else self.keeping)
         lanczos = self._lanczos
@@ -229,6 +235,7 @@ class Run:
         """
         if self._deflated is None:
             return
+        together = self._together = self._together or together
         storage = None if isinstance(self.keeping, int) else self.keeping
         nodes, weights = self._bulks[0]
         # After restarts, which took their share of the first probe's steps, as many as its bulk was given.
@@ -251,10 +258,16 @@ class Run:
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
-    def _start(self, storage: Storage | None, deflated: KrylovBasis | None = None) -> Lanczos:
-        start = self._space.random_vector(self._generator, dtype=self._dtype, device=self._device)
+    def _start(
+        self,
+        storage: Storage | None,
+        deflated: KrylovBasis | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Lanczos:
+        generator = self._generator if generator is None else generator
+        start = self._space.random_vector(generator, dtype=self._dtype, device=self._device)
         partial = self._p >= PARTIAL_FROM
-        return Lanczos(start, self._generator, deflated=deflated, storage=storage, partial=partial, space=self._space)
+        return Lanczos(start, generator, deflated=deflated, storage=storage, partial=partial, space=self._space)
 
     def _advance(self, group: Sequence[Lanczos]) -> None:
         """One step of each process, with one product for all of them."""
@@ -375,10 +388,9 @@ class Run:
         What the operator says of itself (`identity`) leaves out what code does: of a loss function, of a `forward`, of
         operators of others. Lanczos would go on with any, and none of its bounds would tell.
         """
-        start = self._space.random_vector(
-            torch.Generator().manual_seed(self._seed), dtype=self._dtype, device=self._device
-        )
-        now = self._sketch(self._operator @ (start / self._space.norm(start)))
+        # As the run made it: another division by its norm would be another vector, and its product look like noise.
+        generator = torch.Generator().manual_seed(self._seed)
+        now = self._sketch(self._operator @ self._start(None, generator=generator).vector)
         length, apart = float(np.linalg.norm(before)), float(np.linalg.norm(now - before))
         # Either product may be off by as much as was measured.
         allowed = torch.finfo(self._dtype).eps ** SAME * length + 2 * self._first_error

@@ -59,7 +59,8 @@ def main() -> None:
     except StopError:
         found["finished"] = False
     except (hesspec.RankError, OSError, ValueError) as error:
-        found = {"finished": False, "error": f"{type(error).__name__}: {error}"}
+        kind = next(kind for kind in (hesspec.RankError, OSError, ValueError) if isinstance(error, kind))
+        found = {"finished": False, "error": f"{kind.__name__}: {error}"}
     print(json.dumps({**found, "first": begun[0] if begun else None}))  # noqa: T201
     dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""A run that ranks share goes on from its snapshot, on any number of ranks."""
+"""A run that ranks share resumes from its snapshot, on any number of ranks."""
 
 import json
 import os
@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from distributed_ranks import results
+from hesspec._file_lock import FileLock
+from hesspec.krylov.snapshot_files import LOCK
 
 
 @pytest.mark.parametrize(("basis", "probes"), [("half", 2), ("restarted", 1)])
-def test_a_run_goes_on_on_another_number_of_ranks(tmp_path, basis, probes):
+def test_a_run_resumes_on_another_number_of_ranks(tmp_path, basis, probes):
     folder = tmp_path / "snapshot"
     # Of 30 products of each probe; what a rank does before it stops is lost with it.
     for ranks, stop in ((2, 6), (3, 13), (1, 22)):
@@ -28,15 +30,36 @@ def test_a_run_goes_on_on_another_number_of_ranks(tmp_path, basis, probes):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_damaged_file_is_named(tmp_path, ranks):
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_damaged_file_is_named(tmp_path, ranks, part):
     folder = tmp_path / "snapshot"
     results("continued.py", 2, folder, "full", 1, 6)
-    damaged = max(folder.glob("rows-*/*.distcp"))
-    damaged.write_bytes(damaged.read_bytes()[:100])
-    first, *others = (found["error"] for found in results("continued.py", ranks, folder, "full", 1, 0))
-    assert first.startswith(f"ValueError: The snapshot in {str(folder)!r} cannot be read: {damaged.parent.name}: ")
-    assert first.endswith("Remove the folder to begin anew.")
-    assert all(error.startswith("RankError: Rank 0 of 2 ended with ValueError: The snapshot") for error in others)
+    damaged = max(folder.glob(f"rows-*.{part}.safetensors"))
+    content = bytearray(damaged.read_bytes())
+    content[-3] ^= 4
+    damaged.write_bytes(content)
+    errors = [found["error"] for found in results("continued.py", ranks, folder, "full", 1, 0)]
+    # Each of two ranks looks at one of the parts.
+    said = errors.pop(part if ranks == 2 else 0)
+    assert said.startswith(f"ValueError: The snapshot in {str(folder)!r} cannot be read: {damaged.name} is damaged")
+    assert all(error.startswith(f"RankError: Rank {part} of 2 ended with UnreadableError: The s") for error in errors)
+
+
+def test_a_rank_reads_nothing_but_safetensors(tmp_path):
+    folder = tmp_path / "snapshot"
+    results("continued.py", 2, folder, "half", 1, 6)
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors"}
+    assert len(list(folder.glob("rows-*.0.*"))) == len(list(folder.glob("rows-*.1.*"))) == 5
+
+
+def test_a_second_group_in_the_folder_is_refused(tmp_path):
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    lock = FileLock(folder / LOCK)
+    first, second = (found["error"] for found in results("continued.py", 2, folder, "full", 1, 6))
+    assert first.startswith(f"OSError: Another run uses the snapshots in {str(folder)!r}: ")
+    assert second.startswith("RankError: Rank 0 of 2 ended with BlockingIOError: Another run uses")
+    lock.release()
 
 
 def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
@@ -45,20 +68,20 @@ def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
     before = sorted(path.name for path in folder.iterdir())
     # A row's slice of two, in float64, has 800 bytes, and what it is stored in has more.
     first, second = (found["error"] for found in results("continued.py", 2, folder, "full", 1, 0, 500))
-    assert first.startswith(f"OSError: A snapshot cannot be written to {str(folder)!r}: ")
-    assert first.endswith("The one before is still there.")
-    assert second.startswith("RankError: Rank 0 of 2 ended with OSError: A snapshot")
-    assert set(before) <= {path.name for path in folder.iterdir()}
+    assert first.startswith(f"OSError: {str(folder)!r} cannot be written to: File too large. The file takes ")
+    assert first.endswith("The snapshot before it is unharmed.")
+    assert second.startswith("RankError: Rank 0 of 2 ended with OSError: ")
+    assert before == sorted(path.name for path in folder.iterdir())
     for found in results("continued.py", 2, folder, "full", 1, 0):
         assert found["finished"]
         assert found["error"] < 1e-12
 
 
-def test_ranks_that_are_killed_at_any_time_always_go_on():
-    script = Path(__file__).parents[1] / "krylov" / "killed.py"
+def test_ranks_that_are_killed_at_any_time_always_resume():
+    script = Path(__file__).parent / "killed.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
-        [sys.executable, script, "full", "2"], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, script, "2", "30"], capture_output=True, text=True, check=False, env=environment
     )
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])

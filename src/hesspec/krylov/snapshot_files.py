@@ -44,6 +44,7 @@ __all__ = [
     "is_token",
     "key",
     "new_token",
+    "open_regular",
     "part_file",
     "read_record",
     "read_vector",
@@ -311,7 +312,7 @@ def read_record(folder: Path) -> Record:
         If it is something else.
     """
     path = folder / STATE
-    with _regular(path) as file:
+    with open_regular(path) as file:
         size, (header,) = os.fstat(file.fileno()).st_size, struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
     if not 2 <= header <= HEADER_BYTES:
         raise ForeignError("its header is not that of a snapshot")
@@ -349,7 +350,7 @@ def check_parts(folder: Path, listed: Listed, parts: Iterable[int]) -> None:
     """
     for part in parts:
         name, expected = listed.file(part), listed.parts[part]
-        with _regular(folder / name) as file:
+        with open_regular(folder / name) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected.size:
                 raise ValueError(f"{name} has {size:,} bytes, and it was written with {expected.size:,}")
@@ -389,7 +390,7 @@ def read_vector(folder: Path, listed: Listed, number: int, begin: int, into: Ten
             into[first - begin : last - begin].copy_(there[first - part.begin : last - part.begin])
 
 
-def _regular(path: Path) -> BufferedReader:
+def open_regular(path: Path) -> BufferedReader:
     """A file to read from, which is neither a folder nor a link nor a pipe, whose reader would wait for ever.
 
     Raises

@@ -88,7 +88,10 @@ def _reserve(file: int, size: int) -> None:
         If there is no room.
     """
     try:
-        os.posix_fallocate(file, 0, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, size)
+        else:
+            os.ftruncate(file, size)
     except OSError as error:
         folder = tempfile.gettempdir()
         raise OSError(
