@@ -1,6 +1,23 @@
-"""`python -m hesspec`."""
+"""`python -m hesspec`, and the command `hesspec`."""
 
-from hesspec.cli import main
+import os
+import sys
+
+INTERRUPTED = 130  # by convention 128 + the number of the signal, SIGINT
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends it with a line, also while it is being imported."""
+    try:
+        from hesspec.cli import main as run  # noqa: PLC0415 - within reach of the line below
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; every file that is there is whole.\n")
+        sys.exit(INTERRUPTED)
+    run()
+
 
 if __name__ == "__main__":
+    # `python -m` looks for all modules in the current directory first; the command `hesspec` only for the user's own.
+    if sys.path[0] == os.getcwd() and not sys.flags.safe_path:  # noqa: PTH109 - as Python writes it
+        del sys.path[0]
     main()

@@ -37,7 +37,7 @@ OTHER_THAN_ROOM: Final = REASONS.keys() - {errno.ENOSPC, errno.EDQUOT, errno.EFB
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str], *, replace: bool = True, size: int | None = None) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True, size: int | None = None) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`, and rename it to `path` when the block ends without an error.
 
     The folder is made if it is missing. After an error or Ctrl-C in the block the temporary file is removed and an
@@ -46,7 +46,7 @@ def atomic_path(path: str | os.PathLike[str], *, replace: bool = True, size: int
     Parameters
     ----------
     path : path
-    replace : bool
+    overwrite : bool
         Whether a file that is there when the block ends is replaced. If not, of two processes that write the same file
         one gets the error.
     size : int, optional
@@ -71,7 +71,7 @@ def atomic_path(path: str | os.PathLike[str], *, replace: bool = True, size: int
         temporary.chmod(0o666 & ~mask)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        if replace:
+        if overwrite:
             temporary.replace(target)
         else:
             _put_new(temporary, target)
@@ -86,9 +86,9 @@ def atomic_path(path: str | os.PathLike[str], *, replace: bool = True, size: int
                 temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview, *, replace: bool = True) -> None:
-    """Write a file, whole or not at all; folder, errors and `replace` as of `atomic_path`."""
-    with atomic_path(path, replace=replace, size=len(content)) as temporary:
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview, *, overwrite: bool = True) -> None:
+    """Write a file, whole or not at all; folder, errors and `overwrite` as of `atomic_path`."""
+    with atomic_path(path, overwrite=overwrite, size=len(content)) as temporary:
         temporary.write_bytes(content)
 
 
@@ -108,17 +108,17 @@ def writing_failed(target: Path, number: int, size: int | None = None) -> OSErro
     OSError
         Of the subclass that Python has for this number.
     """
-    if number == errno.EEXIST and target.exists():
+    if number == errno.EEXIST and os.path.lexists(target):
         sentence = (
             f"There is a file {str(target)!r} by now, which another process has written, and it was not replaced."
         )
     else:
-        needed = "" if size is None else f" The file needs {in_words(size)}"
-        free = "" if number in OTHER_THAN_ROOM else _free(target.parent)
-        room = f"{needed}{'; ' if needed and free else ' ' if free else ''}{free}{'.' if needed or free else ''}"
+        needed = "" if size is None else f"The file needs {in_words(size)}"
+        room = "; ".join(filter(None, [needed, "" if number in OTHER_THAN_ROOM else _free(target.parent)]))
+        kept = " The file of this name that was there before is unchanged." if os.path.lexists(target) else ""
         sentence = (
             f"The file {target.name!r} cannot be written to the folder {str(target.parent)!r}: "
-            f"{REASONS.get(number, os.strerror(number).lower())}.{room} What was there before is unchanged."
+            f"{REASONS.get(number, os.strerror(number).lower())}.{f' {room}.' if room else ''}{kept}"
         )
     kind = type(OSError(number, ""))
     failure = kind(sentence)

@@ -3,13 +3,21 @@
 import gc
 import re
 
-import psutil
 import torch
 
 from hesspec._heap import give_back
+from hesspec._limits import host_memory
 from hesspec._sizes import in_words
 
-__all__ = ["BudgetError", "free_memory", "in_words", "is_out_of_memory", "parse_memory", "release"]
+__all__ = [
+    "BudgetError",
+    "free_memory",
+    "in_a_line",
+    "in_words",
+    "is_out_of_memory",
+    "parse_memory",
+    "release",
+]
 
 UNITS = {
     "": 1,
@@ -18,7 +26,13 @@ UNITS = {
     **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)},
 }
 # The CPU allocator, and C++ behind it, have no exception class of their own for this.
-CPU_ALLOCATOR = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "std::bad_alloc")
+CPU_ALLOCATOR = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+)
 # What oneDNN says when there is no memory for the code that it generates. What it cannot compute at all is a "primitive
 # descriptor" that it cannot create.
 NO_ROOM_FOR_CODE = "could not create a primitive"
@@ -29,12 +43,12 @@ class BudgetError(MemoryError):
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on a CPU or CUDA device."""
+    """Bytes that can still be allocated on a CPU or CUDA device; of a CPU, see `hesspec._limits.host_memory`."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     give_back()
-    return int(psutil.virtual_memory().available)
+    return host_memory()
 
 
 def parse_memory(memory: str | int) -> int:
@@ -70,6 +84,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         any(words in said for words in CPU_ALLOCATOR) or said.strip() == NO_ROOM_FOR_CODE
     )
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says, in one line; a sentence where an allocator of the CPU raised it, which speaks of itself."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if not is_out_of_memory(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return said
+    asked = re.search(r"allocate (\d+) bytes", said)
+    block = f": a block of {in_words(int(asked[1]))} was asked for" if asked else ""
+    return f"Memory ran out{block}. Take fewer samples, smaller batches or a smaller network, or more memory."
 
 
 def release(device: torch.device) -> None:

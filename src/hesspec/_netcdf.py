@@ -24,7 +24,7 @@ from h5py import h5a, h5d, h5ds, h5g, h5l, h5o, h5p, h5t, h5z
 from hesspec._files import write_bytes
 from hesspec._sizes import in_words
 
-__all__ = ["NewerFormatError", "format_of", "read_dataset", "sealed", "write_dataset"]
+__all__ = ["NewerFormatError", "OtherKindError", "format_of", "read_dataset", "sealed", "write_dataset"]
 
 T = TypeVar("T")
 
@@ -51,6 +51,10 @@ class NewerFormatError(ValueError):
     """A file was written by a later version of hesspec, in a format that this one does not read."""
 
 
+class OtherKindError(ValueError):
+    """A file holds something else than it was read for."""
+
+
 class _RefusedError(ValueError):
     """What is in a file is not what results are made of."""
 
@@ -72,12 +76,14 @@ def format_of(dataset: xr.Dataset, attribute: str, latest: int, what: str) -> in
     ------
     NewerFormatError
         If it is a later one.
+    OtherKindError
+        If there is no such attribute.
     ValueError
-        If there is no such attribute, or it is not the number of a format.
+        If it is not the number of a format.
     """
     version = _plain(dataset.attrs.get(attribute))
     if version is None:
-        raise ValueError(f"It is not a {what} of hesspec, as it has no attribute {attribute!r}.")
+        raise OtherKindError(f"It has no attribute {attribute!r}.")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ValueError(f"Its attribute {attribute!r} is {version!r}, which is not the number of a format.")
     if version > latest:
@@ -118,7 +124,7 @@ def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str], *, replace: bool = True) -> None:
+def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
     """Write a NetCDF file, whole or not at all.
 
     The file is made in memory: where a disk is full, the HDF5 library does not report an error but crashes.
@@ -127,7 +133,7 @@ def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str], *, replace:
     ----------
     dataset : xarray.Dataset
     path : path
-    replace : bool
+    overwrite : bool
         Whether a file that is there is replaced.
 
     Raises
@@ -137,7 +143,7 @@ def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str], *, replace:
     OSError
         If the folder cannot be made or written to; it says how much room the file needs.
     """
-    write_bytes(path, memoryview(dataset.to_netcdf(engine="h5netcdf")), replace=replace)
+    write_bytes(path, memoryview(dataset.to_netcdf(engine="h5netcdf")), overwrite=overwrite)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -192,6 +198,8 @@ def read_dataset(
         return build(dataset)
     except NewerFormatError as error:
         raise NewerFormatError(f"{str(path)!r} cannot be read: {error}") from error
+    except OtherKindError as error:
+        raise OtherKindError(f"{str(path)!r} does not hold a {what}: {error}") from error
     except (ValueError, KeyError) as error:
         raise ValueError(f"{str(path)!r} does not hold a {what}: {error}") from error
 

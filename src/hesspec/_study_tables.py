@@ -63,13 +63,16 @@ def progress_table(config: StudyConfig, folder: Path) -> Table:
     """What there is of each task: the learning rate that was kept, final losses and errors, measurements."""
     table = table_of("network on data set", "n", "seed", "rate", "train loss", "test error", "measured")
     for task in tasks_of(config, folder):
-        best, run = task.best, task.runs[0]
+        run = task.runs[0]
+        what = (f"{run.network} on {run.data.name}", str(run.samples_per_class), str(run.settings.seed))
+        if task.unreadable is not None:
+            table.add_row(*what, "–", "–", "–", "cannot be read")
+            continue
+        best = task.best
         found = len(task.measurements) - len(task.missing)
         last = None if best is None else best.history[-1]
         table.add_row(
-            f"{run.network} on {run.data.name}",
-            str(run.samples_per_class),
-            str(run.settings.seed),
+            *what,
             "–" if best is None else f"{best.settings.learning_rate:g}",
             "–" if last is None else f"{last.train_loss:.3g}",
             "–" if last is None else f"{last.test_error:.1%}",

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from rich import box
 from rich.table import Table
 
+from hesspec._text import printable
 from hesspec.cost_model import Cost
 from hesspec.planning import Plan
 from hesspec.plot import DISPLAY_NAMES, three_digits
@@ -36,7 +37,7 @@ def distinct_labels(spectra: Sequence[Spectrum], names: Sequence[str]) -> list[s
     """
     parts: list[list[str]] = [[] for _ in spectra]
     for attribute in _IDENTITY:
-        values = [str(spectrum.attributes.get(attribute, "")) for spectrum in spectra]
+        values = [printable(str(spectrum.attributes.get(attribute, ""))) for spectrum in spectra]
         if len(set(values)) > 1 or (attribute == "matrix" and values[0]):
             for part, value in zip(parts, values, strict=True):
                 part.append(DISPLAY_NAMES.get(value, value) or "?")
@@ -69,7 +70,7 @@ def stacked(spectra: Sequence[Spectrum], *, title: str, width: int) -> Table:
     for spectrum in spectra:
         matrix = str(spectrum.attributes.get("matrix", "operator"))
         name = f"{DISPLAY_NAMES.get(matrix, matrix)}, {spectrum.attributes.get('split', '')}"
-        table.add_row(name, *(text(spectrum) for text in columns.values()))
+        table.add_row(printable(name), *(text(spectrum) for text in columns.values()))
     return table
 
 
@@ -190,4 +191,4 @@ def _attribute(spectrum: Spectrum, name: str) -> str:
     value = spectrum.attributes.get(name)
     if value is None:
         return _NONE
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else printable(value)

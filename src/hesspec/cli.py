@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
+from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 from typer.core import TyperGroup
 
 from hesspec._heap import kept_heap
 from hesspec._launch import launched_ranks, process_group, rank_here
+from hesspec._signals import catch_signals, end_if_asked, ending_of, was_asked
 from hesspec._suggest import unknown
+from hesspec._text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -33,13 +37,19 @@ if TYPE_CHECKING:
     from hesspec.study.config import StudyConfig
     from hesspec.study.datasets import Dataset
 
+
+class _Console(Console):
+    """A console on which text of others, such as names in files, does nothing but be shown."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text, keep="\n"), segment.style)
+
+
 # Results go to standard output; progress, notes and errors to standard error. Names of files and networks are shown as
 # they are, whatever brackets and colons are in them.
-output = Console(highlight=False, markup=False, emoji=False)
-notes = Console(highlight=False, markup=False, emoji=False, stderr=True)
-
-INTERRUPTED = 130  # by convention 128 + the number of the signal, SIGINT
-
+output = _Console(highlight=False, markup=False, emoji=False)
+notes = _Console(highlight=False, markup=False, emoji=False, stderr=True)
 
 SILENCE = 5  # seconds that a rank whose error another one reports leaves to that one
 
@@ -56,14 +66,16 @@ class _Commands(TyperGroup):
         output.quiet = notes.quiet = rank > 0
         try:
             with _warnings_in_a_line():
-                return super().invoke(ctx)
+                result = super().invoke(ctx)
+            end_if_asked()
         except KeyboardInterrupt:
-            _say("Interrupted; every file that is there is whole.", "yellow")
-            raise _ending(INTERRUPTED) from None
-        except BrokenPipeError:
-            raise  # a reader such as `head` has seen enough; typer ends quietly
+            raise _interrupted() from None
+        except (typer.Exit, BrokenPipeError):
+            raise  # all is said, or a reader such as `head` has seen enough: typer ends quietly
         except Exception as error:
-            if os.environ.get("HESSPEC_TRACEBACK") or not isinstance(error, _reportable()):
+            if was_asked():  # libraries make errors of their own of it
+                raise _interrupted() from None
+            if os.environ.get("HESSPEC_TRACEBACK") or not _is_reportable(error):
                 raise
             # What is wrong with the command is seen by all ranks, what goes wrong later by one of them.
             notes.quiet = getattr(error, "reported", rank > 0 and not _ranks_have_met())
@@ -72,14 +84,26 @@ class _Commands(TyperGroup):
                 # The launcher ends all ranks as soon as one has ended: the one that speaks is to be that one.
                 time.sleep(SILENCE)
             raise _ending(1) from None
+        else:
+            return result
 
 
-def _reportable() -> tuple[type[Exception], ...]:
-    import torch  # noqa: PLC0415 - slow to import, and not needed for --help
+def _interrupted() -> typer.Exit:
+    """Say that a signal ends the command, and what ends it."""
+    sentence, status = ending_of()
+    _say(sentence, "yellow")
+    return _ending(status)
 
-    from hesspec.errors import NonFiniteError, RankError  # noqa: PLC0415 - its package imports torch
 
-    return ValueError, OSError, MemoryError, NonFiniteError, ModuleNotFoundError, torch.OutOfMemoryError, RankError
+def _is_reportable(error: Exception) -> bool:
+    """Whether an error is the user's or the machine's fault, so that its sentence is enough."""
+    from hesspec.errors import NonFiniteError, RankError  # noqa: PLC0415 - as all that only some commands need
+
+    if isinstance(error, (ValueError, OSError, MemoryError, NonFiniteError, ModuleNotFoundError, RankError)):
+        return True
+    from hesspec._memory import is_out_of_memory  # noqa: PLC0415 - imports PyTorch, as whoever raised this error did
+
+    return is_out_of_memory(error)
 
 
 def _ending(status: int) -> typer.Exit:
@@ -102,22 +126,39 @@ def _ranks_have_met() -> bool:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.strerror}: {str(error.filename)!r}."
-    return " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, RuntimeError):
+        return " ".join(str(error).split()) or type(error).__name__
+    from hesspec._memory import in_a_line  # noqa: PLC0415 - as above
+
+    return in_a_line(error)
 
 
 def _say(text: str, style: str = "") -> None:
     # Not folded at the width of the terminal, so that whatever reads it gets it as one line.
-    notes.print(Text(text, style=style), soft_wrap=True)
+    notes.print(Text(printable(text), style=style), soft_wrap=True)
+
+
+class _InALine(logging.Handler):
+    """Shows what is logged as a warning in a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _warn(record.getMessage())
+
+
+def _warn(text: object) -> None:
+    _say(f"Warning: {' '.join(str(text).split())}", "yellow")
 
 
 @contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        _say(f"Warning: {' '.join(str(message).split())}", "yellow")
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
+    handler, logger = _InALine(logging.WARNING), logging.getLogger("hesspec")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _warn(message)
+            yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class _TimeLeft(ProgressColumn):
@@ -140,6 +181,7 @@ def _progress() -> Iterator[Callable[[str, float, float | None], None]]:
 
         def line(what: str, _done: float, _total: float | None) -> None:
             nonlocal shown
+            end_if_asked()
             if what != shown:
                 _say(f"{what} ...")
                 shown = what
@@ -156,6 +198,7 @@ def _progress() -> Iterator[Callable[[str, float, float | None], None]]:
         task = progress.add_task("", total=None)
 
         def bar(what: str, done: float, total: float | None) -> None:
+            end_if_asked()
             progress.update(task, description=what, completed=done, total=total)
 
         yield bar
@@ -432,6 +475,7 @@ def measure_command(
             basis=basis,
             attributes={"network": network, **checkpoint, **({"params": " ".join(params)} if params else {})},
             folder=out,
+            overwrite=False,
             on_progress=lambda name, done, total: show(f"{DISPLAY_NAMES[name]}, {split} set", done, total),
             group=group,
             snapshot=snapshot,
@@ -686,6 +730,7 @@ def structure_command(
             memory=memory,
             attributes={"network": network, **checkpoint, **({"params": " ".join(params)} if params else {})},
             folder=out,
+            overwrite=False,
             on_progress=lambda what, done, total: show(f"{DISPLAY_NAMES.get(what, what)}, {split} set", done, total),
             group=group,
         )
@@ -827,29 +872,45 @@ def show_command(
         Path | None, typer.Option(metavar="FILE", help="Draw the spectra over one another into this file.")
     ] = None,
 ) -> None:
-    """Show spectra as tables: their numbers, and all outliers with the bounds of their errors."""
+    """Show spectra as tables: their numbers, and all outliers with the bounds of their errors.
+
+    Files that cannot be read are named and left out; the status is 1 then.
+    """
     from hesspec._files import atomic_path  # noqa: PLC0415 - its package imports torch, which --help need not wait for
     from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - as above
     from hesspec.plot import plot_spectrum  # noqa: PLC0415 - as above
     from hesspec.result import load  # noqa: PLC0415 - as above
 
-    members = [load(file) for file in files]
-    labels = distinct_labels(members, [str(file) for file in files])
-    spectra = dict(zip(labels, members, strict=True))
-    for label, file in zip(labels, files, strict=True):
-        output.print(f"{label}: {_description(spectra[label])}{file}" if label != str(file) else label, soft_wrap=True)
+    found: dict[Path, Spectrum] = {}
+    for file in files:
+        try:
+            found[file] = load(file)
+        except (ValueError, OSError) as error:
+            if len(files) == 1:
+                raise
+            _warn(f"left out: {_sentence(error)}")
+    if not found:
+        raise ValueError("None of these files can be read.")
+    names = [printable(str(file)) for file in found]
+    labels = distinct_labels(list(found.values()), names)
+    spectra = dict(zip(labels, found.values(), strict=True))
+    for label, name in zip(labels, names, strict=True):
+        output.print(f"{label}: {_description(spectra[label])}{name}" if label != name else label, soft_wrap=True)
     for table in side_by_side(spectra, width=output.width):
         output.print("", table)
     if png is not None:
         with atomic_path(png) as temporary:
             plot_spectrum(spectra).savefig(temporary, format="png", dpi=200)
         output.print(f"Saved {png}", soft_wrap=True)
+    if len(found) < len(set(files)):
+        raise typer.Exit(1)
 
 
 def _description(spectrum: Spectrum) -> str:
     """What the file says of itself, for the line with its name."""
     attributes = spectrum.attributes
-    parts = [str(attributes[name]) for name in ("network", "dataset", "split", "checkpoint") if name in attributes]
+    names = ("network", "dataset", "split", "checkpoint")
+    parts = [printable(str(attributes[name])) for name in names if name in attributes]
     return f"{', '.join(parts)}; " if parts else ""
 
 
@@ -977,14 +1038,19 @@ def report_command(
 ) -> None:
     """Write report.html, one page with all spectra of a folder, which opens without a network.
 
-    If the folder has a training.json as `hesspec demo` writes it, the page shows the training too.
+    If the folder has a training.json as `hesspec demo` writes it, the page shows the training too. Files that cannot be
+    read are named, here and on the page, and left out; the status is 1 then.
     """
-    from hesspec.report import write_report  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec.report.page import report_on  # noqa: PLC0415 - slow to import, and not needed for --help
 
-    output.print(f"Report: {write_report(folder, all_figures=all_figures)}", soft_wrap=True)
+    page, unread = report_on(folder, all_figures=all_figures)
+    output.print(f"Report: {page}", soft_wrap=True)
+    if unread:
+        raise typer.Exit(1)
 
 
 def main() -> None:
     """Run the command line."""
+    catch_signals()
     with kept_heap():
         app(prog_name="hesspec")

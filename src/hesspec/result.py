@@ -15,6 +15,7 @@ import xarray as xr
 from hesspec import _fields
 from hesspec._netcdf import format_of, read_dataset, sealed, write_dataset
 from hesspec._outliers import outlier_mask
+from hesspec._text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -498,7 +499,7 @@ class Spectrum:
         """Summary, a line each."""
         rows = self.summary()
         width = max(map(len, rows))
-        return "Spectrum\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+        return "Spectrum\n" + "\n".join(f"  {name:<{width}}  {printable(value)}" for name, value in rows.items())
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -575,13 +576,13 @@ class Spectrum:
         _refuse_impossible(found)
         return found
 
-    def save(self, path: str | os.PathLike[str], *, replace: bool = True) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
         """Write to a NetCDF file, whole or not at all.
 
         Parameters
         ----------
         path : path
-        replace : bool
+        overwrite : bool
             Whether a file that is there is replaced.
 
         Raises
@@ -591,7 +592,7 @@ class Spectrum:
         OSError
             If the folder cannot be made or written to; the message says how much room the file needs.
         """
-        write_dataset(self.to_dataset(), path, replace=replace)
+        write_dataset(self.to_dataset(), path, overwrite=overwrite)
 
 
 def _format_of(dataset: xr.Dataset) -> int:

@@ -99,6 +99,19 @@ def test_errors_of_cuda_are_a_line_too(hesspec, monkeypatch):
     check(hesspec(*MEASURE, "--samples-per-class", "1"), 1, "Error: CUDA out of memory. Tried to allocate 20 GiB.")
 
 
+def test_errors_of_the_cpus_allocator_are_a_sentence(hesspec, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+            "80000000000 bytes. Error code 12 (Cannot allocate memory)"
+        )
+
+    monkeypatch.setattr("hesspec.study.measuring.spectrum", fail)
+    check(
+        hesspec(*MEASURE, "--samples-per-class", "1"), 1, "Error: Memory ran out: a block of 80 GB was asked for. Take"
+    )
+
+
 def test_a_full_disk(hesspec, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device", "spectra/x.nc")

@@ -96,3 +96,80 @@ def test_the_demo(here):
         read_until(process.stderr, "Hess, train set, initialisation ...")
         interrupt(process)
     assert everything_below(here) == before
+
+
+def test_a_signal_to_end_is_answered_like_ctrl_c(finished):
+    with started("measure", "small_cnn", *ENDLESS) as process:
+        read_until(process.stderr, "Hess, train set ...")
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=1000)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert output == ""
+    assert errors.splitlines()[-1] == "Terminated; every file that is there is whole."
+    assert everything_below(finished) == ["initialisation-test-GaussNewton.nc"]
+
+
+SWALLOWED = """
+import os, signal, sys
+import hesspec.operators.base as base
+
+times = 0
+take = base.CurvatureOperator.__matmul__
+
+class Finaliser:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def product(self, vector):
+    global times
+    times += 1
+    if times == 3:
+        Finaliser()  # Python drops what is raised in it
+    return take(self, vector)
+
+base.CurvatureOperator.__matmul__ = product
+"""
+
+
+def test_a_signal_that_arises_where_python_drops_it_is_not_lost(here):
+    (here / "swallowed.py").write_text(SWALLOWED)
+    main = f"import sys; sys.path.insert(0, {str(here)!r}); import swallowed; {MAIN}"
+    command = [sys.executable, "-c", main, "measure", "small_cnn", *ENDLESS]
+    done = subprocess.run(  # noqa: S603 - our own program
+        command, capture_output=True, text=True, check=False, timeout=1000, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert "Exception ignored" in done.stderr
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == LAST
+    assert not list(here.rglob("*.nc"))
+
+
+# Ends the process, as Ctrl-C would, while the named module is imported.
+IMPORTING = """
+import builtins, os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+name, load = {name!r}, builtins.__import__
+
+def importing(wanted, *rest, **more):
+    if wanted == name and name not in sys.modules:
+        builtins.__import__ = load
+        os.kill(os.getpid(), signal.SIGINT)
+    return load(wanted, *rest, **more)
+
+builtins.__import__ = importing
+sys.argv = ["hesspec", "show", "none.nc", "none.nc"]
+runpy.run_module("hesspec", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", ["hesspec.cli", "typer", "rich.console", "hesspec.result", "xarray", "h5py"])
+def test_ctrl_c_while_importing_is_a_line(here, name):
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", IMPORTING.format(name=name)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{LAST}\n")
+
+
+def test_the_command_does_not_wait_for_pytorch_where_it_needs_none(here):
+    script = "import sys\nimport hesspec.cli, hesspec.result\nhesspec.Spectrum\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603 - our own program

@@ -11,7 +11,7 @@ from torch import nn
 
 import hesspec as package
 from hesspec import cli
-from hesspec.study import DATASETS, NETWORKS, SPLITS, load_dataset, save_checkpoint, small_cnn
+from hesspec.study import DATASETS, NETWORKS, SPLITS, load_dataset, measuring, save_checkpoint, small_cnn
 from hesspec.study.measuring import MATRICES
 
 FILES = [f"initialisation-train-{matrix}.nc" for matrix in ("GaussNewton", "Hessian", "Residual")]
@@ -171,3 +171,26 @@ def test_the_help_names_all_there_is(hesspec):
 def test_a_warning_is_a_line(measured):
     result = measured("--matrix", "g", network="own:unused")
     assert "Warning: These parameters do not influence the loss; their curvature is zero: spare." in result.stderr
+
+
+def test_of_two_commands_that_write_one_file_none_loses_its_result(here, measured, hesspec, monkeypatch):
+    """The second one begins before the first has written, and writes after it."""
+    options = ("--matrix", "g")
+    save = measuring._save
+
+    def later(result, file, **how):
+        with monkeypatch.context() as patch:
+            patch.setattr(measuring, "_save", save)
+            measured(*options, "--seed", 1)
+        save(result, file, **how)
+
+    monkeypatch.setattr(measuring, "_save", later)
+    result = hesspec(
+        "measure", "own:linear", "--data", "digits", "--samples-per-class", 5, "--steps", 24, "--dtype", "float64",
+        *options, "--seed", 2,
+    )  # fmt: skip
+    assert result.exit_code == 1
+    one, two = "spectra/initialisation-train-GaussNewton.nc", "spectra/initialisation-train-GaussNewton-2.nc"
+    sentence = f"There is a file {one!r} by now, which another process has written, and it was not replaced."
+    assert f"Error: {sentence} The result of this one is kept in {two!r}.\n" in result.stderr
+    assert [package.load(here / name).attributes["seed"] for name in (one, two)] == [1, 2]

@@ -1,6 +1,8 @@
 """`hesspec show`: tables and figures of files."""
 
+import dataclasses
 import re
+import unicodedata
 
 import matplotlib as mpl
 import numpy as np
@@ -89,3 +91,38 @@ def test_the_figure_is_there_whole_or_not_at_all(hesspec, spectra, here, monkeyp
     assert result.exit_code == 130
     assert (here / "figure.png").read_bytes() == b"earlier"
     assert list(here.glob(".*")) == []
+
+
+def test_files_that_cannot_be_read_are_named_and_the_others_shown(hesspec, spectra, here):
+    (here / "bad.nc").write_text("no")
+    good = spectra / "initialisation-train-Hessian.nc"
+    result = hesspec("show", "bad.nc", good, "gone.nc")
+    assert result.exit_code == 1
+    assert headings(result.stdout) == [["Hess"]]
+    first, second = result.stderr.splitlines()
+    assert first.startswith("Warning: left out: 'bad.nc' is not a NetCDF file")
+    assert second.startswith("Warning: left out: There is no file 'gone.nc'")
+    both = hesspec("show", "bad.nc", "gone.nc")
+    assert both.exit_code == 1
+    assert both.stdout == ""
+    assert both.stderr.endswith("Error: None of these files can be read.\n")
+
+
+EVIL = "\x1b]0;title\x07\x1b[2J\u202egnp.exe\nError: no\r\x9b1m\udc80λ"
+
+
+def test_text_of_others_does_nothing_to_the_terminal(hesspec, here):
+    operator = torch.diag(torch.arange(1.0, 41.0))
+    for number in range(2):
+        attributes = dict.fromkeys(("matrix", "network", "dataset", "split", "checkpoint", "samples", "risk"), EVIL)
+        spectrum = package.spectrum(operator, steps=8)
+        named = {**spectrum.attributes, **attributes, "epoch": number}
+        dataclasses.replace(spectrum, attributes=named, stopped=EVIL).save(here / f"{number}\x1b[2J\n.nc")
+    result = hesspec("show", *sorted(here.glob("*.nc")), "gone\x1b[2J.nc")
+    shown = result.stdout + result.stderr
+    assert result.exit_code == 1
+    assert "\\x1b]0;title\\x07" in shown
+    assert "λ" in shown
+    assert {unicodedata.category(character) for character in shown.replace("\n", "")}.isdisjoint({"Cc", "Cf", "Cs"})
+    assert not re.search("^Error: no", shown, re.MULTILINE)
+    assert "\x1b" not in repr(package.load(here / "0\x1b[2J\n.nc"))

@@ -497,3 +497,53 @@ def test_a_study_fits_a_narrow_window(study_page):
             page.locator(f"a[data-file='{name}.csv']").first.click()
         assert download.value.suggested_filename == f"{name}.csv"
     assert page.complaints == []
+
+
+def test_no_script_but_the_pages_own_runs(browser, report, tmp_path):
+    """Scripts, handlers and addresses that a fault of the page might let through do not run, whatever they hold."""
+    evil = (
+        "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'><svg onload='window.ran = 3'>"
+        "<a id='evil' href='javascript:window.ran = 4'>x</a><iframe srcdoc='<script>parent.ran = 5</script>'></iframe>"
+        "<form action='http://example.com/'><button id='send'></button></form><base href='http://example.com/'>"
+        "<script src='http://example.com/x.js'></script><object data='http://example.com/x'></object>"
+    )
+    text = report.read_text(encoding="utf-8")
+    (tmp_path / "evil.html").write_text(text.replace("<main>", f"<main>{evil}", 1), encoding="utf-8")
+    page = browser.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "evil.html").resolve().as_uri())
+    page.wait_for_selector("#spectrum .main-svg")  # the page's own scripts do run
+    page.click("#evil")
+    page.evaluate("document.getElementById('send').form.requestSubmit()")
+    page.evaluate(
+        "() => { const added = document.createElement('script'); added.textContent = 'window.ran = 6'; "
+        "document.body.append(added); }"
+    )
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.ran") is None
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "about:", "blob:"))]
+    page.close()
+
+
+EVIL = "<img src=x onerror=window.ran=1>'\"`=1%{x}\u202e"
+
+
+def test_hostile_names_are_text_and_the_page_works(study_page):
+    page = study_page(network=EVIL, dataset=EVIL, checkpoint=EVIL, loss=EVIL, splits=("train",))
+    assert page.complaints == []
+    assert page.evaluate("window.ran") is None
+    assert page.locator("img").count() == 0
+    assert EVIL in page.inner_text("h1")
+    rows = downloaded(page, "density.csv")
+    assert {row["checkpoint"] for row in rows} == {EVIL}
+
+
+def test_formulas_are_texts_in_what_the_page_writes_too(opened, tmp_path, make_spectrum):
+    evil = '=HYPERLINK("http://example.com")'
+    make_spectrum(split=evil, checkpoint="-0.5").save(tmp_path / "+x.nc")
+    rows = downloaded(opened(write_report(tmp_path)), "resolved.csv")
+    assert {row["split"] for row in rows} == {f"'{evil}"}
+    assert {row["checkpoint"] for row in rows} == {"-0.5"}
+    assert {row["file"] for row in rows} == {"'+x.nc"}
+    assert all(float(row["eigenvalue"]) for row in rows)

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -325,6 +327,47 @@ def test_files_that_are_no_spectra_are_named_and_the_rest_is_reported(one):
         assert f"not read: {name} :" in page.text
     assert len(page.data["spectra"]) == 1
     assert page.data["training"] == []
+
+
+def test_spectra_that_cannot_be_drawn_are_named_and_the_rest_is_reported(one, make_spectrum):
+    folder = one()
+    spectrum = make_spectrum()
+    fields = ("eigenvalues", "bulk_nodes", "ritz_values", "error_bounds", "ritz_bounds", "norm", "rounding")
+    tiny = {name: getattr(spectrum, name) * 1e-320 for name in fields}
+    replace(spectrum, **tiny).save(folder / "tiny.nc")
+    page = page_of(folder)
+    assert "not read: tiny.nc : Its numbers are too large or too small to be drawn." in page.text
+    assert len(page.data["spectra"]) == 1
+    (folder / "one.nc").unlink()
+    with pytest.raises(ValueError, match="None of the 1 spectra can be drawn"):
+        write_report(folder)
+
+
+def test_records_of_any_size_and_kind_are_read_or_named(one):
+    folder = one()
+    for number, content in enumerate(["[" * 100_000, '[{"epoch": 1' + "0" * 400 + "}]", "x" * (1 << 26) + "y"]):
+        (folder / str(number)).mkdir()
+        (folder / str(number) / "training.json").write_text(content, encoding="utf-8")
+    os.mkfifo(folder / "training.json")
+    page = page_of(folder)
+    assert "not read: 0/training.json : It is nested too deeply." in page.text
+    assert "not read: 2/training.json : It has 67,108,865 bytes" in page.text
+    assert page.data["training"][0]["traces"] == []
+
+
+def test_figures_are_not_written_through_a_link(one, tmp_path):
+    folder = one()
+    (folder / "study.yaml").write_text("", encoding="utf-8")
+    (tmp_path / "outside").mkdir()
+    (folder / "figures").symlink_to(tmp_path / "outside")
+    with pytest.raises(NotADirectoryError, match="is a symbolic link, and figures are written to no other place"):
+        write_report(folder)
+
+
+def test_names_that_are_not_utf_8_are_shown_with_escapes(one):
+    folder = one()
+    (folder / "one.nc").rename(folder / os.fsdecode(b"\xff.nc"))
+    assert "\\udcff.nc" in page_of(folder).text
 
 
 def test_files_that_are_being_written_are_not_looked_at(one):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hesspec.study.cluster import _resolved, run_on_ray
+from hesspec.study.cluster import _carried, _resolved, run_on_ray
 from hesspec.study.config import parse_study
 from hesspec.study.running import run_study
 from hesspec.study.store import tasks_of
@@ -141,3 +141,66 @@ def test_a_worker_that_is_killed_loses_nothing_and_nothing_is_done_twice(
     run_study(parse_study(STUDY.replace("[0, 1, 2]", "[2]").replace("[g, h]", "[g]"), "study.yaml"), alone)
     for task, other in zip(tasks, tasks_of(parse_study(STUDY, "study.yaml"), alone), strict=True):
         assert task.runs[0].history == other.runs[0].history
+
+
+# A network that ends its process from outside, as the system does where memory runs out, at one sample size.
+GREEDY = """
+import os, signal
+from torch import nn
+from hesspec.study import small_cnn
+
+class Greedy(nn.Sequential):
+    def forward(self, inputs):
+        if os.environ.get("GREEDY_ENDS") and self.training and len(inputs) % 8 == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(inputs)
+
+def net(channels, classes, size):
+    return Greedy(*small_cnn(channels, classes, size))
+"""
+
+GIVEN_UP = """
+import os, sys
+from pathlib import Path
+os.environ["GREEDY_ENDS"] = "1"  # for the workers, which inherit it
+from hesspec.study import StudyError, load_study
+from hesspec.study.cluster import run_on_ray
+from hesspec.study.store import tasks_of
+
+folder, study = Path(sys.argv[2]), load_study(sys.argv[1])
+small, large = tasks_of(study, folder)
+try:
+    run_on_ray(study, folder)
+except StudyError as error:
+    assert list(error.failures) == [small.name], error.failures
+    (sentence,) = error.sentences
+    assert sentence.startswith(f"{small.name}: its worker was ended 3 times from outside"), sentence
+    assert " of memory at its last report." in sentence, sentence
+else:
+    raise AssertionError("no error")
+assert tasks_of(study, folder)[1].done
+"""
+
+
+def test_a_task_that_ends_its_worker_again_and_again_is_given_up_and_the_others_are_done(
+    tmp_path: Path, on_ray: Callable[[str], subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    # 20 samples end with a batch of 4, and 30 with one of 6.
+    text = STUDY.replace("small_cnn", "greedy:net").replace("[0, 1, 2]", "[end]").replace("[g, h]", "[g]")
+    (tmp_path / "study.yaml").write_text(text)
+    finished = on_ray(GIVEN_UP)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+def test_errors_that_cannot_be_sent_are_sent_as_what_they_say() -> None:
+    class OfTheUserError(ValueError):
+        def __init__(self, one: int, other: int) -> None:
+            super().__init__(f"{one} and\n{other}")
+
+    carried = _carried(OfTheUserError(1, 2))
+    assert type(carried) is ValueError
+    assert str(carried) == "1 and 2"
+    assert type(_carried(FileNotFoundError(2, "No such file", "x"))) is OSError
+    assert type(_carried(RuntimeError("std::bad_alloc"))) is MemoryError

@@ -85,9 +85,9 @@ def test_every_preset_can_be_read_and_papyan2019_is_the_protocol_of_the_paper() 
         (changed("digits", "[{name: mnist, folder: a}, {name: mnist, folder: b}]"), "'mnist' is among the data"),
         (GOOD + "  memory: much\n", "line 9: .*'much'"),
         (GOOD + "datasets: mnist\n", "line 9: the key 'datasets' is there twice"),
-        ("- digits\n", "it is no mapping"),
-        ("a: [", "study.yaml is no YAML"),
-        ("", "it is no mapping"),
+        ("- digits\n", "is not a mapping"),
+        ("a: [", "study.yaml cannot be read: it is not YAML"),
+        ("", "it is empty"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_with_its_line(text: str, sentence: str) -> None:
@@ -101,7 +101,7 @@ def test_all_faults_are_named_at_once() -> None:
 
 
 def test_yaml_that_would_run_code_is_not_read() -> None:
-    with pytest.raises(ValueError, match="no YAML"):
+    with pytest.raises(ValueError, match="it is not YAML"):
         parse_study("datasets: !!python/object/apply:os.getcwd []", "study.yaml")
 
 

@@ -228,7 +228,7 @@ def spoil_label(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_gzip, "is no whole gzip file"),
+        (spoil_gzip, "is not a whole gzip file"),
         (spoil_length, "announces 31360 bytes of data, and it has 31359"),
         (spoil_magic, "must begin with 00 00 08 03, but begins with 3c 68 74 6d"),
         (spoil_count, "40 images and .* has 39 labels"),
@@ -246,7 +246,7 @@ def test_damaged_files_are_named(tmp_path, spoil, message):
 def test_an_empty_file_is_refused(tmp_path):
     write_mnist(tmp_path, compress=False)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"")
-    with pytest.raises(ValueError, match="is no IDX file"):
+    with pytest.raises(ValueError, match="is not an IDX file"):
         load_dataset("mnist", "train", folder=tmp_path)
 
 

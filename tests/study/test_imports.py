@@ -1,5 +1,9 @@
 """Objects of the user's own code, named `module:callable`."""
 
+import importlib
+import math
+import os
+import subprocess
 import sys
 
 import pytest
@@ -108,3 +112,50 @@ def test_the_digest_of_code_is_of_a_module_and_of_what_it_imports_of_the_users_o
 @pytest.mark.parametrize("spec", ["torchvision:resnet18", "math:hypot", "hesspec.study:small_cnn", "nowhere:net"])
 def test_what_is_installed_or_missing_has_no_digest(spec):
     assert code_digest(spec) == ""
+
+
+def test_the_current_directory_is_searched_for_the_users_own_modules_and_for_nothing_else(own_code, tmp_path):
+    own_code("hs_neighbour_f.py", "VALUE = 3\n")
+    own_code("hs_own_h.py", "import hs_neighbour_f\n\ndef make():\n    import sys\n    return list(sys.path)\n")
+    before = list(sys.path)
+    make = load_object("hs_own_h:make", "network")
+    code_digest("hs_own_h:make")
+
+    assert sys.path == before
+    assert make()[0] == str(tmp_path)
+    assert sys.path == before
+    own_code("hs_trap.py", "raise AssertionError('it was run')\n")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("hs_trap")
+
+
+def test_a_failing_import_leaves_the_path_too(own_code):
+    own_code("hs_own_i.py", "raise ValueError('mine')\n")
+    before = list(sys.path)
+    with pytest.raises(ValueError, match="mine"):
+        load_object("hs_own_i:make", "network")
+    assert sys.path == before
+
+
+def test_what_is_installed_is_given_as_it_is():
+    assert load_object("math:hypot", "function") is math.hypot
+
+
+@pytest.mark.parametrize(
+    "how", [["-m", "hesspec"], ["-c", "import sys; del sys.path[0]; from hesspec.cli import main; main()"]]
+)
+def test_files_with_the_names_of_libraries_are_not_run_by_the_command(own_code, tmp_path, how):
+    for name in ("h5netcdf", "h5py", "xarray", "plotly", "jinja2", "safetensors", "sklearn", "yaml", "pydantic", "PIL"):
+        own_code(f"{name}.py", f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n")
+    own_code(
+        "hs_own_j.py",
+        "from torch import nn\n\ndef net(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n",
+    )
+    arguments = ["measure", "hs_own_j:net", "--data", "digits", "--samples-per-class", "1", "--steps", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for command in (arguments, ["show", "spectra/initialisation-train-Hessian.nc"], ["report", "spectra"]):
+        done = subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, *how, *command], capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hesspec._netcdf import OtherKindError
 from hesspec.dynamics.power_laws import TailFit, fit_tail
 from hesspec.plot import DISPLAY_NAMES, epochs_of
 from hesspec.result import Spectrum, load
@@ -22,6 +23,7 @@ __all__ = ["Collection", "Explained", "Member", "Training", "read_folder"]
 STUDY_FILE = "study.yaml"
 RUN_ATTRIBUTES = ("dataset", "network", "loss")
 SPLITS = ("train", "test")
+LARGEST_RECORD, LARGEST_NUMBER = 1 << 26, 1e300
 CHECKPOINTS = ("initialisation", "middle", "end")
 
 
@@ -130,12 +132,14 @@ class Collection:
 def read_folder(folder: Path) -> Collection:
     """Read every spectrum, class structure (`*.nc`) and training record (`training.json`) below a folder.
 
+    What cannot be read is left out, and listed.
+
     Raises
     ------
     ValueError
         If there is no spectrum that can be read, and the folder is not one of a study either.
     """
-    # Names that begin with a dot are files that another process is still writing.
+    # Names that begin with a dot are files that another process is still writing. A pipe is not opened.
     paths = sorted(path for path in folder.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
     members: list[Member] = []
     structures: list[Explained] = []
@@ -143,13 +147,14 @@ def read_folder(folder: Path) -> Collection:
     for path in paths:
         relative = path.relative_to(folder)
         try:
-            members.append(_member(relative, load(path)))
+            result = _result(path)
         except (ValueError, OSError) as error:
-            structure = _structure(path)
-            if structure is None:
-                unread.append((relative, str(error)))
-            else:
-                structures.append(_explained(relative, structure))
+            unread.append((relative, str(error)))
+            continue
+        if isinstance(result, Structure):
+            structures.append(_explained(relative, result))
+        else:
+            members.append(_member(relative, result))
     study = _study(folder, unread)
     if not members and study is None:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in unread)
@@ -194,10 +199,10 @@ def _trainings(
 ) -> tuple[list[Training], list[Training]]:
     """Training records beside spectra, and of a study those without."""
     training, unmeasured = [], []
-    for path in sorted(folder.rglob("training.json")):
+    for path in sorted(path for path in folder.rglob("training.json") if path.is_file()):
         relative = path.relative_to(folder)
         try:
-            records = _records(path.read_text(encoding="utf-8"))
+            records = _records(path)
         except (ValueError, OSError) as error:
             unread.append((relative, str(error)))
             continue
@@ -221,12 +226,15 @@ def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
     return name, number
 
 
-def _structure(path: Path) -> Structure | None:
-    """The class structure in a file, if it holds one."""
+def _result(path: Path) -> Spectrum | Structure:
+    """The spectrum or the class structure in a file."""
     try:
-        return load_structure(path)
-    except (ValueError, OSError):
-        return None
+        return load(path)
+    except OtherKindError as error:
+        try:
+            return load_structure(path)
+        except OtherKindError:
+            raise error from None
 
 
 def _explained(path: Path, structure: Structure) -> Explained:
@@ -364,12 +372,22 @@ def _rank(name: str, known: tuple[str, ...] | list[str], between: int | None = N
     return len(known) if between is None else between
 
 
-def _records(text: str) -> list[dict[str, float | None]]:
-    records = json.loads(text)
+def _records(path: Path) -> list[dict[str, float | None]]:
+    size = path.stat().st_size
+    if size > LARGEST_RECORD:
+        raise ValueError(f"It has {size:,} bytes, which no record of a training has.")
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("It is nested too deeply.") from error
     if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
-        raise ValueError("It is no list of records, one for each epoch.")
+        raise ValueError("It is not a list of records, one for each epoch.")
     return [{str(name): _number(value) for name, value in record.items()} for record in records]
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    if not isinstance(value, int | float):
+        return None
+    # Whole numbers in JSON have any length.
+    number = float(value) if abs(value) < LARGEST_NUMBER else math.inf
+    return number if math.isfinite(number) else None

@@ -129,6 +129,7 @@
   }
 
   function fillControls() {
+    element("controls").addEventListener("submit", (event) => event.preventDefault());
     const run = element("run");
     for (const { name } of data.runs) run.add(new Option(name, name, false, name === state.run));
     run.addEventListener("change", () => {
@@ -847,7 +848,12 @@
       ),
     ],
   };
-  const cellText = (value) => (/[",\r\n]/.test(value ?? "") ? `"${value.replaceAll('"', '""')}"` : `${value ?? ""}`);
+  // A text that a spreadsheet would run as a formula is marked as a text by an apostrophe.
+  const isNumber = (text) => text.trim() !== "" && !Number.isNaN(Number(text));
+  const runs = (text) => /^[\t\r\n]/.test(text) || (/^\s*[=+\-@＝＋－＠]/.test(text) && !isNumber(text));
+  const harmless = (value) => (typeof value === "string" && runs(value) ? `'${value}` : `${value ?? ""}`);
+  const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const cellText = (value) => quoted(harmless(value));
   const written = (rows) => rows.map((row) => `${row.map(cellText).join(",")}\r\n`).join("");
 
   // Files are made when they are asked for: an address that holds a large one would not be followed.

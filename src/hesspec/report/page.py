@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from hesspec._files import atomic_path
+from hesspec._files import write_bytes
 from hesspec.plot import exponent_text, three_digits
 from hesspec.report import tables
 from hesspec.report.collection import Collection, Member, Training, read_folder
@@ -27,7 +31,9 @@ from hesspec.report.progress import progress, trainings
 from hesspec.report.rounding import with_bound
 from hesspec.report.structure_section import structure_csv, structure_figures, structure_tables, structures_over
 
-__all__ = ["write_report"]
+__all__ = ["report_on", "write_report"]
+
+logger = logging.getLogger(__name__)
 
 Tracks = npt.NDArray[np.int64]
 
@@ -63,8 +69,9 @@ def write_report(
         Every `*.nc` in it and in its subfolders is read as a spectrum or a class structure, and every `training.json`
         as a list of records, one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`,
         `test_error` and `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on
-        the page. Where there is a `study.yaml`, the folder is one of `hesspec study`: its figures at the largest sample
-        size and the last epoch are also written as PDF, into the folder `figures` beside the page.
+        the page, and logged as warnings. Where there is a `study.yaml`, the folder is one of `hesspec study`: its
+        figures at the largest sample size and the last epoch are also written as PDF, into the folder `figures` beside
+        the page.
     path : path, optional
         Of the page; `report.html` in the folder by default. It is there whole or not at all.
     all_figures : bool
@@ -79,39 +86,70 @@ def write_report(
     Raises
     ------
     NotADirectoryError
-        If there is no such folder.
+        If there is no such folder, or `figures` is a symbolic link.
     ValueError
         If no spectrum in it can be read, and it has no `study.yaml` either. Of a study that has not measured anything
         yet the page tells how far the trainings are.
     OSError
-        If the page cannot be written.
+        If the page or a figure cannot be written.
     """
+    return report_on(folder, path, all_figures=all_figures)[0]
+
+
+def report_on(
+    folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, all_figures: bool = False
+) -> tuple[Path, list[str]]:
+    """As `write_report`: the page, and the names of the files that could not be read."""
     source = Path(folder)
     if not source.is_dir():
         raise NotADirectoryError(f"There is no folder {str(source)!r} to report on.")
     target = source / "report.html" if path is None else Path(path)
-    collection = read_folder(source)
+    collection, drawn = _drawn(read_folder(source))
     tracks = tracks_of(collection.members)
-    text = _rendered(collection, tracks, source.resolve().name)
-    with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    text = _rendered(collection, drawn, tracks, source.resolve().name)
+    # Names of files that are not UTF-8 are shown with escapes.
+    write_bytes(target, text.encode("utf-8", "backslashreplace"))
     if collection.study is not None:
         write_figures(collection, tracks, target.parent / "figures", everywhere=all_figures)
-    return target
+    for file, reason in collection.unread:
+        logger.warning("left out of the report: %r: %s", str(source / file), " ".join(reason.split()))
+    return target, [str(source / file) for file, _ in collection.unread]
 
 
-def _rendered(collection: Collection, tracks: Sequence[Tracks | None], folder: str) -> str:
+def _drawn(collection: Collection) -> tuple[Collection, list[dict[str, Any]]]:
+    """What can be drawn of a collection, and what the page's script draws of each spectrum; the others are listed."""
+    members, drawn, unread = [], [], [*collection.unread]
+    for member in collection.members:
+        try:
+            with np.errstate(all="ignore"):  # what overflows is no JSON
+                data = {"glance": _glance(member), **spectrum_data(member, None)}
+            json.dumps(data, allow_nan=False)
+        except (ValueError, ArithmeticError):
+            unread.append((member.path, "Its numbers are too large or too small to be drawn."))
+        else:
+            members.append(member)
+            drawn.append(data)
+    if not members and collection.study is None:
+        raise ValueError(f"None of the {len(collection.members)} spectra can be drawn: {unread[-1][1]}")
+    return replace(collection, members=members, unread=unread), drawn
+
+
+def _rendered(
+    collection: Collection, drawn: Sequence[dict[str, Any]], tracks: Sequence[Tracks | None], folder: str
+) -> str:
     members = collection.members
     matrices = _distinct(member.matrix for member in members)
     splits = _distinct(member.split for member in members)
     shown = _first_shown(members)
-    payload = _payload(collection, tracks, matrices, splits, shown)
+    payload = _payload(collection, drawn, tracks, matrices, splits, shown)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_resource("template.html.j2"))
     few = len(members) <= MANY_FILES
+    plotly, script = (_with_line_ends(text) for text in (get_plotlyjs(), _resource("page.js")))
     return template.render(
+        policy=_policy(plotly, script),
         heading=_heading(members, folder),
         sentences=[_sentence(member) for member in shown] or [_not_measured(collection)],
         overview=_overview(members, folder),
@@ -135,13 +173,29 @@ def _rendered(collection: Collection, tracks: Sequence[Tracks | None], folder: s
         listed=None if few else _listed(members),
         data=_embedded(payload),
         css=Markup(_resource("page.css")),  # noqa: S704 - a file of this package
-        script=Markup(_resource("page.js")),  # noqa: S704 - a file of this package
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - a file of the plotly package
+        script=Markup(script),  # noqa: S704 - a file of this package
+        plotly=Markup(plotly),  # noqa: S704 - a file of the plotly package
     )
 
 
 def _resource(name: str) -> str:
     return files("hesspec.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _with_line_ends(text: str) -> str:
+    """Text with the ends of lines as browsers read them, so that a digest of it is theirs."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _policy(*scripts: str) -> Markup:
+    """Content security policy of a page that runs these scripts and no other one, and asks for nothing elsewhere."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    policy = (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+    return Markup(policy)  # noqa: S704 - made here, of digests
 
 
 def _embedded(value: object) -> Markup:
@@ -161,6 +215,7 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 def _payload(
     collection: Collection,
+    drawn: Sequence[dict[str, Any]],
     tracks: Sequence[Tracks | None],
     matrices: Sequence[str],
     splits: Sequence[str],
@@ -191,10 +246,10 @@ def _payload(
             {
                 "title": member.title or "operator",
                 "place": tables.place(member),
-                "glance": _glance(member),
-                **spectrum_data(member, numbers),
+                **data,
+                "tracks": None if numbers is None else numbers.tolist(),
             }
-            for member, numbers in zip(members, tracks, strict=True)
+            for member, data, numbers in zip(members, drawn, tracks, strict=True)
         ],
         "pairs": [
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from hesspec._files import atomic_path
+from hesspec._text import printable
 from hesspec.plot import (
     plot_against_samples,
     plot_hessian_against_gauss_newton,
@@ -57,6 +59,11 @@ def write_figures(
     -------
     list of Path
     """
+    if folder.is_symlink():
+        raise NotADirectoryError(
+            f"{str(folder)!r} is a symbolic link, and figures are written to no other place. Remove it, or put a "
+            "folder there."
+        )
     members = collection.members
     written: list[Path] = []
     for run in dict.fromkeys(member.run for member in members if member.samples is not None):
@@ -69,7 +76,9 @@ def write_figures(
         )
         for name, draw in group.figures(everywhere):
             path = folder / f"{_unused(group.slug, name, written)}.pdf"
-            with mpl.rc_context(EMBEDDED), _silent("fontTools"):
+            with mpl.rc_context(EMBEDDED), _silent("fontTools"), warnings.catch_warnings():
+                # Letters of alphabets that the font lacks are boxes.
+                warnings.filterwarnings("ignore", message="Glyph .* missing from font")
                 figure = draw()
                 with atomic_path(path) as temporary:
                     # Without a date: the same spectra give the same file.
@@ -177,7 +186,7 @@ class _Group:
                 )
 
     def _draw(self, plot: Callable[..., Figure], what: Any, words: str, **more: Any) -> Callable[[], Figure]:
-        title = f"{self.title}: {words}".replace("$", r"\$")  # which would begin a formula
+        title = printable(f"{self.title}: {words}").replace("$", r"\$")  # which would begin a formula
         return lambda: plot(what, title=title, **more)
 
     def _through_training(self, samples: int) -> Iterator[Named]:

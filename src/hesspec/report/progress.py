@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import yaml
-
+from hesspec._yaml import parse_yaml
 from hesspec.plot import DISPLAY_NAMES
 from hesspec.report.collection import Member
 
@@ -14,8 +13,10 @@ __all__ = ["progress", "trainings"]
 
 MATRICES = ("Hessian", "GaussNewton", "Residual")
 SPLITS = ("train", "test")
+# Trainings, and spectra, of a study: the largest one has some ten thousand.
+MOST = 1_000_000
 # What reading a text that is no study file raises.
-UNCLEAR = (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
+UNCLEAR = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
 
 
 def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
@@ -33,7 +34,7 @@ def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
         None where the text does not say what is wanted.
     """
     try:
-        wanted = _wanted(yaml.safe_load(text))
+        wanted = _wanted(parse_yaml(text)[1])
     except UNCLEAR:
         return None
     present = {
@@ -67,7 +68,7 @@ def trainings(text: str) -> tuple[int, list[int]] | None:
         Those that a training may have, ascending: one number unless data sets have numbers of their own.
     """
     try:
-        study = yaml.safe_load(text)
+        study = parse_yaml(text)[1]
         rates = study["training"]["learning_rates"]
         count = int(rates["count"]) if isinstance(rates, dict) else len(set(_listed(rates)))
         networks = [(data, last) for data, last, *_ in _networks(study)]
@@ -77,21 +78,35 @@ def trainings(text: str) -> tuple[int, list[int]] | None:
 
 
 def _networks(study: Any) -> Iterator[tuple[str, int, str, Any, Any]]:
-    """Data set, epochs, network, seed and sample size of all that is to be trained and measured."""
+    """Data set, epochs, network, seed and sample size of all that is to be trained and measured.
+
+    Raises
+    ------
+    ValueError
+        If that is more than a study can be of.
+    """
+    left = MOST
     for item in _listed(study["datasets"]):
         data = {"name": item} if isinstance(item, str) else item
         last = int(data.get("epochs") or study["training"]["epochs"])
         for network in _listed(study["networks"]):
             for seed in _listed(study.get("seeds", 0)):
                 for size in _listed(data.get("samples_per_class") or study["samples_per_class"]):
+                    left -= 1
+                    if left < 0:
+                        raise ValueError("It asks for more trainings than a study can have.")
                     yield str(data["name"]), last, str(network), seed, size
 
 
 def _wanted(study: Any) -> set[tuple[Any, ...]]:
     measure = study["measure"]
+    networks = list(_networks(study))
+    each = len(measure["epochs"]) * len(measure.get("splits", SPLITS)) * len(measure.get("matrices", MATRICES))
+    if len(networks) * each > MOST:
+        raise ValueError("It asks for more spectra than a study can have.")
     return {
         (data, network, seed, size, float(last if epoch == "end" else epoch), split, DISPLAY_NAMES.get(matrix, matrix))
-        for data, last, network, seed, size in _networks(study)
+        for data, last, network, seed, size in networks
         for epoch in measure["epochs"]
         for split in measure.get("splits", SPLITS)
         for matrix in measure.get("matrices", MATRICES)

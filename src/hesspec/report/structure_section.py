@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from matplotlib.colors import to_hex
 
 from hesspec.plot import DISPLAY_NAMES, OKABE_ITO, bulk_on_logarithmic_axis, darkened, three_digits
 from hesspec.report.collection import Explained, Member
+from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import plain
 from hesspec.report.rounding import with_bound
 from hesspec.result import Spectrum
@@ -390,22 +389,20 @@ def _percent(share: float) -> str:
 
 def structure_csv(items: Sequence[Explained]) -> str:
     """A row for each outlier of each class structure, to all digits."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(
-        ["run", "split", "checkpoint", "epoch", "matrix", "eigenvalue", "error_bound", *SHARES,
-         "in_class_means", "in_all_means", "file"]
-    )  # fmt: skip
-    for item in items:
-        structure = item.structure
-        where = [item.run, item.split, item.checkpoint, "" if item.epoch is None else f"{item.epoch:g}"]
-        for i, matrix in enumerate(structure.outlier_matrix.tolist()):
-            numbers = [
-                structure.outliers[i],
-                structure.outlier_bounds[i],
-                *structure.outlier_shares[i],
-                structure.outlier_in_class[i],
-                structure.outlier_in_means[i],
-            ]
-            writer.writerow([*where, matrix, *(repr(float(number)) for number in numbers), item.path.as_posix()])
-    return file.getvalue()
+    header = ["run", "split", "checkpoint", "epoch", "matrix", "eigenvalue", "error_bound", *SHARES]
+
+    def rows() -> Iterable[list[object]]:
+        for item in items:
+            structure = item.structure
+            where = [item.run, item.split, item.checkpoint, None if item.epoch is None else f"{item.epoch:g}"]
+            for i, matrix in enumerate(structure.outlier_matrix.tolist()):
+                numbers = [
+                    structure.outliers[i],
+                    structure.outlier_bounds[i],
+                    *structure.outlier_shares[i],
+                    structure.outlier_in_class[i],
+                    structure.outlier_in_means[i],
+                ]
+                yield [*where, matrix, *map(float, numbers), item.path.as_posix()]
+
+    return csv_text([*header, "in_class_means", "in_all_means", "file"], rows())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +11,7 @@ import numpy.typing as npt
 from hesspec.dynamics.marchenko_pastur import law_of_gauss_newton
 from hesspec.dynamics.power_laws import TailFit
 from hesspec.report.collection import Member, Training
+from hesspec.report.csv_text import csv_text
 from hesspec.report.dynamics import Law, Pair
 
 __all__ = ["PLACE", "hessian_against_gauss_newton", "outliers", "place", "power_laws", "spectra", "training"]
@@ -23,22 +22,6 @@ PLACE = (*POINT, "n", "seed", "file")
 TAIL = ("resolved", "exponent", "lower", "upper", "start", "top", "mass", "against_exponential", "curvature")
 LAW = ("aspect", "variance", "edge_ratio", "trace_beyond", "kolmogorov_smirnov", "wasserstein")
 RECORD = ("train_loss", "train_error", "test_loss", "test_error", "learning_rate")
-
-
-def _written(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([_text(value) for value in row])
-    return file.getvalue()
-
-
-def _text(value: object) -> object:
-    """A float to all of its digits; nothing for what is not known."""
-    if isinstance(value, float):  # NumPy's float64 too
-        return repr(float(value)) if math.isfinite(value) else ""
-    return "" if value is None else value
 
 
 def _point(member: Member) -> list[object]:
@@ -75,7 +58,7 @@ def outliers(members: Sequence[Member], tracks: Sequence[npt.NDArray[np.int64] |
                     member.path.as_posix(),
                 ]
 
-    return _written([*POINT, "rank", "eigenvalue", "error_bound", "n", "seed", "track", "file"], rows())
+    return csv_text([*POINT, "rank", "eigenvalue", "error_bound", "n", "seed", "track", "file"], rows())
 
 
 def spectra(members: Sequence[Member]) -> str:
@@ -101,7 +84,7 @@ def spectra(members: Sequence[Member]) -> str:
             *(spectrum.attributes.get(name) for name in names), member.path.as_posix(),
         ]  # fmt: skip
 
-    return _written(header, map(row, members))
+    return csv_text(header, map(row, members))
 
 
 def _tail(tail: TailFit | None) -> list[object]:
@@ -117,7 +100,7 @@ def power_laws(laws: Sequence[Law]) -> str:
         "run", "matrix", "split", "epoch", "what", "exponent", "lower", "upper", "prefactor", "r_squared", "points",
         "smallest_n", "largest_n",
     ]  # fmt: skip
-    return _written(
+    return csv_text(
         header,
         (
             [
@@ -153,7 +136,7 @@ def hessian_against_gauss_newton(pairs: Sequence[Pair]) -> str:
                     y / x - 1, *overlap,
                 ]  # fmt: skip
 
-    return _written(header, rows())
+    return csv_text(header, rows())
 
 
 def training(records: Sequence[Training]) -> str:
@@ -166,4 +149,4 @@ def training(records: Sequence[Training]) -> str:
                 number = f"{place if epoch is None else epoch:g}"
                 yield [item.run, item.samples, number, *(record.get(name) for name in RECORD), item.path.as_posix()]
 
-    return _written(["run", "n", "epoch", *RECORD, "file"], rows())
+    return csv_text(["run", "n", "epoch", *RECORD, "file"], rows())

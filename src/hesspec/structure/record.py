@@ -263,13 +263,13 @@ class Structure:
         _refuse_impossible(found)
         return found
 
-    def save(self, path: str | os.PathLike[str], *, replace: bool = True) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
         """Write to a NetCDF file, whole or not at all.
 
         Parameters
         ----------
         path : path
-        replace : bool
+        overwrite : bool
             Whether a file that is there is replaced.
 
         Raises
@@ -279,7 +279,7 @@ class Structure:
         OSError
             If the folder cannot be made or written to; the message says how much room the file needs.
         """
-        write_dataset(self.to_dataset(), path, replace=replace)
+        write_dataset(self.to_dataset(), path, overwrite=overwrite)
 
 
 def _format_of(dataset: xr.Dataset) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from hesspec.operators.parameters import ParameterSelection
 from hesspec.study.datasets import Dataset
-from hesspec.study.failures import TASK_ERRORS
+from hesspec.study.failures import is_task_error
 from hesspec.study.measuring import check_outputs
 from hesspec.study.networks import build_network
 from hesspec.study.store import Task
@@ -32,10 +32,11 @@ def faults_of(tasks: Iterable[Task], on_check: Callable[[str], None] = lambda _w
     Returns
     -------
     dict of str to Exception
-        One of `TASK_ERRORS` by the name of its task; empty where nothing is wrong.
+        By the names of their tasks; empty where nothing is wrong.
     """
     found: dict[str, Exception] = {}
-    left = [task for task in tasks if not task.done and not task.diverged]
+    # Records that cannot be read keep a task from being run, which says so, and no other one.
+    left = [task for task in tasks if task.unreadable is None and not task.done and not task.diverged]
     for data, of_data in _grouped(left, lambda task: task.runs[0].data.name).items():
         on_check(f"reading {data}")
         dataset = _read(of_data, found)
@@ -46,7 +47,9 @@ def faults_of(tasks: Iterable[Task], on_check: Callable[[str], None] = lambda _w
             on_check(f"building {network} for {data}")
             try:
                 _check_network(of_network[0], dataset)
-            except TASK_ERRORS as error:
+            except Exception as error:
+                if not is_task_error(error):
+                    raise
                 found.update({task.name: error for task in of_network})
     return found
 
@@ -63,14 +66,18 @@ def _read(tasks: list[Task], found: dict[str, Exception]) -> Dataset | None:
     first = tasks[0].runs[0]
     try:
         first.dataset("test")
-    except TASK_ERRORS as error:
+    except Exception as error:
+        if not is_task_error(error):
+            raise
         found.update({task.name: error for task in tasks})
         return None
     by_size = _grouped(tasks, lambda task: task.runs[0].samples_per_class)
     for _, of_size in sorted(by_size.items(), reverse=True):
         try:
             return of_size[0].runs[0].dataset("train")
-        except TASK_ERRORS as error:
+        except Exception as error:
+            if not is_task_error(error):
+                raise
             found.update({task.name: error for task in of_size})
     return None
 

@@ -1,12 +1,16 @@
 """Weights of networks in files: written as safetensors, read as safetensors or PyTorch's own."""
 
 import difflib
+import hashlib
 import itertools
 import os
+import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +20,17 @@ from torch import Tensor, nn
 from hesspec._files import atomic_path
 from hesspec.study.training import EpochRecord, TrainingState
 
-__all__ = ["load_training_state", "load_weights", "read_metadata", "save_checkpoint", "save_training_state"]
+__all__ = [
+    "is_whole",
+    "load_training_state",
+    "load_weights",
+    "read_metadata",
+    "save_checkpoint",
+    "save_training_state",
+]
+
+# In the metadata of files that hesspec writes: SHA-256 of all tensors. Other writers' files have none.
+DIGEST: Final = "hesspec_digest"
 
 
 def save_checkpoint(path: str | os.PathLike[str], network: nn.Module, metadata: Mapping[str, str]) -> None:
@@ -50,8 +64,7 @@ def save_checkpoint(path: str | os.PathLike[str], network: nn.Module, metadata: 
             )
         # A clone of its own for each name, as safetensors refuses tensors that share memory.
         tensors[name] = value.cpu().clone(memory_format=torch.contiguous_format)
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=dict(metadata))
+    _write(path, tensors, metadata)
 
 
 def save_training_state(path: str | os.PathLike[str], state: TrainingState) -> None:
@@ -70,8 +83,52 @@ def save_training_state(path: str | os.PathLike[str], state: TrainingState) -> N
         If the file cannot be written.
     """
     tensors = {f"momentum.{name}": value.cpu().contiguous() for name, value in state.momentum.items()}
-    with atomic_path(path) as temporary:
-        save_file({**tensors, "generator": state.generator}, temporary)
+    _write(path, {**tensors, "generator": state.generator}, {})
+
+
+def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all, with a digest of its tensors."""
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    with atomic_path(path, size=size) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={**metadata, DIGEST: _digest(tensors)})
+        except SafetensorError as error:
+            # The library gives errors of the system as its own, with their numbers in the text.
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), str(error)) from error
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether there is a safetensors file that can be read, and that holds what was written, where its writer says so.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    if not path.is_file():
+        return False
+    state = path.stat()
+    return _is_whole(path, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@cache
+def _is_whole(path: Path, _state: tuple[int, ...]) -> bool:
+    try:
+        _read(path)
+    except ValueError:
+        return False
+    return True
 
 
 def load_training_state(path: str | os.PathLike[str], history: Sequence[EpochRecord]) -> TrainingState:
@@ -113,7 +170,11 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     ValueError
         If it is not a safetensors file.
     """
-    file = _existing(path)
+    metadata = _metadata(_existing(path))
+    return {name: value for name, value in metadata.items() if name != DIGEST}
+
+
+def _metadata(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, framework="pt") as content:
             return dict(content.metadata() or {})
@@ -162,16 +223,13 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def _damaged(file: Path, kind: str, error: Exception) -> ValueError:
-    return ValueError(f"The file {str(file)!r} is no {kind} file, or is damaged: {error}.")
+def _damaged(file: Path, kind: str, error: object) -> ValueError:
+    return ValueError(f"The file {str(file)!r} is not a {kind} file, or is damaged: {error}.")
 
 
 def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
-        try:
-            return dict(load_file(file))
-        except SafetensorError as error:
-            raise _damaged(file, "safetensors", error) from error
+        return _read_safetensors(file)
     if file.suffix not in {".pt", ".pth"}:
         raise ValueError(
             f"The file {str(file)!r} has the suffix {file.suffix!r}; weights are read from "
@@ -180,7 +238,34 @@ def _read(file: Path) -> dict[str, Tensor]:
     return _read_torch(file)
 
 
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors = dict(load_file(file))
+    except SafetensorError as error:
+        raise _damaged(file, "safetensors", error) from error
+    expected = _metadata(file).get(DIGEST)
+    if expected is not None and expected != _digest(tensors):
+        raise _damaged(file, "safetensors", "its tensors are not those that were written")
+    return tensors
+
+
+def _check_archive(file: Path) -> None:
+    """Refuse an archive whose parts are compressed, as PyTorch never writes it: a few bytes would be any number."""
+    if not zipfile.is_zipfile(file):
+        return  # the older format of PyTorch, which reads what is there
+    try:
+        with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"The file {str(file)!r} is damaged: {error}.") from error
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or (
+        sum(part.file_size for part in parts) > file.stat().st_size
+    ):
+        raise ValueError(f"The file {str(file)!r} was not written by PyTorch: it says that it holds more than it has.")
+
+
 def _read_torch(file: Path) -> dict[str, Tensor]:
+    _check_archive(file)
     try:
         with warnings.catch_warnings():
             # torch warns of what it then refuses (TorchScript), which the error below says.
@@ -206,6 +291,12 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"The file {str(file)!r} holds a dict that is no state dict: its entry {name!r} is "
                 f"an object of type {type(value).__name__!r}, not a tensor."
+            )
+        if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
+            kind = "quantised" if value.is_quantized else "without values" if value.is_meta else str(value.layout)
+            raise ValueError(
+                f"The file {str(file)!r} has a tensor {name!r} that is {kind}; weights are dense numbers. Save "
+                "`value.dequantize()` or `value.to_dense()` of it."
             )
     return dict(content)
 
@@ -243,6 +334,10 @@ def _faults(own: Mapping[str, Tensor], given: Mapping[str, Tensor], tied: list[l
     if misshapen:
         shapes = (f"{name!r} of shape {tuple(given[name].shape)} for {tuple(own[name].shape)}" for name in misshapen)
         yield f"the file has {_first(shapes, len(misshapen))}"
+    complex_names = [name for name in own if name in given and given[name].is_complex() and not own[name].is_complex()]
+    if complex_names:
+        shown = _first(map(repr, complex_names), len(complex_names))
+        yield f"the file has complex numbers, whose imaginary parts would be lost, for {shown}"
     for first, *others in tied:
         for name in others:
             if name in given and not torch.equal(given[first], given[name]):

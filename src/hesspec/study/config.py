@@ -27,14 +27,29 @@ from pydantic import (
 
 from hesspec._memory import parse_memory
 from hesspec._suggest import unknown
+from hesspec._yaml import LARGEST_YAML, parse_yaml
 from hesspec.study.datasets import DATASETS, SPLITS
 from hesspec.study.measuring import MATRICES, matrix_name
 from hesspec.study.networks import NETWORKS
 
-__all__ = ["DataConfig", "LogGrid", "MeasureConfig", "StudyConfig", "TrainingConfig", "load_study", "presets"]
+__all__ = [
+    "DataConfig",
+    "LogGrid",
+    "MeasureConfig",
+    "StudyConfig",
+    "TrainingConfig",
+    "load_study",
+    "parse_study",
+    "presets",
+    "study_text",
+]
 
 END: Final = "end"
 """In a list of epochs: the last one of the training, whatever their number."""
+
+# A study of more is a mistake, or was made to fill memory: the largest one has some thousand trainings.
+MOST_TRAININGS: Final = 100_000
+MOST_EPOCHS: Final = 1_000_000
 
 
 class _Model(BaseModel):
@@ -62,7 +77,7 @@ class DataConfig(_Model):
     name: str
     folder: Path | None = None
     size: int | None = Field(None, ge=1)
-    epochs: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1, le=MOST_EPOCHS)
     samples_per_class: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
 
     @field_validator("name")
@@ -78,7 +93,7 @@ class LogGrid(_Model):
 
     low: float = Field(gt=0)
     high: float = Field(gt=0)
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, le=1000)
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -137,7 +152,7 @@ class TrainingConfig(_Model):
     drop_factor : float
     """
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=MOST_EPOCHS)
     learning_rates: Rates
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
@@ -199,7 +214,7 @@ class MeasureConfig(_Model):
     splits: list[Literal["train", "test"]] = Field(list(SPLITS), min_length=1)
     steps: Annotated[int | Literal["auto"], _number_or("auto", 1)] = 64
     probes: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**64)
     batch_size: int = Field(256, ge=1)
     params: list[str] | None = None
     memory: str | None = None
@@ -242,7 +257,7 @@ class StudyConfig(_Model):
     networks: list[str] = Field(min_length=1)
     samples_per_class: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     test_samples_per_class: int | None = Field(None, ge=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**64)]] = Field([0], min_length=1)
     training: TrainingConfig
     measure: MeasureConfig
 
@@ -269,12 +284,22 @@ class StudyConfig(_Model):
     @classmethod
     def _each_once(cls, values: list[Any], info: ValidationInfo) -> list[Any]:
         # Results are found by the names of data sets, wherever these are and however they are padded.
-        names = [value.name if isinstance(value, DataConfig) else value for value in values]
-        for index, name in enumerate(names):
-            if name in names[:index]:
+        names = set()
+        for value in values:
+            name = value.name if isinstance(value, DataConfig) else value
+            if name in names:
                 hint = "; give the other form of it a study of its own" if info.field_name == "datasets" else ""
                 raise ValueError(f"{name!r} is among the {info.field_name} twice{hint}")
+            names.add(name)
         return values
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        sizes = sum(len(data.samples_per_class or self.samples_per_class) for data in self.datasets)
+        trainings = sizes * len(self.networks) * len(self.seeds) * len(self.training.rates)
+        if trainings > MOST_TRAININGS:
+            raise ValueError(f"it asks for {trainings:,} trainings, and may ask for {MOST_TRAININGS:,}")
+        return self
 
     @model_validator(mode="after")
     def _epochs_exist(self) -> Self:
@@ -334,18 +359,28 @@ def load_study(path: str | os.PathLike[str]) -> StudyConfig:
         nearest = difflib.get_close_matches(name, presets(), n=1)
         hint = f"did you mean the preset {nearest[0]!r}?" if nearest else f"presets are {', '.join(presets())}."
         raise FileNotFoundError(f"There is no study file {name!r}; {hint}")
-    return parse_study(Path(name).read_text(encoding="utf-8"), name)
+    return parse_study(study_text(Path(name)), name)
+
+
+def study_text(file: Path) -> str:
+    """Text of a study file; ValueError, with its name, where it is not one, or too large."""
+    size = file.stat().st_size
+    if size > LARGEST_YAML:
+        raise ValueError(f"The study file {str(file)!r} has {size:,} bytes, and may have {LARGEST_YAML:,}.")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The study file {str(file)!r} is not a text in UTF-8: {error}.") from error
 
 
 def parse_study(text: str, name: str) -> StudyConfig:
     """The study that a YAML text describes; `name` is what errors call it."""
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+        tree, content = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read: {str(error).rstrip('.')}.") from error
     if not isinstance(tree, yaml.MappingNode):
-        raise ValueError(f"{name} has to have the keys {', '.join(StudyConfig.model_fields)}, but it is no mapping.")
+        raise ValueError(f"{name} should have the keys {', '.join(StudyConfig.model_fields)}, but is not a mapping.")
     twice = list(_repeated(tree))
     if twice:
         key, line = twice[0]
@@ -361,6 +396,7 @@ def parse_study(text: str, name: str) -> StudyConfig:
 
 
 def _repeated(node: yaml.Node) -> Iterator[tuple[str, int]]:
+    """Keys that a mapping has twice, and their lines."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:

@@ -18,11 +18,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hesspec._suggest import unknown
-from hesspec.study.imports import load_object
+from hesspec.study.imports import here_first, load_object
 
 __all__ = ["DATASETS", "SPLITS", "Dataset", "load_dataset"]
 
 SPLITS: Final = ("train", "test")
+
+# Images of the largest data set of this kind take half a gigabyte; of each of them deflate makes 1/1032 at best.
+LARGEST_IDX: Final = 1 << 32
+DEFLATED: Final = 1032
+# Classes that are numbered by the labels alone. The largest data sets of images have some 20,000.
+MOST_CLASSES: Final = 1_000_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -362,26 +368,41 @@ def _read_idx(path: Path, *, dimensions: int) -> Tensor:
 
     The format is described with MNIST (LeCun, Cortes and Burges): two zero bytes, one for the type
     (8, unsigned byte), one for the number of dimensions, their sizes as big-endian uint32, data.
+    No more is read, nor decompressed, than the header announces, and no more announced than the file can hold.
     """
+    size = path.stat().st_size
+    compressed = path.suffix == ".gz"
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            shape = _idx_shape(path, file.read(4 + 4 * dimensions), dimensions)
+            announced = math.prod(shape)
+            most = min(DEFLATED * size if compressed else size, LARGEST_IDX)
+            if announced > most:
+                raise ValueError(
+                    f"The file {str(path)!r} is damaged: its header announces {announced} bytes of data, and a file of "
+                    f"its size has {most} at most."
+                )
+            content = file.read(announced + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"The file {str(path)!r} is no whole gzip file: {error}.") from error
-    header = 4 + 4 * dimensions
-    magic = bytes([0, 0, 8, dimensions])
-    if len(content) < header or content[:4] != magic:
+        raise ValueError(f"The file {str(path)!r} is not a whole gzip file: {error}.") from error
+    if len(content) != announced:
+        beyond = "more" if len(content) > announced else f"{len(content)}"
         raise ValueError(
-            f"The file {str(path)!r} is no IDX file of bytes in {dimensions} dimension(s): "
-            f"it must begin with {magic.hex(' ')}, but begins with {content[:4].hex(' ')}."
-        )
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != math.prod(shape):
-        raise ValueError(
-            f"The file {str(path)!r} is damaged: its header announces {math.prod(shape)} bytes of "
-            f"data, and it has {len(content) - header}."
+            f"The file {str(path)!r} is damaged: its header announces {announced} bytes of data, and it has {beyond}."
         )
     # A copy: torch wants memory that it may write to, and bytes are not.
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape).copy())
+
+
+def _idx_shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
+    """Sizes that the header of an IDX file announces."""
+    magic = bytes([0, 0, 8, dimensions])
+    if len(header) < 4 + 4 * dimensions or header[:4] != magic:
+        raise ValueError(
+            f"The file {str(path)!r} is not an IDX file of bytes in {dimensions} dimension(s): "
+            f"it must begin with {magic.hex(' ')}, but begins with {header[:4].hex(' ')}."
+        )
+    return struct.unpack(f">{dimensions}I", header[4:])
 
 
 @dataclass(frozen=True)
@@ -436,11 +457,11 @@ def _read_own(name: str, split: str) -> Dataset:
         ) from error
     samples: Any = make(split)
     try:
-        count = len(samples)
-        pairs = [samples[index] for index in range(count)]
+        with here_first():
+            pairs = [samples[index] for index in range(len(samples))]
         inputs = [torch.as_tensor(sample) for sample, _ in pairs]
         targets = [operator.index(target) for _, target in pairs]
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"The data set {name!r} must return a map-style data set of samples (input, target), a "
             f"tensor or array and an integer class: {error}."
@@ -452,7 +473,13 @@ def _read_own(name: str, split: str) -> Dataset:
             + (" and ".join(f"{shape} (sample {i})" for shape, i in shapes.items()) or "none")
             + "."
         )
-    class_names = getattr(samples, "classes", range(max(targets) + 1))
+    highest = max(targets)
+    if not hasattr(samples, "classes") and highest >= MOST_CLASSES:
+        raise ValueError(
+            f"The data set {name!r} has a sample of class {highest}, and classes are numbered from 0. "
+            "If there are so many classes, give the data set an attribute `classes` with their names."
+        )
+    class_names = getattr(samples, "classes", range(highest + 1))
     return Dataset(
         name=name,
         split=split,

@@ -8,16 +8,22 @@ from typing import Final
 
 import torch
 
+from hesspec._memory import in_a_line, is_out_of_memory
 from hesspec.errors import NonFiniteError
 
-__all__ = ["TASK_ERRORS", "StudyError", "let_go", "raise_failures", "refuse_faults"]
+__all__ = ["TASK_ERRORS", "StudyError", "is_task_error", "let_go", "raise_failures", "refuse_faults"]
 
 TASK_ERRORS: Final = (ValueError, NonFiniteError, MemoryError, torch.OutOfMemoryError, OSError, ModuleNotFoundError)
-"""What a task may end with while others go on: its data, its network, its learning rates, its size, or a file.
 
-A file system that is gone for a moment ends one task and not the rest of the week; where it is full, the others end
-too, each at its first write. Anything else is a fault of the program or of the user's code, and ends the study.
-"""
+
+def is_task_error(error: BaseException) -> bool:
+    """Whether a task may end with an error while others go on.
+
+    It may for its data, its network, its learning rates, its size, or a file. A file system that is gone for a moment
+    ends one task and not the rest of the week; where it is full, the others end too, each at its first write. Anything
+    else is a fault of the program or of the user's code, and ends the study.
+    """
+    return isinstance(error, TASK_ERRORS) or is_out_of_memory(error)
 
 
 class StudyError(RuntimeError):
@@ -45,7 +51,7 @@ class StudyError(RuntimeError):
         """One for each reason, which begins with the task that it holds for, or with the first of several."""
         tasks: dict[str, list[str]] = {}
         for name, error in self.failures.items():
-            tasks.setdefault(" ".join(str(error).split()) or type(error).__name__, []).append(name)
+            tasks.setdefault(in_a_line(error), []).append(name)
         return [f"{names[0]}{_others(len(names) - 1)}: {reason}" for reason, names in tasks.items()]
 
 

@@ -21,7 +21,7 @@ from hesspec.planning import Plan, shares_of
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
-from hesspec.study.failures import TASK_ERRORS, let_go
+from hesspec.study.failures import is_task_error, let_go
 from hesspec.study.measuring import ALL_MATRICES, CLASS_PARTS, CROSS_ENTROPY, plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.running import AUTO_STEPS
@@ -167,10 +167,11 @@ def forecast_study(
         In the order in which tasks are run; of those that cannot be run, too.
     """
     tasks = tasks_of(config, Path(folder), code_of(config))
-    faults = faults_of(tasks, on_task)
+    unreadable = {task.name: error for task in tasks if (error := task.unreadable) is not None}
+    faults = unreadable | faults_of(tasks, on_task)
     sound: dict[tuple[str, str], list[Task]] = {}
     for task in tasks:
-        if not (task.done or task.diverged or task.name in faults):
+        if not (task.name in faults or task.done or task.diverged):
             sound.setdefault(_problem(task), []).append(task)
     costs: dict[tuple[str, str], _Costs] = {}
     for key, group in sound.items():
@@ -178,11 +179,15 @@ def forecast_study(
         largest = max((task.runs[0] for task in group), key=lambda run: run.samples_per_class)
         try:
             costs[key] = _timed(largest, config, torch.device(device))
-        except TASK_ERRORS as error:
+        except Exception as error:
+            if not is_task_error(error):
+                raise
             let_go(error)
             faults.update({task.name: error for task in group})
     return [
-        _without_costs(task, faults.get(task.name))
+        TaskForecast(task, 0, 0, math.nan, math.nan, 0, unreadable[task.name])
+        if task.name in unreadable
+        else _without_costs(task, faults.get(task.name))
         if task.done or task.diverged or task.name in faults
         else _forecast(task, costs[_problem(task)])
         for task in tasks

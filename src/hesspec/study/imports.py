@@ -2,17 +2,19 @@
 
 import ast
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Final
 
-__all__ = ["code_digest", "load_object"]
+__all__ = ["code_digest", "here_first", "load_object"]
 
 # Where modules are that come with Python or are installed.
 _INSTALLED: Final = tuple(
@@ -24,8 +26,8 @@ DIGEST_DIGITS: Final = 16
 def load_object(spec: str, kind: str) -> Callable[..., object]:
     """Import the callable that `spec` names.
 
-    The current directory is put in front of `sys.path` and stays there, as `python -m` does it: the
-    module may import its neighbours later, when the callable runs.
+    The current directory is in front of `sys.path`, as `python -m` has it, while the module is imported and
+    whenever the callable runs, as both may import neighbours of the module; and at no other time.
 
     Parameters
     ----------
@@ -59,9 +61,9 @@ def load_object(spec: str, kind: str) -> Callable[..., object]:
             f"The {kind} {spec!r} must be named in the form 'module:callable', the module with "
             "dots and without '.py', as in 'mine.networks:lenet'."
         )
-    here = _look_here()
     try:
-        module = importlib.import_module(module_name)
+        with here_first() as here:
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # Only when the named module is the missing one: a module that it imports is a fault of the
         # user's code.
@@ -69,7 +71,7 @@ def load_object(spec: str, kind: str) -> Callable[..., object]:
             raise
         raise ValueError(
             f"There is no module {error.name!r} for the {kind} {spec!r}; it was looked for in the "
-            f"current directory {here!r} and among the installed packages."
+            f"current directory {str(Path.cwd())!r} and among the installed packages."
         ) from error
     if not hasattr(module, name):
         nearest = difflib.get_close_matches(name, vars(module), n=1)
@@ -80,7 +82,16 @@ def load_object(spec: str, kind: str) -> Callable[..., object]:
         raise ValueError(
             f"The {kind} {spec!r} must be a function or a class, but it is an object of type {type(found).__name__!r}."
         )
-    return found
+    if not Path(getattr(module, "__file__", None) or sys.prefix).is_relative_to(here):
+        return found
+    made = found
+
+    @functools.wraps(made)
+    def beside_neighbours(*arguments: object, **keywords: object) -> object:
+        with here_first():
+            return made(*arguments, **keywords)
+
+    return beside_neighbours
 
 
 def code_digest(spec: str) -> str:
@@ -100,26 +111,35 @@ def code_digest(spec: str) -> str:
     str
         Empty where there is no such code: an installed package, or a module that is missing or has no source.
     """
-    _look_here()
     texts: dict[str, str] = {}
     waiting = [spec.partition(":")[0]]
-    while waiting:
-        name = waiting.pop()
-        file = None if name in texts else _own_file(name)
-        if file is not None:
-            tree = ast.parse(file.read_bytes(), str(file))
-            texts[name] = ast.unparse(tree)
-            waiting += _imported(tree, name if file.name == "__init__.py" else name.rpartition(".")[0])
+    with here_first():
+        while waiting:
+            name = waiting.pop()
+            file = None if name in texts else _own_file(name)
+            if file is not None:
+                tree = ast.parse(file.read_bytes(), str(file))
+                texts[name] = ast.unparse(tree)
+                waiting += _imported(tree, name if file.name == "__init__.py" else name.rpartition(".")[0])
     if not texts:
         return ""
     return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:DIGEST_DIGITS]
 
 
-def _look_here() -> str:
+@contextmanager
+def here_first() -> Iterator[str]:
+    """Look for modules in the current directory first, within this block; gives its path."""
     here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    return here
+    if here in sys.path:
+        yield here
+        return
+    sys.path.insert(0, here)
+    try:
+        yield here
+    finally:
+        # What runs in the block may have changed the list, too.
+        with suppress(ValueError):
+            sys.path.remove(here)
 
 
 def _own_file(module: str) -> Path | None:

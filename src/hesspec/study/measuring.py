@@ -1,5 +1,7 @@
 """The curvature matrices of a network on a data set, measured by name, and the files that keep the spectra."""
 
+import contextlib
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -136,6 +138,7 @@ def measure(
     basis: str = "auto",
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    overwrite: bool = True,
     on_progress: Progress | None = None,
     traces: Traces | None = None,
     group: dist.ProcessGroup | None = None,
@@ -168,8 +171,9 @@ def measure(
         and, where all classes have the same, samples of a class are added by themselves.
     folder : path, optional
         Where each spectrum is saved as soon as it is complete, under the name that `spectrum_file` gives it by its
-        matrix, split and attribute `checkpoint`. The folder is made if it is missing; an earlier file of this name is
-        replaced.
+        matrix, split and attribute `checkpoint`. The folder is made if it is missing.
+    overwrite : bool
+        Whether files of these names that are there by then are replaced.
     on_progress : callable, optional
         Called before the first and after every matvec with the name of the matrix, the work done on all matrices and
         their work in all (None where steps are "auto"), in matvecs of a Hessian.
@@ -196,6 +200,9 @@ def measure(
         If a loss or a product holds NaN or infinity.
     MemoryError
         If the Krylov basis does not fit into memory.
+    FileExistsError
+        If a file is there by the time that its spectrum is complete, and is not to be replaced; the spectrum is kept
+        under another name, which the message says.
     OSError
         If a file cannot be written.
 
@@ -239,7 +246,7 @@ def measure(
         )
         spectra[name] = replace(measured, attributes={**measured.attributes, **kept})
         if folder is not None and writes:
-            spectra[name].save(Path(folder) / file)
+            _save(spectra[name], Path(folder) / file, overwrite=overwrite)
         if running is not None and writes:
             remove_snapshot(running)
     return spectra
@@ -299,6 +306,7 @@ def measure_structure(
     memory: str | int | None = None,
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    overwrite: bool = True,
     on_progress: Progress | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Structure:
@@ -306,7 +314,7 @@ def measure_structure(
 
     Parameters
     ----------
-    network, dataset, params, batch_size, attributes, group
+    network, dataset, params, batch_size, attributes, overwrite, group
         As in `measure`.
     folder : path, optional
         Where the structure is saved, under the name that `spectrum_file` gives "ClassStructure"; and the spectra of the
@@ -342,8 +350,9 @@ def measure_structure(
 
     def save(name: str, measured: Spectrum) -> None:
         file = Path(folder or "") / spectrum_file(name, dataset.split, checkpoint)
-        if folder is not None and writes and not file.exists():
-            replace(measured, attributes={**measured.attributes, **kept}).save(file)
+        if folder is not None and writes:
+            with contextlib.suppress(FileExistsError):
+                replace(measured, attributes={**measured.attributes, **kept}).save(file, overwrite=False)
 
     found = class_structure(
         network,
@@ -361,8 +370,24 @@ def measure_structure(
     )
     found = replace(found, attributes={**found.attributes, **kept})
     if folder is not None and writes:
-        found.save(Path(folder) / spectrum_file("ClassStructure", dataset.split, checkpoint))
+        _save(found, Path(folder) / spectrum_file("ClassStructure", dataset.split, checkpoint), overwrite=overwrite)
     return found
+
+
+def _save(result: Spectrum | Structure, file: Path, *, overwrite: bool) -> None:
+    """Save a result under its name; if another process has taken that meanwhile, under one that is free."""
+    try:
+        result.save(file, overwrite=overwrite)
+    except FileExistsError as error:
+        for number in itertools.count(2):
+            other = file.with_stem(f"{file.stem}-{number}")
+            with contextlib.suppress(FileExistsError):
+                result.save(other, overwrite=False)
+                break
+        raise FileExistsError(
+            f"There is a file {str(file)!r} by now, which another process has written, and it was not replaced. The "
+            f"result of this one is kept in {str(other)!r}."
+        ) from error
 
 
 class _Meter:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from hesspec._memory import in_a_line
 from hesspec.dynamics.tracking import follow
 from hesspec.result import Spectrum, load
 from hesspec.study.store import STRUCTURE, Measurement, Run, Task, read_study, tasks_of
 
 __all__ = ["open_study"]
 
+logger = logging.getLogger(__name__)
+
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 # What has a value for each measurement, with its unit.
 SCALARS: Final = {
@@ -60,12 +67,15 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         `loss` (mean cross-entropy in nats) and `error` (fraction) over the first four, `split` and `training_epoch`;
         `learning_rate` over the first four: the one that was kept; `parameters` over `dataset` and `network`.
 
+        Results and records that are damaged, or of a later version of hesspec, are left out. A line for each, with the
+        reason, is in the attribute `unread`, and logged as a warning.
+
     Raises
     ------
     FileNotFoundError
-        If the folder holds no study.
+        If the folder does not hold a study.
     ValueError
-        If its study file or a result is damaged.
+        If its study file is damaged.
 
     Examples
     --------
@@ -86,23 +96,38 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         "split": splits,
         "matrix": matrices,
     }
-    spectra = {
-        (index, place): load(file)
-        for index, (task, run) in enumerate((task, _shown(task)) for task in tasks)
-        if run is not None
-        for place in task.measurements
-        if place.what != STRUCTURE and (file := run.result(place, task.measure)).is_file()
-    }
+    unread: list[str] = []
+    shown = [_read(unread, partial(_shown, task)) for task in tasks]
+    spectra: dict[tuple[int, Measurement], Spectrum] = {}
+    for index, (task, run) in enumerate(zip(tasks, shown, strict=True)):
+        if run is None:
+            continue
+        for place in task.measurements:
+            file = run.result(place, task.measure)
+            if place.what != STRUCTURE and file.is_file():
+                spectrum = _read(unread, partial(load, file))
+                if spectrum is not None:
+                    spectra[index, place] = spectrum
     ranks = max((spectrum.eigenvalues.size for spectrum in spectra.values()), default=0)
     epochs = max(task.runs[0].settings.epochs for task in tasks) + 1
     blank = _Blank(coordinates, ranks, epochs)
-    for index, task in enumerate(tasks):
-        run = _shown(task)
+    for index, run in enumerate(shown):
         if run is not None:
             blank.add_training(run)
             mine = {place: spectrum for (owner, place), spectrum in spectra.items() if owner == index}
             blank.add_spectra(run, mine)
-    return blank.dataset(folder)
+    for line in unread:
+        logger.warning("left out: %s", line)
+    return blank.dataset(folder, unread)
+
+
+def _read(unread: list[str], read: Callable[[], T]) -> T | None:
+    """What `read` gives; None, and a line more in the list, where it cannot."""
+    try:
+        return read()
+    except (ValueError, OSError) as error:
+        unread.append(in_a_line(error))
+        return None
 
 
 def _shown(task: Task) -> Run | None:
@@ -182,12 +207,12 @@ class _Blank:
     def _split_and_matrix(self, split: str, matrix: str) -> tuple[int, int]:
         return self._coordinates["split"].index(split), self._coordinates["matrix"].index(matrix)
 
-    def dataset(self, folder: str | os.PathLike[str]) -> xr.Dataset:
-        """What was filled in."""
+    def dataset(self, folder: str | os.PathLike[str], unread: Sequence[str]) -> xr.Dataset:
+        """What was filled in, and what could not be read."""
         result = xr.Dataset(
             {name: (dimensions, values) for name, (dimensions, values) in self._values.items()},
             coords=self._coordinates,
-            attrs={"study": str(folder)},
+            attrs={"study": str(folder), "unread": "\n".join(unread)},
         )
         units = {**SCALARS, "eigenvalue": SCALARS["trace"], "error_bound": SCALARS["trace"], "loss": "nats"}
         for name, unit in units.items():

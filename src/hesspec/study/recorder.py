@@ -107,6 +107,8 @@ class SpectrumRecorder:
         ------
         ValueError
             If the folder has a spectrum of this name that is of something else; it says in what they differ.
+        FileExistsError
+            If another process writes a spectrum of this name meanwhile.
         ValueError, NonFiniteError, MemoryError, OSError
             As `hesspec.spectrum`; the model is as it was.
         """
@@ -128,7 +130,7 @@ class SpectrumRecorder:
                     kept = {**measured.attributes, "split": split, "epoch": epoch, IDENTITY: json.dumps(of)}
                     kept |= self._attributes
                     found[split, name] = replace(measured, attributes=kept)
-                    found[split, name].save(file)
+                    found[split, name].save(file, overwrite=False)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -142,7 +144,10 @@ class SpectrumRecorder:
 
 def _refuse_another(file: Path, wanted: Mapping[str, str]) -> None:
     """Raise ValueError where the spectrum in a file is not of what is wanted."""
-    found: dict[str, str] = json.loads(str(load(file).attributes.get(IDENTITY, "{}")))
+    try:
+        found = dict(json.loads(str(load(file).attributes.get(IDENTITY, "{}"))))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"The file {str(file)!r} holds something else than this recorder writes: {error}") from error
     for what, here in wanted.items():
         there = found.get(what, "not known")
         if there != here:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from hesspec.study.checking import faults_of
 from hesspec.study.checkpoints import load_training_state, load_weights, save_checkpoint, save_training_state
 from hesspec.study.config import StudyConfig
 from hesspec.study.datasets import Dataset
-from hesspec.study.failures import TASK_ERRORS, let_go, raise_failures, refuse_faults
+from hesspec.study.failures import is_task_error, let_go, raise_failures, refuse_faults
+from hesspec.study.folders import check_there
 from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.networks import build_network
 from hesspec.study.store import STRUCTURE, Measurement, Run, Task, code_of, lock, tasks_of, write_study
@@ -72,6 +73,8 @@ def run_study(
 
     Raises
     ------
+    FileNotFoundError
+        If the folder of the study is removed while it is running.
     StudyError
         If a task failed: a network, a data set or the name of a parameter cannot be used, which is known before
         anything is run or written; or, once all other tasks are done, what `run_task` raises. The same call tries
@@ -89,13 +92,16 @@ def run_study(
     while waiting:
         postponed = []
         for task in waiting:
+            check_there(target)
             with lock(task) as mine:
                 if mine is None:
                     postponed.append(task)
                     continue
                 try:
                     run_task(task, networks, on_progress=meter.report)
-                except TASK_ERRORS as error:
+                except Exception as error:
+                    if not is_task_error(error):
+                        raise
                     logger.info("%s failed: %s", task.name, error)
                     let_go(error)
                     failures[task.name] = error
@@ -104,7 +110,21 @@ def run_study(
             meter.report("waiting for other processes of this study", 0.0)
             time.sleep(PATIENCE)
         waiting = postponed
-    raise_failures(failures, len(tasks))
+    check_there(target)
+    raise_failures(failures | lost_of(tasks, failures), len(tasks))
+
+
+def lost_of(tasks: Iterable[Task], failures: Mapping[str, Exception]) -> dict[str, Exception]:
+    """Tasks that did not fail, but of which something is not there at the end, by their names."""
+    return {
+        task.name: task.unreadable
+        or FileNotFoundError(
+            "Not all of its results are there any longer, though each was written. The same command measures what is "
+            "missing."
+        )
+        for task in tasks
+        if task.name not in failures and (task.unreadable is not None or not task.done)
+    }
 
 
 def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
@@ -183,6 +203,8 @@ def run_task(
 
 
 def _run(task: Task, networks: Networks, on_progress: Callable[[str, float], None]) -> None:
+    for run in task.runs:
+        run.made()
     train_set, test_set = task.runs[0].dataset("train"), task.runs[0].dataset("test")
     done = 0.0
     each = (work_of(task) - work_of(task, task.measurements)) / len(task.runs)
@@ -195,12 +217,15 @@ def _run(task: Task, networks: Networks, on_progress: Callable[[str, float], Non
     best = task.best
     if best is None:
         return
-    if not all(best.weights(m.epoch).is_file() for m in task.missing):
-        # Epochs were added to the study after the training, or files were removed.
+    if not all(best.has_weights(m.epoch) for m in task.missing):
+        # Epochs were added to the study after the training, or files were removed or damaged.
         problem = _Problem(train_set, test_set, *networks.of(task, train_set))
         _train(best, task, problem, _plus(on_progress, done, 0.0), again=True)
     done += work_of(task, set(task.measurements) - set(task.missing))
     for measurement in task.missing:
+        file = best.result(measurement, task.measure)
+        if file.exists():
+            logger.warning("%r is damaged, and is measured again", str(file))
         _measure(best, task, measurement, problem, _plus(on_progress, done, 1.0))
         done += work_of(task, [measurement])
 
@@ -228,7 +253,7 @@ def _train(
     wanted = set(task.epochs)
     network = problem.network
     resume = None
-    lacking = {epoch for epoch in wanted if not run.weights(epoch).is_file()}
+    lacking = {epoch for epoch in wanted if not run.has_weights(epoch)}
     usable = [epoch for epoch in run.resumable() if epoch < min(lacking, default=run.settings.epochs + 1)]
     if usable:
         load_weights(network, run.weights(usable[-1]))
@@ -267,6 +292,7 @@ class _Saver:
     def __call__(self, network: nn.Module, state: TrainingState) -> None:
         """After an epoch."""
         run, epoch = self._run, state.history[-1].epoch
+        check_there(run.folder)
         start = time.monotonic()
         asked = epoch in self._wanted or epoch == run.settings.epochs
         if not asked and self._cost > SAVING * (start - self._last):
@@ -293,7 +319,10 @@ def _drop_losers(task: Task) -> None:
 def _measure(
     run: Run, task: Task, measurement: Measurement, problem: _Problem, report: Callable[[str, float], None]
 ) -> None:
-    how, record = task.measure, run.history[measurement.epoch]
+    how, history = task.measure, run.history
+    if measurement.epoch >= len(history):
+        raise FileNotFoundError(f"The records of the training in {str(run.path)!r} were removed while it was measured.")
+    record = history[measurement.epoch]
     network = problem.network
     load_weights(network, run.weights(measurement.epoch))
     dataset = problem.train_set if measurement.split == "train" else problem.test_set
@@ -329,6 +358,7 @@ def _measure(
             attributes=attributes,
             on_progress=on_progress,
         )
+        check_there(run.folder)
         found.save(run.result(measurement, how))
         return
     spectra = measure(
@@ -345,6 +375,7 @@ def _measure(
         on_progress=on_progress,
         traces=problem.traces,
     )
+    check_there(run.folder)
     spectra[measurement.what].save(run.result(measurement, how))
 
 

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
 import re
+import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
 
-from hesspec._files import atomic_path
-from hesspec.study.config import END, DataConfig, MeasureConfig, StudyConfig, parse_study
+from hesspec._files import LONGEST_NAME, write_bytes
+from hesspec._netcdf import NewerFormatError
+from hesspec.result import load
+from hesspec.structure.record import load_structure
+from hesspec.study.checkpoints import is_whole
+from hesspec.study.config import END, DataConfig, MeasureConfig, StudyConfig, parse_study, study_text
 from hesspec.study.datasets import Dataset, load_dataset
+from hesspec.study.folders import RUNS, STUDY_FILE, check_there, hold, remove_left, without_links
 from hesspec.study.imports import code_digest
+from hesspec.study.records import read_history, read_json, write_json
 from hesspec.study.training import EpochRecord, TrainingSettings
 
-__all__ = ["STUDY_FILE", "Measurement", "Run", "Task", "code_of", "lock", "read_study", "tasks_of", "write_study"]
+__all__ = [
+    "RUNS",
+    "STUDY_FILE",
+    "Measurement",
+    "Run",
+    "Task",
+    "code_of",
+    "is_whole_result",
+    "lock",
+    "note_memory",
+    "noted_memory",
+    "read_study",
+    "tasks_of",
+    "write_study",
+]
 
-STUDY_FILE: Final = "study.yaml"
-RUNS: Final = "runs"
 HISTORY: Final = "training.json"
 DIVERGED: Final = "diverged.json"
 STRUCTURE: Final = "ClassStructure"
 CODE: Final = "code.json"
+STUDY_LOCK: Final = ".study.lock"
 
 # Part of every key: results of a version that trains or measures otherwise are not taken for this one's.
 FORMAT = 1
@@ -118,31 +139,38 @@ class Run:
     def path(self) -> Path:
         """Folder of this training."""
         settings = self.settings
-        name = "-".join(
-            (
-                _safe(self.data.name),
-                _safe(self.network),
-                f"n{self.samples_per_class}",
-                f"seed{settings.seed}",
-                f"lr{settings.learning_rate:g}",
-                _key(self.identity),
-            )
-        )
-        return self.folder / RUNS / name
+        what = f"{_safe(self.data.name)}-{_safe(self.network)}"
+        which = f"-n{self.samples_per_class}-seed{settings.seed}-lr{settings.learning_rate:g}-{_key(self.identity)}"
+        # The key tells apart what the longest names of networks would.
+        return self.folder / RUNS / f"{what[: LONGEST_NAME - len(which)]}{which}"
+
+    def made(self) -> Path:
+        """Folder of this training, which is made if it is missing, without what killed processes left in it.
+
+        Raises
+        ------
+        OSError
+            If the folder of the study is gone, or it has a symbolic link in the place of a folder.
+        """
+        check_there(self.folder)
+        remove_left(without_links(self.folder, self.path))
+        return self.path
 
     @property
     def history(self) -> list[EpochRecord]:
-        """Records of the epochs so far; empty where it has not begun."""
-        file = self.path / HISTORY
-        if not file.is_file():
-            return []
-        return [EpochRecord(**record) for record in json.loads(file.read_text(encoding="utf-8"))]
+        """Records of the epochs so far; empty where it has not begun. Errors as of `read_history`."""
+        return read_history(self.path / HISTORY, self.settings.epochs)
 
     @property
     def diverged(self) -> str:
-        """Why the training ended early; empty where it has not."""
+        """Why the training ended early; empty where it has not. ValueError where the file that says so is damaged."""
         file = self.path / DIVERGED
-        return str(json.loads(file.read_text(encoding="utf-8"))["reason"]) if file.is_file() else ""
+        if not file.is_file():
+            return ""
+        content = read_json(file)
+        if not isinstance(content, dict) or not isinstance(content.get("reason"), str):
+            raise ValueError(f"The file {str(file)!r} is damaged: it gives no reason. Remove it to train again.")
+        return str(content["reason"])
 
     @property
     def ended(self) -> bool:
@@ -157,11 +185,11 @@ class Run:
 
     def write_history(self, history: list[EpochRecord]) -> None:
         """Keep the records."""
-        _write_json(self.path / HISTORY, [asdict(record) for record in history])
+        write_json(self.path / HISTORY, [asdict(record) for record in history])
 
     def write_diverged(self, reason: str) -> None:
         """Keep why the training ended."""
-        _write_json(self.path / DIVERGED, {"reason": reason})
+        write_json(self.path / DIVERGED, {"reason": reason})
 
     def weights(self, epoch: int) -> Path:
         """File of the weights after an epoch."""
@@ -171,20 +199,34 @@ class Run:
         """File of the optimiser's state after an epoch."""
         return self.path / f"optimizer-{epoch:04}.safetensors"
 
+    def has_weights(self, epoch: int) -> bool:
+        """Whether the weights after an epoch are there, and not damaged."""
+        return is_whole(self.weights(epoch))
+
     def resumable(self) -> list[int]:
         """Epochs after which the training can go on, ascending."""
-        epochs = sorted(int(file.stem.removeprefix("optimizer-")) for file in self.path.glob("optimizer-*.safetensors"))
         known = len(self.history)
-        return [epoch for epoch in epochs if epoch < known and self.weights(epoch).is_file()]
+        return [
+            epoch
+            for epoch, file in sorted(self._kept("optimizer"))
+            if epoch < known and is_whole(file) and self.has_weights(epoch)
+        ]
 
     def keep_only(self, epochs: set[int], *, optimizer: int | None) -> None:
         """Remove weights of all other epochs, and the optimiser's state of all epochs but one."""
-        for file in self.path.glob("epoch-*.safetensors"):
-            if int(file.stem.removeprefix("epoch-")) not in epochs:
+        for epoch, file in [*self._kept("epoch")]:
+            if epoch not in epochs:
                 file.unlink()
-        for file in self.path.glob("optimizer-*.safetensors"):
-            if int(file.stem.removeprefix("optimizer-")) != optimizer:
+        for epoch, file in [*self._kept("optimizer")]:
+            if epoch != optimizer:
                 file.unlink()
+
+    def _kept(self, what: str) -> Iterator[tuple[int, Path]]:
+        """Epochs and files of weights, or of states of the optimiser; other files are the user's own."""
+        for file in self.path.glob(f"{what}-*.safetensors"):
+            found = re.fullmatch(rf"{what}-(\d{{4,}})", file.stem)
+            if found is not None:
+                yield int(found[1]), file
 
     def result(self, measurement: Measurement, how: MeasureConfig) -> Path:
         """File of a measurement."""
@@ -243,15 +285,49 @@ class Task:
         )
 
     @property
+    def unreadable(self) -> Exception | None:
+        """Why the records of its trainings cannot be read; None where they can."""
+        try:
+            self.done, self.diverged  # noqa: B018 - they read all of the records
+        except (ValueError, OSError) as error:
+            return error
+        return None
+
+    @property
     def missing(self) -> list[Measurement]:
-        """What has not been measured."""
+        """What has not been measured, or whose file is damaged."""
         best = self.best
-        return [m for m in self.measurements if best is None or not best.result(m, self.measure).is_file()]
+        return [m for m in self.measurements if best is None or not is_whole_result(best.result(m, self.measure))]
 
     @property
     def done(self) -> bool:
         """Whether nothing is missing."""
         return self.best is not None and not self.missing
+
+
+def is_whole_result(file: Path) -> bool:
+    """Whether a file is the whole result of a measurement, or one of a later version of hesspec.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    if not file.is_file():
+        return False
+    state = file.stat()
+    return _is_result(file, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@cache
+def _is_result(file: Path, _state: tuple[int, ...]) -> bool:
+    try:
+        (load_structure if f"-{STRUCTURE}-" in file.name else load)(file)
+    except NewerFormatError:
+        return True  # it says more than this version could
+    except ValueError:
+        return False
+    return True
 
 
 def code_of(config: StudyConfig) -> dict[str, str]:
@@ -311,29 +387,39 @@ def write_study(config: StudyConfig, folder: Path, code: Mapping[str, str]) -> N
     Raises
     ------
     NotADirectoryError
-        If the folder is a file.
+        If the folder is a file, or has a symbolic link in the place of a folder.
+    OSError
+        If a file cannot be written.
     """
     if folder.is_file():
         raise NotADirectoryError(f"The results would go to a folder {str(folder)!r}, but that is a file; name another.")
-    if code or (folder / CODE).is_file():
-        _write_json(folder / CODE, code)
-    if (folder / STUDY_FILE).is_file() and _says(folder / STUDY_FILE, config):
-        return
-    content = config.model_dump(mode="json", exclude_none=True)
-    with atomic_path(folder / STUDY_FILE) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None), encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(without_links(folder, folder / RUNS) / STUDY_LOCK, wait=True):
+        remove_left(folder)
+        if code or (folder / CODE).is_file():
+            write_json(folder / CODE, code)
+        if (folder / STUDY_FILE).is_file() and _says(folder / STUDY_FILE, config):
+            return
+        content = config.model_dump(mode="json", exclude_none=True)
+        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
+        write_bytes(folder / STUDY_FILE, text.encode())
 
 
 def _says(file: Path, config: StudyConfig) -> bool:
     try:
-        return parse_study(file.read_text(encoding="utf-8"), str(file)) == config
+        return parse_study(study_text(file), str(file)) == config
     except ValueError:
         return False  # of another version, or damaged
 
 
 def _read_code(folder: Path) -> dict[str, str]:
     file = folder / CODE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    content = read_json(file)
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise ValueError(f"The file {str(file)!r} is damaged: it has no digests of code. The study writes it again.")
+    return content
 
 
 def read_study(folder: str | os.PathLike[str]) -> StudyConfig:
@@ -349,7 +435,7 @@ def read_study(folder: str | os.PathLike[str]) -> StudyConfig:
     file = Path(folder) / STUDY_FILE
     if not file.is_file():
         raise FileNotFoundError(f"There is no study in {str(folder)!r}: it has no {STUDY_FILE}.")
-    return parse_study(file.read_text(encoding="utf-8"), str(file))
+    return parse_study(study_text(file), str(file))
 
 
 @contextmanager
@@ -358,18 +444,29 @@ def lock(task: Task) -> Iterator[Literal[True] | None]:
 
     The lock ends with the process, however that ends.
     """
+    path, folder = _lock_of(task), task.runs[0].folder
+    folder.mkdir(parents=True, exist_ok=True)
+    without_links(folder, path.parent)
+    with hold(path, wait=False) as held:
+        yield True if held else None
+
+
+def _lock_of(task: Task) -> Path:
     first = task.runs[0]
-    path = first.folder / RUNS / f".{_key({**first.identity, 'settings': first.settings.seed})}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield True
+    return first.folder / RUNS / f".{_key({**first.identity, 'settings': first.settings.seed})}.lock"
 
 
-def _write_json(path: Path, content: object) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+def note_memory(task: Task) -> None:
+    """Note the most memory that this process had so far, for whoever finds that it was killed."""
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Without it the task is as well: it is said in one message only.
+    with contextlib.suppress(OSError):
+        _lock_of(task).write_text(str(most), encoding="ascii")
+
+
+def noted_memory(task: Task) -> int | None:
+    """What `note_memory` noted last, in bytes; None where nothing is noted."""
+    try:
+        return int(_lock_of(task).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None

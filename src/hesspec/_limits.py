@@ -1,0 +1,84 @@
+"""What this process may still allocate: the system, control groups and limits of the process each set a bound."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+__all__ = ["host_memory"]
+
+GROUPS: Final = Path("/sys/fs/cgroup")
+PROCESS: Final = Path("/proc/self")
+# Files of a group by the version of its hierarchy: limits, use, and in the statistics the pages of files, which the
+# kernel takes back before a limit is reached.
+Group = tuple[tuple[str, ...], str, tuple[str, ...]]
+SECOND: Final[Group] = (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
+FIRST: Final[Group] = (
+    ("memory.limit_in_bytes",),
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
+
+
+def host_memory(groups: Path = GROUPS, process: Path = PROCESS) -> int:
+    """Bytes that this process can still allocate.
+
+    The least of what the system has available, what is left below the limit of each control group that the process is
+    in, version 1 and 2 (containers and schedulers set those), and what is left of its address space (ulimit -v).
+
+    Parameters
+    ----------
+    groups, process : Path
+        Where the kernel shows the control groups, and this process.
+    """
+    left = [psutil.virtual_memory().available, *_left_in_groups(groups, process)]
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        left.append(limit - psutil.Process().memory_info().vms)
+    return max(int(min(left)), 0)
+
+
+def _left_in_groups(groups: Path, process: Path) -> Iterator[int]:
+    """What is left below each limit on the way from the group of this process to the root."""
+    for line in _lines(process / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, files = groups, SECOND
+        elif "memory" in controllers.split(","):
+            root, files = groups / "memory", FIRST
+        else:
+            continue
+        # Within a container the path may be that of the host, whose groups are not there: its own is the root.
+        place = root / path.lstrip("/")
+        for group in (place, *place.parents):
+            if group.is_relative_to(root):
+                yield from _left_in(group, *files)
+
+
+def _left_in(group: Path, limits: tuple[str, ...], use: str, files: tuple[str, ...]) -> Iterator[int]:
+    used = _number(group / use)
+    if used is None:
+        return
+    statistics = dict(line.split(" ", 1) for line in _lines(group / "memory.stat"))
+    taken_back = sum(int(statistics.get(name, 0)) for name in files)
+    for name in limits:
+        limit = _number(group / name)
+        if limit is not None:
+            yield limit - max(used - taken_back, 0)
+
+
+def _number(file: Path) -> int | None:
+    """Number in a file of a group; None where there is none, or no limit."""
+    text = next(iter(_lines(file)), "").strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="ascii").splitlines()
+    except OSError:  # no such group, or no control groups
+        return []

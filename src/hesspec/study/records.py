@@ -1,0 +1,86 @@
+"""Small JSON files of a study, read without trust: each may be damaged, of a later version, or somebody else's."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from hesspec._files import write_bytes
+from hesspec.study.training import EpochRecord
+
+__all__ = ["read_history", "read_json", "write_json"]
+
+# A record of an epoch has some 200 bytes.
+LARGEST: Final = 1 << 26
+NAMES: Final = tuple(item.name for item in fields(EpochRecord))
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises
+    ------
+    ValueError
+        If it is not JSON, or larger than a study's records are; it names the file.
+    OSError
+        If it cannot be read.
+    """
+    size = file.stat().st_size
+    if size > LARGEST:
+        raise ValueError(f"The file {str(file)!r} has {size:,} bytes, which no record of a study has.")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, str(error)) from error
+
+
+def write_json(file: Path, content: object) -> None:
+    """Write a JSON file, whole or not at all; OSError as of `write_bytes`."""
+    write_bytes(file, json.dumps(content, indent=1).encode())
+
+
+def read_history(file: Path, epochs: int) -> list[EpochRecord]:
+    """Records of a training of so many epochs; empty where there is no such file.
+
+    Raises
+    ------
+    ValueError
+        If they are not those of the epochs from 0 on, are more than the training has, or a later version of hesspec
+        wrote them; it names the file.
+    OSError
+        If the file cannot be read.
+    """
+    if not file.is_file():
+        return []
+    content = read_json(file)
+    if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
+        raise _damaged(file, "it is not a list of records, one for each epoch")
+    if len(content) > epochs + 1:
+        raise _damaged(file, f"it has records of {len(content) - 1} epochs, and the training has {epochs}")
+    return [_record(file, epoch, record) for epoch, record in enumerate(content)]
+
+
+def _record(file: Path, epoch: int, record: dict[str, Any]) -> EpochRecord:
+    further = [name for name in record if name not in NAMES]
+    if further:
+        raise ValueError(
+            f"The file {str(file)!r} has {', '.join(map(repr, further[:3]))} in its records, which this version of "
+            "hesspec does not know: a later one has written it. Update hesspec."
+        )
+    missing = [name for name in NAMES if name not in record]
+    if missing:
+        raise _damaged(file, f"its record {epoch} has no {missing[0]!r}")
+    for name, value in record.items():
+        known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+        if not known or (name.endswith("_error") and value > 1) or (name == "epoch" and value != epoch):
+            raise _damaged(file, f"its record {epoch} has {value!r} as its {name!r}")
+    return EpochRecord(**record)
+
+
+def _damaged(file: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"The file {str(file)!r} is damaged: {reason.rstrip('.')}. Remove its folder to train and measure again."
+    )
