@@ -12,11 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.measure import Measure, first_block, measure, movement
 from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
+from hesspec.krylov.scaling import Scaled
 from hesspec.krylov.sketch import Sketch
 from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.storage import Storage
@@ -44,7 +46,10 @@ SKETCHED: Final = 64
 # input is within rounding of zero may pass here and not there: float32 and float64 differed by 3.5e-4.
 SAME: Final = 0.4
 # Numbers and words that a snapshot holds, and the sketch of the first product.
-KEPT: Final = ("_phase", "_stopped", "_done", "_passes", "_steps", "_exact", "_apart", "_first_error", "_first_product")
+KEPT: Final = (
+    *("_phase", "_stopped", "_done", "_passes", "_steps", "_exact", "_apart", "_first_error", "_first_product"),
+    "_exponent",
+)
 
 
 class Run:
@@ -56,7 +61,7 @@ class Run:
     Parameters
     ----------
     operator : SymmetricOperator
-        Of a sharded space, multiplied with slices.
+        Of a sharded space, multiplied with slices. The run is that of 2^-e times it, see `Scaled`.
     space : Space
     seed : int
     keeping : Storage or int
@@ -90,7 +95,7 @@ class Run:
         wanted: int,
         snapshot: Snapshot | None = None,
     ) -> None:
-        self._operator, self._space, self._probes, self._wanted = operator, space, probes, wanted
+        self._operator, self._space, self._probes, self._wanted = Scaled(operator, space.ranks), space, probes, wanted
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self._reference = getattr(operator, "reference", None)
         self.keeping, self._p = keeping, space.size
@@ -115,6 +120,19 @@ class Run:
         self._group: list[Lanczos] = []
         if snapshot is not None and (state := snapshot.read()) is not None:
             self._restore(state, snapshot)
+
+    @property
+    def operator(self) -> Scaled:
+        """The operator on the scale of the run."""
+        return self._operator
+
+    @property
+    def _exponent(self) -> int | None:
+        return self._operator.exponent
+
+    @_exponent.setter
+    def _exponent(self, exponent: int | None) -> None:
+        self._operator.exponent = exponent
 
     # Phases -----------------------------------------------------------------------------------------------------------
 
@@ -177,6 +195,8 @@ class Run:
             eigenvalues=outer.values,
             error_bounds=clustered_bounds(outer.values, outer.residuals, floor),
             eigenvalue_weights=np.full(k, 1 / self._p),
+            # The run for the bulk, and the other probes, measure whatever further copies they have.
+            eigenvalue_sampled=np.zeros(k),
             norm=max(self._measure.norm, float(np.abs(outer.values).max(initial=0.0))),
             rounding=floor,
             resolved_vectors=np.eye(k),
@@ -245,7 +265,15 @@ class Run:
     def _start(self, storage: Storage | None, deflated: KrylovBasis | None = None) -> Lanczos:
         start = self._space.random_vector(self._generator, dtype=self._dtype, device=self._device)
         partial = self._p >= PARTIAL_FROM
-        return Lanczos(start, self._generator, deflated=deflated, storage=storage, partial=partial, space=self._space)
+        return Lanczos(
+            start,
+            self._generator,
+            deflated=deflated,
+            norm=0.0 if deflated is None else self._measure.norm,
+            storage=storage,
+            partial=partial,
+            space=self._space,
+        )
 
     def _advance(self, group: Sequence[Lanczos]) -> None:
         """One step of each process, with one product for all of them."""
@@ -254,7 +282,7 @@ class Run:
             passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
             if self._snapshot is not None and self._first_product is None:
                 self._first_product, self._first_error = self._sketch(image), error
-            lanczos.step(image, error)
+            lanczos.step(image, error, self._operator.underflow)
             self._passes += lanczos.passes - passes
 
     def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
@@ -265,7 +293,7 @@ class Run:
         apart = self._apart * self._space.norm(image) if self._apart else 0.0
         if self._reference is None or step & (step - 1):
             return apart
-        return max(apart, NOISE_MARGIN * self._space.norm(self._reference @ vector - image))
+        return max(apart, NOISE_MARGIN * self._space.norm(self._operator.scale(self._reference @ vector) - image))
 
     def _multiply(self, vectors: Sequence[Tensor]) -> list[Any]:
         products = self._operator @ (vectors[0] if len(vectors) == 1 else torch.stack(list(vectors), dim=1))
@@ -362,23 +390,24 @@ class Run:
 
     def spectrum(self, attributes: dict[str, Any]) -> Spectrum:
         """The measure of all probes."""
-        found, count = self._measure, len(self._bulks)
+        found, count, restore = self._measure, len(self._bulks), self._restored
         order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
         return Spectrum(
             dimension=self._p,
-            eigenvalues=found.eigenvalues[order],
-            error_bounds=found.error_bounds[order],
+            eigenvalues=restore(found.eigenvalues[order]),
+            error_bounds=restore(found.error_bounds[order]),
             eigenvalue_weights=found.eigenvalue_weights[order],
+            eigenvalue_sampled=found.eigenvalue_sampled[order],
             eigenvector_sketches=self._sketches_of(found, order[:SKETCHED]),
-            bulk_nodes=np.concatenate([nodes for nodes, _ in self._bulks]),
+            bulk_nodes=restore(np.concatenate([nodes for nodes, _ in self._bulks])),
             bulk_weights=np.concatenate([weights for _, weights in self._bulks]) / count,
             bulk_probe=np.repeat(np.arange(count), [nodes.size for nodes, _ in self._bulks]),
-            ritz_values=np.concatenate([pairs.values for pairs in self._pairs]),
+            ritz_values=restore(np.concatenate([pairs.values for pairs in self._pairs])),
             ritz_weights=np.concatenate([pairs.weights for pairs in self._pairs]),
-            ritz_bounds=np.concatenate([pairs.residuals + found.rounding for pairs in self._pairs]),
+            ritz_bounds=restore(np.concatenate([pairs.residuals + found.rounding for pairs in self._pairs])),
             ritz_probe=np.repeat(np.arange(len(self._pairs)), [pairs.values.size for pairs in self._pairs]),
-            norm=found.norm,
-            rounding=found.rounding,
+            norm=float(restore(np.array(found.norm))),
+            rounding=float(restore(np.array(found.rounding))),
             probes=count,
             steps=self._steps,
             matvecs=self._done,
@@ -386,6 +415,22 @@ class Run:
             stopped=self._stopped,
             attributes={**attributes, "reorthogonalised_steps": round(self._passes, 2)},
         )
+
+    def _restored(self, numbers: Array) -> Array:
+        """Numbers on the scale of the operator.
+
+        Raises
+        ------
+        NonFiniteError
+            If they are too large for float64.
+        """
+        restored = self._operator.restore(numbers)
+        if not np.isfinite(restored).all():
+            raise NonFiniteError(
+                f"Eigenvalues of the operator exceed the largest float64, {np.finfo(float).max:.2g}, though its "
+                "products do not; measure the operator divided by 1024 or more."
+            )
+        return restored
 
     def _sketches_of(self, found: Measure, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         if not chosen.size:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import scipy.stats
+import torch
 
 from hesspec.krylov.lanczos import Lanczos, rounding_unit
-from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, resolve, ritz_pairs
+from hesspec.krylov.multiplicity import outgrown_by_rounding
+from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost, resolve, ritz_pairs
 
 __all__ = ["Measure", "first_block", "measure", "movement"]
 
@@ -20,6 +23,7 @@ class Measure:
     eigenvalues: Array
     error_bounds: Array
     eigenvalue_weights: Array
+    eigenvalue_sampled: Array
     bulk_nodes: Array
     bulk_weights: Array
     norm: float
@@ -42,12 +46,21 @@ def measure(lanczos: Lanczos, p: int, steps: int) -> Measure:
     # Blocks before the last one are invariant: each of their Ritz values is an eigenvalue. The last one is the
     # quadrature of the complement of the others.
     last, rest = blocks[-1], p - starts[-1]
-    everything = np.arange(last.values.size), np.zeros(last.values.size)
-    chosen, share = everything if exact else resolve(last, rest, rounding)
     known = [pairs.values for pairs in blocks[:-1]]
+    count = last.values.size
+    chosen, share, open_ = np.arange(count), np.zeros(count), np.zeros(count, bool)
+    if not exact:
+        resolved = outermost(last, rounding)
+        error = float(torch.finfo(lanczos.dtype).eps) * norm / np.sqrt(p)
+        own = alpha[starts[-1] : steps], beta[starts[-1] : steps]
+        single = _near(last.values[resolved], last.values, 2 * rounding) == 1
+        open_[resolved] = ~single | ~outgrown_by_rounding(last.values[resolved], *own, error)
+        # An eigenvalue that an invariant block before this one has too is multiple.
+        before = _near(last.values, np.concatenate([np.empty(0), *known]), 2 * rounding) > 0
+        chosen, share = resolve(last, rest, rounding, complete=~open_, multiple=before)
     eigenvalues = np.concatenate([*known, last.values[chosen]])
     residuals = np.concatenate([np.zeros(starts[-1]), last.residuals[chosen]])
-    weights = np.full(eigenvalues.size, 1 / p)
+    weights, sampled = np.full(eigenvalues.size, 1 / p), np.zeros(eigenvalues.size)
     bulk = np.flatnonzero(share)
     bulk_weights = share[bulk]
     if exact:
@@ -55,12 +68,22 @@ def measure(lanczos: Lanczos, p: int, steps: int) -> Measure:
         weights[-1] += lanczos.rest / p
     else:
         bulk_weights = bulk_weights / bulk_weights.sum() * (1 - eigenvalues.size / p)
+        # Without what is known of multiplicities, the measure of the probe: it samples all but what is complete.
+        sampled[starts[-1] :] = np.where(open_[chosen], last.weights[chosen], 0.0)
+        closed = starts[-1] + int((~open_[chosen]).sum())
+        if open_.any():
+            sampled *= (1 - closed / p) / (1 - last.weights[chosen[~open_[chosen]]].sum())
     vectors = np.zeros((len(lanczos), eigenvalues.size))
     for pairs, start in zip(blocks[:-1], starts, strict=False):
         vectors[start : start + pairs.values.size, start : start + pairs.values.size] = pairs.vectors
     vectors[starts[-1] : steps, starts[-1] :] = last.vectors[:, chosen]
     bounds = clustered_bounds(eigenvalues, residuals, rounding)
-    return Measure(eigenvalues, bounds, weights, last.values[bulk], bulk_weights, norm, rounding, vectors)
+    return Measure(eigenvalues, bounds, weights, sampled, last.values[bulk], bulk_weights, norm, rounding, vectors)
+
+
+def _near(values: Array, others: Array, distance: float) -> npt.NDArray[np.intp]:
+    """How many of the others are as near as that to each value."""
+    return (np.abs(others - values[:, None]) <= distance).sum(axis=1)
 
 
 def first_block(lanczos: Lanczos) -> RitzPairs:
