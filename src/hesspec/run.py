@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.lanczos import Lanczos
+from hesspec.krylov.lanczos import Lanczos, rounding_unit
 from hesspec.krylov.measure import Measure, first_block, measure, movement
 from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
@@ -107,6 +108,8 @@ class Run:
         # What a snapshot holds, beside the processes at work and the basis of eigenvectors.
         self._phase, self._stopped = "first", ""
         self._done, self._passes, self._steps, self._exact = 0, 0.0, 0, False
+        # Products beside those of steps.
+        self._products = 0
         self._first_product: npt.NDArray[np.float64] | None = None
         self._first_error, self._apart = 0.0, 0.0
         self._pairs: list[RitzPairs] = []
@@ -125,6 +128,11 @@ class Run:
     def operator(self) -> Scaled:
         """The operator on the scale of the run."""
         return self._operator
+
+    @property
+    def space(self) -> Space:
+        """R^p, where ranks share its vectors."""
+        return self._space
 
     @property
     def _exponent(self) -> int | None:
@@ -260,6 +268,39 @@ class Run:
                 self._bulks.append((pairs.values, pairs.weights / pairs.weights.sum() * mass))
             self._group = []
 
+    def confirm(self) -> None:
+        """Multiply the first vector once more, at the end, and refuse an operator that is not one fixed matrix.
+
+        Symmetry is tested along the way, but an operator that drifts can be symmetric at all times. What its product
+        moved by, less than that, is part of all bounds.
+
+        Raises
+        ------
+        ValueError
+            If the product is another one than at the beginning.
+        """
+        if self._first_product is None:
+            raise RuntimeError("Nothing was multiplied yet.")
+        length, apart, allowed = self._moved(self._first_product)
+        self._products += 1
+
+        def refuse() -> None:
+            if not apart <= allowed:
+                numbers = self._operator.restore(np.array([length, apart, allowed]))
+                raise ValueError(
+                    "The operator is not one fixed matrix: its product with the first Lanczos vector, of norm "
+                    f"{numbers[0]:.3g}, was another one when it was taken again at the end, by {numbers[1]:.2g}, of "
+                    f"which rounding explains {numbers[2]:.2g}. Look for randomness or state in what multiplies: "
+                    "generators, counters, caches, weights or data that change."
+                )
+
+        self._space.ranks.together(refuse)
+        found = self._measure
+        if apart > rounding_unit(self._dtype) * found.norm:
+            # Each product may have moved by as much, relative to its norm, which is at most that of the operator.
+            moved = apart * math.sqrt(self._steps) * (found.norm / length if length > 0 else 1.0)
+            self._measure = replace(found, error_bounds=found.error_bounds + moved, rounding=found.rounding + moved)
+
     # Steps ------------------------------------------------------------------------------------------------------------
 
     def _start(self, storage: Storage | None, deflated: KrylovBasis | None = None) -> Lanczos:
@@ -280,7 +321,7 @@ class Run:
         vectors = [lanczos.vector for lanczos in group]
         for lanczos, vector, image in zip(group, vectors, self._multiply(vectors), strict=True):
             passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
-            if self._snapshot is not None and self._first_product is None:
+            if self._first_product is None:
                 self._first_product, self._first_error = self._sketch(image), error
             lanczos.step(image, error, self._operator.underflow)
             self._passes += lanczos.passes - passes
@@ -356,13 +397,7 @@ class Run:
         What the operator says of itself (`identity`) leaves out what code does: of a loss function, of a `forward`, of
         operators of others. Lanczos would go on with any, and none of its bounds would tell.
         """
-        start = self._space.random_vector(
-            torch.Generator().manual_seed(self._seed), dtype=self._dtype, device=self._device
-        )
-        now = self._sketch(self._operator @ (start / self._space.norm(start)))
-        length, apart = float(np.linalg.norm(before)), float(np.linalg.norm(now - before))
-        # Either product may be off by as much as was measured.
-        allowed = torch.finfo(self._dtype).eps ** SAME * length + 2 * self._first_error
+        length, apart, allowed = self._moved(before)
 
         def refuse() -> None:
             if not apart <= allowed:
@@ -374,6 +409,16 @@ class Run:
 
         self._space.ranks.together(refuse)
         self._apart = max(self._apart, apart / length if length else 0.0)
+
+    def _moved(self, before: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+        """Multiply the first vector of the run again: norm of its product, its distance now, and what is rounding."""
+        start = self._space.random_vector(
+            torch.Generator().manual_seed(self._seed), dtype=self._dtype, device=self._device
+        )
+        now = self._sketch(self._operator @ (start / self._space.norm(start)))
+        length, apart = float(np.linalg.norm(before)), float(np.linalg.norm(now - before))
+        # Either product may be off by as much as was measured.
+        return length, apart, torch.finfo(self._dtype).eps ** SAME * length + 2 * self._first_error
 
     def _resumed(self, state: dict[str, Any]) -> Lanczos:
         return Lanczos.restored(
@@ -410,7 +455,7 @@ class Run:
             rounding=float(restore(np.array(found.rounding))),
             probes=count,
             steps=self._steps,
-            matvecs=self._done,
+            matvecs=self._done + self._products,
             exact=self._exact,
             stopped=self._stopped,
             attributes={**attributes, "reorthogonalised_steps": round(self._passes, 2)},
