@@ -261,7 +261,10 @@ def _pairs(run: Run, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpair
         vectors = torch.empty(space.size, chosen.size, dtype=operator.dtype, device=operator.device)
         for i, vector in enumerate(slices.T):
             vectors[:, i] = space.ranks.whole(vector, space.size)
-    return Eigenpairs(values, residuals, _vector_errors(found, chosen, values, residuals), vectors, found)
+    errors = _vector_errors(found, chosen, values, residuals)
+    # Of an eigenvalue that is multiple, or may be, there is no such vector.
+    errors[~run.simple[chosen]] = 1.0
+    return Eigenpairs(values, residuals, errors, vectors, found)
 
 
 def _vector_errors(found: Spectrum, chosen: npt.NDArray[np.intp], values: Array, residuals: Array) -> Array:
@@ -271,8 +274,6 @@ def _vector_errors(found: Spectrum, chosen: npt.NDArray[np.intp], values: Array,
     distances = np.abs(points - values[:, None]) - radii
     distances[np.arange(chosen.size), chosen] = np.inf
     gaps = distances.min(axis=1, initial=np.inf)
-    # Of an eigenvalue that is known to be multiple there is no such vector.
-    gaps[np.rint(found.eigenvalue_weights[chosen] * found.dimension) > 1] = 0.0
     return np.divide(residuals, gaps, out=np.ones(chosen.size), where=residuals < gaps)
 
 

@@ -59,7 +59,8 @@ class Spectrum:
         Resolved eigenvalues, largest absolute value first.
     error_bounds : array (k,)
         |true - given| <= bound for each of them, in a one-to-one pairing with eigenvalues of the operator as its
-        products are computed; what a float32 forward pass rounds off a network changes the operator itself.
+        products are computed; what a float32 forward pass rounds off a network changes the operator itself. It holds
+        for each of n copies whose number is known, and 1/sqrt(n) of it for the root mean square of their distances.
     eigenvalue_weights : array (k,)
         Their shares of the measure: 1/p each; multiples of it where the multiplicity is known (`exact`).
     eigenvalue_sampled : array (k,)
@@ -162,7 +163,12 @@ class Spectrum:
         if bulk.size:
             low, high = float(bulk.min()), float(bulk.max())
             edges = (low - residual_bound(self, low), high + residual_bound(self, high))
-        return outlier_mask(self.eigenvalues, self.error_bounds, edges, self.dimension)
+        return outlier_mask(self.eigenvalues, self._mean_bounds, edges, self.dimension)
+
+    @property
+    def _mean_bounds(self) -> Array:
+        """Bounds of the root mean square distance of the copies of each eigenvalue, see `error_bounds`."""
+        return self.error_bounds / np.sqrt(np.maximum(self.eigenvalue_weights * self.dimension, 1.0))
 
     @property
     def bulk_edges(self) -> tuple[float, float]:
@@ -382,9 +388,7 @@ class Spectrum:
         eigenvalue of the bulk lies beyond its outermost node by more than that node's residual bound, and resolved
         eigenvalues are simple.
         """
-        # Bounds hold for each copy of an eigenvalue; the mean over n copies is smaller, see `error_bounds`.
-        copies = np.maximum(self.eigenvalue_weights * self.dimension, 1.0)
-        resolved = float(self.eigenvalue_weights @ (self.error_bounds / np.sqrt(copies)))
+        resolved = float(self.eigenvalue_weights @ self._mean_bounds)
         return resolved + self._bulk_bounds()[0]
 
     @property

@@ -16,9 +16,9 @@ from torch import Tensor
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos, rounding_unit
-from hesspec.krylov.measure import Measure, first_block, measure, movement
+from hesspec.krylov.measure import Measure, divided, first_block, further_copies, measure, movement
 from hesspec.krylov.operator import SymmetricOperator
-from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
+from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost
 from hesspec.krylov.scaling import Scaled
 from hesspec.krylov.sketch import Sketch
 from hesspec.krylov.snapshot import Snapshot
@@ -205,6 +205,8 @@ class Run:
             eigenvalue_weights=np.full(k, 1 / self._p),
             # The run for the bulk, and the other probes, measure whatever further copies they have.
             eigenvalue_sampled=np.zeros(k),
+            complete=np.zeros(k, bool),
+            again=np.zeros(k, bool),
             norm=max(self._measure.norm, float(np.abs(outer.values).max(initial=0.0))),
             rounding=floor,
             resolved_vectors=np.eye(k),
@@ -230,6 +232,7 @@ class Run:
             self._advance([bulk])
         pairs = first_block(bulk)
         self._pairs.append(pairs)
+        self._measure = further_copies(self._measure, bulk, pairs)
         self._steps += len(bulk)
         weights = pairs.weights / pairs.weights.sum() * (1 - len(self._measure.eigenvalues) / self._p)
         self._bulks = [(pairs.values, weights)]
@@ -265,8 +268,20 @@ class Run:
             for lanczos in self._group:
                 pairs = first_block(lanczos)
                 self._pairs.append(pairs)
+                self._measure = further_copies(self._measure, lanczos, pairs)
                 self._bulks.append((pairs.values, pairs.weights / pairs.weights.sum() * mass))
             self._group = []
+        self._look_back()
+
+    def _look_back(self) -> None:
+        """Measure the bulk of the first probe again, with what the others have said of multiplicities."""
+        found, first = self._measure, self._pairs[0]
+        if isinstance(self.keeping, int) or found.eigenvalues.size != outermost(first, found.rounding).size:
+            # What the first probe measured is in no bulk, or is known from several of its blocks.
+            return
+        nodes, weights, sampled = divided(first, self._p, found.rounding, found.complete, found.again)
+        self._bulks[0] = nodes, weights
+        self._measure = replace(found, eigenvalue_sampled=sampled)
 
     def confirm(self) -> None:
         """Multiply the first vector once more, at the end, and refuse an operator that is not one fixed matrix.
@@ -430,6 +445,13 @@ class Run:
             dtype=self._dtype,
             device=self._device,
         )
+
+    @property
+    def simple(self) -> npt.NDArray[np.bool_]:
+        """Which eigenvalues of the spectrum are known to have no further copies beside those that it has."""
+        found = self._measure
+        order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
+        return (found.complete & (np.rint(found.eigenvalue_weights * self._p) == 1))[order]
 
     # Result -----------------------------------------------------------------------------------------------------------
 
