@@ -6,6 +6,7 @@ import datetime
 import functools
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import time
@@ -22,7 +23,8 @@ from torch import Tensor
 from hesspec._heap import kept_heap
 from hesspec._memory import free_memory, parse_memory
 from hesspec._ranks import ALONE, Ranks
-from hesspec.krylov.basis import KrylovBasis
+from hesspec._sampling import residual_bound
+from hesspec.krylov.lanczos import rounding_unit
 from hesspec.krylov.operator import SymmetricOperator, check_operator
 from hesspec.krylov.ritz import Array
 from hesspec.krylov.snapshot import Snapshot
@@ -165,11 +167,13 @@ class Eigenpairs:
     values : array (k,)
         Rayleigh quotients v^T A v, by decreasing absolute value.
     residuals : array (k,)
-        ||A v - value v||, measured: an eigenvalue is no further than that from each value.
+        ||A v - value v||, measured, with what rounding may hide of it: an eigenvalue is no further than that from each
+        value.
     vector_errors : array (k,)
         Bound of the sine of the angle between v and the eigenvector, residual / gap (Davis and Kahan 1970), where the
-        gap is the distance to the nearest other eigenvalue or node of the spectrum; 1 where it says nothing. It holds
-        if no eigenvalue was overlooked in the gap.
+        gap is the distance to the nearest other eigenvalue or node of the spectrum, less its own error bound; 1 where
+        it says nothing, as for an eigenvalue that is known to be multiple. It holds if no eigenvalue was overlooked in
+        the gap.
     vectors : Tensor (p, k)
         Unit vectors, a column each.
     spectrum : Spectrum
@@ -222,7 +226,7 @@ def eigenpairs(
     if not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(f"count is {count!r}; it has to be a positive whole number.")
     run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, int(count))
-    return _pairs(operator, run.top, found, np.arange(len(run.top)))
+    return _pairs(run, found, np.arange(len(run.top)))
 
 
 def outlier_pairs(
@@ -238,34 +242,43 @@ def outlier_pairs(
     """As `eigenpairs`, of the outliers among the `most` largest eigenvalues alone; and their places in the spectrum."""
     run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, most)
     chosen = np.flatnonzero(found.is_outlier[: len(run.top)])
-    return _pairs(operator, run.top, found, chosen), chosen
+    return _pairs(run, found, chosen), chosen
 
 
-def _pairs(operator: SymmetricOperator, top: KrylovBasis, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
+def _pairs(run: Run, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
     """Eigenpairs of the chosen ones of the largest resolved eigenvalues, with a product for each."""
-    inside, space = _sliced(operator), Space(operator.shape[0], getattr(operator, "ranks", ALONE))
+    operator, space = run.operator, run.space
     slices = torch.empty(space.length, chosen.size, dtype=operator.dtype, device=operator.device)
     values, residuals = np.empty(chosen.size), np.empty(chosen.size)
     for i, index in enumerate(chosen):
-        vector = top[int(index)]
+        vector = run.top[int(index)]
         slices[:, i] = vector / space.norm(vector)
-    products = inside @ slices if chosen.size else slices
+    products = operator @ slices if chosen.size else slices
     for i, (vector, product) in enumerate(zip(slices.T, products.T, strict=True)):
         values[i] = space.inner(vector, product)
         residuals[i] = space.norm(product - values[i] * vector)
-    others = np.concatenate([found.eigenvalues, found.bulk_nodes])
-    gaps = np.empty(values.size)
-    for i, value in enumerate(values):
-        # Its own copy among the resolved ones is the nearest of them.
-        mine = np.argmin(np.abs(found.eigenvalues - value))
-        gaps[i] = np.abs(np.delete(others, mine) - value).min(initial=np.inf)
-    clear = np.maximum(gaps - residuals, np.finfo(float).tiny)
+    # What rounding, and whatever else products are off by, may have hidden of a residual.
+    floor = max(rounding_unit(operator.dtype) * found.norm, found.rounding / math.sqrt(found.steps))
+    values, residuals = operator.restore(values), operator.restore(residuals) + floor
     vectors = slices
     if space.ranks.size > 1:
         vectors = torch.empty(space.size, chosen.size, dtype=operator.dtype, device=operator.device)
         for i, vector in enumerate(slices.T):
             vectors[:, i] = space.ranks.whole(vector, space.size)
-    return Eigenpairs(values, residuals, np.minimum(1.0, residuals / clear), vectors, found)
+    errors = _vector_errors(found, chosen, values, residuals)
+    # Of an eigenvalue that is multiple, or may be, there is no such vector.
+    errors[~run.simple[chosen]] = 1.0
+    return Eigenpairs(values, residuals, errors, vectors, found)
+
+
+def _vector_errors(found: Spectrum, chosen: npt.NDArray[np.intp], values: Array, residuals: Array) -> Array:
+    """Residual over gap, the distance that all other points of the measure have at least."""
+    points = np.concatenate([found.eigenvalues, found.bulk_nodes])
+    radii = np.concatenate([found.error_bounds, [residual_bound(found, node) for node in found.bulk_nodes]])
+    distances = np.abs(points - values[:, None]) - radii
+    distances[np.arange(chosen.size), chosen] = np.inf
+    gaps = distances.min(axis=1, initial=np.inf)
+    return np.divide(residuals, gaps, out=np.ones(chosen.size), where=residuals < gaps)
 
 
 @kept_heap()
@@ -303,6 +316,7 @@ def _measured(
         run = Run(operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, wanted, keeper)
         run.first(limit, None if steps != "auto" else tolerance)
         run.others(_together(operator, space, run.keeping, limit, budget))
+        run.confirm()
     attributes: dict[str, Any] = {
         **getattr(operator, "attributes", {}),
         "seed": seed,

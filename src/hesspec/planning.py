@@ -206,7 +206,7 @@ def plan(
     step = _seconds_of_step(operator, storage, rows)
     matvec = passes.seconds_product()
     others = passes.seconds_product(max(probes - 1, 1))
-    matvecs = steps * probes
+    products = steps * probes
     basis_bytes = rows * storage.row_bytes(p, operator.dtype) * min(probes, 2)
     on_device = storage.place == "device" or (storage.place == "host" and device.type == "cpu")
     vectors = VECTORS * p * operator.dtype.itemsize
@@ -221,11 +221,12 @@ def plan(
         basis=basis_in_words(kept),
         steps=steps,
         probes=probes,
-        matvecs=matvecs,
+        # The first is taken twice.
+        matvecs=products + 1,
         seconds_setup=passes.seconds_setup,
         seconds_matvec=matvec,
         seconds_step=step,
-        seconds=passes.seconds_setup + steps * matvec + (matvecs - steps) * others + matvecs * step,
+        seconds=passes.seconds_setup + (steps + 1) * matvec + (products - steps) * others + products * step,
         flops_matvec=passes.flops,
         peak_bytes=before + passes.peak_bytes + vectors + (basis_bytes if on_device else 0),
         devices=devices,

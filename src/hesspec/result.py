@@ -13,8 +13,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from hesspec import _fields
+from hesspec._densities import density, log_density
 from hesspec._netcdf import format_of, read_dataset, sealed, write_dataset
 from hesspec._outliers import outlier_mask
+from hesspec._sampling import interval, residual_bound, samples, sampling_bounds, share_limits, standard_error
 from hesspec._text import printable
 
 if TYPE_CHECKING:
@@ -25,17 +27,6 @@ __all__ = ["Estimate", "Spectrum", "load"]
 
 Array = npt.NDArray[np.float64]
 
-GRID_POINTS = 1024
-MARGIN = 0.05
-# Half-way between two nodes of equal weight the kernels of width `spacing / sqrt(8 ln KAPPA)` have fallen to 1 / KAPPA
-# of their peak; 1.25 is the value of the code released with arXiv 1811.07062 (its text has 3, which leaves ripples).
-KAPPA = 1.25
-# On the logarithmic axis: points, narrowest kernel relative to |lambda|, and spacing relative to ||A|| below which
-# nodes are taken for one.
-LOG_POINTS = 512
-RELATIVE_WIDTH = 0.05
-LOG_FLOOR = 1e-8
-CONFIDENCE = 0.95
 FORMAT = 2
 
 
@@ -69,9 +60,13 @@ class Spectrum:
         Resolved eigenvalues, largest absolute value first.
     error_bounds : array (k,)
         |true - given| <= bound for each of them, in a one-to-one pairing with eigenvalues of the operator as its
-        products are computed; what a float32 forward pass rounds off a network changes the operator itself.
+        products are computed; what a float32 forward pass rounds off a network changes the operator itself. It holds
+        for each of n copies whose number is known, and 1/sqrt(n) of it for the root mean square of their distances.
     eigenvalue_weights : array (k,)
         Their shares of the measure: 1/p each; multiples of it where the multiplicity is known (`exact`).
+    eigenvalue_sampled : array (k,)
+        The weights that the first probe measured for those of them which may have further copies that it cannot see; 0
+        for those of which all copies are known.
     eigenvector_sketches : float32 array (s, d)
         Of the first s of `eigenvalues`: random projections of their unit eigenvectors to d numbers, the same in every
         run, by which `overlaps` compares spectra (see `hesspec.krylov.sketch`). Empty where there are none.
@@ -123,6 +118,20 @@ class Spectrum:
     stopped: str
     attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     eigenvector_sketches: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    eigenvalue_sampled: Array = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        """Take all resolved eigenvalues to be sampled where nothing is said of it: in files of earlier versions."""
+        if self.eigenvalue_sampled.shape != self.eigenvalues.shape:
+            object.__setattr__(self, "eigenvalue_sampled", self._measured_weights())
+
+    def _measured_weights(self) -> Array:
+        """Weights that the first probe gives resolved eigenvalues, by its nearest Ritz values; 0 where exact."""
+        first = self.ritz_probe == 0
+        if self.exact or not first.any():
+            return np.zeros(self.eigenvalues.size)
+        nearest = np.abs(self.ritz_values[first] - self.eigenvalues[:, None]).argmin(axis=1)
+        return self.ritz_weights[first][nearest]
 
     # The measure ------------------------------------------------------------------------------------------------------
 
@@ -154,12 +163,13 @@ class Spectrum:
         bulk = self.bulk_nodes[~np.isin(self.bulk_nodes, self.eigenvalues)]
         if bulk.size:
             low, high = float(bulk.min()), float(bulk.max())
-            edges = (low - self._residual_bound(low), high + self._residual_bound(high))
-        return outlier_mask(self.eigenvalues, self.error_bounds, edges, self.dimension)
+            edges = (low - residual_bound(self, low), high + residual_bound(self, high))
+        return outlier_mask(self.eigenvalues, self._mean_bounds, edges, self.dimension)
 
-    def _residual_bound(self, node: float) -> float:
-        """Residual bound of the Ritz value that a bulk node is."""
-        return float(self.ritz_bounds[np.argmin(np.abs(self.ritz_values - node))])
+    @property
+    def _mean_bounds(self) -> Array:
+        """Bounds of the root mean square distance of the copies of each eigenvalue, see `error_bounds`."""
+        return self.error_bounds / np.sqrt(np.maximum(self.eigenvalue_weights * self.dimension, 1.0))
 
     @property
     def bulk_edges(self) -> tuple[float, float]:
@@ -182,23 +192,8 @@ class Spectrum:
             measure; here q = p - k, as resolved eigenvalues are not sampled. It needs no second probe, falls like
             1/sqrt(p), and is zero where the spectrum is exact. The quadrature's own error is not in it.
         """
-        bulk = function(self.bulk_nodes)
-        mean = self.eigenvalue_weights @ function(self.eigenvalues) + self.bulk_weights @ bulk
-        return float(mean), float(self._standard_error(bulk[None])[0])
-
-    def _standard_error(self, bulk: Array) -> Array:
-        """Standard error of the bulk's share of means of functions given at `bulk_nodes`, shape (functions, b)."""
-        mass = self.bulk_weights.sum()
-        if not mass > 0:
-            return np.zeros(len(bulk))
-        share = self.bulk_weights / mass
-        mean = bulk @ share
-        variance = np.maximum((bulk - mean[:, None]) ** 2 @ share, 0)
-        return np.asarray(mass * np.sqrt(2 * variance / ((self._bulk_dimension + 2) * self.probes)))
-
-    @property
-    def _bulk_dimension(self) -> float:
-        return max(self.dimension * float(self.bulk_weights.sum()), 1.0)
+        mean = self.eigenvalue_weights @ function(self.eigenvalues) + self.bulk_weights @ function(self.bulk_nodes)
+        return float(mean), float(standard_error(samples(self, doubtful=False), function))
 
     # Densities and distribution ---------------------------------------------------------------------------------------
 
@@ -222,15 +217,7 @@ class Spectrum:
             `density` and `standard_error` over `eigenvalue`; the attribute `width`. A spectrum without bulk (all
             eigenvalues resolved) has density zero.
         """
-        width = self._width() if width is None else width
-        if grid is None:
-            grid = self._grid(width)
-        density, error = self._smoothed(np.asarray(grid, float), width)
-        return xr.Dataset(
-            {"density": ("eigenvalue", density), "standard_error": ("eigenvalue", error)},
-            coords={"eigenvalue": np.asarray(grid, float)},
-            attrs={"width": width},
-        )
+        return density(self, grid, width)
 
     def log_density(self) -> xr.Dataset:
         """Density of log10 |lambda| of the bulk, in all and for each sign, down to the smallest that is resolved.
@@ -246,56 +233,7 @@ class Spectrum:
             `density`, `positive`, `negative` (whose sum `density` is) and `standard_error`, all in shares of the
             eigenvalues per decade, over `log10_magnitude` (512 points; none where there is no bulk).
         """
-        nodes = self.bulk_nodes
-        if not nodes.size or not self.norm > 0:
-            logs, positive, negative, error = (np.empty(0) for _ in range(4))
-        else:
-            widths = self._local_widths()
-            resolution, top = widths[np.argmin(np.abs(nodes))], (np.abs(nodes) + 4 * widths).max()
-            logs = np.linspace(np.log10(min(resolution, top / 10)), np.log10(top), LOG_POINTS)
-            magnitude = 10 ** logs[:, None]
-            per_decade = magnitude * np.log(10) / (widths * np.sqrt(2 * np.pi))
-            above = np.exp(-0.5 * ((magnitude - nodes) / widths) ** 2) * per_decade
-            below = np.exp(-0.5 * ((magnitude + nodes) / widths) ** 2) * per_decade
-            positive, negative = above @ self.bulk_weights, below @ self.bulk_weights
-            error = self._standard_error(above + below)
-        return xr.Dataset(
-            {
-                "density": ("log10_magnitude", positive + negative),
-                "positive": ("log10_magnitude", positive),
-                "negative": ("log10_magnitude", negative),
-                "standard_error": ("log10_magnitude", error),
-            },
-            coords={"log10_magnitude": logs},
-        )
-
-    def _local_widths(self) -> Array:
-        """Standard deviations of the kernels of `log_density`, one for each bulk node."""
-        nodes, floor = self.bulk_nodes, LOG_FLOOR * self.norm
-        spacing = np.full(nodes.size, floor)
-        for probe in np.unique(self.bulk_probe):
-            mine = np.flatnonzero(self.bulk_probe == probe)
-            mine = mine[np.argsort(nodes[mine], kind="stable")]
-            if mine.size > 1:
-                spacing[mine] = np.maximum(np.gradient(nodes[mine]), floor)
-        return np.asarray(np.maximum(spacing / np.sqrt(8 * np.log(KAPPA)), RELATIVE_WIDTH * np.abs(nodes)))
-
-    def _width(self) -> float:
-        nodes = self.bulk_nodes.size / max(self.probes, 1)
-        half_range = float(np.ptp(self.bulk_nodes)) / 2 * (1 + MARGIN) if self.bulk_nodes.size else 0.0
-        width = half_range * 2 / max(nodes - 1, 1) / np.sqrt(8 * np.log(KAPPA))
-        # One node, or nodes that coincide: an atom, drawn as narrow as the picture of the whole spectrum allows.
-        return float(width) or (self.norm or 1.0) / GRID_POINTS
-
-    def _grid(self, width: float) -> Array:
-        low, high = (self.bulk_nodes.min(), self.bulk_nodes.max()) if self.bulk_nodes.size else (0.0, 0.0)
-        margin = MARGIN * (high - low) + 4 * width
-        return np.linspace(low - margin, high + margin, GRID_POINTS)
-
-    def _smoothed(self, grid: Array, width: float) -> tuple[Array, Array]:
-        scaled = (grid[:, None] - self.bulk_nodes[None]) / width
-        kernel = np.exp(-0.5 * scaled**2) / (width * np.sqrt(2 * np.pi))
-        return np.asarray(kernel @ self.bulk_weights), self._standard_error(kernel)
+        return log_density(self)
 
     def cdf(self, x: Array | None = None) -> xr.Dataset:
         """Cumulative distribution of the estimated measure, F(x) = share of eigenvalues <= x.
@@ -313,11 +251,11 @@ class Spectrum:
         nodes, weights = self._measure()
         x = nodes if x is None else np.atleast_1d(np.asarray(x, float))
         cumulative = np.concatenate([[0.0], np.cumsum(weights)])
-        below = (self.bulk_nodes[None] <= x[:, None]).astype(float)
+        error = standard_error(samples(self, doubtful=False), lambda nodes: (nodes <= x[:, None]).astype(float))
         return xr.Dataset(
             {
                 "cdf": ("eigenvalue", cumulative[np.searchsorted(nodes, x, side="right")]),
-                "standard_error": ("eigenvalue", self._standard_error(below)),
+                "standard_error": ("eigenvalue", error),
             },
             coords={"eigenvalue": x},
         )
@@ -339,25 +277,33 @@ class Spectrum:
         Returns
         -------
         xarray.Dataset
-            `lower` and `upper` over `eigenvalue`.
+            `lower` and `upper` over `eigenvalue`; `operator_lower` and `operator_upper`, between which the CDF of the
+            operator itself is at each point with a probability of 95%, whatever the multiplicities: v^T 1[A <= x] v is
+            a Beta(k/2, (p - k)/2) variable where k eigenvalues are up to x.
         """
         first = self.ritz_probe == 0
         order = np.argsort(self.ritz_values[first], kind="stable")
         nodes, weights = self.ritz_values[first][order], self.ritz_weights[first][order]
         x = nodes if x is None else np.atleast_1d(np.asarray(x, float))
-        shift = float(np.sqrt(self.rounding * self.norm))
+        shift = float(np.sqrt(self.rounding) * np.sqrt(self.norm))
         leak = self.rounding / shift if shift > 0 else 0.0
         slack = 2 * leak + leak**2
         cumulative = np.concatenate([[0.0], np.cumsum(weights), [np.inf]])
-        # i Ritz values are certainly <= x: the sum of all of them but the last is certainly below the CDF.
+        # i Ritz values are certainly <= x: the sum of all of them but the last is certainly below the CDF. Where the
+        # Krylov space of the probe is invariant, they are all that there is of its measure.
+        between = 0 if (self.ritz_bounds[first] <= self.rounding).all() else 1
         certain = np.searchsorted(nodes, x - shift, side="right")
-        lower = cumulative[np.maximum(certain - 1, 0)] - slack
+        lower = cumulative[np.maximum(certain - between, 0)] - slack
         possible = np.searchsorted(nodes, x + shift, side="right")
-        upper = cumulative[np.minimum(possible + 1, len(nodes) + 1)] + slack
+        upper = cumulative[np.minimum(possible + between, len(nodes) + 1)] + slack
+        lower, upper = np.clip(lower, 0, 1), np.clip(upper, 0, 1)
+        limits = share_limits(lower, upper, self.dimension)
         return xr.Dataset(
             {
-                "lower": ("eigenvalue", np.clip(lower, 0, 1)),
-                "upper": ("eigenvalue", np.clip(upper, 0, 1)),
+                "lower": ("eigenvalue", lower),
+                "upper": ("eigenvalue", upper),
+                "operator_lower": ("eigenvalue", limits[0]),
+                "operator_upper": ("eigenvalue", limits[1]),
             },
             coords={"eigenvalue": x},
         )
@@ -365,26 +311,40 @@ class Spectrum:
     # Functionals ------------------------------------------------------------------------------------------------------
 
     def moment(self, order: int) -> float:
-        """Mean of lambda^order over all p eigenvalues, in units of eigenvalues to that power."""
+        """Mean of lambda^order over all p eigenvalues, in units of eigenvalues to that power.
+
+        Infinite, or zero, where that power of an eigenvalue is beyond what float64 can hold.
+        """
         nodes, weights = self._measure()
-        return float(weights @ nodes**order)
+        with np.errstate(over="ignore"):
+            return float(weights @ nodes**order)
 
     @property
     def trace(self) -> float:
-        """Sum of all p eigenvalues: p times the measure's mean."""
+        """Sum of all p eigenvalues: p times the measure's mean; infinite where that exceeds the largest float64."""
         return self.dimension * self.moment(1)
 
     @property
     def trace_standard_error(self) -> float:
-        """Standard error of `trace` over probes; zero where the spectrum is exact."""
-        return self.dimension * self.expectation(lambda values: values)[1]
+        """Standard error of `trace` over probes; zero where the spectrum is exact.
+
+        The trace is within two of it with a probability of 95%, which is all that it is: half of the larger distance
+        from `trace` to the ends of that interval. It is that of `expectation` where sums of many eigenvalues decide. It
+        is larger where resolved eigenvalues may have further copies, which one probe cannot see, and where the error
+        is known from a few eigenvalues only (Student's t). Rounding, p times `rounding` at most, is not in it.
+        """
+        if self.exact:
+            return 0.0
+        mean = self.moment(1)
+        lower, upper = interval(samples(self, doubtful=True), lambda values: values)
+        return self.dimension * max(mean - lower, upper - mean) / 2
 
     @property
     def effective_rank(self) -> float:
         """Sum of |lambda| over the largest |lambda| (Koltchinskii and Lounici 2017); 0 for the zero operator."""
         nodes, weights = self._measure()
         largest = np.abs(nodes).max()
-        return float(self.dimension * (weights @ np.abs(nodes)) / largest) if largest > 0 else 0.0
+        return float(self.dimension * (weights @ (np.abs(nodes) / largest))) if largest > 0 else 0.0
 
     @property
     def num_negative(self) -> Estimate:
@@ -393,17 +353,29 @@ class Spectrum:
         Where many eigenvalues are zero, or nearer to zero than the quadrature resolves, the interval is wide and says
         so: their sign is not known.
         """
+        value = float(self.weights[self.nodes < -self.rounding].sum()) * self.dimension
         if self.exact:
-            below = float(self.dimension * self.weights[self.nodes < -self.rounding].sum())
-            upto = float(self.dimension * self.weights[self.nodes <= self.rounding].sum())
-            return Estimate(below, below, upto if self.rounding > 0 else below)
-        mean, error = self.expectation(lambda values: (values < -self.rounding).astype(float))
-        # The bracket is that of the first probe's measure, so the sampling error is that of one probe.
-        error *= float(np.sqrt(self.probes))
-        lower = float(self.cdf_bracket(np.array([-self.rounding])).lower[0]) - 2 * error
-        upper = float(self.cdf_bracket(np.array([self.rounding])).upper[0]) + 2 * error
-        p = self.dimension
-        return Estimate(p * mean, p * max(min(lower, mean), 0), p * min(max(upper, mean), 1))
+            lower, upper = self._signs()
+        else:
+            bracket = self.cdf_bracket(np.array([-self.rounding, self.rounding]))
+            lower, upper = self.dimension * bracket.operator_lower[0], self.dimension * bracket.operator_upper[1]
+            # Resolved eigenvalues have signs that no sampling changes.
+            copies, signs = self.eigenvalue_weights * self.dimension, np.abs(self.eigenvalues) > self.error_bounds
+            lower = max(float(lower), float(copies[signs & (self.eigenvalues < 0)].sum()))
+            upper = min(float(upper), self.dimension - float(copies[signs & (self.eigenvalues > 0)].sum()))
+        return Estimate(value, min(lower, value), max(upper, value))
+
+    def _signs(self) -> tuple[float, float]:
+        """Least and largest number of negative eigenvalues of an exact spectrum.
+
+        Eigenvalues of a root mean square distance of `rounding` from a common value a have the other sign in at most
+        the share (rounding / a)^2 of cases.
+        """
+        copies, sizes = np.rint(self.eigenvalue_weights * self.dimension), np.abs(self.eigenvalues)
+        share = np.where(sizes > self.rounding, self.rounding / np.where(sizes > 0, sizes, 1.0), 1.0) ** 2
+        unsure = np.floor(copies * share) if self.rounding > 0 else np.zeros(copies.size)
+        negative = self.eigenvalues < 0
+        return float((copies - unsure)[negative].sum()), float(copies[negative].sum() + unsure[~negative].sum())
 
     # Bounds of the whole measure --------------------------------------------------------------------------------------
 
@@ -417,7 +389,7 @@ class Spectrum:
         eigenvalue of the bulk lies beyond its outermost node by more than that node's residual bound, and resolved
         eigenvalues are simple.
         """
-        resolved = float(self.eigenvalue_weights @ self.error_bounds)
+        resolved = float(self.eigenvalue_weights @ self._mean_bounds)
         return resolved + self._bulk_bounds()[0]
 
     @property
@@ -431,28 +403,19 @@ class Spectrum:
         return self._bulk_bounds()[1]
 
     def _bulk_bounds(self) -> tuple[float, float]:
-        mass = float(self.bulk_weights.sum())
-        if self.exact or not mass > 0:
+        if self.exact or not self.bulk_weights.sum() > 0:
             return 0.0, 0.0
-        dimension, samples = self._bulk_dimension, self.probes
         distance, supremum = 0.0, 0.0
-        for probe in range(samples):
+        for probe in range(self.probes):
             mine = self.bulk_probe == probe
             order = np.argsort(self.bulk_nodes[mine], kind="stable")
             nodes, weights = self.bulk_nodes[mine][order], self.bulk_weights[mine][order]
-            ends = [self._residual_bound(node) for node in (nodes[0], nodes[-1])]
+            ends = [residual_bound(self, node) for node in (nodes[0], nodes[-1])]
             largest = np.maximum(weights[:-1], weights[1:])
             distance += float(np.diff(nodes) @ largest + ends[0] * weights[0] + ends[1] * weights[-1])
             supremum += float(weights.max())
-        order = np.argsort(self.bulk_nodes, kind="stable")
-        nodes, share = self.bulk_nodes[order], self.bulk_weights[order] / mass
-        below = np.clip(np.cumsum(share)[:-1], 0, 1)
-        deviation = float(np.sqrt(share @ (nodes - share @ nodes) ** 2))
-        risk = 1 - CONFIDENCE
-        mean = float(np.diff(nodes) @ np.sqrt(2 * below * (1 - below) / ((dimension + 2) * samples)))
-        tail = 2 * deviation * float(np.sqrt(2 * np.log(1 / risk) / (max(dimension - 1, 1) * samples)))
-        uniform = float(np.sqrt(np.log(2 * dimension / risk) / ((dimension + 2) * samples)))
-        return distance + mass * (mean + tail), supremum + mass * uniform
+        sampled = sampling_bounds(self)
+        return distance + sampled[0], supremum + sampled[1]
 
     # Views ------------------------------------------------------------------------------------------------------------
 

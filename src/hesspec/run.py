@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import NoneType
@@ -13,11 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.lanczos import Lanczos
-from hesspec.krylov.measure import Measure, first_block, measure, movement
+from hesspec.krylov.lanczos import Lanczos, rounding_unit
+from hesspec.krylov.measure import Measure, divided, first_block, further_copies, measure, movement
 from hesspec.krylov.operator import SymmetricOperator
-from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds
+from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost
+from hesspec.krylov.scaling import Scaled
 from hesspec.krylov.sketch import SKETCH, Sketch
 from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.state import columns, fields
@@ -52,6 +55,7 @@ KEPT: Final[dict[str, type | tuple[type, ...]]] = {
     **dict.fromkeys(("_passes", "_apart", "_first_error"), float),
     **dict.fromkeys(("_limit", "_together"), (int, NoneType)),
     "_exact": bool,
+    "_exponent": (int, NoneType),
     "_first_product": (np.ndarray, NoneType),
 }
 
@@ -65,7 +69,7 @@ class Run:
     Parameters
     ----------
     operator : SymmetricOperator
-        Of a sharded space, multiplied with slices.
+        Of a sharded space, multiplied with slices. The run is that of 2^-e times it, see `Scaled`.
     space : Space
     seed : int
     keeping : Storage or int
@@ -99,7 +103,7 @@ class Run:
         wanted: int,
         snapshot: Snapshot | None = None,
     ) -> None:
-        self._operator, self._space, self._probes, self._wanted = operator, space, probes, wanted
+        self._operator, self._space, self._probes, self._wanted = Scaled(operator, space.ranks), space, probes, wanted
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self._reference = getattr(operator, "reference", None)
         self._stated = float(getattr(operator, "product_error", 0.0))
@@ -112,6 +116,8 @@ class Run:
         # What a snapshot holds, beside the processes at work and the basis of eigenvectors.
         self._phase, self._stopped = "first", ""
         self._done, self._passes, self._steps, self._exact = 0, 0.0, 0, False
+        # Products beside those of steps.
+        self._products = 0
         self._first_product: npt.NDArray[np.float64] | None = None
         self._first_error, self._apart = 0.0, 0.0
         # What depends on the memory that was free: most steps where their number is not given, and probes in lockstep.
@@ -128,6 +134,24 @@ class Run:
         self._group: list[Lanczos] = []
         if snapshot is not None and (state := snapshot.read()) is not None:
             self._restore(state, snapshot)
+
+    @property
+    def operator(self) -> Scaled:
+        """The operator on the scale of the run."""
+        return self._operator
+
+    @property
+    def space(self) -> Space:
+        """R^p, where ranks share its vectors."""
+        return self._space
+
+    @property
+    def _exponent(self) -> int | None:
+        return self._operator.exponent
+
+    @_exponent.setter
+    def _exponent(self, exponent: int | None) -> None:
+        self._operator.exponent = exponent
 
     # Phases -----------------------------------------------------------------------------------------------------------
 
@@ -192,6 +216,10 @@ class Run:
             eigenvalues=outer.values,
             error_bounds=clustered_bounds(outer.values, outer.residuals, floor),
             eigenvalue_weights=np.full(k, 1 / self._p),
+            # The run for the bulk, and the other probes, measure whatever further copies they have.
+            eigenvalue_sampled=np.zeros(k),
+            complete=np.zeros(k, bool),
+            again=np.zeros(k, bool),
             norm=max(self._measure.norm, float(np.abs(outer.values).max(initial=0.0))),
             rounding=floor,
             resolved_vectors=np.eye(k),
@@ -217,6 +245,7 @@ class Run:
             self._advance([bulk])
         pairs = first_block(bulk)
         self._pairs.append(pairs)
+        self._measure = further_copies(self._measure, bulk, pairs)
         self._steps += len(bulk)
         weights = pairs.weights / pairs.weights.sum() * (1 - len(self._measure.eigenvalues) / self._p)
         self._bulks = [(pairs.values, weights)]
@@ -253,8 +282,53 @@ class Run:
             for lanczos in self._group:
                 pairs = first_block(lanczos)
                 self._pairs.append(pairs)
+                self._measure = further_copies(self._measure, lanczos, pairs)
                 self._bulks.append((pairs.values, pairs.weights / pairs.weights.sum() * mass))
             self._group = []
+        self._look_back()
+
+    def _look_back(self) -> None:
+        """Measure the bulk of the first probe again, with what the others have said of multiplicities."""
+        found, first = self._measure, self._pairs[0]
+        if isinstance(self.keeping, int) or found.eigenvalues.size != outermost(first, found.rounding).size:
+            # What the first probe measured is in no bulk, or is known from several of its blocks.
+            return
+        nodes, weights, sampled = divided(first, self._p, found.rounding, found.complete, found.again)
+        self._bulks[0] = nodes, weights
+        self._measure = replace(found, eigenvalue_sampled=sampled)
+
+    def confirm(self) -> None:
+        """Multiply the first vector once more, at the end, and refuse an operator that is not one fixed matrix.
+
+        Symmetry is tested along the way, but an operator that drifts can be symmetric at all times. What its product
+        moved by, less than that, is part of all bounds.
+
+        Raises
+        ------
+        ValueError
+            If the product is another one than at the beginning.
+        """
+        if self._first_product is None:
+            raise RuntimeError("Nothing was multiplied yet.")
+        length, apart, allowed = self._moved(self._first_product)
+        self._products += 1
+
+        def refuse() -> None:
+            if not apart <= allowed:
+                numbers = self._operator.restore(np.array([length, apart, allowed]))
+                raise ValueError(
+                    "The operator is not one fixed matrix: its product with the first Lanczos vector, of norm "
+                    f"{numbers[0]:.3g}, was another one when it was taken again at the end, by {numbers[1]:.2g}, of "
+                    f"which rounding explains {numbers[2]:.2g}. Look for randomness or state in what multiplies: "
+                    "generators, counters, caches, weights or data that change."
+                )
+
+        self._space.ranks.together(refuse)
+        found = self._measure
+        if apart > rounding_unit(self._dtype) * found.norm:
+            # Each product may have moved by as much, relative to its norm, which is at most that of the operator.
+            moved = apart * math.sqrt(self._steps) * (found.norm / length if length > 0 else 1.0)
+            self._measure = replace(found, error_bounds=found.error_bounds + moved, rounding=found.rounding + moved)
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
@@ -267,16 +341,24 @@ class Run:
         generator = self._generator if generator is None else generator
         start = self._space.random_vector(generator, dtype=self._dtype, device=self._device)
         partial = self._p >= PARTIAL_FROM
-        return Lanczos(start, generator, deflated=deflated, storage=storage, partial=partial, space=self._space)
+        return Lanczos(
+            start,
+            generator,
+            deflated=deflated,
+            norm=0.0 if deflated is None else self._measure.norm,
+            storage=storage,
+            partial=partial,
+            space=self._space,
+        )
 
     def _advance(self, group: Sequence[Lanczos]) -> None:
         """One step of each process, with one product for all of them."""
         vectors = [lanczos.vector for lanczos in group]
         for lanczos, vector, image in zip(group, vectors, self._multiply(vectors), strict=True):
             passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
-            if self._snapshot is not None and self._first_product is None:
+            if self._first_product is None:
                 self._first_product, self._first_error = self._sketch(image), error
-            lanczos.step(image, error)
+            lanczos.step(image, error, self._operator.underflow)
             self._passes += lanczos.passes - passes
 
     def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
@@ -288,7 +370,7 @@ class Run:
         apart = relative * self._space.norm(image) if relative else 0.0
         if self._reference is None or step & (step - 1):
             return apart
-        return max(apart, NOISE_MARGIN * self._space.norm(self._reference @ vector - image))
+        return max(apart, NOISE_MARGIN * self._space.norm(self._operator.scale(self._reference @ vector) - image))
 
     def _multiply(self, vectors: Sequence[Tensor]) -> list[Any]:
         products = self._operator @ (vectors[0] if len(vectors) == 1 else torch.stack(list(vectors), dim=1))
@@ -388,12 +470,7 @@ class Run:
         What the operator says of itself (`identity`) leaves out what code does: of a loss function, of a `forward`, of
         operators of others. Lanczos would go on with any, and none of its bounds would tell.
         """
-        # As the run made it: another division by its norm would be another vector, and its product look like noise.
-        generator = torch.Generator().manual_seed(self._seed)
-        now = self._sketch(self._operator @ self._start(None, generator=generator).vector)
-        length, apart = float(np.linalg.norm(before)), float(np.linalg.norm(now - before))
-        # Either product may be off by as much as was measured.
-        allowed = torch.finfo(self._dtype).eps ** SAME * length + 2 * self._first_error
+        length, apart, allowed = self._moved(before)
 
         def refuse() -> None:
             if not apart <= allowed:
@@ -406,6 +483,15 @@ class Run:
         self._space.ranks.together(refuse)
         self._apart = max(self._apart, apart / length if length else 0.0)
 
+    def _moved(self, before: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+        """Multiply the first vector of the run again: norm of its product, its distance now, and what is rounding."""
+        # As the run made it: another division by its norm would be another vector, and its product look like noise.
+        generator = torch.Generator().manual_seed(self._seed)
+        now = self._sketch(self._operator @ self._start(None, generator=generator).vector)
+        length, apart = float(np.linalg.norm(before)), float(np.linalg.norm(now - before))
+        # Either product may be off by as much as was measured.
+        return length, apart, torch.finfo(self._dtype).eps ** SAME * length + 2 * self._first_error
+
     def _resumed(self, state: dict[str, Any]) -> Lanczos:
         return Lanczos.restored(
             state,
@@ -417,34 +503,58 @@ class Run:
             device=self._device,
         )
 
+    @property
+    def simple(self) -> npt.NDArray[np.bool_]:
+        """Which eigenvalues of the spectrum are known to have no further copies beside those that it has."""
+        found = self._measure
+        order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
+        return (found.complete & (np.rint(found.eigenvalue_weights * self._p) == 1))[order]
+
     # Result -----------------------------------------------------------------------------------------------------------
 
     def spectrum(self, attributes: dict[str, Any]) -> Spectrum:
         """The measure of all probes."""
-        found, count = self._measure, len(self._bulks)
+        found, count, restore = self._measure, len(self._bulks), self._restored
         order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
         return Spectrum(
             dimension=self._p,
-            eigenvalues=found.eigenvalues[order],
-            error_bounds=found.error_bounds[order],
+            eigenvalues=restore(found.eigenvalues[order]),
+            error_bounds=restore(found.error_bounds[order]),
             eigenvalue_weights=found.eigenvalue_weights[order],
+            eigenvalue_sampled=found.eigenvalue_sampled[order],
             eigenvector_sketches=self._sketches_of(found, order[:SKETCHED]),
-            bulk_nodes=np.concatenate([nodes for nodes, _ in self._bulks]),
+            bulk_nodes=restore(np.concatenate([nodes for nodes, _ in self._bulks])),
             bulk_weights=np.concatenate([weights for _, weights in self._bulks]) / count,
             bulk_probe=np.repeat(np.arange(count), [nodes.size for nodes, _ in self._bulks]),
-            ritz_values=np.concatenate([pairs.values for pairs in self._pairs]),
+            ritz_values=restore(np.concatenate([pairs.values for pairs in self._pairs])),
             ritz_weights=np.concatenate([pairs.weights for pairs in self._pairs]),
-            ritz_bounds=np.concatenate([pairs.residuals + found.rounding for pairs in self._pairs]),
+            ritz_bounds=restore(np.concatenate([pairs.residuals + found.rounding for pairs in self._pairs])),
             ritz_probe=np.repeat(np.arange(len(self._pairs)), [pairs.values.size for pairs in self._pairs]),
-            norm=found.norm,
-            rounding=found.rounding,
+            norm=float(restore(np.array(found.norm))),
+            rounding=float(restore(np.array(found.rounding))),
             probes=count,
             steps=self._steps,
-            matvecs=self._done,
+            matvecs=self._done + self._products,
             exact=self._exact,
             stopped=self._stopped,
             attributes={**attributes, "reorthogonalised_steps": round(self._passes, 2)},
         )
+
+    def _restored(self, numbers: Array) -> Array:
+        """Numbers on the scale of the operator.
+
+        Raises
+        ------
+        NonFiniteError
+            If they are too large for float64.
+        """
+        restored = self._operator.restore(numbers)
+        if not np.isfinite(restored).all():
+            raise NonFiniteError(
+                f"Eigenvalues of the operator exceed the largest float64, {np.finfo(float).max:.2g}, though its "
+                "products do not; measure the operator divided by 1024 or more."
+            )
+        return restored
 
     def _sketches_of(self, found: Measure, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         if not chosen.size:

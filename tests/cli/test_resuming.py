@@ -68,7 +68,16 @@ def test_what_a_killed_command_has_left_does_not_stay(tmp_path, left):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "nothing", "[]", "{}", "[" * 100_000, '{"command": 1, "results": []}', json.dumps({"command": {}}), " " * 2**21],
+    [
+        "",
+        "nothing",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"command": 1, "results": []}',
+        json.dumps({"command": {}}),
+        " " * 2**21,
+    ],
     ids=lambda text: text[:12],
 )
 def test_a_record_that_is_none_is_refused(tmp_path, text):

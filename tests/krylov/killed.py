@@ -68,9 +68,7 @@ def network(dtype: torch.dtype) -> hesspec.Hessian:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 5)).eval().to(dtype)
     generator = torch.Generator().manual_seed(1)
-    data = [
-        (torch.randn(40, 12, generator=generator), torch.randint(5, (40,), generator=generator)) for _ in range(3)
-    ]
+    data = [(torch.randn(40, 12, generator=generator), torch.randint(5, (40,), generator=generator)) for _ in range(3)]
     return hesspec.Hessian(model, nn.CrossEntropyLoss(), data)
 
 
@@ -143,9 +141,7 @@ def digests(found: hesspec.Spectrum) -> dict[str, str]:
     attributes = fields.pop("attributes")
     fields |= {name: attributes[name] for name in ("basis", "reorthogonalised_steps")}
     return {
-        name: hashlib.sha256(
-            value.tobytes() if isinstance(value, np.ndarray) else f"{value!r}".encode()
-        ).hexdigest()
+        name: hashlib.sha256(value.tobytes() if isinstance(value, np.ndarray) else f"{value!r}".encode()).hexdigest()
         for name, value in fields.items()
     }
 

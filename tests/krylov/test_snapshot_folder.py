@@ -304,7 +304,9 @@ def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
     before = read_record(tmp_path).files
     with files_of_at_most(300_000), pytest.raises(OSError, match="File too large") as caught:
         hesspec.spectrum(Diagonal(), steps=8, snapshot=tmp_path, every=0)
-    said = rf"{str(tmp_path)!r} cannot be written to: File too large. The file takes 400 kB, and [\d.,]+ [GMk]?B are free."
+    said = (
+        rf"{str(tmp_path)!r} cannot be written to: File too large. The file takes 400 kB, and [\d.,]+ [GMk]?B are free."
+    )
     assert re.fullmatch(rf"{said} The snapshot before it is unharmed\.", str(caught.value))
     assert caught.value.errno == errno.EFBIG
     assert read_record(tmp_path).files == before

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 
@@ -46,18 +47,32 @@ def trace(dense):
     return float(dense.double().diagonal().sum())
 
 
-def by_definition(dense, k, seed):
+def without(matrix, column):
+    return torch.cat([matrix[:, :column], matrix[:, column + 1 :]], 1)
+
+
+def left_out(dense, omega):
     """Every t_i from the projection that leaves its test vector out, in float64."""
-    omega = module._test_vectors(dense, len(dense), k, seed).T
-    values = []
+    k, values = omega.shape[1], []
     for i in range(k):
-        others = torch.cat([omega[:, :i], omega[:, i + 1 :]], 1)
-        q = torch.linalg.qr(dense @ others)[0]
+        q = torch.linalg.qr(dense @ without(omega, i))[0]
         mu = omega[:, i] - q @ (q.T @ omega[:, i])
         rest = (len(dense) - (k - 1)) / (mu @ mu) * (mu @ (dense @ mu))
         values.append((q.T @ dense @ q).trace() + rest)
-    values = torch.stack(values)
-    return float(values.mean()), float(values.std()) / math.sqrt(k)
+    return torch.stack(values)
+
+
+def by_definition(dense, k, seed):
+    """Value, and standard error from the spread, the jackknife and Student's t."""
+    omega = module._test_vectors(dense, len(dense), k, seed).T
+    values = left_out(dense, omega)
+    variance = float(values.var()) / k
+    less = [left_out(dense, without(omega, i)) for i in range(k)]
+    means = torch.stack([part.mean() for part in less])
+    jackknife = (k - 1) / k * float(((means - means.mean()) ** 2).sum())
+    spread = sum(float(part.var()) / (k - 1) for part in less) / k if k > 2 else variance
+    inflated = variance * math.sqrt(max(1.0, jackknife / spread))
+    return float(values.mean()), math.sqrt(inflated) * scipy.stats.t.ppf(0.975, max(k / 2, 1)) / 2
 
 
 @pytest.mark.parametrize("matvecs", [4, 5, 8, 32, 33])
@@ -144,13 +159,12 @@ def runs(name, dtype, seeds):
 def test_errors_are_honest_and_have_no_bias(name, dtype):
     seeds = 100
     errors, standard = runs(name, dtype, seeds)
-    # Of means of 16 independent normal numbers, one in 860 would be beyond 4 standard errors (Student's t with 15
-    # degrees of freedom). These are neither, and 2.4 % were at most in 1,000 runs for a spectrum; at that rate more
-    # than 10 of 100 are with a probability of 3e-5.
-    assert (errors.abs() > 4 * standard).sum() <= 10
-    # Correlations and long tails make errors larger, by 1.35 at most in those runs; the root mean square of 100 is
-    # known to some 15 %.
-    assert 0.6 <= errors.square().mean().sqrt() / standard.square().mean().sqrt() <= 2
+    # Two standard errors are meant for 95%; more than 12 of 100 are beyond with a probability of 4e-3, and by how much
+    # the statement holds is in benchmarks/coverage.py.
+    assert (errors.abs() > 2 * standard).sum() <= 12
+    assert (errors.abs() > 4 * standard).sum() <= 4
+    # What makes two of them 95% makes them larger than the root mean square of errors, but not by much.
+    assert 0.4 <= errors.square().mean().sqrt() / standard.square().mean().sqrt() <= 1.2
     # Five standard errors of the mean: 6e-7 if it is normal.
     assert errors.mean().abs() <= 5 * errors.std() / math.sqrt(seeds)
 

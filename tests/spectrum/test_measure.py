@@ -113,7 +113,7 @@ def test_probes_after_the_first_do_not_change_resolved_eigenvalues():
     exact = heavy_tailed()
     one, three = (measured(exact, steps=48, probes=probes) for probes in (1, 3))
     assert np.array_equal(one.eigenvalues, three.eigenvalues)
-    assert three.matvecs == 3 * 48
+    assert three.matvecs == 3 * 48 + 1
     assert three.trace_standard_error < one.trace_standard_error
 
 
@@ -411,7 +411,7 @@ def test_exact_says_whether_the_whole_space_was_filled():
     assert not measured(values, steps=39).exact
     full = measured(values, steps=100)
     assert full.exact
-    assert (full.steps, full.matvecs, full.bulk_nodes.size) == (40, 40, 0)
+    assert (full.steps, full.matvecs, full.bulk_nodes.size) == (40, 41, 0)
     np.testing.assert_allclose(full.nodes, np.sort(values), atol=full.rounding)
     assert (full.weights == 1 / 40).all()
 
@@ -456,8 +456,8 @@ class Recording(Diagonal):
 def test_probes_after_the_first_go_in_lockstep():
     operator = Recording(heavy_tailed(size=292), torch.float64)
     spectrum = hesspec.spectrum(operator, steps=20, probes=4)
-    assert operator.together == [1] * 20 + [3] * 20
-    assert spectrum.matvecs == 80
+    assert operator.together == [1] * 20 + [3] * 20 + [1]
+    assert spectrum.matvecs == 81
 
 
 def test_as_many_probes_go_in_lockstep_as_their_bases_fit_into_memory():
@@ -466,7 +466,7 @@ def test_as_many_probes_go_in_lockstep_as_their_bases_fit_into_memory():
     together = hesspec.spectrum(operator, steps=20, probes=4, seed=3)
     operator.together.clear()
     apart = hesspec.spectrum(operator, steps=20, probes=4, seed=3, memory=3 * basis)
-    assert operator.together == [1] * 20 + [2] * 20 + [1] * 20
+    assert operator.together == [1] * 20 + [2] * 20 + [1] * 20 + [1]
     np.testing.assert_allclose(apart.ritz_values, together.ritz_values, atol=1e-12)
 
 
@@ -495,7 +495,7 @@ def test_a_restarted_basis_finds_the_outermost_eigenvalues_and_the_bulk(dtype):
     truth = heavy_tailed(size=1992)
     spectrum = measured(truth, dtype, steps=80, memory=36 * 2000 * dtype.itemsize, basis="restarted")
     assert spectrum.attributes["basis"] == "restarted, 24 vectors"
-    assert spectrum.matvecs <= 80
+    assert spectrum.matvecs <= 81
     exact = truth[np.argsort(-np.abs(truth))]
     count = spectrum.eigenvalues.size
     assert count >= 5

@@ -14,6 +14,7 @@ from torch import Tensor
 from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.orthogonality import OrthogonalityEstimate
+from hesspec.krylov.scaling import smallest_number
 from hesspec.krylov.state import fields
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm, reduce_and_scale
@@ -40,7 +41,7 @@ WATCHED = 8
 # What changes from step to step, besides vectors, and its types.
 FIELDS: dict[str, type] = {
     **dict.fromkeys(("alpha", "beta", "starts", "_lengths"), list),
-    **dict.fromkeys(("defect", "noise", "scale", "orthogonality", "passes", "_worst", "_kept"), float),
+    **dict.fromkeys(("defect", "noise", "scale", "orthogonality", "passes", "_worst", "_kept", "_underflow"), float),
     **dict.fromkeys(("exhausted", "spent", "_keeps"), bool),
     **dict.fromkeys(("rest", "_streak"), int),
 }
@@ -66,6 +67,8 @@ class Lanczos:
     deflated : KrylovBasis, optional
         Orthonormal vectors that everything is kept orthogonal to: the process then is that of P A P, P the projector
         onto their complement.
+    norm : float
+        ||A|| from below, where P A P may be smaller: products round off what is relative to it.
     storage : Storage, optional
         How the basis is kept; without it none is, and the process ends where its vectors cease to be semi-orthogonal.
     partial : bool
@@ -90,7 +93,7 @@ class Lanczos:
     noise : float
         Largest norm of what a product was off by, relative to the product's, where it was measured.
     scale : float
-        Largest norm of a product with a Lanczos vector: ||A|| from below.
+        Largest norm of a product with a Lanczos vector, or `norm`: ||A|| from below.
     orthogonality : float
         Largest |q_j . q_k|, as estimated.
     exhausted : bool
@@ -124,6 +127,7 @@ class Lanczos:
         generator: torch.Generator,
         *,
         deflated: KrylovBasis | None = None,
+        norm: float = 0.0,
         storage: Storage | None,
         partial: bool = False,
         space: Space | None = None,
@@ -134,10 +138,11 @@ class Lanczos:
         self.beta: list[float] = []
         self.starts: list[int] = []
         self._keeps = storage is not None
-        self.defect, self.noise, self.scale, self.orthogonality = 0.0, 0.0, 0.0, 0.0
+        self.defect, self.noise, self.scale, self.orthogonality = 0.0, 0.0, norm, 0.0
         self.exhausted, self.spent, self.rest, self.passes = False, False, 0, 0.0
         self._streak, self._worst, self._kept = 0, 0.0, 0.0
         self._lengths: list[float] = []
+        self._underflow = self.space.size * smallest_number(start.dtype, start.device)
         self._next: Tensor | None = None
         self._last: Tensor | None = None
         self._prepare(partial or storage is None, start.dtype, start.device)
@@ -150,7 +155,6 @@ class Lanczos:
         self._dimension = self.space.size - (len(self._deflated) if self._deflated is not None else 0)
         self._eps = torch.finfo(dtype).eps
         self._level = self._eps**SEMI
-        self._underflow = float(np.sqrt(self.space.size)) * torch.finfo(dtype).tiny
         self._estimate = OrthogonalityEstimate(self.space.size)
 
     def state(self) -> dict[str, Any]:
@@ -274,7 +278,7 @@ class Lanczos:
             raise RuntimeError("The Lanczos process is exhausted: its basis fills the whole space.")
         return self._next
 
-    def step(self, image: Tensor, error: float = 0.0) -> None:
+    def step(self, image: Tensor, error: float = 0.0, underflow: float | None = None) -> None:
         """Take the product of the operator with `vector`.
 
         Parameters
@@ -282,6 +286,8 @@ class Lanczos:
         image : Tensor (p,)
         error : float
             Norm of what this product is known to be off by.
+        underflow : float, optional
+            Norm of what it lost to underflow, at most, where it was scaled; p smallest numbers by default.
 
         Raises
         ------
@@ -311,6 +317,8 @@ class Lanczos:
         if self._keeps:
             self.basis.append(q)
         self._lengths.append(length)
+        if underflow is not None:
+            self._underflow = underflow
         self.scale, self.noise = max(self.scale, length), max(self.noise, error / length if length > 0 else 0.0)
         first_of_block = index == self.starts[-1]
         terms = [(-diagonal, q)]
@@ -324,6 +332,12 @@ class Lanczos:
             along, length = self.space.inner_and_norm(q, w)
         self.alpha.append(diagonal)
         share, residual = self._orthogonalise(w, q, index, along, length)
+        if self._deflated is not None and residual <= self._level * self.scale:
+            # What the deflated vectors and the basis, which are orthogonal to some accuracy, have left of each other in
+            # so short a vector can be much of it.
+            w.add_(q, alpha=-share)
+            self._deflated.orthogonalise(w)
+            share, residual = 0.0, self.space.norm(w)
         if len(self.alpha) == self._dimension:
             self.beta.append(0.0)
             self.exhausted = True
@@ -356,7 +370,7 @@ class Lanczos:
         share, residual : float
             q·w, which is still to be taken away, and the norm of what is then left.
         """
-        residual = max(length, self._underflow)
+        residual = self._divisor(length)
         products = self._estimate.predicted(self.alpha, self.beta, (self._eps + self.noise) * self.scale)
         each = np.abs(products).max(axis=0)
         predicted = float(each.max(initial=0.0))
@@ -379,7 +393,7 @@ class Lanczos:
                 excess = self._estimate.learn(predicted, found)
                 self.orthogonality = max(self.orthogonality, min(1.0, excess * self._worst))
             along, length = self.space.inner_and_norm(q, w)
-            residual = max(length, self._underflow)
+            residual = self._divisor(length)
             # A pass leaves what it removes times the basis's own departure from orthogonality; where it removes much,
             # there were two.
             left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * self.orthogonality
@@ -402,6 +416,10 @@ class Lanczos:
             return along, length * math.sqrt(1 - (along / length) ** 2)
         w.add_(q, alpha=-along)
         return 0.0, self.space.norm(w)
+
+    def _divisor(self, length: float) -> float:
+        """Norm of a residual, to divide by: where it is less than eps of rounding, the block ends with this step."""
+        return max(length, self._underflow, self._eps**2 * self.scale)
 
     def _negligible(self) -> float:
         """Norm up to which a residual is nothing but rounding: that of a step, and that of the basis as it is kept.

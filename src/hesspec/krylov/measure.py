@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import scipy.stats
+import torch
 
 from hesspec.krylov.lanczos import Lanczos, rounding_unit
-from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, resolve, ritz_pairs
+from hesspec.krylov.multiplicity import outgrown_by_rounding, outgrown_by_start
+from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost, resolve, ritz_pairs
 
-__all__ = ["Measure", "first_block", "measure", "movement"]
+__all__ = ["Measure", "divided", "first_block", "further_copies", "measure", "movement"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """The measure that the first probe gives; fields as in `Spectrum`, and the Ritz vectors in the Lanczos basis."""
+    """The measure that the first probe gives; fields as in `Spectrum`, and the Ritz vectors in the Lanczos basis.
+
+    Attributes
+    ----------
+    complete : bool array (k,)
+        Resolved eigenvalues that have no further copies, unseen.
+    again : bool array (k,)
+        Those of which other probes have found further copies.
+    """
 
     eigenvalues: Array
     error_bounds: Array
     eigenvalue_weights: Array
+    eigenvalue_sampled: Array
     bulk_nodes: Array
     bulk_weights: Array
     norm: float
     rounding: float
     resolved_vectors: Array
+    complete: npt.NDArray[np.bool_]
+    again: npt.NDArray[np.bool_]
 
 
 def measure(lanczos: Lanczos, p: int, steps: int) -> Measure:
@@ -41,26 +55,101 @@ def measure(lanczos: Lanczos, p: int, steps: int) -> Measure:
     rounding = max(float(np.sqrt(steps)) * rounding_unit(lanczos.dtype) * norm, lanczos.backward_error(steps))
     # Blocks before the last one are invariant: each of their Ritz values is an eigenvalue. The last one is the
     # quadrature of the complement of the others.
-    last, rest = blocks[-1], p - starts[-1]
-    everything = np.arange(last.values.size), np.zeros(last.values.size)
-    chosen, share = everything if exact else resolve(last, rest, rounding)
-    known = [pairs.values for pairs in blocks[:-1]]
-    eigenvalues = np.concatenate([*known, last.values[chosen]])
-    residuals = np.concatenate([np.zeros(starts[-1]), last.residuals[chosen]])
-    weights = np.full(eigenvalues.size, 1 / p)
-    bulk = np.flatnonzero(share)
-    bulk_weights = share[bulk]
+    last, begin = blocks[-1], starts[-1]
+    chosen = np.arange(last.values.size) if exact else outermost(last, rounding)
+    known = np.concatenate([np.empty(0), *(pairs.values for pairs in blocks[:-1])])
+    eigenvalues = np.concatenate([known, last.values[chosen]])
+    bounds = clustered_bounds(eigenvalues, np.concatenate([np.zeros(begin), last.residuals[chosen]]), rounding)
+    weights, complete, again = np.full(eigenvalues.size, 1 / p), np.ones(eigenvalues.size, bool), np.zeros(begin, bool)
     if exact:
-        # Restarts that broke down at once found eigenvectors at random: their eigenvalue is that of the whole rest.
+        # Restarts that broke down at once found eigenvectors at random: their eigenvalue is that of the whole rest. A
+        # random vector has 1/q of its squared length along each of q eigenvectors: its residual bounds the root mean
+        # square of their eigenvalues' distances, and each distance up to sqrt(q).
         weights[-1] += lanczos.rest / p
+        bounds[-1] *= np.sqrt(1 + lanczos.rest)
+        again = np.zeros(eigenvalues.size, bool)
+        nodes, bulk_weights, sampled = np.empty(0), np.empty(0), np.zeros(eigenvalues.size)
     else:
-        bulk_weights = bulk_weights / bulk_weights.sum() * (1 - eigenvalues.size / p)
+        error = float(torch.finfo(lanczos.dtype).eps) * norm / np.sqrt(p)
+        single = _near(last.values[chosen], last.values, 2 * rounding) == 1
+        grown = outgrown_by_rounding(last.values[chosen], alpha[begin:steps], beta[begin:steps], error)
+        complete[begin:] = single & grown
+        # An eigenvalue that an invariant block before this one has too is multiple.
+        again = np.append(again, _near(last.values[chosen], known, 2 * rounding) > 0)
+        nodes, bulk_weights, drawn = divided(last, p, rounding, complete[begin:], again[begin:], before=begin)
+        sampled = np.append(np.zeros(begin), drawn)
     vectors = np.zeros((len(lanczos), eigenvalues.size))
     for pairs, start in zip(blocks[:-1], starts, strict=False):
         vectors[start : start + pairs.values.size, start : start + pairs.values.size] = pairs.vectors
-    vectors[starts[-1] : steps, starts[-1] :] = last.vectors[:, chosen]
-    bounds = clustered_bounds(eigenvalues, residuals, rounding)
-    return Measure(eigenvalues, bounds, weights, last.values[bulk], bulk_weights, norm, rounding, vectors)
+    vectors[begin:steps, begin:] = last.vectors[:, chosen]
+    return Measure(eigenvalues, bounds, weights, sampled, nodes, bulk_weights, norm, rounding, vectors, complete, again)
+
+
+def divided(
+    pairs: RitzPairs,
+    p: int,
+    rounding: float,
+    complete: npt.NDArray[np.bool_],
+    again: npt.NDArray[np.bool_],
+    *,
+    before: int = 0,
+) -> tuple[Array, Array, Array]:
+    """What a probe's measure leaves to the bulk, and what it says of resolved eigenvalues.
+
+    Parameters
+    ----------
+    pairs : RitzPairs
+        Of its last block.
+    p : int
+    rounding : float
+    complete, again : bool array (k,)
+        Of the pairs that are resolved, in the order of `outermost`: see `Measure`.
+    before : int
+        Number of eigenvalues in the blocks before.
+
+    Returns
+    -------
+    nodes, weights : array (b,)
+        Of the bulk.
+    sampled : array (k,)
+        The weights that the probe gives resolved eigenvalues, where they are not complete: but for the complete ones,
+        what it measured, with the weight of all that is not complete.
+    """
+    chosen = outermost(pairs, rounding)
+    flags = np.zeros((2, pairs.values.size), bool)
+    flags[:, chosen] = complete, again
+    _, share = resolve(pairs, p - before, rounding, complete=flags[0], multiple=flags[1])
+    bulk = np.flatnonzero(share)
+    weights = share[bulk] / share.sum() * (1 - (before + chosen.size) / p)
+    sampled = np.where(complete, 0.0, pairs.weights[chosen])
+    if not complete.all():
+        sampled *= (1 - (before + complete.sum()) / p) / (1 - pairs.weights[chosen[complete]].sum())
+    return pairs.values[bulk], weights, sampled
+
+
+def _near(values: Array, others: Array, distance: float) -> npt.NDArray[np.intp]:
+    """How many of the others are as near as that to each value."""
+    return (np.abs(others - values[:, None]) <= distance).sum(axis=1)
+
+
+def further_copies(found: Measure, lanczos: Lanczos, pairs: RitzPairs) -> Measure:
+    """The measure with what a run in the complement of its resolved eigenvalues says of further copies.
+
+    Parameters
+    ----------
+    found : Measure
+    lanczos : Lanczos
+        A run from a random vector in the complement.
+    pairs : RitzPairs
+        Its Ritz pairs.
+    """
+    alpha, beta = (entries[: pairs.values.size] for entries in lanczos.tridiagonal())
+    rest = lanczos.space.size - found.eigenvalues.size
+    missing = outgrown_by_start(found.eigenvalues, alpha, beta, rest)
+    resolved = outermost(pairs, found.rounding)
+    reach = found.error_bounds[:, None] + pairs.residuals[resolved] + found.rounding
+    seen = (np.abs(pairs.values[resolved] - found.eigenvalues[:, None]) <= reach).any(axis=1)
+    return replace(found, complete=found.complete | missing, again=found.again | seen)
 
 
 def first_block(lanczos: Lanczos) -> RitzPairs:

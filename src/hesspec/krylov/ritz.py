@@ -9,7 +9,7 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.stats
 
-__all__ = ["RitzPairs", "clustered_bounds", "resolve", "ritz_pairs"]
+__all__ = ["RitzPairs", "clustered_bounds", "equal_values", "outermost", "resolve", "ritz_pairs"]
 
 Array = npt.NDArray[np.float64]
 
@@ -18,6 +18,9 @@ RESOLVED = 1e-2
 # The weights of k simple eigenvalues add up to a Beta(k/2, (p - k)/2) variable; a sum beyond this upper quantile
 # (p w > 19.5 for one eigenvalue and large p) belongs to more than k eigenvalues.
 MULTIPLE = 1e-5
+# The same where the eigenvalues of an invariant subspace are all that there are, and fewer than p: some have copies,
+# and one of 100 times a simple one may be taken for one of these.
+SOME_MULTIPLE = 1e-2
 # Least part of the weight of an eigenvalue of unknown multiplicity that is kept for further copies.
 LEAST_SHARE = 0.1
 
@@ -61,13 +64,35 @@ def ritz_pairs(alpha: Array, beta: Array) -> RitzPairs:
     return RitzPairs(values * scale, vectors[0] ** 2, beta[-1] * np.abs(vectors[-1]), vectors)
 
 
-def resolve(pairs: RitzPairs, dimension: int, rounding: float) -> tuple[npt.NDArray[np.intp], Array]:
-    """Ritz pairs that are eigenvalues of the operator, by decreasing absolute value, and the weights of all the rest.
+def outermost(pairs: RitzPairs, rounding: float) -> npt.NDArray[np.intp]:
+    """Ritz pairs that are eigenvalues of the operator, by decreasing absolute value.
 
-    The walk from the outside ends at the first pair whose residual bound exceeds 1% of its value. One eigenvalue is
-    taken from each resolved pair. A simple one leaves nothing of its weight to the rest; the measured weight beyond the
-    copies that were taken is left where weights say that there are more of them (of one eigenvalue, or of all that
-    seem simple together), and where rounding has brought up further copies.
+    The walk from the outside ends at the first pair whose residual bound exceeds 1% of its value.
+    """
+    order = np.argsort(-np.abs(pairs.values), kind="stable")
+    unresolved = pairs.residuals[order] + rounding > RESOLVED * np.abs(pairs.values[order])
+    return order[: np.argmax(unresolved)] if unresolved.any() else order
+
+
+def equal_values(ascending: Array, rounding: float) -> list[npt.NDArray[np.intp]]:
+    """Indices of values that are told apart by rounding only, an array for each eigenvalue."""
+    gaps = np.diff(ascending) > 2 * rounding
+    return np.split(np.arange(ascending.size), np.flatnonzero(gaps) + 1)
+
+
+def resolve(
+    pairs: RitzPairs,
+    dimension: int,
+    rounding: float,
+    *,
+    complete: npt.NDArray[np.bool_] | None = None,
+    multiple: npt.NDArray[np.bool_] | None = None,
+) -> tuple[npt.NDArray[np.intp], Array]:
+    """Ritz pairs that are eigenvalues of the operator, as `outermost`, and the weights of all the rest.
+
+    One eigenvalue is taken from each resolved pair. A simple one leaves nothing of its weight to the rest; the measured
+    weight beyond the copies that were taken is left where it is known that there are more of them, where weights say so
+    (of one eigenvalue, or of all that seem simple together), and where rounding has brought up further copies.
 
     Parameters
     ----------
@@ -76,6 +101,10 @@ def resolve(pairs: RitzPairs, dimension: int, rounding: float) -> tuple[npt.NDAr
         p, of the space that the start vector was drawn from.
     rounding : float
         Rounding floor of the residual norms, absolute.
+    complete : bool array (m,), optional
+        Pairs whose eigenvalue has no further copies.
+    multiple : bool array (m,), optional
+        Pairs whose eigenvalue is known to have further copies, found elsewhere.
 
     Returns
     -------
@@ -84,19 +113,20 @@ def resolve(pairs: RitzPairs, dimension: int, rounding: float) -> tuple[npt.NDAr
     rest : array (m,)
         Weight of each pair in the measure without the resolved eigenvalues, not normalised.
     """
-    order = np.argsort(-np.abs(pairs.values), kind="stable")
-    unresolved = pairs.residuals[order] + rounding > RESOLVED * np.abs(pairs.values[order])
-    resolved = order[: np.argmax(unresolved)] if unresolved.any() else order
-    rest = pairs.weights.copy()
+    resolved, rest = outermost(pairs, rounding), pairs.weights.copy()
     if resolved.size:
         rest[resolved] = 0
         heaviest, copies, measured = _eigenvalues(pairs, np.sort(resolved), rounding)
-        multiple = measured > np.array([_largest_weight(count, dimension) for count in copies])
-        simple = ~multiple & (copies == 1)
-        if measured[simple].sum() > _largest_weight(int(simple.sum()), dimension):
+        done = np.zeros(copies.size, bool) if complete is None else complete[heaviest]
+        again = np.zeros(copies.size, bool) if multiple is None else multiple[heaviest]
+        invariant = not pairs.residuals.any() and pairs.values.size < dimension
+        level = SOME_MULTIPLE / copies.size if invariant else MULTIPLE
+        many = ~done & (measured > np.array([_largest_weight(count, dimension, level) for count in copies]))
+        simple = ~done & ~many & ~again & (copies == 1)
+        if measured[simple].sum() > _largest_weight(int(simple.sum()), dimension, MULTIPLE):
             simple[:] = False
-        unclear = ~multiple & ~simple
-        rest[heaviest[multiple]] = (measured - copies / dimension)[multiple]
+        unclear = ~done & ~many & ~simple
+        rest[heaviest[many]] = (measured - copies / dimension)[many]
         if measured[unclear].sum() > 0:
             # What is beyond the copies of one of these alone may come out negative: it counts in their sum, and no node
             # is given up, as it may have further copies all the same.
@@ -110,8 +140,7 @@ def _eigenvalues(
     pairs: RitzPairs, ascending: npt.NDArray[np.intp], rounding: float
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Array]:
     """Heaviest pair, number and weight of the pairs of each eigenvalue, pairs being told apart by rounding only."""
-    gaps = np.diff(pairs.values[ascending]) > 2 * rounding
-    groups = np.split(ascending, np.flatnonzero(gaps) + 1)
+    groups = [ascending[group] for group in equal_values(pairs.values[ascending], rounding)]
     return (
         np.array([group[np.argmax(pairs.weights[group])] for group in groups]),
         np.array([group.size for group in groups]),
@@ -119,9 +148,9 @@ def _eigenvalues(
     )
 
 
-def _largest_weight(count: int, dimension: int) -> float:
-    """Most that the weights of `count` simple eigenvalues add up to, at the level `MULTIPLE`."""
-    return float(scipy.stats.beta.isf(MULTIPLE, count / 2, (dimension - count) / 2)) if 0 < count < dimension else 1.0
+def _largest_weight(count: int, dimension: int, level: float) -> float:
+    """Most that the weights of `count` simple eigenvalues add up to, but for a probability of `level`."""
+    return float(scipy.stats.beta.isf(level, count / 2, (dimension - count) / 2)) if 0 < count < dimension else 1.0
 
 
 def clustered_bounds(values: Array, residuals: Array, rounding: float) -> Array:

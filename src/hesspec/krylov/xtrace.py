@@ -6,18 +6,22 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 import torch
 from torch import Tensor
 
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.lanczos import rounding_unit
 from hesspec.krylov.operator import SymmetricOperator, check_operator
+from hesspec.krylov.scaling import Scaled
 from hesspec.krylov.vectors import CHUNK, norm, random_vector
 
 __all__ = ["TraceEstimate", "xtrace"]
 
 # An error estimate takes two test vectors, and each a product with the vector and one with what comes of it.
 FEWEST = 4
+# Most groups of test vectors that the jackknife leaves out in turn: more than enough for a variance.
+GROUPS = 32
 
 
 class TraceEstimate(NamedTuple):
@@ -27,7 +31,9 @@ class TraceEstimate(NamedTuple):
     ----------
     value : float
     standard_error : float
-        Of `value`; of the size of rounding errors where the value is exact up to them.
+        Half of the width of an interval of 95% on either side of `value`, which is within two of it: that of a mean of
+        k numbers with Student's t, and for what they have in common; of the size of rounding errors where the value is
+        exact up to them.
     matvecs : int
         Products with a vector that it took.
     """
@@ -75,11 +81,14 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
 
     .. math:: t_i = \mathrm{tr}(P_i A P_i) + \frac{p - d_i}{\|\mu_i\|^2}\, \mu_i^\top A \mu_i
 
-    is unbiased; the value is their mean, and the standard error that of a mean of k independent numbers. They are
-    correlated a little, and have long tails where the spectrum decays, so that it is too small rather than too large:
-    in 1,000 runs for each of six kinds of spectrum and k = 16, errors had 1.04 to 1.35 times its root mean square, and
-    0.2 to 2.4 % of them were beyond 4 of it. With k = 8 these were 1.0 to 5.7 %, and 29 % for eight outliers over a
-    bulk 10,000 times smaller: each P_i then lacks one of the outliers, and one that is large decides.
+    is unbiased; the value is their mean. The error of a mean of k independent numbers would be their spread over
+    sqrt(k); these have test vectors in common, and are correlated where A has a few large eigenvalues, more than k. How
+    much that adds is seen with one test vector less, by the jackknife: the variance (k - 1)/k sum_i (x_i - x)^2, x_i
+    being the value without the i-th, is beyond the true one on average (Efron and Stein 1981), and the spread within
+    each x_i below it. The variance that is stated is the spread's, times the square root of their ratio. Student's t
+    has k/2 degrees of freedom, as numbers of which few eigenvalues decide are as skewed as squares of normal ones. In
+    150 runs for each of 62 operators of 31 kinds, 97% of errors were within two standard errors for k = 4 to 16, and no
+    less than 91% of those of one kind; 95% and 88% for k = 2.
 
     P_i = Q (I - s_i s_i^T) Q^T with s_i orthogonal to all columns of R but the i-th, which is R^{-T} e_i, normalised.
     With H = Q^T A Q, w_i = Q^T omega_i, y_i = Q r_i and c_i = (I - s_i s_i^T) w_i, so that P_i omega_i = Q c_i,
@@ -93,7 +102,7 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
 
     At most 3 k vectors are in memory at once, those that the operator returns included (and what it needs itself).
     """
-    p = check_operator(operator)
+    p, operator = check_operator(operator), Scaled(operator)
     if not isinstance(matvecs, (int, np.integer)) or matvecs < FEWEST:
         raise ValueError(
             f"matvecs is {matvecs!r}; it has to be a whole number of at least {FEWEST}: an error estimate takes two "
@@ -114,6 +123,32 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     del omega
     h = _gram(q, _product(operator, q)) if rank else torch.zeros(0, 0, dtype=torch.float64)
     h = (h + h.T) / 2
+    estimates, rest = _left_out(own, r, w, h, p)
+    variance = float(estimates.var()) / k
+    if rank == k and variance > 0:
+        variance *= math.sqrt(max(1.0, _jackknife(own, r, w, h, p, variance)))
+    # Each of the eigenvalues that add up to tr(H) has the backward error of a step, independent of the others'. That of
+    # the rest is one of lengths and products, relative to it and perhaps the same for all test vectors.
+    largest = float(torch.linalg.eigvalsh(h).abs().max()) if rank else 0.0
+    rounding = rounding_unit(operator.dtype) * (math.sqrt(rank) * largest + float(rest.abs().mean()))
+    student = float(scipy.stats.t.ppf(0.975, max(k / 2, 1))) / 2
+    return _restored(operator, float(estimates.mean()), math.hypot(student * math.sqrt(variance), rounding), k + rank)
+
+
+def _left_out(own: Tensor, r: Tensor, w: Tensor, h: Tensor, p: int) -> tuple[Tensor, Tensor]:
+    """Estimates t_i, each with the projection that leaves its test vector out, and the parts that are inferred.
+
+    Parameters
+    ----------
+    own : Tensor (k,)
+        Omega_i^T A Omega_i.
+    r, w : Tensor (d, k)
+        Components of Y and of Omega along d orthonormal vectors that span Y.
+    h : Tensor (d, d)
+        A between them.
+    p : int
+    """
+    rank, k = r.shape
     s, dimension = torch.zeros_like(w), rank
     if rank == k:
         # Scaled, so that neither the inverse of a tiny R overflows nor the squares of its entries do.
@@ -121,16 +156,38 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
         s /= s.norm(dim=0)
     c = w - s * (s * w).sum(0)
     rest = (own - 2 * (c * r).sum(0) + (c * (h @ c)).sum(0)) * (p - dimension) / (p - (c * c).sum(0))
-    estimates = h.trace() - (s * (h @ s)).sum(0) + rest
-    # Each of the eigenvalues that add up to tr(H) has the backward error of a step, independent of the others'. That of
-    # the rest is one of lengths and products, relative to it and perhaps the same for all test vectors.
-    largest = float(torch.linalg.eigvalsh(h).abs().max()) if rank else 0.0
-    rounding = rounding_unit(operator.dtype) * (math.sqrt(rank) * largest + float(rest.abs().mean()))
-    standard_error = math.hypot(float(estimates.std()) / math.sqrt(k), rounding)
-    return TraceEstimate(float(estimates.mean()), standard_error, k + rank)
+    return h.trace() - (s * (h @ s)).sum(0) + rest, rest
 
 
-def _diagonal(operator: SymmetricOperator, p: int, size: int) -> TraceEstimate:
+def _jackknife(own: Tensor, r: Tensor, w: Tensor, h: Tensor, p: int, variance: float) -> float:
+    """Variance of the value by leaving test vectors out, over that of their mean if they were independent."""
+    k = len(own)
+    groups = np.array_split(np.arange(k), min(k, GROUPS))
+    values, spreads = [], []
+    for group in groups:
+        kept = torch.from_numpy(np.delete(np.arange(k), group))
+        q, inner = torch.linalg.qr(r[:, kept])
+        estimates, _ = _left_out(own[kept], inner, q.T @ w[:, kept], q.T @ h @ q, p)
+        values.append(float(estimates.mean()))
+        # One that is left alone has no spread: that of both stands for it.
+        spreads.append(float(estimates.var()) / len(kept) if len(kept) > 1 else variance)
+    jackknife = (len(groups) - 1) ** 2 / len(groups) * float(np.var(values, ddof=1))
+    spread = float(np.mean(spreads))
+    return jackknife / spread if spread > 0 else 1.0
+
+
+def _restored(operator: Scaled, value: float, standard_error: float, matvecs: int) -> TraceEstimate:
+    """The estimate on the scale of the operator."""
+    numbers = operator.restore(np.array([value, standard_error]))
+    if not np.isfinite(numbers).all():
+        raise NonFiniteError(
+            f"The trace of the operator exceeds the largest float64, {np.finfo(float).max:.2g}; measure the operator "
+            "divided by 1024 or more."
+        )
+    return TraceEstimate(float(numbers[0]), float(numbers[1]), matvecs)
+
+
+def _diagonal(operator: Scaled, p: int, size: int) -> TraceEstimate:
     """The sum of all e_j^T A e_j, `size` products at a time."""
     total, largest = 0.0, 0.0
     for start in range(0, p, size):
@@ -140,10 +197,10 @@ def _diagonal(operator: SymmetricOperator, p: int, size: int) -> TraceEstimate:
         columns = _product(operator, rows)
         total += float(columns[start:stop].diagonal().sum(dtype=torch.float64))
         largest = max(largest, *(norm(column) for column in columns.T))
-    return TraceEstimate(total, rounding_unit(operator.dtype) * math.sqrt(p) * largest, p)
+    return _restored(operator, total, rounding_unit(operator.dtype) * math.sqrt(p) * largest, p)
 
 
-def _test_vectors(operator: SymmetricOperator, p: int, count: int, seed: int) -> Tensor:
+def _test_vectors(operator: SymmetricOperator | Scaled, p: int, count: int, seed: int) -> Tensor:
     """Rows (count, p), independent and uniform on the sphere of radius sqrt(p)."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.empty(count, p, dtype=operator.dtype, device=operator.device)
@@ -153,7 +210,7 @@ def _test_vectors(operator: SymmetricOperator, p: int, count: int, seed: int) ->
     return rows
 
 
-def _product(operator: SymmetricOperator, rows: Tensor) -> Tensor:
+def _product(operator: Scaled, rows: Tensor) -> Tensor:
     """A times the vectors that are the rows (k, p), as columns (p, k)."""
     columns: Tensor = operator @ rows.T
     # A sum is finite only if every entry is, unless it overflows by itself, which the second look rules out.
