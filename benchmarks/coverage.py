@@ -33,7 +33,7 @@ from hesspec.krylov.xtrace import xtrace
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from random_operators import SPECTRA, Diagonal
+from random_operators import SPECTRA, Diagonal  # noqa: E402 - found by the path above
 
 STATEMENTS = (
     "trace",
@@ -152,7 +152,8 @@ def main() -> None:
             seen[case.kind, statement].append(float(np.mean(each)))
             if np.mean(each) < 0.9:
                 print(
-                    f"{number} {case.kind} p={case.truth.size} {case.options} {statement}: {np.mean(each):.3f} of {len(each)}",
+                    f"{number} {case.kind} p={case.truth.size} {case.options} {statement}: "
+                    f"{np.mean(each):.3f} of {len(each)}",
                     flush=True,
                 )
     for kind in SPECTRA:
@@ -160,7 +161,7 @@ def main() -> None:
             f"{np.mean(seen[kind, s]):.3f}/{np.min(seen[kind, s]):.2f}" if seen[kind, s] else "-" for s in STATEMENTS
         ]
         print(f"{kind:22s}", *(f"{entry:>11s}" for entry in row))
-    row = [f"{np.mean(sum((seen[kind, s] for kind in SPECTRA), [])):.3f}" for s in STATEMENTS]
+    row = [f"{np.mean([entry for kind in SPECTRA for entry in seen[kind, s]]):.3f}" for s in STATEMENTS]
     print(f"{'all':22s}", *(f"{entry:>11s}" for entry in row))
     print(f"{time.perf_counter() - begin:.0f} s")
 

@@ -3,9 +3,9 @@
     python killed.py every CASE
     python killed.py random KILLS SEED CASE...
 
-`every` kills a run at each of its calls to the file system in turn, and resumes it each time; `random` kills and resumes
-runs, at random, until there were so many kills. Both print what they found as JSON: kills, runs that ended, and what was
-wrong.
+`every` kills a run at each of its calls to the file system in turn, and resumes it each time; `random` kills and
+resumes runs, at random, until there were so many kills. Both print what they found as JSON: kills, runs that ended, and
+what was wrong.
 """
 
 import dataclasses

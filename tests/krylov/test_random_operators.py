@@ -1,4 +1,4 @@
-"""Nothing that a spectrum states as certain is ever broken, and no symmetric operator refused: on operators of all kinds.
+"""Nothing that a spectrum states as certain is broken, and no symmetric operator refused: on operators of all kinds.
 
 Bounds of eigenvalues, the bracket of the probe's own distribution and the multiplicities of an exact spectrum are no
 intervals of 95%: one that is broken is a fault. What is stated with 95% is counted in benchmarks/coverage.py.

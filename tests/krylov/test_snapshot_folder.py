@@ -241,7 +241,8 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
         interrupt(tmp_path)
         resume(tmp_path)
     assert [record.message for record in caplog.records] == [
-        f"The file system of {tmp_path} has no locks (No locks available): make sure that no other run uses this folder."
+        f"The file system of {tmp_path} has no locks (No locks available): "
+        "make sure that no other run uses this folder."
     ] * 2
 
 
@@ -268,7 +269,7 @@ def test_without_locks_two_runs_do_not_mix(tmp_path, monkeypatch, first):
     assert np.array_equal(found.ritz_values, hesspec.spectrum(other, steps=14).ritz_values)
 
 
-# Disks that are full, and folders that go ------------------------------------------------------------------------------
+# Disks that are full, and folders that go ----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -364,7 +365,7 @@ def test_a_basis_on_disk_has_its_room_from_the_beginning(monkeypatch):
     from_file, rooms = torch.from_file, []
 
     def seen(name, **options):
-        rooms.append(os.stat(name).st_blocks * 512)
+        rooms.append(Path(name).stat().st_blocks * 512)
         return from_file(name, **options)
 
     monkeypatch.setattr(torch, "from_file", seen)

@@ -53,8 +53,8 @@ def skewed(kind, dtype, size):
     return (matrix + size * next(norms) / next(norms) * part).to(dtype)
 
 
-# Ten times the level beyond which asymmetry is no rounding, the square root of eps; where a basis has half of the digits,
-# whose square root that is, as much as it rounds off.
+# Ten times the level beyond which asymmetry is not rounding, the square root of eps; where a basis has half of the
+# digits, whose square root that is, as much as it rounds off.
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("kind", KINDS)

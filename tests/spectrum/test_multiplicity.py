@@ -1,4 +1,4 @@
-"""Multiple eigenvalues, which one probe meets once: what is stated covers them, and what can be known of them is used."""
+"""Multiple eigenvalues, which one probe meets once: what is stated covers them, and what can be known is used."""
 
 import functools
 

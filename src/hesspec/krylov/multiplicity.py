@@ -1,7 +1,7 @@
 r"""Whether an eigenvalue could have further copies that a Lanczos run has not shown.
 
-Let u be a unit eigenvector of lambda, orthogonal to those found, and x_j = q_j \cdot u its component of the j-th Lanczos
-vector. From A Q = Q T + beta q e^T + F, with f_j the j-th column of F, the error of a step,
+Let u be a unit eigenvector of lambda, orthogonal to those found, and x_j = q_j \cdot u its component of the j-th
+Lanczos vector. From A Q = Q T + beta q e^T + F, with f_j the j-th column of F, the error of a step,
 
 .. math:: \beta_j x_{j+1} = (\lambda - \alpha_j) x_j - \beta_{j-1} x_{j-1} - f_j \cdot u,
 
