@@ -278,7 +278,7 @@ def _vector_errors(found: Spectrum, chosen: npt.NDArray[np.intp], values: Array,
     distances = np.abs(points - values[:, None]) - radii
     distances[np.arange(chosen.size), chosen] = np.inf
     gaps = distances.min(axis=1, initial=np.inf)
-    return np.divide(residuals, gaps, out=np.ones(chosen.size), where=residuals < gaps)
+    return np.asarray(np.divide(residuals, gaps, out=np.ones(chosen.size), where=residuals < gaps))
 
 
 @kept_heap()

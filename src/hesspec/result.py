@@ -131,7 +131,7 @@ class Spectrum:
         if self.exact or not first.any():
             return np.zeros(self.eigenvalues.size)
         nearest = np.abs(self.ritz_values[first] - self.eigenvalues[:, None]).argmin(axis=1)
-        return self.ritz_weights[first][nearest]
+        return np.asarray(self.ritz_weights[first][nearest])
 
     # The measure ------------------------------------------------------------------------------------------------------
 

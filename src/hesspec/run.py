@@ -508,7 +508,7 @@ class Run:
         """Which eigenvalues of the spectrum are known to have no further copies beside those that it has."""
         found = self._measure
         order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
-        return (found.complete & (np.rint(found.eigenvalue_weights * self._p) == 1))[order]
+        return np.asarray((found.complete & (np.rint(found.eigenvalue_weights * self._p) == 1))[order])
 
     # Result -----------------------------------------------------------------------------------------------------------
 

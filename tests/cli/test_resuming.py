@@ -28,18 +28,18 @@ def test_results_of_an_interrupted_command_are_known_and_nothing_is_left_of_a_fi
 def test_a_folder_of_others_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "photo.jpg").write_text("mine")
     (tmp_path / "more").mkdir()
-    with CommandRecord(tmp_path, COMMAND) as record:
-        with pytest.raises(ValueError, match="is not a folder of snapshots: it holds 'more' and 1 more. Name a new or"):
-            record.begin(["Hessian"])
+    message = "is not a folder of snapshots: it holds 'more' and 1 more. Name a new or"
+    with CommandRecord(tmp_path, COMMAND) as record, pytest.raises(ValueError, match=message):
+        record.begin(["Hessian"])
     assert {path.name for path in tmp_path.iterdir()} == {"photo.jpg", "more"}
 
 
 def test_a_second_command_in_the_folder_is_refused_at_once(tmp_path):
     with CommandRecord(tmp_path, COMMAND) as first:
         first.begin(["Hessian"])
-        with CommandRecord(tmp_path, COMMAND) as second:
-            with pytest.raises(BlockingIOError, match="Another command uses the snapshots in .* Wait for its end"):
-                second.begin(["Hessian"])
+        message = "Another command uses the snapshots in .* Wait for its end"
+        with CommandRecord(tmp_path, COMMAND) as second, pytest.raises(BlockingIOError, match=message):
+            second.begin(["Hessian"])
         # The lock is still that of the first.
         with pytest.raises(BlockingIOError):
             FileLock(tmp_path / LOCK)

@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,8 +242,10 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
         interrupt(tmp_path)
         resume(tmp_path)
     assert [record.message for record in caplog.records] == [
-        f"The file system of {tmp_path} has no locks (No locks available): "
-        "make sure that no other run uses this folder."
+        (
+            f"The file system of {tmp_path} has no locks (No locks available): "
+            "make sure that no other run uses this folder."
+        )
     ] * 2
 
 

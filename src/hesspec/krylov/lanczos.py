@@ -52,6 +52,16 @@ def rounding_unit(dtype: torch.dtype) -> float:
     return STEP_ERROR * torch.finfo(dtype).eps
 
 
+def _check_product(q: Tensor, image: Tensor) -> None:
+    """Refuse what is not a product with this vector."""
+    if not isinstance(image, Tensor) or image.shape != q.shape or image.dtype != q.dtype:
+        seen = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+        raise ValueError(
+            f"The product of the operator with a {tuple(q.shape)} {q.dtype} tensor is {seen}; it has to be of the "
+            "same shape and dtype."
+        )
+
+
 class Lanczos:
     """A Q = Q T + beta_m q_{m+1} e_m^T, step by step, with Q semi-orthogonal at least.
 
@@ -301,12 +311,7 @@ class Lanczos:
             If the process has finished.
         """
         q, index = self.vector, len(self.alpha)
-        if not isinstance(image, Tensor) or image.shape != q.shape or image.dtype != q.dtype:
-            seen = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
-            raise ValueError(
-                f"The product of the operator with a {tuple(q.shape)} {q.dtype} tensor is {seen}; it has to be of the "
-                "same shape and dtype."
-            )
+        _check_product(q, image)
         image = image.detach()
         diagonal, length = self.space.inner_and_norm(q, image)
         if not np.isfinite(length):

@@ -129,7 +129,7 @@ def divided(
 
 def _near(values: Array, others: Array, distance: float) -> npt.NDArray[np.intp]:
     """How many of the others are as near as that to each value."""
-    return (np.abs(others - values[:, None]) <= distance).sum(axis=1)
+    return np.asarray((np.abs(others - values[:, None]) <= distance).sum(axis=1), dtype=np.intp)
 
 
 def further_copies(found: Measure, lanczos: Lanczos, pairs: RitzPairs) -> Measure:
