@@ -3,7 +3,7 @@
     python benchmarks/coverage.py [--operators 512] [--seeds 200] [--record FILE] [--write]
 
 Operators are of all kinds of spectrum in turn, of random size, steps, probes, basis and precision; each is measured
-with as many seeds. Their eigenvectors do not matter to probes that are uniform on the sphere, so that they are diagonal.
+with as many seeds. Their eigenvectors do not matter to probes that are uniform on the sphere, so they are diagonal.
 A statement is counted with what rounding may add to it, which the spectrum states too.
 
 It takes hours. With --record, what each operator gave is kept in a file, a line each, and those that are in it are not
@@ -186,20 +186,20 @@ def page(results: list[dict[str, object]]) -> str:
 
 TEXT = """# How often the stated errors hold
 
-`benchmarks/coverage.py` measures random operators of all kinds of spectrum (`tests/random_operators.py`), {count} of them
-with {seeds} seeds each, and counts how often what is stated is true. Intervals are of 95%; in all, {verdict}.
+`benchmarks/coverage.py` measures random operators of all kinds of spectrum (`tests/random_operators.py`), {count} of
+them with {seeds} seeds each, and counts how often what is stated is true. Intervals are of 95%; in all, {verdict}.
 The CDF of the first probe is bracketed with certainty.
 
 - **trace**: `trace` is within two `trace_standard_error` of the sum of all eigenvalues.
 - **num_negative**: the number of negative eigenvalues is in its interval.
 - **W1**: the Wasserstein-1 distance to the true spectrum is at most `wasserstein_bound`.
-- **CDF**: the share of eigenvalues up to x is between `operator_lower` and `operator_upper` of `cdf_bracket`, at nine x.
+- **CDF**: the share of eigenvalues up to x is between `operator_lower` and `operator_upper` of `cdf_bracket` (nine x).
 - **CDF of the probe**: the probe's own distribution is between `lower` and `upper`.
 - **XTrace**: the trace is within two standard errors of `hesspec.krylov.xtrace`.
 - **vector_errors**: the sine of the angle to the eigenspace is within its bound, of eigenvectors with a bound below 1.
 
-Operators have p = 12 to 1,000, float32 or float64; runs 2 to 64 steps, 1, 2 or 4 probes, a basis in full or half width or a
-restarted one. Mean share in percent, in brackets that of the operator where it is least:
+Operators have p = 12 to 1,000, float32 or float64; runs 2 to 64 steps, 1, 2 or 4 probes, a basis in full or half
+width or a restarted one. Mean share in percent, in brackets that of the operator where it is least:
 
 """
 

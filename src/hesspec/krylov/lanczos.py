@@ -288,6 +288,13 @@ class Lanczos:
             raise RuntimeError("The Lanczos process is exhausted: its basis fills the whole space.")
         return self._next
 
+    def _note(self, length: float, error: float, underflow: float | None) -> None:
+        """Take down the norm of a product, and what it is off by."""
+        self._lengths.append(length)
+        if underflow is not None:
+            self._underflow = underflow
+        self.scale, self.noise = max(self.scale, length), max(self.noise, error / length if length > 0 else 0.0)
+
     def step(self, image: Tensor, error: float = 0.0, underflow: float | None = None) -> None:
         """Take the product of the operator with `vector`.
 
@@ -321,10 +328,7 @@ class Lanczos:
             )
         if self._keeps:
             self.basis.append(q)
-        self._lengths.append(length)
-        if underflow is not None:
-            self._underflow = underflow
-        self.scale, self.noise = max(self.scale, length), max(self.noise, error / length if length > 0 else 0.0)
+        self._note(length, error, underflow)
         first_of_block = index == self.starts[-1]
         terms = [(-diagonal, q)]
         if not first_of_block and self._last is not None:
