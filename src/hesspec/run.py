@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.lanczos import Lanczos, rounding_unit
+from hesspec.krylov.lanczos import Lanczos, check_product, rounding_unit
 from hesspec.krylov.measure import Measure, divided, first_block, further_copies, measure, movement
 from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost
@@ -354,7 +354,8 @@ class Run:
     def _advance(self, group: Sequence[Lanczos]) -> None:
         """One step of each process, with one product for all of them."""
         vectors = [lanczos.vector for lanczos in group]
-        for lanczos, vector, image in zip(group, vectors, self._multiply(vectors), strict=True):
+        for lanczos, vector, product in zip(group, vectors, self._multiply(vectors), strict=True):
+            image = check_product(vector, product)
             passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
             if self._first_product is None:
                 self._first_product, self._first_error = self._sketch(image), error

@@ -19,7 +19,7 @@ from hesspec.krylov.state import fields
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm, reduce_and_scale
 
-__all__ = ["Lanczos", "rounding_unit"]
+__all__ = ["Lanczos", "check_product", "rounding_unit"]
 
 # Backward error of a step in units of eps ||A||, such that that of m steps is at most sqrt(m) times it. Measured on
 # dense operators of all kinds of spectrum (p <= 300, both precisions, any number of steps): ||A Q - Q T - beta q e^T||
@@ -52,14 +52,15 @@ def rounding_unit(dtype: torch.dtype) -> float:
     return STEP_ERROR * torch.finfo(dtype).eps
 
 
-def _check_product(q: Tensor, image: Tensor) -> None:
-    """Refuse what is not a product with this vector."""
+def check_product(q: Tensor, image: Any) -> Tensor:
+    """The product with this vector, without a graph; ValueError where it is not one."""
     if not isinstance(image, Tensor) or image.shape != q.shape or image.dtype != q.dtype:
         seen = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
         raise ValueError(
             f"The product of the operator with a {tuple(q.shape)} {q.dtype} tensor is {seen}; it has to be of the "
             "same shape and dtype."
         )
+    return image.detach()
 
 
 class Lanczos:
@@ -318,8 +319,7 @@ class Lanczos:
             If the process has finished.
         """
         q, index = self.vector, len(self.alpha)
-        _check_product(q, image)
-        image = image.detach()
+        image = check_product(q, image)
         diagonal, length = self.space.inner_and_norm(q, image)
         if not np.isfinite(length):
             raise NonFiniteError(

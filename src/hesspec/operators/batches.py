@@ -323,7 +323,9 @@ class Batches:
     def _pair(self, index: int, item: Any) -> tuple[Any, Any]:
         if self._loss.closure is not None:
             return item, None
-        return as_pair(index, item, self._model)
+        # NumPy arrays as tensors, from here on.
+        pair: tuple[Any, Any] = map_tensors(lambda tensor: tensor, as_pair(index, item, self._model))
+        return pair
 
     def _check(self, index: int, inputs: Any, targets: Any) -> None:
         seen = self._fingerprint(inputs, targets)

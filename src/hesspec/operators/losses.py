@@ -229,7 +229,9 @@ def _class_terms(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> flo
     counted = targets[targets != loss.ignore_index].long()
     if loss.weight is None:
         return float(counted.numel())
-    return float(loss.weight.to(counted.device, torch.float64)[counted].sum())
+    # Classes without a weight are refused with the first forward pass.
+    weights = loss.weight.to(counted.device, torch.float64)
+    return float(weights[counted.clamp(0, len(weights) - 1)].sum())
 
 
 def _name(loss_fn: Any) -> str:
