@@ -56,7 +56,7 @@ def test_data_changed_in_place_between_products_has_no_effect_on_what_is_kept(ma
 
 
 def test_data_changed_in_place_is_named_where_it_is_read_again(data, mode):
-    operator = hesspec.Hessian(mlp().double(), CE, data, memory="25kB")
+    operator = hesspec.Hessian(mlp().double(), CE, data, memory="6kB")
     v = torch.randn(operator.shape[0], dtype=torch.float64)
     _ = operator @ v
     assert operator.attributes["kept_batches"] < 3

@@ -58,6 +58,8 @@ class Scaled:
     def __matmul__(self, vectors: Tensor) -> Any:
         """Product with unit vectors: one (p,), or the columns of a matrix (p, k)."""
         products = self._operator @ vectors
+        if isinstance(products, Tensor):
+            products = products.detach()
         if self.exponent is None and isinstance(products, Tensor) and products.is_floating_point():
             self._choose(products)
         return self.scale(products)

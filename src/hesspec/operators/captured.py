@@ -176,10 +176,12 @@ def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | 
         if not reached:
             return None
         tensors, _ = differentiable_outputs(outputs)
+        # Those that the loss depends on besides through its loss functions.
+        direct = _reached(value, {i: tensor for i, tensor in enumerate(tensors) if tensor.requires_grad})
         free = tuple(
             i
             for i, tensor in enumerate(tensors)
-            if tensor.requires_grad and not _reached(tensor.sum(), {number: cut.leaves[number] for number in reached})
+            if i in direct and not _reached(tensor.sum(), {number: cut.leaves[number] for number in reached})
         )
         # With what is captured held constant, nothing may depend on the parameters.
         again, _, value = _run(predict, loss, theta, free)
