@@ -15,13 +15,13 @@ from torchvision.models import googlenet as google
 from torchvision.models import inception as inceptions
 
 from zoo.case import Example, Family
-from zoo.parts import CE, Forward, classes, head, images
+from zoo.parts import CE, Forward, classes, head, images, some_training
 
 vision = Family("torchvision")
 
 
 def _images(name: str, make: Callable[[], nn.Module], *sizes: int, side: int = 32, limit: float = 90.0) -> None:
-    vision.add(name, lambda: Example(make(), CE, images(3, side, 5, *(sizes or (2, 1)))), limit=limit)
+    vision.add(name, lambda: Example(some_training(make()), CE, images(3, side, 5, *(sizes or (2, 1)))), limit=limit)
 
 
 def _resnet(block: type[nn.Module], **settings: int) -> nn.Module:
