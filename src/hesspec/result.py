@@ -33,7 +33,7 @@ FORMAT = 2
 class Estimate(NamedTuple):
     """A number that was estimated, with the interval in which the true one lies.
 
-    The interval is the rigorous bracket of the quadrature, widened by two standard errors of the probes' sampling.
+    The interval is one of 95%, from the rigorous bracket of the quadrature and the distribution of a probe's weights.
     """
 
     value: float
@@ -316,8 +316,11 @@ class Spectrum:
         Infinite, or zero, where that power of an eigenvalue is beyond what float64 can hold.
         """
         nodes, weights = self._measure()
+        # Powers of numbers up to 1: large ones of either sign would be infinities, whose sum is not a number.
+        exponent = int(np.frexp(np.abs(nodes).max())[1])
+        mean = weights @ np.ldexp(nodes, -exponent) ** order
         with np.errstate(over="ignore"):
-            return float(weights @ nodes**order)
+            return float(np.ldexp(mean, exponent * order))
 
     @property
     def trace(self) -> float:

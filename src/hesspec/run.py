@@ -431,7 +431,8 @@ class Run:
         self._sketches = [] if sketches is None else list(sketches)
         if state["measure"] is not None:
             given, single = state["measure"], {"norm": float, "rounding": float, "resolved_vectors": np.ndarray}
-            resolved = columns(given, "eigenvalues", "error_bounds", "eigenvalue_weights")
+            single |= dict.fromkeys(("complete", "again"), np.ndarray)
+            resolved = columns(given, "eigenvalues", "error_bounds", "eigenvalue_weights", "eigenvalue_sampled")
             self._measure = Measure(
                 **{**resolved, **columns(given, "bulk_nodes", "bulk_weights")}, **fields(given, single)
             )
@@ -464,6 +465,9 @@ class Run:
         shape = len(self._sketches), len(self._measure.eigenvalues) if known else 0
         if not known or not self._pairs or self._measure.resolved_vectors.shape != shape:
             raise ValueError("it has no measure of a first probe")
+        flags = self._measure.complete, self._measure.again
+        if any(flag.dtype != bool or flag.shape != shape[1:] for flag in flags):
+            raise ValueError("it has a measure whose multiplicities make no sense")
 
     def _compare(self, before: npt.NDArray[np.float64], snapshot: Snapshot) -> None:
         """Multiply the first vector of the run again, and refuse an operator whose product is another one.

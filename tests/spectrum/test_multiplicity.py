@@ -119,9 +119,13 @@ def test_another_probe_tells_in_fewer_steps():
     assert np.mean(complete["outlier of 1"]) >= 0.9
     for kind in ("outlier of 2", "outlier of 3"):
         assert not any(complete[kind])
-        # The first probe then gives the copies its measured weight, as the second does.
+        # The first probe then leaves what it measured of them, beyond the one that is counted, as the second does.
         for spectrum in found[kind]:
-            assert (spectrum.bulk_probe[np.abs(spectrum.bulk_nodes - 5) < 0.01] == [0, 1]).all()
+            assert spectrum.eigenvalues[0] == pytest.approx(5, abs=0.01)
+            more = spectrum.eigenvalue_sampled[0] > 1.2 / spectrum.dimension
+            probes = spectrum.bulk_probe[np.abs(spectrum.bulk_nodes - 5) < 0.01]
+            assert 1 in probes
+            assert 0 in probes or not more
 
 
 def test_simple_eigenvalues_cost_no_accuracy():
