@@ -436,6 +436,9 @@ class Run:
             self._measure = Measure(
                 **{**resolved, **columns(given, "bulk_nodes", "bulk_weights")}, **fields(given, single)
             )
+        width = min(self._p, SKETCH)
+        if self._first_product is not None and self._first_product.shape != (width,):
+            raise ValueError(f"its first product has a sketch of the shape {self._first_product.shape}")
         self._generator.set_state(torch.from_numpy(state["generator"]))
         bases = fields(state, {"deflated": (KrylovBasis, NoneType), "top": (KrylovBasis, NoneType)})
         self._deflated, self.top = bases["deflated"], bases["top"] or self.top
@@ -456,6 +459,8 @@ class Run:
         }
         if self._phase not in there or not there[self._phase] or not 0 <= self._steps <= self._done:
             raise ValueError(f"it is not that of a run in its phase {self._phase!r}")
+        if (self._first_product is None) != (self._done == 0):
+            raise ValueError("it has no first product, or one that was not taken")
         if self._lanczos is not None and self._lanczos.finished:
             raise ValueError("it has a process that has finished")
         if self._phase == "first":

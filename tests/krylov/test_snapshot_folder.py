@@ -143,7 +143,7 @@ def test_a_second_run_in_the_folder_is_refused_at_once(tmp_path):
     hesspec.spectrum(operator(), steps=6, snapshot=tmp_path, every=0, on_step=second)
     assert len(refused) == 12
     assert all(f"is locked by process {os.getpid()}. Wait for its end, or name another folder" in s for s in refused)
-    assert resume(tmp_path).matvecs == 14
+    assert resume(tmp_path).steps == 14
 
 
 def in_child(action):
@@ -322,7 +322,7 @@ def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("call", range(7))
 def test_an_error_of_the_disk_at_any_time_is_a_sentence(tmp_path, monkeypatch, number, call):
-    """In each of the calls that put a file or a name onto the disk, of which a snapshot has five."""
+    """In each of the calls that put a file or a name onto the disk: four without new rows, then five."""
     interrupt(tmp_path)
     fsync, calls = os.fsync, []
 
@@ -337,8 +337,10 @@ def test_an_error_of_the_disk_at_any_time_is_a_sentence(tmp_path, monkeypatch, n
         with pytest.raises(OSError, match=f"cannot be written to: {os.strerror(number)}") as caught:
             hesspec.spectrum(operator(), steps=14, snapshot=tmp_path, every=0)
     assert "The snapshot before it is unharmed." in str(caught.value)
-    assert clean(tmp_path)
-    assert resume(tmp_path).matvecs == 14
+    # In the fourth the new state has its name already, and what the one before listed stays until it is known to be on
+    # the disk: the next run removes it.
+    assert clean(tmp_path) == (call != 3)
+    assert resume(tmp_path).steps == 14
     assert clean(tmp_path)
 
 
