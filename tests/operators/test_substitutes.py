@@ -295,6 +295,11 @@ BAD = {
     "a label too many": lambda: F.multilabel_margin_loss(torch.zeros(3), torch.tensor([3, -1, 0])),
     "delta": lambda: F.huber_loss(torch.zeros(3), torch.zeros(3), delta=0.0),
     "beta": lambda: F.smooth_l1_loss(torch.zeros(3), torch.zeros(3), beta=-1.0),
+    "no classes": lambda: F.cross_entropy(torch.zeros(()), torch.zeros((), dtype=torch.long)),
+    "a reduction of variances": lambda: F.gaussian_nll_loss(torch.ones(2), torch.ones(2), 1.0, reduction="average"),
+    "points of other dimensions": lambda: torch.cdist(torch.ones(2, 1), torch.ones(2, 3)),
+    "points of integers": lambda: torch.cdist(torch.ones(2, 3).long(), torch.ones(2, 3).long()),
+    "one point": lambda: torch.cdist(torch.ones(3), torch.ones(2, 3)),
     "a reduction of margins": lambda: F.soft_margin_loss(torch.zeros(3), torch.ones(3), reduction="average"),
 }
 

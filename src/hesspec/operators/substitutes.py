@@ -49,7 +49,7 @@ def cross_entropy(
     classes = 1 if input.dim() > 1 else 0
     indexed = target.dtype in (torch.int64, torch.uint8) and target.shape == input.shape[:classes] + input.shape[2:]
     weighted = weight is None or weight.shape == input.shape[classes : classes + 1]
-    if not indexed or not weighted or label_smoothing != 0 or input.shape[classes] == 1:
+    if not indexed or not weighted or label_smoothing != 0 or input.dim() == 0 or input.shape[classes] == 1:
         return F.cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
@@ -114,6 +114,21 @@ def embedding_bag(
     padding_idx: int | None = None,
 ) -> Tensor:
     """Sums, means or maxima of rows of `weight`, one for each bag of indices."""
+    if input.is_nested or input.is_floating_point():
+        # Bags of a nested tensor, and what PyTorch refuses or warns of.
+        return F.embedding_bag(
+            input,
+            weight,
+            offsets,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            per_sample_weights,
+            include_last_offset,
+            padding_idx,
+        )
     if _values_known():
         # For what it raises.
         F.embedding_bag(
@@ -180,7 +195,9 @@ def gaussian_nll_loss(
             var = var.unsqueeze(-1)
     else:
         # For what it raises.
-        F.gaussian_nll_loss(input.detach(), target, var.detach() if isinstance(var, Tensor) else var)
+        F.gaussian_nll_loss(
+            input.detach(), target, var.detach() if isinstance(var, Tensor) else var, reduction=reduction
+        )
         if not isinstance(var, Tensor):
             var = torch.full_like(input, var)
         elif var.shape != input.shape and input.shape[:-1] == var.shape:
@@ -314,7 +331,8 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
     """Distances of all pairs, with zero for the derivative at distance zero."""
-    if p not in (1, 2):
+    points = min(x1.dim(), x2.dim()) >= 2 and x1.shape[-1] == x2.shape[-1]
+    if p not in (1, 2) or not points or x1.dtype != x2.dtype or not x1.is_floating_point():
         return torch.cdist(x1, x2, p, compute_mode)
     difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
     if p == 1:
