@@ -305,3 +305,32 @@ def test_verification_leaves_the_number_of_products_alone():
     operator = hesspec.Hessian(mlp(), nn.CrossEntropyLoss(), [(torch.randn(4, 5), torch.randint(4, (4,)))])
     operator @ torch.ones(operator.shape[0])
     assert operator.matvecs == 1
+
+
+class Padded(nn.Module):
+    """Its padding counts, as where a mean over tokens has no mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.h = nn.Embedding(12, 4, padding_idx=0), nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        return self.h(torch.tanh(self.e(tokens)).mean(1))
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("way", passes.WAYS)
+def test_the_row_of_a_padding_index_is_constant(matrix, way):
+    model = seeded(Padded).double()
+    with torch.no_grad():
+        model.e.weight[0].normal_()
+    tokens, classes = torch.randint(0, 12, (8, 6)), torch.randint(3, (8,))
+    operators = [
+        getattr(hesspec, matrix)(model, nn.CrossEntropyLoss(), [(tokens, classes)], mode=mode)
+        for mode in (way, "double backward")
+    ]
+    found, exact = map(dense, operators)
+    tolerance = 1e-6 if way == "differences" else 1e-12
+    assert close(found, exact, tolerance)
+    assert not found[:4].any()
+    torch.testing.assert_close(found, found.T, rtol=0, atol=tolerance)

@@ -156,7 +156,7 @@ class Differences:
         ]
 
     def _difference(self, function: Callable[[], list[Tensor]], tangents: Tensors, displacement: float) -> list[Tensor]:
-        given = [self._plain.converted(tangent) for tangent in tangents]
+        given = self._plain.differentiated([self._plain.converted(tangent) for tangent in tangents])
         size = length(given)
         if size == 0:
             return [torch.zeros_like(part) for part in function()]

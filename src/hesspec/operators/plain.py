@@ -115,6 +115,22 @@ class PlainModel:
                 state.restore()
         return self.module(*args, **kwargs)
 
+    def differentiated(self, direction: Sequence[Tensor]) -> list[Tensor]:
+        """A direction without the rows of padding indices, which PyTorch's backward passes hold constant.
+
+        An embedding's padding row has no gradient, though the loss moves with it: what is differentiated is the loss as
+        a function of all other entries.
+        """
+        places = {id(parameter): i for i, parameter in enumerate(self._selected)}
+        found = list(direction)
+        for part in self.module.modules():
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.padding_idx is not None:
+                i = places.get(id(part.weight))
+                if i is not None:
+                    found[i] = found[i].clone()
+                    found[i][part.padding_idx] = 0
+        return found
+
     def move(self, values: Sequence[Tensor]) -> None:
         """Give the selected parameters these values, within `held`."""
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - assignments are not arithmetic
