@@ -94,7 +94,7 @@ def test_a_group_that_has_more_than_its_limit_leaves_nothing(groups):
 
 def test_files_that_are_not_as_expected_say_nothing(groups):
     assert groups("0::/job\n", {"job/memory.max": "many", "job/memory.current": "1"}) == 1_000_000
-    assert groups("0::/job\n", {"job/memory.max": "500"}) == 1_000_000
+    assert groups("0::/other\n", {"other/memory.max": "500"}) == 1_000_000
 
 
 def test_a_cpu_has_what_the_limits_leave(monkeypatch):

@@ -168,7 +168,8 @@ def test_transformers_loss_of_labels():
         lambda out, y: F.cross_entropy(out.logits[:, :-1].flatten(0, 1), y[:, 1:].flatten()),
         [({"input_ids": ids}, ids)],
     )
-    torch.testing.assert_close(g @ v, outside @ v, rtol=1e-9, atol=1e-11)
+    # The library computes its loss in float32, whatever the logits are in.
+    assert (g @ v - outside @ v).norm() <= 16 * torch.finfo(torch.float32).eps * (outside @ v).norm()
     assert g.attributes["terms"] == 12
 
 
@@ -303,14 +304,15 @@ def test_a_loss_that_looks_through_the_outputs_has_no_g():
     def slope(out, _):
         return torch.autograd.grad(out.sum(), x, create_graph=True)[0].square().mean()
 
-    whole(hesspec.Hessian(model, slope, [(x, None)]))
+    with pytest.warns(UserWarning, match="2.bias"):
+        whole(hesspec.Hessian(model, slope, [(x, None)]))
     with pytest.raises(ValueError, match="not a function of what the model returns alone.*hesspec.Hessian"):
         hesspec.GaussNewton(model, slope, [(x, None)])
 
 
 def test_a_part_of_the_output_curvature_needs_the_logits():
     model, ((x, y),) = Own(F.cross_entropy).double(), data(7)
-    with pytest.warns(UserWarning, match="Gauss-Newton"), pytest.raises(ValueError, match="'true-vs-rest'"):
+    with pytest.raises(ValueError, match="'true-vs-rest'"):
         hesspec.GaussNewton(model, lambda out, _: out["loss"], [{"x": x, "labels": y}], output_curvature="true-vs-rest")
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import safetensors
@@ -58,9 +58,12 @@ LOCK: Final = "hesspec.lock"
 VERSION: Final = 3
 # Digits of a number in a name.
 DIGITS: Final = 6
-# Bytes of a header, at most. That of a part has 100 for each of its vectors. That of the state has 100 for each part of
-# a file that it lists: a week of snapshots every ten minutes on 64 ranks would have 6.5 MB.
-HEADER_BYTES: Final = 1 << 24
+# Bytes of the state's header, at most: it has 100 for each part of a file that it lists, and a week of snapshots every
+# ten minutes on 64 ranks would have 6.5 MB. Reading takes up to 20 times as much.
+HEADER_BYTES: Final = 1 << 23
+# Those of the header of a part, and of each of its vectors.
+PART_BYTES: Final = 1 << 10
+VECTOR_BYTES: Final = 150
 # A run, one process or group of processes that works on it, and the number of a file.
 NAME: Final = "(?:rows|vectors)-{run}-{session}-[0-9]{{6,}}"
 TOKEN: Final = re.compile("[0-9a-f]{12}")
@@ -313,7 +316,7 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / STATE
     with open_regular(path) as file:
-        size, (header,) = os.fstat(file.fileno()).st_size, struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        size, header = os.fstat(file.fileno()).st_size, _header_bytes(file)
     if not 2 <= header <= HEADER_BYTES:
         raise ForeignError("its header is not that of a snapshot")
     # The arrays are read into memory, and copied.
@@ -356,6 +359,9 @@ def check_parts(folder: Path, listed: Listed, parts: Iterable[int]) -> None:
                 raise ValueError(f"{name} has {size:,} bytes, and it was written with {expected.size:,}")
             if digest_of(file) != expected.digest:
                 raise ValueError(f"{name} is damaged, as its digest is another one")
+            file.seek(0)
+            if _header_bytes(file) > PART_BYTES + VECTOR_BYTES * (listed.last - listed.first):
+                raise ValueError(f"{name} has more in its header than the vectors that it is to hold")
 
 
 def read_vector(folder: Path, listed: Listed, number: int, begin: int, into: Tensor) -> None:
@@ -388,6 +394,12 @@ def read_vector(folder: Path, listed: Listed, number: int, begin: int, into: Ten
             if there.get_shape() != [part.end - part.begin] or there.get_dtype() != DTYPES[into.dtype]:
                 raise ValueError(f"vector {number} in {listed.file(index)} is not as it is listed")
             into[first - begin : last - begin].copy_(there[first - part.begin : last - part.begin])
+
+
+def _header_bytes(file: BinaryIO) -> int:
+    """Length of the header of a safetensors file, as its first eight bytes say."""
+    (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+    return int(length)
 
 
 def open_regular(path: Path) -> BufferedReader:

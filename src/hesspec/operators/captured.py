@@ -318,14 +318,15 @@ def _is_linear(loss: Callable[[Any], Tensor], outputs: Any) -> bool:
         at = [tensor.detach().requires_grad_() for tensor in tensors]
         value = loss(rebuild(tuple(at)))
         slopes = torch.autograd.grad(value, at, allow_unused=True, materialize_grads=True)
-    largest = max(1.0, *(float(tensor.abs().max()) for tensor in at if tensor.numel()))
+    largest = max(1.0, *(float(tensor.detach().abs().max()) for tensor in at if tensor.numel()))
     along = [_direction(tensor) * largest for tensor in at]
-    slope = sum(float((one * other).sum()) for one, other in zip(slopes, along, strict=True))
+    slope = sum(float((one.detach() * other).sum()) for one, other in zip(slopes, along, strict=True))
+    start = float(value.detach())
     with torch.no_grad():
         for step in MOVED:
             moved = loss(rebuild(tuple(tensor + step * way for tensor, way in zip(at, along, strict=True))))
-            expected = float(value) + step * slope
-            size = abs(float(value)) + step * sum(
+            expected = start + step * slope
+            size = abs(start) + step * sum(
                 float((one * other).abs().sum()) for one, other in zip(slopes, along, strict=True)
             )
             if not abs(float(moved) - expected) <= 1024 * torch.finfo(value.dtype).eps * size:

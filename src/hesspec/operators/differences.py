@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hesspec.operators.constants import Constants
 from hesspec.operators.output_loss import OutputLoss, Predict
 from hesspec.operators.outputs import differentiable_outputs
 from hesspec.operators.plain import PlainModel
@@ -75,6 +77,8 @@ class Differences:
         self._named: dict[str, Tensor] = plain.converted(dict(values))
         self._values = list(self._named.values())
         self._length = max(length(self._values), torch.finfo(torch.float64).tiny)
+        # What is detached in gradients, outputs and losses of them.
+        self._constants = {name: Constants() for name in ("gradient", "outputs", "loss")}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,13 +87,25 @@ class Differences:
 
     def outputs(self) -> Any:
         """Outputs that the Gauss-Newton matrix is of, at the parameters that the module holds now."""
-        return self._predict(self._named)
+        with self._holding("outputs"):
+            return self._predict(self._named)
+
+    def _holding(self, what: str) -> AbstractContextManager[Any]:
+        """Hold constant what is detached, from the first time on."""
+        return self._constants[what] if self._plain.detaches else nullcontext()
+
+    def _loss_at(self, outputs: Any) -> Tensor:
+        """Loss as a function of the outputs that the Gauss-Newton matrix is of."""
+        with self._holding("loss"):
+            return self._loss(outputs, self._named)
 
     def gradient(self) -> list[Tensor]:
         """Gradient of the loss at the parameters that the module holds now."""
         with torch.enable_grad():
-            outputs, loss = self._evaluate()
-            return self._pulled([loss(outputs)], None)
+            with self._holding("gradient"):
+                outputs, loss = self._evaluate()
+                value = loss(outputs)
+            return self._pulled([value], None)
 
     def hessian(self, tangents: Tensors, displacement: float) -> list[Tensor]:
         """Product of the Hessian with a vector, given and returned in the shapes of the parameters."""
@@ -99,8 +115,9 @@ class Differences:
         """J v, for each differentiable tensor of the outputs."""
 
         def heads() -> list[Tensor]:
-            with torch.no_grad():
-                return [tensor.clone() for tensor in differentiable_outputs(self.outputs())[0]]
+            # Under no_grad all results would be constants.
+            with torch.set_grad_enabled(self._plain.detaches):
+                return [tensor.detach().clone() for tensor in differentiable_outputs(self.outputs())[0]]
 
         return self._difference(heads, tangents, displacement)
 
@@ -123,10 +140,12 @@ class Differences:
                 return self._pulled(heads, curve(pushed))
             at = [head.detach() for head in heads]
             step = displacement * max(length(at), 1e-30) / max(length(pushed), 1e-30)
+            if self._plain.detaches:
+                self._loss_at(rebuild(tuple(at)))
 
             def slope(sign: float) -> list[Tensor]:
                 moved = [(f + sign * step * u).requires_grad_() for f, u in zip(at, pushed, strict=True)]
-                value = self._loss(rebuild(tuple(moved)), self._named)
+                value = self._loss_at(rebuild(tuple(moved)))
                 if not value.requires_grad:
                     return [torch.zeros_like(f) for f in moved]
                 return list(torch.autograd.grad(value, moved, allow_unused=True, materialize_grads=True))
@@ -161,6 +180,9 @@ class Differences:
         if size == 0:
             return [torch.zeros_like(part) for part in function()]
         step = displacement * self._length / size
+        if self._plain.detaches:
+            # At the point itself, whose constants these are.
+            function()
         results = []
         try:
             for sign in (step, -step):

@@ -12,6 +12,7 @@ from torch import Tensor
 from hesspec._memory import is_out_of_memory
 from hesspec.operators.ambient import AutocastSeen, differentiable_kernels, neutral_modes, preserved_randomness
 from hesspec.operators.batches import Batch, Batches
+from hesspec.operators.constants import Detachments
 from hesspec.operators.first_pass import copied
 from hesspec.operators.module import ModuleState, drop_user_hooks, user_hooks, without_user_hooks
 from hesspec.operators.structures import map_tensors, tensors_of
@@ -49,6 +50,8 @@ class Inspection:
         Autocast inside of the forward pass, which is switched off.
     double : bool
         Whether the model can be run in float64.
+    detaches : bool
+        Whether the forward pass or the loss detaches something that depends on the parameters.
     """
 
     volatile: list[str] = field(default_factory=list)
@@ -58,6 +61,7 @@ class Inspection:
     reaches: bool = False
     autocast: AutocastSeen = field(default_factory=AutocastSeen)
     double: bool = False
+    detaches: bool = False
 
 
 def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
@@ -97,7 +101,9 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
     if found.observers:
         drop_user_hooks(risk.model)
     found.reaches = _reaches(risk, batch, found)
-    found.double = risk.parameters.dtype == torch.float64 or _runs_in_float64(risk, batch, found)
+    found.double = _differentiate(risk, batch, found, double=True) or risk.parameters.dtype == torch.float64
+    if not found.double:
+        _differentiate(risk, batch, found, double=False)
     if found.autocast:
         logger.info("autocast inside of the forward pass is switched off")
     return found
@@ -164,26 +170,33 @@ def _reaches(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
         with torch.no_grad():
             outputs, loss = evaluate()
         with torch.enable_grad():
-            value = loss(map_tensors(Tensor.detach, outputs))
+            try:
+                value = loss(map_tensors(Tensor.detach, outputs))
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                # A loss that differentiates the outputs, by the inputs say, cannot do with constants.
+                return True
             if not (isinstance(value, Tensor) and value.requires_grad):
                 return False
             slopes = torch.autograd.grad(value, plain.leaves, allow_unused=True)
         return any(part is not None for part in slopes)
 
 
-def _runs_in_float64(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
-    """Whether loss and gradient can be computed in float64."""
-    plain = risk.plain(double=True, found=found)
+def _differentiate(risk: EmpiricalRisk, batch: Batch, found: Inspection, *, double: bool) -> bool:
+    """Whether loss and gradient can be computed, in float64 if `double`; note what is detached on the way."""
+    plain = risk.plain(double=double, found=found)
     try:
         with plain.held(risk.parameters.natural(risk.parameters.values)), torch.enable_grad():
-            outputs, loss = risk.plainly(plain, batch)()
-            value = loss(outputs)
+            with Detachments() as detachments:
+                outputs, loss = risk.plainly(plain, batch)()
+                value = loss(outputs)
             gradient = torch.autograd.grad(value, plain.leaves, allow_unused=True) if value.requires_grad else ()
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        logger.info("the model cannot be run in float64", exc_info=error)
+        logger.info("the model cannot be run in %s", "float64" if double else "its own dtype", exc_info=error)
         return False
-    return value.dtype == torch.float64 and all(
-        part is None or part.dtype in (torch.float64, torch.complex128) for part in gradient
-    )
+    found.detaches = detachments.found
+    wide = (torch.float64, torch.complex128)
+    return value.dtype == torch.float64 and all(part is None or part.dtype in wide for part in gradient)

@@ -187,10 +187,8 @@ class KeptPasses:
         """The batch and the parameter where the gradient is NaN or infinite, if it is."""
         for batch in self._risk.batches:
             for part in self._cut(batch):
-                _, gradient = self._risk.gradient(part)
-                for name, entry in zip(self._risk.parameters.names, gradient, strict=True):
-                    if not entry.isfinite().all():
-                        return NonFiniteError(f"The gradient of {name!r} is not finite in batch {batch.index}.")
+                if (fault := self._risk.fault(part)) is not None:
+                    return fault
         return None
 
     def _arithmetic(self) -> AbstractContextManager[None]:

@@ -86,8 +86,8 @@ class Nature:
         self._told = ""
         self._looks = 0
         self._single: Part | None = None
-        # Whether the samples of a batch count differently by what is left open.
-        self._undecided = False
+        # Of each batch that was met, what of all that was open then counts its samples alike.
+        self._alike: list[dict[Terms, int]] = []
 
     def divides(self, inputs: Any, targets: Any, samples: int) -> bool:
         """Whether the samples of a batch can be taken apart, as those of the first one can."""
@@ -109,14 +109,24 @@ class Nature:
         if self._forward is None:
             return False
         more = not self._told or self._tells_apart(inputs, targets, samples)
-        self._undecided |= more and self._looks >= LOOKS
         return more and self._looks < LOOKS
 
     def _tells_apart(self, inputs: Any, targets: Any, samples: int) -> bool:
         """Whether the samples of a batch count differently by what is open."""
-        each = [terms.of_each(self._loss, inputs, targets, samples) for terms in self.open if terms != SUM]
-        shares = [one / one.sum() for one in each if one is not None and one.sum() > 0]
-        return any(float((share - shares[0]).abs().sum()) > 1e-9 for share in shares[1:])
+        alike: dict[Terms, int] = {}
+        kinds: list[torch.Tensor] = []
+        for terms in self.open:
+            each = None if terms == SUM else terms.of_each(self._loss, inputs, targets, samples)
+            if each is None or not each.sum() > 0:
+                continue
+            share = each / each.sum()
+            same = (i for i, kind in enumerate(kinds) if float((share - kind).abs().sum()) <= 1e-9)
+            alike[terms] = next(same, len(kinds))
+            if alike[terms] == len(kinds):
+                kinds.append(share)
+        if len(kinds) > 1:
+            self._alike.append(alike)
+        return len(kinds) > 1
 
     def look(self, index: int, inputs: Any, targets: Any, samples: int) -> None:
         """Look at a batch on the model's device, which is left unchanged.
@@ -134,9 +144,16 @@ class Nature:
         finding = self._look_at(index, batch, self._forward)
         if finding is None and samples == 1 and single is not None:
             finding = self._look_at_both(index, single, batch, self._forward)
-        if finding is not None:
-            self._note(index, finding)
-            self._undecided |= self._tells_apart(batch.inputs, batch.targets, batch.samples)
+        if finding is None:
+            return
+        self._note(index, finding)
+        # Samples that what is open counts alike tell nothing of it: others of this batch may.
+        before: list[Terms] = []
+        while self.open != before and self._tells_apart(inputs, targets, samples):
+            before, again = self.open, self._look_at(index, batch, self._forward)
+            if again is None:
+                return
+            self._note(index, again)
 
     def _look_at_both(self, index: int, one: Part, other: Part, forward: Forward) -> Finding | None:
         """Look at two batches of one sample as one batch of two, where they can be joined."""
@@ -263,12 +280,14 @@ class Nature:
             most = -ranks.least(-max(ratios, default=-math.inf))
             if terms != SUM and most - least > 1e-9 * most:
                 other.append(terms)
-        if other or ranks.total(float(self._undecided)) > 0:
+        undecided = any(len({alike[terms] for terms in self.open if terms in alike}) > 1 for alike in self._alike)
+        if other or ranks.total(float(undecided)) > 0:
             self.indivisible = self.indivisible or AMBIGUOUS
         if other:
+            named = list({terms.path: str(terms) for terms in reversed(other)}.values())[::-1]
             _warn(
                 ranks,
-                f"The mean of the loss may be over {self.terms} or over {' or '.join(map(str, other[:3]))}, which give "
+                f"The mean of the loss may be over {self.terms} or over {' or '.join(named[:3])}, which give "
                 f"batches different weights; it is taken to be over {self.terms}. Pass terms=..., a function of the "
                 "targets that returns the number of terms, to say which.",
             )

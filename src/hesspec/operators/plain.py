@@ -44,6 +44,8 @@ class PlainModel:
         Whether hooks that are not PyTorch's own are taken off meanwhile.
     volatile : bool
         Whether the forward pass changes attributes of the module, which are then put back before each pass.
+    detaches : bool
+        Whether the forward pass or the loss detaches something, which `Differences` then holds constant.
     """
 
     def __init__(
@@ -56,8 +58,9 @@ class PlainModel:
         double: bool,
         observers: bool,
         volatile: bool,
+        detaches: bool,
     ) -> None:
-        self._volatile = volatile
+        self._volatile, self.detaches = volatile, detaches
         self.module, self.loss_fn, self.double = module, loss_fn, double
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
         if isinstance(loss_fn, nn.Module):

@@ -30,8 +30,8 @@ LOOKED_AT, SMALLER = 16, 5
 # other orders for other numbers of samples. Deep networks in float32 were seen to be off by up to a tenth of that.
 ROUNDINGS = 1024
 
-# Means whose denominator is guarded (a mask's total + 1e-6) do not add up to rounding, and yet are means.
-NEARLY = 1e-4
+# Means whose denominator is guarded (the total of a mask + 1e-6) do not add up to rounding, and yet are means.
+NEARLY = 1e-5
 
 # What fits worse than the best by this factor, and by more than so many roundings, does not fit.
 WORSE, ALIKE = 8.0, 256

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hesspec._ranks import Ranks
+from hesspec.errors import NonFiniteError
 from hesspec.operators.ambient import differentiable_kernels, neutral_modes, preserved_randomness
 from hesspec.operators.batches import Batch, Batches
 from hesspec.operators.captured import Capture, CapturedLoss, find_capture, without_curvature, words_of_split
@@ -292,6 +293,7 @@ class EmpiricalRisk:
             double=double,
             observers=found.observers,
             volatile=bool(found.volatile),
+            detaches=found.detaches,
         )
 
     def _change(self) -> str | None:
@@ -359,6 +361,18 @@ class EmpiricalRisk:
                 return value, tuple(map(torch.zeros_like, leaves))
             gradient = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         return value.detach(), gradient
+
+    def fault(self, batch: Batch) -> NonFiniteError | None:
+        """What of the loss of a batch and its gradient is NaN or infinite, if anything is."""
+        value, gradient = self.gradient(batch)
+        if not value.isfinite():
+            return NonFiniteError(
+                f"The loss of batch {batch.index} is {float(value)}; check its inputs and targets, and the weights."
+            )
+        for name, entry in zip(self.parameters.names, gradient, strict=True):
+            if not entry.isfinite().all():
+                return NonFiniteError(f"The gradient of {name!r} is not finite in batch {batch.index}.")
+        return None
 
 
 def _refuse_sharded(model: nn.Module) -> None:

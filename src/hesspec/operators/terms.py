@@ -86,7 +86,11 @@ class Terms:
 
     def _tensor(self, inputs: Any, targets: Any, loss: Loss) -> Tensor | None:
         tensor = _tensors(inputs, targets, loss).get(self.path)
-        if tensor is None or not self.shifted:
+        if tensor is None:
+            return None
+        # Inputs may require a gradient.
+        tensor = tensor.detach()
+        if not self.shifted:
             return tensor
         return tensor[..., 1:] if self.shifted == "next" else tensor[..., :-1]
 

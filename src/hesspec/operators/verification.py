@@ -79,6 +79,11 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     passes : Passes
     batch : Batch
         Of the shape that products are computed with.
+
+    Raises
+    ------
+    NonFiniteError
+        If its loss or gradient is NaN or infinite.
     """
     risk = passes.risk
     few, repeated, ratio = few_samples(risk.batches, batch)
@@ -88,6 +93,8 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     if not all(part.isfinite().all() for part in truth.product):
         values = list(risk.parameters.values)
         truth = _truth(passes.at(risk.at(values)), few, direction)
+        if not all(part.isfinite().all() for part in truth.product) and (fault := risk.fault(few)) is not None:
+            raise fault
     there = passes.at(risk.at(values))
     if passes.mode == "differences":
         verdict = _of_differences(truth, few, risk.parameters.names)

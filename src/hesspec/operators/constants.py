@@ -1,0 +1,148 @@
+"""What a model or a loss detaches is constant: found, and held at its values while parameters are displaced.
+
+A backward pass takes results under `torch.no_grad()`, `tensor.detach()`, `tensor.data` and `tensor.item()` for
+constants, and so does a double one. A difference of gradients would have their changes in it, which makes it the
+product with a matrix that is not even symmetric: a weight in focal loss, the target of a self-supervised one and a
+straight-through estimator are of this kind.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+__all__ = ["Constants", "Detachments"]
+
+GET_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+DETACHING = frozenset(
+    {Tensor.detach, torch.detach, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__, Tensor.__array__}
+)
+
+
+class _OutsideFunctions(TorchFunctionMode):
+    """Within this context functions of PyTorch go through `seen`, but for those in an `autograd.Function`.
+
+    Such a function runs under `no_grad`, and its results are no constants.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        original = inspect.getattr_static(torch.autograd.Function, "apply")
+
+        def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+            self._depth += 1
+            try:
+                return original.__get__(None, cls)(*args, **kwargs)
+            finally:
+                self._depth -= 1
+
+        self._stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)))
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._stack.close()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function, as `seen` says where it detaches."""
+        kwargs = kwargs or {}
+        if self._depth or not _detaches(func):
+            return func(*args, **kwargs)
+        return self.seen(func, args, kwargs)
+
+
+def _detaches(func: Callable[..., Any]) -> bool:
+    """Whether the result of a function is a constant of a backward pass, whatever its arguments are."""
+    if func in DETACHING or func == GET_DATA:
+        return True
+    name = getattr(func, "__name__", "")
+    # What works in place changes a tensor that may be none; attributes are no results.
+    in_place = name.endswith("_") and not name.endswith("__")
+    return not torch.is_grad_enabled() and not in_place and name not in ("__get__", "__set__", "__setitem__")
+
+
+class Detachments(_OutsideFunctions):
+    """Tells whether anything that depends on parameters is detached within this context.
+
+    Attributes
+    ----------
+    found : bool
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Note whether an argument requires a gradient."""
+        given = pytree.tree_leaves((tuple(args), dict(kwargs)))
+        requires = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in given)
+        result = func(*args, **kwargs)
+        self.found |= requires and _is_number(result)
+        return result
+
+
+class Constants(_OutsideFunctions):
+    """The first time that this context is entered, what is detached in it is kept; later on it has the same values.
+
+    One object is for one piece of code, whose calls of functions are the same each time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[Any] = []
+        self._complete = False
+        self._next = 0
+
+    def __enter__(self) -> Self:
+        self._next = 0
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._complete = True
+
+    def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The result, or that of the first time."""
+        result = func(*args, **kwargs)
+        if not _is_number(result):
+            return result
+        if not self._complete:
+            # A copy, as what shares memory with a parameter moves with it.
+            self._kept.append(result.detach().clone() if isinstance(result, Tensor) else result)
+            return result
+        self._next += 1
+        kept = self._kept[self._next - 1] if self._next <= len(self._kept) else result
+        if isinstance(result, Tensor) != isinstance(kept, Tensor):
+            return result
+        if isinstance(result, Tensor):
+            return kept.clone() if kept.shape == result.shape and kept.dtype == result.dtype else result
+        return kept
+
+
+def _is_number(result: Any) -> bool:
+    """Whether a result has values that move with the parameters."""
+    if isinstance(result, Tensor):
+        return result.is_floating_point() or result.is_complex()
+    return isinstance(result, float)
