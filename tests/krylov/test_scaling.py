@@ -26,13 +26,10 @@ def dense(kind, dtype, p=40):
     return operator_of(values, dense=True, dtype=dtype, scale=1.0, seed=3).matrix
 
 
-def runs():
-    for dtype in PRECISIONS:
-        for power in POWERS[dtype]:
-            yield dtype, power
+RUNS = [(dtype, power) for dtype in PRECISIONS for power in POWERS[dtype]]
 
 
-@pytest.mark.parametrize(("dtype", "power"), runs())
+@pytest.mark.parametrize(("dtype", "power"), RUNS)
 @pytest.mark.parametrize(
     "options", [{}, {"probes": 3}, {"basis": "half", "probes": 2}, {"basis": "restarted"}], ids=str
 )
@@ -51,7 +48,7 @@ def test_a_spectrum_scales(dtype, power, options):
                 np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("dtype", "power"), runs())
+@pytest.mark.parametrize(("dtype", "power"), RUNS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_so_does_all_that_follows_from_it(kind, dtype, power):
     matrix = dense(kind, dtype)
@@ -69,7 +66,8 @@ def test_so_does_all_that_follows_from_it(kind, dtype, power):
     one, other = plain.density(), scaled.density()
     np.testing.assert_allclose(np.ldexp(other.eigenvalue, -power), one.eigenvalue)
     for name in ("density", "standard_error"):
-        np.testing.assert_allclose(np.ldexp(other[name], power), one[name], rtol=1e-9)
+        scale = float(one[name].max())
+        np.testing.assert_allclose(np.ldexp(other[name], power), one[name], rtol=1e-9, atol=1e-12 * scale)
     one, other = plain.log_density(), scaled.log_density()
     np.testing.assert_allclose(other.log10_magnitude - power * np.log10(2), one.log10_magnitude, atol=1e-9)
     for name in ("density", "positive", "negative", "standard_error"):
@@ -78,7 +76,7 @@ def test_so_does_all_that_follows_from_it(kind, dtype, power):
     assert not {"inf", "nan"} & set(repr(scaled).replace("[", " ").replace(",", " ").split())
 
 
-@pytest.mark.parametrize(("dtype", "power"), runs())
+@pytest.mark.parametrize(("dtype", "power"), RUNS)
 @pytest.mark.parametrize("basis", ["full", "restarted"])
 def test_so_do_eigenpairs(basis, dtype, power):
     matrix = dense("spiked", dtype)
@@ -92,7 +90,7 @@ def test_so_do_eigenpairs(basis, dtype, power):
     assert torch.equal(scaled.vectors, plain.vectors)
 
 
-@pytest.mark.parametrize(("dtype", "power"), runs())
+@pytest.mark.parametrize(("dtype", "power"), RUNS)
 @pytest.mark.parametrize("matvecs", [4, 16, 80])
 def test_so_do_traces(matvecs, dtype, power):
     matrix = dense("normal", dtype)

@@ -311,6 +311,7 @@ def test_unusual_spectra_are_no_fault(tmp_path, make_spectrum, change):
     for name, value in change.items():
         kind = np.int64 if name == "bulk_probe" else np.float64
         object.__setattr__(spectrum, name, np.array(value, kind) if isinstance(value, list) else value)
+    object.__setattr__(spectrum, "eigenvalue_sampled", np.zeros(len(spectrum.eigenvalues)))
     spectrum.save(tmp_path / "one.nc")
     assert len(page_of(tmp_path).data["spectra"]) == 1
 

@@ -463,7 +463,8 @@ class Lanczos:
             measured = expected + float(removed[worst])
             raise NotSymmetricError(
                 f"The operator is not symmetric: with Lanczos vectors u = q_{worst + 1} and v = q_{index + 1} (unit), "
-                f"u·Av = {measured:.6g} but v·Au = {expected:.6g}. Spectra are measured of symmetric operators only."
+                f"u·Av = {measured:.6g} but v·Au = {expected:.6g}, a difference of {abs(measured - expected):.1e}. "
+                "Spectra are measured of symmetric operators only."
             )
 
     def tridiagonal(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -212,10 +212,9 @@ def settled(product: Callable[[float], list[Tensor]], dtype: torch.dtype) -> Set
         if before is not None:
             changes = [a - b for a, b in zip(now, before, strict=True)]
             change = length(changes)
+            # A unit that switches between two points makes it rise, up to the displacements at which none does.
             if change < least:
                 least, best = change, Settled(now, displacement, changes)
-            elif best is not None:
-                break
             if change <= ENOUGH[dtype] * length(now):
                 break
         before = now

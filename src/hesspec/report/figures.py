@@ -195,9 +195,11 @@ def thinned(x: Array, y: Array) -> tuple[Array, Array]:
         ends = np.append(kept[1:-1], x.size)
         worst = [start + int(error[start:end].argmax()) for start, end in zip(kept[:-1], ends, strict=True)]
         worst = [place for place in worst if error[place] > CURVE_TOLERANCE]
-        if not worst:
+        more = np.union1d(kept, worst)
+        # None are left, or they are so close together that interpolation between them is off.
+        if more.size == kept.size:
             break
-        kept = np.union1d(kept, worst)
+        kept = more
     return x[kept], y[kept]
 
 

@@ -212,7 +212,7 @@ def measure(
     >>> digits = load_dataset("digits", "test", samples_per_class=2)
     >>> spectra = measure(small_cnn(1, 10, 8), digits, matrices=["g"], steps=12)
     >>> spectra["GaussNewton"].attributes["samples_per_class"], spectra["GaussNewton"].matvecs
-    (2, 12)
+    (2, 13)
     """
     names = list(dict.fromkeys(matrix_name(name) for name in matrices))
     kept = {**_of_dataset(dataset), **(attributes or {})}
@@ -273,7 +273,7 @@ def plan_measurement(
     >>> from hesspec.study import load_dataset, small_cnn
     >>> digits = load_dataset("digits", "test", samples_per_class=2)
     >>> plan_measurement(small_cnn(1, 10, 8), digits, matrices=["g"], steps=12)["GaussNewton"].matvecs
-    12
+    13
     """
     names = list(dict.fromkeys(matrix_name(name) for name in matrices))
     network.eval()

@@ -64,7 +64,7 @@ class SpectrumRecorder:
     >>> for epoch in range(2):
     ...     found = record(model, epoch)  # and the training of an epoch
     >>> sorted(found), found["train", "Hessian"].matvecs
-    ([('train', 'Hessian')], 10)
+    ([('train', 'Hessian')], 11)
     """
 
     def __init__(
