@@ -9,20 +9,23 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Final, TypeVar
+from unittest import mock
 
 import torch
 import torch.distributed as dist
-
-# Functions of it have the group of all processes as a default argument, if there is one when it is first imported, and
-# keep it for good; PyTorch imports it in the first trace. See `Ranks.group`.
-import torch.distributed.nn.functional
 from torch import Tensor
 
 from hesspec._memory import is_out_of_memory
 from hesspec.errors import RankError
 
 __all__ = ["ALONE", "Ranks", "collectives_of_model"]
+
+# Functions of it have the group of all processes as a default argument, if there is one when it is first imported, and
+# keep it for good; PyTorch imports it in the first trace. Here there is none while it is. See `Ranks.group`.
+with mock.patch.object(type(dist.group), "WORLD", None):
+    import_module("torch.distributed.nn.functional")
 
 T = TypeVar("T")
 
