@@ -117,7 +117,9 @@ def test_text_of_others_does_nothing_to_the_terminal(hesspec, here):
         attributes = dict.fromkeys(("matrix", "network", "dataset", "split", "checkpoint", "samples", "risk"), EVIL)
         spectrum = package.spectrum(operator, steps=8)
         named = {**spectrum.attributes, **attributes, "epoch": number}
-        dataclasses.replace(spectrum, attributes=named, stopped=EVIL.replace("\udc80", "")).save(here / f"{number}\x1b[2J\n.nc")
+        dataclasses.replace(spectrum, attributes=named, stopped=EVIL.replace("\udc80", "")).save(
+            here / f"{number}\x1b[2J\n.nc"
+        )
     result = hesspec("show", *sorted(here.glob("*.nc")), "gone\x1b[2J.nc")
     shown = result.stdout + result.stderr
     assert result.exit_code == 1

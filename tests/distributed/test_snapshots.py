@@ -42,7 +42,8 @@ def test_a_damaged_file_is_named(tmp_path, ranks, part):
     # Each of two ranks looks at one of the parts.
     said = errors.pop(part if ranks == 2 else 0)
     assert said.startswith(f"ValueError: The snapshot in {str(folder)!r} cannot be read: {damaged.name} is damaged")
-    assert all(error.startswith(f"RankError: Rank {part} of 2 ended with UnreadableError: The s") for error in errors)
+    for error in errors:
+        assert error.startswith(f"RankError: Rank {part} of 2 ended with ValueError: {damaged.name} is damaged")
 
 
 def test_a_rank_reads_nothing_but_safetensors(tmp_path):

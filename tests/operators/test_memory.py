@@ -128,8 +128,8 @@ def test_predicted_peak_is_that_of_the_allocator(matrix, mode):
         if event.name() == "[memory]":
             alive += event.nbytes()
             peak = max(peak, alive)
-    # Double backward is predicted from above. Kernels of convolutions may take work space of their own: patches of 3 x 3
-    # float64 numbers at 4 x 4 places of 400 images.
+    # Double backward is predicted from above. Kernels of convolutions may take work space of their own: patches of
+    # 3 x 3 float64 numbers at 4 x 4 places of 400 images.
     predicted = operator.attributes["predicted_peak_bytes"]
     assert (0.85 if mode == "traced" else 0.6) * predicted <= peak <= 1.2 * predicted + 9 * 16 * 400 * 8
 

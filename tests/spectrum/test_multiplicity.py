@@ -134,7 +134,7 @@ def test_simple_eigenvalues_cost_no_accuracy():
     for seed in range(20):
         spectrum = hesspec.spectrum(Diagonal(truth, torch.float64), steps=40, seed=seed)
         assert (spectrum.eigenvalue_sampled[:10] == 0).all()
-        # It is an estimate itself: 1.0 to 1.5 of the error, where the outliers' share alone would have 300 times as much.
+        # It is an estimate itself: 1.0 to 1.5 of the error here; with the outliers it would be 300 times as much.
         assert spectrum.trace_standard_error <= 2 * np.sqrt(2 * np.sum(truth[10:] ** 2))
 
 

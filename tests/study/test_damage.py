@@ -155,7 +155,9 @@ def test_damaged_records_are_named_and_the_other_tasks_are_done(study, content):
     with pytest.raises(StudyError, match="1 of 2 tasks failed") as raised:
         run_study(CONFIG, study)
     (sentence,) = raised.value.sentences
-    said = "has 'a' in its records, which this version of hesspec does not know" if b'"a"' in content else "is damaged: "
+    said = (
+        "has 'a' in its records, which this version of hesspec does not know" if b'"a"' in content else "is damaged: "
+    )
     assert sentence.startswith(f"{small.name}: The file {str(file)!r} {said}")
     assert large.done
     found = open_study(study)

@@ -38,9 +38,11 @@ class _OutsideFunctions(TorchFunctionMode):
         self._depth = 0
 
     def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Result of a function that detaches."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
+        """Enter the context."""
         self._stack = ExitStack()
         original = inspect.getattr_static(torch.autograd.Function, "apply")
 
@@ -52,10 +54,12 @@ class _OutsideFunctions(TorchFunctionMode):
                 self._depth -= 1
 
         self._stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)))
-        return super().__enter__()  # type: ignore[no-any-return]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        """Leave it."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._stack.close()
 
     def __torch_function__(
@@ -116,10 +120,12 @@ class Constants(_OutsideFunctions):
         self._next = 0
 
     def __enter__(self) -> Self:
+        """Begin, again."""
         self._next = 0
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
+        """End; all that is detached has been kept."""
         super().__exit__(*error)
         self._complete = True
 

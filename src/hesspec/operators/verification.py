@@ -38,6 +38,8 @@ NEARBY = 1e-3
 # Products within this of the truth, relative to its norm, agree. Rounding in float32 leaves 1e-7 to 1e-6 in networks of
 # ordinary size, the faults that verification is for leave 1e-3 and more.
 AGREE = {torch.float32: 1e-5, torch.float64: 1e-7}
+# Sums over n samples that are repeated add up roundings of one sign: about sqrt(n) of them, and 2 to 3 were seen.
+SUMMED = 4.0
 # Where rounding leaves more than that, in plain double backward of the same precision as well, the product may be off
 # by so many times as much.
 AS_ROUNDED = 4.0
@@ -111,17 +113,26 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
         logger.info("no product in mode %r", passes.mode, exc_info=error)
         reason = str(error).strip().partition("\n")[0][:200]
         return Verdict(False, math.inf, f"{type(error).__name__}: {reason}")
-    return _judge(there, few, direction, found, truth)
+    return _judge(there, few, direction, found, truth, given.samples)
 
 
-def _judge(passes: Passes, few: Batch, direction: Sequence[Tensor], found: Sequence[Tensor], truth: Settled) -> Verdict:
+def _judge(
+    passes: Passes,
+    few: Batch,
+    direction: Sequence[Tensor],
+    found: Sequence[Tensor],
+    truth: Settled,
+    summed: int,
+) -> Verdict:
+    """Verdict on a product, which was computed of so many samples."""
     risk = passes.risk
     size, unsure = length(truth.product), length(truth.changes)
     samples = f"{few.samples} samples" if few.samples > 1 else "1 sample"
-    tolerance = AGREE[risk.parameters.dtype]
+    dtype = risk.parameters.dtype
+    tolerance = max(AGREE[dtype], SUMMED * torch.finfo(dtype).eps * math.sqrt(summed))
     far = _Deviation(found, truth, risk.parameters.names)
-    dtype = "float64" if risk.inspection.double else str(risk.parameters.dtype).removeprefix("torch.")
-    against = f"against central differences of first derivatives in {dtype}, {samples}"
+    arithmetic = "float64" if risk.inspection.double else str(dtype).removeprefix("torch.")
+    against = f"against central differences of first derivatives in {arithmetic}, {samples}"
     tells = unsure <= TELLS * size
     if tells and far.total <= tolerance * size + 3 * unsure and not far.blocks:
         return Verdict(True, far.relative, f"error {far.relative:.1e} {against}")
