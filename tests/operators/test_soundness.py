@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -12,12 +11,9 @@ from cases import MATRICES, Case, batches, dense, labels, seeded
 from hesspec.operators.soundness import (
     UnsoundTraceError,
     aten,
-    captured_constants,
     free_of_mutations,
     free_of_strides,
-    refuse_captured,
 )
-from hesspec.operators.tracing import Group, trace_linear
 
 CE = nn.CrossEntropyLoss()
 
@@ -273,41 +269,3 @@ def test_overlapping_frames(matrix, traced):
     found, expected = operator @ v, dense(case, operator.names).matrices[matrix] @ v
     assert operator.attributes["mode"] == "traced"
     assert (found - expected).norm() < 1e-13 * expected.norm()
-
-
-# Constants
-
-
-def test_constants_are_found_and_those_of_a_batch_refused():
-    weights, batch = torch.randn(3), torch.randn(5, 3)
-
-    def function(theta, v):
-        value = ((theta * batch[2]) ** 2 * weights).sum() + torch.tensor([1.0, 2.0]).sum()
-        return value, v * batch[2] * weights
-
-    found = trace_linear(function, [torch.randn(3)], [torch.randn(3)], [Group(1, 1)], 1)
-    addresses = {constant.data_ptr() for constant in found.constants}
-    assert {weights.data_ptr(), batch.data_ptr()} <= addresses
-    assert len(found.constants) == 3
-
-    refuse_captured(found.constants, [])
-    # Another tensor of the same numbers is not the batch's.
-    refuse_captured(found.constants, [batch.clone(), torch.randn(0)])
-    for part in (batch, batch[4], batch.T, torch.from_numpy(batch.numpy())[:1]):
-        with pytest.raises(UnsoundTraceError, match=r"a tensor of the batch, shape \(5, 3\), would become a constant"):
-            refuse_captured(found.constants, [torch.randn(2), part])
-
-
-def test_memory_of_numpy_arrays_is_known_again():
-    array = torch.randn(4).numpy()
-    traced = trace(lambda x: x * torch.from_numpy(array), torch.randn(4))
-    with pytest.raises(UnsoundTraceError, match="would become a constant"):
-        refuse_captured(captured_constants(traced), [torch.from_numpy(array[1:])])
-
-
-def test_parameters_and_attributes_of_modules_are_constants_too():
-    model = nn.Linear(2, 2)
-    model.table = torch.randn(2)
-    traced = trace(lambda x: F.linear(x, model.weight) * model.table, torch.randn(3, 2))
-    addresses = {constant.data_ptr() for constant in captured_constants(traced)}
-    assert addresses == {model.weight.data_ptr(), model.table.data_ptr()}

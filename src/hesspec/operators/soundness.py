@@ -1,13 +1,13 @@
 """What makes a traced graph compute the function that it was traced from, at other values too.
 
-A trace is cut and rewritten in the belief that its operations are pure, that its constants belong to the model and the
-loss, and that nothing depends on how tensors lie in memory. Here each of these is made so, or the trace is refused.
+A trace is cut and rewritten in the belief that its operations are pure, and that nothing depends on how tensors lie in
+memory. Here each of these is made so, or the trace is refused.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-__all__ = ["UnsoundTraceError", "captured_constants", "free_of_mutations", "free_of_strides", "refuse_captured"]
+__all__ = ["UnsoundTraceError", "free_of_mutations", "free_of_strides"]
 
 aten: Any = torch.ops.aten
 
@@ -82,53 +82,6 @@ def _writes(node: fx.Node) -> bool:
         statistics, updated = (node.args[place] for place in SILENT_WRITERS[node.target])
         return statistics is not None and updated is not False
     return node.target._schema.is_mutable  # noqa: SLF001 - what the operator's declaration says
-
-
-def captured_constants(traced: fx.GraphModule) -> list[Tensor]:
-    """Tensors that a traced graph holds by itself, besides its inputs.
-
-    They are what the function read that is neither among its arguments nor computed from these: tensors of closures,
-    attributes that are not registered, and what was made of numbers while it ran.
-    """
-    names = dict.fromkeys(str(node.target) for node in traced.graph.nodes if node.op == "get_attr")
-    found = [_attribute(traced, name) for name in names]
-    return [value for value in found if isinstance(value, Tensor)]
-
-
-def refuse_captured(constants: Iterable[Tensor], forbidden: Iterable[Tensor]) -> None:
-    """Raise where a constant of a trace shares memory with one of these tensors.
-
-    Parameters
-    ----------
-    constants : iterable of Tensor
-        See `captured_constants`.
-    forbidden : iterable of Tensor
-        All that a batch holds, since other batches hold something else; of NumPy arrays what `torch.from_numpy` makes.
-
-    Raises
-    ------
-    UnsoundTraceError
-    """
-    extents = [(constant, _extent(constant)) for constant in constants]
-    for tensor in forbidden:
-        device, first, last = _extent(tensor)
-        for constant, (other, start, stop) in extents:
-            if device == other and start < last and first < stop:
-                raise UnsoundTraceError(
-                    f"a tensor of the batch, shape {tuple(constant.shape)}, would become a constant of the trace"
-                )
-
-
-def _attribute(module: Any, name: str) -> Any:
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module
-
-
-def _extent(tensor: Tensor) -> tuple[torch.device, int, int]:
-    """Device, and first and last address of the memory that a tensor lies in."""
-    storage = tensor.untyped_storage()
-    return tensor.device, storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
 def free_of_strides(graph: fx.Graph) -> None:

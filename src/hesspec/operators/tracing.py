@@ -23,7 +23,7 @@ from hesspec.operators.precision import lower_products
 from hesspec.operators.quiet import quiet_tracer
 from hesspec.operators.reuse import reuse_memory
 from hesspec.operators.simplify import merge_equal, simplify
-from hesspec.operators.soundness import captured_constants, free_of_mutations, free_of_strides
+from hesspec.operators.soundness import free_of_mutations, free_of_strides
 
 __all__ = ["Group", "JointTrace", "LinearTrace", "cut", "trace_linear"]
 
@@ -47,15 +47,12 @@ class JointTrace(NamedTuple):
         How many of the first primals are the same for all batches.
     num_primals : int
     groups : tuple of Group
-    constants : tuple of Tensor
-        What the function read besides its arguments; see `captured_constants`.
     """
 
     module: fx.GraphModule
     num_fixed: int
     num_primals: int
     groups: tuple[Group, ...]
-    constants: tuple[Tensor, ...]
 
 
 class LinearTrace(NamedTuple):
@@ -134,13 +131,12 @@ def trace_linear(
             raise RandomOperationError(str(node.target))
     simplify(graph)
     merge_equal(graph)
-    constants = tuple(captured_constants(traced))
     vectors = [node for node in graph.nodes if node.op == "placeholder"][len(primals) :]
     dependent = _descendants(graph, vectors)
     prefer_fourier(graph, dependent)
     prefer_fast_convolutions(graph, dependent)
     free_of_strides(graph)
-    return JointTrace(traced, num_fixed, len(primals), tuple(groups), constants)
+    return JointTrace(traced, num_fixed, len(primals), tuple(groups))
 
 
 @contextmanager
@@ -171,7 +167,7 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     bfloat16 : bool
         Whether matrix products and convolutions of the tangent part take bfloat16 (see `lower_products`).
     """
-    traced, num_fixed, num_primals, groups, _ = trace
+    traced, num_fixed, num_primals, groups = trace
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced.graph, {}))
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
