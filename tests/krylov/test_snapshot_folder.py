@@ -177,16 +177,20 @@ def test_a_child_that_outlives_its_parent_does_not_hold_its_lock(tmp_path):
     path = tmp_path / LOCK
     lock = FileLock(path)
     read, write = os.pipe()
+    begun, begin = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(write)
+        os.write(begin, b".")
         os.read(read, 1)  # until the parent is done
         os._exit(0)
+    os.read(begun, 1)
     lock.close()
     FileLock(path).release()
     os.close(write)
     assert os.waitpid(child, 0)[1] == 0
-    os.close(read)
+    for end in (read, begun, begin):
+        os.close(end)
 
 
 def test_a_lock_that_was_removed_while_it_was_waited_for_is_not_taken(tmp_path, monkeypatch):
