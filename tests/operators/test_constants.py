@@ -49,7 +49,22 @@ def function_and_detached(x):
     return Squared.apply(x) * torch.tanh(x).detach()
 
 
-PARTS = [detached, without_gradients, data, as_number, straight_through, function_and_detached]
+bound = Squared.apply
+
+
+def bound_function_and_detached(x):
+    return bound(x) * torch.tanh(x).detach()
+
+
+PARTS = [
+    bound_function_and_detached,
+    detached,
+    without_gradients,
+    data,
+    as_number,
+    straight_through,
+    function_and_detached,
+]
 
 
 class Model(nn.Module):

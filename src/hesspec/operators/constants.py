@@ -36,6 +36,9 @@ class _OutsideFunctions(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._depth = 0
+        # Whether gradients were switched off by a call. For the forward pass of an `autograd.Function`, whose `apply`
+        # may have been bound before, nobody calls anything.
+        self._off = False
 
     def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Result of a function that detaches."""
@@ -43,6 +46,7 @@ class _OutsideFunctions(TorchFunctionMode):
 
     def __enter__(self) -> Self:
         """Enter the context."""
+        self._off = False
         self._stack = ExitStack()
         original = inspect.getattr_static(torch.autograd.Function, "apply")
 
@@ -71,19 +75,21 @@ class _OutsideFunctions(TorchFunctionMode):
     ) -> Any:
         """Call a function, as `seen` says where it detaches."""
         kwargs = kwargs or {}
-        if self._depth or not _detaches(func):
+        if func is torch._C._set_grad_enabled:  # noqa: SLF001 - what `torch.no_grad` and the like call
+            self._off = not args[0]
+        if self._depth or not _detaches(func, off=self._off):
             return func(*args, **kwargs)
         return self.seen(func, args, kwargs)
 
 
-def _detaches(func: Callable[..., Any]) -> bool:
+def _detaches(func: Callable[..., Any], *, off: bool) -> bool:
     """Whether the result of a function is a constant of a backward pass, whatever its arguments are."""
     if func in DETACHING or func == GET_DATA:
         return True
     name = getattr(func, "__name__", "")
     # What works in place changes a tensor that may be none; attributes are no results.
     in_place = name.endswith("_") and not name.endswith("__")
-    return not torch.is_grad_enabled() and not in_place and name not in ("__get__", "__set__", "__setitem__")
+    return off and not torch.is_grad_enabled() and not in_place and name not in ("__get__", "__set__", "__setitem__")
 
 
 class Detachments(_OutsideFunctions):
