@@ -42,9 +42,12 @@ FILES = {
     "a header that is no JSON": raw(b"\xff" * 100),
     "a header of 10,000,000 brackets": raw(b"[" * 10_000_000),
     "a header of 2,000,000 objects": raw(b'{"a":' * 2_000_000),
-    "a header of 130,000 tensors": raw(
-        b"{" + b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(130_000)) + b"}"
-    ),
+    **{
+        f"a header of {count:,} tensors": raw(
+            b"{" + b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(count)) + b"}"
+        )
+        for count in (130_000, 250_000)
+    },
     "tensors that overlap": raw(tensors(("F32", [60], [0, 240]), ("F32", [60], [120, 360])), bytes(360)),
     "tensors with a hole": raw(tensors(("F32", [60], [0, 240]), ("F32", [60], [480, 720])), bytes(720)),
     "a negative shape": raw(tensors(("F32", [-60], [0, 240])), bytes(240)),

@@ -41,7 +41,7 @@ def tensors() -> dict[str, float]:
     """Faults outside of a block, within one, and within one after an error; memory within and after it, in tensors."""
     outside = of_tensors()
     with kept_heap():
-        within = of_tensors()
+        settling, within = of_tensors(), of_tensors()
     with contextlib.suppress(ZeroDivisionError), kept_heap():
         _ = 1 // 0
     with kept_heap():
@@ -54,7 +54,7 @@ def tensors() -> dict[str, float]:
             torch.ones(SIZE)
         inner = resident()
     sizes = {"kept": kept, "after an inner block": inner, "end": resident()}
-    found = {"outside": outside, "within": within, "after an error": again}
+    found = {"outside": outside, "settling": settling, "within": within, "after an error": again}
     return {**found, **{name: (size - before) / (4 * SIZE) for name, size in sizes.items()}}
 
 

@@ -1,4 +1,4 @@
-"""What a model or its loss detaches is constant in differences, as it is in backward passes."""
+"""Values that a model or its loss detaches stay constant in differences, as in backward passes."""
 
 import pytest
 import torch
@@ -32,12 +32,14 @@ def straight_through(x):
 
 
 class Squared(torch.autograd.Function):
-    """x^2, with derivatives of all orders; its forward pass is under `no_grad`, and no constant."""
+    """x^2, with derivatives of all orders; nothing that its forward pass detaches is a constant."""
 
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
-        return x * x
+        with torch.no_grad():
+            half = x * 0.5
+        return torch.from_numpy(x.detach().numpy() * 2) * half
 
     @staticmethod
     def backward(ctx, slope):
@@ -45,25 +47,29 @@ class Squared(torch.autograd.Function):
         return 2 * x * slope
 
 
+# As is usual, and before anybody could watch it.
+squared = Squared.apply
+
+
 def function_and_detached(x):
-    return Squared.apply(x) * torch.tanh(x).detach()
+    return squared(x) * torch.tanh(x).detach()
 
 
-bound = Squared.apply
-
-
-def bound_function_and_detached(x):
-    return bound(x) * torch.tanh(x).detach()
+def detached_around_a_function(x):
+    y = squared(x)
+    with torch.no_grad():
+        scale = squared(x).sum(1, keepdim=True)
+    return y / scale + squared(x.detach()) * x
 
 
 PARTS = [
-    bound_function_and_detached,
     detached,
     without_gradients,
     data,
     as_number,
     straight_through,
     function_and_detached,
+    detached_around_a_function,
 ]
 
 

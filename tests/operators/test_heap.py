@@ -26,8 +26,10 @@ def seen(what):
 def test_a_block_keeps_memory_and_gives_it_back():
     found = seen("tensors")
     # A few tensors may find that a small block was put into the place of the one before, and take another.
-    assert found["within"] < found["outside"] / 2
-    assert found["after an error"] < found["outside"] / 2
+    # The first ones of a process do, until there is room beside such blocks: 4 to 7 of 16 were seen to.
+    assert found["settling"] < found["outside"] / 2
+    assert found["within"] < found["outside"] / 4
+    assert found["after an error"] < found["outside"] / 4
     assert found["kept"] > 1
     assert found["after an inner block"] < 0.5
     assert found["end"] < 0.5

@@ -102,8 +102,8 @@ def test_rounding_tells_simple_outliers_from_multiple_ones():
             known = spectrum.eigenvalue_sampled[near] == 0
             assert near.any()
             # Known to be simple, all of it; or, found once of twice, not known to be. (Both copies say nothing of a
-            # third, and the doubt is with one of them.)
-            assert known.all() if simple else not known.all()
+            # third.)
+            assert known.all() if simple else not known.any()
 
 
 def test_it_does_not_before_it_could_have_brought_up_a_copy():
@@ -134,8 +134,8 @@ def test_simple_eigenvalues_cost_no_accuracy():
     for seed in range(20):
         spectrum = hesspec.spectrum(Diagonal(truth, torch.float64), steps=40, seed=seed)
         assert (spectrum.eigenvalue_sampled[:10] == 0).all()
-        # It is an estimate itself: 1.0 to 1.5 of the error here; with the outliers it would be 300 times as much.
-        assert spectrum.trace_standard_error <= 2 * np.sqrt(2 * np.sum(truth[10:] ** 2))
+        # It is an estimate itself: 1.01 to 1.52 of the error here; with the outliers it would be 300 times as much.
+        assert spectrum.trace_standard_error <= 1.6 * np.sqrt(2 * np.sum(truth[10:] ** 2))
 
 
 # One node -------------------------------------------------------------------------------------------------------------

@@ -121,7 +121,8 @@ def divided(
     _, share = resolve(pairs, p - before, rounding, complete=flags[0], multiple=flags[1])
     bulk = np.flatnonzero(share)
     weights = share[bulk] / share.sum() * (1 - (before + chosen.size) / p)
-    sampled = np.where(complete, 0.0, pairs.weights[chosen])
+    # Zero says that an eigenvalue is complete. The weight of a second copy is rounding alone, and may be zero as well.
+    sampled = np.where(complete, 0.0, np.maximum(pairs.weights[chosen], np.finfo(np.float64).tiny))
     if not complete.all():
         sampled *= (1 - (before + complete.sum()) / p) / (1 - pairs.weights[chosen[complete]].sum())
     return pairs.values[bulk], weights, sampled

@@ -59,7 +59,7 @@ VERSION: Final = 3
 # Digits of a number in a name.
 DIGITS: Final = 6
 # Bytes of the state's header, at most: it has 100 for each part of a file that it lists, and a week of snapshots every
-# ten minutes on 64 ranks would have 6.5 MB. Reading takes up to 20 times as much.
+# ten minutes on 64 ranks would have 6.5 MB.
 HEADER_BYTES: Final = 1 << 23
 # Those of the header of a part, and of each of its vectors.
 PART_BYTES: Final = 1 << 10

@@ -8,63 +8,45 @@ straight-through estimator are of this kind.
 
 from __future__ import annotations
 
-import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any, Self
-from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from hesspec.operators.detached import GET_DATA
+
 __all__ = ["Constants", "Detachments"]
 
-GET_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 DETACHING = frozenset(
     {Tensor.detach, torch.detach, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__, Tensor.__array__}
 )
 
 
-class _OutsideFunctions(TorchFunctionMode):
-    """Within this context functions of PyTorch go through `seen`, but for those in an `autograd.Function`.
+class _Detaching(TorchFunctionMode, ABC):
+    """Within this context functions of PyTorch whose results are detached go through `seen`.
 
-    Such a function runs under `no_grad`, and its results are no constants.
+    Not those in the forward pass of an `autograd.Function`, whose results are no constants: gradients are off there,
+    and nobody has switched them off. (One that switches them on and off again looks like `torch.no_grad` from then on.)
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._depth = 0
-        # Whether gradients were switched off by a call. For the forward pass of an `autograd.Function`, whose `apply`
-        # may have been bound before, nobody calls anything.
+        # Whether gradients were switched off by a call.
         self._off = False
 
+    @abstractmethod
     def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Result of a function that detaches."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
-        """Enter the context."""
+        """Enter the context, with gradients on."""
         self._off = False
-        self._stack = ExitStack()
-        original = inspect.getattr_static(torch.autograd.Function, "apply")
-
-        def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-            self._depth += 1
-            try:
-                return original.__get__(None, cls)(*args, **kwargs)
-            finally:
-                self._depth -= 1
-
-        self._stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Leave it."""
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._stack.close()
 
     def __torch_function__(
         self,
@@ -75,24 +57,26 @@ class _OutsideFunctions(TorchFunctionMode):
     ) -> Any:
         """Call a function, as `seen` says where it detaches."""
         kwargs = kwargs or {}
-        if func is torch._C._set_grad_enabled:  # noqa: SLF001 - what `torch.no_grad` and the like call
-            self._off = not args[0]
-        if self._depth or not _detaches(func, off=self._off):
-            return func(*args, **kwargs)
-        return self.seen(func, args, kwargs)
+        in_function = not (torch.is_grad_enabled() or self._off)
+        if not in_function:
+            if func is torch._C._set_grad_enabled:  # noqa: SLF001 - what `torch.no_grad` and the like call
+                self._off = not args[0]
+            elif _detaches(func):
+                return self.seen(func, args, kwargs)
+        return func(*args, **kwargs)
 
 
-def _detaches(func: Callable[..., Any], *, off: bool) -> bool:
+def _detaches(func: Callable[..., Any]) -> bool:
     """Whether the result of a function is a constant of a backward pass, whatever its arguments are."""
     if func in DETACHING or func == GET_DATA:
         return True
     name = getattr(func, "__name__", "")
     # What works in place changes a tensor that may be none; attributes are no results.
     in_place = name.endswith("_") and not name.endswith("__")
-    return off and not torch.is_grad_enabled() and not in_place and name not in ("__get__", "__set__", "__setitem__")
+    return not torch.is_grad_enabled() and not in_place and name not in ("__get__", "__set__", "__setitem__")
 
 
-class Detachments(_OutsideFunctions):
+class Detachments(_Detaching):
     """Tells whether anything that depends on parameters is detached within this context.
 
     Attributes
@@ -113,7 +97,7 @@ class Detachments(_OutsideFunctions):
         return result
 
 
-class Constants(_OutsideFunctions):
+class Constants(_Detaching):
     """The first time that this context is entered, what is detached in it is kept; later on it has the same values.
 
     One object is for one piece of code, whose calls of functions are the same each time.
@@ -132,7 +116,7 @@ class Constants(_OutsideFunctions):
 
     def __exit__(self, *error: Any) -> None:
         """End; all that is detached has been kept."""
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._complete = True
 
     def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -12,9 +12,11 @@ from torch.utils import _pytree as pytree
 
 from hesspec.operators.soundness import UnsoundTraceError
 
-__all__ = ["Detached"]
+__all__ = ["GET_DATA", "Detached"]
 
 GET_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+"""What `tensor.data` calls."""
+
 # They change what a tensor is, and not only for the innermost derivative.
 REFUSED = {torch.Tensor.detach_, torch.Tensor.data.__set__}  # type: ignore[attr-defined]
 

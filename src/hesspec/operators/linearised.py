@@ -21,7 +21,7 @@ from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes
 from hesspec.operators.passes import CurvatureForm, MatrixPasses, Passes
 from hesspec.operators.precision import arithmetic
-from hesspec.operators.risk import EmpiricalRisk
+from hesspec.operators.risk import EmpiricalRisk, loss_not_finite
 
 __all__ = ["KeptPasses", "LinearisedRisk", "cut_to_fit"]
 
@@ -245,9 +245,7 @@ class KeptPasses:
         """The first primal pass of a batch or part, with what is noted of it."""
         value, apply, unused = self._passes.build(part)
         if not value.isfinite():
-            raise NonFiniteError(
-                f"The loss of batch {part.index} is {float(value)}; check its inputs and targets, and the weights."
-            )
+            raise loss_not_finite(part, value)
         self.value += part.share * float(value)
         self._unused &= set(unused)
         return apply

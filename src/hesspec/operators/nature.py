@@ -112,7 +112,7 @@ class Nature:
         return more and self._looks < LOOKS
 
     def _tells_apart(self, inputs: Any, targets: Any, samples: int) -> bool:
-        """Whether the samples of a batch count differently by what is open."""
+        """Whether the samples of a batch count differently by what is open, which is kept for `settle`."""
         alike: dict[Terms, int] = {}
         kinds: list[torch.Tensor] = []
         for terms in self.open:

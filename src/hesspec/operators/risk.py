@@ -33,7 +33,7 @@ from hesspec.operators.plain import PlainModel
 from hesspec.operators.shards import check_cut, check_share
 from hesspec.operators.traces import Traces
 
-__all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "refuse_active_modules"]
+__all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "loss_not_finite", "refuse_active_modules"]
 
 OF_THE_BATCH = "its loss is that with its own batch statistics"
 
@@ -366,13 +366,18 @@ class EmpiricalRisk:
         """What of the loss of a batch and its gradient is NaN or infinite, if anything is."""
         value, gradient = self.gradient(batch)
         if not value.isfinite():
-            return NonFiniteError(
-                f"The loss of batch {batch.index} is {float(value)}; check its inputs and targets, and the weights."
-            )
+            return loss_not_finite(batch, value)
         for name, entry in zip(self.parameters.names, gradient, strict=True):
             if not entry.isfinite().all():
                 return NonFiniteError(f"The gradient of {name!r} is not finite in batch {batch.index}.")
         return None
+
+
+def loss_not_finite(batch: Batch, value: Tensor) -> NonFiniteError:
+    """What is said of a loss that is NaN or infinite."""
+    return NonFiniteError(
+        f"The loss of batch {batch.index} is {float(value)}; check its inputs and targets, and the weights."
+    )
 
 
 def _refuse_sharded(model: nn.Module) -> None:
