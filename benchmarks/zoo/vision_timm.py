@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
-from timm.layers import Affine, GatedMlp
+from timm.layers import GatedMlp
 from timm.models.convmixer import ConvMixer
 from timm.models.metaformer import Attention, LayerNorm2dNoBias, LayerNormNoBias, MetaFormer, SepConv
-from timm.models.mlp_mixer import MlpMixer, ResBlock, SpatialGatingBlock
+from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock, SpatialGatingBlock
 from timm.models.volo import VOLO
 from torch import nn
 
