@@ -9,12 +9,15 @@ demo: .venv/.installed
 	rm -rf hesspec-demo
 	$(BIN)/hesspec demo
 
+# A file's tests run in one process, which shares what they have in common: references, runs, traces, launched ranks.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not long"
+	$(PYTEST) -m "not long"
 
 # Hundreds of kills and thousands of operators, which take minutes each, as well.
 test-all: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(PYTEST)
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check

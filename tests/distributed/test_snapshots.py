@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from distributed_ranks import results
+from distributed_ranks import launch_forked, results
 from hesspec._file_lock import FileLock
 from hesspec.krylov.snapshot_files import LOCK
+
+
+def continued(ranks, folder, *options):
+    return results("continued.py", ranks, folder, *options, start=launch_forked)
 
 
 @pytest.mark.parametrize(("basis", "probes"), [("half", 2), ("restarted", 1)])
@@ -18,9 +22,9 @@ def test_a_run_resumes_on_another_number_of_ranks(tmp_path, basis, probes):
     folder = tmp_path / "snapshot"
     # Of 30 products of each probe; what a rank does before it stops is lost with it.
     for ranks, stop in ((2, 6), (3, 13), (1, 22)):
-        for found in results("continued.py", ranks, folder, basis, probes, stop):
+        for found in continued(ranks, folder, basis, probes, stop):
             assert not found["finished"]
-    for found in results("continued.py", 2, folder, basis, probes, 0):
+    for found in continued(2, folder, basis, probes, 0):
         assert found["finished"]
         assert found["first"] == 21  # as many products had been done when the last snapshot was written
         assert found["matvecs"] == 0
@@ -33,12 +37,12 @@ def test_a_run_resumes_on_another_number_of_ranks(tmp_path, basis, probes):
 @pytest.mark.parametrize("part", [0, 1])
 def test_a_damaged_file_is_named(tmp_path, ranks, part):
     folder = tmp_path / "snapshot"
-    results("continued.py", 2, folder, "full", 1, 6)
+    continued(2, folder, "full", 1, 6)
     damaged = max(folder.glob(f"rows-*.{part}.safetensors"))
     content = bytearray(damaged.read_bytes())
     content[-3] ^= 4
     damaged.write_bytes(content)
-    errors = [found["error"] for found in results("continued.py", ranks, folder, "full", 1, 0)]
+    errors = [found["error"] for found in continued(ranks, folder, "full", 1, 0)]
     # Each of two ranks looks at one of the parts.
     said = errors.pop(part if ranks == 2 else 0)
     assert said.startswith(f"ValueError: The snapshot in {str(folder)!r} cannot be read: {damaged.name} is damaged")
@@ -48,7 +52,7 @@ def test_a_damaged_file_is_named(tmp_path, ranks, part):
 
 def test_a_rank_reads_nothing_but_safetensors(tmp_path):
     folder = tmp_path / "snapshot"
-    results("continued.py", 2, folder, "half", 1, 6)
+    continued(2, folder, "half", 1, 6)
     assert {path.suffix for path in folder.iterdir()} == {".safetensors"}
     assert len(list(folder.glob("rows-*.0.*"))) == len(list(folder.glob("rows-*.1.*"))) == 5
 
@@ -57,7 +61,7 @@ def test_a_second_group_in_the_folder_is_refused(tmp_path):
     folder = tmp_path / "snapshot"
     folder.mkdir()
     lock = FileLock(folder / LOCK)
-    first, second = (found["error"] for found in results("continued.py", 2, folder, "full", 1, 6))
+    first, second = (found["error"] for found in continued(2, folder, "full", 1, 6))
     assert first.startswith(f"OSError: Another run uses the snapshots in {str(folder)!r}: ")
     assert second.startswith("RankError: Rank 0 of 2 ended with BlockingIOError: Another run uses")
     lock.release()
@@ -65,15 +69,15 @@ def test_a_second_group_in_the_folder_is_refused(tmp_path):
 
 def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
     folder = tmp_path / "snapshot"
-    results("continued.py", 2, folder, "full", 1, 6)
+    continued(2, folder, "full", 1, 6)
     before = sorted(path.name for path in folder.iterdir())
     # A row's slice of two, in float64, has 800 bytes, and what it is stored in has more.
-    first, second = (found["error"] for found in results("continued.py", 2, folder, "full", 1, 0, 500))
+    first, second = (found["error"] for found in continued(2, folder, "full", 1, 0, 500))
     assert first.startswith(f"OSError: {str(folder)!r} cannot be written to: File too large. The file takes ")
     assert first.endswith("The snapshot before it is unharmed.")
     assert second.startswith("RankError: Rank 0 of 2 ended with OSError: ")
     assert before == sorted(path.name for path in folder.iterdir())
-    for found in results("continued.py", 2, folder, "full", 1, 0):
+    for found in continued(2, folder, "full", 1, 0):
         assert found["finished"]
         assert found["error"] < 1e-12
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -212,7 +212,10 @@ class KrylovBasis:
         for number in sorted(blocks):
             block = self._blocks[number][: len(self) - BLOCK * number]
             rows = slice(BLOCK * number, BLOCK * number + len(block))
-            for columns, part in zip(torch.split(block, CHUNK, dim=1), torch.split(vector, CHUNK), strict=True):
+            pairs: Iterable[tuple[Tensor, Tensor]] = ((block, vector),)
+            if len(vector) > CHUNK:
+                pairs = zip(torch.split(block, CHUNK, dim=1), torch.split(vector, CHUNK), strict=True)
+            for columns, part in pairs:
                 yield rows, columns.to(device=self._device, dtype=self._dtype), part
 
     def subspace(self, coefficients: Tensor) -> KrylovBasis:
