@@ -25,7 +25,10 @@ def far(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def problem(dtype: torch.dtype) -> tuple[nn.Module, nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """A small network, fitted a little, and batches of 12, 12 and 7. Its products are cheap: bases are what is compared."""
+    """A small network, fitted a little, and batches of 12, 12 and 7.
+
+    Its products are cheap: what is compared are bases.
+    """
     torch.manual_seed(0)
     layers = (nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
     model, loss = nn.Sequential(*layers).to(torch.float64), nn.CrossEntropyLoss()
