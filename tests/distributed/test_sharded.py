@@ -56,6 +56,32 @@ def group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
+def test_selected_parameters_have_their_block_and_gradients_stay(group):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double().eval()
+    data, loss = [(torch.randn(6, 5, dtype=torch.float64), torch.arange(6) % 3)], nn.CrossEntropyLoss()
+    exact = hesspec.Hessian(model, loss, data, "2.*")
+    block = exact @ torch.eye(exact.shape[0], dtype=torch.float64)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    loss(model(data[0][0]), data[0][1]).backward()
+    gradients = [value.grad.to_local().clone() for value in model.parameters()]
+    operator = hesspec.CentralDifferenceHessian(model, loss, hesspec.shard(data, group), "2.*")
+    found = operator @ torch.eye(exact.shape[0], dtype=torch.float64)
+    # Near eps^(2/3) = 4e-11 at the best displacement, whose neighbours are a factor of four apart.
+    assert (found - block).norm() < 1e-8 * block.norm()
+    for value, gradient in zip(model.parameters(), gradients, strict=True):
+        assert torch.equal(value.grad.to_local(), gradient)
+
+
+def test_a_selected_parameter_without_a_gradient_is_named(group):
+    model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3)).eval()
+    model[0].bias.requires_grad_(False)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    data = hesspec.shard([(torch.randn(6, 5), torch.arange(6) % 3)], group)
+    with pytest.raises(ValueError, match=r"'0.bias' does not require a gradient; call requires_grad_"):
+        hesspec.CentralDifferenceHessian(model, nn.CrossEntropyLoss(), data, "0.*")
+
+
 @pytest.mark.parametrize("changed", ["frozen", "buffer"])
 def test_a_snapshot_of_a_sharded_model_with_other_fixed_tensors_is_refused(tmp_path, group, changed):
     def operator(frozen=1.0, buffer=1.0):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hesspec._suggest import unknown
 
-__all__ = ["ParameterSelection", "ParameterSpec"]
+__all__ = ["ParameterSelection", "ParameterSpec", "select_parameters"]
 
 ParameterSpec = str | nn.Module | nn.Parameter | Iterable["str | nn.Module | nn.Parameter"] | None
 
@@ -44,16 +44,10 @@ class ParameterSelection:
     """
 
     def __init__(self, model: nn.Module, params: ParameterSpec = None) -> None:
-        everything = dict(model.named_parameters())
-        chosen = _choose(everything, dict(model.named_parameters(remove_duplicate=False)), params)
-        self.names = tuple(name for name in everything if name in chosen)
-        if not self.names:
-            raise ValueError(
-                "No parameter is selected: the model has none that requires a gradient. Name them with params=[...], "
-                "or call requires_grad_() on those that are meant."
-            )
+        selected = select_parameters(model, params)
+        self.names = tuple(selected)
         # A copy: the operator is the curvature at this point, whatever a training loop does to the model afterwards.
-        self.parameters = tuple(everything[name] for name in self.names)
+        self.parameters = tuple(selected.values())
         self._complex = tuple(value.is_complex() for value in self.parameters)
         self.values = tuple(
             torch.view_as_real(value.detach().resolve_conj()).clone() if value.is_complex() else value.detach().clone()
@@ -65,7 +59,7 @@ class ParameterSelection:
         self.dtype: torch.dtype = _common(
             "dtype", dict(zip(self.names, (value.dtype for value in self.values), strict=True))
         )
-        self.device: torch.device = _common("device", {name: everything[name].device for name in self.names})
+        self.device: torch.device = _common("device", {name: value.device for name, value in selected.items()})
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"The selected parameters are {self.dtype}; curvature is measured in float32 or float64. "
@@ -117,6 +111,21 @@ class ParameterSelection:
             if named[name].shape != shape:
                 raise ValueError(f"Parameter {name!r} has shape {tuple(shape)}, not {tuple(named[name].shape)}.")
         return torch.cat([named[name].reshape(-1) for name in self.names])
+
+
+def select_parameters(model: nn.Module, params: ParameterSpec = None) -> dict[str, nn.Parameter]:
+    """Selected parameters of a model by their names, in the order of `model.named_parameters()`.
+
+    Arguments and errors are those of `ParameterSelection`.
+    """
+    everything = dict(model.named_parameters())
+    chosen = _choose(everything, dict(model.named_parameters(remove_duplicate=False)), params)
+    if not chosen:
+        raise ValueError(
+            "No parameter is selected: the model has none that requires a gradient. Name them with params=[...], "
+            "or call requires_grad_() on those that are meant."
+        )
+    return {name: value for name, value in everything.items() if name in chosen}
 
 
 def _choose(

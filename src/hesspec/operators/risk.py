@@ -30,7 +30,7 @@ from hesspec.operators.module import ModuleState, holders, private_copy, reparam
 from hesspec.operators.output_loss import Named, OutputLoss, Predict
 from hesspec.operators.parameters import ParameterSelection, ParameterSpec
 from hesspec.operators.plain import PlainModel
-from hesspec.operators.shards import check_cut, check_share
+from hesspec.operators.shards import check_cut, check_share, is_distributed
 from hesspec.operators.traces import Traces
 
 __all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "loss_not_finite", "refuse_active_modules"]
@@ -382,15 +382,15 @@ def loss_not_finite(batch: Batch, value: Tensor) -> NonFiniteError:
 
 def _refuse_sharded(model: nn.Module) -> None:
     """Raise where this process has a part of the parameters only."""
+    sharded = any(map(is_distributed, model.parameters()))
     # Slow to import, and imported already where a model is sharded.
-    tensor, fsdp = (sys.modules.get(f"torch.distributed.{name}") for name in ("tensor", "fsdp"))
-    sharded = tensor is not None and any(isinstance(parameter, tensor.DTensor) for parameter in model.parameters())
+    fsdp = sys.modules.get("torch.distributed.fsdp")
     wrapped = fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules())
     if sharded or wrapped:
         raise ValueError(
             "The model's parameters are sharded over several processes, and PyTorch has no second derivative through "
-            "that. hesspec.CentralDifferenceHessian is for models that fully_shard has sharded; a model that fits on a "
-            "device is better measured unsharded, with group=... for its data."
+            "that. hesspec.CentralDifferenceHessian also takes models that fully_shard has sharded; a model that fits "
+            "on a device is better measured unsharded, with group=... for its data."
         )
 
 

@@ -1,7 +1,8 @@
-"""A rank's share of data that all ranks have."""
+"""A rank's share of data that all ranks have, and of parameters."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -13,7 +14,7 @@ from hesspec.operators.division import Division, count_samples
 from hesspec.operators.items import as_pair, check_data
 from hesspec.operators.structures import flatten
 
-__all__ = ["check_cut", "check_share", "shard"]
+__all__ = ["check_cut", "check_share", "is_distributed", "shard"]
 
 
 class _Shard:
@@ -113,3 +114,10 @@ def shard(data: Iterable[Any], group: dist.ProcessGroup) -> Iterable[Any]:
     """
     check_data(data)
     return _Shard(data, Ranks(group))
+
+
+def is_distributed(value: object) -> bool:
+    """Whether a tensor is spread over ranks (a `DTensor`)."""
+    # Slow to import, and imported already where there is such a tensor.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
