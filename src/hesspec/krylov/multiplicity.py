@@ -19,8 +19,7 @@ from hesspec.krylov.ritz import Array
 __all__ = ["outgrown_by_rounding", "outgrown_by_start"]
 
 # How many times longer than a unit vector the component of a further copy would be, had it begun with its standard
-# deviation. A normal variable is below 1/1,000 of its own with probability 8e-4. Of 4,000 eigenvalues that rounding
-# alone told to be simple, 1 was not (27 of 4,500 at a tenth instead of a thousandth of a unit vector's inverse).
+# deviation. A normal variable is below 1/1,000 of its own with probability 8e-4.
 CERTAIN = 1e3
 
 

@@ -27,7 +27,7 @@ __all__ = ["Finding", "Part", "by_calls", "check_broadcast", "compare_outputs", 
 LOOKED_AT, SMALLER = 16, 5
 
 # What a loss may be off by, in roundings of itself and of the outputs: sums over samples and channels are taken in
-# other orders for other numbers of samples. Deep networks in float32 were seen to be off by up to a tenth of that.
+# other orders for other numbers of samples.
 ROUNDINGS = 1024
 
 # Means whose denominator is guarded (the total of a mask + 1e-6) do not add up to rounding, and yet are means.
