@@ -10,8 +10,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hesspec import cli
-from hesspec.demo import CHECKPOINTS, PAGE_SHARE, demo
+from hesspec.cli import app as cli
+from hesspec.cli.demonstration import CHECKPOINTS, PAGE_SHARE, demo
 from hesspec.result import load
 from hesspec.study import SPLITS, load_dataset, load_weights, read_metadata, small_cnn
 from hesspec.study.measuring import MATRICES, measure
@@ -25,7 +25,7 @@ def run(tmp_path_factory, example):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hesspec.demo.demo", functools.partial(demo, epochs=SHORT, steps=STEPS))
+        patch.setattr("hesspec.cli.demonstration.demo", functools.partial(demo, epochs=SHORT, steps=STEPS))
         result = CliRunner().invoke(cli.app, example("demo"), prog_name="hesspec")
     assert result.exit_code == 0, result.output
     return folder / "hesspec-demo", result
@@ -177,9 +177,9 @@ def test_too_few_epochs(tmp_path):
 
 
 def test_the_progress_is_as_far_as_was_said_when_the_page_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("hesspec.demo.write_report", lambda folder: (folder / "report.html").touch())
-    monkeypatch.setattr("hesspec.demo._draw", lambda *_: None)
-    monkeypatch.setattr("hesspec.demo.measure_structure", lambda *_, **__: None)
+    monkeypatch.setattr("hesspec.cli.demonstration.write_report", lambda folder: (folder / "report.html").touch())
+    monkeypatch.setattr("hesspec.cli.demonstration._draw", lambda *_: None)
+    monkeypatch.setattr("hesspec.cli.demonstration.measure_structure", lambda *_, **__: None)
     calls = []
 
     def quick(network, dataset, *, on_progress, **_):
@@ -187,7 +187,7 @@ def test_the_progress_is_as_far_as_was_said_when_the_page_is_written(tmp_path, m
             on_progress("Hessian", done, 4)
         return {}
 
-    monkeypatch.setattr("hesspec.demo.measure", quick)
+    monkeypatch.setattr("hesspec.cli.demonstration.measure", quick)
     demo(tmp_path / "demo", epochs=3, on_progress=lambda *call: calls.append(call))
     done = [call[1] for call in calls]
     assert done == sorted(done)

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 
 import hesspec as package
-from hesspec import cli
+from hesspec.cli import app as cli
 from hesspec.study import DATASETS, NETWORKS, SPLITS, load_dataset, measuring, save_checkpoint, small_cnn
 from hesspec.study.measuring import MATRICES
 

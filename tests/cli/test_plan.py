@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from hesspec import cli
+from hesspec.cli import app as cli
 
 PLAN = ("plan", "small_cnn", "--data", "digits", "--samples-per-class", "5")
 

@@ -6,7 +6,7 @@ import signal
 from types import FrameType
 from typing import Final
 
-from hesspec._launch import launched_ranks
+from hesspec.cli.launch import launched_ranks
 
 __all__ = ["catch_signals", "end_if_asked", "ending_of", "was_asked"]
 

@@ -23,16 +23,16 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from hesspec._heap import kept_heap
-from hesspec._launch import launched_ranks, process_group, rank_here
-from hesspec._signals import catch_signals, end_if_asked, ending_of, was_asked
 from hesspec._suggest import unknown
 from hesspec._text import printable
+from hesspec.cli.launch import launched_ranks, process_group, rank_here
+from hesspec.cli.signals import catch_signals, end_if_asked, ending_of, was_asked
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from hesspec._resuming import CommandRecord
+    from hesspec.cli.resuming import CommandRecord
     from hesspec.result import Spectrum
     from hesspec.study.config import StudyConfig
     from hesspec.study.datasets import Dataset
@@ -268,8 +268,8 @@ def demo_command(
     weights, figures and a page that shows it all, in less than two minutes. One thread is used, so that a seed gives
     the same numbers on any number of cores.
     """
-    from hesspec._tables import stacked  # noqa: PLC0415 - slow to import, and not needed for --help
-    from hesspec.demo import CHECKPOINTS, demo  # noqa: PLC0415 - as above
+    from hesspec.cli.demonstration import CHECKPOINTS, demo  # noqa: PLC0415 - as above
+    from hesspec.cli.tables.spectra import stacked  # noqa: PLC0415 - slow to import, and not needed for --help
 
     with _progress() as show:
         result = demo(out, seed=seed, on_progress=show)
@@ -426,8 +426,8 @@ def measure_command(
     thread for each core.
     """
     from hesspec._ranks import Ranks  # noqa: PLC0415 - slow to import, and not needed for --help
-    from hesspec._resuming import CommandRecord, file_content  # noqa: PLC0415 - as above
-    from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - as above
+    from hesspec.cli.resuming import CommandRecord, file_content  # noqa: PLC0415 - as above
+    from hesspec.cli.tables.spectra import distinct_labels, side_by_side  # noqa: PLC0415 - as above
     from hesspec.krylov.snapshot import parse_duration  # noqa: PLC0415 - as above
     from hesspec.plot import DISPLAY_NAMES  # noqa: PLC0415 - as above
     from hesspec.result import load  # noqa: PLC0415 - as above
@@ -613,7 +613,7 @@ def plan_command(
     any number of devices, from formulas: compute, communication and memory of a product and of a spectrum, as in
     `hesspec plan --params 7e9 --tokens 1e9 --devices 256 --memory 80GB --bandwidth 400GB/s`.
     """
-    from hesspec._tables import estimated, planned  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec.cli.tables.spectra import estimated, planned  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec.study.measuring import MATRICES, matrix_name, plan_measurement  # noqa: PLC0415 - as above
 
     names = list(dict.fromkeys(map(matrix_name, matrix or MATRICES)))
@@ -703,7 +703,7 @@ def structure_command(
     the spectra that it takes are kept too, where `hesspec measure` has not left them already. `hesspec report` shows
     all of it.
     """
-    from hesspec._structure_tables import explained  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec.cli.tables.structures import explained  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec.plot import DISPLAY_NAMES  # noqa: PLC0415 - as above
     from hesspec.study.measuring import (  # noqa: PLC0415 - as above
         MATRICES,
@@ -877,7 +877,7 @@ def show_command(
     Files that cannot be read are named and left out; the status is 1 then.
     """
     from hesspec._files import atomic_path  # noqa: PLC0415 - its package imports torch, which --help need not wait for
-    from hesspec._tables import distinct_labels, side_by_side  # noqa: PLC0415 - as above
+    from hesspec.cli.tables.spectra import distinct_labels, side_by_side  # noqa: PLC0415 - as above
     from hesspec.plot import plot_spectrum  # noqa: PLC0415 - as above
     from hesspec.result import load  # noqa: PLC0415 - as above
 
@@ -960,7 +960,7 @@ def study_command(
     the same what would be run. Where a task fails later, the others are done first. Either ends with a line for each
     reason, and status 1; the same command tries what failed again.
     """
-    from hesspec._study_tables import progress_table  # noqa: PLC0415 - slow to import, and not needed for --help
+    from hesspec.cli.tables.studies import progress_table  # noqa: PLC0415 - slow to import, and not needed for --help
     from hesspec.study import StudyError, load_study, run_study  # noqa: PLC0415 - as above
 
     _check_ray(ray, ray_cpus, dry_run)
@@ -1011,7 +1011,7 @@ def _results_of(file: Path) -> Path:
 
 def _forecast(config: StudyConfig, folder: Path, device: str) -> None:
     """Show what of a study is left to do; StudyError afterwards where tasks cannot be run."""
-    from hesspec._study_tables import forecast_table  # noqa: PLC0415 - as in the command
+    from hesspec.cli.tables.studies import forecast_table  # noqa: PLC0415 - as in the command
     from hesspec.study import StudyError  # noqa: PLC0415 - as in the command
     from hesspec.study.forecasting import forecast_study  # noqa: PLC0415 - as in the command
 
