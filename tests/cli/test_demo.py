@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hesspec.cli import app as cli
+from hesspec.cli.app import app
 from hesspec.cli.demonstration import CHECKPOINTS, PAGE_SHARE, demo
 from hesspec.result import load
 from hesspec.study import SPLITS, load_dataset, load_weights, read_metadata, small_cnn
@@ -25,8 +25,8 @@ def run(tmp_path_factory, example):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hesspec.cli.demonstration.demo", functools.partial(demo, epochs=SHORT, steps=STEPS))
-        result = CliRunner().invoke(cli.app, example("demo"), prog_name="hesspec")
+        patch.setattr("hesspec.cli.demo.demo", functools.partial(demo, epochs=SHORT, steps=STEPS))
+        result = CliRunner().invoke(app, example("demo"), prog_name="hesspec")
     assert result.exit_code == 0, result.output
     return folder / "hesspec-demo", result
 

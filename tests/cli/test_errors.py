@@ -129,7 +129,7 @@ def test_faults_of_the_program_are_not_hidden(hesspec, monkeypatch):
     def fail(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("hesspec.result.load", fail)
+    monkeypatch.setattr("hesspec.cli.show.load", fail)
     assert isinstance(hesspec("show", "x.nc").exception, AssertionError)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 
 import hesspec as package
-from hesspec.cli import app as cli
+from hesspec.cli import console
 from hesspec.study import DATASETS, NETWORKS, SPLITS, load_dataset, measuring, save_checkpoint, small_cnn
 from hesspec.study.measuring import MATRICES
 
@@ -152,11 +152,11 @@ def test_a_pipe_gets_a_line_for_each_matrix(measured):
 def test_a_wide_terminal_gets_more_columns(measured, hesspec, monkeypatch):
     for split in ("train", "test"):
         measured("--split", split)
-    monkeypatch.setattr(cli, "output", Console(width=160, markup=False, highlight=False))
+    monkeypatch.setattr(console, "output", Console(width=160, markup=False, highlight=False))
     files = [f"spectra/initialisation-{s}-{m}.nc" for s in SPLITS for m in MATRICES]
     wide = hesspec("show", *files).stdout
     assert len(row(wide, "outliers")) == 6
-    monkeypatch.setattr(cli, "output", Console(width=80, markup=False, highlight=False))
+    monkeypatch.setattr(console, "output", Console(width=80, markup=False, highlight=False))
     narrow = hesspec("show", *files).stdout
     assert sum(line.startswith("outliers") for line in narrow.splitlines()) == 2
 

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from hesspec.cli import app as cli
+from hesspec.cli import console
 
 PLAN = ("plan", "small_cnn", "--data", "digits", "--samples-per-class", "5")
 
@@ -74,7 +74,7 @@ def test_a_plan_for_images_that_are_not_here(hesspec):
 
 
 def test_what_cannot_be_run_is_said_first_and_why(hesspec, monkeypatch):
-    monkeypatch.setattr(cli, "output", Console(width=100, markup=False, highlight=False, emoji=False))
+    monkeypatch.setattr(console, "output", Console(width=100, markup=False, highlight=False, emoji=False))
     result = hesspec(*SCALE, "--bandwidth", "400GB/s")
     assert result.exit_code == 0, result.stderr
     said = " ".join(result.stdout.partition("parameters  ")[0].split())

@@ -1,20 +1,18 @@
-"""Spectra as tables for a terminal of 80 columns or more."""
+"""Spectra as tables."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from rich import box
 from rich.table import Table
 
 from hesspec._text import printable
-from hesspec.cost_model import Cost
-from hesspec.planning import Plan
+from hesspec.cli.tables.layout import table_of
 from hesspec.plot import DISPLAY_NAMES, three_digits
 from hesspec.report.rounding import with_bound
 from hesspec.result import Spectrum
 
-__all__ = ["distinct_labels", "estimated", "planned", "side_by_side", "stacked", "table_of"]
+__all__ = ["distinct_labels", "side_by_side", "stacked"]
 
 # What tells spectra apart, in the order in which a reader looks for it.
 _IDENTITY = ("matrix", "split", "checkpoint", "epoch", "network", "dataset", "samples_per_class")
@@ -111,46 +109,6 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
         for rank, values in enumerate(zip_longest(*map(_outliers, members), fillvalue=""), start=1):
             table.add_row(f"outlier {rank}", *values)
         yield table
-
-
-def planned(plans: Iterable[Plan]) -> Table:
-    """A column for each plan."""
-    rows = [plan.summary() for plan in plans]
-    return _columns(rows, [name for name in rows[0] if name != "matrix"])
-
-
-def estimated(costs: Sequence[Cost]) -> Iterator[str | Table]:
-    """What cannot be run, and why, in a line each; what is the same for all costs; and a column for each."""
-    for cost in costs:
-        if cost.obstacle:
-            yield f"{DISPLAY_NAMES[cost.matrix]} cannot be run. {cost.obstacle}"
-    rows = [cost.summary() for cost in costs]
-    names = [name for name in rows[0] if name != "matrix"]
-    common = [name for name in names if len({row[name] for row in rows}) == 1] if len(rows) > 1 else []
-    if common:
-        table = table_of("", "all")
-        table.columns[1].justify = "left"
-        for name in common:
-            table.add_row(name, rows[0][name])
-        yield table
-    yield _columns(rows, [name for name in names if name not in common])
-
-
-def _columns(rows: Sequence[Mapping[str, str]], names: Iterable[str]) -> Table:
-    table = table_of("", *(DISPLAY_NAMES.get(row["matrix"], row["matrix"]) for row in rows))
-    for name in names:
-        table.add_row(name, *(row[name] for row in rows))
-    return table
-
-
-def table_of(first: str, *others: str, title: str | None = None) -> Table:
-    """Empty table; its first column is of words, the others of numbers."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, title=title)
-    table.title_justify, table.title_style = "left", "bold"
-    table.add_column(first, no_wrap=True)
-    for heading in others:
-        table.add_column(heading, justify="right", overflow="fold")
-    return table
 
 
 def _outliers(spectrum: Spectrum) -> list[str]:

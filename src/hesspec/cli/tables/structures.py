@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from rich.table import Table
 
-from hesspec.cli.tables.spectra import table_of
+from hesspec.cli.tables.layout import table_of
 from hesspec.plot import DISPLAY_NAMES, three_digits
 from hesspec.report.rounding import with_bound
 from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure

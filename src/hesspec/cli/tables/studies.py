@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from hesspec._memory import in_words
-from hesspec.cli.tables.spectra import table_of
+from hesspec.cli.tables.layout import table_of
 from hesspec.planning import duration
 from hesspec.study.config import StudyConfig
 from hesspec.study.forecasting import TaskForecast
