@@ -127,7 +127,7 @@ def test_what_is_printed(run):
     for line in text.splitlines():
         assert len(line) <= 100
     for checkpoint, epoch in zip(CHECKPOINTS, (0, 1, 3), strict=True):
-        section = text.partition(f"{checkpoint} (epoch {epoch}): loss ")[2].partition("\n\n")[0]
+        section = text.partition(f"{checkpoint} (epoch {epoch}): training loss ")[2].partition("\n\n")[0]
         rows = re.findall(r"^(Hess|G|H), (train|test) +(\d+) ", section, re.MULTILINE)
         assert len(rows) == 6
         for short, split, outliers in rows:
@@ -165,7 +165,7 @@ def test_a_stopped_demo_leaves_an_empty_folder_empty(tmp_path):
 
 def test_a_folder_with_anything_in_it_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileExistsError, match="is not empty; remove it"):
+    with pytest.raises(FileExistsError, match="is not empty; delete it"):
         demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

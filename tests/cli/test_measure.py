@@ -84,7 +84,7 @@ def test_matrices_are_known_by_several_names(measured, here, name):
 
 
 def test_without_weights_it_says_so(measured):
-    note = "No --weights: the spectra are those of own:linear as it is initialised from seed 4."
+    note = "No --weights: measuring own:linear at initialisation (seed 4)."
     assert note in measured("--seed", 4).stderr
 
 
@@ -139,7 +139,7 @@ def test_nothing_is_replaced(hesspec, measured, here):
     before = file.read_bytes()
     result = hesspec("measure", "own:linear", "--data", "digits", "--seed", 5)
     assert result.exit_code == 1
-    assert f"There is a file 'spectra/{FILES[0]}' already; remove it" in result.stderr
+    assert f"The file 'spectra/{FILES[0]}' already exists; delete it" in result.stderr
     assert file.read_bytes() == before
     assert names(here / "spectra") == FILES[:1]
 

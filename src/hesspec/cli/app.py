@@ -1,4 +1,4 @@
-"""The program `hesspec`: its commands, each in a file of its own, and how a command ends."""
+"""Entry point of the program `hesspec`: list of commands, error messages and exit statuses."""
 
 import os
 import sys
@@ -18,38 +18,37 @@ from hesspec.cli.signals import catch_signals, end_if_asked, ending_of, was_aske
 
 __all__ = ["COMMANDS", "app", "main"]
 
-# The command NAME is the module hesspec.cli.NAME: its function `command`, and EXAMPLE, a line that works when it is
-# copied. PyTorch takes seconds to import, so that the module is loaded when the command is run; for the list of
-# commands, here is what they do.
+# Each command NAME is a module hesspec.cli.NAME with a function `command` and a working example, EXAMPLE. The module is
+# imported when the command is called, as PyTorch takes seconds to import; the list of commands is printed from here.
 COMMANDS: Final = {
     "demo": "Train a small network on scanned digits and measure its spectra.",
     "measure": "Measure the spectra of a network on a data set.",
     "plan": "Estimate the time and memory of a measurement.",
-    "structure": "Explain the outliers by the class structure of the data.",
-    "show": "Print spectra as tables, or draw them.",
+    "structure": "Explain the outliers of a spectrum by the class structure of G.",
+    "show": "Print spectra as tables, and plot them.",
     "study": "Train networks at several sample sizes and measure their spectra.",
-    "report": "Write a page that shows all spectra of a folder.",
+    "report": "Write an HTML page that shows all spectra in a folder.",
 }
 
-# Those that run as one process for each share of the data.
+# Commands that torchrun can start as several processes, each with a part of the data.
 SHARED: Final = ("measure", "structure")
-SILENCE: Final = 5  # seconds that a rank whose error another one reports leaves to that one
+SILENCE: Final = 5  # seconds that a rank waits when another rank reports the error
 
 
 class _Commands(TyperGroup):
-    """Commands that end with one line, and not with a traceback, where the fault is the user's or the machine's."""
+    """Group of commands that reports errors caused by the input or the machine in one line, without a traceback."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = {name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Load the command that is called."""
+        """Import the command that is called."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command if name is None else _load(name), rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; where there are several ranks, the first one speaks for all."""
+        """Run the command. If there are several ranks, only the first one prints."""
         rank = rank_here()
         console.output.quiet = console.notes.quiet = rank > 0
         try:
@@ -59,17 +58,17 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             raise _interrupted() from None
         except (typer.Exit, BrokenPipeError):
-            raise  # all is said, or a reader such as `head` has seen enough: typer ends quietly
+            raise  # everything is printed, or a reader such as `head` has closed the pipe: typer ends quietly
         except Exception as error:
-            if was_asked():  # libraries make errors of their own of it
+            if was_asked():  # libraries replace KeyboardInterrupt by errors of their own
                 raise _interrupted() from None
             if os.environ.get("HESSPEC_TRACEBACK") or not is_reportable(error):
                 raise
-            # What is wrong with the command is seen by all ranks, what goes wrong later by one of them.
+            # All ranks see what is wrong with the command line; a later error occurs on one of them.
             console.notes.quiet = getattr(error, "reported", rank > 0 and not _ranks_have_met())
             console.say(f"Error: {sentence_of(error)}", "red")
             if console.notes.quiet:
-                # The launcher ends all ranks as soon as one has ended: the one that speaks is to be that one.
+                # The launcher stops all ranks when the first one ends: that must be the rank that reports.
                 time.sleep(SILENCE)
             raise _ending(1) from None
         else:
@@ -77,17 +76,17 @@ class _Commands(TyperGroup):
 
 
 def _interrupted() -> typer.Exit:
-    """Say that a signal ends the command, and what ends it."""
+    """Print that a signal ends the command; return the exit."""
     sentence, status = ending_of()
     console.say(sentence, "yellow")
     return _ending(status)
 
 
 def _ending(status: int) -> typer.Exit:
-    """What ends the command after an error, unless it ends here, with the process."""
+    """Return the exit with this status, or end the process at once if it belongs to a process group."""
     if launched_ranks() > 1 and _ranks_have_met():
-        # The group cannot be ended, as others may be gone, and a Python that shuts down beside its threads may abort:
-        # without this status, and with a last line of its own.
+        # The group cannot be destroyed, as other ranks may have ended, and Python may abort if it shuts down while the
+        # threads of the group are running: with another status and another last line.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -110,7 +109,7 @@ app = typer.Typer(
 
 
 def _load(name: str) -> Any:
-    """The command in the module of this name."""
+    """Import the module of a command and build the command from it."""
     module = import_module(f"hesspec.cli.{name}")
     alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
     alone.command(name, epilog=_example(module.EXAMPLE))(module.command)
@@ -118,7 +117,7 @@ def _load(name: str) -> Any:
 
 
 def _example(command: str) -> str:
-    """Epilogue of a help page: a command that works when it is copied."""
+    """Last part of a help page: a working example."""
     return f"Example:\n\n```\n{command}\n```"
 
 
@@ -132,22 +131,22 @@ def _print_version(wanted: bool) -> None:
 def _hesspec(
     ctx: typer.Context,
     _version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """The full eigenvalue spectrum of the curvature of deep networks, with error bounds.
+    """Measure the full eigenvalue spectrum of the curvature of deep networks, with error bounds.
 
-    The matrices are the Hessian of the mean cross-entropy, its Gauss-Newton part G and its residual part H:
-    Hess = G + H.
+    The curvature matrices are the Hessian of the mean cross-entropy loss (Hess), its Gauss-Newton part (G) and its
+    residual part (H): Hess = G + H.
 
-    `torchrun --nproc-per-node=N -m hesspec measure ...` spreads the data over N processes.
+    `torchrun --nproc-per-node=N -m hesspec measure ...` distributes the data over N processes.
 
-    Where a command ends with an error, HESSPEC_TRACEBACK=1 in the environment shows where it arose.
+    Set HESSPEC_TRACEBACK=1 to see the full traceback of an error.
     """
     if launched_ranks() > 1 and ctx.invoked_subcommand not in SHARED:
         raise ValueError(
-            f"hesspec {ctx.invoked_subcommand} is one process and cannot be spread by torchrun; "
-            f"{' and '.join(SHARED)} can be."
+            f"hesspec {ctx.invoked_subcommand} runs in a single process and cannot be started by torchrun; "
+            f"only {' and '.join(SHARED)} can."
         )
 
 

@@ -1,4 +1,4 @@
-"""What the command line prints: results on standard output; progress, notes, warnings and errors on standard error."""
+"""Output of the command line: results on standard output; progress, notes and errors on standard error."""
 
 import logging
 import warnings
@@ -19,21 +19,21 @@ __all__ = ["notes", "output", "progress", "say", "warn", "warnings_in_a_line"]
 
 
 class _Console(Console):
-    """A console on which text of others, such as names in files, does nothing but be shown."""
+    """Console that escapes control characters in what it prints, such as names read from files."""
 
     def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text, keep="\n"), segment.style)
 
 
-# Names of files and networks are shown unchanged, whatever brackets and colons are in them.
+# Brackets and colons in the names of files and networks are not markup.
 output = _Console(highlight=False, markup=False, emoji=False)
 notes = _Console(highlight=False, markup=False, emoji=False, stderr=True)
 
 
 def say(text: str, style: str = "") -> None:
     """Print a line on standard error."""
-    # Not folded at the width of the terminal, so that whatever reads it gets it as one line.
+    # Not wrapped at the width of the terminal, so that programs that read it get one line.
     notes.print(Text(printable(text), style=style), soft_wrap=True)
 
 
@@ -43,7 +43,7 @@ def warn(text: object) -> None:
 
 
 class _InALine(logging.Handler):
-    """Shows what is logged as a warning in a line."""
+    """Log handler that prints each warning in one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warn(record.getMessage())
@@ -51,7 +51,7 @@ class _InALine(logging.Handler):
 
 @contextmanager
 def warnings_in_a_line() -> Iterator[None]:
-    """Print what is warned of or logged as a warning within this block in one line each."""
+    """Print each warning in one line, whether it is issued by `warnings` or by hesspec's logger."""
     handler, logger = _InALine(logging.WARNING), logging.getLogger("hesspec")
     logger.addHandler(handler)
     try:
@@ -63,7 +63,7 @@ def warnings_in_a_line() -> Iterator[None]:
 
 
 class _TimeLeft(ProgressColumn):
-    """Time that is left, or that has passed where the end is not known."""
+    """Time left, or time passed if the total is unknown."""
 
     def render(self, task: Task) -> Text:
         left = task.time_remaining
@@ -76,7 +76,7 @@ class _TimeLeft(ProgressColumn):
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, float, float | None], None]]:
-    """Give a function that shows what is being done: as a bar, or where nobody watches as a line for each new thing."""
+    """Yield a function that shows progress: as a bar on a terminal, otherwise as one line per activity."""
     if not notes.is_terminal:
         shown = ""
 

@@ -13,17 +13,19 @@ EXAMPLE = "hesspec demo"
 
 
 def command(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the results; a new or an empty one.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder; must be new or empty.")] = Path(
         "hesspec-demo"
     ),
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of weights, order of samples, and probes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Random seed of the weights, the sample order and the probes.")
+    ] = 0,
 ) -> None:
-    """Train a small network on scanned digits, measure its spectra on the way, and write a report.
+    """Train a small network on scanned digits, measure its spectra during training, and write a report.
 
-    The digits come with scikit-learn, so that nothing is downloaded. Hess, G and H are measured at the initialisation,
-    in the middle and at the end of training, on the training and on the test set: 18 spectra as NetCDF files, beside
-    weights, figures and a page that shows it all, in less than two minutes. One thread is used, so that a seed gives
-    the same numbers on any number of cores.
+    The digits come with scikit-learn; nothing is downloaded. Hess, G and H are measured at initialisation, in the
+    middle and at the end of training, on the training and on the test set. This takes less than two minutes and writes
+    18 spectra (NetCDF files), the weights, figures, and an HTML page that shows all of them. It uses a single thread,
+    so that a seed gives the same numbers on any number of cores.
     """
     with console.progress() as show:
         result = demo(out, seed=seed, on_progress=show)
@@ -31,11 +33,9 @@ def command(
         members = [spectrum for key, spectrum in result.spectra.items() if key[0] == checkpoint]
         record = next(r for r in result.history if r.epoch == members[0].attributes["epoch"])
         title = (
-            f"{checkpoint} (epoch {record.epoch}): loss {record.train_loss:.3g} on the training set, "
-            f"{record.test_error:.1%} of the test set wrong"
+            f"{checkpoint} (epoch {record.epoch}): training loss {record.train_loss:.3g}, "
+            f"test error {record.test_error:.1%}"
         )
         console.output.print(stacked(members, title=title, width=console.output.width), "")
-    console.output.print(
-        "largest: ± bound of its error; trace: ± standard error; negative: share of eigenvalues below zero"
-    )
+    console.output.print("largest: ± error bound; trace: ± standard error; negative: share of negative eigenvalues")
     console.output.print(f"Report: {result.report}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""How `torchrun` started this process: from the environment, without PyTorch."""
+"""How `torchrun` started this process, read from the environment. Does not import PyTorch."""
 
 import os
 
@@ -6,11 +6,11 @@ __all__ = ["launched_ranks", "rank_here"]
 
 
 def launched_ranks() -> int:
-    """Number of processes that `torchrun` started with this one; 1 without it."""
-    # A scheduler may set one of the two for purposes of its own.
+    """Number of processes that `torchrun` started; 1 without `torchrun`."""
+    # Schedulers may set one of the two variables for other purposes.
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def rank_here() -> int:
-    """Number of this process among them, from 0."""
+    """Rank of this process, from 0."""
     return int(os.environ["RANK"]) if launched_ranks() > 1 else 0

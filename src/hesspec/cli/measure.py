@@ -31,10 +31,13 @@ def command(
     matrix: options.Matrix = None,
     params: options.Params = None,
     steps: Annotated[
-        str, typer.Option(metavar="N", help="Lanczos steps, or auto: until the spectrum no longer moves.")
+        str, typer.Option(metavar="N", help="Number of Lanczos steps, or auto: until the spectrum no longer changes.")
     ] = "64",
     probes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Random start vectors. More than one help small networks only.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Number of random start vectors. More than one only helps for small networks."
+        ),
     ] = 1,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 256,
@@ -45,27 +48,27 @@ def command(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the spectra are written. Nothing there is replaced.")
+        Path, typer.Option(metavar="FOLDER", help="Output folder; existing files are never overwritten.")
     ] = Path("spectra"),
 ) -> None:
-    """Measure the spectra of a network on a data set; each is kept in a NetCDF file.
+    """Measure the spectra of a network on a data set, and save each as a NetCDF file.
 
-    The loss is the mean cross-entropy. Each file is written as soon as its spectrum is complete, under the name
-    SPLIT-MATRIX.nc, or CHECKPOINT-SPLIT-MATRIX.nc with the name of the file of weights in front. `hesspec show` and
-    `hesspec report` read them. `hesspec plan` says beforehand what it takes.
+    The loss is the mean cross-entropy. Each spectrum is saved as soon as it is complete, as CHECKPOINT-SPLIT-MATRIX.nc,
+    where CHECKPOINT is the name of the weights file without its suffix, or "initialisation". `hesspec show` and
+    `hesspec report` read these files. `hesspec plan` estimates the time and memory beforehand.
 
-    Under `torchrun` each process takes its share of the data and a slice of the Krylov basis, and the first one writes
+    Under `torchrun`, each process gets a part of the data and a slice of the Krylov basis, and the first process writes
     the results: `torchrun --nproc-per-node=2 -m hesspec measure small_cnn --data digits`.
 
-    On a machine that is busy with other work, OMP_NUM_THREADS=1 in the environment can be many times faster than one
-    thread for each core.
+    If other programs keep the machine busy, set OMP_NUM_THREADS=1: a single thread can then be many times faster than
+    one thread per core.
     """
     names = options.matrices_of(matrix)
     count = options.steps_of(steps)
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
     files = {name: problem.file(out, name) for name in names}
     if every is not None and snapshot is None:
-        raise ValueError(f"--every {every} is the time between snapshots; name a folder for them with --snapshot.")
+        raise ValueError(f"--every {every} requires a folder for the snapshots; choose one with --snapshot.")
     every = options.DEFAULT_EVERY if every is None else every
     parse_duration(every)
     model, dataset = problem.load()
@@ -87,12 +90,12 @@ def command(
     record = None if snapshot is None else CommandRecord(snapshot, given)
     with process_group(options.device_of(device)) as group, console.progress() as show, record or nullcontext():
         ranks = Ranks(group)
-        # The first rank looks and writes; what the others saw would depend on how far it has come.
-        there = ranks.gather(ranks.together(lambda: _begun(out, files, record) if ranks.rank == 0 else []))[0]
+        # Only the first rank looks and writes: what other ranks see depends on how far it has come.
+        measured = ranks.gather(ranks.together(lambda: _prepare(out, files, record) if ranks.rank == 0 else []))[0]
         measure(
             model,
             dataset,
-            matrices=[name for name in names if name not in there],
+            matrices=[name for name in names if name not in measured],
             params=params,
             steps=count,
             probes=probes,
@@ -109,9 +112,9 @@ def command(
             every=every,
         )
     if console.output.quiet:
-        return  # the first rank has written the results, and shows them
+        return  # the first rank has written the results and prints them
     if record is not None and (others := record.end()):
-        console.say(f"{snapshot} is left, as there is {', '.join(others)} in it.")
+        console.say(f"The folder {snapshot} was not deleted, as it contains {', '.join(others)}.")
     spectra = {name: load(file) for name, file in files.items()}
     labels = distinct_labels(list(spectra.values()), list(spectra))
     for table in side_by_side(dict(zip(labels, spectra.values(), strict=True)), width=console.output.width):
@@ -120,23 +123,23 @@ def command(
         console.output.print(f"Saved {file}", soft_wrap=True)
 
 
-def _begun(out: Path, files: dict[str, Path], record: CommandRecord | None) -> list[str]:
-    """Matrices that this command measured before it was interrupted; and get ready to measure the others.
+def _prepare(out: Path, files: dict[str, Path], record: CommandRecord | None) -> list[str]:
+    """Prepare the output folder and the record; return the matrices that were measured before an interruption.
 
     Raises
     ------
     ValueError
-        If the folder of snapshots is of another command.
+        If the snapshots belong to a different command.
     OSError
-        If a file is there already, or a folder cannot be written to.
+        If a file already exists, or a folder is not writable.
     """
     before = [] if record is None else record.results()
-    there = [name for name in before if name in files and files[name].exists()]
-    check_folder(out, [file for name, file in files.items() if name not in there])
+    measured = [name for name in before if name in files and files[name].exists()]
+    check_folder(out, [file for name, file in files.items() if name not in measured])
     if record is not None and before:
-        console.say(f"Going on with the command whose snapshots are in {record.folder}")
-    if there:
-        console.say(f"Measured before, and kept: {', '.join(str(files[name]) for name in there)}")
+        console.say(f"Resuming from the snapshots in {record.folder}")
+    if measured:
+        console.say(f"Already measured: {', '.join(str(files[name]) for name in measured)}")
     if record is not None:
         record.begin(files)
-    return there
+    return measured

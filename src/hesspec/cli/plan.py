@@ -16,9 +16,9 @@ EXAMPLE = "hesspec plan small_cnn --data digits --samples-per-class 10 --accurac
 def command(
     ctx: typer.Context,
     network: Annotated[
-        str | None, typer.Argument(metavar="NETWORK", help="As of `hesspec measure`.", show_default=False)
+        str | None, typer.Argument(metavar="NETWORK", help="Same as for `hesspec measure`.", show_default=False)
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="NAME", help="As of `hesspec measure`.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="Same as for `hesspec measure`.")] = None,
     weights: options.Weights = None,
     split: options.Split = "train",
     samples_per_class: options.SamplesPerClass = None,
@@ -29,40 +29,41 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="GLOB|N",
-            help="With NETWORK, names of the parameters that the curvature is taken by. Without it, the number of "
-            "parameters of a network that is not here, such as 7e9.",
+            help="With NETWORK: differentiate only by parameters whose names match. Without NETWORK: number of "
+            "parameters, such as 7e9.",
         ),
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(metavar="N", help="Without NETWORK: tokens in the data of a language model.")
+        str | None, typer.Option(metavar="N", help="Without NETWORK: number of tokens in the data of a language model.")
     ] = None,
     context: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Without NETWORK: tokens of a sequence of a language model.")
+        int, typer.Option(min=1, metavar="N", help="Without NETWORK: tokens per sequence of a language model.")
     ] = 2048,
     samples: Annotated[
-        str | None, typer.Option(metavar="N", help="Without NETWORK: samples in the data of any other network.")
+        str | None,
+        typer.Option(metavar="N", help="Without NETWORK: number of samples in the data of any other network."),
     ] = None,
     flops_forward: Annotated[
         str | None,
         typer.Option(
             metavar="N",
-            help="Without NETWORK: floating-point operations of a forward pass of such a sample, a multiply-add being "
-            "two.",
+            help="Without NETWORK: floating-point operations of the forward pass of one sample; a multiply-add counts "
+            "as two.",
         ),
     ] = None,
     activations: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Without NETWORK: what the primal pass of a sample or a sequence keeps, such as 250MB.",
-            show_default="known for language models, else left out",
+            help="Without NETWORK: memory of the cached primal pass of one sample or sequence, such as 250MB.",
+            show_default="known for language models, otherwise not counted",
         ),
     ] = None,
     bandwidth: Annotated[
         str | None,
         typer.Option(
             metavar="RATE",
-            help="Without NETWORK: what a device receives from others, such as 400GB/s.",
+            help="Without NETWORK: rate at which a device receives data from others, such as 400GB/s.",
             show_default="50GB/s",
         ),
     ] = None,
@@ -70,23 +71,26 @@ def command(
         str | None,
         typer.Option(
             metavar="RATE",
-            help="Without NETWORK: operations per second that a device sustains, such as 400TFLOP/s.",
+            help="Without NETWORK: floating-point operations per second that a device sustains, such as 400TFLOP/s.",
             show_default="half of an H100's float32 peak, 33.5TFLOP/s",
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Lanczos steps.", show_default="64, or as accuracy asks for")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of Lanczos steps.", show_default="64, or chosen by --accuracy"),
     ] = None,
     probes: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Random start vectors.", show_default="1, or as accuracy asks for"),
+        typer.Option(
+            min=1, metavar="N", help="Number of random start vectors.", show_default="1, or chosen by --accuracy"
+        ),
     ] = None,
     accuracy: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="Wasserstein-1 distance to the true spectrum, in units of the mean |eigenvalue|, to plan the cheapest "
-            "steps and probes for.",
+            help="Accuracy to plan for: Wasserstein-1 distance to the true spectrum in units of the mean |eigenvalue|. "
+            "Steps and probes are chosen to reach it at the lowest cost.",
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -95,19 +99,19 @@ def command(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory for a measurement on each device, such as 80GB, also of a device that is not here.",
-            show_default="a safe share of what is free; 80GB without NETWORK",
+            help="Memory to use on each device, such as 80GB; may be that of another machine.",
+            show_default="a safe share of the free memory; 80GB without NETWORK",
         ),
     ] = None,
-    devices: Annotated[int, typer.Option(min=1, metavar="N", help="Devices that the data is spread over.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, metavar="N", help="Number of devices that share the data.")] = 1,
     basis: options.Basis = "auto",
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
 ) -> None:
-    """Say what `hesspec measure` will take, from one batch that is timed: mode, seconds, memory.
+    """Estimate the time and memory of `hesspec measure` by timing one batch on this machine.
 
-    Seconds are those of the device at hand. Without NETWORK, it is said of one that is not here, of any size and on
-    any number of devices, from formulas: compute, communication and memory of a product and of a spectrum, as in
+    Without NETWORK, estimate a hypothetical network of any size, on any number of devices, from formulas: compute,
+    communication and memory of a matrix-vector product and of a spectrum, as in
     `hesspec plan --params 7e9 --tokens 1e9 --devices 256 --memory 80GB --bandwidth 400GB/s`.
     """
     names = options.matrices_of(matrix)

@@ -1,4 +1,4 @@
-"""`hesspec plan` without NETWORK: its options, and costs from formulas."""
+"""`hesspec plan` without NETWORK: checks of its options, and costs of hypothetical networks from formulas."""
 
 from collections.abc import Sequence
 
@@ -8,42 +8,43 @@ from hesspec.cost_model import H100, Cost, Device, cost, parse_bandwidth, parse_
 
 __all__ = ["check_options", "costs_at_scale"]
 
-# Options of `hesspec plan` for a network that is not here, and those that it has in common with one that is.
+# Options of `hesspec plan` without NETWORK only, and with or without NETWORK.
 _AT_SCALE = ("tokens", "context", "samples", "flops_forward", "activations", "bandwidth", "flops")
 _IN_COMMON = ("params", "matrix", "steps", "memory", "devices", "basis")
 
 
 def check_options(ctx: typer.Context, network: str | None, data: str | None, params: list[str] | None) -> None:
-    """Raise ValueError unless the options are those of a network that is here, or of one that is not."""
+    """Raise ValueError if options that require NETWORK and options that exclude it are mixed, or one is missing."""
     sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
     given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     numbers = [text for text in params or () if _is_number(text)]
     if network is None:
         if not params:
             raise ValueError(
-                "There is nothing to plan: give NETWORK and --data, or for a network that is not here --params 7e9 and "
-                "--tokens 1e9."
+                "There is nothing to plan: give NETWORK and --data, or describe a hypothetical network, such as "
+                "--params 7e9 --tokens 1e9."
             )
         if len(params) > 1 or not numbers:
             raise ValueError(
-                f"Without NETWORK, --params is one number of parameters such as 7e9, not {' '.join(map(repr, params))}."
+                f"Without NETWORK, --params must be one number of parameters such as 7e9, not "
+                f"{' '.join(map(repr, params))}."
             )
-        _refuse(given.difference(_AT_SCALE, _IN_COMMON), "is for a network that is here", "give NETWORK")
+        if needless := given.difference(_AT_SCALE, _IN_COMMON):
+            raise ValueError(f"{_option(needless)} requires NETWORK; add NETWORK or drop the option.")
         return
     if numbers:
         raise ValueError(
-            f"--params {numbers[0]} is a number of parameters, which {network} has by itself; leave out one of the "
-            "two. With NETWORK, --params are names."
+            f"--params {numbers[0]} is a number of parameters and cannot be combined with NETWORK {network}; drop one "
+            "of the two. With NETWORK, --params takes parameter names."
         )
-    _refuse(given.intersection(_AT_SCALE), "is for a network that is not here", "leave out NETWORK")
+    if needless := given.intersection(_AT_SCALE):
+        raise ValueError(f"{_option(needless)} cannot be combined with NETWORK; drop one of the two.")
     if data is None:
-        raise ValueError(f"There is no data to plan {network} with; give --data, such as --data digits.")
+        raise ValueError(f"A plan for {network} requires data; add --data, such as --data digits.")
 
 
-def _refuse(options: set[str], why: str, instead: str) -> None:
-    if options:
-        named = f"--{min(options).replace('_', '-')}"
-        raise ValueError(f"{named} {why}; leave it out, or {instead}.")
+def _option(names: set[str]) -> str:
+    return f"--{min(names).replace('_', '-')}"
 
 
 def _is_number(text: str) -> bool:
@@ -70,7 +71,7 @@ def costs_at_scale(
     steps: int,
     basis: str,
 ) -> list[Cost]:
-    """Costs of a spectrum of each matrix; arguments are the options' texts, None where one was not given."""
+    """Compute the cost of a spectrum of each matrix; the arguments are the values of the options."""
     known = {"tokens": tokens, "samples": samples, "flops_forward": flops_forward}
     rates = Device(
         H100.flops if flops is None else parse_flops(flops),

@@ -1,4 +1,4 @@
-"""What a command measures: a network at its weights, and a data set, by the options that name them."""
+"""The network and the data set that a command measures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Problem", "check_folder"]
 
 @dataclass(frozen=True)
 class Problem:
-    """The options that say what is measured, by their names on the command line."""
+    """Options that determine what is measured, named as on the command line."""
 
     network: str
     data: str
@@ -36,7 +36,7 @@ class Problem:
     dtype: str
 
     def load(self) -> tuple[nn.Module, Dataset]:
-        """The network with its weights, on its device, and the data set."""
+        """Load the data set, and the network with its weights on its device."""
         device, dtype = device_of(self.device), dtype_of(self.dtype)
         dataset = load_dataset(
             self.data,
@@ -49,14 +49,14 @@ class Problem:
         torch.manual_seed(self.seed)
         network = build_network(self.network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
         if self.weights is None:
-            say(f"No --weights: the spectra are those of {self.network} as it is initialised from seed {self.seed}.")
+            say(f"No --weights: measuring {self.network} at initialisation (seed {self.seed}).")
         else:
             load_weights(network, self.weights)
         return network.to(device, dtype), dataset
 
     @cached_property
     def attributes(self) -> dict[str, Attribute]:
-        """What results keep of the network and of the point at which it is measured."""
+        """Attributes of the results: network, checkpoint, epoch and parameters."""
         attributes: dict[str, Attribute] = {"network": self.network}
         if self.weights is None:
             attributes |= {"checkpoint": "initialisation", "epoch": 0}
@@ -70,17 +70,17 @@ class Problem:
         return attributes
 
     def file(self, folder: Path, result: str) -> Path:
-        """Where a result is written: the spectrum of a matrix, or "ClassStructure"."""
+        """Path of a result: the name of a matrix, or "ClassStructure"."""
         return folder / spectrum_file(result, self.split, str(self.attributes["checkpoint"]))
 
 
 def check_folder(folder: Path, files: Sequence[Path]) -> None:
-    """Say now, and not after hours of measuring, that a file cannot be written."""
+    """Raise OSError before hours of measuring if a file cannot be written."""
     for file in files:
         if file.exists():
             raise FileExistsError(
-                f"There is a file {str(file)!r} already; remove it, or name another folder with --out."
+                f"The file {str(file)!r} already exists; delete it, or choose another folder with --out."
             )
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"The folder {str(folder)!r} cannot be written to; name another one with --out.")
+        raise PermissionError(f"The folder {str(folder)!r} is not writable; choose another one with --out.")

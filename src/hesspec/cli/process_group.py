@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-import hesspec._ranks  # noqa: F401 - before there is a group, as it says there
+import hesspec._ranks  # noqa: F401 - must be imported before a group exists; the module explains why
 from hesspec.cli.launch import launched_ranks
 
 __all__ = ["process_group"]
@@ -14,9 +14,9 @@ __all__ = ["process_group"]
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[dist.ProcessGroup | None]:
-    """The group of all processes that were launched, and None where this is the only one.
+    """Create the group of all launched processes (NCCL on GPUs, Gloo on CPUs); None if this is the only process.
 
-    NCCL on GPUs, Gloo on CPUs. After an error the group is left as it is, as other ranks may be gone.
+    After an error the group is not destroyed, as other ranks may have ended already.
     """
     if launched_ranks() == 1:
         yield None

@@ -12,20 +12,22 @@ EXAMPLE = "hesspec report spectra"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With NetCDF files, in subfolders too.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with NetCDF files; subfolders are searched, too.")
+    ],
     all_figures: Annotated[
         bool,
         typer.Option(
             "--all-figures",
-            help="Of a study, write the figures at every sample size and epoch as PDF, not only those at the last: "
-            "about a second each.",
+            help="For a study, write PDF figures at every sample size and epoch instead of only at the last; takes "
+            "about one second per figure.",
         ),
     ] = False,
 ) -> None:
-    """Write report.html, one page with all spectra of a folder, which opens without a network.
+    """Write report.html, one page that shows all spectra in a folder and opens without an internet connection.
 
-    If the folder has a training.json as `hesspec demo` writes it, the page shows the training too. Files that cannot be
-    read are named, here and on the page, and left out; the status is 1 then.
+    If the folder contains a training.json as `hesspec demo` writes it, the page also shows the training. Files that
+    cannot be read are reported, here and on the page, and left out; the exit status is then 1.
     """
     page, unread = report_on(folder, all_figures=all_figures)
     console.output.print(f"Report: {page}", soft_wrap=True)

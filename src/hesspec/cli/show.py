@@ -17,28 +17,28 @@ EXAMPLE = "hesspec show spectra/*.nc --png spectra.png"
 
 
 def command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="NetCDF files that hesspec wrote.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="NetCDF files written by hesspec.")],
     png: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the spectra over one another into this file.")
+        Path | None, typer.Option(metavar="FILE", help="Plot all spectra in one figure and save it to this file.")
     ] = None,
 ) -> None:
-    """Show spectra as tables: their numbers, and all outliers with the bounds of their errors.
+    """Print spectra as tables: their main numbers, and all outliers with error bounds.
 
-    Files that cannot be read are named and left out; the status is 1 then.
+    Files that cannot be read are reported and left out; the exit status is then 1.
     """
-    found: dict[Path, Spectrum] = {}
+    loaded: dict[Path, Spectrum] = {}
     for file in files:
         try:
-            found[file] = load(file)
+            loaded[file] = load(file)
         except (ValueError, OSError) as error:
             if len(files) == 1:
                 raise
             console.warn(f"left out: {sentence_of(error)}")
-    if not found:
+    if not loaded:
         raise ValueError("None of these files can be read.")
-    names = [printable(str(file)) for file in found]
-    labels = distinct_labels(list(found.values()), names)
-    spectra = dict(zip(labels, found.values(), strict=True))
+    names = [printable(str(file)) for file in loaded]
+    labels = distinct_labels(list(loaded.values()), names)
+    spectra = dict(zip(labels, loaded.values(), strict=True))
     for label, name in zip(labels, names, strict=True):
         console.output.print(
             f"{label}: {_description(spectra[label])}{name}" if label != name else label, soft_wrap=True
@@ -49,12 +49,12 @@ def command(
         with atomic_path(png) as temporary:
             plot_spectrum(spectra).savefig(temporary, format="png", dpi=200)
         console.output.print(f"Saved {png}", soft_wrap=True)
-    if len(found) < len(set(files)):
+    if len(loaded) < len(set(files)):
         raise typer.Exit(1)
 
 
 def _description(spectrum: Spectrum) -> str:
-    """What the file says of itself, for the line with its name."""
+    """Network, data set, split and checkpoint, as far as the file names them."""
     attributes = spectrum.attributes
     names = ("network", "dataset", "split", "checkpoint")
     parts = [printable(str(attributes[name])) for name in names if name in attributes]

@@ -27,32 +27,32 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Whose outliers are explained: hess, g or h. May be given several times.",
-            show_default="all three",
+            help="Matrix whose outliers are explained: hess, g or h. Can be repeated.",
+            show_default="hess, g and h",
         ),
     ] = None,
     params: options.Params = None,
     cross: Annotated[
         bool,
-        typer.Option(help="Whether the C^2 cross-class means are formed, too, which is dear for many classes C."),
+        typer.Option(help="Also compute the C^2 cross-class means, which is expensive for many classes C."),
     ] = True,
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Lanczos steps of each spectrum.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Number of Lanczos steps per spectrum.")] = 64,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 256,
     memory: options.Memory = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the result is written. Nothing there is replaced.")
+        Path, typer.Option(metavar="FOLDER", help="Output folder; existing files are never overwritten.")
     ] = Path("spectra"),
 ) -> None:
-    """Explain the outliers: the class structure of G, and what of each outlier comes from which part of it.
+    """Explain the outliers of the spectra by the class structure of G.
 
-    G = G_class + G_cross + G_within + G_same, by the means of the logit gradients over the classes. Eigenvalues of the
-    parts come from averages alone; each outlier's eigenvector is split by them, and the means are projected out of the
-    Hessian to see which outliers vanish. The result is SPLIT-ClassStructure.nc, or CHECKPOINT-SPLIT-ClassStructure.nc;
-    the spectra that it takes are kept too, where `hesspec measure` has not left them already. `hesspec report` shows
-    all of it.
+    G = G_class + G_cross + G_within + G_same, by the class means of the logit gradients. The eigenvalues of all parts
+    but G_within are computed from these means alone. Each outlier is attributed to the parts by its eigenvector, and
+    the means are projected out of the Hessian to see which outliers vanish. The result is saved as
+    CHECKPOINT-SPLIT-ClassStructure.nc; spectra that `hesspec measure` has not saved yet are saved as well.
+    `hesspec report` shows all of them.
     """
     names = options.matrices_of(matrix)
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)

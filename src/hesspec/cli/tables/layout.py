@@ -1,4 +1,4 @@
-"""How tables look."""
+"""Layout of all tables."""
 
 from rich import box
 from rich.table import Table
@@ -7,7 +7,7 @@ __all__ = ["table_of"]
 
 
 def table_of(first: str, *others: str, title: str | None = None) -> Table:
-    """Empty table; its first column is of words, the others of numbers."""
+    """Create an empty table with a left-aligned first column; the other columns are right-aligned."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, title=title)
     table.title_justify, table.title_style = "left", "bold"
     table.add_column(first, no_wrap=True)

@@ -1,4 +1,4 @@
-"""Plans and costs of measurements as tables."""
+"""Tables of plans and of costs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -13,13 +13,13 @@ __all__ = ["estimated", "planned"]
 
 
 def planned(plans: Iterable[Plan]) -> Table:
-    """A column for each plan."""
+    """Table with a column for each plan."""
     rows = [plan.summary() for plan in plans]
     return _columns(rows, [name for name in rows[0] if name != "matrix"])
 
 
 def estimated(costs: Sequence[Cost]) -> Iterator[str | Table]:
-    """What cannot be run, and why, in a line each; what is the same for all costs; and a column for each."""
+    """Yield one line per infeasible case, a table of common values, and a table with a column for each cost."""
     for cost in costs:
         if cost.obstacle:
             yield f"{DISPLAY_NAMES[cost.matrix]} cannot be run. {cost.obstacle}"

@@ -1,4 +1,4 @@
-"""Spectra as tables."""
+"""Tables of spectra."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from hesspec.result import Spectrum
 
 __all__ = ["distinct_labels", "side_by_side", "stacked"]
 
-# What tells spectra apart, in the order in which a reader looks for it.
+# Attributes that distinguish spectra, in the order in which a reader looks for them.
 _IDENTITY = ("matrix", "split", "checkpoint", "epoch", "network", "dataset", "samples_per_class")
 _NONE = "–"
 
@@ -25,13 +25,13 @@ Text = Callable[[Spectrum], str]
 
 
 def distinct_labels(spectra: Sequence[Spectrum], names: Sequence[str]) -> list[str]:
-    """Labels that tell spectra apart: the matrix and what else differs, or the given names where that is not enough.
+    """Labels that distinguish spectra: the matrix and what else differs, or the given names if that is not enough.
 
     Parameters
     ----------
     spectra : sequence of Spectrum
     names : sequence of str
-        One for each, such as the names of their files.
+        One name for each spectrum, such as the name of its file.
     """
     parts: list[list[str]] = [[] for _ in spectra]
     for attribute in _IDENTITY:
@@ -46,15 +46,15 @@ def distinct_labels(spectra: Sequence[Spectrum], names: Sequence[str]) -> list[s
 
 
 def stacked(spectra: Sequence[Spectrum], *, title: str, width: int) -> Table:
-    """A row for each spectrum, with the numbers that most want to be seen.
+    """Table with a row for each spectrum, with its most important numbers.
 
     Parameters
     ----------
     spectra : sequence of Spectrum
     title : str
-        Above the table.
+        Printed above the table.
     width : int
-        Of the terminal, in characters; in a narrow one the share of negative eigenvalues is left out.
+        Width of the terminal in characters; if it is small, the share of negative eigenvalues is left out.
     """
     columns: dict[str, Text] = {
         "outliers": lambda spectrum: str(spectrum.outliers.size),
@@ -73,13 +73,14 @@ def stacked(spectra: Sequence[Spectrum], *, title: str, width: int) -> Table:
 
 
 def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Table]:
-    """A column for each spectrum, named by the keys: its numbers, and all outliers with the bounds of their errors.
+    """Tables with a column for each spectrum: its numbers, and all outliers with their error bounds.
 
     Parameters
     ----------
     spectra : mapping of str to Spectrum
+        Spectra by the headings of their columns.
     width : int
-        Of the terminal, in characters; spectra that do not fit beside each other go into further tables.
+        Width of the terminal in characters; spectra that do not fit next to each other go into further tables.
     """
     rows: dict[str, Text] = {
         "parameters": lambda spectrum: f"{spectrum.dimension:,}",
@@ -136,7 +137,7 @@ def _trace(spectrum: Spectrum) -> str:
 
 
 def _negative(spectrum: Spectrum) -> str:
-    # The interval only: where most eigenvalues are next to zero, the estimate itself can be anywhere in it.
+    # Only the interval: if most eigenvalues are close to zero, the estimate itself can be anywhere in it.
     number, p = spectrum.num_negative, spectrum.dimension
     return f"{100 * number.lower / p:.0f}–{number.upper / p:.0%}"
 
