@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from hesspec.demo import CHECKPOINTS, EPOCHS
+from hesspec.cli.demonstration import CHECKPOINTS, EPOCHS
 from hesspec.result import Spectrum, load
 from hesspec.structure.record import load_structure
 from hesspec.study import SPLITS, evaluate, load_dataset, load_weights, small_cnn

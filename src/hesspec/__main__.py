@@ -7,11 +7,11 @@ INTERRUPTED = 130  # by convention 128 + the number of the signal, SIGINT
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it with a line, also while it is being imported."""
+    """Run the command line. Ctrl-C ends it with one line, even while it is being imported."""
     try:
-        from hesspec.cli import main as run  # noqa: PLC0415 - within reach of the line below
+        from hesspec.cli.app import main as run  # noqa: PLC0415 - inside of the try
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; every file that is there is whole.\n")
+        sys.stderr.write("Interrupted. All files written so far are complete.\n")
         sys.exit(INTERRUPTED)
     run()
 

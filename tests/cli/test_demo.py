@@ -10,8 +10,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hesspec import cli
-from hesspec.demo import CHECKPOINTS, PAGE_SHARE, demo
+from hesspec.cli.app import app
+from hesspec.cli.demonstration import CHECKPOINTS, PAGE_SHARE, demo
 from hesspec.result import load
 from hesspec.study import SPLITS, load_dataset, load_weights, read_metadata, small_cnn
 from hesspec.study.measuring import MATRICES, measure
@@ -25,8 +25,8 @@ def run(tmp_path_factory, example):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hesspec.demo.demo", functools.partial(demo, epochs=SHORT, steps=STEPS))
-        result = CliRunner().invoke(cli.app, example("demo"), prog_name="hesspec")
+        patch.setattr("hesspec.cli.demo.demo", functools.partial(demo, epochs=SHORT, steps=STEPS))
+        result = CliRunner().invoke(app, example("demo"), prog_name="hesspec")
     assert result.exit_code == 0, result.output
     return folder / "hesspec-demo", result
 
@@ -127,7 +127,7 @@ def test_what_is_printed(run):
     for line in text.splitlines():
         assert len(line) <= 100
     for checkpoint, epoch in zip(CHECKPOINTS, (0, 1, 3), strict=True):
-        section = text.partition(f"{checkpoint} (epoch {epoch}): loss ")[2].partition("\n\n")[0]
+        section = text.partition(f"{checkpoint} (epoch {epoch}): training loss ")[2].partition("\n\n")[0]
         rows = re.findall(r"^(Hess|G|H), (train|test) +(\d+) ", section, re.MULTILINE)
         assert len(rows) == 6
         for short, split, outliers in rows:
@@ -165,7 +165,7 @@ def test_a_stopped_demo_leaves_an_empty_folder_empty(tmp_path):
 
 def test_a_folder_with_anything_in_it_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileExistsError, match="is not empty; remove it"):
+    with pytest.raises(FileExistsError, match="is not empty; delete it"):
         demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -177,9 +177,9 @@ def test_too_few_epochs(tmp_path):
 
 
 def test_the_progress_is_as_far_as_was_said_when_the_page_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("hesspec.demo.write_report", lambda folder: (folder / "report.html").touch())
-    monkeypatch.setattr("hesspec.demo._draw", lambda *_: None)
-    monkeypatch.setattr("hesspec.demo.measure_structure", lambda *_, **__: None)
+    monkeypatch.setattr("hesspec.cli.demonstration.write_report", lambda folder: (folder / "report.html").touch())
+    monkeypatch.setattr("hesspec.cli.demonstration._draw", lambda *_: None)
+    monkeypatch.setattr("hesspec.cli.demonstration.measure_structure", lambda *_, **__: None)
     calls = []
 
     def quick(network, dataset, *, on_progress, **_):
@@ -187,7 +187,7 @@ def test_the_progress_is_as_far_as_was_said_when_the_page_is_written(tmp_path, m
             on_progress("Hessian", done, 4)
         return {}
 
-    monkeypatch.setattr("hesspec.demo.measure", quick)
+    monkeypatch.setattr("hesspec.cli.demonstration.measure", quick)
     demo(tmp_path / "demo", epochs=3, on_progress=lambda *call: calls.append(call))
     done = [call[1] for call in calls]
     assert done == sorted(done)

@@ -43,7 +43,7 @@ def check(result, code, *parts):
         ((*MEASURE, "--dtype", "flaot64"), 1, "There is no dtype 'flaot64'; did you mean 'float64'?"),
         ((*MEASURE, "--device", "cpuu"), 1, "There is no device 'cpuu'; did you mean 'cpu'?"),
         ((*MEASURE, "--device", "cuda:99"), 1, "There is no device 'cuda:99': PyTorch finds"),
-        ((*MEASURE, "--steps", "many"), 1, "--steps is 'many'; it has to be a positive whole number, or 'auto'."),
+        ((*MEASURE, "--steps", "many"), 1, "--steps is 'many'; it must be a positive integer or 'auto'."),
         ((*MEASURE, "--steps", "0"), 1, "--steps is '0'"),
         ((*MEASURE, "--probes", "0"), 2, "'--probes'"),
         ((*MEASURE, "--batch-size", "0"), 2, "'--batch-size'"),
@@ -61,7 +61,7 @@ def check(result, code, *parts):
         (("show", "none.nc"), 1, "There is no file 'none.nc'"),
         (("show", "own.py"), 1, "'own.py' is not a NetCDF file"),
         (("report", "none"), 1, "There is no folder 'none'"),
-        (("demo", "--out", "."), 1, "The folder '.' is not empty; remove it, or give the demo another one."),
+        (("demo", "--out", "."), 1, "The folder '.' is not empty; delete it, or choose another one."),
         (("demo", "--out", "own.py"), 1, "'own.py' is a file"),
         (("demo", "--sed", "1"), 2, "(Possible options: --seed)"),
     ],
@@ -120,7 +120,7 @@ def test_a_full_disk(hesspec, monkeypatch):
     check(hesspec(*MEASURE, "--samples-per-class", "1"), 1, "Error: No space left on device: 'spectra/x.nc'.")
 
 
-def test_the_traceback_can_be_had(hesspec, monkeypatch):
+def test_the_full_traceback_is_shown_on_request(hesspec, monkeypatch):
     monkeypatch.setenv("HESSPEC_TRACEBACK", "1")
     assert isinstance(hesspec("show", "none.nc").exception, FileNotFoundError)
 
@@ -129,7 +129,7 @@ def test_faults_of_the_program_are_not_hidden(hesspec, monkeypatch):
     def fail(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("hesspec.result.load", fail)
+    monkeypatch.setattr("hesspec.cli.show.load", fail)
     assert isinstance(hesspec("show", "x.nc").exception, AssertionError)
 
 

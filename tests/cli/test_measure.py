@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 
 import hesspec as package
-from hesspec import cli
+from hesspec.cli import console
 from hesspec.study import DATASETS, NETWORKS, SPLITS, load_dataset, measuring, save_checkpoint, small_cnn
 from hesspec.study.measuring import MATRICES
 
@@ -84,7 +84,7 @@ def test_matrices_are_known_by_several_names(measured, here, name):
 
 
 def test_without_weights_it_says_so(measured):
-    note = "No --weights: the spectra are those of own:linear as it is initialised from seed 4."
+    note = "No --weights: measuring own:linear at initialisation (seed 4)."
     assert note in measured("--seed", 4).stderr
 
 
@@ -139,7 +139,7 @@ def test_nothing_is_replaced(hesspec, measured, here):
     before = file.read_bytes()
     result = hesspec("measure", "own:linear", "--data", "digits", "--seed", 5)
     assert result.exit_code == 1
-    assert f"There is a file 'spectra/{FILES[0]}' already; remove it" in result.stderr
+    assert f"The file 'spectra/{FILES[0]}' already exists; delete it" in result.stderr
     assert file.read_bytes() == before
     assert names(here / "spectra") == FILES[:1]
 
@@ -152,11 +152,11 @@ def test_a_pipe_gets_a_line_for_each_matrix(measured):
 def test_a_wide_terminal_gets_more_columns(measured, hesspec, monkeypatch):
     for split in ("train", "test"):
         measured("--split", split)
-    monkeypatch.setattr(cli, "output", Console(width=160, markup=False, highlight=False))
+    monkeypatch.setattr(console, "output", Console(width=160, markup=False, highlight=False))
     files = [f"spectra/initialisation-{s}-{m}.nc" for s in SPLITS for m in MATRICES]
     wide = hesspec("show", *files).stdout
     assert len(row(wide, "outliers")) == 6
-    monkeypatch.setattr(cli, "output", Console(width=80, markup=False, highlight=False))
+    monkeypatch.setattr(console, "output", Console(width=80, markup=False, highlight=False))
     narrow = hesspec("show", *files).stdout
     assert sum(line.startswith("outliers") for line in narrow.splitlines()) == 2
 

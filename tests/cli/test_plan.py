@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from hesspec import cli
+from hesspec.cli import console
 
 PLAN = ("plan", "small_cnn", "--data", "digits", "--samples-per-class", "5")
 
@@ -74,7 +74,7 @@ def test_a_plan_for_images_that_are_not_here(hesspec):
 
 
 def test_what_cannot_be_run_is_said_first_and_why(hesspec, monkeypatch):
-    monkeypatch.setattr(cli, "output", Console(width=100, markup=False, highlight=False, emoji=False))
+    monkeypatch.setattr(console, "output", Console(width=100, markup=False, highlight=False, emoji=False))
     result = hesspec(*SCALE, "--bandwidth", "400GB/s")
     assert result.exit_code == 0, result.stderr
     said = " ".join(result.stdout.partition("parameters  ")[0].split())
@@ -103,14 +103,20 @@ def test_too_few_devices_are_said_with_how_many_are_enough(hesspec):
         (("plan",), "There is nothing to plan: give NETWORK and --data"),
         (("plan", "--tokens", "1e9"), "There is nothing to plan"),
         (("plan", "--params", "7e9"), "Nothing is said about the data"),
-        (("plan", "--params", "7B", "--tokens", "1e9"), "--params is one number of parameters such as 7e9, not '7B'"),
+        (
+            ("plan", "--params", "7B", "--tokens", "1e9"),
+            "--params must be one number of parameters such as 7e9, not '7B'",
+        ),
         ((*SCALE, "--params", "1e9"), "one number of parameters such as 7e9, not '7e9' '1e9'"),
         (("plan", "--params", "7e9", "--tokens", "many"), "tokens is 'many', which is no number"),
-        ((*SCALE, "--data", "digits"), "--data is for a network that is here; leave it out, or give NETWORK"),
+        ((*SCALE, "--data", "digits"), "--data requires NETWORK; add NETWORK or drop the option"),
         ((*SCALE, "--bandwidth", "400Gb/s"), "400 Gbit/s are 50 GB/s"),
-        ((*PLAN, "--params", "7e9"), "--params 7e9 is a number of parameters, which small_cnn has by itself"),
-        ((*PLAN, "--flops-forward", "7e9"), "--flops-forward is for a network that is not here; leave it out"),
-        (("plan", "small_cnn"), "There is no data to plan small_cnn with; give --data"),
+        (
+            (*PLAN, "--params", "7e9"),
+            "--params 7e9 is a number of parameters and cannot be combined with NETWORK small_cnn",
+        ),
+        ((*PLAN, "--flops-forward", "7e9"), "--flops-forward cannot be combined with NETWORK; drop one of the two"),
+        (("plan", "small_cnn"), "A plan for small_cnn requires data; add --data"),
     ],
 )
 def test_plans_that_contradict_themselves(hesspec, arguments, message):

@@ -49,7 +49,7 @@ def test_ranks_write_one_file_of_the_same_spectrum(hesspec, here):
     ("arguments", "error"),
     [
         (("measure", "smal_cnn", "--data", "digits"), "There is no network 'smal_cnn'; did you mean 'small_cnn'?"),
-        (("study", "digits-quick"), "hesspec study is one process and cannot be spread by torchrun"),
+        (("study", "digits-quick"), "hesspec study runs in a single process and cannot be started by torchrun"),
         ((*MEASURE, "--out", "/proc/nowhere"), "/proc/nowhere"),
     ],
 )
@@ -82,8 +82,8 @@ def test_an_interrupted_command_goes_on_with_what_it_has(hesspec, here, monkeypa
     assert [path.name for path in (here / "parts").iterdir()] == ["initialisation-train-Hessian.nc"]
     finished = hesspec(*again)
     assert finished.exit_code == 0, finished.output
-    assert "Going on with the command whose snapshots are in running" in finished.output
-    assert "Measured before, and kept: parts/initialisation-train-Hessian.nc" in re.sub(r"\s+", " ", finished.output)
+    assert "Resuming from the snapshots in running" in finished.output
+    assert "Already measured: parts/initialisation-train-Hessian.nc" in re.sub(r"\s+", " ", finished.output)
     for matrix in ("Hessian", "GaussNewton"):
         one, other = (load(here / folder / f"initialisation-train-{matrix}.nc") for folder in ("whole", "parts"))
         assert np.array_equal(one.ritz_values, other.ritz_values)
@@ -95,10 +95,10 @@ def test_without_an_interruption_nothing_is_replaced(hesspec, here):
     for _ in range(2):
         refused = hesspec(*MEASURE, "--matrix", "g", "--snapshot", "running")
         assert refused.exit_code == 1
-        assert "There is a file" in refused.output
+        assert "already exists" in refused.output
     shared = torchrun(here, 2, *MEASURE, "--matrix", "g", "--snapshot", "running")
     assert shared.returncode != 0
-    assert shared.stderr.count("There is a file") == 1
+    assert shared.stderr.count("already exists") == 1
     assert not Path("running").exists()
 
 
@@ -125,11 +125,11 @@ def interrupted(hesspec, here, monkeypatch):
 @pytest.mark.parametrize(
     ("option", "difference"),
     [
-        (("--samples-per-class", "2"), "its --samples-per-class was 3, and here it is 2"),
-        (("--seed", "7"), "its --seed was 0, and here it is 7"),
-        (("--steps", "6"), "its --steps was 12, and here it is 6"),
-        (("--params", "*.bias"), "its --params was all, and here it is *.bias"),
-        (("--dtype", "float64"), "its --dtype was float32, and here it is float64"),
+        (("--samples-per-class", "2"), "its --samples-per-class was 3, and now it is 2"),
+        (("--seed", "7"), "its --seed was 0, and now it is 7"),
+        (("--steps", "6"), "its --steps was 12, and now it is 6"),
+        (("--params", "*.bias"), "its --params was all, and now it is *.bias"),
+        (("--dtype", "float64"), "its --dtype was float32, and now it is float64"),
         (("--out", "elsewhere"), "its --out was"),
     ],
 )
@@ -137,14 +137,14 @@ def test_results_of_another_command_are_not_taken_for_its_own(hesspec, interrupt
     refused = hesspec(*interrupted, *option)
     assert refused.exit_code == 1
     assert difference in refused.output
-    assert "Name another folder with --snapshot" in refused.output
+    assert "Choose another folder with --snapshot" in refused.output
 
 
 def test_files_that_the_interrupted_command_was_not_to_write_are_not_its_own(hesspec, interrupted):
     assert hesspec(*MEASURE, "--matrix", "h").exit_code == 0
     refused = hesspec(*interrupted, "--matrix", "h")
     assert refused.exit_code == 1
-    assert "There is a file 'spectra/initialisation-train-Residual.nc' already" in refused.output
+    assert "The file 'spectra/initialisation-train-Residual.nc' already exists" in refused.output
 
 
 def test_what_else_is_in_the_folder_of_snapshots_is_left_and_said(hesspec, interrupted, here):
@@ -152,11 +152,14 @@ def test_what_else_is_in_the_folder_of_snapshots_is_left_and_said(hesspec, inter
     # The snapshot of G is left, too.
     without = hesspec(*MEASURE, "--matrix", "hess", "--snapshot", "running")
     assert without.exit_code == 0, without.output
-    assert "running is left, as there is initialisation-train-GaussNewton, notes.txt in it." in without.stderr
+    assert (
+        "The folder running was not deleted, as it contains initialisation-train-GaussNewton, notes.txt."
+        in without.stderr
+    )
     assert "Lanczos steps" in without.stdout
     finished = hesspec(*interrupted)
     assert finished.exit_code == 0, finished.output
-    assert "running is left, as there is notes.txt in it." in finished.stderr
+    assert "The folder running was not deleted, as it contains notes.txt." in finished.stderr
     assert [path.name for path in (here / "running").iterdir()] == ["notes.txt"]
 
 
@@ -170,7 +173,7 @@ def test_a_record_that_is_damaged_is_said(hesspec, interrupted, here):
 def test_a_time_between_snapshots_without_a_folder_for_them_is_refused(hesspec, here):
     refused = hesspec(*MEASURE, "--every", "1h")
     assert refused.exit_code == 1
-    assert "--every 1h is the time between snapshots; name a folder for them with --snapshot." in refused.output
+    assert "--every 1h requires a folder for the snapshots; choose one with --snapshot." in refused.output
 
 
 def test_a_bad_interval_is_said_before_anything_is_measured(hesspec, here):

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from hesspec._file_lock import FileLock
-from hesspec._resuming import RECORD, UNFINISHED, CommandRecord
+from hesspec.cli.resuming import RECORD, UNFINISHED, CommandRecord
 from hesspec.krylov.snapshot_files import LOCK
 
 COMMAND = {"NETWORK": "small_cnn", "--seed": "0"}
@@ -28,7 +28,7 @@ def test_results_of_an_interrupted_command_are_known_and_nothing_is_left_of_a_fi
 def test_a_folder_of_others_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "photo.jpg").write_text("mine")
     (tmp_path / "more").mkdir()
-    message = "is not a folder of snapshots: it holds 'more' and 1 more. Name a new or"
+    message = "is not a folder of snapshots: it contains 'more' and 1 more. Choose a new or"
     with CommandRecord(tmp_path, COMMAND) as record, pytest.raises(ValueError, match=message):
         record.begin(["Hessian"])
     assert {path.name for path in tmp_path.iterdir()} == {"photo.jpg", "more"}
@@ -37,7 +37,7 @@ def test_a_folder_of_others_is_refused_and_left_as_it_is(tmp_path):
 def test_a_second_command_in_the_folder_is_refused_at_once(tmp_path):
     with CommandRecord(tmp_path, COMMAND) as first:
         first.begin(["Hessian"])
-        message = "Another command uses the snapshots in .* Wait for its end"
+        message = "Another command is using the snapshots in .* Wait until it ends"
         with CommandRecord(tmp_path, COMMAND) as second, pytest.raises(BlockingIOError, match=message):
             second.begin(["Hessian"])
         # The lock is still that of the first.
@@ -82,13 +82,13 @@ def test_what_a_killed_command_has_left_does_not_stay(tmp_path, left):
 )
 def test_a_record_that_is_none_is_refused(tmp_path, text):
     (tmp_path / RECORD).write_text(text)
-    with pytest.raises(ValueError, match="of an interrupted command cannot be read: .*Name another folder"):
+    with pytest.raises(ValueError, match="of an interrupted command cannot be read: .*Choose another folder"):
         CommandRecord(tmp_path, COMMAND).results()
 
 
 def test_text_of_others_does_nothing_to_a_terminal(tmp_path):
     (tmp_path / RECORD).write_text(json.dumps({"command": {"--seed": "\x1b[2J" + "x" * 9999}, "results": []}))
-    with pytest.raises(ValueError, match="are of another command") as caught:
+    with pytest.raises(ValueError, match="belong to a different command") as caught:
         CommandRecord(tmp_path, COMMAND).results()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000

@@ -24,7 +24,7 @@ def test_it_explains_and_keeps_a_file(hesspec, here):
     assert "Class structure" in (here / "spectra" / "report.html").read_text(encoding="utf-8")
     again = hesspec(*STRUCTURE)
     assert again.exit_code == 1
-    assert "There is a file" in again.stderr
+    assert "already exists" in again.stderr
 
 
 def test_without_cross_class_means_and_for_one_matrix(hesspec, here):

@@ -96,7 +96,7 @@ def test_a_dry_run_lists_what_cannot_be_run_too_and_says_why(hesspec, here, file
     assert "small_cnn on digits" in said
     assert "small_cnn on mnist" in said
     assert "Left to do: 16 epochs of training and 32 measurements" in said
-    assert "2 of the 4 tasks cannot be run as they are" in said
+    assert "2 of the 4 tasks, which cannot be run" in said
     assert "Error: small_cnn on mnist, n = 2, seed 0 (and 1 other task): The file t10k-images" in listed.stderr
 
 
@@ -117,8 +117,11 @@ def test_a_task_that_fails_is_named_after_the_others_are_done_each_time(hesspec,
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--ray-cpus", "2"], "Error: --ray-cpus 2 is for tasks on Ray; leave it out, or give --ray."),
-        (["--ray", "--dry-run"], "Error: --dry-run times one process on this machine, without Ray"),
+        (["--ray-cpus", "2"], "Error: --ray-cpus 2 requires --ray; add --ray or drop --ray-cpus."),
+        (
+            ["--ray", "--dry-run"],
+            "Error: --dry-run estimates a single process on this machine and cannot be combined with --ray",
+        ),
         (["--ray", "--device", "cuda:1"], "Error: There is no device 'cuda:1'; did you mean 'cuda'?"),
     ],
 )

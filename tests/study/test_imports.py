@@ -142,7 +142,7 @@ def test_what_is_installed_is_given_as_it_is():
 
 
 @pytest.mark.parametrize(
-    "how", [["-m", "hesspec"], ["-c", "import sys; del sys.path[0]; from hesspec.cli import main; main()"]]
+    "how", [["-m", "hesspec"], ["-c", "import sys; del sys.path[0]; from hesspec.cli.app import main; main()"]]
 )
 def test_files_with_the_names_of_libraries_are_not_run_by_the_command(own_code, tmp_path, how):
     for name in ("h5netcdf", "h5py", "xarray", "plotly", "jinja2", "safetensors", "sklearn", "yaml", "pydantic", "PIL"):

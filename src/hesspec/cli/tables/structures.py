@@ -1,11 +1,11 @@
-"""Class structures as tables for a terminal of 80 columns or more."""
+"""Tables of class structures."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from rich.table import Table
 
-from hesspec._tables import table_of
+from hesspec.cli.tables.layout import table_of
 from hesspec.plot import DISPLAY_NAMES, three_digits
 from hesspec.report.rounding import with_bound
 from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
@@ -16,7 +16,7 @@ _NONE = "–"
 
 
 def explained(structure: Structure) -> Iterator[Table | str]:
-    """The parts of G; the outliers of each matrix and what they come from; what is left without the means."""
+    """Tables of the parts of G, of the outliers of each matrix by part, and of the Hessian without the means."""
     yield _parts(structure)
     for matrix in str(structure.attributes.get("matrices", "")).split():
         if matrix in structure.outlier_matrix:
@@ -40,17 +40,19 @@ def _parts(structure: Structure) -> Table:
 
 
 def _outliers(structure: Structure, matrix: str) -> Table:
-    mine = np.flatnonzero(structure.outlier_matrix == matrix)
+    indices = np.flatnonzero(structure.outlier_matrix == matrix)
     name = DISPLAY_NAMES.get(matrix, matrix)
     columns = ["eigenvalue", "class", "cross", "within", "same", "H", "in class", "in means"]
     if matrix == "Hessian":
         columns[1:1] = ["G_class", "means", "Ritz"]
     table = table_of(
-        "", *columns, title=f"Outliers of {name}: value, what of it comes from where, and where it points to"
+        "",
+        *columns,
+        title=f"Outliers of {name}: shares of each eigenvalue by part, and of its eigenvector in the means",
     )
     predictions = {part: structure.predicted(matrix, part=part)[1] for part in ("class", "sum", "ritz")}
     positive = 0
-    for rank, i in enumerate(mine, start=1):
+    for rank, i in enumerate(indices, start=1):
         value = structure.outliers[i]
         row = [str(rank), _with_bound(value, structure.outlier_bounds[i])]
         if matrix == "Hessian":
@@ -58,7 +60,7 @@ def _outliers(structure: Structure, matrix: str) -> Table:
                 known = value > 0 and positive < predicted.size
                 row.append(three_digits(predicted[positive]) if known else _NONE)
         positive += value > 0
-        # Of H the terms of G are no parts.
+        # The terms of G are not parts of H.
         shares = structure.outlier_shares[i] / value if matrix != "Residual" else np.full(len(SHARES), np.nan)
         row += [_percent(share) for share in shares]
         row += [_percent(part) for part in (structure.outlier_in_class[i], structure.outlier_in_means[i])]

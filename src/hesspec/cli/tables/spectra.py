@@ -1,22 +1,20 @@
-"""Spectra as tables for a terminal of 80 columns or more."""
+"""Tables of spectra."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from rich import box
 from rich.table import Table
 
 from hesspec._text import printable
-from hesspec.cost_model import Cost
-from hesspec.planning import Plan
+from hesspec.cli.tables.layout import table_of
 from hesspec.plot import DISPLAY_NAMES, three_digits
 from hesspec.report.rounding import with_bound
 from hesspec.result import Spectrum
 
-__all__ = ["distinct_labels", "estimated", "planned", "side_by_side", "stacked", "table_of"]
+__all__ = ["distinct_labels", "side_by_side", "stacked"]
 
-# What tells spectra apart, in the order in which a reader looks for it.
+# Attributes that distinguish spectra, in the order in which a reader looks for them.
 _IDENTITY = ("matrix", "split", "checkpoint", "epoch", "network", "dataset", "samples_per_class")
 _NONE = "–"
 
@@ -27,13 +25,13 @@ Text = Callable[[Spectrum], str]
 
 
 def distinct_labels(spectra: Sequence[Spectrum], names: Sequence[str]) -> list[str]:
-    """Labels that tell spectra apart: the matrix and what else differs, or the given names where that is not enough.
+    """Labels that distinguish spectra: the matrix and what else differs, or the given names if that is not enough.
 
     Parameters
     ----------
     spectra : sequence of Spectrum
     names : sequence of str
-        One for each, such as the names of their files.
+        One name for each spectrum, such as the name of its file.
     """
     parts: list[list[str]] = [[] for _ in spectra]
     for attribute in _IDENTITY:
@@ -48,15 +46,15 @@ def distinct_labels(spectra: Sequence[Spectrum], names: Sequence[str]) -> list[s
 
 
 def stacked(spectra: Sequence[Spectrum], *, title: str, width: int) -> Table:
-    """A row for each spectrum, with the numbers that most want to be seen.
+    """Table with a row for each spectrum, with its most important numbers.
 
     Parameters
     ----------
     spectra : sequence of Spectrum
     title : str
-        Above the table.
+        Printed above the table.
     width : int
-        Of the terminal, in characters; in a narrow one the share of negative eigenvalues is left out.
+        Width of the terminal in characters; if it is small, the share of negative eigenvalues is left out.
     """
     columns: dict[str, Text] = {
         "outliers": lambda spectrum: str(spectrum.outliers.size),
@@ -75,13 +73,14 @@ def stacked(spectra: Sequence[Spectrum], *, title: str, width: int) -> Table:
 
 
 def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Table]:
-    """A column for each spectrum, named by the keys: its numbers, and all outliers with the bounds of their errors.
+    """Tables with a column for each spectrum: its numbers, and all outliers with their error bounds.
 
     Parameters
     ----------
     spectra : mapping of str to Spectrum
+        Spectra by the headings of their columns.
     width : int
-        Of the terminal, in characters; spectra that do not fit beside each other go into further tables.
+        Width of the terminal in characters; spectra that do not fit next to each other go into further tables.
     """
     rows: dict[str, Text] = {
         "parameters": lambda spectrum: f"{spectrum.dimension:,}",
@@ -113,46 +112,6 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
         yield table
 
 
-def planned(plans: Iterable[Plan]) -> Table:
-    """A column for each plan."""
-    rows = [plan.summary() for plan in plans]
-    return _columns(rows, [name for name in rows[0] if name != "matrix"])
-
-
-def estimated(costs: Sequence[Cost]) -> Iterator[str | Table]:
-    """What cannot be run, and why, in a line each; what is the same for all costs; and a column for each."""
-    for cost in costs:
-        if cost.obstacle:
-            yield f"{DISPLAY_NAMES[cost.matrix]} cannot be run. {cost.obstacle}"
-    rows = [cost.summary() for cost in costs]
-    names = [name for name in rows[0] if name != "matrix"]
-    common = [name for name in names if len({row[name] for row in rows}) == 1] if len(rows) > 1 else []
-    if common:
-        table = table_of("", "all")
-        table.columns[1].justify = "left"
-        for name in common:
-            table.add_row(name, rows[0][name])
-        yield table
-    yield _columns(rows, [name for name in names if name not in common])
-
-
-def _columns(rows: Sequence[Mapping[str, str]], names: Iterable[str]) -> Table:
-    table = table_of("", *(DISPLAY_NAMES.get(row["matrix"], row["matrix"]) for row in rows))
-    for name in names:
-        table.add_row(name, *(row[name] for row in rows))
-    return table
-
-
-def table_of(first: str, *others: str, title: str | None = None) -> Table:
-    """Empty table; its first column is of words, the others of numbers."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, title=title)
-    table.title_justify, table.title_style = "left", "bold"
-    table.add_column(first, no_wrap=True)
-    for heading in others:
-        table.add_column(heading, justify="right", overflow="fold")
-    return table
-
-
 def _outliers(spectrum: Spectrum) -> list[str]:
     bounds = spectrum.error_bounds[spectrum.is_outlier]
     return [_with_bound(value, bound) for value, bound in zip(spectrum.outliers, bounds, strict=True)]
@@ -178,7 +137,7 @@ def _trace(spectrum: Spectrum) -> str:
 
 
 def _negative(spectrum: Spectrum) -> str:
-    # The interval only: where most eigenvalues are next to zero, the estimate itself can be anywhere in it.
+    # Only the interval: if most eigenvalues are close to zero, the estimate itself can be anywhere in it.
     number, p = spectrum.num_negative, spectrum.dimension
     return f"{100 * number.lower / p:.0f}–{number.upper / p:.0%}"
 

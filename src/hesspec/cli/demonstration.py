@@ -1,4 +1,4 @@
-"""The demonstration: a network trained as in arXiv 1811.07062, and its spectra through the training."""
+"""The demo: train a network as in arXiv 1811.07062 and measure its spectra during training."""
 
 import json
 import os
@@ -33,19 +33,19 @@ __all__ = ["CHECKPOINTS", "Demo", "demo"]
 
 CHECKPOINTS: Final = ("initialisation", "middle", "end")
 
-# From the paper's grid of sample sizes. With all 139 to 146 of a class the demo takes half as long again.
+# From the paper's grid of sample sizes. With all 139 to 146 samples of a class, the demo takes 1.5 times as long.
 SAMPLES_PER_CLASS = 71
 EPOCHS = 30
-# At 0.01 and above all training samples end up classified with near certainty: the test error is a point or two lower,
-# but the curvature on the test set is then that of the few samples that are still uncertain, and the outliers of some
-# classes sink into the bulk. Here all ten stand clear of it, on both sets.
+# At 0.01 and above, all training samples are classified with near certainty at the end. The test error is then one or
+# two points lower, but the curvature on the test set is that of the few samples that are still uncertain, and the
+# outliers of some classes sink into the bulk. At 0.005 all ten are separated from it on both sets.
 LEARNING_RATE = 0.005
 
-# Of an epoch of training, in Lanczos steps for all three matrices on the same samples; and the share of figures and
-# report in all work. Measured, for the time that is left.
+# Cost of an epoch of training, in Lanczos steps for all three matrices on the same samples, and the share of figures
+# and report in the total work. Measured; used to estimate the time left.
 EPOCH_COST = 0.5
 PAGE_SHARE = 0.1
-# Of the class structure, in the same unit for each step: three Hessians of the eight thirds, and the traces.
+# Cost of the class structure per step in the same unit: three Hessians of the eight thirds, and the traces.
 STRUCTURE_COST = 1.5
 
 Progress = Callable[[str, float, float], None]
@@ -54,18 +54,18 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration found.
+    """Result of the demo.
 
     Parameters
     ----------
     report : Path
-        The page that shows everything.
+        HTML page that shows all results.
     history : list of EpochRecord
-        The training, epoch by epoch.
+        Training, epoch by epoch.
     spectra : dict of (str, str, str) to Spectrum
-        By checkpoint, split and matrix.
+        Spectra by checkpoint, split and matrix.
     structure : Structure
-        Where the outliers of the Hessian come from, at the end, on the training set.
+        Class structure of the outliers of the Hessian at the end of training, on the training set.
     """
 
     report: Path
@@ -82,25 +82,25 @@ def demo(
     steps: int = 64,
     on_progress: Progress | None = None,
 ) -> Demo:
-    """Train `small_cnn` on 710 of the digits, and measure Hess, G and H on training and test set at three checkpoints.
+    """Train `small_cnn` on 710 digits and measure Hess, G and H on the training and test set at three checkpoints.
 
-    Into the folder come `report.html`, `training.json` (a record for each epoch), `checkpoints/CHECKPOINT.safetensors`,
+    Writes `report.html`, `training.json` (a record for each epoch), `checkpoints/CHECKPOINT.safetensors`,
     `spectra/CHECKPOINT-SPLIT-MATRIX.nc`, `spectra/end-train-ClassStructure.nc` and `figures/*.png`, all of them at the
-    end: after an error or Ctrl-C the folder is as it was before.
+    end: after an error or Ctrl-C the folder is unchanged.
 
     Parameters
     ----------
     folder : path
-        A new or an empty one, as nothing is ever replaced.
+        Output folder; must be new or empty, as no file is ever overwritten.
     seed : int
-        Of the initial weights, the choice and the order of the training samples, and the probes.
+        Random seed of the initial weights, the choice and order of the training samples, and the probes.
     epochs : int
-        Of training, at least 3. The checkpoints are the initialisation, the epoch before the learning rate first falls,
-        and the end.
+        Epochs of training, at least 3. The checkpoints are the initialisation, the epoch before the learning rate first
+        drops, and the end.
     steps : int
-        Lanczos steps for each spectrum.
+        Lanczos steps per spectrum.
     on_progress : callable, optional
-        Called often with what is being done in words, the work done, and the work in all.
+        Called frequently with a description of the current activity, the work done, and the total work.
 
     Returns
     -------
@@ -118,25 +118,25 @@ def demo(
     Notes
     -----
     The training is that of arXiv 1811.07062: SGD with momentum 0.9, weight decay 5e-4, batches of 128, and a learning
-    rate that falls to a tenth at 1/3 and at 2/3 of the epochs. The digits are not padded to 32x32 pixels, as this
-    network needs no more than their 8x8.
+    rate that drops by a factor of 10 at 1/3 and at 2/3 of the epochs. The digits are not padded to 32x32 pixels, as
+    8x8 pixels are enough for this network.
 
-    One thread is used, whatever the number of cores, so that the same seed gives the same numbers to the bit on every
-    processor of one kind. It also is the safe choice: where other programs keep the cores busy, threads that wait for
+    A single thread is used, regardless of the number of cores, so that the same seed gives bitwise identical numbers on
+    all processors of one kind. It is also the safe choice: if other programs keep the cores busy, threads that wait for
     one another in each of these small operations made a matvec ten times slower.
     """
     target = Path(folder)
     if target.is_file():
         raise FileExistsError(f"{str(target)!r} is a file; the demo writes into a folder.")
     if target.is_dir() and any(target.iterdir()):
-        raise FileExistsError(f"The folder {str(target)!r} is not empty; remove it, or give the demo another one.")
+        raise FileExistsError(f"The folder {str(target)!r} is not empty; delete it, or choose another one.")
     if epochs < 3:
-        raise ValueError(f"epochs is {epochs}; the learning rate falls twice, which takes at least 3.")
+        raise ValueError(f"epochs is {epochs}; it must be at least 3, as the learning rate drops twice.")
     existed = target.is_dir()
     target.mkdir(parents=True, exist_ok=True)
     try:
         with _one_thread(), tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target) as temporary:
-            # The report shows the name of its folder, so that it has to be the final one already.
+            # The report shows the name of its folder, which must therefore be the final one.
             work = Path(temporary) / target.resolve().name
             train_set = load_dataset("digits", "train", samples_per_class=SAMPLES_PER_CLASS, seed=seed)
             test_set = load_dataset("digits", "test")
@@ -172,16 +172,16 @@ def _one_thread() -> Iterator[None]:
 
 @dataclass
 class _Meter:
-    """Adds up the work of training and measurements, in samples times Lanczos steps."""
+    """Sum of the work of training and measurements, in samples times Lanczos steps."""
 
     on_progress: Progress | None
     total: float
     done: float = 0.0
 
-    def report(self, what: str, beside: float = 0.0) -> None:
-        """Say what is being done; `beside` is work on it that is not in `done` yet."""
+    def report(self, what: str, partial: float = 0.0) -> None:
+        """Report the current activity; `partial` is work on it that is not yet in `done`."""
         if self.on_progress is not None:
-            self.on_progress(what, self.done + beside, self.total)
+            self.on_progress(what, self.done + partial, self.total)
 
 
 def _train_and_measure(
@@ -193,7 +193,7 @@ def _train_and_measure(
     steps: int,
     meter: _Meter,
 ) -> tuple[list[EpochRecord], dict[Key, Spectrum], Structure]:
-    """Write checkpoints, spectra and class structure below the folder."""
+    """Train, measure, and save checkpoints, spectra and class structure in the folder."""
     checkpoints = dict(zip((0, settings.epochs // 3, settings.epochs), CHECKPOINTS, strict=True))
     spectra: dict[Key, Spectrum] = {}
 
@@ -263,7 +263,7 @@ def _measure(
         dataset,
         steps=steps,
         seed=seed,
-        batch_size=len(dataset),  # one shape of batch, and so one trace, for each matrix and set
+        batch_size=len(dataset),  # one batch shape, and thus one trace, per matrix and set
         attributes={"network": "small_cnn", **epoch},
         folder=folder,
         on_progress=on_progress,

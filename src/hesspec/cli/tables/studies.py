@@ -1,4 +1,4 @@
-"""Tables of studies for the terminal: what is left to do, and what is there."""
+"""Tables of studies: forecast and progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from hesspec._memory import in_words
-from hesspec._tables import table_of
+from hesspec.cli.tables.layout import table_of
 from hesspec.planning import duration
 from hesspec.study.config import StudyConfig
 from hesspec.study.forecasting import TaskForecast
@@ -17,12 +17,12 @@ from hesspec.study.store import tasks_of
 
 __all__ = ["forecast_table", "progress_table"]
 
-# Rows that are shown one by one; of larger studies, sums over sample sizes and seeds.
+# Most tasks that are listed one by one; larger studies are summed over sample sizes and seeds.
 MOST_ROWS = 40
 
 
 def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
-    """A row for each task, or for each network and data set of a large study; and the sum."""
+    """Table with a row for each task, or for each network and data set of a large study; and the total."""
     alone = len(forecasts) <= MOST_ROWS
     table = table_of("network on data set", "n", "epochs", "spectra", "training", "measuring", "memory")
     groups: dict[tuple[str, ...], list[TaskForecast]] = {}
@@ -45,22 +45,22 @@ def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
     known = [seconds for item in forecasts if not math.isnan(seconds := item.training_seconds + item.measuring_seconds)]
     left = sum(item.measurements for item in forecasts)
     unknown = len(forecasts) - len(known)
-    but = f"; {unknown} of the {len(forecasts)} tasks cannot be run as they are, and are not in it" if unknown else ""
+    without = f", without {unknown} of the {len(forecasts)} tasks, which cannot be run" if unknown else ""
     total = (
         f"Left to do: {sum(item.epochs for item in forecasts):,} epochs of training and {left:,} measurements, about "
-        f"{duration(sum(known))} in one process on this machine{but}."
+        f"{duration(sum(known))} in one process on this machine{without}."
     )
     return [table, total]
 
 
 def _time(seconds: Sequence[float]) -> str:
-    """The sum of what is known."""
+    """Sum of the known times."""
     known = [value for value in seconds if not math.isnan(value)]
     return duration(sum(known)) if known else "–"
 
 
 def progress_table(config: StudyConfig, folder: Path) -> Table:
-    """What there is of each task: the learning rate that was kept, final losses and errors, measurements."""
+    """Table with a row for each task: selected learning rate, final loss and error, number of measurements."""
     table = table_of("network on data set", "n", "seed", "rate", "train loss", "test error", "measured")
     for task in tasks_of(config, folder):
         run = task.runs[0]

@@ -1,4 +1,4 @@
-"""What a command did before it was interrupted: a record beside its snapshots, by which another command is told."""
+"""Record of an interrupted command, stored next to its snapshots, so that a different command is refused."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from hesspec.krylov.snapshot_reader import shown
 __all__ = ["RECORD", "CommandRecord", "file_content"]
 
 RECORD: Final = "command.json"
-# Of a record, at most; and a name for one that is being written, which only the command does that has the lock.
+# Largest size of a record, and the name under which it is written; only the command that has the lock writes it.
 RECORD_BYTES: Final = 1 << 20
 UNFINISHED: Final = ".command.json.hesspec"
 
 
 class CommandRecord:
-    """The command that a folder of snapshots belongs to, and the results that it was to write.
+    """The command that a folder of snapshots belongs to, and the results that it writes.
 
-    Use it as a context manager: from `begin` to its end, no other command can begin in the folder.
+    A context manager: from `begin` to its exit, no other command can begin in the folder.
 
     Parameters
     ----------
     folder : Path
-        Of the snapshots; it need not be there.
+        Folder of the snapshots; it need not exist.
     command : mapping of str to str
-        All that results depend on, by the names that a user knows them by.
+        Values of all options that the results depend on, by the names of the options.
 
     Attributes
     ----------
@@ -46,24 +46,24 @@ class CommandRecord:
         self._lock: FileLock | None = None
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return the record itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let other commands begin."""
+        """Release the folder for other commands."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def results(self) -> list[str]:
-        """Names of the results that this command was to write when it was interrupted; none where it was not.
+        """Names of the results that the interrupted command was writing; empty if there is none.
 
         Raises
         ------
         ValueError
-            If the folder is of another command, or its record cannot be read.
+            If the folder belongs to a different command, or its record cannot be read.
         """
         if not os.path.lexists(self._path):
             return []
@@ -74,36 +74,37 @@ class CommandRecord:
             results = [str(name) for name in record["results"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
-                f"The record {str(self._path)!r} of an interrupted command cannot be read: {error}. Name another "
-                "folder with --snapshot, or remove this one."
+                f"The record {str(self._path)!r} of an interrupted command cannot be read: {error}. Choose another "
+                "folder with --snapshot, or delete this one."
             ) from error
         for option in {**self._command, **found}:
             here, there = self._command.get(option, "not given"), found.get(option, "not given")
             if here != there:
                 raise ValueError(
-                    f"The snapshots in {str(self.folder)!r} are of another command: its {shown(option)} was "
-                    f"{shown(there)}, and here it is {here}. Name another folder with --snapshot, or remove this one."
+                    f"The snapshots in {str(self.folder)!r} belong to a different command: its {shown(option)} "
+                    f"was {shown(there)}, and now it is {here}. Choose another folder with --snapshot, or delete this "
+                    "one."
                 )
         return results
 
     def begin(self, results: Iterable[str]) -> None:
-        """Make the folder, and record that these results are to be written in addition to those of before.
+        """Create the folder, and add these results to the record.
 
         Raises
         ------
         ValueError
-            If the folder is somebody else's, or of another command.
+            If the folder contains other files, or belongs to a different command.
         BlockingIOError
-            If another command is at work in the folder.
+            If another command is using the folder.
         OSError
-            If it cannot be written.
+            If the record cannot be written.
         """
         self._claim()
         names = sorted({*self.results(), *results})
         text = json.dumps({"command": self._command, "results": names}, indent=1)
         with writing(self.folder, len(text)):
             unfinished = self.folder / UNFINISHED
-            # One that a killed command has left, or a link that somebody else has put there.
+            # May have been left by a killed command, or be a link that somebody else created.
             unfinished.unlink(missing_ok=True)
             with unfinished.open("x", encoding="utf-8") as file:
                 file.write(text)
@@ -118,21 +119,21 @@ class CommandRecord:
         if names and not {RECORD, LOCK} & {*names}:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(
-                f"{str(self.folder)!r} is not a folder of snapshots: it holds {names[0]!r}{others}. Name a new or an "
-                "empty folder with --snapshot."
+                f"{str(self.folder)!r} is not a folder of snapshots: it contains {names[0]!r}{others}. Choose a new "
+                "or empty folder with --snapshot."
             )
         try:
             self._lock = FileLock(self.folder / LOCK)
         except BlockingIOError as error:
             raise BlockingIOError(
-                f"Another command uses the snapshots in {str(self.folder)!r}: {error} Wait for its end, or name "
-                "another folder with --snapshot."
+                f"Another command is using the snapshots in {str(self.folder)!r}: {error} Wait until it ends, or "
+                "choose another folder with --snapshot."
             ) from None
 
     def end(self) -> list[str]:
-        """Remove the record and the folder, unless something else is in it: names of that.
+        """Delete the record and the folder, unless it contains something else; return the names of that.
 
-        The record stays with a snapshot, from which a command may resume.
+        If it contains a snapshot, the record is kept, so that a command can resume from it.
         """
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         others = sorted(path.name for path in self.folder.iterdir() if path.name not in {RECORD, LOCK})
@@ -144,6 +145,6 @@ class CommandRecord:
 
 
 def file_content(path: Path) -> str:
-    """Name of a file, and a digest of what is in it."""
+    """Name of a file and a digest of its content."""
     with path.open("rb") as file:
         return f"{path.name} {hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()}"

@@ -1,0 +1,28 @@
+"""Errors as the user sees them: which errors are reported in one line, and their messages."""
+
+import sys
+
+from hesspec.errors import NonFiniteError, RankError
+
+__all__ = ["is_reportable", "sentence_of"]
+
+REPORTED = (ValueError, OSError, MemoryError, NonFiniteError, ModuleNotFoundError, RankError)
+# Recognises failed allocations of PyTorch, and imports PyTorch. Before a command has imported it, such an error cannot
+# occur, and the command need not wait for the import.
+MEMORY = "hesspec._memory"
+
+
+def is_reportable(error: Exception) -> bool:
+    """Whether an error is caused by the input or the machine, so that its message suffices."""
+    if isinstance(error, REPORTED):
+        return True
+    return MEMORY in sys.modules and bool(sys.modules[MEMORY].is_out_of_memory(error))
+
+
+def sentence_of(error: Exception) -> str:
+    """Message of an error, in one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {str(error.filename)!r}."
+    if isinstance(error, RuntimeError) and MEMORY in sys.modules:
+        return str(sys.modules[MEMORY].in_a_line(error))
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,145 @@
+"""`hesspec measure`."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hesspec._ranks import Ranks
+from hesspec.cli import console, options
+from hesspec.cli.problem import Problem, check_folder
+from hesspec.cli.process_group import process_group
+from hesspec.cli.resuming import CommandRecord, file_content
+from hesspec.cli.tables.spectra import distinct_labels, side_by_side
+from hesspec.krylov.snapshot import parse_duration
+from hesspec.plot import DISPLAY_NAMES
+from hesspec.result import load
+from hesspec.study.measuring import measure
+
+EXAMPLE = "hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"
+
+
+def command(
+    network: options.Network,
+    data: options.Data,
+    weights: options.Weights = None,
+    split: options.Split = "train",
+    samples_per_class: options.SamplesPerClass = None,
+    data_folder: options.DataFolder = None,
+    size: options.Size = None,
+    matrix: options.Matrix = None,
+    params: options.Params = None,
+    steps: Annotated[
+        str, typer.Option(metavar="N", help="Number of Lanczos steps, or auto: until the spectrum no longer changes.")
+    ] = "64",
+    probes: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Number of random start vectors. More than one only helps for small networks."
+        ),
+    ] = 1,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 256,
+    memory: options.Memory = None,
+    basis: options.Basis = "auto",
+    snapshot: options.Snapshot = None,
+    every: options.Every = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Output folder; existing files are never overwritten.")
+    ] = Path("spectra"),
+) -> None:
+    """Measure the spectra of a network on a data set, and save each as a NetCDF file.
+
+    The loss is the mean cross-entropy. Each spectrum is saved as soon as it is complete, as CHECKPOINT-SPLIT-MATRIX.nc,
+    where CHECKPOINT is the name of the weights file without its suffix, or "initialisation". `hesspec show` and
+    `hesspec report` read these files. `hesspec plan` estimates the time and memory beforehand.
+
+    Under `torchrun`, each process gets a part of the data and a slice of the Krylov basis, and the first process writes
+    the results: `torchrun --nproc-per-node=2 -m hesspec measure small_cnn --data digits`.
+
+    If other programs keep the machine busy, set OMP_NUM_THREADS=1: a single thread can then be many times faster than
+    one thread per core.
+    """
+    names = options.matrices_of(matrix)
+    count = options.steps_of(steps)
+    problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
+    files = {name: problem.file(out, name) for name in names}
+    if every is not None and snapshot is None:
+        raise ValueError(f"--every {every} requires a folder for the snapshots; choose one with --snapshot.")
+    every = options.DEFAULT_EVERY if every is None else every
+    parse_duration(every)
+    model, dataset = problem.load()
+    given = {
+        "NETWORK": network,
+        "--data": data,
+        "--data-folder": str(data_folder),
+        "--weights": "none" if weights is None else file_content(weights),
+        "--split": split,
+        "--samples-per-class": str(samples_per_class),
+        "--size": str(size),
+        "--params": " ".join(params or ["all"]),
+        "--steps": steps,
+        "--probes": str(probes),
+        "--seed": str(seed),
+        "--dtype": dtype,
+        "--out": str(out.resolve()),
+    }
+    record = None if snapshot is None else CommandRecord(snapshot, given)
+    with process_group(options.device_of(device)) as group, console.progress() as show, record or nullcontext():
+        ranks = Ranks(group)
+        # Only the first rank looks and writes: what other ranks see depends on how far it has come.
+        measured = ranks.gather(ranks.together(lambda: _prepare(out, files, record) if ranks.rank == 0 else []))[0]
+        measure(
+            model,
+            dataset,
+            matrices=[name for name in names if name not in measured],
+            params=params,
+            steps=count,
+            probes=probes,
+            seed=seed,
+            batch_size=batch_size,
+            memory=memory,
+            basis=basis,
+            attributes=problem.attributes,
+            folder=out,
+            overwrite=False,
+            on_progress=lambda name, done, total: show(f"{DISPLAY_NAMES[name]}, {split} set", done, total),
+            group=group,
+            snapshot=snapshot,
+            every=every,
+        )
+    if console.output.quiet:
+        return  # the first rank has written the results and prints them
+    if record is not None and (others := record.end()):
+        console.say(f"The folder {snapshot} was not deleted, as it contains {', '.join(others)}.")
+    spectra = {name: load(file) for name, file in files.items()}
+    labels = distinct_labels(list(spectra.values()), list(spectra))
+    for table in side_by_side(dict(zip(labels, spectra.values(), strict=True)), width=console.output.width):
+        console.output.print(table, "")
+    for file in files.values():
+        console.output.print(f"Saved {file}", soft_wrap=True)
+
+
+def _prepare(out: Path, files: dict[str, Path], record: CommandRecord | None) -> list[str]:
+    """Prepare the output folder and the record; return the matrices that were measured before an interruption.
+
+    Raises
+    ------
+    ValueError
+        If the snapshots belong to a different command.
+    OSError
+        If a file already exists, or a folder is not writable.
+    """
+    before = [] if record is None else record.results()
+    measured = [name for name in before if name in files and files[name].exists()]
+    check_folder(out, [file for name, file in files.items() if name not in measured])
+    if record is not None and before:
+        console.say(f"Resuming from the snapshots in {record.folder}")
+    if measured:
+        console.say(f"Already measured: {', '.join(str(files[name]) for name in measured)}")
+    if record is not None:
+        record.begin(files)
+    return measured

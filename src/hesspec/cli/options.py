@@ -1,0 +1,147 @@
+"""Options shared by several commands, and their values."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+
+from hesspec._suggest import unknown
+from hesspec.study.measuring import MATRICES, matrix_name
+
+Network = Annotated[
+    str,
+    typer.Argument(
+        metavar="NETWORK",
+        help="Network: small_cnn, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, resnet18, resnet34, resnet50, "
+        "densenet40, torchvision:NAME, timm:NAME, or your own as MODULE:CALLABLE, which is called with those of the "
+        "keyword arguments channels, classes and size that it accepts.",
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Data set: digits, mnist, fashion-mnist, cifar10, cifar100, or your own as MODULE:CALLABLE, which is "
+        "called with the split and returns a map-style data set of (input, class) pairs.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Weights as a .safetensors file, or a state dict as a .pt or .pth file. Without them, the network is "
+        "measured at initialisation.",
+    ),
+]
+Split = Annotated[str, typer.Option(metavar="NAME", help="Part of the data set: train or test.")]
+SamplesPerClass = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Number of samples to use from each class.", show_default="all")
+]
+DataFolder = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Folder with the files of the data set; not needed for digits.")
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Pad images to this height and width, in pixels.",
+        show_default="8 for digits, 32 for the other built-in data sets",
+    ),
+]
+Matrix = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Matrix: hessian, gauss-newton or residual (short: hess, g, h), or a part of G by class structure: "
+        "g-class, g-cross, g-within or g-same. Can be repeated.",
+        show_default="hess, g and h",
+    ),
+]
+Params = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Differentiate only by parameters whose names match, such as `features.*.weight`. Can be repeated.",
+        show_default="all",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, metavar="N", help="Random seed of the probes, the choice of samples and the initial weights."),
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Samples per forward pass; changes results only by rounding.")
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Device: cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option(metavar="NAME", help="Floating-point type: float32 or float64.")]
+Basis = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How to store the Krylov basis: full, half (half the bits, equally accurate), either of them in host "
+        "memory or on disk (`full on host`, `half on disk`), restarted (keeps as many vectors as fit), or auto: the "
+        "first of these that fits.",
+    ),
+]
+
+DEFAULT_EVERY = "10min"
+Snapshot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder for periodic snapshots: after an interruption, the same command resumes from them. Deleted when "
+        "the command completes.",
+    ),
+]
+Every = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Time between two snapshots, such as 30s, 10min or 2h.", show_default=DEFAULT_EVERY
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Device memory to use in addition to the network's own, such as 8GB.",
+        show_default="a safe share of the free memory",
+    ),
+]
+
+
+def matrices_of(names: Sequence[str] | None) -> list[str]:
+    """Value of --matrix: names of classes, without repetitions."""
+    return list(dict.fromkeys(map(matrix_name, names or MATRICES)))
+
+
+def steps_of(text: str) -> int | Literal["auto"]:
+    """Value of --steps."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"--steps is {text!r}; it must be a positive integer or 'auto'.")
+    return int(text)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Value of --dtype."""
+    known = {"float32": torch.float32, "float64": torch.float64}
+    if name not in known:
+        raise ValueError(unknown("dtype", name, known))
+    return known[name]
+
+
+def device_of(name: str) -> torch.device:
+    """Value of --device; under `torchrun`, cuda is the GPU of this process."""
+    kind, _, number = name.partition(":")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        number = os.environ["LOCAL_RANK"]
+    if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()):
+        raise ValueError(unknown("device", name, ["cpu", "cuda", "cuda:0"]))
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ValueError(f"There is no device {name!r}: PyTorch finds {torch.cuda.device_count()} CUDA devices.")
+    return torch.device(f"{kind}:{number}" if number else kind)

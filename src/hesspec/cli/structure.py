@@ -1,0 +1,81 @@
+"""`hesspec structure`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hesspec.cli import console, options
+from hesspec.cli.problem import Problem, check_folder
+from hesspec.cli.process_group import process_group
+from hesspec.cli.tables.structures import explained
+from hesspec.plot import DISPLAY_NAMES
+from hesspec.study.measuring import measure_structure
+
+EXAMPLE = "hesspec structure small_cnn --data digits --samples-per-class 10"
+
+
+def command(
+    network: options.Network,
+    data: options.Data,
+    weights: options.Weights = None,
+    split: options.Split = "train",
+    samples_per_class: options.SamplesPerClass = None,
+    data_folder: options.DataFolder = None,
+    size: options.Size = None,
+    matrix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Matrix whose outliers are explained: hess, g or h. Can be repeated.",
+            show_default="hess, g and h",
+        ),
+    ] = None,
+    params: options.Params = None,
+    cross: Annotated[
+        bool,
+        typer.Option(help="Also compute the C^2 cross-class means, which is expensive for many classes C."),
+    ] = True,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Number of Lanczos steps per spectrum.")] = 64,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 256,
+    memory: options.Memory = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Output folder; existing files are never overwritten.")
+    ] = Path("spectra"),
+) -> None:
+    """Explain the outliers of the spectra by the class structure of G.
+
+    G = G_class + G_cross + G_within + G_same, by the class means of the logit gradients. The eigenvalues of all parts
+    but G_within are computed from these means alone. Each outlier is attributed to the parts by its eigenvector, and
+    the means are projected out of the Hessian to see which outliers vanish. The result is saved as
+    CHECKPOINT-SPLIT-ClassStructure.nc; spectra that `hesspec measure` has not saved yet are saved as well.
+    `hesspec report` shows all of them.
+    """
+    names = options.matrices_of(matrix)
+    problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
+    file = problem.file(out, "ClassStructure")
+    model, dataset = problem.load()
+    check_folder(out, [file])
+    with process_group(options.device_of(device)) as group, console.progress() as show:
+        structure = measure_structure(
+            model,
+            dataset,
+            matrices=names,
+            params=params,
+            cross=cross,
+            steps=steps,
+            seed=seed,
+            batch_size=batch_size,
+            memory=memory,
+            attributes=problem.attributes,
+            folder=out,
+            overwrite=False,
+            on_progress=lambda what, done, total: show(f"{DISPLAY_NAMES.get(what, what)}, {split} set", done, total),
+            group=group,
+        )
+    for table in explained(structure):
+        console.output.print(table, "")
+    console.output.print(f"Saved {file}", soft_wrap=True)
