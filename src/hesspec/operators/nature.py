@@ -172,7 +172,8 @@ class Nature:
             return None
         some = _taken(batch, self._in_batch(batch), torch.arange(min(batch.samples, SMALLER), device="cpu"))
         # Not views, which would keep all of the batch.
-        return Part(*copied((some.inputs, some.targets)), some.samples)
+        inputs, targets = copied((some.inputs, some.targets))
+        return Part(inputs, targets, some.samples)
 
     def _in_batch(self, batch: Part) -> Division:
         return self.division or Division.of((batch.inputs, batch.targets), batch.samples)
@@ -202,7 +203,7 @@ class Nature:
         both = joined((one.inputs, one.targets), (other.inputs, other.targets), division)
         if both is None:
             return None
-        whole = Part(*both, one.samples + other.samples)
+        whole = Part(both[0], both[1], one.samples + other.samples)
         try:
             evaluation = self._evaluate(index, whole, forward)
         except ValueError:

@@ -27,6 +27,7 @@ from hesspec.operators.precision import arithmetic
 from hesspec.operators.quiet import quiet_tracer
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
 from hesspec.operators.structures import map_tensors, tensors_of
+from hesspec.operators.surrogate import NOT_OF_THE_LOSS
 from hesspec.operators.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 from hesspec.operators.verification import AGREE, Verdict, verify
 
@@ -183,6 +184,12 @@ class Passes(ABC):
             return False
         self.verdict = verdict
         logger.info("%s: verified, %s", self.mode, verdict.text)
+        if verdict.surrogate:
+            warnings.warn(
+                f"Products are with the derivatives of the backward passes, as double backward gives them: "
+                f"{NOT_OF_THE_LOSS}.",
+                stacklevel=2,
+            )
         return True
 
     def _runs(self, part: Batch) -> bool:

@@ -68,7 +68,7 @@ class LossCall:
     @property
     def is_mean(self) -> bool:
         """Whether it is a mean over its terms."""
-        return self.given["reduction"] == "mean"
+        return bool(self.given["reduction"] == "mean")
 
     @property
     def terms(self) -> float | None:
