@@ -21,7 +21,7 @@ from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes, count_work, saved_bytes, trace_pays
 from hesspec.operators.differences import Differences, settled
 from hesspec.operators.inspection import few_samples
-from hesspec.operators.module import ModuleState
+from hesspec.operators.module import ModuleState, conversions_refused
 from hesspec.operators.plain import PlainModel
 from hesspec.operators.precision import arithmetic
 from hesspec.operators.quiet import quiet_tracer
@@ -400,7 +400,8 @@ class Passes(ABC):
         tangents, groups = self._tangents(batch)
         state = ModuleState(risk.model)
         try:
-            return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
+            with conversions_refused():
+                return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
         finally:
             # Whatever the forward pass keeps in the model is of the trace.
             state.restore()
@@ -502,7 +503,7 @@ class Passes(ABC):
         # Whatever the forward pass keeps in the model holds nothing either.
         state = ModuleState(self.risk.model)
         try:
-            with quiet_tracer(), mode:
+            with quiet_tracer(), conversions_refused(), mode:
                 yield stand_ins
         finally:
             state.restore()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hesspec.operators.ambient import neutral_modes, preserved_randomness
-from hesspec.operators.module import ModuleState, without_user_hooks
+from hesspec.operators.module import ModuleState, conversions_undone, without_user_hooks
 from hesspec.operators.structures import map_tensors
 
 __all__ = ["PlainModel"]
@@ -100,8 +100,9 @@ class PlainModel:
                     parameter.requires_grad_(True)
                 if self.double:
                     stack.enter_context(_DefaultDtype(torch.float64))
-                    stack.enter_context(_Doubling())
-                yield self
+                    stack.enter_context(_Doubling(None if self._dtype == torch.float64 else single))
+                with conversions_undone():
+                    yield self
             finally:
                 for state in self._states:
                     state.restore()
