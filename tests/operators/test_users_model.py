@@ -217,6 +217,60 @@ def test_noise_with_a_seed_of_its_own_is_not_random():
 
 
 # Wrappers and modes ---------------------------------------------------------------------------------------------------
+def seeded_draw(function):
+    """Random numbers of a shape by a function, from a global seed of its own."""
+
+    def draw(like):
+        with torch.random.fork_rng([]):
+            torch.manual_seed(3)
+            return function(like)
+
+    return draw
+
+
+DRAWS = {
+    "randn": lambda like: torch.randn(like.shape, generator=torch.Generator().manual_seed(3)),
+    "randn, of a dtype": lambda like: torch.randn(like.shape, generator=torch.Generator().manual_seed(3)).to(like),
+    "randn, of the dtype of a tensor": lambda like: torch.randn(
+        like.shape, generator=torch.Generator().manual_seed(3), dtype=like.dtype
+    ),
+    "rand_like": seeded_draw(torch.rand_like),
+    "normal": seeded_draw(lambda like: torch.normal(torch.zeros_like(like), 1.0)),
+    "normal, of numbers": seeded_draw(lambda like: torch.normal(0.0, 1.0, like.shape)),
+    "in place": seeded_draw(lambda like: torch.empty_like(like).uniform_(-1, 1)),
+    "exponential in place": seeded_draw(lambda like: torch.zeros(like.shape).exponential_()),
+    "bernoulli": seeded_draw(lambda like: torch.bernoulli(torch.full_like(like, 0.3))),
+    "multinomial": seeded_draw(lambda like: torch.multinomial(torch.ones_like(like), like.shape[1]).to(like)),
+    "poisson": seeded_draw(lambda like: torch.poisson(torch.ones_like(like))),
+    "dropout": seeded_draw(lambda like: F.dropout(torch.ones_like(like), 0.4)),
+    "distribution": seeded_draw(lambda like: torch.distributions.Normal(torch.zeros_like(like), 1.0).rsample()),
+    "Gumbel softmax": seeded_draw(lambda like: F.gumbel_softmax(torch.zeros_like(like), 1.0)),
+}
+
+
+class Noisy(nn.Module):
+    def __init__(self, draw) -> None:
+        super().__init__()
+        self.a, self.b, self.draw = nn.Linear(5, 6), nn.Linear(6, 3), draw
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(torch.tanh(h) * (1 + self.draw(h)))
+
+
+@pytest.mark.parametrize(("name", "way"), [*((name, "auto") for name in DRAWS), ("randn", "differences")])
+def test_random_numbers_with_a_seed_are_those_of_the_models_own_precision(name, way):
+    (x, y), *_ = data(torch.float32)
+    # What the model draws in float32, in a model in float64.
+    drawn = DRAWS[name](torch.zeros(6, 6)).double()
+    assert drawn.std() > 0
+    exact = dense(seeded(lambda: Noisy(lambda _: drawn)).double(), batches=[(x.double(), y)])
+    operator = hesspec.Hessian(seeded(lambda: Noisy(DRAWS[name])), CE, [(x, y)], mode=way)
+    found = operator @ torch.eye(operator.shape[0])
+    assert (found - exact).norm() <= 1e-5 * exact.norm()
+    assert operator.attributes["mode"] == {"auto": "double backward", "differences": "differences"}[way]
+
+
 
 
 @pytest.mark.parametrize(
