@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrizations, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import hesspec
-from cases import seeded
+from cases import MATRICES, seeded
 from hesspec.operators import passes
 
 
@@ -216,7 +217,6 @@ def test_noise_with_a_seed_of_its_own_is_not_random():
     assert torch.isfinite(dense(seeded(Seeded).double(), batches=data()[:1])).all()
 
 
-# Wrappers and modes ---------------------------------------------------------------------------------------------------
 def seeded_draw(function):
     """Random numbers of a shape by a function, from a global seed of its own."""
 
@@ -271,6 +271,7 @@ def test_random_numbers_with_a_seed_are_those_of_the_models_own_precision(name, 
     assert operator.attributes["mode"] == {"auto": "double backward", "differences": "differences"}[way]
 
 
+# Wrappers and modes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -541,13 +542,15 @@ def states():
     ],
     ids=["a loader", "a loader that shuffles", "augmentation", "dropout in the loss"],
 )
-def test_random_numbers_of_data_and_loss_leave_the_global_generators_alone(loss, options, noise, refused):
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_random_numbers_of_data_and_loss_leave_the_global_generators_alone(loss, options, noise, refused, matrix):
     model, loader = network(), torch.utils.data.DataLoader(Augmented(noise), batch_size=4, **options)
     before = states()
     with warnings.catch_warnings(), pytest.raises(ValueError, match=refused) if refused else contextlib.nullcontext():
         # Of a loss that is another one in each call nobody knows what it is a mean over.
         warnings.simplefilter("ignore")
-        dense(model, loss, loader)
+        operator = getattr(hesspec, matrix)(model, loss, loader)
+        operator @ torch.ones(operator.shape[0], dtype=torch.float64)
     after = states()
     assert torch.equal(before[0], after[0])
     assert (before[1] == after[1]).all()

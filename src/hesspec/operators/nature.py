@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hesspec._ranks import Ranks
+from hesspec.operators.ambient import preserved_randomness
 from hesspec.operators.division import Division, joined
 from hesspec.operators.first_pass import ClassRange, Evaluation, Forward, copied, evaluate
 from hesspec.operators.losses import Loss
@@ -140,22 +141,26 @@ class Nature:
         """
         if self._forward is None:
             return
+        with preserved_randomness():
+            self._look(index, inputs, targets, samples, self._forward)
+
+    def _look(self, index: int, inputs: Any, targets: Any, samples: int, forward: Forward) -> None:
         self._looks += 1
         batch = Part(inputs, targets, samples)
-        finding = self._look_at(index, batch, self._forward)
+        finding = self._look_at(index, batch, forward)
         if finding is not None:
             self._note(index, finding)
         # Samples that what is open counts alike tell nothing of it: others of this batch may.
         before: list[Terms] = []
         while finding is not None and self.open != before and self._tells_apart(inputs, targets, samples):
-            before, finding = self.open, self._look_at(index, batch, self._forward)
+            before, finding = self.open, self._look_at(index, batch, forward)
             if finding is not None:
                 self._note(index, finding)
         some = self._some(batch)
         if some is None:
             return
         for other in self._others(some):
-            finding = self._look_at_both(index, other, some, self._forward)
+            finding = self._look_at_both(index, other, some, forward)
             if finding is not None:
                 self._note(index, finding)
                 break

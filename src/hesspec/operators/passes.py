@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hesspec._memory import is_out_of_memory
 from hesspec.errors import InputError
-from hesspec.operators.ambient import differentiable_kernels
+from hesspec.operators.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes, count_work, saved_bytes, trace_pays
 from hesspec.operators.differences import Differences, settled
@@ -264,6 +264,10 @@ class Passes(ABC):
         ValueError
             If the model cannot be traced and must be.
         """
+        with preserved_randomness():
+            return self._bytes(batch)
+
+    def _bytes(self, batch: Batch) -> PassBytes:
         trace = self._traced(batch)
         if trace is not None:
             return trace.bytes
@@ -274,7 +278,7 @@ class Passes(ABC):
                 if is_out_of_memory(error) or isinstance(error, InputError):
                     raise
                 self.step_down(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
-                return self.bytes(batch)
+                return self._bytes(batch)
             if self.mode == "double backward":
                 return size
             return PassBytes(0, size.primal, size.kept + size.tangent)
@@ -282,10 +286,12 @@ class Passes(ABC):
 
     def build(self, batch: Batch) -> PrimalPass:
         """Run the primal pass of a batch. Errors are those of `bytes`."""
-        trace = self._traced(batch)
+        with preserved_randomness():
+            trace = self._traced(batch)
         with arithmetic(self.risk.parameters.device):
             if trace is None:
-                return self._untraced(batch)
+                with preserved_randomness():
+                    return self._untraced(batch)
             with torch.no_grad():
                 if trace.shared not in self._shared:
                     self._shared[trace.shared] = trace.shared(*self._fixed)
