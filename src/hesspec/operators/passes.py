@@ -434,24 +434,10 @@ class Passes(ABC):
                     kept = self._saved(*stand_ins)
             except Exception as error:
                 logger.debug("no double-backward graph with fake tensors", exc_info=error)
-                kept = self._saved_really(batch)
+                kept = self._saved(self.risk.leaves(), self.risk.fixed, batch.inputs, batch.targets)
             products = self.risk.parameters.count * self.risk.parameters.dtype.itemsize
             self._graphs[key] = PassBytes(kept, kept, int(GRADIENTS * kept) + products)
         return self._graphs[key]
-
-    def _saved_really(self, batch: Batch) -> int:
-        """Bytes of the double-backward graph of a batch, from one that is built."""
-        theta, fixed = self.risk.leaves(), self.risk.fixed
-        try:
-            return self._saved(theta, fixed, batch.inputs, batch.targets)
-        except RuntimeError as error:
-            if is_out_of_memory(error) or "saved tensor hooks" not in str(error):
-                raise
-            # Transforms of torch.func in the model forbid to look at what is saved; a double-backward graph keeps about
-            # what three forward passes write.
-            predict, loss = self.risk.functions(fixed, batch.inputs, batch.targets)
-            with torch.enable_grad(), differentiable_kernels():
-                return 3 * count_work(lambda: loss(predict(theta), theta)).bytes
 
     def _saved(self, theta: Named, fixed: Named, inputs: Any, targets: Any) -> int:
         """Bytes of the double-backward graph of a batch."""
