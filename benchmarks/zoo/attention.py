@@ -233,22 +233,14 @@ def _causal_score(score: Tensor, _: Tensor, __: Tensor, to: Tensor, at: Tensor) 
     return torch.where(to >= at, score, -float("inf"))
 
 
-@attention.case()
+@attention.case(sentence="flex_attention has no backward pass on the CPU")
 def flex() -> Example:
     """flex_attention with a score function."""
 
     def attend(_: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return flex_attention(q, k, v, score_mod=_causal_score)
 
-    example = _language(attend)
-    example.outputs = lambda model, batch: _with(model, _causal)(batch[0])
-    return example
-
-
-def _with(model: nn.Module, attend: Any) -> nn.Module:
-    for block in model.blocks:
-        block.attend = attend
-    return model
+    return _language(attend)
 
 
 @attention.case()

@@ -70,7 +70,6 @@ def test_file_format_lists_all_fields_and_attributes():
 def test_files_that_contributing_names_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     named = {path for path in re.findall(r"`([\w/]+(?:/|\.(?:html\.j2|js|md|py|toml)))`", text) if "NAME" not in path}
-    named = {path for path in named if not path.startswith("cli/")}  # until the command line has moved there
     assert len(named) > 60
     places = (ROOT, ROOT / "src/hesspec")
     assert {path for path in named if not any((place / path).exists() for place in places)} == set()

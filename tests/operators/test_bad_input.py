@@ -277,3 +277,47 @@ def test_flat_and_named_conversion_names_what_is_wrong():
         operator.to_flat({**named, "2.bias": torch.ones(5)})
     with pytest.raises(ValueError, match=r"shape \(64,\), not \(3,\)"):
         operator.to_named(torch.ones(3))
+
+
+class Forward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        raise NotImplementedError("there is no backward on this device\nsome advice")
+
+
+class Inference(torch.autograd.Function):
+    """As kernels that refuse tensors which require a gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        if torch.is_tensor(x) and ctx.needs_input_grad[0]:
+            raise RuntimeError("there is no backward on this device")
+        return torch.tanh(x)
+
+
+@pytest.mark.parametrize("function", [Forward.apply, Inference.apply])
+@pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton", "Residual"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_without_a_gradient_is_refused_with_what_pytorch_says(function, matrix, dtype):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return function(self.linear(x))
+
+    data = [(torch.randn(5, 4).to(dtype), torch.arange(5) % 3)]
+
+    def product():
+        operator = getattr(hesspec, matrix)(Model().to(dtype), nn.CrossEntropyLoss(), data)
+        return operator @ torch.ones(operator.shape[0], dtype=dtype)
+
+    with pytest.raises(
+        ValueError, match=r"Batch 0: the gradient .* cannot be computed \((NotImp|Run).*there is no back"
+    ):
+        product()

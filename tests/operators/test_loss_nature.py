@@ -67,6 +67,33 @@ def guarded(out, given):
     return (tokens(out, y, reduction="none").view_as(mask) * mask).sum() / (mask.sum() + 1e-8)
 
 
+def in_chunks(out, y):
+    parts = zip(out.flatten(0, 1).split(4), y.flatten().split(4), strict=True)
+    return sum(F.cross_entropy(f, t, reduction="sum") for f, t in parts) / (y != -100).sum()
+
+
+def divided(out, y):
+    return tokens(out, y, reduction="none").sum() / (y != -100).sum()
+
+
+def by_hand_of_tokens(out, y):
+    chosen = -out.log_softmax(2).gather(2, y.clamp(min=0)[..., None])[..., 0]
+    return (chosen * (y != -100)).sum() / (y != -100).sum()
+
+
+def over_all_entries(out, y):
+    return tokens(out, y, reduction="none").mean()
+
+
+def over_samples(out, y):
+    return tokens(out, y, reduction="sum") / len(y)
+
+
+def masked_over_samples(out, given):
+    y, mask = given
+    return (tokens(out, y, reduction="none").view_as(mask) * mask).sum() / len(mask)
+
+
 def shifted(out, y):
     return F.cross_entropy(out[:, :-1].flatten(0, 1), y[:, 1:].flatten())
 
@@ -87,6 +114,14 @@ def by_hand_ignoring(out, y):
 
 def two_heads(out, given):
     return F.cross_entropy(out, given["class"]) + 0.5 * F.mse_loss(out[:, 0], given["number"])
+
+
+def columns_ignored(*counts, size=4, length=5):
+    """Classes of tokens, of which as many are marked -100 in all samples of a batch alike."""
+    found = classes(*[size + i for i in range(len(counts))], shape=(length,))
+    for targets, count in zip(found, counts, strict=True):
+        targets[:, :count] = -100
+    return found
 
 
 def minus_one(*sizes, ignored):
@@ -120,6 +155,43 @@ MEANS = {
         tokens,
         [*points(4, shape=(5, 4)), *points(4, shape=(2, 4))],
         [*classes(4, shape=(5,)), *classes(4, shape=(2,))],
+    ),
+    **{
+        f"{loss.__name__.replace('_', ' ')}, as many tokens ignored in all samples of a batch": (
+            loss,
+            points(4, 5, 6, shape=(5, 4)),
+            columns_ignored(*counts),
+        )
+        for loss, counts in (
+            (in_chunks, (0, 4, 4)),
+            (divided, (4, 0, 1)),
+            (by_hand_of_tokens, (0, 4, 2)),
+            (over_all_entries, (0, 4, 4)),
+            (over_samples, (3, 0, 3)),
+        )
+    },
+    **{
+        f"{loss.__name__.replace('_', ' ')}, as many positions in all samples of a batch": (
+            loss,
+            SEQUENCES,
+            list(zip(classes(4, 6, shape=(5,)), masks([5] * 4, [1] * 6), strict=True)),
+        )
+        for loss in (masked, masked_over_samples)
+    },
+    "tokens by hand, batches of one sample": (
+        by_hand_of_tokens,
+        points(1, 1, 1, shape=(5, 4)),
+        [y[:1] for y in columns_ignored(0, 4, 4)],
+    ),
+    "tokens in chunks, sequences of other lengths": (
+        in_chunks,
+        [*points(4, shape=(5, 4)), *points(4, shape=(2, 4))],
+        [*columns_ignored(1), *columns_ignored(0, length=2)],
+    ),
+    "tokens divided by their number, sequences of other lengths": (
+        divided,
+        [*points(4, shape=(5, 4)), *points(4, shape=(2, 4))],
+        [*columns_ignored(1), *columns_ignored(0, length=2)],
     ),
     "a mask": (
         masked,
@@ -202,7 +274,7 @@ def test_batches_of_a_sum_add_up_to_it(name):
     assert operator.attributes["reduction"] == "sum"
 
 
-@pytest.mark.parametrize("name", [name for name in MEANS if name not in ("a guarded mask", "batches of one sample")])
+@pytest.mark.parametrize("name", [name for name in MEANS if name != "a guarded mask" and "of one sample" not in name])
 def test_parts_of_a_batch_of_a_mean_add_up_to_it(name):
     loss, xs, ys = MEANS[name]
     model = network()

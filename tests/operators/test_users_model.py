@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrizations, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import hesspec
-from cases import seeded
+from cases import MATRICES, seeded
 from hesspec.operators import passes
 
 
@@ -216,6 +217,60 @@ def test_noise_with_a_seed_of_its_own_is_not_random():
     assert torch.isfinite(dense(seeded(Seeded).double(), batches=data()[:1])).all()
 
 
+def seeded_draw(function):
+    """Random numbers of a shape by a function, from a global seed of its own."""
+
+    def draw(like):
+        with torch.random.fork_rng([]):
+            torch.manual_seed(3)
+            return function(like)
+
+    return draw
+
+
+DRAWS = {
+    "randn": lambda like: torch.randn(like.shape, generator=torch.Generator().manual_seed(3)),
+    "randn, of a dtype": lambda like: torch.randn(like.shape, generator=torch.Generator().manual_seed(3)).to(like),
+    "randn, of the dtype of a tensor": lambda like: torch.randn(
+        like.shape, generator=torch.Generator().manual_seed(3), dtype=like.dtype
+    ),
+    "rand_like": seeded_draw(torch.rand_like),
+    "normal": seeded_draw(lambda like: torch.normal(torch.zeros_like(like), 1.0)),
+    "normal, of numbers": seeded_draw(lambda like: torch.normal(0.0, 1.0, like.shape)),
+    "in place": seeded_draw(lambda like: torch.empty_like(like).uniform_(-1, 1)),
+    "exponential in place": seeded_draw(lambda like: torch.zeros(like.shape).exponential_()),
+    "bernoulli": seeded_draw(lambda like: torch.bernoulli(torch.full_like(like, 0.3))),
+    "multinomial": seeded_draw(lambda like: torch.multinomial(torch.ones_like(like), like.shape[1]).to(like)),
+    "poisson": seeded_draw(lambda like: torch.poisson(torch.ones_like(like))),
+    "dropout": seeded_draw(lambda like: F.dropout(torch.ones_like(like), 0.4)),
+    "distribution": seeded_draw(lambda like: torch.distributions.Normal(torch.zeros_like(like), 1.0).rsample()),
+    "Gumbel softmax": seeded_draw(lambda like: F.gumbel_softmax(torch.zeros_like(like), 1.0)),
+}
+
+
+class Noisy(nn.Module):
+    def __init__(self, draw) -> None:
+        super().__init__()
+        self.a, self.b, self.draw = nn.Linear(5, 6), nn.Linear(6, 3), draw
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(torch.tanh(h) * (1 + self.draw(h)))
+
+
+@pytest.mark.parametrize(("name", "way"), [*((name, "auto") for name in DRAWS), ("randn", "differences")])
+def test_random_numbers_with_a_seed_are_those_of_the_models_own_precision(name, way):
+    (x, y), *_ = data(torch.float32)
+    # What the model draws in float32, in a model in float64.
+    drawn = DRAWS[name](torch.zeros(6, 6)).double()
+    assert drawn.std() > 0
+    exact = dense(seeded(lambda: Noisy(lambda _: drawn)).double(), batches=[(x.double(), y)])
+    operator = hesspec.Hessian(seeded(lambda: Noisy(DRAWS[name])), CE, [(x, y)], mode=way)
+    found = operator @ torch.eye(operator.shape[0])
+    assert (found - exact).norm() <= 1e-5 * exact.norm()
+    assert operator.attributes["mode"] == {"auto": "double backward", "differences": "differences"}[way]
+
+
 # Wrappers and modes ---------------------------------------------------------------------------------------------------
 
 
@@ -410,3 +465,97 @@ def test_changes_after_the_operator_was_made_have_no_effect(change, way):
 def test_what_cannot_be_measured_is_said(model, message):
     with pytest.raises(ValueError, match=message):
         hesspec.Hessian(model(), CE, data())
+
+
+@pytest.mark.parametrize("way", ["auto", *passes.WAYS[1:]])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda teacher, x: teacher.to(x),
+        lambda teacher, x: teacher.to(x.device),
+        lambda teacher, x: teacher.double() if x.dtype == torch.float64 else teacher.float(),
+    ],
+    ids=["to a tensor", "to a device", "to a dtype"],
+)
+def test_a_teacher_that_the_loss_converts_is_left_alone(convert, way, monkeypatch):
+    monkeypatch.setattr(passes, "trace_pays", lambda *_, **__: (True, "forced"))
+    teacher = seeded(lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), 7).eval()
+    before, parts = everything(teacher), list(teacher.parameters())
+
+    def loss(outputs, x):
+        with torch.no_grad():
+            told = convert(teacher, x)(x)
+        return F.kl_div(outputs.log_softmax(1), told.softmax(1), reduction="batchmean")
+
+    batches = [(x, x) for x, _ in data(torch.float32)]
+    operator = hesspec.Hessian(network().float(), loss, batches, mode=way)
+    found = operator @ torch.eye(operator.shape[0])
+    after = everything(teacher)
+    assert [id(one) for one in parts] == [id(other) for other in teacher.parameters()]
+    assert not any(isinstance(t, FakeTensor) for t in [*teacher.parameters(), *teacher.buffers()])
+    for name, (_, dtype, requires, value, _) in before[0].items():
+        assert (dtype, requires) == after[0][name][1:3]
+        assert torch.equal(value, after[0][name][3])
+    targets = [(x, teacher(x).softmax(1).detach().double()) for x, _ in batches]
+    exact = dense(network(), nn.CrossEntropyLoss(), [(x.double(), y) for x, y in targets])
+    assert (found - exact).norm() <= 1e-5 * exact.norm()
+
+
+# Random numbers ------------------------------------------------------------------------------------------------------
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Samples with noise of all three generators, if it is more than zero."""
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def __len__(self):
+        return 11
+
+    def __getitem__(self, index):
+        x = torch.sin(torch.arange(5, dtype=torch.float64) * (index + 1))
+        drawn = float(torch.randn(())) + random.gauss() + np.random.standard_normal()  # noqa: NPY002
+        return x + self.noise * drawn, index % 3
+
+
+class Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, outputs, targets):
+        return F.cross_entropy(self.drop(outputs), targets)
+
+
+def states():
+    return torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "noise", "refused"),
+    [
+        (CE, {}, 0.0, ""),
+        (CE, {"shuffle": True}, 0.0, "shuffle=False"),
+        (CE, {}, 1.0, "random augmentation"),
+        (Dropping(), {}, 0.0, "random"),
+    ],
+    ids=["a loader", "a loader that shuffles", "augmentation", "dropout in the loss"],
+)
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_random_numbers_of_data_and_loss_leave_the_global_generators_alone(loss, options, noise, refused, matrix):
+    model, loader = network(), torch.utils.data.DataLoader(Augmented(noise), batch_size=4, **options)
+    before = states()
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=refused) if refused else contextlib.nullcontext():
+        # Of a loss that is another one in each call nobody knows what it is a mean over.
+        warnings.simplefilter("ignore")
+        operator = getattr(hesspec, matrix)(model, loss, loader)
+        operator @ torch.ones(operator.shape[0], dtype=torch.float64)
+    after = states()
+    assert torch.equal(before[0], after[0])
+    assert (before[1] == after[1]).all()
+    assert before[2] == after[2]
+    # Of its own passes each is another.
+    loader = torch.utils.data.DataLoader(Augmented(1.0), batch_size=4)
+    with pytest.raises(ValueError, match="data changed between passes"):
+        dense(network(), CE, loader)

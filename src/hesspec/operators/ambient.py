@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hesspec.operators.substitutes import Substitutes
 
-__all__ = ["AutocastSeen", "differentiable_kernels", "neutral_modes", "preserved_randomness"]
+__all__ = ["AutocastSeen", "OwnRandomness", "differentiable_kernels", "neutral_modes", "preserved_randomness"]
 
 # Names under which `torch.utils.checkpoint.checkpoint` finds its implementations; the second depends on the version.
 REENTRANT = "CheckpointFunction"
@@ -132,3 +132,42 @@ def preserved_randomness() -> Iterator[None]:
         finally:
             random.setstate(state)
             np.random.set_state(legacy)  # noqa: NPY002
+
+
+class OwnRandomness:
+    """Data that is iterated with random numbers of its own, which begin where the global ones are.
+
+    A `DataLoader` draws a seed for its workers in each pass, whether it shuffles or not; datasets draw what they
+    augment with. The states of the global generators are what they were whenever an item is given out, and each pass
+    begins where the last one stopped, so that data which depends on them differs from pass to pass.
+
+    Parameters
+    ----------
+    data : iterable
+    """
+
+    def __init__(self, data: Iterable[Any]) -> None:
+        self._data = data
+        self._state: tuple[Any, Any, torch.Tensor] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Items of the data."""
+        with self._drawing():
+            items = iter(self._data)
+        nothing = object()
+        while True:
+            with self._drawing():
+                item = next(items, nothing)
+            if item is nothing:
+                return
+            yield item
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        with preserved_randomness():
+            if self._state is not None:
+                random.setstate(self._state[0])
+                np.random.set_state(self._state[1])  # noqa: NPY002 - as data sets draw from it
+                torch.set_rng_state(self._state[2])
+            yield
+            self._state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hesspec._ranks import ALONE, Ranks
+from hesspec.operators.ambient import OwnRandomness
 from hesspec.operators.division import Division, count_samples
 from hesspec.operators.fingerprints import Fingerprint, octets
 from hesspec.operators.first_pass import Forward
@@ -126,7 +127,7 @@ class Batches:
     ) -> None:
         check_data(data)
         self._whole = whole
-        self._data, self._loss, self._device, self._dtype = data, loss, device, dtype
+        self._data, self._loss, self._device, self._dtype = OwnRandomness(data), loss, device, dtype
         self._model = model
         self._nature = Nature(loss, forward)
         self._fingerprints: list[Fingerprint] = []

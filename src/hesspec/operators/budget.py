@@ -17,6 +17,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from hesspec._memory import is_out_of_memory
+
 __all__ = [
     "ForwardWork",
     "PassBytes",
@@ -184,7 +186,21 @@ def _values(node: fx.Node) -> Sequence[Any]:
 
 
 def saved_bytes(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps for the graphs that `build` makes, those of `beside` not counted."""
+    """Bytes that autograd keeps for the graphs that `build` makes, those of `beside` not counted.
+
+    Where transforms of `torch.func` in the model forbid to look at what is kept, it is all that is written meanwhile.
+    """
+    try:
+        return _seen_by_hooks(build, beside)
+    except RuntimeError as error:
+        if is_out_of_memory(error) or "saved tensor hooks" not in str(error):
+            raise
+    with _Counter(random=True) as counter:
+        build()
+    return int(counter.bytes)
+
+
+def _seen_by_hooks(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
     # Weak, and of the storage: tensors that share one are counted once, and no address is used again meanwhile.
     reference = cast("Callable[[Any], Any]", StorageWeakRef)
     given = {reference(storage) for storage in map(_storage_of, beside) if storage is not None}
@@ -221,14 +237,16 @@ def count_work(forward: Callable[[], Any]) -> ForwardWork:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
+    def __init__(self, *, random: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations = self.bytes = 0
+        # Whether random numbers may be drawn.
+        self._random = random
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if draws(func, args, kwargs or {}):
+        if not self._random and draws(func, args, kwargs or {}):
             raise RandomOperationError(str(func))
         result = func(*args, **(kwargs or {}))
         self.operations += 1

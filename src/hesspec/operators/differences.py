@@ -101,11 +101,48 @@ class Differences:
 
     def gradient(self) -> list[Tensor]:
         """Gradient of the loss at the parameters that the module holds now."""
+        return self._value_and_gradient()[1]
+
+    def _value_and_gradient(self) -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
             with self._holding("gradient"):
                 outputs, loss = self._evaluate()
                 value = loss(outputs)
-            return self._pulled([value], None)
+            return value.detach(), self._pulled([value], None)
+
+    def slopes(self, tangents: Tensors, displacement: float) -> tuple[float, float, float]:
+        """Slope of the loss along a vector by a difference of losses, and by gradients.
+
+        Parameters
+        ----------
+        tangents : sequence of Tensor
+            In the shapes of the parameters.
+        displacement : float
+            Relative to the parameters.
+
+        Returns
+        -------
+        by_loss, by_gradient : float
+            The second is the mean of the slopes at the two points.
+        rounding : float
+            Unit of rounding of the first.
+        """
+        given = self._plain.differentiated([self._plain.converted(tangent) for tangent in tangents])
+        if length(given) == 0:
+            return 0.0, 0.0, 0.0
+        values: list[float] = []
+        slopes: list[float] = []
+
+        def look() -> list[Tensor]:
+            value, gradient = self._value_and_gradient()
+            values.append(float(value))
+            slopes.append(sum(float(_inner(a, b)) for a, b in zip(gradient, given, strict=True)))
+            return []
+
+        self._difference(look, given, displacement)
+        step = displacement * self._length / length(given)
+        (ahead, behind), sizes = values[-2:], sum(map(abs, values[-2:]))
+        return (ahead - behind) / (2 * step), sum(slopes[-2:]) / 2, torch.finfo(self.dtype).eps * sizes / (2 * step)
 
     def hessian(self, tangents: Tensors, displacement: float) -> list[Tensor]:
         """Product of the Hessian with a vector, given and returned in the shapes of the parameters."""
@@ -228,6 +265,11 @@ def length(tensors: Tensors) -> float:
     """2-norm of a list of tensors as one vector, accumulated in float64."""
     squares = [float(torch.linalg.vector_norm(tensor, dtype=_wide(tensor))) ** 2 for tensor in tensors]
     return math.sqrt(sum(squares))
+
+
+def _inner(one: Tensor, other: Tensor) -> Tensor:
+    """Inner product of two tensors as vectors of reals, accumulated in float64."""
+    return (one.to(_wide(one)) * other.to(_wide(other)).conj()).sum().real
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

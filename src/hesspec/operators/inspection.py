@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hesspec._memory import is_out_of_memory
+from hesspec.errors import InputError
 from hesspec.operators.ambient import AutocastSeen, differentiable_kernels, neutral_modes, preserved_randomness
 from hesspec.operators.batches import Batch, Batches
 from hesspec.operators.constants import Detachments
@@ -76,7 +77,7 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
     Raises
     ------
     ValueError
-        If the two passes differ.
+        If the two passes differ, or there is no gradient.
     """
     found = Inspection()
     state = ModuleState(risk.model)
@@ -101,9 +102,17 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
     if found.observers:
         drop_user_hooks(risk.model)
     found.reaches = _reaches(risk, batch, found)
-    found.double = _differentiate(risk, batch, found, double=True) or risk.parameters.dtype == torch.float64
+    failure = _differentiate(risk, batch, found, double=True)
     if not found.double:
-        _differentiate(risk, batch, found, double=False)
+        failure = _differentiate(risk, batch, found, double=False)
+    found.double |= risk.parameters.dtype == torch.float64
+    if failure is not None:
+        words = str(failure).strip().partition("\n")[0][:300].removesuffix(".")
+        raise InputError(
+            f"Batch {batch.index}: the gradient of the loss cannot be computed ({type(failure).__name__}: {words}). "
+            "There are no second derivatives where loss.backward() fails: choose operations, or a device, that have a "
+            "backward pass."
+        ) from failure
     if found.autocast:
         logger.info("autocast inside of the forward pass is switched off")
     return found
@@ -183,8 +192,14 @@ def _reaches(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
         return any(part is not None for part in slopes)
 
 
-def _differentiate(risk: EmpiricalRisk, batch: Batch, found: Inspection, *, double: bool) -> bool:
-    """Whether loss and gradient can be computed, in float64 if `double`; note what is detached on the way."""
+def _differentiate(risk: EmpiricalRisk, batch: Batch, found: Inspection, *, double: bool) -> Exception | None:
+    """Compute loss and gradient, in float64 if `double`, and note whether that can be done, and what is detached.
+
+    Returns
+    -------
+    Exception or None
+        That which the user's module, loss or their derivative raised.
+    """
     plain = risk.plain(double=double, found=found)
     try:
         with plain.held(risk.parameters.natural(risk.parameters.values)), torch.enable_grad():
@@ -196,7 +211,9 @@ def _differentiate(risk: EmpiricalRisk, batch: Batch, found: Inspection, *, doub
         if is_out_of_memory(error):
             raise
         logger.info("the model cannot be run in %s", "float64" if double else "its own dtype", exc_info=error)
-        return False
+        return error
     found.detaches = detachments.found
     wide = (torch.float64, torch.complex128)
-    return value.dtype == torch.float64 and all(part is None or part.dtype in wide for part in gradient)
+    if double:
+        found.double = value.dtype == torch.float64 and all(part is None or part.dtype in wide for part in gradient)
+    return None

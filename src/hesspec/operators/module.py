@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 
 __all__ = [
     "ModuleState",
+    "conversions_refused",
+    "conversions_undone",
     "drop_user_hooks",
     "holders",
     "private_copy",
@@ -135,6 +138,50 @@ def reparametrised(places: Iterable[tuple[list[tuple[dict[str, Any], str]], Any]
         for (where, _), values in zip(places, before, strict=True):
             for (entries, name), value in zip(where, values, strict=True):
                 entries[name] = value
+
+
+@contextmanager
+def conversions_undone() -> Iterator[None]:
+    """Undo at the end what `to()`, `double()` and the like made of any module within this context.
+
+    A loss may move its teacher to the device and the dtype of the data, which are not always the user's own here.
+    """
+    before: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+    values: dict[int, tuple[Tensor, Tensor]] = {}
+    convert: Callable[..., nn.Module] = nn.Module._apply  # noqa: SLF001 - what all of them call
+
+    def converted(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        for part in self.modules():
+            for entries in (part._parameters, part._buffers):  # noqa: SLF001 - where modules keep them
+                before.setdefault(id(entries), (entries, dict(entries)))
+                for value in entries.values():
+                    if value is not None:
+                        values.setdefault(id(value), (value, value.data))
+        return convert(self, *args, **kwargs)
+
+    try:
+        with mock.patch.object(nn.Module, "_apply", converted):
+            yield
+    finally:
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - assignments are not arithmetic
+            for entries, saved in before.values():
+                entries.update(saved)
+            for value, data in values.values():
+                value.data = data
+
+
+@contextmanager
+def conversions_refused() -> Iterator[None]:
+    """Let `to()`, `double()` and the like raise RuntimeError within this context, where tensors hold nothing.
+
+    The module would be left with such tensors.
+    """
+
+    def refused(self: nn.Module, *_: Any, **__: Any) -> nn.Module:
+        raise RuntimeError(f"{type(self).__name__} is moved or converted in the forward pass or in the loss")
+
+    with mock.patch.object(nn.Module, "_apply", refused):
+        yield
 
 
 class ModuleState:

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from hesspec._ranks import Ranks
+from hesspec.operators.ambient import preserved_randomness
 from hesspec.operators.division import Division, joined
-from hesspec.operators.first_pass import ClassRange, Evaluation, Forward, evaluate
+from hesspec.operators.first_pass import ClassRange, Evaluation, Forward, copied, evaluate
 from hesspec.operators.losses import Loss
 from hesspec.operators.probe import (
+    SMALLER,
     Finding,
     Part,
     by_calls,
@@ -44,9 +46,9 @@ class Nature:
     What it looks at is a few samples of a batch, at most 16, and two parts of them: the loss of a mean over terms is
     the mean of the parts' losses, weighted by their terms, and a sum is their sum. What the terms may be is tried:
     samples, targets that are not ignored, totals of masks or weights (`hesspec.operators.terms`). Where several fit,
-    further batches are looked at whose samples tell them apart; where there are none, the terms are those of the loss
-    functions of PyTorch that were called, else the samples. Of a batch of one sample nothing can be told but together
-    with a second one.
+    further batches are looked at that tell them apart, by their own samples or by some of them together with some of
+    an earlier batch; where there are none, the terms are those of the loss functions of PyTorch that were called, else
+    the samples. Of a batch of one sample nothing can be told but together with a second one.
 
     Parameters
     ----------
@@ -85,7 +87,8 @@ class Nature:
         # The losses of the first batch that told something, as text.
         self._told = ""
         self._looks = 0
-        self._single: Part | None = None
+        # Some samples of the batches that were looked at.
+        self._seen: list[Part] = []
         # Of each batch that was met, what of all that was open then counts its samples alike.
         self._alike: list[dict[Terms, int]] = []
 
@@ -109,7 +112,7 @@ class Nature:
         if self._forward is None:
             return False
         more = not self._told or self._tells_apart(inputs, targets, samples)
-        return more and self._looks < LOOKS
+        return self._looks < LOOKS and (more or bool(self._others(Part(inputs, targets, samples))))
 
     def _tells_apart(self, inputs: Any, targets: Any, samples: int) -> bool:
         """Whether the samples of a batch count differently by what is open, which is kept for `settle`."""
@@ -138,42 +141,86 @@ class Nature:
         """
         if self._forward is None:
             return
+        with preserved_randomness():
+            self._look(index, inputs, targets, samples, self._forward)
+
+    def _look(self, index: int, inputs: Any, targets: Any, samples: int, forward: Forward) -> None:
         self._looks += 1
-        batch, single = Part(inputs, targets, samples), self._single
-        self._single = batch if samples == 1 and single is None else None
-        finding = self._look_at(index, batch, self._forward)
-        if finding is None and samples == 1 and single is not None:
-            finding = self._look_at_both(index, single, batch, self._forward)
-        if finding is None:
-            return
-        self._note(index, finding)
+        batch = Part(inputs, targets, samples)
+        finding = self._look_at(index, batch, forward)
+        if finding is not None:
+            self._note(index, finding)
         # Samples that what is open counts alike tell nothing of it: others of this batch may.
         before: list[Terms] = []
-        while self.open != before and self._tells_apart(inputs, targets, samples):
-            before, again = self.open, self._look_at(index, batch, self._forward)
-            if again is None:
-                return
-            self._note(index, again)
+        while finding is not None and self.open != before and self._tells_apart(inputs, targets, samples):
+            before, finding = self.open, self._look_at(index, batch, forward)
+            if finding is not None:
+                self._note(index, finding)
+        some = self._some(batch)
+        if some is None:
+            return
+        for other in self._others(some):
+            finding = self._look_at_both(index, other, some, forward)
+            if finding is not None:
+                self._note(index, finding)
+                break
+        self._seen.append(some)
+
+    def _some(self, batch: Part) -> Part | None:
+        """A few samples of a batch, which may be joined with those of others; None where it cannot be divided."""
+        structure = batch.inputs, batch.targets
+        if flatten(structure)[1].opaque:
+            return None
+        if batch.samples == 1:
+            return batch
+        if not self._exact or not self.divides(*structure, batch.samples):
+            return None
+        some = _taken(batch, self._in_batch(batch), torch.arange(min(batch.samples, SMALLER), device="cpu"))
+        # Not views, which would keep all of the batch.
+        inputs, targets = copied((some.inputs, some.targets))
+        return Part(inputs, targets, some.samples)
+
+    def _in_batch(self, batch: Part) -> Division:
+        return self.division or Division.of((batch.inputs, batch.targets), batch.samples)
+
+    def _others(self, batch: Part) -> list[Part]:
+        """What was seen of other batches that tells something together with a batch.
+
+        That is where their samples count differently by what is open, and of batches of one sample, of which nothing
+        else tells.
+        """
+        found = []
+        for other in self._seen:
+            numbers = (
+                [terms.of(self._loss, p.inputs, p.targets, p.samples) for p in (other, batch)] for terms in self.open
+            )
+            shares = [one / (one + two) for one, two in numbers if one + two > 0]
+            single = not self._told and batch.samples == other.samples == 1
+            if single or (shares and max(shares) - min(shares) > 1e-9):
+                found.append(other)
+        return found
 
     def _look_at_both(self, index: int, one: Part, other: Part, forward: Forward) -> Finding | None:
-        """Look at two batches of one sample as one batch of two, where they can be joined."""
-        structures = (one.inputs, one.targets), (other.inputs, other.targets)
-        division = Division.of(structures[0], 1)
-        if any(flatten(structure)[1].opaque for structure in structures) or not division.divides:
+        """Look at samples of two batches as one batch, where they can be joined."""
+        division = self._in_batch(one)
+        if not division.divides:
             return None
-        both = joined(*structures, division)
+        both = joined((one.inputs, one.targets), (other.inputs, other.targets), division)
         if both is None:
             return None
+        whole = Part(both[0], both[1], one.samples + other.samples)
         try:
-            whole = self._evaluate(index, Part(both[0], both[1], 2), forward)
+            evaluation = self._evaluate(index, whole, forward)
         except ValueError:
             # They belong to samples in another way than by rows.
             return None
-        return compare_parts(index, whole, (Part(both[0], both[1], 2), one, other), self.open, forward, self._loss)
+        found = compare_parts(index, evaluation, (whole, one, other), self.open, forward, self._loss)
+        # Whether a batch may be cut is told by parts of its own, where it has any.
+        return found and replace(found, cut=self._exact is None)
 
     def _look_at(self, index: int, batch: Part, forward: Forward) -> Finding | None:
         divided = self.divides(batch.inputs, batch.targets, batch.samples)
-        division = self.division or Division.of((batch.inputs, batch.targets), batch.samples)
+        division = self._in_batch(batch)
         tried = self.open or candidates(self._loss, batch.inputs, batch.targets, ())
         some, groups, cut = batch, None, divided
         if divided:
@@ -255,6 +302,7 @@ class Nature:
             self._loss.reduction = "sum"
         elif self._loss.reduction == "sum":
             self._loss.reduction = "mean"
+        self._seen.clear()
         if self._forward is None:
             return
         if not cut or not all(self.terms in of_rank for of_rank in cut):

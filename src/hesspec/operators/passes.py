@@ -16,17 +16,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hesspec._memory import is_out_of_memory
 from hesspec.errors import InputError
-from hesspec.operators.ambient import differentiable_kernels
+from hesspec.operators.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.batches import Batch
 from hesspec.operators.budget import PassBytes, count_work, saved_bytes, trace_pays
 from hesspec.operators.differences import Differences, settled
 from hesspec.operators.inspection import few_samples
-from hesspec.operators.module import ModuleState
+from hesspec.operators.module import ModuleState, conversions_refused
 from hesspec.operators.plain import PlainModel
 from hesspec.operators.precision import arithmetic
 from hesspec.operators.quiet import quiet_tracer
 from hesspec.operators.risk import EmpiricalRisk, Named, OutputLoss, Predict
 from hesspec.operators.structures import map_tensors, tensors_of
+from hesspec.operators.surrogate import NOT_OF_THE_LOSS
 from hesspec.operators.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 from hesspec.operators.verification import AGREE, Verdict, verify
 
@@ -183,6 +184,12 @@ class Passes(ABC):
             return False
         self.verdict = verdict
         logger.info("%s: verified, %s", self.mode, verdict.text)
+        if verdict.surrogate:
+            warnings.warn(
+                f"Products are with the derivatives of the backward passes, as double backward gives them: "
+                f"{NOT_OF_THE_LOSS}.",
+                stacklevel=2,
+            )
         return True
 
     def _runs(self, part: Batch) -> bool:
@@ -257,6 +264,10 @@ class Passes(ABC):
         ValueError
             If the model cannot be traced and must be.
         """
+        with preserved_randomness():
+            return self._bytes(batch)
+
+    def _bytes(self, batch: Batch) -> PassBytes:
         trace = self._traced(batch)
         if trace is not None:
             return trace.bytes
@@ -267,7 +278,7 @@ class Passes(ABC):
                 if is_out_of_memory(error) or isinstance(error, InputError):
                     raise
                 self.step_down(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
-                return self.bytes(batch)
+                return self._bytes(batch)
             if self.mode == "double backward":
                 return size
             return PassBytes(0, size.primal, size.kept + size.tangent)
@@ -275,10 +286,12 @@ class Passes(ABC):
 
     def build(self, batch: Batch) -> PrimalPass:
         """Run the primal pass of a batch. Errors are those of `bytes`."""
-        trace = self._traced(batch)
+        with preserved_randomness():
+            trace = self._traced(batch)
         with arithmetic(self.risk.parameters.device):
             if trace is None:
-                return self._untraced(batch)
+                with preserved_randomness():
+                    return self._untraced(batch)
             with torch.no_grad():
                 if trace.shared not in self._shared:
                     self._shared[trace.shared] = trace.shared(*self._fixed)
@@ -393,7 +406,8 @@ class Passes(ABC):
         tangents, groups = self._tangents(batch)
         state = ModuleState(risk.model)
         try:
-            return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
+            with conversions_refused():
+                return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
         finally:
             # Whatever the forward pass keeps in the model is of the trace.
             state.restore()
@@ -420,24 +434,10 @@ class Passes(ABC):
                     kept = self._saved(*stand_ins)
             except Exception as error:
                 logger.debug("no double-backward graph with fake tensors", exc_info=error)
-                kept = self._saved_really(batch)
+                kept = self._saved(self.risk.leaves(), self.risk.fixed, batch.inputs, batch.targets)
             products = self.risk.parameters.count * self.risk.parameters.dtype.itemsize
             self._graphs[key] = PassBytes(kept, kept, int(GRADIENTS * kept) + products)
         return self._graphs[key]
-
-    def _saved_really(self, batch: Batch) -> int:
-        """Bytes of the double-backward graph of a batch, from one that is built."""
-        theta, fixed = self.risk.leaves(), self.risk.fixed
-        try:
-            return self._saved(theta, fixed, batch.inputs, batch.targets)
-        except RuntimeError as error:
-            if is_out_of_memory(error) or "saved tensor hooks" not in str(error):
-                raise
-            # Transforms of torch.func in the model forbid to look at what is saved; a double-backward graph keeps about
-            # what three forward passes write.
-            predict, loss = self.risk.functions(fixed, batch.inputs, batch.targets)
-            with torch.enable_grad(), differentiable_kernels():
-                return 3 * count_work(lambda: loss(predict(theta), theta)).bytes
 
     def _saved(self, theta: Named, fixed: Named, inputs: Any, targets: Any) -> int:
         """Bytes of the double-backward graph of a batch."""
@@ -495,7 +495,7 @@ class Passes(ABC):
         # Whatever the forward pass keeps in the model holds nothing either.
         state = ModuleState(self.risk.model)
         try:
-            with quiet_tracer(), mode:
+            with quiet_tracer(), conversions_refused(), mode:
                 yield stand_ins
         finally:
             state.restore()

@@ -13,16 +13,37 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hesspec.operators.ambient import neutral_modes, preserved_randomness
-from hesspec.operators.module import ModuleState, without_user_hooks
+from hesspec.operators.module import ModuleState, conversions_undone, without_user_hooks
 from hesspec.operators.structures import map_tensors
 
 __all__ = ["PlainModel"]
 
 SINGLE = (torch.float32, torch.float16, torch.bfloat16)
+
+# Functions that draw random numbers: those that take a dtype for them, all that give tensors, those that fill one, and
+# those that drop entries of their first argument.
+TAKING_DTYPE = frozenset({torch.randn, torch.rand, torch.randn_like, torch.rand_like})
+DRAWN = TAKING_DTYPE | {torch.normal, torch.bernoulli, torch.multinomial, torch.poisson, Tensor.multinomial}
+DRAWN = DRAWN | {Tensor.bernoulli, torch._standard_gamma, torch._sample_dirichlet}  # noqa: SLF001 - of distributions
+DRAWN_IN_PLACE = frozenset(
+    {
+        Tensor.normal_,
+        Tensor.uniform_,
+        Tensor.bernoulli_,
+        Tensor.exponential_,
+        Tensor.geometric_,
+        Tensor.log_normal_,
+        Tensor.cauchy_,
+        Tensor.random_,
+    }
+)
+NARROW = {torch.complex128: torch.complex64}
+DROPPED = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout, torch.feature_dropout})
 
 
 class PlainModel:
@@ -63,8 +84,8 @@ class PlainModel:
         self._volatile, self.detaches = volatile, detaches
         self.module, self.loss_fn, self.double = module, loss_fn, double
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
+        self._dtype = dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
         if isinstance(loss_fn, nn.Module):
-            dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
             known = {id(tensor) for tensor in [*self._selected, *self._fixed]}
             for tensor in [*loss_fn.parameters(), *loss_fn.buffers()]:
                 if id(tensor) not in known:
@@ -99,9 +120,11 @@ class PlainModel:
                 for parameter in self._selected:
                     parameter.requires_grad_(True)
                 if self.double:
+                    single = torch.get_default_dtype()
                     stack.enter_context(_DefaultDtype(torch.float64))
-                    stack.enter_context(_Doubling())
-                yield self
+                    stack.enter_context(_Doubling(None if self._dtype == torch.float64 else single))
+                with conversions_undone():
+                    yield self
             finally:
                 for state in self._states:
                     state.restore()
@@ -165,7 +188,20 @@ class _DefaultDtype:
 
 
 class _Doubling(TorchFunctionMode):
-    """Within this context functions of PyTorch that are given single precision take and give double precision."""
+    """Within this context functions of PyTorch that are given single precision take and give double precision.
+
+    Random numbers are drawn in the precision that the user's model draws them in, as the same seed gives others in
+    float64.
+
+    Parameters
+    ----------
+    single : torch.dtype or None
+        Of random numbers that no dtype is given for; None where the model is in float64 itself.
+    """
+
+    def __init__(self, single: torch.dtype | None) -> None:
+        super().__init__()
+        self._single = single
 
     def __torch_function__(
         self,
@@ -178,11 +214,36 @@ class _Doubling(TorchFunctionMode):
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if name in ("__get__", "__set__", "__delete__", "requires_grad_", "set_default_dtype"):
             return func(*args, **kwargs)
+        if self._single is not None and (func in DRAWN or func in DRAWN_IN_PLACE or func in DROPPED):
+            return self._drawn(func, args, kwargs)
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
         # What works in place works on the tensor that it is given.
         first = args[:1] if name.endswith("_") and not name.endswith("__") else ()
         return func(*first, *_mapped(tuple(args[len(first) :])), **_mapped(kwargs))
+
+    def _drawn(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Random numbers as in single precision."""
+        if func in DROPPED:
+            # What is not dropped is exact.
+            given = args[0] if args else kwargs.pop("input")
+            ones = torch.ones_like(given, dtype=self._single)
+            return given * _mapped(func(ones, *args[1:], **kwargs))
+        if func in DRAWN_IN_PLACE:
+            tensor = args[0]
+            if tensor.dtype != torch.float64:
+                return func(*args, **kwargs)
+            with torch.no_grad():
+                drawn = func(tensor.detach().to(self._single), *map(self._narrow, args[1:]), **kwargs)
+            return tensor.copy_(drawn)
+        if func in TAKING_DTYPE or (func is torch.normal and not any(isinstance(a, Tensor) for a in args)):
+            # One that is given is that of a tensor, most likely, which in single precision would be the other.
+            dtype = kwargs.get("dtype")
+            kwargs["dtype"] = self._single if dtype in (None, torch.float64) else NARROW.get(dtype, dtype)
+        return _mapped(func(*map(self._narrow, args), **{name: self._narrow(value) for name, value in kwargs.items()}))
+
+    def _narrow(self, value: Any) -> Any:
+        return value.to(self._single) if isinstance(value, Tensor) and value.dtype == torch.float64 else value
 
 
 def _mapped(value: Any) -> Any:

@@ -16,11 +16,11 @@ from hesspec.operators.division import Division
 from hesspec.operators.first_pass import Evaluation, Forward, copied, evaluate
 from hesspec.operators.losses import Loss
 from hesspec.operators.outputs import differentiable_outputs
-from hesspec.operators.recorder import LossCalls
+from hesspec.operators.recorder import LossCall, LossCalls
 from hesspec.operators.structures import describe, rows_of
 from hesspec.operators.terms import SUM, Terms
 
-__all__ = ["Finding", "Part", "by_calls", "check_broadcast", "compare_outputs", "compare_parts", "two_parts"]
+__all__ = ["SMALLER", "Finding", "Part", "by_calls", "check_broadcast", "compare_outputs", "compare_parts", "two_parts"]
 
 # Of the samples that are looked at, and of those the ones in the smaller part: both parts are uneven, so that a mean of
 # the parts' means is told from the mean of all.
@@ -283,8 +283,7 @@ def _compared(
     backed = frozenset(
         each
         for each in fits
-        if each != SUM
-        and all(_backs(one and one[1], number) for one, number in zip(evaluated, numbers[each], strict=True))
+        if each != SUM and all(_backs(one, number) for one, number in zip(evaluated, numbers[each], strict=True))
     )
     counts = [part.samples for part in parts]
     words = (
@@ -307,10 +306,21 @@ def _off(terms: Terms, values: Sequence[float], numbers: Sequence[float]) -> flo
     return abs(values[0] - total) if math.isfinite(total) else math.inf
 
 
-def _backs(calls: Any, number: float) -> bool:
-    """Whether the means that loss functions took are all over this number of terms, and there is one at least."""
-    means = [call for call in calls or () if call.is_mean]
-    return bool(means) and all(_is(call.terms, number) for call in means)
+def _backs(evaluated: tuple[float, Sequence[LossCall]] | None, number: float) -> bool:
+    """Whether calls of loss functions say that a loss is a mean over this number of terms.
+
+    They do where all of them are such means, and where none is one and the loss is the sum of all their results divided
+    by the number: the sum of the losses of tokens, of all of them or by chunks, over the number of tokens that count.
+    """
+    value, calls = evaluated or (math.nan, ())
+    if not calls or all(call.is_mean for call in calls):
+        return bool(calls) and all(_is(call.terms, number) for call in calls)
+    if any(call.is_mean for call in calls):
+        return False
+    total = sum(float(call.result.double().sum()) for call in calls)
+    if number == 0:
+        return total == 0
+    return total != 0 and math.isclose(value * number, total, rel_tol=NEARLY)
 
 
 def _is(one: float | None, other: float) -> bool:

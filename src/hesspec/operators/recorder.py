@@ -67,8 +67,8 @@ class LossCall:
 
     @property
     def is_mean(self) -> bool:
-        """Whether it is a mean over its terms, or has all of them as its result."""
-        return self.given["reduction"] in ("mean", "none")
+        """Whether it is a mean over its terms."""
+        return bool(self.given["reduction"] == "mean")
 
     @property
     def terms(self) -> float | None:
@@ -76,8 +76,6 @@ class LossCall:
         if self.function in ELEMENTWISE and self.given["reduction"] == "mean":
             shape = np.broadcast_shapes(tuple(self.input.shape), tuple(self.given["target"].shape))
             return float(math.prod(shape))
-        if self.given["reduction"] == "none":
-            return float(self.result.numel())
         if self.function not in (F.cross_entropy, F.nll_loss) or self.given["reduction"] != "mean":
             return None
         target, weight = self.given["target"], self.given["weight"]

@@ -242,7 +242,7 @@ class EmpiricalRisk:
         batch, _, _ = few_samples(self.batches, next(iter(self.batches)))
 
         def find() -> tuple[Capture | None, str]:
-            with differentiable_kernels():
+            with preserved_randomness(), differentiable_kernels():
                 predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
                 capture = find_capture(predict, loss, self.leaves())
                 if capture is not None:
@@ -355,7 +355,7 @@ class EmpiricalRisk:
         named = self.leaves()
         leaves = tuple(named.values())
         predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
-        with torch.enable_grad(), differentiable_kernels():
+        with torch.enable_grad(), preserved_randomness(), differentiable_kernels():
             value = loss(predict(named), named)
             if not value.requires_grad:
                 return value, tuple(map(torch.zeros_like, leaves))

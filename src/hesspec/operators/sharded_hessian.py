@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from hesspec._ranks import Ranks, collectives_of_model
 from hesspec.errors import NonFiniteError
+from hesspec.operators.ambient import OwnRandomness
 from hesspec.operators.batches import Batch, Batches
 from hesspec.operators.content import architecture, digest, loss_with_settings
 from hesspec.operators.fingerprints import octets
@@ -111,7 +112,7 @@ class ShardedHessian:
             )
         self._loss = Loss(loss_fn, terms=terms, device=self.device, dtype=self.dtype)
         check_share(data, self.ranks)
-        self._data = data
+        self._data = OwnRandomness(data)
         self._batches = Batches(data, self._loss, device=self.device, dtype=self.dtype, ranks=self.ranks)
         count = sum(value.numel() for value in named.values())
         self.shape = count, count

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from hesspec._ranks import Ranks
+from hesspec.operators.ambient import OwnRandomness
 from hesspec.operators.division import Division, count_samples
 from hesspec.operators.items import as_pair, check_data
 from hesspec.operators.structures import flatten
@@ -51,7 +52,11 @@ class _Shard:
     def is_empty(self) -> bool:
         """Whether this rank has nothing, of data that is not empty itself."""
         # With as many batches as ranks, each has one.
-        return not self._dealt and next(iter(self), None) is None and next(iter(self._data), None) is not None
+        return (
+            not self._dealt
+            and next(iter(OwnRandomness(self)), None) is None
+            and next(iter(OwnRandomness(self._data)), None) is not None
+        )
 
 
 def check_share(data: Iterable[Any], ranks: Ranks) -> None:

@@ -3,6 +3,7 @@
 The truth is a product by central differences of first derivatives (`Differences`), of the user's own module with its
 own loss, run by plain PyTorch in float64 where the module allows that. It is taken over a few samples, at a point near
 that of the operator, as units may stand on their kinks at the point itself (a ReLU whose input is exactly zero).
+Where the gradient is not that of the loss, it may be double backward; see `hesspec.operators.surrogate`.
 A trace has the shape of its batch built in, and is given the same few samples again and again.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,9 +22,16 @@ from hesspec._memory import is_out_of_memory
 from hesspec.errors import InputError
 from hesspec.operators.ambient import differentiable_kernels
 from hesspec.operators.batches import Batch
-from hesspec.operators.differences import Settled, length, settled
+from hesspec.operators.differences import length, settled
 from hesspec.operators.inspection import few_samples
 from hesspec.operators.risk import EmpiricalRisk, Named
+from hesspec.operators.surrogate import (
+    HOOKED,
+    NOT_OF_THE_LOSS,
+    TensorHooks,
+    double_backward_meant,
+    mismatch,
+)
 
 if TYPE_CHECKING:
     from hesspec.operators.passes import Passes
@@ -53,6 +61,27 @@ TELLS, HINTS = 1e-2, 0.3
 
 
 @dataclass(frozen=True)
+class _Truth:
+    """What products are compared with.
+
+    Attributes
+    ----------
+    product, changes : list of Tensor
+        The product, and what it is uncertain by.
+    surrogate : bool
+        Whether it is that of double backward, as the gradient is not that of the loss.
+    """
+
+    product: list[Tensor]
+    changes: list[Tensor]
+    surrogate: bool = False
+
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(part.isfinite().all()) for part in self.product)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Outcome of a verification.
 
@@ -65,12 +94,15 @@ class Verdict:
         What was compared, and how far the two are apart.
     worst : tuple of str
         Parameters whose blocks deviate most.
+    surrogate : bool
+        Whether the gradient is not that of the loss, and the truth is double backward.
     """
 
     agrees: bool
     error: float
     text: str
     worst: tuple[str, ...] = ()
+    surrogate: bool = False
 
 
 def verify(passes: Passes, batch: Batch) -> Verdict:
@@ -92,13 +124,15 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     generator = torch.Generator().manual_seed(0)
     values, direction = _nearby(risk, generator), _direction(risk, generator)
     truth = _truth(passes.at(risk.at(values)), few, direction)
-    if not all(part.isfinite().all() for part in truth.product):
+    if not truth.is_finite:
         values = list(risk.parameters.values)
         truth = _truth(passes.at(risk.at(values)), few, direction)
-        if not all(part.isfinite().all() for part in truth.product) and (fault := risk.fault(few)) is not None:
+        if not truth.is_finite and (fault := risk.fault(few)) is not None:
             raise fault
     there = passes.at(risk.at(values))
     if passes.mode == "differences":
+        if truth.surrogate:
+            return Verdict(False, math.inf, f"{NOT_OF_THE_LOSS}; their matrix is not symmetric, or zero between steps")
         verdict = _of_differences(truth, few, risk.parameters.names)
         if not verdict.agrees and (text := _zero_to_rounding(there, few, direction, 0.0, length(truth.changes))):
             return Verdict(True, 0.0, text)
@@ -113,7 +147,7 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
         logger.info("no product in mode %r", passes.mode, exc_info=error)
         reason = str(error).strip().partition("\n")[0][:200]
         return Verdict(False, math.inf, f"{type(error).__name__}: {reason}")
-    return _judge(there, few, direction, found, truth, given.samples)
+    return replace(_judge(there, few, direction, found, truth, given.samples), surrogate=truth.surrogate)
 
 
 def _judge(
@@ -121,7 +155,7 @@ def _judge(
     few: Batch,
     direction: Sequence[Tensor],
     found: Sequence[Tensor],
-    truth: Settled,
+    truth: _Truth,
     summed: int,
 ) -> Verdict:
     """Verdict on a product, which was computed of so many samples."""
@@ -133,6 +167,8 @@ def _judge(
     far = _Deviation(found, truth, risk.parameters.names)
     arithmetic = "float64" if risk.inspection.double else str(dtype).removeprefix("torch.")
     against = f"against central differences of first derivatives in {arithmetic}, {samples}"
+    if truth.surrogate:
+        against = f"against double backward of the model itself in {arithmetic}, {samples}, as {NOT_OF_THE_LOSS}"
     tells = unsure <= TELLS * size
     if tells and far.total <= tolerance * size + 3 * unsure and not far.blocks:
         return Verdict(True, far.relative, f"error {far.relative:.1e} {against}")
@@ -182,7 +218,7 @@ def _zero_to_rounding(passes: Passes, few: Batch, direction: Sequence[Tensor], a
     return f"zero to rounding ({max(apart, unsure):.0e} where the size of the gradient suggests {expected:.0e})"
 
 
-def _of_differences(truth: Settled, few: Batch, names: Sequence[str]) -> Verdict:
+def _of_differences(truth: _Truth, few: Batch, names: Sequence[str]) -> Verdict:
     """Verdict on differences themselves: whether they settle."""
     size, unsure = length(truth.product), length(truth.changes)
     change = unsure / size if size else unsure
@@ -193,7 +229,7 @@ def _of_differences(truth: Settled, few: Batch, names: Sequence[str]) -> Verdict
 class _Deviation:
     """How far a product is from the truth, as a whole and in its blocks."""
 
-    def __init__(self, found: Sequence[Tensor], truth: Settled, names: Sequence[str]) -> None:
+    def __init__(self, found: Sequence[Tensor], truth: _Truth, names: Sequence[str]) -> None:
         size = length(truth.product)
         apart = [length([part]) for part in _minus(found, truth.product)]
         own = [length([part]) for part in truth.product]
@@ -219,14 +255,35 @@ def _minus(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
     return [a.double() - b.double() for a, b in zip(one, other, strict=True)]
 
 
-def _truth(passes: Passes, few: Batch, direction: Sequence[Tensor]) -> Settled:
+def _truth(passes: Passes, few: Batch, direction: Sequence[Tensor]) -> _Truth:
     risk = passes.risk
-    plain = risk.plain(double=risk.inspection.double)
-    with plain.held(risk.parameters.natural(risk.parameters.values)):
+    plain, parameters = risk.plain(double=risk.inspection.double), risk.parameters
+    with plain.held(parameters.natural(parameters.values)):
         differences = risk.differences(plain, few)
-        given = risk.parameters.natural(direction)
+        given = parameters.natural(direction)
         found = settled(lambda h: passes.trial_by_differences(differences, given, h), differences.dtype)
-    return found._replace(product=risk.parameters.real(found.product), changes=risk.parameters.real(found.changes))
+        slopes = mismatch(differences, given, found.displacement)
+    found = found._replace(product=parameters.real(found.product), changes=parameters.real(found.changes))
+    truth = _Truth(found.product, found.changes)
+    if not (slopes and truth.is_finite):
+        return truth
+    with plain.held(parameters.natural(parameters.values)), TensorHooks() as hooks:
+        risk.differences(plain, few).gradient()
+    if hooks.found:
+        raise InputError(HOOKED)
+
+    def by_differences(tangents: Sequence[Tensor]) -> list[Tensor]:
+        with plain.held(parameters.natural(parameters.values)):
+            again, moved = risk.differences(plain, few), parameters.natural(tangents)
+            return parameters.real(passes.trial_by_differences(again, moved, found.displacement))
+
+    def by_double_backward(tangents: Sequence[Tensor]) -> list[Tensor] | None:
+        return _plain_product(passes, few, tangents, double=risk.inspection.double)
+
+    meant = double_backward_meant(by_differences, by_double_backward, direction, found, slopes=slopes, mode=risk.mode)
+    if meant is None:
+        return truth
+    return _Truth(list(meant), [torch.zeros_like(part) for part in meant], surrogate=True)
 
 
 def _plain_product(passes: Passes, few: Batch, direction: Sequence[Tensor], *, double: bool) -> list[Tensor] | None:
