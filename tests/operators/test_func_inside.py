@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import hesspec
 from cases import MATRICES
@@ -59,3 +59,50 @@ def test_matrices_are_those_of_plain_double_backward(transform, matrix):
     # Differences keep nothing of such a graph, and need to know what one takes.
     operator = getattr(hesspec, matrix)(model, loss, list(zip(batches, targets, strict=True)), mode="differences")
     assert (whole(operator) - exact).norm() <= 1e-5 * hess.norm()
+
+
+class Adapted(nn.Module):
+    """A step of gradient descent in the forward pass, on samples of its own."""
+
+    def __init__(self, differentiate):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.differentiate = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)), differentiate
+
+    def forward(self, x, known, values):
+        named = dict(self.net.named_parameters())
+        slopes = self.differentiate(
+            lambda at: nn.functional.mse_loss(functional_call(self.net, at, known), values), named
+        )
+        return functional_call(self.net, {name: named[name] - 0.5 * slopes[name] for name in named}, x)
+
+
+def with_gradients(loss, named):
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(loss(named), list(named.values()), create_graph=True)
+    return dict(zip(named, slopes, strict=True))
+
+
+def as_it_is(loss, named):
+    slopes = torch.autograd.grad(loss(named), list(named.values()), create_graph=True)
+    return dict(zip(named, slopes, strict=True))
+
+
+def by_transform(loss, named):
+    return grad(loss)(named)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("differentiate", [with_gradients, as_it_is, by_transform])
+def test_a_model_may_differentiate_by_its_parameters(differentiate, matrix):
+    model = Adapted(differentiate).double()
+    torch.manual_seed(1)
+    known, values = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 1, dtype=torch.float64)
+    batches = [(torch.randn(n, 2, dtype=torch.float64), torch.randn(n, 1, dtype=torch.float64)) for n in (7, 5)]
+    x, y = (torch.cat(part) for part in zip(*batches, strict=True))
+    loss = nn.MSELoss()
+    hess = hessian_of(model, lambda: loss(model(x, known, values), y))
+    g = gauss_newton_of(model, lambda: model(x, known, values), lambda f: loss(f, y))
+    exact = {"Hessian": hess, "GaussNewton": g, "Residual": hess - g}[matrix]
+    operator = getattr(hesspec, matrix)(model, loss, [((a, known, values), b) for a, b in batches])
+    assert (whole(operator) - exact).norm() <= 1e-9 * hess.norm()

@@ -171,7 +171,13 @@ def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | 
         None where there is no such call, or the loss depends on the parameters on another way too.
     """
     with torch.enable_grad():
-        cut, outputs, value = _run(predict, loss, theta, ())
+        try:
+            cut, outputs, value = _run(predict, loss, theta, ())
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # A model that differentiates the result of a loss function cannot do with a leaf in its place.
+            return None
         reached = _reached(value, cut.leaves)
         if not reached:
             return None

@@ -152,8 +152,8 @@ class Differences:
         """J v, for each differentiable tensor of the outputs."""
 
         def heads() -> list[Tensor]:
-            # Under no_grad all results would be constants.
-            with torch.set_grad_enabled(self._plain.detaches):
+            # Under no_grad all results would be constants, and a model that differentiates could not.
+            with torch.enable_grad():
                 return [tensor.detach().clone() for tensor in differentiable_outputs(self.outputs())[0]]
 
         return self._difference(heads, tangents, displacement)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from hesspec.operators.risk import EmpiricalRisk
 
 __all__ = ["Inspection", "few_samples", "inspect_model"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +148,21 @@ def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch,
 
 def _forward(risk: EmpiricalRisk, batch: Batch, fixed: dict[str, Tensor], seen: AutocastSeen) -> list[Tensor]:
     """Output tensors of a pass, which may change the buffers among `fixed`."""
-    with torch.no_grad(), differentiable_kernels(seen):
-        outputs = risk.outputs(fixed, copied(batch.inputs))
+    with differentiable_kernels(seen):
+        outputs = _without_graph(lambda: risk.outputs(fixed, copied(batch.inputs)))
     return [tensor.detach().clone() for tensor in tensors_of(outputs)]
+
+
+def _without_graph(function: Callable[[], T]) -> T:
+    """Result of a function under `torch.no_grad()`, or without, where it takes derivatives by itself."""
+    try:
+        with torch.no_grad():
+            return function()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+    with torch.enable_grad():
+        return function()
 
 
 def _compare(first: list[Tensor], second: list[Tensor], state: list[str]) -> None:
@@ -176,8 +191,7 @@ def _reaches(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
     plain = risk.plain(double=False, found=found)
     with plain.held(risk.parameters.natural(risk.parameters.values)):
         evaluate = risk.plainly(plain, batch)
-        with torch.no_grad():
-            outputs, loss = evaluate()
+        outputs, loss = _without_graph(evaluate)
         with torch.enable_grad():
             try:
                 value = loss(map_tensors(Tensor.detach, outputs))

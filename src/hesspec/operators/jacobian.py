@@ -120,10 +120,11 @@ class JacobianPasses(Passes):
         parameters, held = self.risk.parameters, functools.partial(self._held, plain)
 
         def at_logits(differences: Differences) -> tuple[int, Tensor]:
-            with torch.no_grad():
+            with torch.enable_grad():
                 outputs = differences.outputs()
             logits = _logits(self.risk.loss, outputs)
-            return next(i for i, head in enumerate(differentiable_outputs(outputs)[0]) if head is logits), logits
+            place = next(i for i, head in enumerate(differentiable_outputs(outputs)[0]) if head is logits)
+            return place, logits.detach()
 
         with held():
             place, logits = at_logits(self.risk.differences(plain, batch))

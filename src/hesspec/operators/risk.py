@@ -153,7 +153,8 @@ class EmpiricalRisk:
             Values of the selected parameters, in place of this point's own.
         """
         if named is None:
-            named = dict(zip(self.parameters.names, self.parameters.values, strict=True))
+            # They require a gradient, as the model's own do: it may differentiate by them in its forward pass.
+            named = self.leaves()
         args, kwargs = self._arguments(inputs)
         natural = zip(named, self.parameters.natural(named.values()), strict=True)
         prefix = "" if self.loss.closure is None else "model."
@@ -248,7 +249,9 @@ class EmpiricalRisk:
                 if capture is not None:
                     predict, loss = capture.predict(predict, loss), CapturedLoss(capture, predict, loss)
                 theta = {name: value.detach() for name, value in self.leaves().items()}
-                return capture, without_curvature(lambda outputs: loss(outputs, theta), predict(theta))
+                with torch.enable_grad():
+                    outputs = predict(self.leaves())
+                return capture, without_curvature(lambda outputs: loss(outputs, theta), outputs)
 
         self.capture, flat = self.ranks.together(find)
         words = words_of_split(self.capture, flat, self.loss)
