@@ -125,6 +125,38 @@ def test_batches_of_a_loss_inside_the_model_are_weighted_by_what_it_counts():
     torch.testing.assert_close(whole(g), expected, rtol=1e-10, atol=1e-12)
 
 
+class ByGroup(nn.Module):
+    """Its loss function is called for each group of samples, as that of a detector for each image with an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
+
+    def forward(self, x, labels):
+        logits = self.body(x)
+        groups = [labels == label for label in labels.unique()]
+        total = sum(F.cross_entropy(logits[group], labels[group], reduction="sum") for group in groups)
+        return {"loss": total / len(labels)}
+
+
+@pytest.mark.parametrize("way", ["auto", "double backward in place", "differences"])
+def test_batches_may_call_loss_functions_more_or_less_often(way):
+    torch.manual_seed(0)
+    model = ByGroup().double()
+    parts = [(torch.randn(6, 4, dtype=torch.float64), labels) for labels in (torch.arange(6) % 3, torch.arange(6) % 2)]
+    x, y = (torch.cat(part) for part in zip(*parts, strict=True))
+    exact = gauss_newton_of(model, lambda: model.body(x), lambda f: F.cross_entropy(f, y))
+    hess = hessian_of(model, lambda: F.cross_entropy(model.body(x), y))
+    items = [{"x": x, "labels": y} for x, y in parts]
+    with pytest.warns(UserWarning, match="what its loss functions are given"):
+        g = whole(hesspec.GaussNewton(model, lambda out, _: out["loss"], items, mode=way))
+    with pytest.warns(UserWarning, match="what its loss functions are given"):
+        h = whole(hesspec.Residual(model, lambda out, _: out["loss"], items, mode=way))
+    tolerance = 1e-5 if way == "differences" else 1e-10
+    assert (g - exact).norm() <= tolerance * exact.norm()
+    assert (g + h - hess).norm() <= tolerance * hess.norm()
+
+
 def test_what_the_loss_takes_of_the_outputs_besides_counts_too(mode):
     torch.manual_seed(0)
     model, ((x, y),) = Own(F.cross_entropy).double(), data(7)

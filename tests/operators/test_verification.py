@@ -1,5 +1,6 @@
 """Products are compared with a truth that shares no code with them: a wrong rule, put in anywhere, is caught."""
 
+import contextlib
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import hesspec
 from cases import MATRICES, mlp, seeded
 from hesspec.operators import hessian, passes, substitutes, tracing
+from reference import gauss_newton_of, hessian_of
 
 
 def problem(dtype=torch.float32):
@@ -334,3 +336,35 @@ def test_the_row_of_a_padding_index_is_constant(matrix, way):
     assert close(found, exact, tolerance)
     assert not found[:4].any()
     torch.testing.assert_close(found, found.T, rtol=0, atol=tolerance)
+
+
+class Tied(nn.Module):
+    """A language model whose head has the weights of an embedding with a padding row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.f = nn.Embedding(7, 4, padding_idx=2), nn.Linear(4, 4)
+
+    def forward(self, tokens):
+        return F.linear(torch.tanh(self.f(self.e(tokens))), self.e.weight)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_padding_row_of_a_tied_embedding_counts_where_the_head_has_it(matrix, padded):
+    model = seeded(Tied).double()
+    with torch.no_grad():
+        model.e.weight[2].normal_()
+    tokens, classes = 3 + torch.randint(0, 4, (8,)), torch.randint(7, (8,))
+    if padded:
+        # Then the gradient is not that of the loss, which moves with what the embedding gives for padding.
+        tokens[:3] = 2
+    exact = {"Hessian": hessian_of(model, lambda: F.cross_entropy(model(tokens), classes))}
+    exact["GaussNewton"] = gauss_newton_of(model, lambda: model(tokens), lambda f: F.cross_entropy(f, classes))
+    exact["Residual"] = exact["Hessian"] - exact["GaussNewton"]
+    with pytest.warns(UserWarning, match="not the derivative of the loss") if padded else contextlib.nullcontext():
+        operator = getattr(hesspec, matrix)(model, nn.CrossEntropyLoss(), [(tokens, classes)])
+        found = dense(operator)
+    assert operator.attributes["mode"] == "double backward"
+    assert close(found, exact[matrix], 1e-12)
+    assert found[8:12].any()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,20 +34,25 @@ class Capture:
 
     Attributes
     ----------
-    arguments : tuple of (int, str)
-        Numbers of calls of loss functions, in order, and names of arguments.
-    logits : tuple of int
-        Numbers of those that are given log-probabilities, which are taken for logits: they are their own log-softmax.
+    arguments : mapping of callable to tuple of str
+        Loss functions, and names of arguments of all their calls, of which there may be more in other batches: a
+        detector has one for each image with an object.
+    logits : frozenset of callable
+        Those that are given log-probabilities, which are taken for logits: they are their own log-softmax.
     outputs : tuple of int
         Which differentiable tensors of the outputs.
     words : str
         What they are.
     """
 
-    arguments: tuple[tuple[int, str], ...]
-    logits: tuple[int, ...]
+    arguments: Mapping[Callable[..., Tensor], tuple[str, ...]]
+    logits: frozenset[Callable[..., Tensor]]
     outputs: tuple[int, ...]
     words: str
+
+    def names(self, function: Callable[..., Tensor], given: Mapping[str, Any]) -> list[str]:
+        """Which of the arguments of a call are captured."""
+        return [name for name in self.arguments.get(function, ()) if isinstance(given[name], Tensor)]
 
     def predict(self, predict: Predict, loss: OutputLoss) -> Predict:
         """z as a function of the parameters."""
@@ -57,7 +62,7 @@ class Capture:
                 outputs = predict(named)
                 loss(outputs, named)
             tensors, _ = differentiable_outputs(outputs)
-            found = [recorder.calls[number].given[name] for number, name in self.arguments]
+            found = [call.given[name] for call in recorder.calls for name in self.names(call.function, call.given)]
             constants = {name: value.detach() for name, value in named.items()}
             return Captured((*found, *(tensors[i] for i in self.outputs)), constants)
 
@@ -83,12 +88,13 @@ class CapturedLoss(OutputLoss):
     def __call__(self, captured: Captured, named: Named) -> Tensor:
         """Loss at these tensors: the model runs again, and its loss functions are given them."""
         capture = self._capture
-        given = dict(zip(capture.arguments, captured.tensors, strict=False))
-        free = captured.tensors[len(capture.arguments) :]
+        # In the order of the calls; the outputs come last.
+        given = iter(captured.tensors)
+        free = captured.tensors[len(captured.tensors) - len(capture.outputs) :]
 
-        def instead(number: int, function: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
-            own = {name: given.get((number, name), value) for name, value in arguments.items()}
-            return _of_logits(function, own) if number in capture.logits else function(**own)
+        def instead(number: int, function: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:  # noqa: ARG001
+            own = {**arguments, **{name: next(given) for name in capture.names(function, arguments)}}
+            return _of_logits(function, own) if function in capture.logits else function(**own)
 
         with LossCalls(instead):
             tensors, rebuild = differentiable_outputs(self._predict(captured.constants))
@@ -193,17 +199,15 @@ def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | 
         again, _, value = _run(predict, loss, theta, free)
         if value.requires_grad and _reached(value, dict(enumerate(theta.values()))):
             return None
-    arguments = tuple(
-        (number, name)
-        for number in reached
-        for name, given in again.calls[number].given.items()
-        if isinstance(given, Tensor) and given.requires_grad
-    )
-    words = ", ".join(
-        f"{name} of {again.calls[number].name}, {describe(again.calls[number].given[name])}"
-        for number, name in arguments
-    )
-    return Capture(arguments, tuple(number for number in again.logits if number in reached), free, words)
+    arguments: dict[Callable[..., Tensor], tuple[str, ...]] = {}
+    words = []
+    for call in (again.calls[number] for number in reached):
+        for name, given in call.given.items():
+            if isinstance(given, Tensor) and given.requires_grad:
+                words.append(f"{name} of {call.name}, {describe(given)}")
+                arguments[call.function] = tuple(dict.fromkeys((*arguments.get(call.function, ()), name)))
+    logits = frozenset(again.calls[number].function for number in again.logits if number in reached)
+    return Capture(arguments, logits, free, ", ".join(words))
 
 
 def _run(predict: Predict, loss: OutputLoss, theta: Named, constant: Sequence[int]) -> tuple[_Cut, Any, Tensor]:

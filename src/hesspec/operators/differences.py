@@ -127,7 +127,7 @@ class Differences:
         rounding : float
             Unit of rounding of the first.
         """
-        given = self._plain.differentiated([self._plain.converted(tangent) for tangent in tangents])
+        given = self._directed(tangents)
         if length(given) == 0:
             return 0.0, 0.0, 0.0
         values: list[float] = []
@@ -139,7 +139,7 @@ class Differences:
             slopes.append(sum(float(_inner(a, b)) for a, b in zip(gradient, given, strict=True)))
             return []
 
-        self._difference(look, given, displacement)
+        self._difference(look, tangents, displacement)
         step = displacement * self._length / length(given)
         (ahead, behind), sizes = values[-2:], sum(map(abs, values[-2:]))
         return (ahead - behind) / (2 * step), sum(slopes[-2:]) / 2, torch.finfo(self.dtype).eps * sizes / (2 * step)
@@ -211,8 +211,23 @@ class Differences:
             for leaf, part in zip(leaves, found, strict=True)
         ]
 
+    def _directed(self, tangents: Tensors) -> list[Tensor]:
+        """A direction without the rows of padding indices, which PyTorch's backward passes hold constant.
+
+        An embedding's padding row has no gradient, though the loss moves with it: what is differentiated is the loss as
+        a function of all other entries. It has one where the weights are used elsewhere too, as by a tied head.
+        """
+        given = [self._plain.converted(tangent) for tangent in tangents]
+        padding = self._plain.padding()
+        gradient = self.gradient() if padding else []
+        for place, row in padding:
+            if not gradient[place][row].any():
+                given[place] = given[place].clone()
+                given[place][row] = 0
+        return given
+
     def _difference(self, function: Callable[[], list[Tensor]], tangents: Tensors, displacement: float) -> list[Tensor]:
-        given = self._plain.differentiated([self._plain.converted(tangent) for tangent in tangents])
+        given = self._directed(tangents)
         size = length(given)
         if size == 0:
             return [torch.zeros_like(part) for part in function()]

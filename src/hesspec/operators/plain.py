@@ -141,21 +141,16 @@ class PlainModel:
                 state.restore()
         return self.module(*args, **kwargs)
 
-    def differentiated(self, direction: Sequence[Tensor]) -> list[Tensor]:
-        """A direction without the rows of padding indices, which PyTorch's backward passes hold constant.
-
-        An embedding's padding row has no gradient, though the loss moves with it: what is differentiated is the loss as
-        a function of all other entries.
-        """
+    def padding(self) -> list[tuple[int, int]]:
+        """Places of embeddings among the selected parameters, and their padding rows."""
         places = {id(parameter): i for i, parameter in enumerate(self._selected)}
-        found = list(direction)
-        for part in self.module.modules():
-            if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.padding_idx is not None:
-                i = places.get(id(part.weight))
-                if i is not None:
-                    found[i] = found[i].clone()
-                    found[i][part.padding_idx] = 0
-        return found
+        return [
+            (places[id(part.weight)], part.padding_idx)
+            for part in self.module.modules()
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag)
+            and part.padding_idx is not None
+            and id(part.weight) in places
+        ]
 
     def move(self, values: Sequence[Tensor]) -> None:
         """Give the selected parameters these values, within `held`."""

@@ -317,7 +317,7 @@ def _backs(evaluated: tuple[float, Sequence[LossCall]] | None, number: float) ->
         return bool(calls) and all(_is(call.terms, number) for call in calls)
     if any(call.is_mean for call in calls):
         return False
-    total = sum(float(call.result.double().sum()) for call in calls)
+    total = sum(float(call.result.detach().double().sum()) for call in calls)
     if number == 0:
         return total == 0
     return total != 0 and math.isclose(value * number, total, rel_tol=NEARLY)
