@@ -16,10 +16,11 @@ import matplotlib as mpl
 import numpy as np
 
 from hesspec.cli.demonstration import CHECKPOINTS, EPOCHS
+from hesspec.matrices import DEFAULT_MATRICES
 from hesspec.result import Spectrum, load
 from hesspec.structure.record import load_structure
 from hesspec.study import SPLITS, evaluate, load_dataset, load_weights, small_cnn
-from hesspec.study.measuring import MATRICES, spectrum_file
+from hesspec.study.measuring import spectrum_file
 
 FIGURES = (
     "end-train",
@@ -71,7 +72,7 @@ def read_spectra(folder: Path) -> dict[Key, Spectrum]:
         (checkpoint, split, matrix): load(folder / "spectra" / spectrum_file(matrix, split, checkpoint))
         for checkpoint in CHECKPOINTS
         for split in SPLITS
-        for matrix in MATRICES
+        for matrix in DEFAULT_MATRICES
     }
 
 
@@ -114,7 +115,7 @@ def each_sum(spectra: dict[Key, Spectrum]) -> Iterator[Check]:
     """Hess = G + H, as far as spectra tell."""
     for checkpoint in CHECKPOINTS:
         for split in SPLITS:
-            whole, gauss_newton, residual = (spectra[checkpoint, split, matrix] for matrix in MATRICES)
+            whole, gauss_newton, residual = (spectra[checkpoint, split, matrix] for matrix in DEFAULT_MATRICES)
             name = f"{checkpoint} {split}"
             error = np.sqrt(sum(part.trace_standard_error**2 for part in (whole, gauss_newton, residual)))
             yield (
@@ -152,7 +153,7 @@ def each_file(folder: Path, history: list[dict[str, float]]) -> Iterator[Check]:
     page = (folder / "report.html").read_text(encoding="utf-8")
     addresses = Addresses(page).found
     yield "report.html fetches nothing", all(address.startswith(("data:", "#")) for address in addresses)
-    for matrix in MATRICES:
+    for matrix in DEFAULT_MATRICES:
         yield f"report.html has the spectra of {matrix}", f"end-test-{matrix}.nc" in page
     yield "there are no unfinished files", not list(folder.rglob(".*"))
 

@@ -13,6 +13,7 @@ import torch
 from hesspec._memory import in_words, parse_memory
 from hesspec._suggest import unknown
 from hesspec.krylov.storage import STORAGES, Storage
+from hesspec.matrices import DEFAULT_MATRICES, MATRICES
 from hesspec.measurement import BASIS_SHARE
 from hesspec.operators.base import KEPT_SHARE
 from hesspec.planning import ROWS, ROWS_WHEN_DUE, VECTORS, duration
@@ -27,14 +28,6 @@ ITEM: Final = torch.float32.itemsize
 # Of a device's memory, what a measurement may take: what operators and the basis take of it by default.
 USABLE: Final = KEPT_SHARE + BASIS_SHARE
 
-# Operations of the size of a forward pass, for one vector. A product Y = X W of which all three change: the tangent of
-# the forward pass is dX W + X dW, the backward pass dY W^T and X^T dY, and its tangent has four; for J v and J^T u,
-# two each.
-TANGENT: Final = {"Hessian": 6, "GaussNewton": 4, "Residual": 6}
-# What passes over data whose primal pass is not kept add. The gradients of weights influence no tangent, and where they
-# are operations of their own, as those of linear layers are, nobody forms them; a convolution's come with the others.
-PRIMAL_LINEAR: Final = {"Hessian": 2, "GaussNewton": 1, "Residual": 2}
-PRIMAL_CONVOLUTION: Final = {"Hessian": 3, "GaussNewton": 1, "Residual": 3}
 # A gradient: forward, and twice that backward.
 GRADIENT: Final = 3
 
@@ -351,8 +344,8 @@ def cost(
     """
     p, n_devices = _whole("params", params), _whole("devices", devices)
     m = min(_whole("steps", steps), p)
-    if matrix not in TANGENT:
-        raise ValueError(unknown("matrix", matrix, TANGENT))
+    if matrix not in DEFAULT_MATRICES:
+        raise ValueError(unknown("matrix", matrix, DEFAULT_MATRICES))
     if basis not in ("auto", "full", "half"):
         raise ValueError(unknown("basis for a network that is not here", basis, ["auto", "full", "half"]))
     problem = _problem(p, tokens, context, samples, flops_forward, activations, matrix)
@@ -365,7 +358,7 @@ def cost(
     share = -(-problem.samples // n_devices)
     operations: float = 2 * GRADIENT
     if layout.way == "whole":
-        operations = TANGENT[matrix] + (1 - layout.kept) * problem.primal
+        operations = MATRICES[matrix].tangent + (1 - layout.kept) * problem.primal
     others = (n_devices - 1) / n_devices
     collectives = COLLECTIVES_WHOLE if layout.way == "whole" else 2 * COLLECTIVES_SHARDED * layout.micro_batches
     row = STORAGES[layout.basis].row_bytes(-(-p // n_devices), torch.float32)
@@ -440,7 +433,14 @@ def _problem(
             given if given is not None else length * _token_bytes(p, length, pass_) for pass_ in (matrix, "gradient")
         )
         return _Problem(
-            p, -(-count // length), count, length * per_token, PRIMAL_LINEAR[matrix], kept, gradient, known=True
+            p,
+            -(-count // length),
+            count,
+            length * per_token,
+            MATRICES[matrix].recomputed[0],
+            kept,
+            gradient,
+            known=True,
         )
     if samples is None or flops_forward is None:
         raise ValueError(
@@ -455,7 +455,7 @@ def _problem(
         _whole("samples", samples),
         None,
         float(flops_forward),
-        PRIMAL_CONVOLUTION[matrix],
+        MATRICES[matrix].recomputed[1],
         size,
         size,
         known=given is not None,

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from hesspec.cli.app import app
 from hesspec.cli.demonstration import CHECKPOINTS, PAGE_SHARE, demo
+from hesspec.matrices import DEFAULT_MATRICES
 from hesspec.result import load
 from hesspec.study import SPLITS, load_dataset, load_weights, read_metadata, small_cnn
-from hesspec.study.measuring import MATRICES, measure
+from hesspec.study.measuring import measure
 
 STEPS, SHORT = 6, 3
 
@@ -37,7 +38,7 @@ def folder(run):
 
 
 def test_the_files(folder):
-    spectra = {f"spectra/{c}-{s}-{m}.nc" for c in CHECKPOINTS for s in SPLITS for m in MATRICES}
+    spectra = {f"spectra/{c}-{s}-{m}.nc" for c in CHECKPOINTS for s in SPLITS for m in DEFAULT_MATRICES}
     figures = {
         "end-train",
         "end-test",
@@ -68,7 +69,7 @@ def test_the_folder_is_readable_as_any_other(folder):
 def test_the_spectra_say_what_they_are_of(folder, checkpoint, epoch):
     training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     for split, samples in (("train", 710), ("test", 360)):
-        for matrix in MATRICES:
+        for matrix in DEFAULT_MATRICES:
             spectrum = load(folder / "spectra" / f"{checkpoint}-{split}-{matrix}.nc")
             attributes = spectrum.attributes
             assert spectrum.steps == STEPS

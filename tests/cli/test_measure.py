@@ -11,8 +11,8 @@ from torch import nn
 
 import hesspec as package
 from hesspec.cli import console
+from hesspec.matrices import DEFAULT_MATRICES
 from hesspec.study import DATASETS, NETWORKS, SPLITS, load_dataset, measuring, save_checkpoint, small_cnn
-from hesspec.study.measuring import MATRICES
 
 FILES = [f"initialisation-train-{matrix}.nc" for matrix in ("GaussNewton", "Hessian", "Residual")]
 
@@ -31,14 +31,16 @@ def test_the_example_in_the_help_works(hesspec, example, here):
     result = hesspec(*example("measure"))
     assert result.exit_code == 0, result.output
     assert names(here / "spectra") == FILES
-    spectra = {matrix: package.load(here / "spectra" / f"initialisation-train-{matrix}.nc") for matrix in MATRICES}
+    spectra = {
+        matrix: package.load(here / "spectra" / f"initialisation-train-{matrix}.nc") for matrix in DEFAULT_MATRICES
+    }
     assert row(result.stdout, "outliers") == [str(spectrum.outliers.size) for spectrum in spectra.values()]
     assert row(result.stdout, "samples") == ["100"] * 3
     assert spectra["GaussNewton"].outliers.size >= 5
     for line in result.stdout.splitlines():
         assert len(line) <= 80
     assert [line for line in result.stdout.splitlines() if line.startswith("Saved")] == [
-        f"Saved spectra/initialisation-train-{matrix}.nc" for matrix in MATRICES
+        f"Saved spectra/initialisation-train-{matrix}.nc" for matrix in DEFAULT_MATRICES
     ]
 
 
@@ -153,7 +155,7 @@ def test_a_wide_terminal_gets_more_columns(measured, hesspec, monkeypatch):
     for split in ("train", "test"):
         measured("--split", split)
     monkeypatch.setattr(console, "output", Console(width=160, markup=False, highlight=False))
-    files = [f"spectra/initialisation-{s}-{m}.nc" for s in SPLITS for m in MATRICES]
+    files = [f"spectra/initialisation-{s}-{m}.nc" for s in SPLITS for m in DEFAULT_MATRICES]
     wide = hesspec("show", *files).stdout
     assert len(row(wide, "outliers")) == 6
     monkeypatch.setattr(console, "output", Console(width=80, markup=False, highlight=False))

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from hesspec._files import atomic_path
-from hesspec.plot import DISPLAY_NAMES, plot_spectrum, plot_training
+from hesspec.matrices import DEFAULT_MATRICES, symbol_of
+from hesspec.plot import plot_spectrum, plot_training
 from hesspec.report import write_report
 from hesspec.result import Spectrum
 from hesspec.structure.plot import plot_structure
@@ -27,7 +28,7 @@ from hesspec.study import (
     small_cnn,
     train,
 )
-from hesspec.study.measuring import MATRICES, Attribute, measure, measure_structure
+from hesspec.study.measuring import Attribute, measure, measure_structure
 
 __all__ = ["CHECKPOINTS", "Demo", "demo"]
 
@@ -255,7 +256,7 @@ def _measure(
     work = steps * len(dataset)
 
     def on_progress(matrix: str, done: float, total: float | None) -> None:
-        what = f"{DISPLAY_NAMES[matrix]}, {dataset.split} set, {epoch['checkpoint']}"
+        what = f"{symbol_of(matrix)}, {dataset.split} set, {epoch['checkpoint']}"
         meter.report(what, work * done / (total or 1))
 
     spectra = measure(
@@ -281,7 +282,7 @@ def _draw(folder: Path, spectra: Mapping[Key, Spectrum], structure: Structure) -
     sets = {"train": "training set", "test": "test set"}
     figures = {
         f"end-{split}": plot_spectrum(
-            {DISPLAY_NAMES[matrix]: spectra["end", split, matrix] for matrix in MATRICES},
+            {symbol_of(matrix): spectra["end", split, matrix] for matrix in DEFAULT_MATRICES},
             title=f"small_cnn on digits, end of training, {name}",
         )
         for split, name in sets.items()
@@ -294,7 +295,7 @@ def _draw(folder: Path, spectra: Mapping[Key, Spectrum], structure: Structure) -
     for matrix in ("Hessian", "GaussNewton"):
         figures[f"training-{matrix}"] = plot_training(
             {checkpoint: spectra[checkpoint, "train", matrix] for checkpoint in CHECKPOINTS},
-            title=f"small_cnn on digits: {DISPLAY_NAMES[matrix]} through training, training set",
+            title=f"small_cnn on digits: {symbol_of(matrix)} through training, training set",
         )
     figures["end-train-class-structure"] = plot_structure(
         structure, spectra["end", "train", "GaussNewton"], title="small_cnn on digits, end of training, training set"

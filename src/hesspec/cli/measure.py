@@ -13,7 +13,7 @@ from hesspec.cli.process_group import process_group
 from hesspec.cli.resuming import CommandRecord, file_content
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
 from hesspec.krylov.snapshot import parse_duration
-from hesspec.plot import DISPLAY_NAMES
+from hesspec.matrices import symbol_of
 from hesspec.result import load
 from hesspec.study.measuring import measure
 
@@ -106,7 +106,7 @@ def command(
             attributes=problem.attributes,
             folder=out,
             overwrite=False,
-            on_progress=lambda name, done, total: show(f"{DISPLAY_NAMES[name]}, {split} set", done, total),
+            on_progress=lambda name, done, total: show(f"{symbol_of(name)}, {split} set", done, total),
             group=group,
             snapshot=snapshot,
             every=every,

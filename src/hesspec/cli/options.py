@@ -9,7 +9,7 @@ import torch
 import typer
 
 from hesspec._suggest import unknown
-from hesspec.study.measuring import MATRICES, matrix_name
+from hesspec.matrices import DEFAULT_MATRICES, matrix_names
 
 Network = Annotated[
     str,
@@ -115,7 +115,7 @@ Memory = Annotated[
 
 def matrices_of(names: Sequence[str] | None) -> list[str]:
     """Value of --matrix: names of classes, without repetitions."""
-    return list(dict.fromkeys(map(matrix_name, names or MATRICES)))
+    return matrix_names(names or DEFAULT_MATRICES)
 
 
 def steps_of(text: str) -> int | Literal["auto"]:

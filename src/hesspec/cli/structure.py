@@ -9,7 +9,7 @@ from hesspec.cli import console, options
 from hesspec.cli.problem import Problem, check_folder
 from hesspec.cli.process_group import process_group
 from hesspec.cli.tables.structures import explained
-from hesspec.plot import DISPLAY_NAMES
+from hesspec.matrices import symbol_of
 from hesspec.study.measuring import measure_structure
 
 EXAMPLE = "hesspec structure small_cnn --data digits --samples-per-class 10"
@@ -73,7 +73,7 @@ def command(
             attributes=problem.attributes,
             folder=out,
             overwrite=False,
-            on_progress=lambda what, done, total: show(f"{DISPLAY_NAMES.get(what, what)}, {split} set", done, total),
+            on_progress=lambda what, done, total: show(f"{symbol_of(what)}, {split} set", done, total),
             group=group,
         )
     for table in explained(structure):

@@ -9,7 +9,6 @@ from hesspec.plot.dynamics import (
 from hesspec.plot.learning_curves import epochs_of, plot_learning_curves, rate_changes
 from hesspec.plot.spectra import plot_spectrum, plot_tail
 from hesspec.plot.style import (
-    DISPLAY_NAMES,
     FILL,
     OKABE_ITO,
     STYLE,
@@ -23,7 +22,6 @@ from hesspec.plot.style import (
 )
 
 __all__ = [
-    "DISPLAY_NAMES",
     "FILL",
     "OKABE_ITO",
     "STYLE",

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from hesspec.result import Spectrum
 
 __all__ = [
-    "DISPLAY_NAMES",
     "FILL",
     "OKABE_ITO",
     "STYLE",
@@ -51,16 +50,6 @@ DASHES = (
     (0, (8, 3)),
     (0, (1, 3)),
 )
-
-DISPLAY_NAMES = {
-    "Hessian": "Hess",
-    "GaussNewton": "G",
-    "Residual": "H",
-    "GaussNewtonClass": "G_class",
-    "GaussNewtonCross": "G_cross",
-    "GaussNewtonWithin": "G_within",
-    "GaussNewtonSame": "G_same",
-}
 
 FILL = 0.16  # opacity of the bulk, under points that must be seen on it
 

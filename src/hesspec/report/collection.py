@@ -14,7 +14,8 @@ import numpy as np
 
 from hesspec._netcdf import OtherKindError
 from hesspec.dynamics.power_laws import TailFit, fit_tail
-from hesspec.plot import DISPLAY_NAMES, epochs_of
+from hesspec.matrices import MATRICES, symbol_of
+from hesspec.plot import epochs_of
 from hesspec.result import Spectrum, load
 from hesspec.structure.record import Structure, load_structure
 
@@ -264,7 +265,7 @@ def _member(path: Path, spectrum: Spectrum) -> Member:
     return Member(
         path=path,
         spectrum=_without_idle_sketches(spectrum),
-        matrix=DISPLAY_NAMES.get(matrix, matrix),
+        matrix=symbol_of(matrix),
         split=str(attributes.get("split", "")),
         checkpoint=name,
         epoch=number,
@@ -345,7 +346,7 @@ def _without_collisions(members: list[Member]) -> list[Member]:
 
 
 def _in_order(members: list[Member]) -> list[Member]:
-    matrices = list(DISPLAY_NAMES.values())
+    matrices = [matrix.symbol for matrix in MATRICES.values()]
     by_epoch = all(member.epoch is not None for member in members)
 
     def place(member: Member) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from hesspec._files import write_bytes
+from hesspec.matrices import DEFAULT_MATRICES, MATRICES, symbol_of
 from hesspec.plot import exponent_text, three_digits
 from hesspec.report import tables
 from hesspec.report.collection import Collection, Member, Training, read_folder
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 Tracks = npt.NDArray[np.int64]
 
-LONG_NAMES = {"Hess": "the Hessian of the loss", "G": "its Gauss–Newton part", "H": "its residual part"}
 MARKS = ("●", "■", "▲", "⬟")
 WORDS = {
     "samples_per_class": "samples per class (n)",
@@ -153,8 +153,8 @@ def _rendered(
         heading=_heading(members, folder),
         sentences=[_sentence(member) for member in shown] or [_not_measured(collection)],
         overview=_overview(members, folder),
-        legend=[f"{name} is {LONG_NAMES[name]}" for name in matrices if name in LONG_NAMES],
-        equation=set(LONG_NAMES) <= set(matrices),
+        legend=[f"{row.symbol} is {row.title}" for row in MATRICES.values() if row.symbol in matrices],
+        equation={symbol_of(name) for name in DEFAULT_MATRICES} <= set(matrices),
         has_spectra=bool(members),
         has_dynamics=_has_several(members, "checkpoint"),
         has_samples=_has_several(members, "samples"),

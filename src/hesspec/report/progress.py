@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hesspec._yaml import parse_yaml
-from hesspec.plot import DISPLAY_NAMES
+from hesspec.matrices import DEFAULT_MATRICES, symbol_of
 from hesspec.report.collection import Member
 
 __all__ = ["progress", "trainings"]
 
-MATRICES = ("Hessian", "GaussNewton", "Residual")
 SPLITS = ("train", "test")
 # Trainings, and spectra, of a study: the largest one has some ten thousand.
 MOST = 1_000_000
@@ -101,15 +100,15 @@ def _networks(study: Any) -> Iterator[tuple[str, int, str, Any, Any]]:
 def _wanted(study: Any) -> set[tuple[Any, ...]]:
     measure = study["measure"]
     networks = list(_networks(study))
-    each = len(measure["epochs"]) * len(measure.get("splits", SPLITS)) * len(measure.get("matrices", MATRICES))
+    each = len(measure["epochs"]) * len(measure.get("splits", SPLITS)) * len(measure.get("matrices", DEFAULT_MATRICES))
     if len(networks) * each > MOST:
         raise ValueError("It asks for more spectra than a study can have.")
     return {
-        (data, network, seed, size, float(last if epoch == "end" else epoch), split, DISPLAY_NAMES.get(matrix, matrix))
+        (data, network, seed, size, float(last if epoch == "end" else epoch), split, symbol_of(matrix))
         for data, last, network, seed, size in networks
         for epoch in measure["epochs"]
         for split in measure.get("splits", SPLITS)
-        for matrix in measure.get("matrices", MATRICES)
+        for matrix in measure.get("matrices", DEFAULT_MATRICES)
     }
 
 

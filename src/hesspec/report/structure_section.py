@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex
 
-from hesspec.plot import DISPLAY_NAMES, OKABE_ITO, bulk_on_logarithmic_axis, darkened, three_digits
+from hesspec.matrices import symbol_of
+from hesspec.plot import OKABE_ITO, bulk_on_logarithmic_axis, darkened, three_digits
 from hesspec.report.collection import Explained, Member
 from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import plain
@@ -365,7 +366,7 @@ def _rows(structure: Structure) -> list[Json]:
             positive += 1
         rows.append(
             {
-                "matrix": DISPLAY_NAMES.get(matrix, matrix),
+                "matrix": symbol_of(matrix),
                 "rank": ranks[matrix],
                 "value": " ± ".join(with_bound(value, bound)),
                 "predictions": [predicted, off, of_ritz, off_ritz],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,12 @@ from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.projected import Projected
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm
+from hesspec.matrices import DEFAULT_MATRICES
 from hesspec.measurement import Eigenpairs, agreed, basis_room, how_kept, outlier_pairs, spectrum
-from hesspec.operators import CurvatureOperator, GaussNewton, Hessian, Residual
+from hesspec.operators import CurvatureOperator
 from hesspec.operators.class_parts import Projections
 from hesspec.operators.losses import LossFunction
+from hesspec.operators.named import operator_class
 from hesspec.operators.parameters import ParameterSpec
 from hesspec.planning import shares_of
 from hesspec.result import Spectrum
@@ -36,8 +38,6 @@ __all__ = ["Attribution", "attribute", "class_structure", "knock_out"]
 
 Array = npt.NDArray[np.float64]
 Progress = Callable[[str, float, float | None], None]
-
-MATRICES: Final = {"Hessian": Hessian, "GaussNewton": GaussNewton, "Residual": Residual}
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def class_structure(
     data: Iterable[Any],
     params: ParameterSpec = None,
     *,
-    matrices: Sequence[str] = tuple(MATRICES),
+    matrices: Sequence[str] = DEFAULT_MATRICES,
     cross: bool = True,
     knockout: bool = True,
     steps: int = 64,
@@ -223,8 +223,8 @@ def class_structure(
     """
     start = time.perf_counter()
     for name in matrices:
-        if name not in MATRICES:
-            raise ValueError(unknown("matrix", name, MATRICES))
+        if name not in DEFAULT_MATRICES:
+            raise ValueError(unknown("matrix", name, DEFAULT_MATRICES))
     say = on_progress or (lambda *_: None)
     # The structure and one operator at a time share the memory.
     each = None if memory is None else parse_memory(memory) // 2
@@ -241,7 +241,7 @@ def class_structure(
     within, errors = structure.within_traces(seed=seed)
     found: dict[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]] = {}
     for name in matrices:
-        operator = MATRICES[name](model, loss_fn, data, params, memory=products, group=group)
+        operator = operator_class(name)(model, loss_fn, data, params, memory=products, group=group)
         pairs, places = outlier_pairs(
             operator, most=2 * count, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name)
         )

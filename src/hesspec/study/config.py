@@ -28,8 +28,8 @@ from pydantic import (
 from hesspec._memory import parse_memory
 from hesspec._suggest import unknown
 from hesspec._yaml import LARGEST_YAML, parse_yaml
+from hesspec.matrices import DEFAULT_MATRICES, matrix_names
 from hesspec.study.datasets import DATASETS, SPLITS
-from hesspec.study.measuring import MATRICES, matrix_name
 from hesspec.study.networks import NETWORKS
 
 __all__ = [
@@ -194,7 +194,7 @@ class MeasureConfig(_Model):
     epochs : list of int or "end"
         After which the network is kept and measured; 0 is the initialisation.
     matrices : list of str
-        Names as in `matrix_name`.
+        Names in `hesspec.matrices.MATRICES`, or aliases.
     splits : list of str
         "train", "test".
     steps : int or "auto"; probes, seed : int
@@ -210,7 +210,7 @@ class MeasureConfig(_Model):
     """
 
     epochs: list[Annotated[int | Literal["end"], _number_or(END, 0)]] = Field(min_length=1)
-    matrices: list[str] = list(MATRICES)
+    matrices: list[str] = list(DEFAULT_MATRICES)
     splits: list[Literal["train", "test"]] = Field(list(SPLITS), min_length=1)
     steps: Annotated[int | Literal["auto"], _number_or("auto", 1)] = 64
     probes: int = Field(1, ge=1)
@@ -225,7 +225,7 @@ class MeasureConfig(_Model):
     def _known(cls, names: list[str]) -> list[str]:
         if not names:
             raise ValueError("it is empty; name at least one matrix")
-        return list(dict.fromkeys(map(matrix_name, names)))
+        return matrix_names(names)
 
     @field_validator("memory")
     @classmethod

@@ -16,13 +16,15 @@ from torch.nn.functional import cross_entropy
 
 from hesspec._heap import kept_heap
 from hesspec._memory import free_memory
-from hesspec.operators.base import KEPT_SHARE, CurvatureOperator
+from hesspec.matrices import MATRICES
+from hesspec.operators.base import KEPT_SHARE
+from hesspec.operators.named import operator_class
 from hesspec.planning import Plan, shares_of
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
 from hesspec.study.failures import is_task_error, let_go
-from hesspec.study.measuring import ALL_MATRICES, CLASS_PARTS, CROSS_ENTROPY, plan_measurement
+from hesspec.study.measuring import CROSS_ENTROPY, plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.running import AUTO_STEPS
 from hesspec.study.store import STRUCTURE, Run, Task, code_of, tasks_of
@@ -78,16 +80,16 @@ class _Memory:
     budget: int
 
     @classmethod
-    def of(cls, matrix: type[CurvatureOperator], problem: tuple[nn.Module, Dataset], how: MeasureConfig) -> _Memory:
+    def of(cls, matrix: str, problem: tuple[nn.Module, Dataset], how: MeasureConfig) -> _Memory:
         """Seen in passes over two small batches of the data."""
         network, dataset = problem
         # Samples come class by class in turn, and class parts of G need one of each.
-        few = dataset.classes if matrix in CLASS_PARTS.values() else FEW
+        few = dataset.classes if MATRICES[matrix].by_class else FEW
         products = None if how.memory is None else shares_of(how.memory)[0]
         sizes = []
         for samples in (few, 2 * few):
             # All of the data: how products are had depends on how much there is.
-            operator = matrix(network, CROSS_ENTROPY, dataset.batches(samples), how.params)
+            operator = operator_class(matrix)(network, CROSS_ENTROPY, dataset.batches(samples), how.params)
             seen = operator.forecast(products)
             sizes.append((len(dataset) / seen.pieces, seen.size))
         (less, small), (more, large) = sizes
@@ -251,7 +253,7 @@ def _timed(run: Run, config: StudyConfig, device: torch.device) -> _Costs:
         step=_seconds(lambda: _step(network, part, batch_size)),
         evaluation=_seconds(lambda: evaluate(network, part, batch_size=batch_size)),
         plans=plans,
-        memory={name: _Memory.of(ALL_MATRICES[name], (network.eval(), dataset), how) for name in names},
+        memory={name: _Memory.of(name, (network.eval(), dataset), how) for name in names},
         test_samples=len(test),
         classes=dataset.classes,
     )

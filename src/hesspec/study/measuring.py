@@ -12,21 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hesspec._suggest import unknown
 from hesspec.krylov.snapshot import remove_snapshot
+from hesspec.matrices import DEFAULT_MATRICES, MATRICES, matrix_names
 from hesspec.measurement import spectrum
-from hesspec.operators import (
-    GaussNewton,
-    GaussNewtonClass,
-    GaussNewtonCross,
-    GaussNewtonSame,
-    GaussNewtonWithin,
-    Hessian,
-    Residual,
-    Traces,
-    shard,
-)
-from hesspec.operators.base import CurvatureOperator
+from hesspec.operators import Traces, shard
+from hesspec.operators.named import operator_class
 from hesspec.operators.parameters import ParameterSpec
 from hesspec.planning import Plan, plan, shares_of
 from hesspec.result import Spectrum
@@ -35,82 +25,19 @@ from hesspec.structure.record import Structure
 from hesspec.study.datasets import Dataset
 
 __all__ = [
-    "ALL_MATRICES",
-    "CLASS_PARTS",
-    "MATRICES",
     "Attribute",
     "check_outputs",
-    "matrix_name",
     "measure",
     "measure_structure",
     "plan_measurement",
     "spectrum_file",
 ]
 
-MATRICES: Final[dict[str, type[CurvatureOperator]]] = {
-    matrix.__name__: matrix for matrix in (Hessian, GaussNewton, Residual)
-}
-"""The matrices that are measured where none is named, by name."""
-
-CLASS_PARTS: Final[dict[str, type[CurvatureOperator]]] = {
-    matrix.__name__: matrix for matrix in (GaussNewtonClass, GaussNewtonCross, GaussNewtonWithin, GaussNewtonSame)
-}
-"""The parts of G by its class structure, which can be measured too."""
-
-ALL_MATRICES: Final = {**MATRICES, **CLASS_PARTS}
-"""All matrices that can be measured, by name."""
-
 # One object, as traces are shared where the loss is the same one.
 CROSS_ENTROPY: Final = nn.CrossEntropyLoss()
 
-# What the papers call them, and how a name is typed in a terminal.
-_OTHER_NAMES: Final = {
-    "hessian": "Hessian",
-    "gauss-newton": "GaussNewton",
-    "residual": "Residual",
-    "hess": "Hessian",
-    "g": "GaussNewton",
-    "h": "Residual",
-    "g-class": "GaussNewtonClass",
-    "g-cross": "GaussNewtonCross",
-    "g-within": "GaussNewtonWithin",
-    "g-same": "GaussNewtonSame",
-}
-
-# Operations as large as a forward pass that a product takes.
-_PASSES: Final = {"Hessian": 6, "GaussNewton": 4, "Residual": 6, **dict.fromkeys(CLASS_PARTS, 4)}
-
 Attribute = str | int | float | bool
 Progress = Callable[[str, float, float | None], None]
-
-
-def matrix_name(name: str) -> str:
-    """Name in `MATRICES` or `CLASS_PARTS` of a matrix that may be named in another way.
-
-    Parameters
-    ----------
-    name
-        A name in these, or "hessian", "gauss-newton", "residual", "hess", "g", "h", "g-class", "g-cross", "g-within" or
-        "g-same", in capitals or not.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If there is no such matrix.
-
-    Examples
-    --------
-    >>> [matrix_name(name) for name in ("Hessian", "gauss-newton", "H")]
-    ['Hessian', 'GaussNewton', 'Residual']
-    """
-    known = {**{matrix.lower(): matrix for matrix in ALL_MATRICES}, **_OTHER_NAMES}
-    if name.lower() not in known:
-        raise ValueError(unknown("matrix", name, _OTHER_NAMES))
-    return known[name.lower()]
 
 
 def spectrum_file(matrix: str, split: str, checkpoint: str = "") -> str:
@@ -128,7 +55,7 @@ def measure(
     network: nn.Module,
     dataset: Dataset,
     *,
-    matrices: Sequence[str] = tuple(MATRICES),
+    matrices: Sequence[str] = DEFAULT_MATRICES,
     params: ParameterSpec = None,
     steps: int | Literal["auto"] = 64,
     probes: int = 1,
@@ -153,7 +80,7 @@ def measure(
         Classifier with outputs (N, C), on any device. It is left in evaluation mode, in which it is measured.
     dataset : Dataset
     matrices : sequence of str
-        Names as in `matrix_name`; each is measured once, in this order.
+        Names in `hesspec.matrices.MATRICES`, or aliases; each is measured once, in this order.
     params : optional
         Parameters to differentiate by; see `hesspec.Hessian`. By default all that require a gradient.
     steps, probes, seed
@@ -190,7 +117,7 @@ def measure(
     Returns
     -------
     dict of str to Spectrum
-        By the names that `matrix_name` gives.
+        By their names in `hesspec.matrices.MATRICES`.
 
     Raises
     ------
@@ -214,14 +141,14 @@ def measure(
     >>> spectra["GaussNewton"].attributes["samples_per_class"], spectra["GaussNewton"].matvecs
     (2, 13)
     """
-    names = list(dict.fromkeys(matrix_name(name) for name in matrices))
+    names = matrix_names(matrices)
     kept = {**_of_dataset(dataset), **(attributes or {})}
     network.eval()
     check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
     mine = batches if group is None else shard(batches, group)
     writes = group is None or dist.get_rank(group) == 0
-    costs = {name: _PASSES[name] / _PASSES["Hessian"] for name in names}
+    costs = {name: MATRICES[name].tangent / MATRICES["Hessian"].tangent for name in names}
     total = None if steps == "auto" else steps * probes * sum(costs.values())
     meter = None if on_progress is None else _Meter(on_progress, total)
     for_products, for_basis = (None, None) if memory is None else shares_of(memory)
@@ -230,7 +157,7 @@ def measure(
         on_step = None if meter is None else meter.start(name, costs[name])
         file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
         running = None if snapshot is None else Path(snapshot) / Path(file).stem
-        operator = ALL_MATRICES[name](
+        operator = operator_class(name)(
             network, CROSS_ENTROPY, mine, params, memory=for_products, traces=traces, group=group
         )
         measured = spectrum(
@@ -256,7 +183,7 @@ def plan_measurement(
     network: nn.Module,
     dataset: Dataset,
     *,
-    matrices: Sequence[str] = tuple(MATRICES),
+    matrices: Sequence[str] = DEFAULT_MATRICES,
     params: ParameterSpec = None,
     steps: int | None = None,
     probes: int | None = None,
@@ -266,7 +193,7 @@ def plan_measurement(
     basis: str = "auto",
     devices: int = 1,
 ) -> dict[str, Plan]:
-    """Say what `measure` will take; arguments as there and in `hesspec.plan`, plans by the names of `matrix_name`.
+    """Plan `measure`; arguments as there and in `hesspec.plan`, plans by names in `hesspec.matrices.MATRICES`.
 
     Examples
     --------
@@ -275,13 +202,13 @@ def plan_measurement(
     >>> plan_measurement(small_cnn(1, 10, 8), digits, matrices=["g"], steps=12)["GaussNewton"].matvecs
     13
     """
-    names = list(dict.fromkeys(matrix_name(name) for name in matrices))
+    names = matrix_names(matrices)
     network.eval()
     check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
     return {
         name: plan(
-            ALL_MATRICES[name](network, CROSS_ENTROPY, batches, params),
+            operator_class(name)(network, CROSS_ENTROPY, batches, params),
             steps=steps,
             probes=probes,
             accuracy=accuracy,
@@ -297,7 +224,7 @@ def measure_structure(
     network: nn.Module,
     dataset: Dataset,
     *,
-    matrices: Sequence[str] = tuple(MATRICES),
+    matrices: Sequence[str] = DEFAULT_MATRICES,
     params: ParameterSpec = None,
     cross: bool = True,
     steps: int = 64,
@@ -320,7 +247,7 @@ def measure_structure(
         Where the structure is saved, under the name that `spectrum_file` gives "ClassStructure"; and the spectra of the
         matrices, under theirs, as far as there are none yet.
     matrices
-        Whose outliers are attributed, names as in `matrix_name`.
+        Whose outliers are attributed, names as in `measure`.
     cross, steps, seed, memory, on_progress
         As in `hesspec.class_structure`.
 
@@ -341,7 +268,7 @@ def measure_structure(
     >>> found.classes, found.gram.shape
     (10, (110, 110))
     """
-    names = list(dict.fromkeys(matrix_name(name) for name in matrices))
+    names = matrix_names(matrices)
     network.eval()
     check_outputs(network, dataset)
     kept = {**_of_dataset(dataset), **(attributes or {})}

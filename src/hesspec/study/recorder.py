@@ -11,12 +11,14 @@ from typing import Any, Final, Literal
 
 from torch import nn
 
+from hesspec.matrices import matrix_names
 from hesspec.measurement import spectrum
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.losses import LossFunction
+from hesspec.operators.named import operator_class
 from hesspec.operators.parameters import ParameterSpec
 from hesspec.result import Spectrum, load
-from hesspec.study.measuring import ALL_MATRICES, Attribute, matrix_name, spectrum_file
+from hesspec.study.measuring import Attribute, spectrum_file
 
 __all__ = ["SpectrumRecorder"]
 
@@ -85,7 +87,7 @@ class SpectrumRecorder:
         if not data:
             raise ValueError("There is no data to measure on: the mapping is empty. Give {'train': batches}.")
         self._folder, self._loss, self._data = Path(folder), loss_fn, dict(data)
-        self._names = list(dict.fromkeys(map(matrix_name, matrices)))
+        self._names = matrix_names(matrices)
         self._at = None if at is None else set(at)
         self._how: dict[str, Any] = {"steps": steps, "probes": probes, "seed": seed}
         self._params, self._memory, self._attributes = params, memory, dict(attributes or {})
@@ -121,7 +123,7 @@ class SpectrumRecorder:
             for split, data in self._data.items():
                 for name in self._names:
                     file = self._folder / spectrum_file(name, split, f"epoch-{epoch:04}")
-                    operator = ALL_MATRICES[name](model, self._loss, data, self._params, memory=self._memory)
+                    operator = operator_class(name)(model, self._loss, data, self._params, memory=self._memory)
                     of = self._identity(operator)
                     if file.exists():
                         _refuse_another(file, of)

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from hesspec.errors import NonFiniteError
+from hesspec.matrices import MATRICES
 from hesspec.operators import Traces
-from hesspec.plot import DISPLAY_NAMES
 from hesspec.study.checking import faults_of
 from hesspec.study.checkpoints import load_training_state, load_weights, save_checkpoint, save_training_state
 from hesspec.study.config import StudyConfig
@@ -35,8 +35,7 @@ Progress = Callable[[str, float, float], None]
 # Work is counted in forward passes of a sample: a step of training takes three, forwards and twice backwards, and a
 # product of a matrix the number of operations as large as one (design 3.3).
 STEP, EVALUATION = 3.0, 1.0
-PASSES = {"Hessian": 6.0, "GaussNewton": 4.0, "Residual": 6.0}
-OTHER_PASSES = 4.0
+STRUCTURE_PASSES = 4.0
 AUTO_STEPS = 64  # that "auto" is counted with
 # Share of the time that may go to writing states to continue a training from.
 SAVING = 0.1
@@ -136,13 +135,18 @@ def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
     steps = AUTO_STEPS if task.measure.steps == "auto" else task.measure.steps
     size = {"train": train_size, "test": test_size}
     measuring = sum(
-        steps * task.measure.probes * PASSES.get(item.what, OTHER_PASSES) * size[item.split]
+        steps * task.measure.probes * _passes(item.what) * size[item.split]
         for item in (task.measurements if what is None else what)
     )
     if what is not None:
         return measuring
     epoch = (STEP + EVALUATION) * train_size + EVALUATION * test_size
     return len(task.runs) * run.settings.epochs * epoch + measuring
+
+
+def _passes(what: str) -> float:
+    """Cost of a product of what is measured, in forward passes."""
+    return MATRICES[what].tangent if what in MATRICES else STRUCTURE_PASSES
 
 
 class Networks:
@@ -336,7 +340,7 @@ def _measure(
         "test_error": record.test_error,
         **({"params": " ".join(how.params)} if how.params else {}),
     }
-    name = DISPLAY_NAMES.get(measurement.what, "class structure")
+    name = MATRICES[measurement.what].symbol if measurement.what in MATRICES else "class structure"
     what = f"{name}, {measurement.split} set, epoch {measurement.epoch}, {task.name}"
     work = work_of(task, [measurement])
 

@@ -6,8 +6,8 @@ from rich.table import Table
 
 from hesspec.cli.tables.layout import table_of
 from hesspec.cost_model import Cost
+from hesspec.matrices import symbol_of
 from hesspec.planning import Plan
-from hesspec.plot import DISPLAY_NAMES
 
 __all__ = ["estimated", "planned"]
 
@@ -22,7 +22,7 @@ def estimated(costs: Sequence[Cost]) -> Iterator[str | Table]:
     """Yield one line per infeasible case, a table of common values, and a table with a column for each cost."""
     for cost in costs:
         if cost.obstacle:
-            yield f"{DISPLAY_NAMES[cost.matrix]} cannot be run. {cost.obstacle}"
+            yield f"{symbol_of(cost.matrix)} cannot be run. {cost.obstacle}"
     rows = [cost.summary() for cost in costs]
     names = [name for name in rows[0] if name != "matrix"]
     common = [name for name in names if len({row[name] for row in rows}) == 1] if len(rows) > 1 else []
@@ -36,7 +36,7 @@ def estimated(costs: Sequence[Cost]) -> Iterator[str | Table]:
 
 
 def _columns(rows: Sequence[Mapping[str, str]], names: Iterable[str]) -> Table:
-    table = table_of("", *(DISPLAY_NAMES.get(row["matrix"], row["matrix"]) for row in rows))
+    table = table_of("", *(symbol_of(row["matrix"]) for row in rows))
     for name in names:
         table.add_row(name, *(row[name] for row in rows))
     return table

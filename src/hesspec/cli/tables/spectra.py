@@ -8,7 +8,8 @@ from rich.table import Table
 
 from hesspec._text import printable
 from hesspec.cli.tables.layout import table_of
-from hesspec.plot import DISPLAY_NAMES, three_digits
+from hesspec.matrices import symbol_of
+from hesspec.plot import three_digits
 from hesspec.report.rounding import with_bound
 from hesspec.result import Spectrum
 
@@ -38,7 +39,7 @@ def distinct_labels(spectra: Sequence[Spectrum], names: Sequence[str]) -> list[s
         values = [printable(str(spectrum.attributes.get(attribute, ""))) for spectrum in spectra]
         if len(set(values)) > 1 or (attribute == "matrix" and values[0]):
             for part, value in zip(parts, values, strict=True):
-                part.append(DISPLAY_NAMES.get(value, value) or "?")
+                part.append(symbol_of(value) or "?")
         labels = [", ".join(part) for part in parts]
         if all(labels) and len(set(labels)) == len(labels):
             return labels
@@ -67,7 +68,7 @@ def stacked(spectra: Sequence[Spectrum], *, title: str, width: int) -> Table:
     table.title, table.title_justify, table.title_style = title, "left", "bold"
     for spectrum in spectra:
         matrix = str(spectrum.attributes.get("matrix", "operator"))
-        name = f"{DISPLAY_NAMES.get(matrix, matrix)}, {spectrum.attributes.get('split', '')}"
+        name = f"{symbol_of(matrix)}, {spectrum.attributes.get('split', '')}"
         table.add_row(printable(name), *(text(spectrum) for text in columns.values()))
     return table
 

@@ -6,7 +6,8 @@ import numpy as np
 from rich.table import Table
 
 from hesspec.cli.tables.layout import table_of
-from hesspec.plot import DISPLAY_NAMES, three_digits
+from hesspec.matrices import symbol_of
+from hesspec.plot import three_digits
 from hesspec.report.rounding import with_bound
 from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
 
@@ -22,7 +23,7 @@ def explained(structure: Structure) -> Iterator[Table | str]:
         if matrix in structure.outlier_matrix:
             yield _outliers(structure, matrix)
         else:
-            yield f"{DISPLAY_NAMES[matrix]} has no outliers: no resolved eigenvalue stands apart from its bulk."
+            yield f"{symbol_of(matrix)} has no outliers: no resolved eigenvalue stands apart from its bulk."
     if structure.knockout_edges.size:
         yield _knockout(structure)
 
@@ -41,7 +42,7 @@ def _parts(structure: Structure) -> Table:
 
 def _outliers(structure: Structure, matrix: str) -> Table:
     indices = np.flatnonzero(structure.outlier_matrix == matrix)
-    name = DISPLAY_NAMES.get(matrix, matrix)
+    name = symbol_of(matrix)
     columns = ["eigenvalue", "class", "cross", "within", "same", "H", "in class", "in means"]
     if matrix == "Hessian":
         columns[1:1] = ["G_class", "means", "Ritz"]
