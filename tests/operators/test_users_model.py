@@ -31,8 +31,8 @@ def network():
     return seeded(lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double())
 
 
-def dense(model, loss=CE, batches=None, **options):
-    operator = hesspec.Hessian(model, loss, batches or data(), **options)
+def dense(model, loss=CE, batches=None, matrix="Hessian", **options):
+    operator = getattr(hesspec, matrix)(model, loss, batches or data(), **options)
     return operator @ torch.eye(operator.shape[0], dtype=operator.dtype)
 
 
@@ -319,16 +319,18 @@ def test_activation_checkpointing_changes_nothing(reentrant, way):
     assert torch.allclose(dense(Checkpointed().eval(), mode=way), dense(network()))
 
 
+@pytest.mark.parametrize("matrix", [*MATRICES, "GaussNewtonClass"])
 @pytest.mark.parametrize("way", ["double backward", "traced"])
-def test_inference_mode_and_autocast_around_the_call_have_no_effect(way):
-    exact = dense(network())
+def test_inference_mode_and_autocast_around_the_call_have_no_effect(way, matrix):
+    exact = dense(network(), matrix=matrix)
     with torch.inference_mode():
-        assert torch.allclose(dense(network(), mode=way), exact)
+        # Its tensors are made there, too.
+        assert torch.allclose(dense(network(), mode=way, matrix=matrix), exact)
     single = network().float()
     small = [(x.float(), y) for x, y in data()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = dense(single, batches=small, mode=way)
-    assert torch.equal(found, dense(single, batches=small, mode=way))
+        found = dense(single, batches=small, mode=way, matrix=matrix)
+    assert torch.equal(found, dense(single, batches=small, mode=way, matrix=matrix))
 
 
 def test_parameters_that_were_made_in_inference_mode():

@@ -191,7 +191,7 @@ class CurvatureOperator(ABC):
                 traces=traces,
                 group=group,
             )
-        self._check_loss()
+            self._check_loss()
         check_precision(precision, dtype=self.dtype, device=self.device)
         self._precision = precision
         free = free_memory(self.device) // (self.ranks.neighbours if self.device.type == "cpu" else 1)

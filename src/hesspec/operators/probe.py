@@ -175,7 +175,7 @@ def compare_outputs(
             if is_out_of_memory(error):
                 raise
             return None
-        found.append((float(value.double()), recorder.calls))
+        found.append((float(value.detach().double()), recorder.calls))
     compared = _compared(loss, (parts[0], parts[1], parts[2]), whole, found, terms)
     return replace(compared, exact=frozenset(), cut=False)
 

@@ -135,9 +135,12 @@ class EmpiricalRisk:
     def _first_outputs(self, inputs: Any) -> Any:
         """Outputs at the operator's parameters, for the look at the loss; nothing of the copy changes."""
         state = ModuleState(self.model)
+        # Neutral modes switch gradients on: where the caller has none, parameters require none.
+        constants = dict(zip(self.parameters.names, self.parameters.values, strict=True))
+        named = None if torch.is_grad_enabled() else constants
         try:
             with preserved_randomness(), neutral_modes():
-                return self.outputs({name: value.clone() for name, value in self.fixed.items()}, inputs)
+                return self.outputs({name: value.clone() for name, value in self.fixed.items()}, inputs, named)
         finally:
             state.restore()
 
