@@ -210,7 +210,7 @@ def check_broadcast(index: int, whole: Evaluation, batch: Part, terms: Sequence[
     alike = outputs[:, 0] if outputs.dim() == 2 else outputs[:, None]
     try:
         with torch.no_grad():
-            value, other = (float(loss.of_taken(alike, copied(each))) for each in (targets, targets.flip(0)))
+            value, other = (float(loss.of_taken(alike, copied(each)).detach()) for each in (targets, targets.flip(0)))
     except Exception as error:
         # A loss that pairs samples on purpose may need the shapes that it has.
         if is_out_of_memory(error):
@@ -237,7 +237,11 @@ def by_calls(whole: Evaluation, batch: Part, terms: Sequence[Terms], loss: Loss)
     loss : Loss
     """
     noise = ROUNDINGS * _rounding(whole) * abs(whole.value)
-    same = [call for call in whole.calls if call.result.dim() == 0 and abs(float(call.result) - whole.value) <= noise]
+    same = [
+        call
+        for call in whole.calls
+        if call.result.dim() == 0 and abs(float(call.result.detach()) - whole.value) <= noise
+    ]
     if not same:
         return None
     if same[0].given["reduction"] == "sum":

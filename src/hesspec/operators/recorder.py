@@ -82,7 +82,7 @@ class LossCall:
         if target.is_floating_point():
             return float(target.numel() // target.shape[1 if target.dim() > 1 else 0])
         counted = target[target != self.given["ignore_index"]].long()
-        return float(counted.numel()) if weight is None else float(weight.double()[counted].sum())
+        return float(counted.numel()) if weight is None else float(weight.detach().double()[counted].sum())
 
 
 class LossCalls(TorchFunctionMode):
