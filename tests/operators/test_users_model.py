@@ -323,9 +323,13 @@ def test_activation_checkpointing_changes_nothing(reentrant, way):
 @pytest.mark.parametrize("way", ["double backward", "traced"])
 def test_inference_mode_and_autocast_around_the_call_have_no_effect(way, matrix):
     exact = dense(network(), matrix=matrix)
+    # More samples than models are looked at with, which are then cut.
+    many = [(torch.randn(40, 5, dtype=torch.float64), torch.arange(40) % 3)]
+    expected = dense(network(), batches=many, matrix=matrix)
     with torch.inference_mode():
         # Its tensors are made there, too.
         assert torch.allclose(dense(network(), mode=way, matrix=matrix), exact)
+        assert torch.allclose(dense(network(), batches=many, mode=way, matrix=matrix), expected)
     single = network().float()
     small = [(x.float(), y) for x, y in data()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
