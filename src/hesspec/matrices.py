@@ -82,7 +82,7 @@ def matrix_names(names: Iterable[str]) -> list[str]:
     Raises
     ------
     ValueError
-        If there is no such matrix.
+        If a name is not known; the message gives the nearest one.
 
     Examples
     --------

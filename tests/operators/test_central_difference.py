@@ -58,7 +58,8 @@ def test_products_are_those_of_the_block_of_gradient_differences(build, params):
     # Truncation and rounding of either are near 1e-10.
     torch.testing.assert_close(dense(operator), expected, rtol=0, atol=1e-8)
     assert operator.attributes["mode"] == "differences"
-    assert operator.attributes["matrix"] == "CentralDifferenceHessian"
+    # As of a sharded model: figures and reports name the matrix, and not how it was computed.
+    assert operator.attributes["matrix"] == "Hessian"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -93,7 +93,7 @@ def _pieces(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Pieces of vectors that lie at the same place; on devices other than the CPU, where calls wait in line, all."""
     size = PIECE if vectors[0].device.type == "cpu" else max(len(vectors[0]), 1)
     if len(vectors[0]) <= size:
-        # In a small problem the calls that split are a seventh of a step.
+        # Nothing to split; the calls were a seventh of the time of small runs, under a profiler.
         return iter((vectors,))
     return zip(*(torch.split(vector, size) for vector in vectors), strict=True)
 

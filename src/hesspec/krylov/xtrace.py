@@ -86,9 +86,7 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     much that adds is seen with one test vector less, by the jackknife: the variance (k - 1)/k sum_i (x_i - x)^2, x_i
     being the value without the i-th, is beyond the true one on average (Efron and Stein 1981), and the spread within
     each x_i below it. The variance that is stated is the spread's, times the square root of their ratio. Student's t
-    has k/2 degrees of freedom, as numbers of which few eigenvalues decide are as skewed as squares of normal ones. In
-    150 runs for each of 62 operators of 31 kinds, 97% of errors were within two standard errors for k = 4 to 16, and no
-    less than 91% of those of one kind; 95% and 88% for k = 2.
+    has k/2 degrees of freedom, as numbers of which few eigenvalues decide are as skewed as squares of normal ones.
 
     P_i = Q (I - s_i s_i^T) Q^T with s_i orthogonal to all columns of R but the i-th, which is R^{-T} e_i, normalised.
     With H = Q^T A Q, w_i = Q^T omega_i, y_i = Q r_i and c_i = (I - s_i s_i^T) w_i, so that P_i omega_i = Q c_i,

@@ -186,9 +186,9 @@ def _values(node: fx.Node) -> Sequence[Any]:
 
 
 def saved_bytes(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps for the graphs that `build` makes, those of `beside` not counted.
+    """Bytes that autograd saves for the graphs that `build` makes, without the tensors in `beside`.
 
-    Where transforms of `torch.func` in the model forbid to look at what is kept, it is all that is written meanwhile.
+    Where transforms of `torch.func` in the model forbid hooks on saved tensors, the bytes of all results instead.
     """
     try:
         return _seen_by_hooks(build, beside)

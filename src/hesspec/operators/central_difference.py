@@ -62,3 +62,8 @@ class CentralDifferenceHessian(Hessian):
         self, model: nn.Module, loss_fn: LossFunction, data: Iterable[Any], params: ParameterSpec = None, **options: Any
     ) -> None:
         super().__init__(model, loss_fn, data, params, **options, mode="differences")
+
+    @property
+    def attributes(self) -> dict[str, str | int | float]:
+        """What this operator is, for the record of a measurement: the matrix is the Hessian, and the mode says how."""
+        return {**super().attributes, "matrix": "Hessian"}

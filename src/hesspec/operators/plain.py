@@ -28,8 +28,9 @@ SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 # Functions that draw random numbers: those that take a dtype for them, all that give tensors, those that fill one, and
 # those that drop entries of their first argument.
 TAKING_DTYPE = frozenset({torch.randn, torch.rand, torch.randn_like, torch.rand_like})
-DRAWN = TAKING_DTYPE | {torch.normal, torch.bernoulli, torch.multinomial, torch.poisson, Tensor.multinomial}
-DRAWN = DRAWN | {Tensor.bernoulli, torch._standard_gamma, torch._sample_dirichlet}  # noqa: SLF001 - of distributions
+OF_DISTRIBUTIONS = frozenset({torch._standard_gamma, torch._sample_dirichlet})  # noqa: SLF001 - what they draw by
+DRAWN = TAKING_DTYPE | OF_DISTRIBUTIONS | {torch.normal, torch.bernoulli, torch.multinomial, torch.poisson}
+DRAWN |= {Tensor.bernoulli, Tensor.multinomial}
 DRAWN_IN_PLACE = frozenset(
     {
         Tensor.normal_,

@@ -58,8 +58,8 @@ class ShardedHessian:
     loss_fn, params, terms
         As for `hesspec.Hessian`. Selected parameters require a gradient.
     data : iterable of (inputs, targets)
-        This rank's share (`hesspec.shard(data, group)`), in batches that a gradient can be had of in one pass. Ranks
-        with fewer batches than others pass one of theirs again, with no weight.
+        This rank's share (`hesspec.shard(data, group)`), in batches small enough for a gradient in one pass. Ranks with
+        fewer batches than others pass one of theirs again, with no weight.
 
     Attributes
     ----------
@@ -275,7 +275,7 @@ class ShardedHessian:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Put back parameters and gradients as they were, to the bit."""
+        """Restore parameters and gradients bit for bit afterwards."""
         gradients = {value: value.grad for value in self._model.parameters()}
         self._start = [value.to_local().detach().clone() for value in self._named.values()]
         try:

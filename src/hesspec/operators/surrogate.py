@@ -10,8 +10,8 @@ whose weights are rounded, and differences are zero.
 
 Where both are symmetric, nothing tells which is meant, unless the gradient is nearly that of the loss: then the
 backward pass is inexact, and double backward of it may be anything. Of a hook on a tensor double backward makes what
-depends on the tensors that PyTorch keeps: the derivative of tanh is halved twice by a hook that halves, as it is
-computed from the tensor that has the hook, and that of the sine once.
+depends on the tensors that PyTorch keeps: a hook that halves halves the derivative of tanh twice, since that is
+computed from the tensor with the hook, and the derivative of the sine once.
 """
 
 from __future__ import annotations
