@@ -15,10 +15,10 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
+from hesspec.applications.class_structure.record import load_structure
 from hesspec.cli.demonstration import CHECKPOINTS, EPOCHS
 from hesspec.matrices import DEFAULT_MATRICES
-from hesspec.result import Spectrum, load
-from hesspec.structure.record import load_structure
+from hesspec.spectra.spectrum import Spectrum, load
 from hesspec.study import SPLITS, evaluate, load_dataset, load_weights, small_cnn
 from hesspec.study.measuring import spectrum_file
 

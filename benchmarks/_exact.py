@@ -11,7 +11,7 @@ from torch import nn
 from _tables import ROOT
 from methods import Array, Matrix, Problem, largest
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 import exact_networks
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hesspec._heap import M_TRIM_THRESHOLD, TRIM_THRESHOLD, _libc
+from hesspec.backend.heap import M_TRIM_THRESHOLD, TRIM_THRESHOLD, _libc
 from hesspec.study import build_network, load_dataset, small_cnn
 from methods import Matrix, Problem
 

@@ -32,7 +32,7 @@ from _matvecs import house
 from _tables import ROOT, Block, Target, arguments, begin, console, counted, publish, targets
 from methods import LARGEST, MATRICES, Array, Candidate, Problem, largest
 
-sys.path.insert(0, str(ROOT / "tests" / "data"))
+sys.path.insert(0, str(ROOT / "tests" / "scripts"))
 
 import make_exact_spectra
 

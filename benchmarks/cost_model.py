@@ -33,12 +33,12 @@ from torch import Tensor, nn
 
 import hesspec
 from _tables import ROOT, Block, console, markdown, publish, rewrite
-from hesspec._heap import give_back, kept_heap
-from hesspec._memory import in_words
-from hesspec.cost_model import H100, Cost, Device, cost
+from hesspec.backend.heap import give_back, kept_heap
+from hesspec.backend.memory import in_words
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
-from hesspec.operators.budget import count_work
+from hesspec.measure.cost import H100, Cost, Device, cost
+from hesspec.operators.engine.budget import count_work
 from hesspec.study import build_network
 
 PAGE = ROOT / "docs" / "scaling.md"

@@ -33,7 +33,7 @@ from hesspec.krylov.vectors import random_vector
 from hesspec.krylov.xtrace import xtrace
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from random_operators import SPECTRA, Diagonal  # noqa: E402 - found by the path above
 

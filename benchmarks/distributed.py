@@ -28,7 +28,7 @@ import torch.distributed as dist
 import hesspec
 from _matvecs import Problem, real_problem
 from _tables import ROOT, Block, Target, arguments, publish, ratios, spread, targets
-from hesspec._heap import kept_heap
+from hesspec.backend.heap import kept_heap
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
 

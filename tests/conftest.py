@@ -1,13 +1,7 @@
 """What all tests share."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-# `cases` is imported by name from every test folder.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

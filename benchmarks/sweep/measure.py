@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import hesspec
-from hesspec.operators import passes
+from hesspec.operators.engine import passes
 from sweep.double import double_data, double_module, in_double, twice_differentiable
 from sweep.plain import PlainLoss
 from sweep.truth import NoTruthError, Truth, establish

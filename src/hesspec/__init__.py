@@ -10,11 +10,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hesspec.dynamics.marchenko_pastur import compare_with_marchenko_pastur
-    from hesspec.dynamics.power_laws import fit_power_law, fit_tail
-    from hesspec.dynamics.tracking import follow, overlaps
+    from hesspec.applications.class_structure.attribution import Attribution, attribute, class_structure, knock_out
+    from hesspec.applications.class_structure.means import ClassStructure
+    from hesspec.applications.class_structure.record import Structure, load_structure
+    from hesspec.applications.optim.true_vs_rest import Solution, solve_true_vs_rest
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
-    from hesspec.measurement import Eigenpairs, eigenpairs, spectrum
+    from hesspec.measure.plan import Plan, plan
+    from hesspec.measure.spectrum import Eigenpairs, eigenpairs, spectrum
     from hesspec.operators import (
         CentralDifferenceHessian,
         GaussNewton,
@@ -28,12 +30,10 @@ if TYPE_CHECKING:
         closure,
         shard,
     )
-    from hesspec.planning import Plan, plan
-    from hesspec.result import Estimate, Spectrum, load
-    from hesspec.structure.attribution import Attribution, attribute, class_structure, knock_out
-    from hesspec.structure.class_structure import ClassStructure
-    from hesspec.structure.record import Structure, load_structure
-    from hesspec.structure.row_space import Solution, solve_true_vs_rest
+    from hesspec.spectra.marchenko_pastur import compare_with_marchenko_pastur
+    from hesspec.spectra.power_laws import fit_power_law, fit_tail
+    from hesspec.spectra.spectrum import Estimate, Spectrum, load
+    from hesspec.spectra.tracking import follow, overlaps
 
 __version__ = version("hesspec")
 
@@ -79,11 +79,11 @@ __all__ = [
 # PyTorch takes seconds to import: `import hesspec` and `hesspec --help` do not wait for it. Names by their modules, as
 # in the import statements above, which type checkers read.
 _MODULES = {
-    "dynamics.marchenko_pastur": ("compare_with_marchenko_pastur",),
-    "dynamics.power_laws": ("fit_power_law", "fit_tail"),
-    "dynamics.tracking": ("follow", "overlaps"),
+    "spectra.marchenko_pastur": ("compare_with_marchenko_pastur",),
+    "spectra.power_laws": ("fit_power_law", "fit_tail"),
+    "spectra.tracking": ("follow", "overlaps"),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),
-    "measurement": ("Eigenpairs", "eigenpairs", "spectrum"),
+    "measure.spectrum": ("Eigenpairs", "eigenpairs", "spectrum"),
     "operators": (
         "CentralDifferenceHessian",
         "GaussNewton",
@@ -97,16 +97,16 @@ _MODULES = {
         "closure",
         "shard",
     ),
-    "planning": ("Plan", "plan"),
-    "result": ("Estimate", "Spectrum", "load"),
-    "structure.attribution": ("Attribution", "attribute", "class_structure", "knock_out"),
-    "structure.class_structure": ("ClassStructure",),
-    "structure.record": ("Structure", "load_structure"),
-    "structure.row_space": ("Solution", "solve_true_vs_rest"),
+    "measure.plan": ("Plan", "plan"),
+    "spectra.spectrum": ("Estimate", "Spectrum", "load"),
+    "applications.class_structure.attribution": ("Attribution", "attribute", "class_structure", "knock_out"),
+    "applications.class_structure.means": ("ClassStructure",),
+    "applications.class_structure.record": ("Structure", "load_structure"),
+    "applications.optim.true_vs_rest": ("Solution", "solve_true_vs_rest"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Modules that are used as `hesspec.study.open` and need no import statement of their own.
-_PACKAGES = ("operators", "plot", "report", "structure", "study")
+_PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
 
 if not TYPE_CHECKING:  # where it would make any name a name of this module
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from hesspec._suggest import unknown
+from hesspec.backend.suggest import unknown
 
 __all__ = ["DEFAULT_MATRICES", "MATRICES", "Matrix", "matrix_names", "symbol_of"]
 

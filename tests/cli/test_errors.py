@@ -116,7 +116,7 @@ def test_a_full_disk(hesspec, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device", "spectra/x.nc")
 
-    monkeypatch.setattr("hesspec.result.Spectrum.save", fail)
+    monkeypatch.setattr("hesspec.spectra.spectrum.Spectrum.save", fail)
     check(hesspec(*MEASURE, "--samples-per-class", "1"), 1, "Error: No space left on device: 'spectra/x.nc'.")
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from hesspec.result import load
+from hesspec.spectra.spectrum import load
 
 # Python ignores SIGINT where the shell that started it does, as for a job in the background; a terminal does not.
 MAIN = """
@@ -167,7 +167,9 @@ runpy.run_module("hesspec", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("name", ["hesspec.cli.app", "typer", "rich.console", "hesspec.result", "xarray", "h5py"])
+@pytest.mark.parametrize(
+    "name", ["hesspec.cli.app", "typer", "rich.console", "hesspec.spectra.spectrum", "xarray", "h5py"]
+)
 def test_ctrl_c_while_importing_is_a_line(here, name):
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-c", IMPORTING.format(name=name)], capture_output=True, text=True, check=False

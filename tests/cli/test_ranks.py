@@ -197,7 +197,7 @@ import signal
 
 from torch import nn
 
-from hesspec.operators.linearised import LinearisedRisk
+from hesspec.operators.engine.streaming import LinearisedRisk
 
 run_pass, count = LinearisedRisk._pass, 0
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from hesspec._file_lock import FileLock
+from hesspec.backend.file_lock import FileLock
 from hesspec.cli.resuming import RECORD, UNFINISHED, CommandRecord
 from hesspec.krylov.snapshot_files import LOCK
 

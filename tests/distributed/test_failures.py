@@ -3,7 +3,6 @@
 import signal
 
 import pytest
-
 from distributed_ranks import launch_forked, results
 
 # Seconds until a rank that does not answer is given up: longer than a test may take, and soon.

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from distributed_ranks import results
 
 import hesspec
-from distributed_ranks import results
 
 # Of the norm of the product. Float32: sums are taken in another order.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6}

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from distributed_ranks import results
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import hesspec
-from distributed_ranks import results
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from distributed_ranks import SCRIPTS, launch_forked, results
 
-from distributed_ranks import launch_forked, results
-from hesspec._file_lock import FileLock
+from hesspec.backend.file_lock import FileLock
 from hesspec.krylov.snapshot_files import LOCK
 
 
@@ -83,7 +82,7 @@ def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
 
 
 def test_ranks_that_are_killed_at_any_time_always_resume():
-    script = Path(__file__).parent / "killed.py"
+    script = SCRIPTS / "killed.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
         [sys.executable, script, "2", "30"], capture_output=True, text=True, check=False, env=environment

@@ -1,7 +1,6 @@
 """Spectra from a basis that ranks share, and class structures of data that they share, are those of one process."""
 
 import pytest
-
 from distributed_ranks import results
 
 # Of the largest number. Float32: products differ by the order of their sums, a few eps = 1.2e-7.

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_operators import SPECTRA, Operator, operator_of, paired
 
 import hesspec
 from hesspec.krylov.vectors import random_vector
-from random_operators import SPECTRA, Operator, operator_of, paired
 
 SCALES = {torch.float32: (1.0, 1e-30, 1e30), torch.float64: (1.0, 1e-100, 1e100)}
 
@@ -51,7 +51,7 @@ def in_mode(mode: str, operator: Operator, steps: int):
     memory = None if rows is None else rows * operator.p * operator.matrix.dtype.itemsize
     basis = {"partial": "full", "partial, half": "half"}.get(mode, mode)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hesspec.run.PARTIAL_FROM", 1 if mode.startswith("partial") else sys.maxsize)
+        patch.setattr("hesspec.krylov.run.PARTIAL_FROM", 1 if mode.startswith("partial") else sys.maxsize)
         return hesspec.spectrum(operator.matrix, steps=steps, seed=operator.seed, basis=basis, memory=memory)
 
 

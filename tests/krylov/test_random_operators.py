@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from random_operators import SPECTRA, Operator, operator_of, paired
 
 import hesspec
 from hesspec.krylov.vectors import random_vector
-from random_operators import SPECTRA, Operator, operator_of, paired
 
 BASES = ["auto", "full", "half", "half on disk", "restarted", "full on host"]
 SCALES = {torch.float32: 30.0, torch.float64: 300.0}

@@ -6,11 +6,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from random_operators import SPECTRA, Diagonal, operator_of, paired
 
 import hesspec
 from hesspec.krylov.scaling import Scaled, smallest_number
 from hesspec.krylov.xtrace import xtrace
-from random_operators import SPECTRA, Diagonal, operator_of, paired
 
 CPU = torch.device("cpu")
 PRECISIONS = [torch.float32, torch.float64]

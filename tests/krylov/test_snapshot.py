@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 import hesspec
-from hesspec import run
-from hesspec.krylov import snapshot, snapshot_files
+from hesspec.krylov import run, snapshot, snapshot_files
 from hesspec.krylov.snapshot import parse_duration
 
 SIZE = 300

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from snapshots import StopError, content, interrupt, operator, resume, stop_at
 
 import hesspec
-from hesspec._file_lock import FileLock
+from hesspec.backend.file_lock import FileLock
 from hesspec.krylov.snapshot import STATE, remove_snapshot
 from hesspec.krylov.snapshot_files import LOCK, read_record
-from snapshots import StopError, content, interrupt, operator, resume, stop_at
 
 # Names that begin as those of a snapshot do, or are of its form with the tokens of another run.
 NAMES = [

@@ -10,7 +10,7 @@ import pytest
 
 
 def killed(*arguments):
-    script = Path(__file__).parent / "killed.py"
+    script = Path(__file__).parents[1] / "scripts" / "killed_runs.py"
     ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
         [sys.executable, script, *map(str, arguments)],
         capture_output=True,

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from snapshots import PHASES, RUNS, content, forge, interrupt, resume, same, state
 
 from hesspec.krylov import snapshot_reader
 from hesspec.krylov.snapshot import STATE
-from snapshots import PHASES, RUNS, content, forge, interrupt, resume, same, state
 
 REFUSED = "The snapshot in|is not a folder of snapshots"
 
@@ -225,11 +225,11 @@ def test_a_basis_that_does_not_fit_is_refused_before_it_is_read(tmp_path, monkey
 def test_hostile_files_are_refused_in_little_memory(tmp_path):
     for run in ("full", "several probes"):
         interrupt(tmp_path / run, run)
-    script = Path(__file__).parent / "hostile.py"
+    script = Path(__file__).parents[1] / "scripts" / "hostile_snapshot.py"
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(script.parents[1]), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([str(script.parents[1] / "helpers"), *sys.path]),
     }
     ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
         [sys.executable, script, tmp_path / "full"], capture_output=True, text=True, check=False, env=environment

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from random_operators import operator_of
 
 import hesspec
-from random_operators import operator_of
 
 PRECISIONS = [torch.float32, torch.float64]
 BASES = ["full", "half", "restarted"]

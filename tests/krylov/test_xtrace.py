@@ -5,10 +5,10 @@ import math
 import pytest
 import scipy.stats
 import torch
+from cases import CASES, batches, labels, mlp
 from torch import nn
 
 import hesspec
-from cases import CASES, batches, labels, mlp
 from hesspec.krylov import xtrace as module
 from hesspec.krylov.lanczos import rounding_unit
 from hesspec.krylov.xtrace import TraceEstimate, xtrace

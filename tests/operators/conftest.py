@@ -2,7 +2,7 @@
 
 import pytest
 
-from hesspec.operators import passes
+from hesspec.operators.engine import passes
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from cases import Case, batches, cnn, mlp, seeded
+from class_structure import PARTS, reference
 from torch import nn
 
 import hesspec
-from cases import Case, batches, cnn, mlp, seeded
-from class_structure import PARTS, reference
 
 NAMES = {part: f"GaussNewton{part.capitalize()}" for part in PARTS}
 

@@ -6,10 +6,10 @@ import warnings
 
 import pytest
 import torch
+from cases import CASES, MATRICES, Case, Dense, dense
 
 import hesspec
-from cases import CASES, MATRICES, Case, Dense, dense
-from hesspec.operators import passes
+from hesspec.operators.engine import passes
 
 
 @functools.cache

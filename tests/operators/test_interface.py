@@ -6,11 +6,11 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from cases import CASES, Recurrent, batches, labels, mlp
 from torch import nn
 
 import hesspec
-from cases import CASES, Recurrent, batches, labels, mlp
-from hesspec.operators import passes
+from hesspec.operators.engine import passes
 
 
 @pytest.fixture

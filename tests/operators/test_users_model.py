@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import MATRICES, seeded
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import parametrizations, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import hesspec
-from cases import MATRICES, seeded
-from hesspec.operators import passes
+from hesspec.operators.engine import passes
 
 
 def data(dtype=torch.float64):

@@ -24,7 +24,7 @@ from hesspec.plot import (
     spread,
     three_digits,
 )
-from hesspec.result import Spectrum
+from hesspec.spectra.spectrum import Spectrum
 
 P = 40_000
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from hesspec.result import Spectrum
-from hesspec.structure.record import CLASS_MEANS, NOTHING, Structure
+from hesspec.applications.class_structure.record import CLASS_MEANS, NOTHING, Structure
+from hesspec.spectra.spectrum import Spectrum
 
 STEPS = 40
 OUTLIERS = np.geomspace(10.0, 2.0, 10)  # far from the bulk: no rule for outliers would miss them

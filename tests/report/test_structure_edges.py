@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from hesspec.applications.class_structure.figure import plot_structure
+from hesspec.applications.class_structure.record import Structure
 from hesspec.report import write_report
-from hesspec.structure.plot import plot_structure
-from hesspec.structure.record import Structure
 
 MAP = "map of the means (t-SNE, no unit)"
 

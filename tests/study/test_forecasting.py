@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from hesspec._memory import BudgetError
+from hesspec.backend.memory import BudgetError
 from hesspec.operators import GaussNewton, Hessian
 from hesspec.study.config import parse_study
 from hesspec.study.datasets import load_dataset

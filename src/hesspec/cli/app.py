@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hesspec._heap import kept_heap
+from hesspec.backend.heap import kept_heap
 from hesspec.cli import console
 from hesspec.cli.errors import is_reportable, sentence_of
 from hesspec.cli.launch import launched_ranks, rank_here

@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
-from hesspec._text import printable
+from hesspec.backend.text import printable
 from hesspec.cli.signals import end_if_asked
 
 __all__ = ["notes", "output", "progress", "say", "warn", "warnings_in_a_line"]

@@ -12,13 +12,13 @@ from typing import Final
 import torch
 from torch import nn
 
-from hesspec._files import atomic_path
+from hesspec.applications.class_structure.figure import plot_structure
+from hesspec.applications.class_structure.record import Structure
+from hesspec.backend.files import atomic_path
 from hesspec.matrices import DEFAULT_MATRICES, symbol_of
 from hesspec.plot import plot_spectrum, plot_training
 from hesspec.report import write_report
-from hesspec.result import Spectrum
-from hesspec.structure.plot import plot_structure
-from hesspec.structure.record import Structure
+from hesspec.spectra.spectrum import Spectrum
 from hesspec.study import (
     Dataset,
     EpochRecord,

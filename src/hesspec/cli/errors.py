@@ -9,7 +9,7 @@ __all__ = ["is_reportable", "sentence_of"]
 REPORTED = (ValueError, OSError, MemoryError, NonFiniteError, ModuleNotFoundError, RankError)
 # Recognises failed allocations of PyTorch, and imports PyTorch. Before a command has imported it, such an error cannot
 # occur, and the command need not wait for the import.
-MEMORY = "hesspec._memory"
+MEMORY = "hesspec.backend.memory"
 
 
 def is_reportable(error: Exception) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hesspec._ranks import Ranks
+from hesspec.backend.ranks import Ranks
 from hesspec.cli import console, options
 from hesspec.cli.problem import Problem, check_folder
 from hesspec.cli.process_group import process_group
@@ -14,7 +14,7 @@ from hesspec.cli.resuming import CommandRecord, file_content
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
 from hesspec.krylov.snapshot import parse_duration
 from hesspec.matrices import symbol_of
-from hesspec.result import load
+from hesspec.spectra.spectrum import load
 from hesspec.study.measuring import measure
 
 EXAMPLE = "hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from hesspec._suggest import unknown
+from hesspec.backend.suggest import unknown
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
 
 Network = Annotated[

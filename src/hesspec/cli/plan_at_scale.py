@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import typer
 
-from hesspec.cost_model import H100, Cost, Device, cost, parse_bandwidth, parse_count, parse_flops
+from hesspec.measure.cost import H100, Cost, Device, cost, parse_bandwidth, parse_count, parse_flops
 
 __all__ = ["check_options", "costs_at_scale"]
 

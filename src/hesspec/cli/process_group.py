@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-import hesspec._ranks  # noqa: F401 - must be imported before a group exists; the module explains why
+import hesspec.backend.ranks  # noqa: F401 - must be imported before a group exists; the module explains why
 from hesspec.cli.launch import launched_ranks
 
 __all__ = ["process_group"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from hesspec._file_lock import FileLock
-from hesspec._safetensors import writing
+from hesspec.backend.file_lock import FileLock
+from hesspec.backend.tensor_files import writing
 from hesspec.krylov.snapshot import STATE
 from hesspec.krylov.snapshot_files import LOCK, open_regular
 from hesspec.krylov.snapshot_reader import shown

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from hesspec._files import atomic_path
-from hesspec._text import printable
+from hesspec.backend.files import atomic_path
+from hesspec.backend.text import printable
 from hesspec.cli import console
 from hesspec.cli.errors import sentence_of
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
 from hesspec.plot import plot_spectrum
-from hesspec.result import Spectrum, load
+from hesspec.spectra.spectrum import Spectrum, load
 
 EXAMPLE = "hesspec show spectra/*.nc --png spectra.png"
 

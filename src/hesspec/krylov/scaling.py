@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hesspec._ranks import ALONE, Ranks
+from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.krylov.operator import SymmetricOperator
 
 __all__ = ["Scaled", "smallest_number"]

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesspec._file_lock import FileLock
-from hesspec._safetensors import DTYPES, writing
+from hesspec.backend.file_lock import FileLock
+from hesspec.backend.tensor_files import DTYPES, writing
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.snapshot_files import (
     LOCK,

@@ -27,9 +27,9 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hesspec import _safetensors
-from hesspec._memory import free_memory, in_words
-from hesspec._safetensors import DTYPES, digest_of
+from hesspec.backend import tensor_files
+from hesspec.backend.memory import free_memory, in_words
+from hesspec.backend.tensor_files import DTYPES, digest_of
 
 __all__ = [
     "LOCK",
@@ -257,7 +257,7 @@ def _write_new(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     """Size and digest of a new file, which is removed where it cannot be written whole."""
     with path.open("xb") as file:
         try:
-            digest = _safetensors.write(file, tensors, metadata)
+            digest = tensor_files.write(file, tensors, metadata)
             file.flush()
             os.fsync(file.fileno())
             # The next file is written into the memory of the system's cache that this one leaves: a row of 113 MB
@@ -280,10 +280,10 @@ def _sync(folder: Path) -> None:
 
 
 def _content_digest(text: str, arrays: Mapping[str, Tensor]) -> str:
-    found = hashlib.new(_safetensors.DIGEST, text.encode())
+    found = hashlib.new(tensor_files.DIGEST, text.encode())
     for name, array in sorted(arrays.items()):
         found.update(f"{name} {array.dtype} {list(array.shape)}".encode())
-        found.update(_safetensors.bytes_of(array))
+        found.update(tensor_files.bytes_of(array))
     return found.hexdigest()
 
 

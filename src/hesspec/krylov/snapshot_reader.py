@@ -10,7 +10,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from hesspec._memory import free_memory, in_words, is_out_of_memory
+from hesspec.backend.memory import free_memory, in_words, is_out_of_memory
 from hesspec.errors import RankError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.snapshot_files import ForeignError, Listed, Record, VersionError, check_parts, read_vector

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from hesspec._memory import free_memory, in_words
-from hesspec._suggest import unknown
+from hesspec.backend.memory import free_memory, in_words
+from hesspec.backend.suggest import unknown
 
 __all__ = ["STORAGES", "Storage", "available", "restored_storage", "storage"]
 

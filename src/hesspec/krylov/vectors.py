@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesspec._ranks import ALONE, Ranks
+from hesspec.backend.ranks import ALONE, Ranks
 
 __all__ = ["CHUNK", "PIECE", "Space", "inner", "norm", "random_vector", "reduce_and_scale"]
 

@@ -3,12 +3,12 @@
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.central_difference import CentralDifferenceHessian
 from hesspec.operators.class_parts import GaussNewtonClass, GaussNewtonCross, GaussNewtonSame, GaussNewtonWithin
-from hesspec.operators.closure import closure
+from hesspec.operators.engine.traces import Traces
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.hessian import Hessian
 from hesspec.operators.residual import Residual
-from hesspec.operators.shards import shard
-from hesspec.operators.traces import Traces
+from hesspec.operators.risk.closure import closure
+from hesspec.operators.risk.shards import shard
 
 __all__ = [
     "CentralDifferenceHessian",

@@ -16,20 +16,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hesspec._memory import free_memory, parse_memory
-from hesspec._ranks import Ranks
+from hesspec.backend.memory import free_memory, parse_memory
+from hesspec.backend.ranks import Ranks
 from hesspec.errors import NonFiniteError
-from hesspec.operators.ambient import neutral_modes
-from hesspec.operators.content import architecture, digest, loss_with_settings
-from hesspec.operators.fingerprints import octets
-from hesspec.operators.forecast import Forecast, forecast
-from hesspec.operators.linearised import LinearisedRisk
-from hesspec.operators.losses import LossFunction
-from hesspec.operators.parameters import ParameterSpec
-from hesspec.operators.passes import MODES, CurvatureForm, MatrixPasses, Passes
-from hesspec.operators.precision import check_precision
-from hesspec.operators.risk import EmpiricalRisk
-from hesspec.operators.traces import Traces
+from hesspec.operators.data.fingerprints import octets
+from hesspec.operators.engine.forecast import Forecast, forecast
+from hesspec.operators.engine.graph.precision import check_precision
+from hesspec.operators.engine.passes import MODES, CurvatureForm, MatrixPasses, Passes
+from hesspec.operators.engine.streaming import LinearisedRisk
+from hesspec.operators.engine.traces import Traces
+from hesspec.operators.model.ambient import neutral_modes
+from hesspec.operators.model.content import architecture, digest, loss_with_settings
+from hesspec.operators.risk.empirical_risk import EmpiricalRisk
+from hesspec.operators.risk.losses import LossFunction
+from hesspec.operators.risk.parameters import ParameterSpec
 
 __all__ = ["CurvatureOperator", "Linearised", "SumOverBatches"]
 
@@ -188,12 +188,12 @@ class CurvatureOperator(ABC):
                 mode=mode,
                 verify=verify,
                 batch_statistics=batch_statistics,
-                traces=traces,
                 group=group,
             )
             self._check_loss()
         check_precision(precision, dtype=self.dtype, device=self.device)
         self._precision = precision
+        self._traces = Traces() if traces is None else traces
         free = free_memory(self.device) // (self.ranks.neighbours if self.device.type == "cpu" else 1)
         self._budget = int(KEPT_SHARE * free) if budget is None else budget
         self._built: Linearised | None = None
@@ -512,7 +512,7 @@ class SumOverBatches(CurvatureOperator):
     """The matrix of one batch. Apart from the operator: what products keep must not keep the operator alive."""
 
     def _passes(self) -> MatrixPasses:
-        return MatrixPasses(self._risk, self._form, self._precision)
+        return MatrixPasses(self._risk, self._form, self._precision, self._traces)
 
     def _linearise(self) -> LinearisedRisk:
-        return LinearisedRisk(self._risk, self._form, self._budget, self._precision)
+        return LinearisedRisk(self._risk, self._form, self._budget, self._precision, self._traces)

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from hesspec.operators.hessian import Hessian
-from hesspec.operators.losses import LossFunction
-from hesspec.operators.parameters import ParameterSpec
+from hesspec.operators.risk.losses import LossFunction
+from hesspec.operators.risk.parameters import ParameterSpec
+from hesspec.operators.risk.shards import is_distributed
 from hesspec.operators.sharded_hessian import ShardedHessian
-from hesspec.operators.shards import is_distributed
 
 __all__ = ["CentralDifferenceHessian"]
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hesspec._ranks import ALONE, Ranks
+from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.operators.base import CurvatureOperator
-from hesspec.operators.jacobian import Couple, CoupledPasses, CoupledRisk
-from hesspec.operators.rows import LogitRows, check_softmax_loss
+from hesspec.operators.engine.jacobian import Couple, CoupledPasses, CoupledRisk
+from hesspec.operators.risk.logits import LogitRows, check_softmax_loss
 
 __all__ = [
     "GaussNewtonClass",
@@ -116,10 +116,10 @@ class _ClassPart(CurvatureOperator):
         return couple
 
     def _passes(self) -> CoupledPasses:
-        return CoupledPasses(self._risk, self._couple(), self._precision)
+        return CoupledPasses(self._risk, self._couple(), self._precision, self._traces)
 
     def _linearise(self) -> CoupledRisk:
-        return CoupledRisk(self._risk, self._couple(), self._budget, self._precision)
+        return CoupledRisk(self._risk, self._couple(), self._budget, self._precision, self._traces)
 
 
 def _by_class(found: Projections, k: Tensor) -> list[Tensor]:

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 
 from hesspec.operators.base import SumOverBatches
-from hesspec.operators.differences import Differences
+from hesspec.operators.engine.differences import Differences
+from hesspec.operators.engine.passes import Apply
+from hesspec.operators.engine.traces import Traces
 from hesspec.operators.hessian import differentiate_gradient, materialised
-from hesspec.operators.losses import LossFunction, as_module
-from hesspec.operators.output_curvature import OUTPUT_CURVATURES, check_output_curvature
-from hesspec.operators.outputs import differentiable_outputs
-from hesspec.operators.parameters import ParameterSpec
-from hesspec.operators.passes import Apply
-from hesspec.operators.risk import Named, OutputLoss, Predict
-from hesspec.operators.traces import Traces
+from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
+from hesspec.operators.risk.losses import LossFunction, as_module
+from hesspec.operators.risk.output_curvature import OUTPUT_CURVATURES, check_output_curvature
+from hesspec.operators.risk.outputs import differentiable_outputs
+from hesspec.operators.risk.parameters import ParameterSpec
 
 __all__ = ["GaussNewton"]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from hesspec.operators.base import SumOverBatches
-from hesspec.operators.differences import Differences
-from hesspec.operators.passes import Apply
-from hesspec.operators.risk import Named, OutputLoss, Predict
+from hesspec.operators.engine.differences import Differences
+from hesspec.operators.engine.passes import Apply
+from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 
 __all__ = ["Hessian", "differentiate_gradient", "materialised"]
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from hesspec.operators.base import SumOverBatches
-from hesspec.operators.differences import Differences
+from hesspec.operators.engine.differences import Differences
+from hesspec.operators.engine.passes import Apply
 from hesspec.operators.gauss_newton import GaussNewtonForm
 from hesspec.operators.hessian import HessianForm, differentiate_gradient
-from hesspec.operators.outputs import differentiable_outputs
-from hesspec.operators.passes import Apply
-from hesspec.operators.risk import Named, OutputLoss, Predict
+from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
+from hesspec.operators.risk.outputs import differentiable_outputs
 
 __all__ = ["Residual"]
 

@@ -13,19 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from hesspec._ranks import Ranks, collectives_of_model
+from hesspec.backend.ranks import Ranks, collectives_of_model
 from hesspec.errors import NonFiniteError
-from hesspec.operators.ambient import OwnRandomness
-from hesspec.operators.batches import Batch, Batches
-from hesspec.operators.content import architecture, digest, loss_with_settings
-from hesspec.operators.fingerprints import octets
-from hesspec.operators.items import as_pair
-from hesspec.operators.losses import Loss, LossFunction
-from hesspec.operators.outputs import differentiable_outputs
-from hesspec.operators.parameters import ParameterSpec, select_parameters
-from hesspec.operators.risk import refuse_active_modules
-from hesspec.operators.shards import check_share, is_distributed
-from hesspec.operators.substitutes import Substitutes, cross_entropy
+from hesspec.operators.data.fingerprints import octets
+from hesspec.operators.data.items import as_pair
+from hesspec.operators.model.ambient import OwnRandomness
+from hesspec.operators.model.content import architecture, digest, loss_with_settings
+from hesspec.operators.model.substitutes import Substitutes, cross_entropy
+from hesspec.operators.risk.batches import Batch, Batches
+from hesspec.operators.risk.empirical_risk import refuse_active_modules
+from hesspec.operators.risk.losses import Loss, LossFunction
+from hesspec.operators.risk.outputs import differentiable_outputs
+from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
+from hesspec.operators.risk.shards import check_share, is_distributed
 
 __all__ = ["ShardedHessian"]
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from hesspec.result import Spectrum
+    from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["plot_against_samples", "plot_hessian_against_gauss_newton", "plot_overlaps", "plot_training"]
 
@@ -58,7 +58,7 @@ def plot_training(
     title : str, optional
         Above the panel.
     tracks : sequence of int array (outliers,), optional
-        Of each spectrum, as `hesspec.dynamics.tracking.follow` numbers its outliers: those of one number are joined, so
+        Of each spectrum, as `hesspec.spectra.tracking.follow` numbers its outliers: those of one number are joined, so
         that crossings are seen. Without it those of one rank and sign are.
 
     Returns
@@ -299,7 +299,7 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
 
 def _draw_law(axes: Axes, x: Array, values: Array, name: str, dashes: Any) -> str | None:
     """Draw the power law that fits, and say which it is; None where nothing is known of one."""
-    from hesspec.dynamics.power_laws import fit_power_law  # noqa: PLC0415 - slow to import, and only this needs it
+    from hesspec.spectra.power_laws import fit_power_law  # noqa: PLC0415 - slow to import, and only this needs it
 
     try:
         law = fit_power_law(x, values)
@@ -395,7 +395,7 @@ def plot_overlaps(overlaps: npt.ArrayLike, *, title: str | None = None) -> Figur
     Parameters
     ----------
     overlaps : array (outliers of Hess, outliers of G)
-        Squared cosines, as `hesspec.dynamics.tracking.overlaps` gives them; white where they are not a number.
+        Squared cosines, as `hesspec.spectra.tracking.overlaps` gives them; white where they are not a number.
     title : str, optional
         Above the panel.
 

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from hesspec.dynamics.marchenko_pastur import MarchenkoPasturFit
-    from hesspec.dynamics.power_laws import TailFit
-    from hesspec.result import Spectrum
+    from hesspec.spectra.marchenko_pastur import MarchenkoPasturFit
+    from hesspec.spectra.power_laws import TailFit
+    from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["plot_spectrum", "plot_tail"]
 
@@ -275,7 +275,7 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> F
     ----------
     spectra : mapping of str to Spectrum
         Label in the legend and spectrum. The tail is that of both signs, |lambda|; it is drawn where
-        `hesspec.dynamics.power_laws.fit_tail` finds enough points for a fit, and these resolve the tail; dashed
+        `hesspec.spectra.power_laws.fit_tail` finds enough points for a fit, and these resolve the tail; dashed
         where it does not show a power law. Beside a Gauss-Newton matrix that says of how many samples and classes it
         is stands the Marchenko-Pastur law that it would have if its rows were noise.
     title : str, optional
@@ -339,13 +339,13 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> F
 
 
 def _law(spectrum: Spectrum) -> MarchenkoPasturFit | None:
-    from hesspec.dynamics.marchenko_pastur import law_of_gauss_newton  # noqa: PLC0415 - slow to import, as below
+    from hesspec.spectra.marchenko_pastur import law_of_gauss_newton  # noqa: PLC0415 - slow to import, as below
 
     return law_of_gauss_newton(spectrum)
 
 
 def _tail(spectrum: Spectrum) -> TailFit | None:
-    from hesspec.dynamics.power_laws import fit_tail  # noqa: PLC0415 - slow to import, and only this needs it
+    from hesspec.spectra.power_laws import fit_tail  # noqa: PLC0415 - slow to import, and only this needs it
 
     try:
         return fit_tail(spectrum, sign=0)

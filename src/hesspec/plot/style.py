@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-    from hesspec.dynamics.marchenko_pastur import MarchenkoPasturFit
-    from hesspec.dynamics.power_laws import TailFit
-    from hesspec.result import Spectrum
+    from hesspec.spectra.marchenko_pastur import MarchenkoPasturFit
+    from hesspec.spectra.power_laws import TailFit
+    from hesspec.spectra.spectrum import Spectrum
 
 __all__ = [
     "FILL",

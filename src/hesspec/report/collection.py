@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from hesspec._netcdf import OtherKindError
-from hesspec.dynamics.power_laws import TailFit, fit_tail
+from hesspec.applications.class_structure.record import Structure, load_structure
+from hesspec.backend.netcdf import OtherKindError
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
-from hesspec.result import Spectrum, load
-from hesspec.structure.record import Structure, load_structure
+from hesspec.spectra.power_laws import TailFit, fit_tail
+from hesspec.spectra.spectrum import Spectrum, load
 
 __all__ = ["Collection", "Explained", "Member", "Training", "read_folder"]
 

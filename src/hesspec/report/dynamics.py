@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hesspec.dynamics.power_laws import PowerLaw, fit_power_law
-from hesspec.dynamics.tracking import follow, overlaps
 from hesspec.report.collection import Member
-from hesspec.result import Spectrum
+from hesspec.spectra.power_laws import PowerLaw, fit_power_law
+from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.tracking import follow, overlaps
 
 __all__ = ["Law", "Pair", "laws_of", "pairs_of", "tracks_of"]
 

@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
-from hesspec.dynamics.marchenko_pastur import law_of_gauss_newton
-from hesspec.dynamics.power_laws import TailFit
 from hesspec.plot import (
     FILL,
     bulk_on_logarithmic_axis,
@@ -26,7 +24,9 @@ from hesspec.plot import (
 )
 from hesspec.report.collection import Member
 from hesspec.report.rounding import with_bound
-from hesspec.result import Spectrum
+from hesspec.spectra.marchenko_pastur import law_of_gauss_newton
+from hesspec.spectra.power_laws import TailFit
+from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["Look", "plain", "spectrum_data", "thinned", "training_figure"]
 

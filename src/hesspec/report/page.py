@@ -20,7 +20,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from hesspec._files import write_bytes
+from hesspec.backend.files import write_bytes
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES, symbol_of
 from hesspec.plot import exponent_text, three_digits
 from hesspec.report import tables

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from hesspec._files import atomic_path
-from hesspec._text import printable
+from hesspec.applications.class_structure.figure import plot_structure
+from hesspec.backend.files import atomic_path
+from hesspec.backend.text import printable
 from hesspec.plot import (
     plot_against_samples,
     plot_hessian_against_gauss_newton,
@@ -28,8 +29,7 @@ from hesspec.plot import (
 )
 from hesspec.report.collection import Collection, Explained, Member, Training
 from hesspec.report.dynamics import pairs_of
-from hesspec.result import Spectrum
-from hesspec.structure.plot import plot_structure
+from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["write_figures"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hesspec._yaml import parse_yaml
+from hesspec.backend.yaml import parse_yaml
 from hesspec.matrices import DEFAULT_MATRICES, symbol_of
 from hesspec.report.collection import Member
 

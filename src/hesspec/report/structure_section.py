@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex
 
+from hesspec.applications.class_structure.figure import COMPONENTS, TERMS, class_colours, drawn_means, map_of_means
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
 from hesspec.matrices import symbol_of
 from hesspec.plot import OKABE_ITO, bulk_on_logarithmic_axis, darkened, three_digits
 from hesspec.report.collection import Explained, Member
 from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import plain
 from hesspec.report.rounding import with_bound
-from hesspec.result import Spectrum
-from hesspec.structure.plot import COMPONENTS, TERMS, class_colours, drawn_means, map_of_means
-from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
+from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["structure_csv", "structure_figures", "structure_tables", "structures_over"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable
 
 import torch
 
-from hesspec.operators.parameters import ParameterSelection
+from hesspec.operators.risk.parameters import ParameterSelection
 from hesspec.study.datasets import Dataset
 from hesspec.study.failures import is_task_error
 from hesspec.study.measuring import check_outputs

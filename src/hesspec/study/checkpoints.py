@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hesspec._files import atomic_path
+from hesspec.backend.files import atomic_path
 from hesspec.study.training import EpochRecord, TrainingState
 
 __all__ = [

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hesspec._memory import in_a_line, in_words
-from hesspec._suggest import unknown
+from hesspec.backend.memory import in_a_line, in_words
+from hesspec.backend.suggest import unknown
 from hesspec.study.checking import faults_of
 from hesspec.study.config import StudyConfig
 from hesspec.study.failures import TASK_ERRORS, is_task_error, raise_failures, refuse_faults

@@ -25,9 +25,9 @@ from pydantic import (
     model_validator,
 )
 
-from hesspec._memory import parse_memory
-from hesspec._suggest import unknown
-from hesspec._yaml import LARGEST_YAML, parse_yaml
+from hesspec.backend.memory import parse_memory
+from hesspec.backend.suggest import unknown
+from hesspec.backend.yaml import LARGEST_YAML, parse_yaml
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
 from hesspec.study.datasets import DATASETS, SPLITS
 from hesspec.study.networks import NETWORKS

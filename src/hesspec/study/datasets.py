@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hesspec._suggest import unknown
+from hesspec.backend.suggest import unknown
 from hesspec.study.imports import here_first, load_object
 
 __all__ = ["DATASETS", "SPLITS", "Dataset", "load_dataset"]

@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from hesspec._memory import in_a_line, is_out_of_memory
+from hesspec.backend.memory import in_a_line, is_out_of_memory
 from hesspec.errors import NonFiniteError
 
 __all__ = ["TASK_ERRORS", "StudyError", "is_task_error", "let_go", "raise_failures", "refuse_faults"]

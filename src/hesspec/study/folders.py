@@ -16,7 +16,7 @@ __all__ = ["RUNS", "STUDY_FILE", "check_there", "hold", "remove_left", "without_
 
 RUNS: Final = "runs"
 STUDY_FILE: Final = "study.yaml"
-# Temporary files as `hesspec._files.atomic_path` names them, of what a study writes.
+# Temporary files as `hesspec.backend.files.atomic_path` names them, of what a study writes.
 LEFT: Final = re.compile(
     r"\.(?:epoch-\d{4,}(?:-(?:train|test)-[A-Za-z]+-[0-9a-f]{10})?|optimizer-\d{4,}|training|diverged|code|study)"
     r"-[a-z0-9_]{8}\.(?:safetensors|json|nc|yaml)"

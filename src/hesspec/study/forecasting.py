@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from hesspec._heap import kept_heap
-from hesspec._memory import free_memory
+from hesspec.backend.heap import kept_heap
+from hesspec.backend.memory import free_memory
 from hesspec.matrices import MATRICES
+from hesspec.measure.plan import Plan, shares_of
 from hesspec.operators.base import KEPT_SHARE
 from hesspec.operators.named import operator_class
-from hesspec.planning import Plan, shares_of
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset

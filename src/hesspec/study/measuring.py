@@ -12,16 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hesspec.applications.class_structure.attribution import class_structure
+from hesspec.applications.class_structure.record import Structure
 from hesspec.krylov.snapshot import remove_snapshot
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES, matrix_names
-from hesspec.measurement import spectrum
+from hesspec.measure.plan import Plan, plan, shares_of
+from hesspec.measure.spectrum import spectrum
 from hesspec.operators import Traces, shard
 from hesspec.operators.named import operator_class
-from hesspec.operators.parameters import ParameterSpec
-from hesspec.planning import Plan, plan, shares_of
-from hesspec.result import Spectrum
-from hesspec.structure.attribution import class_structure
-from hesspec.structure.record import Structure
+from hesspec.operators.risk.parameters import ParameterSpec
+from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.datasets import Dataset
 
 __all__ = [

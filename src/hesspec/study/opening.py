@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec._memory import in_a_line
-from hesspec.dynamics.tracking import follow
-from hesspec.result import Spectrum, load
+from hesspec.backend.memory import in_a_line
+from hesspec.spectra.spectrum import Spectrum, load
+from hesspec.spectra.tracking import follow
 from hesspec.study.store import STRUCTURE, Measurement, Run, Task, read_study, tasks_of
 
 __all__ = ["open_study"]
@@ -59,7 +59,7 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
 
         `eigenvalue`, `error_bound` and `outlier` (whether it is one) over all of the first seven and `rank`: resolved
         eigenvalues by decreasing absolute value; `track`: the number of an outlier's eigenvector, the same at all
-        epochs (see `hesspec.dynamics.tracking.follow`).
+        epochs (see `hesspec.spectra.tracking.follow`).
 
         `bulk_low`, `bulk_high`, `trace`, `trace_standard_error`, `effective_rank`, `negative_mass` with its interval,
         `outliers` (their number), `wasserstein_bound`, `matvecs`, `seconds` over the first seven.

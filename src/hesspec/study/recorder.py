@@ -12,12 +12,12 @@ from typing import Any, Final, Literal
 from torch import nn
 
 from hesspec.matrices import matrix_names
-from hesspec.measurement import spectrum
+from hesspec.measure.spectrum import spectrum
 from hesspec.operators.base import CurvatureOperator
-from hesspec.operators.losses import LossFunction
 from hesspec.operators.named import operator_class
-from hesspec.operators.parameters import ParameterSpec
-from hesspec.result import Spectrum, load
+from hesspec.operators.risk.losses import LossFunction
+from hesspec.operators.risk.parameters import ParameterSpec
+from hesspec.spectra.spectrum import Spectrum, load
 from hesspec.study.measuring import Attribute, spectrum_file
 
 __all__ = ["SpectrumRecorder"]

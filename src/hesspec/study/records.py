@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from hesspec._files import write_bytes
+from hesspec.backend.files import write_bytes
 from hesspec.study.training import EpochRecord
 
 __all__ = ["read_history", "read_json", "write_json"]

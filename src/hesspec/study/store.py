@@ -17,10 +17,10 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from hesspec._files import LONGEST_NAME, write_bytes
-from hesspec._netcdf import NewerFormatError
-from hesspec.result import load
-from hesspec.structure.record import load_structure
+from hesspec.applications.class_structure.record import load_structure
+from hesspec.backend.files import LONGEST_NAME, write_bytes
+from hesspec.backend.netcdf import NewerFormatError
+from hesspec.spectra.spectrum import load
 from hesspec.study.checkpoints import is_whole
 from hesspec.study.config import END, DataConfig, MeasureConfig, StudyConfig, parse_study, study_text
 from hesspec.study.datasets import Dataset, load_dataset

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hesspec._heap import kept_heap
+from hesspec.backend.heap import kept_heap
 from hesspec.errors import NonFiniteError
 from hesspec.study.datasets import Dataset
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rich.table import Table
 
 from hesspec.cli.tables.layout import table_of
-from hesspec.cost_model import Cost
 from hesspec.matrices import symbol_of
-from hesspec.planning import Plan
+from hesspec.measure.cost import Cost
+from hesspec.measure.plan import Plan
 
 __all__ = ["estimated", "planned"]
 

@@ -6,12 +6,12 @@ from itertools import zip_longest
 
 from rich.table import Table
 
-from hesspec._text import printable
+from hesspec.backend.text import printable
 from hesspec.cli.tables.layout import table_of
 from hesspec.matrices import symbol_of
 from hesspec.plot import three_digits
 from hesspec.report.rounding import with_bound
-from hesspec.result import Spectrum
+from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["distinct_labels", "side_by_side", "stacked"]
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 from rich.table import Table
 
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
 from hesspec.cli.tables.layout import table_of
 from hesspec.matrices import symbol_of
 from hesspec.plot import three_digits
 from hesspec.report.rounding import with_bound
-from hesspec.structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
 
 __all__ = ["explained"]
 

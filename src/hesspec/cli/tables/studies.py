@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from hesspec._memory import in_words
+from hesspec.backend.memory import in_words
 from hesspec.cli.tables.layout import table_of
-from hesspec.planning import duration
+from hesspec.measure.plan import duration
 from hesspec.study.config import StudyConfig
 from hesspec.study.forecasting import TaskForecast
 from hesspec.study.store import tasks_of

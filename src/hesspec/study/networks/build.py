@@ -6,7 +6,7 @@ from typing import Final
 
 from torch import nn
 
-from hesspec._suggest import unknown
+from hesspec.backend.suggest import unknown
 from hesspec.study.imports import load_object
 from hesspec.study.networks.densenet import densenet40
 from hesspec.study.networks.libraries import timm_network, torchvision_network

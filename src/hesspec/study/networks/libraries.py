@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from hesspec._suggest import unknown
+from hesspec.backend.suggest import unknown
 
 __all__ = ["timm_network", "torchvision_network"]
 

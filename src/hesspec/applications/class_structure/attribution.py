@@ -1,0 +1,386 @@
+"""What of the outliers the class structure explains: shares, overlaps of subspaces, and knocking means out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hesspec.applications.class_structure.means import ClassStructure, Span, within_by_class
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
+from hesspec.backend.heap import kept_heap
+from hesspec.backend.memory import in_words, parse_memory
+from hesspec.backend.ranks import ALONE
+from hesspec.backend.suggest import unknown
+from hesspec.krylov.basis import KrylovBasis
+from hesspec.krylov.operator import SymmetricOperator
+from hesspec.krylov.projected import Projected
+from hesspec.krylov.storage import Storage
+from hesspec.krylov.vectors import Space, norm
+from hesspec.matrices import DEFAULT_MATRICES
+from hesspec.measure.plan import shares_of
+from hesspec.measure.spectrum import Eigenpairs, agreed, basis_room, how_kept, outlier_pairs, spectrum
+from hesspec.operators import CurvatureOperator
+from hesspec.operators.class_parts import Projections
+from hesspec.operators.named import operator_class
+from hesspec.operators.risk.losses import LossFunction
+from hesspec.operators.risk.parameters import ParameterSpec
+from hesspec.spectra.spectrum import Spectrum
+
+__all__ = ["Attribution", "attribute", "class_structure", "knock_out"]
+
+Array = npt.NDArray[np.float64]
+Progress = Callable[[str, float, float | None], None]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What of some eigenvectors of one matrix the class structure explains; fields as in `Structure`.
+
+    Attributes
+    ----------
+    shares : array (k, 5)
+    in_class, in_means : array (k,)
+        The second is empty where it was not asked for.
+    angles : mapping of span to array (r,)
+        Principal angles between all eigenvectors together and the span, radians, ascending.
+    angle_error : float
+        Bound of the error of each angle, from those of the eigenvectors.
+    """
+
+    shares: Array
+    in_class: Array
+    in_means: Array
+    angles: Mapping[str, Array]
+    angle_error: float
+
+
+@kept_heap()
+def attribute(structure: ClassStructure, pairs: Eigenpairs, *, cross: bool = True) -> Attribution:
+    """Split eigenvalues by the class structure, and compare their eigenvectors with the spans of the means.
+
+    For an eigenvector v of the Hessian, lambda = v^T G_class v + v^T G_cross v + v^T G_within v + v^T G_same v
+    + v^T H v: one push of v through the network gives all terms but the last. It also gives the inner products of v
+    with all means, and with the Gram matrix of these the projection on their span: no basis of it is formed. That costs
+    half a Gauss-Newton product for each vector, and no memory.
+
+    Parameters
+    ----------
+    structure : ClassStructure
+        Of the same model, loss and data.
+    pairs : Eigenpairs
+        Of the Hessian, G or H; k eigenvectors.
+    cross : bool
+        Whether the span of the cross-class means is looked at, too, which needs the Gram matrix of all C^2 means.
+
+    Returns
+    -------
+    Attribution
+
+    Notes
+    -----
+    Angles are those of Björck and Golub (1973), arc cosines of the singular values of Q^T V. The angle between V and
+    the true eigenvectors is at most that of which the sine is the root of the sum of the squared vector errors, and
+    principal angles move by no more than it.
+    """
+    found = structure.project(pairs.vectors)
+    shares = np.empty((len(found), len(SHARES)))
+    for i, projections in enumerate(found):
+        parts = _quadratic_forms(projections)
+        shares[i] = [*parts, pairs.values[i] - sum(parts)]
+    inner = np.stack([f.pair.reshape(-1).cpu().numpy() for f in found], axis=1) if found else np.empty((0, 0))
+    spans: list[Span] = [CLASS_MEANS, ALL_MEANS] if cross else [CLASS_MEANS]
+    overlaps: dict[str, Array] = {span: structure.span(span).T @ inner for span in spans} if found else {}
+    squares = {span: np.minimum((overlap**2).sum(0), 1) for span, overlap in overlaps.items()}
+    angles: dict[str, Array] = {
+        span: np.sort(np.arccos(np.clip(np.linalg.svd(overlap, compute_uv=False), 0, 1)))
+        for span, overlap in overlaps.items()
+    }
+    sine = min(1.0, float(np.sqrt((pairs.vector_errors**2).sum())))
+    empty = np.empty(0)
+    return Attribution(
+        shares, squares.get(CLASS_MEANS, empty), squares.get(ALL_MEANS, empty), angles, float(np.arcsin(sine))
+    )
+
+
+def _quadratic_forms(found: Projections) -> list[float]:
+    """v^T M v for the parts M of G, in the order of `PARTS`."""
+    off = found.weights * found.off
+    centred = found.pair - found.mean[:, None]
+    return [
+        float((off.sum(1) * found.mean**2).sum()),
+        float((off * centred**2).sum()),
+        float(within_by_class(found).sum()),
+        float((found.weights.diagonal() * found.pair.diagonal() ** 2).sum()),
+    ]
+
+
+@kept_heap()
+def knock_out(
+    operator: SymmetricOperator,
+    vectors: Iterable[Tensor],
+    *,
+    count: int,
+    steps: int = 64,
+    seed: int = 0,
+    memory: int | None = None,
+    on_step: Callable[[int, int | None], None] | None = None,
+) -> Spectrum:
+    """Spectrum of P A P, where P projects vectors out.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+        A.
+    vectors : iterable of Tensor (p,)
+        `count` of them at most. They are orthonormalised; what lies in the span of those before is left out.
+    count, steps, seed
+        `steps` and `seed` as in `hesspec.spectrum`.
+    memory : int, optional
+        Bytes that the vectors and the Krylov basis may fill, each of them half.
+
+    Raises
+    ------
+    MemoryError
+        If the vectors do not fit, with half of their bits, on the disk.
+    """
+    p, device = operator.shape[0], torch.device(operator.device)
+    ranks = getattr(operator, "ranks", ALONE)
+    room = basis_room(device, ranks) // 2 if memory is None else memory // 2
+    # Every rank keeps all of each vector, as those of the spectrum are multiplied with whole ones.
+    keeping = agreed(ranks, lambda: how_kept(operator, p, count, "auto", room))
+    if not isinstance(keeping, Storage):
+        raise MemoryError(
+            f"{count} vectors of {p:,} numbers, to be projected out, fit neither into {in_words(room)} nor on the disk."
+        )
+    basis = KrylovBasis(Space(p), dtype=operator.dtype, device=device, storage=keeping)
+    for vector in vectors:
+        unit = vector / norm(vector)
+        basis.orthogonalise(unit)
+        length = norm(unit)
+        # What is left of a vector in the span of the others is rounding, and no direction.
+        if length > np.sqrt(torch.finfo(operator.dtype).eps):
+            basis.append(unit / length)
+    return spectrum(Projected(operator, basis), steps=steps, seed=seed, memory=room, on_step=on_step)
+
+
+@kept_heap()
+def class_structure(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Iterable[Any],
+    params: ParameterSpec = None,
+    *,
+    matrices: Sequence[str] = DEFAULT_MATRICES,
+    cross: bool = True,
+    knockout: bool = True,
+    steps: int = 64,
+    seed: int = 0,
+    memory: str | int | None = None,
+    on_spectrum: Callable[[str, Spectrum], None] | None = None,
+    on_progress: Progress | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Structure:
+    """Measure the class structure of G, and what of the outliers of Hess, G and H it explains.
+
+    Parameters
+    ----------
+    model, loss_fn, data, params, group
+        As for `ClassStructure`, with its conditions.
+    matrices : sequence of str
+        Whose outliers are attributed: of "Hessian", "GaussNewton" and "Residual"; a spectrum is measured of each, and
+        its eigenvectors take 2 C p numbers.
+    cross : bool
+        Whether the C^2 cross-class means are formed. Their number makes that dear for many classes: the passes take C/2
+        Gauss-Newton products for each slice of the parameters that fits into memory, and the Gram matrix C^4 p
+        operations. Without them there are no eigenvalues of G_cross and no span of cross-class means.
+    knockout : bool
+        Whether the means are projected out of the Hessian, which takes a spectrum more, or two with `cross`.
+    steps, seed
+        Of the spectra; see `hesspec.spectrum`.
+    memory : str or int, optional
+        What may be taken of the device's memory, beside model, data and eigenvectors.
+    on_spectrum : callable, optional
+        Called with the name and the spectrum of each of the matrices as soon as it is measured.
+    on_progress : callable, optional
+        Called with what is done now, the work done of that, and all of it (None where it is not known).
+
+    Returns
+    -------
+    Structure
+
+    Raises
+    ------
+    ValueError, NonFiniteError, MemoryError
+        As `ClassStructure` and `hesspec.spectrum`.
+    """
+    start = time.perf_counter()
+    for name in matrices:
+        if name not in DEFAULT_MATRICES:
+            raise ValueError(unknown("matrix", name, DEFAULT_MATRICES))
+    say = on_progress or (lambda *_: None)
+    # The structure and one operator at a time share the memory.
+    each = None if memory is None else parse_memory(memory) // 2
+    products, room = (None, None) if each is None else shares_of(each)
+    structure = ClassStructure(model, loss_fn, data, params, memory=each, group=group)
+    say("means", 0, None)
+    if cross:
+        structure.pair_gram  # noqa: B018 - formed first, so that the class means come from it
+    count = structure.classes
+    fields: dict[str, Any] = _of_means(structure, cross=cross)
+    predicted = time.perf_counter() - start
+    say("traces", 0, None)
+    traces = [structure.trace(part) for part in PARTS]
+    within, errors = structure.within_traces(seed=seed)
+    found: dict[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]] = {}
+    for name in matrices:
+        operator = operator_class(name)(model, loss_fn, data, params, memory=products, group=group)
+        pairs, places = outlier_pairs(
+            operator, most=2 * count, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name)
+        )
+        if on_spectrum is not None:
+            on_spectrum(name, pairs.spectrum)
+        found[name] = pairs, places, _attributed(structure, pairs, cross)
+        if knockout and name == "Hessian":
+            fields |= _knocked_out(structure, operator, pairs, cross, steps, seed, room, say)
+    return Structure(
+        dimension=structure.dimension,
+        classes=count,
+        weights=structure.weights,
+        **fields,
+        ritz_values=structure.ritz_values(),
+        traces=np.array([value for value, _ in traces]),
+        trace_errors=np.array([error for _, error in traces]),
+        within_traces=within,
+        within_errors=errors,
+        **_of_outliers(found),
+        attributes={
+            "matrix": "ClassStructure",
+            "matrices": " ".join(matrices),
+            "steps": steps,
+            "seed": seed,
+            "dtype": str(structure.dtype).removeprefix("torch."),
+            "device": str(structure.device),
+            "seconds_means": predicted,
+            "seconds": time.perf_counter() - start,
+        },
+    )
+
+
+def _of_means(structure: ClassStructure, *, cross: bool) -> dict[str, Any]:
+    """Gram matrix of the means, and the eigenvalues that it gives."""
+    count = structure.classes
+    if cross:
+        # All g_c as combinations of the g_{c,c'}, before these themselves.
+        off = structure.weights * (1 - np.eye(count))
+        centres = np.zeros((count, count, count))
+        centres[np.arange(count), :, np.arange(count)] = off / off.sum(1, keepdims=True)
+        vectors = np.concatenate([centres.reshape(count**2, count), np.eye(count**2)], axis=1)
+        gram = vectors.T @ structure.pair_gram @ vectors
+        true, other = (axis.ravel() for axis in np.indices((count, count)))
+    else:
+        gram = structure.class_gram[:count, :count]
+        true = other = np.empty(0, dtype=np.int64)
+    some = {part: structure.eigenvalues(part) for part in ("class", "same", *(("cross", "sum") if cross else ()))}
+    return {
+        "gram": gram,
+        "gram_true": np.concatenate([np.arange(count), true]),
+        "gram_other": np.concatenate([np.full(count, -1), other]),
+        **{f"{part}_eigenvalues": values for part, values in some.items()},
+    }
+
+
+def _attributed(structure: ClassStructure, outliers: Eigenpairs, cross: bool) -> Attribution:
+    """Attribution of outliers; angles are those of the C largest."""
+    found = attribute(structure, outliers, cross=cross)
+    if outliers.values.size > structure.classes:
+        largest = attribute(structure, _some(outliers, np.arange(structure.classes)), cross=cross)
+        found = replace(found, angles=largest.angles, angle_error=largest.angle_error)
+    return found
+
+
+def _some(pairs: Eigenpairs, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
+    return replace(
+        pairs,
+        values=pairs.values[chosen],
+        residuals=pairs.residuals[chosen],
+        vector_errors=pairs.vector_errors[chosen],
+        vectors=pairs.vectors[:, torch.from_numpy(chosen).to(pairs.vectors.device)],
+    )
+
+
+def _of_outliers(found: Mapping[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]]) -> dict[str, Any]:
+    """Outliers and angles of all matrices, one after the other."""
+
+    def joined(parts: Iterable[Any], like: Array) -> Any:
+        return np.concatenate([like, *parts])
+
+    def empty(*shape: int) -> Array:
+        return np.empty((0, *shape))
+
+    names = [name for name, (pairs, _, _) in found.items() for _ in pairs.values]
+    spans = [
+        (name, span, angle, attribution.angle_error)
+        for name, (_, _, attribution) in found.items()
+        for span, angles in attribution.angles.items()
+        for angle in angles
+    ]
+    attributions = [attribution for _, _, attribution in found.values()]
+    return {
+        "outlier_matrix": np.array(names, dtype=str),
+        # The run's own values and bounds, which hold one to one; Rayleigh quotients differ from them by less than that.
+        "outliers": joined([pairs.spectrum.eigenvalues[places] for pairs, places, _ in found.values()], empty()),
+        "outlier_bounds": joined([pairs.spectrum.error_bounds[places] for pairs, places, _ in found.values()], empty()),
+        "outlier_shares": joined([attribution.shares for attribution in attributions], empty(len(SHARES))),
+        "outlier_in_class": joined([attribution.in_class for attribution in attributions], empty()),
+        "outlier_in_means": joined(
+            [a.in_means if a.in_means.size else np.full(a.in_class.size, np.nan) for a in attributions], empty()
+        ),
+        "outlier_vector_errors": joined([pairs.vector_errors for pairs, _, _ in found.values()], empty()),
+        "angle_matrix": np.array([name for name, _, _, _ in spans], dtype=str),
+        "angle_span": np.array([span for _, span, _, _ in spans], dtype=str),
+        "angles": np.array([angle for _, _, angle, _ in spans]),
+        "angle_errors": np.array([error for _, _, _, error in spans]),
+    }
+
+
+def _knocked_out(
+    structure: ClassStructure,
+    hessian: CurvatureOperator,
+    pairs: Eigenpairs,
+    cross: bool,
+    steps: int,
+    seed: int,
+    room: int | None,
+    say: Progress,
+) -> dict[str, Any]:
+    """Outliers and bulk edges of the Hessian without the means."""
+    spectra = {NOTHING: pairs.spectrum}
+    spans: list[Span] = [CLASS_MEANS, ALL_MEANS] if cross else [CLASS_MEANS]
+    for span in spans:
+        spectra[span] = knock_out(
+            hessian,
+            structure.basis(span),
+            count=structure.span(span).shape[1],
+            steps=steps,
+            seed=seed,
+            memory=room,
+            on_step=_steps_of(say, f"Hessian without {span}"),
+        )
+    return {
+        "knockout_removed": np.array([name for name, s in spectra.items() for _ in s.outliers], dtype=str),
+        "knockout_eigenvalues": np.concatenate([s.outliers for s in spectra.values()]),
+        "knockout_bounds": np.concatenate([s.error_bounds[s.is_outlier] for s in spectra.values()]),
+        "knockout_edges": np.array([s.bulk_edges for s in spectra.values()], dtype=float),
+    }
+
+
+def _steps_of(say: Progress, what: str) -> Callable[[int, int | None], None]:
+    return lambda done, total: say(what, done, total)

@@ -1,0 +1,276 @@
+"""Figures of a class structure, in matplotlib, and the map of the means that they and the report draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from sklearn.manifold import TSNE
+
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, Structure
+from hesspec.plot import FILL, OKABE_ITO, STYLE, bulk_on_logarithmic_axis, darkened
+from hesspec.plot.style import label_few_decades
+from hesspec.spectra.spectrum import Spectrum
+
+__all__ = ["COMPONENTS", "TERMS", "class_colours", "drawn_means", "map_of_means", "plot_structure"]
+
+Array = npt.NDArray[np.float64]
+
+COMPONENTS = (
+    ("class", "G_class", OKABE_ITO[1], "o"),
+    ("cross", "G_cross", OKABE_ITO[2], "^"),
+    ("same", "G_same", OKABE_ITO[3], "D"),
+)
+"""Parts whose eigenvalues are drawn: name, label, colour and marker."""
+
+TERMS = dict(zip(SHARES, (OKABE_ITO[1], OKABE_ITO[2], OKABE_ITO[4], OKABE_ITO[3], "#7F7F7F"), strict=True))
+"""Colours of the terms of an outlier."""
+
+TERM_LABELS = ("$G_{class}$", "$G_{cross}$", "$G_{within}$", "$G_{same}$", "$H$")
+
+# Means that t-SNE needs at least to have neighbours to keep near.
+FEWEST_MEANS = 4
+# Beyond so many, the class means alone are drawn: t-SNE of the cross-class means of 30 classes takes 2 s, of 50 8 s.
+MOST_MEANS = 1_000
+# Its usual perplexity, and how many times as many points it needs.
+PERPLEXITY, POINTS_PER_PERPLEXITY = 30.0, 3.0
+
+
+def map_of_means(structure: Structure) -> Array | None:
+    """Place of each mean in the plane, (K, 2), by t-SNE of the distances between them; None with fewer than 4 means.
+
+    Distances in the plane keep neighbours, not lengths, and have no unit (van der Maaten and Hinton 2008).
+    """
+    count = len(structure.gram)
+    if count < FEWEST_MEANS:
+        return None
+    distances = structure.distances()
+    largest = distances.max()
+    if not largest > 0:
+        return None
+    perplexity = min(PERPLEXITY, (count - 1) / POINTS_PER_PERPLEXITY)
+    embedding = TSNE(metric="precomputed", init="random", random_state=0, perplexity=perplexity, n_jobs=1)
+    return np.asarray(embedding.fit_transform(distances / largest), dtype=float)
+
+
+def drawn_means(structure: Structure) -> Structure:
+    """The structure with the Gram matrix of the means that are drawn: of the class means where there are too many."""
+    if len(structure.gram) <= MOST_MEANS:
+        return structure
+    kept = structure.gram_other < 0
+    return replace(
+        structure,
+        gram=structure.gram[np.ix_(kept, kept)],
+        gram_true=structure.gram_true[kept],
+        gram_other=structure.gram_other[kept],
+    )
+
+
+def class_colours(count: int) -> list[tuple[float, float, float]]:
+    """Colours (count,) of classes: the palette's, and beyond it darker ones of the same hues; labels tell the rest."""
+    colours = [*(mpl.colors.to_rgb(colour) for colour in OKABE_ITO[:6]), *map(darkened, OKABE_ITO[:6])]
+    return [colours[i % len(colours)] for i in range(count)]
+
+
+def plot_structure(structure: Structure, spectrum: Spectrum | None = None, *, title: str | None = None) -> Figure:
+    """Figure of a class structure, with a panel for each thing that was measured.
+
+    Eigenvalues of G's components below the spectrum of G; measured outliers of Hess against those that the means
+    predict; the map of the means; what each outlier comes from; what is left of the outliers without the means.
+
+    Parameters
+    ----------
+    structure : Structure
+    spectrum : Spectrum, optional
+        Of G, at the same point and on the same data.
+    title : str, optional
+        Above all panels.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        5 inches for each of up to three panels in a row, 4.4 for each row.
+
+    Raises
+    ------
+    ValueError
+        If the structure has nothing to plot.
+    """
+    panels: list[Callable[[Axes], None]] = []
+    if any(getattr(structure, f"{part}_eigenvalues").size for part, *_ in COMPONENTS):
+        panels.append(lambda axes: _components(axes, structure, spectrum))
+    hessian = structure.outlier_matrix == "Hessian"
+    if (structure.outliers[hessian] > 0).any():
+        panels.append(lambda axes: _predictions(axes, structure))
+    if hessian.any():
+        panels.append(lambda axes: _shares(axes, structure))
+    if structure.knockout_edges.size:
+        panels.append(lambda axes: _knockout(axes, structure))
+    shown = drawn_means(structure)
+    places = map_of_means(shown)
+    if places is not None:
+        panels.append(lambda axes: _map(axes, shown, places))
+    if not panels:
+        raise ValueError(
+            "There is nothing to plot: the parts of G have no eigenvalues and the Hessian has no outliers."
+        )
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5 * columns, 4.4 * rows), layout="constrained")
+        for number, draw in enumerate(panels):
+            draw(figure.add_subplot(rows, columns, number + 1))
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    return figure
+
+
+def _components(axes: Axes, structure: Structure, spectrum: Spectrum | None) -> None:
+    drawn = [
+        (label, colour, marker, getattr(structure, f"{part}_eigenvalues")) for part, label, colour, marker in COMPONENTS
+    ]
+    drawn = [item for item in drawn if item[3].size]
+    if spectrum is not None:
+        x, y = bulk_on_logarithmic_axis(spectrum)
+        seen = y > 0
+        axes.fill_between(x[seen], y[seen], color=OKABE_ITO[0], alpha=FILL, linewidth=0)
+        axes.plot(x[seen], y[seen], color=OKABE_ITO[0], linewidth=1.4, label="bulk of $G$")
+        top = spectrum.eigenvalues[spectrum.eigenvalues > 0]
+        axes.plot(
+            top, np.full(top.size, 1 / spectrum.dimension), "s", color=darkened(OKABE_ITO[0]), markersize=5,
+            markeredgecolor="white", markeredgewidth=0.4, label="eigenvalues of $G$",
+        )  # fmt: skip
+        axes.set_yscale("log")
+        # Rows for the components below the height of one eigenvalue.
+        heights = [1 / spectrum.dimension / 6 ** (row + 1) for row in range(len(drawn))]
+        axes.set_ylim(heights[-1] / 3, 3 * max(y.max(initial=0), 10 / spectrum.dimension))
+        axes.set_ylabel("share of eigenvalues per decade; points of $G$: 1/p")
+        largest = max(spectrum.norm, *(values[0] for *_, values in drawn))
+        smallest = min(values[-1] for *_, values in drawn)
+        axes.set_xlim(smallest / 10, largest * 3)
+    else:
+        heights = [float(len(drawn) - row) for row in range(len(drawn))]
+        axes.set_ylim(0.4, len(drawn) + 0.6)
+        axes.set_yticks(heights, [_mathematical(label) for label, *_ in drawn])
+    for height, (label, colour, marker, values) in zip(heights, drawn, strict=True):
+        axes.plot(
+            values, np.full(values.size, height), marker, color=colour, markersize=5, alpha=0.8,
+            markeredgecolor="white", markeredgewidth=0.4, label=_mathematical(label),
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="eigenvalue λ  (loss per squared parameter)", title="components of $G$")
+    if spectrum is not None:
+        # Above the panel: within it, every corner may hold a curve or a row of points.
+        axes.legend(
+            fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderaxespad=0.2, columnspacing=0.8,
+            handlelength=1.0, handletextpad=0.4,
+        )  # fmt: skip
+        axes.set_title(axes.get_title(loc="left"), pad=22)
+
+
+def _predictions(axes: Axes, structure: Structure) -> None:
+    every: list[Array] = []
+    for part, label, colour, marker in (
+        ("class", "$G_{class}$", OKABE_ITO[1], "o"),
+        ("sum", "$G_{class} + G_{cross} + G_{same}$", OKABE_ITO[0], "s"),
+        ("ritz", "$G$ in the span of the $g_c$", OKABE_ITO[2], "^"),
+    ):
+        measured, predicted, error = structure.predicted("Hessian", part=part)  # type: ignore[arg-type]
+        if not measured.size:
+            continue
+        every += [measured, predicted]
+        bounds = structure.outlier_bounds[(structure.outlier_matrix == "Hessian") & (structure.outliers > 0)]
+        axes.errorbar(
+            predicted, measured, yerr=bounds[: measured.size], fmt=marker, color=colour, markersize=6,
+            markeredgecolor="white", markeredgewidth=0.5, capsize=2,
+            label=f"{label}, off by {100 * np.median(error):.0f}% (median)",
+        )  # fmt: skip
+    low, high = min(v.min() for v in every) / 1.5, max(v.max() for v in every) * 2.5
+    axes.plot([low, high], [low, high], color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    axes.set(
+        xscale="log", yscale="log", xlim=(low, high), ylim=(low, high),
+        xlabel="eigenvalue predicted by the means", ylabel="outlier of Hess", title="outliers, predicted and measured",
+    )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        # Fewer of them where there are several decades, so that they do not touch.
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.legend(fontsize=9, loc="upper left")
+
+
+def _shares(axes: Axes, structure: Structure) -> None:
+    mine = structure.outlier_matrix == "Hessian"
+    shares = structure.outlier_shares[mine] / structure.outliers[mine][:, None]
+    ranks = np.arange(1, len(shares) + 1)
+    up, down = np.zeros(len(shares)), np.zeros(len(shares))
+    for i, (term, label) in enumerate(zip(SHARES, TERM_LABELS, strict=True)):
+        part = shares[:, i]
+        bottom = np.where(part >= 0, up, down)
+        axes.bar(
+            ranks, part, bottom=bottom, color=TERMS[term], width=0.8, edgecolor="white", linewidth=0.4, label=label
+        )
+        up, down = up + np.clip(part, 0, None), down + np.clip(part, None, 0)
+    axes.axhline(0, color="#444444", linewidth=0.8)
+    axes.set(xlabel="outlier of Hess, by size", ylabel="share of the eigenvalue", title="what outliers come from")
+    axes.set_ylim(min(-0.02, 1.1 * down.min()), max(1.02, 1.02 * up.max()) + 0.2)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xticks(ranks if len(ranks) <= 12 else ranks[:: -(-len(ranks) // 12)])
+    axes.legend(fontsize=9, ncols=5, loc="upper center", columnspacing=0.8, handlelength=1.0, handletextpad=0.4)
+
+
+def _knockout(axes: Axes, structure: Structure) -> None:
+    names = [NOTHING, CLASS_MEANS, ALL_MEANS][: len(structure.knockout_edges)]
+    sizes = np.abs(structure.knockout_eigenvalues)
+    # Not a number where every eigenvalue is an outlier, 0 where nothing is left: there is no bulk to draw.
+    edges = np.nan_to_num(np.abs(structure.knockout_edges).max(axis=1))
+    seen = [size for size in (*edges, *sizes) if size > 0] or [1.0]
+    low = min(seen) / 3
+    for row, (name, edge) in enumerate(zip(names, edges, strict=True)):
+        height = len(names) - row
+        axes.fill_between([low, max(low, edge)], height - 0.3, height + 0.3, color="#BBBBBB", alpha=0.6, linewidth=0)
+        left = sizes[structure.knockout_removed == name]
+        axes.plot(
+            left, np.full(left.size, height), "o", color=darkened(OKABE_ITO[0]), markersize=6, markeredgecolor="white"
+        )
+        text = f"{left.size or 'no'} outlier{'' if left.size == 1 else 's'}"
+        axes.annotate(text, (1, height + 0.34), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+    labels = {NOTHING: "nothing", CLASS_MEANS: "class\nmeans", ALL_MEANS: "class and\ncross-class\nmeans"}
+    axes.set_yticks(range(len(names), 0, -1), [labels[name] for name in names])
+    axes.set(
+        xscale="log", xlim=(low, max(seen) * 2), ylim=(0.4, len(names) + 0.75),
+        xlabel="|λ| of Hess; grey: up to the bulk's edge", ylabel="projected out", title="outliers without the means",
+    )  # fmt: skip
+    label_few_decades(axes.xaxis)
+
+
+def _map(axes: Axes, structure: Structure, places: Array) -> None:
+    colours = class_colours(structure.classes)
+    centre = structure.gram_other < 0
+    same = structure.gram_other == structure.gram_true
+    for c in range(structure.classes):
+        mine = structure.gram_true == c
+        axes.plot(*places[mine & ~centre & ~same].T, "o", color=colours[c], markersize=4, alpha=0.7)
+        axes.plot(*places[mine & same].T, "x", color=colours[c], markersize=5)
+    # Texts do not count for the limits of axes, so class means beyond all dots, or without any, would be lost.
+    axes.update_datalim(places)
+    axes.autoscale_view()
+    for (x, y), c in zip(places[centre], structure.gram_true[centre], strict=True):
+        box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colours[c], "linewidth": 1.6}
+        axes.text(x, y, str(c), fontsize=9, ha="center", va="center", bbox=box, zorder=4)
+    axes.margins(0.12)
+    axes.set(xticks=[], yticks=[], title="map of the means (t-SNE, no unit)")
+    words = ["numbers: class means $g_c$"]
+    words += ["dots: $g_{c,c'}$"] if (~centre & ~same).any() else []
+    words += ["crosses: $g_{c,c}$"] if same.any() else []
+    axes.set_xlabel("; ".join(words))
+
+
+def _mathematical(label: str) -> str:
+    name, _, index = label.partition("_")
+    return f"${name}_{{{index}}}$"

@@ -1,0 +1,384 @@
+"""The class structure of the Gauss-Newton matrix: means of the logit gradients, and the parts of G made of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hesspec.applications.class_structure.gram import gram_of_means
+from hesspec.backend.memory import free_memory
+from hesspec.krylov.xtrace import xtrace
+from hesspec.measure.plan import shares_of
+from hesspec.measure.spectrum import BASIS_SHARE
+from hesspec.operators.base import KEPT_SHARE
+from hesspec.operators.class_parts import (
+    GaussNewtonClass,
+    GaussNewtonCross,
+    GaussNewtonSame,
+    GaussNewtonWithin,
+    Projections,
+    class_weights,
+)
+from hesspec.operators.engine.jacobian import LinearisedModel
+from hesspec.operators.risk.empirical_risk import EmpiricalRisk
+from hesspec.operators.risk.logits import LogitRows, check_softmax_loss
+from hesspec.operators.risk.losses import LossFunction
+from hesspec.operators.risk.parameters import ParameterSpec
+
+__all__ = ["ClassStructure", "Part", "Span"]
+
+Array = npt.NDArray[np.float64]
+Part = Literal["class", "cross", "same", "sum"]
+Span = Literal["class means", "class and cross-class means"]
+
+OPERATORS: Final = {
+    "class": GaussNewtonClass,
+    "cross": GaussNewtonCross,
+    "within": GaussNewtonWithin,
+    "same": GaussNewtonSame,
+}
+# Vectors that are pulled back, or pushed forward, in one pass over the data.
+TOGETHER = 8
+
+
+class ClassStructure:
+    r"""What the Gauss-Newton matrix of a softmax cross-entropy is made of, by true class c and logit c'.
+
+    .. math:: G = \sum_{i,c'} w_{i,c'}\, g_{i,c'} g_{i,c'}^\top
+                = G_{class} + G_{cross} + G_{within} + G_{c=c'}, \qquad
+              w_{i,c'} = p_{i,c'} / N, \quad g_{i,c'} = J_i^\top (e_{c'} - p_i)
+
+    Averages over the samples of class c are the cross-class means g_{c,c'}; averages of these over c' != c are the
+    class means g_c (arXiv 1901.08244, arXiv 2008.11865). Three of the four parts are sums of squares of C, C (C - 1)
+    and C means: their non-zero eigenvalues come from Gram matrices, without any eigen-iteration. The parts as operators
+    are `GaussNewtonClass`, `GaussNewtonCross`, `GaussNewtonSame` and `GaussNewtonWithin`.
+
+    Nothing is computed before it is asked for. In units of a Gauss-Newton product (two products as large as a forward
+    pass forward, two back): the eigenvalues of G_class and G_same cost 1 1/4 together, and those of G_cross and the sum
+    C/2 + 1/4, where batches have one target for each sample and the means fit into memory; a vector that is pushed or
+    pulled (`project`, `eigenvectors`) costs 1/2.
+
+    Parameters
+    ----------
+    model, loss_fn, data, params
+        As for `hesspec.GaussNewton`; the loss is `torch.nn.CrossEntropyLoss` with classes as targets.
+    memory : str or int, optional
+        What may be taken of the device's memory, beside model and data: "8GB", or a number of bytes. Passes and means
+        share it. By default a safe share of what is free. Means that do not fit are had in slices of the parameters.
+    group : torch.distributed.ProcessGroup, optional
+        As for `hesspec.GaussNewton`: processes that share the data, every one of which makes the same calls.
+
+    Raises
+    ------
+    ValueError
+        If the loss is another one; with the first use, if a class has no samples, targets are no integers, or there is
+        one class only; or as `hesspec.GaussNewton`.
+
+    Notes
+    -----
+    Eigenvalues of parts are exact up to the rounding of gradients: to a few eps of the parameters' dtype, times the
+    largest one. Those below K eps times the largest are taken for zero, for K means.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        data: Iterable[Any],
+        params: ParameterSpec = None,
+        *,
+        memory: str | int | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        sizes = None if memory is None else shares_of(memory)
+        self._risk = EmpiricalRisk(model, loss_fn, data, params, group=group)
+        check_softmax_loss(self._risk.loss)
+        ranks = self._risk.ranks
+        # The same on all ranks, as it decides how many passes there are.
+        free = int(ranks.least(free_memory(self.device) // (ranks.neighbours if self.device.type == "cpu" else 1)))
+        self._budget, self._room = sizes or (int(KEPT_SHARE * free), int(BASIS_SHARE * free))
+
+    @property
+    def dimension(self) -> int:
+        """p."""
+        return self._risk.parameters.count
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters and of all vectors."""
+        return self._risk.parameters.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters and of all vectors."""
+        return self._risk.parameters.device
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.weights)
+
+    @functools.cached_property
+    def weights(self) -> Array:
+        """w_{c,c'} (C, C): over the samples of class c, the sum of w_{i,c'}."""
+        return self._weights.cpu().numpy()
+
+    @functools.cached_property
+    def _weights(self) -> Tensor:
+        return class_weights(self._model.pushed([])[0], self._risk.ranks)
+
+    @functools.cached_property
+    def _off(self) -> Tensor:
+        """Weights of c' != c, and 0."""
+        return self._weights * (1 - torch.eye(len(self._weights), dtype=torch.float64, device=self.device))
+
+    @functools.cached_property
+    def _model(self) -> LinearisedModel:
+        return self._risk.ranks.together(lambda: LinearisedModel(self._risk, self._budget))
+
+    # Means, Gram matrices and eigenvalues -----------------------------------------------------------------------------
+
+    def class_means(self) -> Tensor:
+        """g_c, (p, C): a column for each class, at half a Gauss-Newton product each."""
+        return self._combined(self._class_coefficients[:, : self.classes].cpu().numpy())
+
+    def cross_class_means(self, c: int) -> Tensor:
+        """g_{c,c'} of one class c, (p, C): a column for each c', g_{c,c} among them."""
+        chosen = np.zeros((self.classes, self.classes, self.classes))
+        chosen[c] = np.eye(self.classes)
+        return self._combined(chosen.reshape(-1, self.classes))
+
+    @functools.cached_property
+    def class_gram(self) -> Array:
+        """Inner products (2C, 2C) of the class means g_c and then the means g_{c,c} of the true class's logit."""
+        if "pair_gram" in self.__dict__:
+            chosen = self._class_coefficients.cpu().numpy()
+            return np.asarray(chosen.T @ self.pair_gram @ chosen)
+        return self._gram(self._class_coefficients)
+
+    @functools.cached_property
+    def pair_gram(self) -> Array:
+        """Inner products (C^2, C^2) of all means g_{c,c'}, c major."""
+        return self._gram(torch.eye(self.classes**2, dtype=torch.float64, device=self.device))
+
+    def _gram(self, coefficients: Tensor) -> Array:
+        """Inner products of combinations (C^2, K) of the g_{c,c'}, each of one class."""
+        blocks = coefficients.T.reshape(-1, self.classes, self.classes)
+        means = []
+        for block in blocks:
+            c = int(block.abs().sum(1).argmax())
+            means.append((c, torch.where(self._weights[c] > 0, block[c] / self._weights[c], 0)))
+        return gram_of_means(self._risk, self._model.parts, means, self._room).cpu().numpy()
+
+    @property
+    def _class_coefficients(self) -> Tensor:
+        """Coefficients (C^2, 2C) over the g_{c,c'} of all g_c and all g_{c,c}."""
+        count = self.classes
+        chosen = torch.zeros(count, count, 2 * count, dtype=torch.float64, device=self.device)
+        index = torch.arange(count, device=self.device)
+        chosen[index, :, index] = self._off / self._off.sum(1, keepdim=True)
+        chosen[index, index, count + index] = 1
+        return chosen.reshape(count**2, -1)
+
+    def _vectors(self, part: Part) -> Tensor:
+        """Coefficients (C^2, K) over the g_{c,c'} of vectors whose sum of squares is a part of G."""
+        count, weights = self.classes, self._weights.reshape(-1)
+        means = self._class_coefficients
+        if part == "class":
+            return means[:, :count] * self._off.sum(1).sqrt()
+        if part == "same":
+            return means[:, count:] * self._weights.diagonal().sqrt()
+        every = torch.eye(count**2, dtype=torch.float64, device=self.device)
+        if part == "sum":
+            return every * weights.sqrt()
+        if part != "cross":
+            raise ValueError(f"part is {part!r}; it is one of 'class', 'cross', 'same' and 'sum'.")
+        centred = every - means[:, :count].repeat_interleave(count, dim=1)
+        return (centred * weights.sqrt())[:, self._off.reshape(-1) > 0]
+
+    def _decomposed(self, part: Part) -> tuple[Array, Array]:
+        """Non-zero eigenvalues (k,) of a part, descending, and coefficients (C^2, k) of its eigenvectors."""
+        vectors = self._vectors(part).cpu().numpy()
+        if part in ("class", "same"):
+            side = slice(0, self.classes) if part == "class" else slice(self.classes, None)
+            scale = np.sqrt(self._off.sum(1).cpu().numpy() if part == "class" else np.diag(self.weights))
+            gram = self.class_gram[side, side] * np.outer(scale, scale)
+        else:
+            gram = vectors.T @ self.pair_gram @ vectors
+        values, columns = np.linalg.eigh((gram + gram.T) / 2)
+        values, columns = values[::-1], columns[:, ::-1]
+        kept = values > len(values) * torch.finfo(self.dtype).eps * max(values[0], 0)
+        return values[kept], vectors @ (columns[:, kept] / np.sqrt(values[kept]))
+
+    def eigenvalues(self, part: Part) -> Array:
+        """Non-zero eigenvalues of a part of G, descending.
+
+        Parameters
+        ----------
+        part : "class", "cross", "same" or "sum"
+            The last one is that of the other three.
+
+        Raises
+        ------
+        ValueError
+            If there is no such part.
+        """
+        return self._decomposed(part)[0]
+
+    def eigenvectors(self, part: Part, count: int | None = None) -> Tensor:
+        """Eigenvectors (p, k) of the largest eigenvalues of a part, a column each; all non-zero ones by default."""
+        return self._combined(self._decomposed(part)[1][:, :count])
+
+    def span(self, span: Span) -> Array:
+        """Coefficients (C^2, r) over the g_{c,c'} of an orthonormal basis of a span of means.
+
+        Means are brought to length 1; directions in which they differ by less than rounding are left out.
+        """
+        if span == "class means":
+            count = self.classes
+            vectors = self._class_coefficients[:, :count].cpu().numpy()
+            gram = self.class_gram[:count, :count]
+        else:
+            vectors = np.eye(self.classes**2)[:, self._off.reshape(-1).cpu().numpy() > 0]
+            gram = vectors.T @ self.pair_gram @ vectors
+        length = np.sqrt(np.diag(gram))
+        vectors = vectors[:, length > 0] / length[length > 0]
+        gram = gram[np.ix_(length > 0, length > 0)] / np.outer(length[length > 0], length[length > 0])
+        values, columns = np.linalg.eigh((gram + gram.T) / 2)
+        kept = values > len(values) * torch.finfo(self.dtype).eps * values[-1]
+        return np.asarray(vectors @ (columns[:, kept] / np.sqrt(values[kept])))
+
+    def basis(self, span: Span) -> Iterable[Tensor]:
+        """Vectors (p,) of an orthonormal basis of a span of means, orthonormal up to rounding, a few at a time."""
+        coefficients = self.span(span)
+        for start in range(0, coefficients.shape[1], TOGETHER):
+            yield from self._combined(coefficients[:, start : start + TOGETHER]).T
+
+    def _combined(self, coefficients: Array) -> Tensor:
+        """Combinations (p, k) of the means g_{c,c'} by coefficients (C^2, k)."""
+        count = self.classes
+        blocks = torch.as_tensor(coefficients.T.reshape(-1, count, count), device=self.device)
+        scaled = torch.where(self._weights > 0, blocks / self._weights, 0)
+        result = torch.empty(self.dimension, len(scaled), dtype=self.dtype, device=self.device)
+        for start in range(0, len(scaled), TOGETHER):
+            chosen = scaled[start : start + TOGETHER]
+
+            def cotangents(rows: Sequence[LogitRows], chosen: Tensor = chosen) -> list[list[Tensor]]:
+                return [[row.cotangent(k[row.targets]) for row in rows] for k in chosen]
+
+            for i, vector in enumerate(self._model.pulled(cotangents)):
+                result[:, start + i] = vector
+        return result
+
+    def ritz_values(self, span: Span = "class means") -> Array:
+        """Rayleigh-Ritz values of G on a span of means, descending: what G's outliers are if they point there.
+
+        The largest one is at most the largest eigenvalue of G, the second at most the second, and so on (Cauchy); they
+        are off by the square of the sine of the angle to the span, times the eigenvalue (Parlett 1998). A value takes
+        one vector pulled and pushed: for the class means, after these, C Gauss-Newton products. G_class alone gives
+        less: G_cross and G_within have large parts in the same span.
+        """
+        coefficients = self.span(span)
+        found: list[Projections] = []
+        for start in range(0, coefficients.shape[1], TOGETHER):
+            found += self.project(self._combined(coefficients[:, start : start + TOGETHER]))
+        # Vectors that are orthonormal up to rounding, which is large in directions that the means nearly share. Their
+        # inner products are had from those with the means, so that no more than a few of them are in memory.
+        pairs = np.stack([one.pair.reshape(-1).cpu().numpy() for one in found])
+        gram = pairs @ coefficients
+        curved = np.empty_like(gram)
+        for i, one in enumerate(found):
+            for j, other in enumerate(found[: i + 1]):
+                parts = zip(one.rows, one.single, other.single, strict=True)
+                curved[i, j] = curved[j, i] = sum(float((row.weights * s * t).sum()) for row, s, t in parts)
+        curved = self._risk.ranks.sum_(torch.from_numpy(curved).to(self.device)).cpu().numpy()
+        return np.asarray(scipy.linalg.eigh(curved, (gram + gram.T) / 2, eigvals_only=True)[::-1])
+
+    # Vectors, traces --------------------------------------------------------------------------------------------------
+
+    def project(self, vectors: Tensor) -> list[Projections]:
+        """Inner products of each column of `vectors` (p, k) with all logit gradients and their means."""
+        found = []
+        for chosen in torch.split(vectors, TOGETHER, dim=1):
+            rows, columns = self._model.pushed([vector.contiguous() for vector in chosen.T])
+            found += [Projections(rows, column, self._risk.ranks) for column in columns]
+        return found
+
+    def trace(self, part: Literal["class", "cross", "within", "same"], *, matvecs: int = 32) -> tuple[float, float]:
+        """Trace of a part of G, and its standard error: 0 where it comes from a Gram matrix, else that of XTrace.
+
+        Parameters
+        ----------
+        part : str
+            The traces of G_class and G_same are exact, and that of G_cross once `pair_gram` is there.
+        matvecs : int
+            Products for XTrace (`hesspec.krylov.xtrace`), as dear as those of the Gauss-Newton matrix.
+        """
+        if part in ("class", "same") or (part == "cross" and "pair_gram" in self.__dict__):
+            vectors = self._vectors(part).cpu().numpy()
+            if part == "cross":
+                return float(np.einsum("ik,ij,jk->", vectors, self.pair_gram, vectors)), 0.0
+            side = slice(0, self.classes) if part == "class" else slice(self.classes, None)
+            scale = self._off.sum(1) if part == "class" else self._weights.diagonal()
+            return float(np.diag(self.class_gram)[side] @ scale.cpu().numpy()), 0.0
+        estimate = xtrace(_Product(self, part), matvecs=matvecs)
+        return estimate.value, estimate.standard_error
+
+    def within_traces(self, *, probes: int = 32, seed: int = 0) -> tuple[Array, Array]:
+        """Trace of the covariance within each (c, c'), sum_{i in c} w_{i,c'} ||g_{i,c'} - g_{c,c'}||^2.
+
+        A random vector v gives an estimate of all C^2 of them at once, sum_i w_{i,c'} <g_{i,c'} - g_{c,c'}, v>^2
+        (Hutchinson 1990), at the cost of half a Gauss-Newton product.
+
+        Returns
+        -------
+        traces, standard_errors : array (C, C)
+            They sum to the trace of G_within.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        samples = []
+        for start in range(0, probes, TOGETHER):
+            count = min(TOGETHER, probes - start)
+            vectors = torch.randn(self.dimension, count, generator=generator)
+            vectors = vectors.to(device=self.device, dtype=self.dtype)
+            samples += [within_by_class(found).cpu().numpy() for found in self.project(vectors)]
+        mean = np.mean(samples, axis=0)
+        return mean, np.std(samples, axis=0, ddof=1) / np.sqrt(len(samples))
+
+
+class _Product:
+    """A part of G as an operator that shares all passes with its class structure."""
+
+    def __init__(self, structure: ClassStructure, part: str) -> None:
+        self._model, self._coefficients = structure._model, OPERATORS[part].coefficients  # noqa: SLF001
+        self.shape = structure.dimension, structure.dimension
+        self.dtype, self.device = structure.dtype, structure.device
+        self._ranks = structure._risk.ranks  # noqa: SLF001
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
+        products = [self._ranks.sum_(product) for product in self._model.through(columns, self._couple)]
+        return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
+
+    def _couple(self, rows: Sequence[LogitRows], pushed: Sequence[Tensor]) -> list[Tensor]:
+        chosen = self._coefficients(Projections(rows, pushed, self._ranks))
+        return [row.cotangent(k) for row, k in zip(rows, chosen, strict=True)]
+
+
+def within_by_class(found: Projections) -> Tensor:
+    """sum_{i in c} w_{i,c'} <g_{i,c'} - g_{c,c'}, v>^2, (C, C)."""
+    own = torch.stack(
+        [
+            row.by_class(row.weights * (t - found.pair[row.targets]) ** 2)
+            for row, t in zip(found.rows, found.single, strict=True)
+        ]
+    ).sum(0)
+    return found.ranks.sum_(own)

@@ -1,0 +1,1 @@
+"""The machine: memory, files, processes. Nothing here knows of spectra."""

@@ -1,0 +1,104 @@
+"""How much memory a device has left, how much may be used, and the errors of its end."""
+
+import gc
+import re
+
+import torch
+
+from hesspec.backend.heap import give_back
+from hesspec.backend.limits import host_memory
+from hesspec.backend.text import in_words
+
+__all__ = [
+    "BudgetError",
+    "free_memory",
+    "in_a_line",
+    "in_words",
+    "is_out_of_memory",
+    "parse_memory",
+    "release",
+]
+
+UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
+    **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)},
+}
+# The CPU allocator, and C++ behind it, have no exception class of their own for this.
+CPU_ALLOCATOR = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+)
+# What oneDNN says when there is no memory for the code that it generates. What it cannot compute at all is a "primitive
+# descriptor" that it cannot create.
+NO_ROOM_FOR_CODE = "could not create a primitive"
+
+
+class BudgetError(MemoryError):
+    """The smallest piece of work does not fit into memory; the message gives the estimate and the budget."""
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on a CPU or CUDA device; of a CPU, see `hesspec.backend.limits.host_memory`."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    give_back()
+    return host_memory()
+
+
+def parse_memory(memory: str | int) -> int:
+    """Bytes of "8GB", "500 MB", "2GiB" or a number of bytes.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or not positive.
+    """
+    advice = 'give a size such as "8GB", "500MB" or "2GiB", or a number of bytes.'
+    if isinstance(memory, str):
+        found = re.fullmatch(r"\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*([a-zA-Z]*)\s*", memory)
+        if found is None or found[2].upper() not in UNITS:
+            raise ValueError(f"memory={memory!r} is no size; {advice}")
+        size = float(found[1]) * UNITS[found[2].upper()]
+    elif isinstance(memory, int) and not isinstance(memory, bool):
+        size = memory
+    else:
+        raise ValueError(f"memory={memory!r} is a {type(memory).__name__}; {advice}")
+    if size < 1:
+        raise ValueError(f"memory={memory!r} leaves nothing to work with; {advice}")
+    return int(size)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed, on a GPU or on a CPU."""
+    if isinstance(error, BudgetError):
+        return False
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and (
+        any(words in said for words in CPU_ALLOCATOR) or said.strip() == NO_ROOM_FOR_CODE
+    )
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says, in one line; a sentence where an allocator of the CPU raised it, which speaks of itself."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if not is_out_of_memory(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return said
+    asked = re.search(r"allocate (\d+) bytes", said)
+    block = f": a block of {in_words(int(asked[1]))} was asked for" if asked else ""
+    return f"Memory ran out{block}. Take fewer samples, smaller batches or a smaller network, or more memory."
+
+
+def release(device: torch.device) -> None:
+    """Give back what nothing refers to any more, after an allocation has failed."""
+    gc.collect()
+    give_back()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,38 @@
+"""Text for terminals: numbers of bytes, and text of others without what a terminal would obey."""
+
+import unicodedata
+from typing import Final
+
+__all__ = ["in_words", "printable"]
+
+# Controls, formats (which can turn the direction of a line), lone surrogates, and separators of lines and paragraphs.
+ESCAPED: Final = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# What joins letters, or keeps them apart, in several alphabets and in emoji.
+JOINERS: Final = "\u200c\u200d"
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Text in which each character that a terminal would obey is written as an escape, but for those in `keep`.
+
+    Examples
+    --------
+    >>> printable("λ\x1b[2J\n")
+    'λ\\x1b[2J\\n'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ESCAPED and character not in JOINERS + keep
+        else character
+        for character in text
+    )
+
+
+def in_words(size: float) -> str:
+    """A number of bytes with a unit, in powers of 1000: "1.23 GB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB" if size < 1000 else f"{size:,.0f} GB"

@@ -1,1 +1,0 @@
-"""How spectra move: outliers followed through training and sample size, power laws, Marchenko-Pastur."""

@@ -1,0 +1,1 @@
+"""Measurements: spectra, eigenpairs, and predictions of their cost."""

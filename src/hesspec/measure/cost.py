@@ -1,0 +1,643 @@
+"""What a spectrum takes at any size, from formulas: compute, communication and memory of networks that are not here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+
+from hesspec.backend.memory import in_words, parse_memory
+from hesspec.backend.suggest import unknown
+from hesspec.krylov.run import PARTIAL_FROM
+from hesspec.krylov.storage import STORAGES, Storage
+from hesspec.matrices import DEFAULT_MATRICES, MATRICES
+from hesspec.measure.plan import ROWS, ROWS_WHEN_DUE, VECTORS, duration
+from hesspec.measure.spectrum import BASIS_SHARE
+from hesspec.operators.base import KEPT_SHARE
+
+__all__ = ["H100", "Cost", "Device", "cost", "parse_bandwidth", "parse_count", "parse_flops"]
+
+Way = Literal["whole", "sharded"]
+
+# All numbers are float32, as hesspec's default is.
+ITEM: Final = torch.float32.itemsize
+# Of a device's memory, what a measurement may take: what operators and the basis take of it by default.
+USABLE: Final = KEPT_SHARE + BASIS_SHARE
+
+# A gradient: forward, and twice that backward.
+GRADIENT: Final = 3
+
+# Vectors of p numbers that a device holds whole, where it holds the model: the model's parameters and the operator's
+# copy of them; and with several devices the vector gathered, the product summed up, that of a batch, and one that a
+# tangent pass makes on the way. One device has these last four in common with those of a step (`VECTORS`).
+PARAMETERS: Final = 2
+WHOLE: Final = 4
+# Vectors of a step that are slices: the last two Lanczos vectors, the product, the residual.
+SLICED: Final = 4
+# What sharded parameters add, in slices: a copy from which both points are set, and two gradients.
+POINTS: Final = 3
+# Layers of a sharded model that are whole at once: one at work, the next one on its way, and the gradients of both.
+GATHERED: Final = 4
+# Collectives of p numbers in a gradient of sharded parameters: gathered forward, gathered again backward, the gradient
+# scattered. In a product of a whole model: the vector gathered, the product scattered.
+COLLECTIVES_SHARDED: Final = 3
+COLLECTIVES_WHOLE: Final = 2
+# Vectors that a step reads or writes beside the product and the basis: sums of the recurrence, four inner products and
+# norms, scaling, keeping.
+TOUCHED: Final = 20
+
+# Language models have the shape of today's: a width of 128 times the number of layers, 12 width^2 parameters a layer,
+# heads of 64, a vocabulary of 50,000 (GPT-2: 50,257; Llama 2: 32,000). Layers x width hardly depends on the first.
+ASPECT: Final = 128
+BY_LAYER: Final = 12
+HEAD: Final = 64
+VOCABULARY: Final = 50_000
+# Numbers that a pass keeps for a token: in a layer in units of its width, in a layer for each head and token of the
+# context, for each word of the vocabulary. The traced passes by `PassBytes`, a gradient (with a fused attention kernel)
+# by what autograd saves: GPT-2 of transformers with widths of 128 and 256, 2 and 4 layers.
+KEPT_NUMBERS: Final = {"Hessian": (68, 4, 5), "GaussNewton": (34, 2, 3), "Residual": (68, 4, 5), "gradient": (28, 0, 2)}
+# Memory of a pass at work in units of what it keeps: 1.2 (GPT-2) to 1.4 (small CNN).
+WORKING: Final = 1.5
+# Devices beyond which nobody asks.
+MOST_DEVICES: Final = 1 << 24
+DAY: Final = 86_400.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """Rates of a device.
+
+    Attributes
+    ----------
+    flops : float
+        Floating-point operations per second that it sustains in a pass.
+    bandwidth : float
+        Bytes per second that it receives from others, and at the same time sends.
+    memory_bandwidth : float
+        Bytes per second of its own memory.
+    note : str
+        Where the rates are from.
+    """
+
+    flops: float
+    bandwidth: float
+    memory_bandwidth: float
+    note: str = "as given"
+
+
+# NVIDIA H100 SXM, data sheet: 67 TFLOP/s in float32, 3.35 TB/s of memory. A port of 400 Gbit/s for each, as in a
+# DGX H100. That half of the peak is sustained is an assumption: nothing has been measured on a GPU.
+PEAK: Final = 67e12
+EFFICIENCY: Final = 0.5
+H100: Final = Device(PEAK * EFFICIENCY, 50e9, 3.35e12, f"assumed: {EFFICIENCY:.0%} of an H100's float32 peak")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a spectrum takes, by the formulas of `cost`.
+
+    Attributes
+    ----------
+    matrix : str
+        "Hessian", "GaussNewton" or "Residual".
+    params : int
+        p.
+    samples : int
+        Number of samples, those of a language model being sequences.
+    tokens : int or None
+        Of a language model.
+    devices, steps : int
+        Number of devices; of Lanczos steps, which is that of products.
+    way : "whole" or "sharded"
+        Whether each device holds the whole model and takes its share of the data; or parameters are sharded, and
+        products are central differences of gradients.
+    basis : "full" or "half"
+        Width in which the Krylov basis is kept.
+    fits : bool
+        Whether a device's memory is enough. Where it is not, all else is what it would be if it were.
+    kept : float
+        Share of the data whose primal passes are kept from one product to the next.
+    flops_forward : float
+        Floating-point operations of a forward pass over all of the data; a multiply-add counts as two.
+    flops_matvec : float
+        Those of a product, of all devices together.
+    bytes_communicated : float
+        What a device receives for a product; it sends as much.
+    seconds_compute, seconds_communicate : float
+        Of a product.
+    seconds_step : float
+        The rest of a Lanczos step, on average.
+    seconds_setup : float
+        The primal passes before the first product.
+    bytes_parameters, bytes_vectors, bytes_basis, bytes_passes : float
+        What a device holds: parameters, whole and in slices; vectors; the Krylov basis; passes, kept and at work.
+    memory : int
+        Bytes that a device has for them.
+    least_devices : int or None
+        Smallest number of devices with which it fits, one way or the other; None where no number is enough.
+    full_from : int or None
+        Smallest number of devices with which it fits with a basis of full width.
+    activations_known : bool
+        Whether passes are counted in the memory.
+    device : Device
+        Rates.
+    """
+
+    matrix: str
+    params: int
+    samples: int
+    tokens: int | None
+    devices: int
+    steps: int
+    way: Way
+    basis: str
+    fits: bool
+    kept: float
+    flops_forward: float
+    flops_matvec: float
+    bytes_communicated: float
+    seconds_compute: float
+    seconds_communicate: float
+    seconds_step: float
+    seconds_setup: float
+    bytes_parameters: float
+    bytes_vectors: float
+    bytes_basis: float
+    bytes_passes: float
+    memory: int
+    least_devices: int | None
+    full_from: int | None
+    activations_known: bool
+    device: Device
+
+    @property
+    def seconds_matvec(self) -> float:
+        """A product: compute, then communication; none of it is taken to go on at the same time."""
+        return self.seconds_compute + self.seconds_communicate
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.seconds_setup + self.steps * (self.seconds_matvec + self.seconds_step)
+
+    @property
+    def bytes(self) -> float:
+        """What a device holds."""
+        return self.bytes_parameters + self.bytes_vectors + self.bytes_basis + self.bytes_passes
+
+    @property
+    def share_in_a_day(self) -> float:
+        """Amount of data with which the spectrum takes a day, in units of this; 0 where no amount is small enough."""
+        grows = self.seconds_setup + self.steps * self.seconds_compute
+        stays = self.steps * self.seconds_step
+        if self.way == "sharded":
+            grows += self.steps * self.seconds_communicate
+        else:
+            stays += self.steps * self.seconds_communicate
+        return max(0.0, (DAY - stays) / grows)
+
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot be run, in a sentence; empty where it can be."""
+        if self.fits:
+            return ""
+        needed = f"It needs {in_words(self.bytes)} of each device, which has {in_words(self.memory)}"
+        if self.least_devices is not None:
+            return f"{needed}; with {self.least_devices:,} devices it fits."
+        if self.matrix == "Hessian":
+            return f"{needed}, and no number of devices is enough."
+        return (
+            f"{needed}, and more devices do not help, as each holds the whole model: parameters can be sharded for the "
+            "Hessian only, by central differences of gradients, in place of the second derivatives that PyTorch does "
+            "not have through FSDP2."
+        )
+
+    def summary(self) -> dict[str, str]:
+        """Names and values in words, as `repr` and the command line show them; no times of what cannot be run."""
+
+        def time(words: str) -> str:
+            return words if self.fits else "–"
+
+        unit = "samples" if self.tokens is None else "tokens"
+        data = self.samples if self.tokens is None else self.tokens
+        passes = in_words(self.bytes_passes) if self.activations_known else "not known; give what a sample takes"
+        return {
+            "matrix": self.matrix,
+            "can be run": "yes" if self.fits else "no",
+            "parameters": f"{self.params:,}",
+            "data": f"{data:,} {unit}" + ("" if self.tokens is None else f", {self.samples:,} sequences"),
+            "devices": f"{self.devices:,}",
+            "way": {
+                "whole": "whole model",
+                "sharded": "sharded parameters",
+            }[self.way],
+            "products": "central differences" if self.way == "sharded" else "exact",
+            "primal passes kept": "no use" if self.way == "sharded" else f"{self.kept:.0%} of the data",
+            "Lanczos steps": f"{self.steps}",
+            "FLOP of a forward pass": _in_flop(self.flops_forward),
+            "FLOP of a matvec": _in_flop(self.flops_matvec),
+            "compute, a matvec": time(duration(self.seconds_compute)),
+            "communication, a matvec": time(
+                f"{duration(self.seconds_communicate)}, {_in_bytes(self.bytes_communicated)}"
+            ),
+            "rest of a step": time(duration(self.seconds_step)),
+            "set-up": time(duration(self.seconds_setup)),
+            "spectrum": time(duration(self.seconds)),
+            f"{unit} for one in a day": time(f"{data * self.share_in_a_day:.2g}"),
+            "memory: parameters": in_words(self.bytes_parameters),
+            "memory: vectors": in_words(self.bytes_vectors),
+            "memory: basis": f"{in_words(self.bytes_basis)}, {self.basis} width",
+            "memory: passes": passes,
+            "memory of a device": f"{in_words(self.bytes)} of {in_words(self.memory)}",
+            "devices needed": _number(self.least_devices),
+            "for a full-width basis": _number(self.full_from),
+            "a device computes": f"{_in_flop(self.device.flops)}/s, {self.device.note}",
+            "a device receives": f"{in_words(self.device.bandwidth)}/s",
+        }
+
+    def __repr__(self) -> str:
+        """Summary, a line each."""
+        rows = self.summary()
+        width = max(map(len, rows))
+        return "Cost\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+
+
+def cost(
+    params: float,
+    *,
+    tokens: float | None = None,
+    context: int = 2048,
+    samples: float | None = None,
+    flops_forward: float | None = None,
+    activations: str | int | None = None,
+    devices: int = 1,
+    memory: str | int = "80GB",
+    device: Device = H100,
+    steps: int = 64,
+    matrix: str = "Hessian",
+    basis: str = "auto",
+) -> Cost:
+    """Say what `hesspec.spectrum` would take of a network of any size on any devices, without having either.
+
+    Parameters
+    ----------
+    params : float
+        Number of parameters, p.
+    tokens : float, optional
+        Of a language model: number of tokens in the data.
+    context : int
+        Tokens of a sequence, T.
+    samples, flops_forward : float, optional
+        Of any other network, in place of tokens: number of samples, and floating-point operations of a forward pass of
+        one of them, a multiply-add counting as two.
+    activations : str or int, optional
+        What the primal pass of one sample (of a language model: a sequence) keeps: "50MB", or a number of bytes. By
+        default what is known of language models; of other networks it is left out of the memory, and nothing is taken
+        to be kept.
+    devices : int
+        Their number, R.
+    memory : str or int
+        Of a device: "80GB", or a number of bytes. 90% of it are used.
+    device : Device
+        Rates of each device.
+    steps : int
+        Lanczos steps, m.
+    matrix : {"Hessian", "GaussNewton", "Residual"}
+    basis : {"auto", "full", "half"}
+        Width in which the Krylov basis is kept; "auto" takes "half" where "full" does not fit.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or if neither tokens nor samples are given.
+
+    Notes
+    -----
+    All numbers are float32, there is one probe, and nothing is taken to overlap. With N samples, of which the busiest
+    device has n = ceil(N/R), and F operations of a forward pass of one sample; for a language model N = tokens / T and
+    F = T (2 p + 4 l d T), with l d = (p/12)^(2/3) / 128^(1/3) for l layers of the width d = 128 l:
+
+    - a product: 6 F N operations (Gauss-Newton: 4), plus those of the primal passes that are not kept, 2 F N in linear
+      layers and 3 F N in convolutions (Gauss-Newton: 1); 6 F N as a central difference, which is two gradients;
+    - communication of a device: 2 x 4 p (R - 1)/R bytes where it holds the whole model; with sharded parameters
+      2 x 3 x 4 p (R - 1)/R bytes for each micro-batch that it needs for its share of the data;
+    - rest of a step: 2 m/4 rows of the basis read (2 m/2 below 262,144 parameters), and 20 vectors, each a slice p/R;
+    - memory of a device: see the attributes of `Cost`; the basis is 4 m p/R bytes, or 2 m p/R.
+
+    Derived and checked against measurements in docs/scaling.md.
+
+    Examples
+    --------
+    >>> found = cost(124e6, tokens=1e8, context=1024, devices=8)
+    >>> found.way, found.basis, found.fits
+    ('whole', 'full', True)
+    >>> found.bytes_communicated == 2 * 4 * 124e6 * 7 / 8
+    True
+    """
+    p, n_devices = _whole("params", params), _whole("devices", devices)
+    m = min(_whole("steps", steps), p)
+    if matrix not in DEFAULT_MATRICES:
+        raise ValueError(unknown("matrix", matrix, DEFAULT_MATRICES))
+    if basis not in ("auto", "full", "half"):
+        raise ValueError(unknown("basis for a network that is not here", basis, ["auto", "full", "half"]))
+    problem = _problem(p, tokens, context, samples, flops_forward, activations, matrix)
+    size = parse_memory(memory)
+    bases = ["full", "half"] if basis == "auto" else [basis]
+    layouts = _Layouts(problem, matrix, m, int(USABLE * size))
+    chosen = layouts.first_fit(n_devices, bases)
+    fits = chosen is not None
+    layout = chosen or layouts.smallest(n_devices, bases)
+    share = -(-problem.samples // n_devices)
+    operations: float = 2 * GRADIENT
+    if layout.way == "whole":
+        operations = MATRICES[matrix].tangent + (1 - layout.kept) * problem.primal
+    others = (n_devices - 1) / n_devices
+    collectives = COLLECTIVES_WHOLE if layout.way == "whole" else 2 * COLLECTIVES_SHARDED * layout.micro_batches
+    row = STORAGES[layout.basis].row_bytes(-(-p // n_devices), torch.float32)
+    rows = m * (ROWS_WHEN_DUE if p >= PARTIAL_FROM else ROWS)
+    step_bytes = 2 * rows * row + TOUCHED * ITEM * -(-p // n_devices)
+    return Cost(
+        matrix=matrix,
+        params=p,
+        samples=problem.samples,
+        tokens=problem.tokens,
+        devices=n_devices,
+        steps=m,
+        way=layout.way,
+        basis=layout.basis,
+        fits=fits,
+        kept=layout.kept,
+        flops_forward=problem.samples * problem.flops,
+        flops_matvec=problem.samples * problem.flops * operations,
+        bytes_communicated=collectives * ITEM * p * others,
+        seconds_compute=share * problem.flops * operations / device.flops,
+        seconds_communicate=collectives * ITEM * p * others / device.bandwidth,
+        seconds_step=step_bytes / device.memory_bandwidth,
+        seconds_setup=share * problem.flops * (GRADIENT if layout.way == "sharded" else problem.primal) / device.flops,
+        bytes_parameters=layout.parameters,
+        bytes_vectors=layout.vectors,
+        bytes_basis=layout.rows,
+        bytes_passes=layout.passes,
+        memory=size,
+        least_devices=layouts.least(bases),
+        full_from=layouts.least(["full"]),
+        activations_known=problem.known,
+        device=device,
+    )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Network and data: operations of a sample's forward pass, those of its primal pass in units of these, its bytes.
+
+    `kept` and `gradient` are what a pass of the matrix, and a gradient, keep for a sample.
+    """
+
+    params: int
+    samples: int
+    tokens: int | None
+    flops: float
+    primal: int
+    kept: float
+    gradient: float
+    known: bool
+
+
+def _problem(
+    p: int,
+    tokens: float | None,
+    context: int,
+    samples: float | None,
+    flops_forward: float | None,
+    activations: str | int | None,
+    matrix: str,
+) -> _Problem:
+    given = None if activations is None else parse_memory(activations)
+    if tokens is not None:
+        if samples is not None or flops_forward is not None:
+            raise ValueError(
+                "tokens are those of a language model, samples and flops_forward of any other network; give either "
+                "the first or the last two."
+            )
+        count, length = _whole("tokens", tokens), _whole("context", context)
+        per_token = 2 * p + 4 * _layers_by_width(p) * length
+        kept, gradient = (
+            given if given is not None else length * _token_bytes(p, length, pass_) for pass_ in (matrix, "gradient")
+        )
+        return _Problem(
+            p,
+            -(-count // length),
+            count,
+            length * per_token,
+            MATRICES[matrix].recomputed[0],
+            kept,
+            gradient,
+            known=True,
+        )
+    if samples is None or flops_forward is None:
+        raise ValueError(
+            "Nothing is said about the data. Give tokens for a language model; for any other network samples, and "
+            "flops_forward, the floating-point operations of a forward pass of one of them."
+        )
+    if not flops_forward > 0 or not math.isfinite(flops_forward):
+        raise ValueError(f"flops_forward is {flops_forward!r}; it has to be a positive number.")
+    size = float(given or 0)
+    return _Problem(
+        p,
+        _whole("samples", samples),
+        None,
+        float(flops_forward),
+        MATRICES[matrix].recomputed[1],
+        size,
+        size,
+        known=given is not None,
+    )
+
+
+def _layers(p: int) -> float:
+    """Number of layers of a language model of as many parameters."""
+    return max(1.0, math.cbrt(p / (BY_LAYER * ASPECT**2)))
+
+
+def _layers_by_width(p: int) -> float:
+    """Layers times width."""
+    return ASPECT * _layers(p) ** 2
+
+
+def _token_bytes(p: int, context: int, kind: str) -> float:
+    by_width, by_score, by_word = KEPT_NUMBERS[kind]
+    return ITEM * (_layers_by_width(p) * (by_width + by_score * context / HEAD) + by_word * VOCABULARY)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Bytes of a device in one of the ways in which a spectrum can be had."""
+
+    way: Way
+    basis: str
+    kept: float
+    micro_batches: int
+    parameters: float
+    vectors: float
+    rows: float
+    passes: float
+
+    @property
+    def bytes(self) -> float:
+        return self.parameters + self.vectors + self.rows + self.passes
+
+
+class _Layouts:
+    """The ways in which a spectrum can be had, best first, and what they take of a device's usable memory."""
+
+    def __init__(self, problem: _Problem, matrix: str, steps: int, usable: int) -> None:
+        self._problem, self._matrix, self._steps, self._usable = problem, matrix, steps, usable
+
+    def first_fit(self, devices: int, bases: list[str]) -> _Layout | None:
+        return next((layout for layout in self._all(devices, bases) if layout.bytes <= self._usable), None)
+
+    def smallest(self, devices: int, bases: list[str]) -> _Layout:
+        return min(self._all(devices, bases), key=lambda layout: layout.bytes)
+
+    def least(self, bases: list[str]) -> int | None:
+        """Smallest number of devices with which it fits, found by bisection: more of them never need more memory."""
+
+        def fits(devices: int) -> bool:
+            return self.first_fit(devices, bases) is not None
+
+        if not fits(MOST_DEVICES):
+            return None
+        low, high = 0, MOST_DEVICES
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits(middle) else (middle, high)
+        return high
+
+    def _all(self, devices: int, bases: list[str]) -> Iterator[_Layout]:
+        yield from (self._whole(devices, name, STORAGES[name]) for name in bases)
+        if devices > 1 and self._matrix == "Hessian":
+            yield from (self._sharded(devices, name, STORAGES[name]) for name in bases)
+
+    def _whole(self, devices: int, name: str, kept_as: Storage) -> _Layout:
+        p, part = self._problem.params, -(-self._problem.params // devices)
+        share, size = -(-self._problem.samples // devices), self._problem.kept
+        vectors = ITEM * (VECTORS * p if devices == 1 else WHOLE * p + SLICED * part)
+        rows = self._steps * kept_as.row_bytes(part, torch.float32)
+        room = self._usable - ITEM * PARAMETERS * p - vectors - rows
+        if not self._problem.known:
+            kept = 0
+        elif room >= (share + WORKING - 1) * size:
+            kept = share
+        else:
+            kept = max(0, int((room - WORKING * size) // size))
+        at_work = (WORKING if kept < share else WORKING - 1) * size
+        return _Layout("whole", name, kept / share, 0, ITEM * PARAMETERS * p, vectors, rows, kept * size + at_work)
+
+    def _sharded(self, devices: int, name: str, kept_as: Storage) -> _Layout:
+        p, part = self._problem.params, -(-self._problem.params // devices)
+        share, size = -(-self._problem.samples // devices), WORKING * self._problem.gradient
+        # The parameters, their copy and the gathered layers; gradients count as vectors.
+        parameters = ITEM * (2 * part + GATHERED * p / _layers(p))
+        vectors = ITEM * (SLICED + POINTS - 1) * part
+        rows = self._steps * kept_as.row_bytes(part, torch.float32)
+        room = self._usable - parameters - vectors - rows
+        together = min(share, max(1, int(room // size))) if size else share
+        return _Layout("sharded", name, 0.0, -(-share // together), parameters, vectors, rows, together * size)
+
+
+def _whole(name: str, value: float) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it has to be a positive number, such as 7e9.")
+    return round(value)
+
+
+FLOP_UNITS: Final[Mapping[str, float]] = {"": 1.0, **{letter: 1000.0**i for i, letter in enumerate("KMGTPE", 1)}}
+
+
+def parse_flops(flops: str | float) -> float:
+    """Operations per second of "400TFLOP/s", "67 TFLOPS" or a number.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or not positive.
+
+    Examples
+    --------
+    >>> parse_flops("400TFLOP/s"), parse_flops("67 TFLOPS"), parse_flops(1e12)
+    (400000000000000.0, 67000000000000.0, 1000000000000.0)
+    """
+    found = re.fullmatch(r"\s*([\d.]+(?:e\+?\d+)?)\s*(?:([KMGTPE]?)FLOPS?(?:/s)?)?\s*", str(flops), re.IGNORECASE)
+    return _rate("flops", flops, found, '"400TFLOP/s" or a number of operations per second')
+
+
+def parse_bandwidth(bandwidth: str | float) -> float:
+    """Bytes per second of "400GB/s" or a number.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or not positive. Bits, as in "400Gb/s", are refused rather than taken for bytes.
+
+    Examples
+    --------
+    >>> parse_bandwidth("400GB/s"), parse_bandwidth(5e10)
+    (400000000000.0, 50000000000.0)
+    """
+    found = re.fullmatch(r"\s*([\d.]+(?:[eE]\+?\d+)?)\s*(?:([kKMGTPE]?)B/s)?\s*", str(bandwidth))
+    return _rate(
+        "bandwidth", bandwidth, found, '"400GB/s" (bytes: 400 Gbit/s are 50 GB/s) or a number of bytes per second'
+    )
+
+
+def _rate(name: str, value: str | float, found: re.Match[str] | None, advice: str) -> float:
+    try:
+        rate = float(found[1]) * FLOP_UNITS[(found[2] or "").upper()] if found else math.nan
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{name} is {value!r}, which is no rate; give {advice}.")
+    return rate
+
+
+def parse_count(name: str, text: str) -> float:
+    """Number of "7e9" or "28156554".
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> parse_count("params", "28.2e6")
+    28200000.0
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}, which is no number; give one such as 7e9.") from None
+
+
+def _number(devices: int | None) -> str:
+    return "none is enough" if devices is None else f"{devices:,}"
+
+
+def _in_bytes(size: float) -> str:
+    return in_words(size) if size < 1e12 else f"{size / 1e12:,.4g} TB"
+
+
+def _in_flop(count: float) -> str:
+    for letter in ("", "k", "M", "G", "T", "P"):
+        if count < 1000:
+            return f"{count:.3g} {letter}FLOP"
+        count /= 1000
+    return f"{count:.3g} EFLOP"

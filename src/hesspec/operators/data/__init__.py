@@ -1,0 +1,1 @@
+"""Batches of any structure: their tensors, samples and content."""

@@ -1,0 +1,186 @@
+"""Samples of a batch: how many there are, where they are in its structure, and batches of some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from hesspec.operators.data.structures import flatten, parts_of, rows_of
+
+__all__ = ["Division", "count_samples", "joined"]
+
+
+@dataclass(frozen=True)
+class Division:
+    """Where the samples are in structures of one kind.
+
+    It is found on one structure and used for others, so that a tensor which happens to have as many rows as there are
+    samples in one batch, such as a mask that all samples share, is treated alike in all of them.
+
+    Attributes
+    ----------
+    rows : frozenset of str
+        Places of the tensors whose first dimension is that of the samples.
+    lists : frozenset of str
+        Places of the lists and tuples that have one member for each sample.
+    whole : frozenset of str
+        Places of the tensors that all samples share.
+    """
+
+    rows: frozenset[str]
+    lists: frozenset[str]
+    whole: frozenset[str]
+
+    @classmethod
+    def of(cls, structure: Any, samples: int) -> Self:
+        """Places in a structure of this number of samples."""
+        rows: set[str] = set()
+        lists: set[str] = set()
+        whole: set[str] = set()
+        for path, item in _places(structure, ""):
+            if isinstance(item, Tensor):
+                (rows if rows_of(item) == samples else whole).add(path)
+            elif len(item) == samples and not _of_rows(item, samples):
+                lists.add(path)
+        return cls(frozenset(rows), frozenset(lists), frozenset(path for path in whole if not _inside(path, lists)))
+
+    @property
+    def divides(self) -> bool:
+        """Whether there is anything to divide."""
+        return bool(self.rows or self.lists)
+
+    def fits(self, structure: Any, samples: int) -> bool:
+        """Whether a structure of this number of samples has them in these places, and no others."""
+        found = set()
+        for path, item in _places(structure, ""):
+            if _inside(path, self.lists):
+                continue
+            if path in self.rows or path in self.lists:
+                found.add(path)
+                if (rows_of(item) if isinstance(item, Tensor) else len(item)) != samples:
+                    return False
+            elif isinstance(item, Tensor) and path not in self.whole:
+                return False
+        return found >= self.rows | self.lists
+
+    def taken(self, structure: Any, group: Tensor) -> Any:
+        """Samples of a structure, by their indices (k,), ascending; what all of them share is taken whole."""
+        return self._taken(structure, "", group)
+
+    def _taken(self, item: Any, path: str, group: Tensor) -> Any:
+        if isinstance(item, np.ndarray):
+            tensors, rest = flatten(item)
+            return rest.fill([self._taken(tensor, path, group) for tensor in tensors])
+        if isinstance(item, Tensor):
+            return _rows(item, group) if path in self.rows else item
+        if path in self.lists:
+            return type(item)(item[index] for index in group.tolist())
+        parts = parts_of(item)
+        if parts is None:
+            return item
+        return parts.build(
+            [
+                self._taken(member, path + place, group)
+                for place, member in zip(parts.places, parts.members, strict=True)
+            ]
+        )
+
+
+def _places(item: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """All plain tensors, lists and tuples in a structure, with their places."""
+    if isinstance(item, np.ndarray):
+        (item,), _ = flatten(item)
+    if isinstance(item, Tensor):
+        yield path, item
+    parts = parts_of(item)
+    if parts is not None:
+        if type(item) in (list, tuple):
+            yield path, item
+        for place, member in zip(parts.places, parts.members, strict=True):
+            yield from _places(member, path + place)
+
+
+def _inside(path: str, containers: set[str] | frozenset[str]) -> bool:
+    """Whether a place is that of a member of a container at one of these places, at any depth."""
+    return any(path != place and path.startswith(place) and path[len(place)] in "[." for place in containers)
+
+
+def _of_rows(members: Sequence[Any], samples: int) -> bool:
+    """Whether the members of a list are several tensors of all samples, rather than one member for each sample."""
+    tensors = [member for member in members if isinstance(member, Tensor)]
+    return bool(tensors) and all(rows_of(tensor) == samples for tensor in tensors)
+
+
+def _rows(tensor: Tensor, group: Tensor) -> Tensor:
+    """Samples of a tensor: a view where they are neighbours."""
+    if bool((group.diff() == 1).all()):
+        return tensor[int(group[0]) : int(group[-1]) + 1]
+    return tensor.index_select(0, group.to(tensor.device))
+
+
+def joined(one: Any, other: Any, division: Division) -> Any:
+    """One structure of the samples of two, of which `division` holds; None where they cannot be joined.
+
+    What all samples share must be the same in both, and rows of the same shape.
+    """
+    return _joined(one, other, "", division)
+
+
+def _joined(one: Any, other: Any, path: str, division: Division) -> Any:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        alike = one.shape[1:] == other.shape[1:] and one.dtype == other.dtype
+        if path in division.rows:
+            return torch.cat([one, other]) if alike else None
+        return one if alike and torch.equal(one, other) else None
+    if path in division.lists:
+        return type(one)([*one, *other])
+    parts, others = parts_of(one), parts_of(other)
+    if parts is None or others is None or parts.key != others.key:
+        return one if parts is None and flatten(one)[1] == flatten(other)[1] else None
+    members = [
+        _joined(member, second, path + place, division)
+        for place, member, second in zip(parts.places, parts.members, others.members, strict=True)
+    ]
+    lost = any(member is None and own is not None for member, own in zip(members, parts.members, strict=True))
+    return None if lost else parts.build(members)
+
+
+def count_samples(inputs: Any, targets: Any) -> tuple[int, bool]:
+    """Number of samples of a batch, and whether inputs and targets agree on it.
+
+    It is the first dimension of tensors, or the length of a list of what is not tensors: the first such number of the
+    targets that the inputs have too. Where there are targets only, or inputs only, it is theirs; they agree then if
+    there is no other.
+    """
+    ours, theirs = list(dict.fromkeys(_counts(inputs))), list(dict.fromkeys(_counts(targets)))
+    shared = [count for count in theirs if count in ours]
+    if shared:
+        return shared[0], True
+    found = theirs or ours
+    return (found[0] if found else 1), not (ours and theirs) and len(found) < 2
+
+
+def _counts(side: Any) -> Iterator[int]:
+    """Numbers that may be that of the samples, likelier ones first."""
+    if isinstance(side, PackedSequence):
+        yield int(side.batch_sizes[0])
+    firsts = [tensor.size(0) for tensor in flatten(side)[0] if tensor.dim()]
+    is_list = type(side) in (list, tuple) and len(side) > 0
+    bare = is_list and all(isinstance(member, Tensor | np.ndarray) for member in side)
+    # Tensors of as many rows are several inputs or targets; other lists have one member for each sample.
+    by_member = is_list and not (bare and len(set(firsts)) == 1)
+    if by_member and (type(side) is list or not bare):
+        yield len(side)
+    yield from firsts
+    if by_member:
+        yield len(side)
+    parts = parts_of(side)
+    for member in parts.members if parts else ():
+        if type(member) in (list, tuple):
+            yield from _counts(member)

@@ -1,0 +1,119 @@
+"""Items of data as pairs of inputs and targets, and the inputs as arguments of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hesspec.operators.data.structures import describe
+
+__all__ = ["arguments", "as_pair", "check_data"]
+
+TARGETS = ("labels", "label", "targets", "target", "y")
+"""Names under which a batch that is one mapping or object has its targets; the first that is there counts."""
+
+
+def as_pair(index: int, item: Any, model: nn.Module | None = None) -> tuple[Any, Any]:
+    """Inputs and targets of an item of the data.
+
+    A tuple or list of two is a pair. A mapping is keyword arguments of the model, with the targets under one of the
+    names `TARGETS`; these are taken out where the model's `forward` has no argument of this name. Where there are none,
+    the targets are None: the model then computes its loss by itself. Any other object with an attribute of one of these
+    names (a graph, a dataclass) is the model's input, and the attribute its targets.
+
+    Parameters
+    ----------
+    index : int
+        Its place in the data.
+    item
+    model : torch.nn.Module, optional
+        By default every argument is taken to be one of the model's.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    if type(item) in (list, tuple) or (isinstance(item, tuple) and hasattr(item, "_fields")):
+        if len(item) == 2:
+            return _inputs(item[0]), item[1]
+    elif isinstance(item, Mapping):
+        return _of_mapping(dict(item), model)
+    elif not isinstance(item, Tensor | str | bytes | int | float | None):
+        name = next((name for name in TARGETS if hasattr(item, name)), None)
+        if name is not None:
+            return item, getattr(item, name)
+    raise ValueError(
+        f"Batch {index} of data is {_seen(item)}; a batch must be a pair (inputs, targets), a mapping of "
+        f"the model's arguments, or an object with its targets in an attribute ({', '.join(TARGETS)}). Several inputs "
+        "or targets go into a tuple of their own, as in ((x1, x2), y); for a loss without targets pass "
+        "[(inputs, None), ...]; for anything else, hesspec.closure(function) as the loss."
+    )
+
+
+def _of_mapping(mapping: dict[Any, Any], model: nn.Module | None) -> tuple[Any, Any]:
+    name = next((name for name in TARGETS if name in mapping), None)
+    if name is None:
+        return mapping, None
+    targets = mapping[name]
+    if not _takes(model, name):
+        del mapping[name]
+    return mapping, targets
+
+
+def _takes(model: nn.Module | None, name: str) -> bool:
+    """Whether a model's forward pass has an argument of this name."""
+    if model is None:
+        return True
+    parameters = inspect.signature(model.forward).parameters
+    return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def _inputs(inputs: Any) -> Any:
+    """Keyword arguments of any mapping (BatchEncoding, UserDict) as a dict; anything else unchanged."""
+    return dict(inputs) if isinstance(inputs, Mapping) and type(inputs) is not OrderedDict else inputs
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments that a model is called with: all of a tuple or list, or of a mapping.
+
+    Subclasses of tuple, such as named tuples and packed sequences, are one argument.
+    """
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if type(inputs) in (tuple, list):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def check_data(data: Any) -> None:
+    """Refuse what is not an iterable of batches, or can be iterated only once, with ValueError."""
+    if isinstance(data, Dataset):
+        raise ValueError(
+            f"data is a {type(data).__name__}, which gives samples and not batches; pass "
+            "torch.utils.data.DataLoader(data, batch_size=...), with batch_size=None if its items are batches already."
+        )
+    if isinstance(data, Tensor | Mapping | str):
+        raise ValueError(
+            f"data is a {type(data).__name__}; it must be an iterable of batches. For one batch pass a list of it, "
+            "[(inputs, targets)]."
+        )
+    if not isinstance(data, Iterable):
+        raise ValueError(f"data is a {type(data).__name__}, which is not an iterable of (inputs, targets) batches.")
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"data is a {type(data).__name__}, which can be iterated once only, and every matvec needs all of it; "
+            "pass a DataLoader or a list of batches, list(data) for example."
+        )
+
+
+def _seen(item: Any) -> str:
+    if type(item) in (list, tuple):
+        return f"a {type(item).__name__} of {len(item)} items, {describe(item).partition(' ')[2]}"
+    words = describe(item)
+    return ("an " if words[0].lower() in "aeiou" else "a ") + words

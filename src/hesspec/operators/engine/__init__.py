@@ -1,0 +1,1 @@
+"""How products of curvature matrices are computed, verified and kept within a memory budget."""

@@ -1,0 +1,301 @@
+r"""Products of curvature matrices from first derivatives alone, by central differences.
+
+With theta displaced by s = h ||theta|| / ||v|| along v,
+
+.. math::
+    \mathrm{Hess}\, v \approx \frac{\nabla L(\theta + s v) - \nabla L(\theta - s v)}{2 s}, \qquad
+    J v \approx \frac{f(\theta + s v) - f(\theta - s v)}{2 s}, \qquad
+    G v = J^\top \frac{\nabla_f \ell(f + t J v) - \nabla_f \ell(f - t J v)}{2 t},
+
+and H v is the difference of the first and the last. Truncation leaves an error of order h^2, rounding one of order
+eps / h: the relative displacement h is the one, of several, at which products with neighbouring ones differ least, and
+that difference is the error that is stated. A kink (of a ReLU, of max-pooling) makes a difference wrong where a unit
+switches between its two points, which the smaller displacements avoid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from hesspec.operators.model.constants import Constants
+from hesspec.operators.model.plain import PlainModel
+from hesspec.operators.risk.batches import Batch
+from hesspec.operators.risk.empirical_risk import EmpiricalRisk
+from hesspec.operators.risk.output_loss import OutputLoss, Predict
+from hesspec.operators.risk.outputs import differentiable_outputs
+
+__all__ = ["Differences", "Settled", "length", "settled"]
+
+# Relative displacements h that are tried in turn. In float64 rounding and truncation balance near eps^(1/3) = 6e-6
+# for gradients of ordinary size, and smaller ones avoid kinks; in float32 near 5e-3.
+DISPLACEMENTS = {
+    torch.float64: tuple(10.0**-k for k in range(4, 10)),
+    torch.float32: tuple(0.1 * 4.0**-k for k in range(8)),
+}
+# A change from one displacement to the next that is this small, relative to the product, needs no further ones.
+ENOUGH = {torch.float64: 1e-8, torch.float32: 1e-4}
+
+Tensors = Sequence[Tensor]
+
+
+class Settled(NamedTuple):
+    """A product at the displacement at which it changes least, that displacement, and by how much it changes there."""
+
+    product: list[Tensor]
+    displacement: float
+    changes: list[Tensor]
+
+
+class Differences:
+    """Products with the curvature matrices of one batch.
+
+    Parameters
+    ----------
+    plain : PlainModel
+    values : dict of str to Tensor
+        The point theta, by names; `plain` holds it.
+    evaluate : callable
+        `evaluate() -> (outputs, loss of outputs)` of the batch, by plain PyTorch; the second maps outputs to a scalar.
+    predict, loss : callable
+        The outputs that the Gauss-Newton matrix is of, and the loss as their function; see
+        `hesspec.operators.risk.empirical_risk.EmpiricalRisk.in_place`.
+    """
+
+    @classmethod
+    def of(cls, risk: EmpiricalRisk, plain: PlainModel, batch: Batch) -> Self:
+        """Products of one batch of a risk, whose module `plain` holds."""
+        inputs, targets = plain.converted((batch.inputs, batch.targets))
+        predict, loss = risk.in_place(plain, inputs, targets)
+        values = dict(zip(risk.parameters.names, risk.parameters.natural(risk.parameters.values), strict=True))
+        return cls(plain, values, risk.plainly(plain, batch), predict, loss)
+
+    def __init__(
+        self,
+        plain: PlainModel,
+        values: dict[str, Tensor],
+        evaluate: Callable[[], tuple[Any, Callable[[Any], Tensor]]],
+        predict: Predict,
+        loss: OutputLoss,
+    ) -> None:
+        self._plain, self._evaluate, self._predict, self._loss = plain, evaluate, predict, loss
+        self._named: dict[str, Tensor] = plain.converted(dict(values))
+        self._values = list(self._named.values())
+        self._length = max(length(self._values), torch.finfo(torch.float64).tiny)
+        # What is detached in gradients, outputs and losses of them.
+        self._constants = {name: Constants() for name in ("gradient", "outputs", "loss")}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the arithmetic."""
+        return torch.float64 if self._values[0].dtype in (torch.float64, torch.complex128) else torch.float32
+
+    def outputs(self) -> Any:
+        """Outputs that the Gauss-Newton matrix is of, at the parameters that the module holds now."""
+        with self._holding("outputs"):
+            return self._predict(self._named)
+
+    def _holding(self, what: str) -> AbstractContextManager[Any]:
+        """Hold constant what is detached, from the first time on."""
+        return self._constants[what] if self._plain.detaches else nullcontext()
+
+    def _loss_at(self, outputs: Any) -> Tensor:
+        """Loss as a function of the outputs that the Gauss-Newton matrix is of."""
+        with self._holding("loss"):
+            return self._loss(outputs, self._named)
+
+    def gradient(self) -> list[Tensor]:
+        """Gradient of the loss at the parameters that the module holds now."""
+        return self._value_and_gradient()[1]
+
+    def _value_and_gradient(self) -> tuple[Tensor, list[Tensor]]:
+        with torch.enable_grad():
+            with self._holding("gradient"):
+                outputs, loss = self._evaluate()
+                value = loss(outputs)
+            return value.detach(), self._pulled([value], None)
+
+    def slopes(self, tangents: Tensors, displacement: float) -> tuple[float, float, float]:
+        """Slope of the loss along a vector by a difference of losses, and by gradients.
+
+        Parameters
+        ----------
+        tangents : sequence of Tensor
+            In the shapes of the parameters.
+        displacement : float
+            Relative to the parameters.
+
+        Returns
+        -------
+        by_loss, by_gradient : float
+            The second is the mean of the slopes at the two points.
+        rounding : float
+            Unit of rounding of the first.
+        """
+        given = self._directed(tangents)
+        if length(given) == 0:
+            return 0.0, 0.0, 0.0
+        values: list[float] = []
+        slopes: list[float] = []
+
+        def look() -> list[Tensor]:
+            value, gradient = self._value_and_gradient()
+            values.append(float(value))
+            slopes.append(sum(float(_inner(a, b)) for a, b in zip(gradient, given, strict=True)))
+            return []
+
+        self._difference(look, tangents, displacement)
+        step = displacement * self._length / length(given)
+        (ahead, behind), sizes = values[-2:], sum(map(abs, values[-2:]))
+        return (ahead - behind) / (2 * step), sum(slopes[-2:]) / 2, torch.finfo(self.dtype).eps * sizes / (2 * step)
+
+    def hessian(self, tangents: Tensors, displacement: float) -> list[Tensor]:
+        """Product of the Hessian with a vector, given and returned in the shapes of the parameters."""
+        return self._difference(self.gradient, tangents, displacement)
+
+    def pushed(self, tangents: Tensors, displacement: float) -> list[Tensor]:
+        """J v, for each differentiable tensor of the outputs."""
+
+        def heads() -> list[Tensor]:
+            # Under no_grad all results would be constants, and a model that differentiates could not.
+            with torch.enable_grad():
+                return [tensor.detach().clone() for tensor in differentiable_outputs(self.outputs())[0]]
+
+        return self._difference(heads, tangents, displacement)
+
+    def pulled(self, cotangents: Tensors) -> list[Tensor]:
+        """J^T u, in the shapes of the parameters, at the point itself."""
+        with torch.enable_grad():
+            heads, _ = differentiable_outputs(self.outputs())
+            return self._pulled(heads, cotangents)
+
+    def gauss_newton(self, tangents: Tensors, displacement: float, part: str = "full") -> list[Tensor]:
+        """Product of the Gauss-Newton matrix with a vector, in the shapes of the parameters.
+
+        A part of the output curvature (see `hesspec.operators.risk.output_curvature`) is multiplied in closed form.
+        """
+        pushed = self.pushed(tangents, displacement)
+        with torch.enable_grad():
+            structure = self.outputs()
+            heads, rebuild = differentiable_outputs(structure)
+            if part != "full" and (curve := self._loss.curvature(structure, part)) is not None:
+                return self._pulled(heads, curve(pushed))
+            at = [head.detach() for head in heads]
+            step = displacement * max(length(at), 1e-30) / max(length(pushed), 1e-30)
+            if self._plain.detaches:
+                self._loss_at(rebuild(tuple(at)))
+
+            def slope(sign: float) -> list[Tensor]:
+                moved = [(f + sign * step * u).requires_grad_() for f, u in zip(at, pushed, strict=True)]
+                value = self._loss_at(rebuild(tuple(moved)))
+                if not value.requires_grad:
+                    return [torch.zeros_like(f) for f in moved]
+                return list(torch.autograd.grad(value, moved, allow_unused=True, materialize_grads=True))
+
+            curved = [(a - b) / (2 * step) for a, b in zip(slope(1.0), slope(-1.0), strict=True)]
+            return self._pulled(heads, curved)
+
+    def residual(self, tangents: Tensors, displacement: float) -> list[Tensor]:
+        """Product of H = Hess - G with a vector, in the shapes of the parameters."""
+        whole, part = self.hessian(tangents, displacement), self.gauss_newton(tangents, displacement)
+        return [a - b for a, b in zip(whole, part, strict=True)]
+
+    def _pulled(self, heads: Tensors, cotangents: Tensors | None) -> list[Tensor]:
+        leaves = self._plain.leaves
+        live = [i for i, head in enumerate(heads) if head.requires_grad]
+        if not live:
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        found = torch.autograd.grad(
+            [heads[i] for i in live],
+            leaves,
+            None if cotangents is None else [cotangents[i] for i in live],
+            allow_unused=True,
+        )
+        return [
+            torch.zeros_like(leaf) if part is None else part.to_dense() if part.is_sparse else part
+            for leaf, part in zip(leaves, found, strict=True)
+        ]
+
+    def _directed(self, tangents: Tensors) -> list[Tensor]:
+        """A direction without the rows of padding indices, which PyTorch's backward passes hold constant.
+
+        An embedding's padding row has no gradient, though the loss moves with it: what is differentiated is the loss as
+        a function of all other entries. It has one where the weights are used elsewhere too, as by a tied head.
+        """
+        given = [self._plain.converted(tangent) for tangent in tangents]
+        padding = self._plain.padding()
+        gradient = self.gradient() if padding else []
+        for place, row in padding:
+            if not gradient[place][row].any():
+                given[place] = given[place].clone()
+                given[place][row] = 0
+        return given
+
+    def _difference(self, function: Callable[[], list[Tensor]], tangents: Tensors, displacement: float) -> list[Tensor]:
+        given = self._directed(tangents)
+        size = length(given)
+        if size == 0:
+            return [torch.zeros_like(part) for part in function()]
+        step = displacement * self._length / size
+        if self._plain.detaches:
+            # At the point itself, whose constants these are.
+            function()
+        results = []
+        try:
+            for sign in (step, -step):
+                self._plain.move([value.add(v, alpha=sign) for value, v in zip(self._values, given, strict=True)])
+                results.append(function())
+        finally:
+            self._plain.move(self._values)
+        # Values at neighbouring points are subtracted exactly (Sterbenz); what they are off by is in them before.
+        return [(a - b) / (2 * step) for a, b in zip(*results, strict=True)]
+
+
+def settled(product: Callable[[float], list[Tensor]], dtype: torch.dtype) -> Settled:
+    """Find the displacement at which a product changes least from the one before it.
+
+    Parameters
+    ----------
+    product : callable
+        From a relative displacement to the product, a list of tensors.
+    dtype : torch.dtype
+        Of the arithmetic, float32 or float64.
+    """
+    before: list[Tensor] | None = None
+    best: Settled | None = None
+    least = float("inf")
+    for displacement in DISPLACEMENTS[dtype]:
+        now = product(displacement)
+        if before is not None:
+            changes = [a - b for a, b in zip(now, before, strict=True)]
+            change = length(changes)
+            # A unit that switches between two points makes it rise, up to the displacements at which none does.
+            if change < least:
+                least, best = change, Settled(now, displacement, changes)
+            if change <= ENOUGH[dtype] * length(now):
+                break
+        before = now
+    if best is None:
+        # Not finite anywhere, which whoever compares sees.
+        best = Settled(now, displacement, [torch.full_like(part, float("inf")) for part in now])
+    return best
+
+
+def length(tensors: Tensors) -> float:
+    """2-norm of a list of tensors as one vector, accumulated in float64."""
+    squares = [float(torch.linalg.vector_norm(tensor, dtype=_wide(tensor))) ** 2 for tensor in tensors]
+    return math.sqrt(sum(squares))
+
+
+def _inner(one: Tensor, other: Tensor) -> Tensor:
+    """Inner product of two tensors as vectors of reals, accumulated in float64."""
+    return (one.to(_wide(one)) * other.to(_wide(other)).conj()).sum().real
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.complex128 if tensor.is_complex() else torch.float64

@@ -1,0 +1,1 @@
+"""Traced graphs of products, and their rewritings, none of which changes a result."""

@@ -1,0 +1,245 @@
+"""One trace of a curvature matvec for all batches of a shape, cut by dependence on the vector.
+
+A product `M v = d/dt g(theta + t v)` is traced once, with fake tensors, so that nothing is computed. Its graph falls
+into a *primal part*, which does not depend on v and is run once per batch, and a *tangent part*, which is linear in v
+and is all that a matvec has to run (design: the primal pass of a network is half of the work of a Hessian matvec).
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, fx
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from hesspec.operators.engine.budget import PassBytes, RandomOperationError, draws, trace_bytes
+from hesspec.operators.engine.graph.detached import Detached
+from hesspec.operators.engine.graph.fourier import prefer_fourier
+from hesspec.operators.engine.graph.kernels import prefer_fast_convolutions, prefer_fast_products
+from hesspec.operators.engine.graph.precision import lower_products
+from hesspec.operators.engine.graph.quiet import quiet_tracer
+from hesspec.operators.engine.graph.reuse import reuse_memory
+from hesspec.operators.engine.graph.simplify import merge_equal, simplify
+from hesspec.operators.engine.graph.soundness import free_of_mutations, free_of_strides
+
+__all__ = ["Group", "JointTrace", "LinearTrace", "cut", "trace_linear"]
+
+Part = Callable[..., tuple[Tensor, ...]]
+
+
+class Group(NamedTuple):
+    """Numbers of tangents and of the products that depend on these and on no others."""
+
+    tangents: int
+    products: int
+
+
+class JointTrace(NamedTuple):
+    """A function of (primals, tangents) as one graph, not yet cut.
+
+    Attributes
+    ----------
+    module : torch.fx.GraphModule
+    num_fixed : int
+        How many of the first primals are the same for all batches.
+    num_primals : int
+    groups : tuple of Group
+    """
+
+    module: fx.GraphModule
+    num_fixed: int
+    num_primals: int
+    groups: tuple[Group, ...]
+
+
+class LinearTrace(NamedTuple):
+    """A function of (primals, tangents) that is linear in each group of tangents, as a primal and tangent parts.
+
+    Attributes
+    ----------
+    shared : callable
+        `shared(*fixed) -> shared residuals`, which are the same for all batches.
+    primal : callable
+        `primal(*primals) -> (value, *residuals)`.
+    tangents : tuple of callables
+        `part(*shared residuals, *residuals, *tangents) -> products` of each group.
+    independent : tuple of int
+        Tangents of the first group whose primals `value` does not depend on.
+    bytes : PassBytes
+        What the parts allocate.
+    """
+
+    shared: Part
+    primal: Part
+    tangents: tuple[Part, ...]
+    independent: tuple[int, ...]
+    bytes: PassBytes
+
+
+def trace_linear(
+    function: Callable[..., tuple[Tensor, ...]],
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    groups: Sequence[Group],
+    num_fixed: int,
+) -> JointTrace:
+    """Trace `function(*primals, *tangents) -> (value, *products)` for tensors of these shapes.
+
+    Parameters
+    ----------
+    function : callable
+        Its products are linear in the tangents; its first result, a scalar, does not depend on them.
+    primals, tangents : sequences of Tensor
+        Examples: shapes, dtypes and devices matter, values do not. The first primals are the point at which the
+        tangents of the first group are attached.
+    groups : sequence of Group
+        Of tangents and products, each in order. A group without tangents has products that depend on the primals only.
+    num_fixed : int
+        How many of the first primals are the same for all batches.
+
+    Raises
+    ------
+    RandomOperationError
+        If the function draws random numbers: its result would differ from call to call.
+    UnsoundTraceError
+        If the graph is not known to be pure, or depends on how tensors lie in memory.
+    Exception
+        Whatever PyTorch raises where it cannot trace or differentiate the function (no forward-mode rule, control flow
+        that depends on values); the caller then has another way to go.
+    """
+    # The tracer tells its inputs apart by identity. Vectors come as views of flat ones, whatever the parameters are.
+    tangents = [torch.empty_like(tangent, memory_format=torch.contiguous_format) for tangent in tangents]
+
+    def detached(*arguments: Tensor) -> tuple[Tensor, ...]:
+        with Detached():
+            return function(*arguments)
+
+    # In-place operations would overwrite what the tangent part reads later, so they are functionalised away; views
+    # stay, as copies in their place would double the memory of everything kept.
+    with quiet_tracer(), _compiling(), torch.enable_grad():
+        traced = make_fx(functionalize(detached, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)(
+            *primals, *tangents
+        )
+        traced = free_of_mutations(traced, [*primals, *tangents])
+    graph = traced.graph
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        if draws(node.target, node.args, node.kwargs):
+            raise RandomOperationError(str(node.target))
+    simplify(graph)
+    merge_equal(graph)
+    vectors = [node for node in graph.nodes if node.op == "placeholder"][len(primals) :]
+    dependent = _descendants(graph, vectors)
+    prefer_fourier(graph, dependent)
+    prefer_fast_convolutions(graph, dependent)
+    free_of_strides(graph)
+    return JointTrace(traced, num_fixed, len(primals), tuple(groups))
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Let models not look at values: `torch.compiler.is_compiling()` is true, and distributions do not check."""
+    flag = torch.compiler._is_compiling_flag  # noqa: SLF001 - there is no public way to say that one is tracing
+    # Slow to import, and imported already where a model or a loss has distributions.
+    distribution = getattr(sys.modules.get("torch.distributions"), "Distribution", None)
+    checked = distribution is not None and distribution._validate_args  # noqa: SLF001 - set below, by its function
+    torch.compiler._is_compiling_flag = True  # noqa: SLF001
+    try:
+        if checked:
+            distribution.set_default_validate_args(False)  # type: ignore[union-attr]
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = flag  # noqa: SLF001
+        if checked:
+            distribution.set_default_validate_args(True)  # type: ignore[union-attr]
+
+
+def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
+    """Cut a trace by dependence on the tangents.
+
+    Parameters
+    ----------
+    trace : JointTrace
+        It stays as it is.
+    bfloat16 : bool
+        Whether matrix products and convolutions of the tangent part take bfloat16 (see `lower_products`).
+    """
+    traced, num_fixed, num_primals, groups = trace
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(traced.graph, {}))
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
+    dependent = _descendants(graph, placeholders[num_primals:])
+    if bfloat16:
+        lower_products(graph, dependent)
+        dependent = _descendants(graph, placeholders[num_primals:])
+        value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
+    influential = _ancestors(graph, value)
+    inner = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
+    # A product may not depend on v at all (zero for a parameter without influence); it is then a residual too.
+    residuals = [
+        node
+        for node in graph.nodes
+        if node not in dependent and (any(user in dependent for user in node.users) or node in products)
+    ]
+    # Transforms of weights, scales of batch norm: once for all batches rather than with each of them.
+    varying = _descendants(graph, placeholders[num_fixed:])
+    common = [node for node in residuals if node not in varying and node.op == "call_function"]
+    residuals = [node for node in residuals if node not in common]
+    shared = _subgraph(placeholders[:num_fixed], [node for node in inner if node not in varying], common)
+    primal = _subgraph(
+        placeholders[:num_primals], [node for node in inner if node not in dependent], [value, *residuals]
+    )
+    parts, tangents, results = [], placeholders[num_primals:], list(products)
+    for group in groups:
+        mine, tangents = tangents[: group.tangents], tangents[group.tangents :]
+        wanted, results = results[: group.products], results[group.products :]
+        reached = _descendants(graph, mine)
+        parts.append(_subgraph([*common, *residuals, *mine], [node for node in inner if node in reached], wanted))
+    # What the parts allocate is counted as it was: less is taken where memory is used again.
+    size = trace_bytes(shared, primal, parts)
+    for part in parts:
+        prefer_fast_products(part)
+        reuse_memory(part)
+    independent = tuple(i for i, node in enumerate(placeholders[: groups[0].tangents]) if node not in influential)
+    # forward, since calling the module prints its source to stderr where it raises, as it does when memory runs out.
+    return LinearTrace(
+        fx.GraphModule(traced, shared).forward,
+        fx.GraphModule(traced, primal).forward,
+        tuple(fx.GraphModule(traced, part).forward for part in parts),
+        independent,
+        size,
+    )
+
+
+def _descendants(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
+    """The sources and all operations that depend on them."""
+    found = set(sources)
+    for node in graph.nodes:
+        if node.op != "output" and any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _ancestors(graph: fx.Graph, result: fx.Node) -> set[fx.Node]:
+    """The result and all that it depends on."""
+    found = {result}
+    for node in reversed(graph.nodes):
+        if node in found:
+            found.update(node.all_input_nodes)
+    return found
+
+
+def _subgraph(inputs: Sequence[fx.Node], operations: Sequence[fx.Node], results: Sequence[fx.Node]) -> fx.Graph:
+    graph, copied = fx.Graph(), {}
+    for number, node in enumerate(inputs):
+        copied[node] = graph.placeholder(f"input_{number}")
+        copied[node].meta = node.meta
+    for node in operations:
+        copied[node] = graph.node_copy(node, copied.__getitem__)
+    graph.output(tuple(copied[node] for node in results))
+    graph.eliminate_dead_code()
+    return graph

@@ -1,0 +1,596 @@
+"""The primal pass of one batch, which leaves a product with vectors, in one of four ways that are tried in turn."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hesspec.backend.memory import is_out_of_memory
+from hesspec.errors import InputError
+from hesspec.operators.data.structures import map_tensors, tensors_of
+from hesspec.operators.engine.budget import PassBytes, count_work, saved_bytes, trace_pays
+from hesspec.operators.engine.differences import Differences, settled
+from hesspec.operators.engine.graph.precision import arithmetic
+from hesspec.operators.engine.graph.quiet import quiet_tracer
+from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
+from hesspec.operators.engine.surrogate import NOT_OF_THE_LOSS
+from hesspec.operators.engine.traces import Traces
+from hesspec.operators.engine.verification import AGREE, Verdict, verify
+from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
+from hesspec.operators.model.module import ModuleState, conversions_refused
+from hesspec.operators.model.plain import PlainModel
+from hesspec.operators.risk.batches import Batch
+from hesspec.operators.risk.empirical_risk import EmpiricalRisk, Named, OutputLoss, Predict
+from hesspec.operators.risk.inspection import few_samples
+
+__all__ = ["MODES", "WAYS", "Apply", "CurvatureForm", "MatrixPasses", "Passes", "PrimalPass"]
+
+logger = logging.getLogger(__name__)
+
+Apply = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+WAYS = ("traced", "double backward", "double backward in place", "differences")
+"""How products are computed, the fastest first. In place means through the user's own module, with its parameters set
+to those of the operator while it runs, so that whatever the loss reaches counts."""
+MODES = ("auto", *WAYS)
+
+# Gradients that are alive at once in a product by double backward, in units of what its graph keeps. Measured on two
+# CNNs with torch's allocator: 0.8 to 1.4.
+GRADIENTS = 1.5
+
+
+class CurvatureForm(Hashable, Protocol):
+    """A curvature matrix of one batch, in the two forms in which its products can be had.
+
+    Its hash tells its traces from those of other matrices.
+    """
+
+    def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
+        """M v, written with the transforms of torch.func."""
+        ...
+
+    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
+        """v -> M v from a double-backward graph that is built here, once; theta are leaves of it."""
+        ...
+
+    def difference(self, differences: Differences, tangents: Sequence[Tensor], displacement: float) -> list[Tensor]:
+        """M v by differences of first derivatives at a relative displacement."""
+        ...
+
+
+class PrimalPass(NamedTuple):
+    """What the primal pass of a batch leaves: its loss, v -> M v, and parameters without influence on the loss.
+
+    `JacobianPasses` leave a `JacobianPass` in the place of v -> M v.
+    """
+
+    value: Tensor
+    apply: Any
+    unused: Sequence[str]
+
+
+class Passes(ABC):
+    """Primal passes of the batches of a risk, in the fastest of four ways that is right.
+
+    Traced, one trace serves all batches of a shape. Double-backward graphs take its place where tracing fails (an
+    operation without a forward-mode rule, control flow that depends on values) and where it does not pay. Double
+    backward in place runs the user's own module, and takes over where a copy of it as a function of its parameters is
+    something else. Differences need first derivatives only. `settle` compares what a way gives with differences
+    (`hesspec.operators.engine.verification`), and takes the next way where they disagree.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+    precision : str
+        Of the products: "full", "tf32" or "bfloat16".
+    traces : Traces, optional
+        Where traces are kept; by default they are these passes' own.
+
+    Attributes
+    ----------
+    mode : str
+        One of `WAYS`; chosen with the first batch.
+    why : str
+        Why, as text.
+    verdict : Verdict or None
+        Of the verification of this way.
+    displacement : float or None
+        Relative displacement of differences, from the first product on.
+    """
+
+    ways: ClassVar[tuple[str, ...]] = WAYS
+    summed: ClassVar[bool] = False
+    """Whether the product that verification compares is a sum over samples, whatever the loss is."""
+
+    def __init__(self, risk: EmpiricalRisk, precision: str = "full", traces: Traces | None = None) -> None:
+        self.precision, self.risk = precision, risk
+        self._traces = Traces() if traces is None else traces
+        self.mode, self.why = ("", "") if precision == "full" else ("traced", f"precision {precision!r} takes a trace")
+        if risk.mode != "auto":
+            self.mode, self.why = risk.mode, f"mode={risk.mode!r} was asked for"
+        # Before any pass with fake tensors, which must not be the first.
+        self._inspection = risk.inspection
+        self.verdict: Verdict | None = None
+        self.displacement: float | None = None
+        self.stretch = 1.0
+        self._steps: list[str] = []
+        self._graphs: dict[Hashable, PassBytes] = {}
+        self._shared: dict[Callable[..., Any], Sequence[Tensor]] = {}
+
+    @abstractmethod
+    def _traced_as(self) -> Hashable:
+        """What tells the traces of these passes from others."""
+
+    def at_full_precision(self) -> Self:
+        """The same passes at full precision, which share all traces with these."""
+        other = copy.copy(self)
+        other.precision = "full"
+        return other
+
+    def at_twice_the_displacement(self) -> Self:
+        """The same passes with differences over twice the displacement, to measure their error by."""
+        other = copy.copy(self)
+        other.stretch = 2.0
+        return other
+
+    def at(self, risk: EmpiricalRisk) -> Self:
+        """The same passes at another point."""
+        other = copy.copy(self)
+        other.risk, other._shared = risk, {}  # noqa: SLF001 - it is of this class
+        return other
+
+    # Choosing a way --------------------------------------------------------------------------------------------------
+
+    @property
+    def reason(self) -> str:
+        """Why this way was taken, which ones were not, and what verification gave, as text."""
+        verified = [] if self.verdict is None else [f"verified, {self.verdict.text}"]
+        dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in self._inspection.autocast.dtypes))
+        autocast = [f"autocast to {dtypes} in the forward pass is switched off"] if dtypes else []
+        return "; ".join([self.why, *self._steps, *verified, *autocast])
+
+    @property
+    def error(self) -> float:
+        """Error of products, relative to their norm, that verification found, where rounding does not leave as much."""
+        if self.verdict is None or self.mode == "differences":
+            return 0.0
+        return self.verdict.error if self.verdict.error > AGREE[self.risk.parameters.dtype] else 0.0
+
+    def settle(self, part: Batch) -> bool:
+        """Verify the way that products of a part of the data are computed in, and take the next one where it is wrong.
+
+        Returns
+        -------
+        bool
+            Whether the way is right. Where it is not, another one is to be verified.
+
+        Raises
+        ------
+        ValueError
+            If no way is left; the message names the parameters that differ most.
+        """
+        if self.verdict is not None:
+            return True
+        if not self.risk.verify:
+            return self._runs(part)
+        verdict = verify(self, part)
+        if not verdict.agrees:
+            self.step_down(verdict.text, verdict)
+            return False
+        self.verdict = verdict
+        logger.info("%s: verified, %s", self.mode, verdict.text)
+        if verdict.surrogate:
+            warnings.warn(
+                f"Products are with the derivatives of the backward passes, as double backward gives them: "
+                f"{NOT_OF_THE_LOSS}.",
+                stacklevel=2,
+            )
+        return True
+
+    def _runs(self, part: Batch) -> bool:
+        """Whether a product can be computed at all."""
+        few, repeated, _ = few_samples(self.risk.batches, part)
+        try:
+            self.trial(repeated if self.mode == "traced" else few, self.risk.parameters.values)
+        except Exception as error:
+            if is_out_of_memory(error) or isinstance(error, InputError):
+                raise
+            self.step_down(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+            return False
+        return True
+
+    def step_down(self, why: str, verdict: Verdict | None = None) -> None:
+        """Take the next way.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or it was not asked for.
+        """
+        step = f"not {self.mode}: {why}"
+        if self.precision != "full":
+            raise ValueError(
+                f"precision={self.precision!r} needs a trace of the model, and that cannot be used: {why}. Leave "
+                "precision at 'full'."
+            )
+        place = self.ways.index(self.mode)
+        if place + 1 == len(self.ways) or self.risk.mode != "auto":
+            where = f" Parameters that differ most: {', '.join(verdict.worst)}." if verdict and verdict.worst else ""
+            tried = "; ".join([*self._steps, step])
+            raise ValueError(
+                f"No product with this matrix can be trusted: {tried}.{where} Look for operations there whose "
+                "derivatives are not those of their values (custom autograd Functions, casts to low precision, random "
+                "or stateful parts), or, if you know better, pass verify=False."
+            )
+        self._steps.append(step)
+        self.mode, self.why, self.verdict = self.ways[place + 1], "the next way", None
+        logger.info("%s; %s instead", step, self.mode)
+        if self.mode == "differences":
+            digits = "about 7 digits" if self._inspection.double else "about 3 digits"
+            warnings.warn(
+                f"Products are computed by central differences of gradients, with {digits}, as the second derivatives "
+                f"of this model cannot be used ({why}). Their error is measured and is part of all bounds.",
+                stacklevel=2,
+            )
+
+    @abstractmethod
+    def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """Product that verification compares, shaped as the parameters."""
+
+    @abstractmethod
+    def trial_by_differences(
+        self, differences: Differences, tangents: Sequence[Tensor], displacement: float
+    ) -> list[Tensor]:
+        """The same product by differences."""
+
+    @abstractmethod
+    def trial_in_place(
+        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """The same product by double backward."""
+
+    # Passes ----------------------------------------------------------------------------------------------------------
+
+    def bytes(self, batch: Batch) -> PassBytes:
+        """Bytes that passes over a batch of this shape allocate. Nothing is run, where PyTorch can do without.
+
+        Raises
+        ------
+        ValueError
+            If the model cannot be traced and must be.
+        """
+        with preserved_randomness():
+            return self._bytes(batch)
+
+    def _bytes(self, batch: Batch) -> PassBytes:
+        trace = self._traced(batch)
+        if trace is not None:
+            return trace.bytes
+        if self.mode in ("double backward", "double backward in place"):
+            try:
+                size = self._graph_bytes(batch)
+            except Exception as error:
+                if is_out_of_memory(error) or isinstance(error, InputError):
+                    raise
+                self.step_down(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+                return self._bytes(batch)
+            if self.mode == "double backward":
+                return size
+            return PassBytes(0, size.primal, size.kept + size.tangent)
+        return self._gradient_bytes(batch)
+
+    def build(self, batch: Batch) -> PrimalPass:
+        """Run the primal pass of a batch. Errors are those of `bytes`."""
+        with preserved_randomness():
+            trace = self._traced(batch)
+        with arithmetic(self.risk.parameters.device):
+            if trace is None:
+                with preserved_randomness():
+                    return self._untraced(batch)
+            with torch.no_grad():
+                if trace.shared not in self._shared:
+                    self._shared[trace.shared] = trace.shared(*self._fixed)
+                value, *residuals = trace.primal(*self._constants(batch))
+        names = self.risk.parameters.names
+        applied = self._applied(trace, [*self._shared[trace.shared], *residuals], batch)
+        return PrimalPass(value, applied, [names[i] for i in trace.independent])
+
+    def _untraced(self, batch: Batch) -> PrimalPass:
+        if self.mode == "double backward":
+            return self._retain(batch)
+        plain = self._plain(double=self.mode == "differences" and self._inspection.double)
+        value, unused = self._plain_pass(plain, batch)
+        return PrimalPass(value, self._plainly(plain, batch), unused)
+
+    @abstractmethod
+    def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:
+        """Examples of the tangents of a trace, and their groups."""
+
+    @abstractmethod
+    def _products(
+        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """What is traced, besides the loss."""
+
+    @abstractmethod
+    def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> Any:
+        """What a traced primal pass leaves."""
+
+    @abstractmethod
+    def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Any:
+        """What a primal pass leaves in double backward."""
+
+    @abstractmethod
+    def _plainly(self, plain: PlainModel, batch: Batch) -> Any:
+        """What a primal pass leaves where products run the user's own module, of which nothing is kept."""
+
+    def _constants(self, batch: Batch) -> list[Tensor]:
+        """All tensors that a primal pass takes."""
+        return [*self._fixed, *batch.leaves()[0]]
+
+    @property
+    def _fixed(self) -> list[Tensor]:
+        """Tensors that are the same for all batches."""
+        return [*self.risk.parameters.values, *self.risk.fixed.values()]
+
+    def _traced(self, batch: Batch) -> LinearTrace | None:
+        """The trace of this shape of batch, made where there is none yet; None where products are not traced."""
+        try:
+            if not self.mode:
+                self._choose(batch)
+            return self._trace(batch) if self.mode == "traced" else None
+        except Exception as error:
+            if is_out_of_memory(error) or isinstance(error, InputError):
+                raise
+            logger.debug("no trace of this model", exc_info=error)
+            self.step_down(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+            return None
+
+    def _choose(self, batch: Batch) -> None:
+        self.mode, self.why = "traced", "one trace for each shape of batch"
+        risk, batches = self.risk, self.risk.batches
+        try:
+            with self._fake(batch) as (theta, fixed, inputs, targets), torch.no_grad(), differentiable_kernels():
+                predict, loss = risk.functions(fixed, inputs, targets)
+                work = count_work(lambda: loss(predict(theta), theta))
+        except Exception as error:
+            logger.debug("no forward pass with fake tensors", exc_info=error)
+            return
+        pays, self.why = trace_pays(
+            work,
+            batches=len(batches),
+            scale=batches.samples / batch.samples,
+            shapes=len(set(batches.sizes)),
+            points=self._traces.points,
+            device=risk.parameters.device,
+        )
+        self.mode = "traced" if pays else "double backward"
+
+    def _key(self, batch: Batch) -> Hashable:
+        """What tells the shape of a batch from others: shapes and dtypes of tensors, and the rest of the structure."""
+        tensors, structure = batch.leaves()
+        return structure, tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+
+    def _trace(self, batch: Batch) -> LinearTrace:
+        if batch.opaque:
+            raise TypeError("the data holds objects besides tensors, whose content a trace would take for constant")
+        if self._inspection.hooked:
+            raise TypeError("hooks of the user's own take part in the computation")
+        key, bfloat16 = self._key(batch), self.precision == "bfloat16"
+        found = self._traces.of(self.risk, self._traced_as())
+        if (bfloat16, key) not in found.linear:
+            if key not in found.joint:
+                found.joint[key] = self._trace_jointly(batch)
+            found.linear[bfloat16, key] = cut(found.joint[key], bfloat16=bfloat16)
+        return found.linear[bfloat16, key]
+
+    def _trace_jointly(self, batch: Batch) -> JointTrace:
+        risk = self.risk
+        tensors, structure = batch.leaves()
+        names, fixed_names = risk.parameters.names, tuple(risk.fixed)
+        p, q, b = len(names), len(fixed_names), len(tensors)
+
+        def function(*arguments: Tensor) -> tuple[Tensor, ...]:
+            theta = dict(zip(names, arguments[:p], strict=True))
+            fixed = dict(zip(fixed_names, arguments[p : p + q], strict=True))
+            predict, loss = risk.functions(fixed, *structure.fill(arguments[p + q : p + q + b]))
+            with differentiable_kernels():
+                products = self._products(predict, loss, theta, arguments[p + q + b :])
+                return (loss(predict(theta), theta), *products)
+
+        tangents, groups = self._tangents(batch)
+        state = ModuleState(risk.model)
+        try:
+            with conversions_refused():
+                return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
+        finally:
+            # Whatever the forward pass keeps in the model is of the trace.
+            state.restore()
+
+    def _retain(self, batch: Batch) -> PrimalPass:
+        theta = self.risk.leaves()
+        predict, loss = self.risk.functions(self.risk.fixed, batch.inputs, batch.targets)
+        with torch.enable_grad(), differentiable_kernels():
+            value = loss(predict(theta), theta)
+            gradient = (
+                torch.autograd.grad(value, tuple(theta.values()), allow_unused=True)
+                if value.requires_grad
+                else [None] * len(theta)
+            )
+            unused = [name for name, part in zip(theta, gradient, strict=True) if part is None]
+            apply = self._retained(predict, loss, theta)
+        return PrimalPass(value.detach(), apply, unused)
+
+    def _graph_bytes(self, batch: Batch) -> PassBytes:
+        key = self._key(batch)
+        if key not in self._graphs:
+            try:
+                with self._fake(batch) as stand_ins:
+                    kept = self._saved(*stand_ins)
+            except Exception as error:
+                logger.debug("no double-backward graph with fake tensors", exc_info=error)
+                kept = self._saved(self.risk.leaves(), self.risk.fixed, batch.inputs, batch.targets)
+            products = self.risk.parameters.count * self.risk.parameters.dtype.itemsize
+            self._graphs[key] = PassBytes(kept, kept, int(GRADIENTS * kept) + products)
+        return self._graphs[key]
+
+    def _saved(self, theta: Named, fixed: Named, inputs: Any, targets: Any) -> int:
+        """Bytes of the double-backward graph of a batch."""
+        given = tensors_of((theta, fixed, inputs, targets))
+        with torch.enable_grad(), differentiable_kernels():
+            return saved_bytes(lambda: self._retained(*self.risk.functions(fixed, inputs, targets), theta), given)
+
+    # The user's own module -------------------------------------------------------------------------------------------
+
+    def _plain(self, *, double: bool) -> PlainModel:
+        return self.risk.plain(double=double)
+
+    @contextmanager
+    def _held(self, plain: PlainModel) -> Iterator[PlainModel]:
+        with plain.held(self.risk.parameters.natural(self.risk.parameters.values)):
+            yield plain
+
+    def _plain_pass(self, plain: PlainModel, batch: Batch) -> tuple[Tensor, Sequence[str]]:
+        """Loss of a batch, and names of the parameters that it does not depend on."""
+        with self._held(plain), torch.enable_grad():
+            outputs, loss = self.risk.plainly(plain, batch)()
+            value = loss(outputs)
+            found: Sequence[Tensor | None] = (
+                torch.autograd.grad(value, plain.leaves, allow_unused=True)
+                if value.requires_grad
+                else [None] * len(plain.leaves)
+            )
+        names = self.risk.parameters.names
+        unused = [name for name, part in zip(names, found, strict=True) if part is None]
+        return value.detach().to(self.risk.parameters.dtype), unused
+
+    def _gradient_bytes(self, batch: Batch) -> PassBytes:
+        """Bytes of a gradient of the user's own module."""
+        key = ("gradient", self._key(batch))
+        if key not in self._graphs:
+            plain = self._plain(double=self._inspection.double)
+            with self._held(plain), torch.enable_grad():
+                evaluate = self.risk.plainly(plain, batch)
+
+                def graph() -> Tensor:
+                    outputs, loss = evaluate()
+                    return loss(outputs)
+
+                kept = saved_bytes(graph, plain.leaves)
+            products = 4 * self.risk.parameters.count * (8 if plain.double else self.risk.parameters.dtype.itemsize)
+            self._graphs[key] = PassBytes(0, kept, int(GRADIENTS * kept) + products)
+        return self._graphs[key]
+
+    @contextmanager
+    def _fake(self, batch: Batch) -> Iterator[tuple[Named, Named, Any, Any]]:
+        """Parameters, buffers, inputs and targets as tensors of the same shapes that hold nothing, and their mode."""
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        given = self.risk.leaves(), self.risk.fixed, batch.inputs, batch.targets
+        stand_ins = map_tensors(mode.from_tensor, given)
+        # Whatever the forward pass keeps in the model holds nothing either.
+        state = ModuleState(self.risk.model)
+        try:
+            with quiet_tracer(), conversions_refused(), mode:
+                yield stand_ins
+        finally:
+            state.restore()
+
+
+class MatrixPasses(Passes):
+    """Primal passes that leave v -> M v, for a matrix that is a sum over batches; see `Passes`.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+    form : CurvatureForm
+    precision : str
+    traces : Traces, optional
+    """
+
+    def __init__(
+        self, risk: EmpiricalRisk, form: CurvatureForm, precision: str = "full", traces: Traces | None = None
+    ) -> None:
+        super().__init__(risk, precision, traces)
+        self._form = form
+
+    def _traced_as(self) -> Hashable:
+        return self._form
+
+    def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:  # noqa: ARG002
+        values = self.risk.parameters.values
+        return values, [Group(len(values), len(values))]
+
+    def _products(
+        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        product = self._form.product(predict, loss, theta, dict(zip(theta, tangents, strict=True)))
+        return [product[name] for name in theta]
+
+    def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> Apply:  # noqa: ARG002
+        (tangent,) = trace.tangents
+        return lambda tangents: tangent(*residuals, *tangents)
+
+    def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
+        apply = self._form.retained(predict, loss, theta)
+
+        def enabled(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+            with torch.enable_grad():
+                return apply(tangents)
+
+        return enabled
+
+    def _plainly(self, plain: PlainModel, batch: Batch) -> Apply:
+        return (self._differences if self.mode == "differences" else self._in_place)(plain, batch)
+
+    def _in_place(self, plain: PlainModel, batch: Batch) -> Apply:
+        parameters = self.risk.parameters
+
+        def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+            with self._held(plain), torch.enable_grad(), differentiable_kernels():
+                theta: Named = dict(zip(parameters.names, plain.leaves, strict=True))
+                predict, loss = self.risk.in_place(plain, batch.inputs, batch.targets)
+                product = self.trial_in_place(predict, loss, theta, parameters.natural(tangents))
+                return [part.detach() for part in parameters.real(product)]
+
+        return apply
+
+    def _differences(self, plain: PlainModel, batch: Batch) -> Apply:
+        parameters = self.risk.parameters
+
+        def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+            with self._held(plain):
+                differences, given = Differences.of(self.risk, plain, batch), parameters.natural(tangents)
+                if self.displacement is None:
+                    found = settled(lambda h: self._form.difference(differences, given, h), differences.dtype)
+                    self.displacement = found.displacement
+                product = self._form.difference(differences, given, self.displacement * self.stretch)
+            return [part.to(parameters.dtype) for part in parameters.real(product)]
+
+        return apply
+
+    def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """Product with the matrix of the batch."""
+        apply = self.build(batch).apply
+        with torch.no_grad():
+            return list(apply(tangents))
+
+    def trial_by_differences(
+        self, differences: Differences, tangents: Sequence[Tensor], displacement: float
+    ) -> list[Tensor]:
+        """The product by differences."""
+        return self._form.difference(differences, tangents, displacement)
+
+    def trial_in_place(
+        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """The product by double backward."""
+        return self._form.retained(predict, loss, theta)(tangents)

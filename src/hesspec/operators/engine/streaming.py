@@ -1,0 +1,440 @@
+"""Passes over all batches within a memory budget, and products of a curvature matrix with vectors."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from hesspec.backend.heap import Hold, from_heap
+from hesspec.backend.memory import BudgetError, in_words, is_out_of_memory, release
+from hesspec.errors import NonFiniteError
+from hesspec.operators.engine.budget import PassBytes
+from hesspec.operators.engine.graph.precision import arithmetic
+from hesspec.operators.engine.passes import CurvatureForm, MatrixPasses, Passes
+from hesspec.operators.engine.traces import Traces
+from hesspec.operators.risk.batches import Batch
+from hesspec.operators.risk.empirical_risk import EmpiricalRisk, loss_not_finite
+
+__all__ = ["KeptPasses", "LinearisedRisk", "cut_to_fit"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ADVICE = (
+    "Give it more with memory=..., or take fewer parameters (params=...) or a smaller model; a Krylov basis that fills "
+    "the device may be the cause too."
+)
+
+# Passes that take less are left to the C library, which keeps blocks up to this size by itself (mallopt(3)).
+LARGE = 32 << 20
+
+# A batch, or a part of one: the batch's index and the number of the part.
+Place = tuple[int, int]
+
+
+class Kept(NamedTuple):
+    """A primal pass that is kept."""
+
+    share: float
+    size: PassBytes
+    apply: Any
+
+
+class KeptPasses:
+    """Primal passes of all batches of a risk, kept as far as memory goes and repeated beyond.
+
+    The first primal passes are kept, as many as the budget has room for beside the pass at work. The others are
+    repeated in every pass over the data and shared by all vectors of the pass. A batch whose passes do not fit into
+    the budget is cut into parts along its samples. Where memory runs out all the same, half of the kept primal passes
+    are given up, then half of the rest, and so on, then batches are cut into halves, and what failed is repeated. Sums
+    are taken in the order of the data in any case: how much is kept does not change a bit of a product.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+    passes : Passes
+    budget : int
+        Bytes that kept primal passes and the pass at work may take together.
+
+    Attributes
+    ----------
+    value : float
+        The risk at this point.
+    seconds : float
+        Time that building took.
+    predicted_peak : int
+        Most bytes that passes take at once, the kept ones included, as predicted.
+
+    Raises
+    ------
+    ValueError
+        If the model draws random numbers in its forward pass, or cannot be traced and the precision needs that.
+    NonFiniteError
+        If the loss of a batch is NaN or infinite.
+    MemoryError
+        If not even one sample fits.
+    """
+
+    def __init__(self, risk: EmpiricalRisk, passes: Passes, budget: int) -> None:
+        self._risk, self._budget = risk, budget
+        self._device = risk.parameters.device
+        self._passes = passes
+        self._full = passes if passes.precision == "full" else passes.at_full_precision()
+        self._kept: dict[Place, Kept] = {}
+        # Parts that each batch is cut into, and the most that it can be cut into.
+        self._parts = dict.fromkeys(range(len(risk.batches)), 1)
+        self._most = dict(enumerate(risk.batches.sizes))
+        self._places = 0
+        self._shared_bytes = 0
+        self._need = 0
+        # What was given up when memory ran out, and how many primal passes may still be kept then.
+        self._steps: list[str] = []
+        self._allowed = math.inf
+        self._unused: set[str] = set()
+        self.value, self.seconds, self.predicted_peak = 0.0, 0.0, 0
+        # From the first passes on, in whose memory the next ones work.
+        self._hold = Hold() if self._device.type == "cpu" else None
+        start = time.perf_counter()
+        self._surviving(self._prepare)
+        if self.predicted_peak < LARGE:
+            self._hold = None
+        self.seconds = time.perf_counter() - start
+        logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
+        if self._places and len(self._unused) == len(risk.parameters.names):
+            raise ValueError(
+                "None of the selected parameters influences the loss. Its graph may be cut, as by .detach(), "
+                "torch.no_grad(), .item() or argmax in the model or the loss: loss.backward() must give gradients."
+            )
+        if self._unused and risk.ranks.rank == 0:
+            shown = ", ".join(name for name in risk.parameters.names if name in self._unused)
+            warnings.warn(
+                f"These parameters do not influence the loss; their curvature is zero: {shown}.",
+                stacklevel=5,
+            )
+
+    def __del__(self) -> None:
+        """Let go of what is kept before the hold on memory, which gives back what is free when it ends."""
+        self.__dict__.pop("_kept", None)
+        self.__dict__.pop("_hold", None)
+
+    @property
+    def mode(self) -> str:
+        """How products are had: "traced" or "double backward"."""
+        return self._passes.mode
+
+    @property
+    def reason(self) -> str:
+        """Why, how much is kept, and what was given up when memory ran out, in words."""
+        batches = len(self._risk.batches)
+        whole = f"{batches} batches" if self._places <= batches else f"{self._places} parts of {batches} batches"
+        kept = f"primal passes kept for {len(self._kept)} of {whole}, {in_words(self.kept_bytes)}"
+        peak = f"predicted peak {in_words(self.predicted_peak)}"
+        return "; ".join([self._passes.reason, kept, peak, *self._steps])
+
+    @property
+    def error(self) -> float:
+        """Error of products, relative to their norm, that verification found, where rounding does not leave as much."""
+        return self._full.error
+
+    def step_down(self, why: str) -> None:
+        """Compute products in the next way."""
+        self._full.step_down(why)
+        self._surviving(self._prepare)
+
+    @property
+    def kept_batches(self) -> int:
+        """Number of batches, or parts of them, whose primal passes are kept."""
+        return len(self._kept)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the primal passes that are kept."""
+        return sum(kept.size.kept for kept in self._kept.values())
+
+    @property
+    def _held_bytes(self) -> int:
+        """Bytes that are held between products."""
+        return self._shared_bytes + self.kept_bytes
+
+    def at_full_precision(self) -> Self:
+        """The same matrix at full precision, with the same traces.
+
+        Where only the arithmetic of the products differs (TF32), the kept primal passes are shared too; else nothing is
+        kept for it.
+        """
+        other = copy.copy(self)
+        other._passes = self._full  # noqa: SLF001
+        if self._passes.precision == "bfloat16":
+            other._kept, other._parts = {}, dict(self._parts)  # noqa: SLF001
+        return other
+
+    def at_twice_the_displacement(self) -> Self:
+        """The same matrix with differences over twice the displacement."""
+        other = copy.copy(self)
+        other._passes, other._kept = self._passes.at_twice_the_displacement(), {}  # noqa: SLF001
+        return other
+
+    def _fault(self) -> NonFiniteError | None:
+        """The batch and the parameter where the gradient is NaN or infinite, if it is."""
+        for batch in self._risk.batches:
+            for part in self._cut(batch):
+                if (fault := self._risk.fault(part)) is not None:
+                    return fault
+        return None
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        if self._device.type == "cpu":
+            return nullcontext()
+        return arithmetic(self._device, tf32=self._passes.precision == "tf32")
+
+    def _applications(self) -> Iterator[tuple[int, float, Any]]:
+        """Index, share and what the primal pass leaves of every batch or part, in the order of the data."""
+        # What is kept comes first in the data, always.
+        for (index, _), kept in self._kept.items():
+            yield index, kept.share, kept.apply
+        if len(self._kept) < self._places:
+            for batch in self._risk.batches:
+                for number, part in enumerate(self._cut(batch)):
+                    if (batch.index, number) not in self._kept:
+                        yield batch.index, part.share, self._passes.build(part).apply
+
+    def _prepare(self) -> None:
+        """Cut batches that are too large, run every primal pass once, and keep the first of them."""
+        self._kept.clear()
+        self._places, self.value, self.predicted_peak = 0, 0.0, 0
+        self._unused = set(self._risk.parameters.names)
+        final = max((index for index, share in enumerate(self._risk.batches.shares) if share), default=-1)
+        # Largest needs so far: of parts that are repeated, and of tangent passes; what parts of a size share.
+        streamed = tangent = 0
+        shared: dict[int, int] = {}
+        for batch in self._risk.batches:
+            parts = self._fitting(batch)
+            if not self._places:
+                while not self._full.settle(parts[0]):
+                    parts = self._fitting(batch)
+            for number, part in enumerate(parts):
+                size = self._bytes(part)
+                shared[part.samples] = size.shared
+                self._shared_bytes = sum(shared.values())
+                while self._kept and self._held_bytes + max(streamed, size.streamed) > self._budget:
+                    _, given_up = self._kept.popitem()
+                    streamed = max(streamed, given_up.size.streamed)
+                self.predicted_peak = max(self.predicted_peak, self._held_bytes + size.primal)
+                apply = self._first(part)
+                tangent = max(tangent, size.tangent)
+                # What follows may have to be repeated in every pass, beside all that is kept.
+                follows = batch.index < final or number + 1 < len(parts)
+                need = self._held_bytes + size.kept + max(tangent, size.streamed if follows else 0)
+                if not streamed and need <= self._budget and len(self._kept) < self._allowed:
+                    self._kept[batch.index, number] = Kept(part.share, size, apply)
+                else:
+                    streamed = max(streamed, size.streamed)
+                self._places += 1
+        self.predicted_peak = max(self.predicted_peak, self._held_bytes + max(tangent, streamed))
+
+    def _first(self, part: Batch) -> Any:
+        """The first primal pass of a batch or part, with what is noted of it."""
+        value, apply, unused = self._passes.build(part)
+        if not value.isfinite():
+            raise loss_not_finite(part, value)
+        self.value += part.share * float(value)
+        self._unused &= set(unused)
+        return apply
+
+    def _bytes(self, part: Batch) -> PassBytes:
+        """Bytes of the passes over a part, those of the operator at full precision included."""
+        size = self._passes.bytes(part)
+        if self._full is not self._passes:
+            size = size._replace(primal=max(size.primal, self._full.bytes(part).streamed))
+        self._need = size.least
+        return size
+
+    def _cut(self, batch: Batch) -> list[Batch]:
+        return self._risk.batches.split(batch, self._parts[batch.index])
+
+    def _fitting(self, batch: Batch) -> list[Batch]:
+        """Cut a batch into few equal parts that fit into the budget, as predicted."""
+        index = batch.index
+        self._most[index] = _most_parts(batch)
+        self._parts[index], parts = cut_to_fit(
+            self._risk, batch, self._parts[index], lambda part: self._bytes(part).least, self._budget
+        )
+        return parts
+
+    def _surviving(self, attempt: Callable[[], T]) -> T:
+        """The result of an attempt that is repeated, with less kept or with smaller parts, where memory runs out."""
+        while True:
+            try:
+                with from_heap() if self._hold else nullcontext():
+                    return attempt()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                name = type(error).__name__
+            # Only here, since the traceback of the error holds all tensors of the attempt.
+            release(self._device)
+            self._step_down(name)
+
+    def _step_down(self, name: str) -> None:
+        if self._kept:
+            self._allowed = len(self._kept) // 2
+            step = f"kept primal passes reduced from {len(self._kept)} to {self._allowed}"
+            while len(self._kept) > self._allowed:
+                self._kept.popitem()
+        else:
+            finer = {
+                index: _even(min(2 * count, self._most[index]), self._most[index])
+                for index, count in self._parts.items()
+            }
+            if finer == self._parts:
+                raise BudgetError(
+                    f"Memory ran out ({name}) though nothing is kept any more and batches are cut into single samples, "
+                    f"one of which takes {in_words(self._need)} beside the model, as predicted; the budget is "
+                    f"{in_words(self._budget)}. {ADVICE}"
+                )
+            self._allowed = 0
+            self._parts.update(finer)
+            self._places = sum(finer.values())
+            step = f"batches cut into {max(finer.values())} parts"
+        self._steps.append(f"out of memory ({name}): {step}")
+        logger.warning("out of memory (%s): %s", name, step)
+        release(self._device)
+
+
+class LinearisedRisk(KeptPasses):
+    """M v for one curvature matrix M of a risk that is a sum over batches; see `KeptPasses`.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+    form : CurvatureForm
+    budget : int
+        Bytes that kept primal passes and the pass at work may take together.
+    precision : str
+        Of the products: "full", "tf32" or "bfloat16".
+    traces : Traces, optional
+        Where traces are kept.
+    """
+
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        form: CurvatureForm,
+        budget: int,
+        precision: str = "full",
+        traces: Traces | None = None,
+    ) -> None:
+        super().__init__(risk, MatrixPasses(risk, form, precision, traces), budget)
+
+    def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """M v for each flat vector (p,), in one pass over the data."""
+        return self._risk.ranks.together(lambda: self._surviving(lambda: self._pass(vectors)))
+
+    def diagnose(self, vector: Tensor) -> NonFiniteError:
+        """Find the batch and the parameter where M v is NaN or infinite."""
+        return self._surviving(lambda: self._diagnose(vector))
+
+    def _pass(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        parameters = self._risk.parameters
+        split = [parameters.split(vector) for vector in vectors]
+        results: list[Tensor] = []
+        sums: list[Sequence[Tensor]] = []
+        for _, share, apply in self._applications():
+            begun = len(results) == len(vectors)
+            with torch.no_grad(), self._arithmetic():
+                if begun and not sums:
+                    sums = [parameters.split(result) for result in results]
+                for place, tangents in enumerate(split):
+                    parts = apply(tangents)
+                    if begun:
+                        for total, part in zip(sums[place], parts, strict=True):
+                            total.add_(part, alpha=share)
+                    else:
+                        # Parameters of a small network are many for what they hold: one operation for all of them.
+                        flat = torch.cat([part.reshape(-1) for part in parts])
+                        results.append(flat if share == 1 else flat.mul_(share))
+        return results or [torch.zeros_like(vector) for vector in vectors]
+
+    def _diagnose(self, vector: Tensor) -> NonFiniteError:
+        fault = self._fault()
+        if fault is not None:
+            return fault
+        names = self._risk.parameters.names
+        tangents = self._risk.parameters.split(vector)
+        for index, _, apply in self._applications():
+            with torch.no_grad(), self._arithmetic():
+                for name, entry in zip(names, apply(tangents), strict=True):
+                    if not entry.isfinite().all():
+                        return NonFiniteError(
+                            f"The matvec is not finite in batch {index}, parameter {name!r}; loss and gradient are."
+                        )
+        return NonFiniteError("The sum of the batches' matvecs is not finite, though each of them is: it overflows.")
+
+
+def cut_to_fit(
+    risk: EmpiricalRisk, batch: Batch, count: int, need_of: Callable[[Batch], int], budget: int
+) -> tuple[int, list[Batch]]:
+    """Cut a batch into few equal parts that fit into a budget, as predicted.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+    batch : Batch
+    count : int
+        Number of parts to begin with.
+    need_of : callable
+        Bytes that the passes over a part take.
+    budget : int
+
+    Returns
+    -------
+    int, list of Batch
+        Number of parts, and the parts.
+
+    Raises
+    ------
+    MemoryError
+        If not even one sample fits.
+    """
+    most, growth = _most_parts(batch), 1.0
+    products = risk.parameters.count * risk.parameters.dtype.itemsize
+    while True:
+        parts = risk.batches.split(batch, count)
+        need = max(map(need_of, parts))
+        if need <= budget:
+            return count, parts
+        if count >= most:
+            raise _too_large(batch, need, budget)
+        # All but the products grows with the samples, nearly; where that was too bold, twice as many parts.
+        room = (budget - products) / max(need - products, 1)
+        wanted = max(count / room, count * growth, count + 1) if room > 0 else most
+        count, growth = _even(min(math.ceil(wanted), most), most), 2.0
+
+
+def _most_parts(batch: Batch) -> int:
+    return 1 if batch.indivisible else batch.samples
+
+
+def _too_large(batch: Batch, need: int, budget: int) -> BudgetError:
+    single = batch.samples == 1 or not batch.indivisible
+    what = "One sample" if single else f"Batch {batch.index}, which cannot be cut ({batch.indivisible}),"
+    advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches where that is the same loss."
+    return BudgetError(
+        f"{what} takes {in_words(need)} beside the model, as predicted, and the memory for it is "
+        f"{in_words(budget)}. {advice}"
+    )
+
+
+def _even(parts: int, samples: int) -> int:
+    """A number of parts that divides the samples, where there is one up to twice as large: it saves a second trace."""
+    return next((count for count in range(parts, min(2 * parts, samples) + 1) if samples % count == 0), parts)

@@ -1,0 +1,241 @@
+"""Gradients that are not those of the loss: which matrix is meant where double backward and differences are two.
+
+A straight-through estimator, gradient reversal and a surrogate for a spike's derivative are backward passes that are
+not the derivatives of their forward passes. The gradient is then not that of the loss, and in general of no function at
+all: its Jacobian, which differences give, is not symmetric, and nothing that a spectrum says holds for it. Double
+backward differentiates the backward passes by their own rules, with one and the same derivative for each part, so that
+its matrix is symmetric, and the same as where the part is written with `detach()`, as in x + (round(x) - x).detach().
+That is the matrix that is meant. So it is where the gradient is constant between steps, as that of a network all of
+whose weights are rounded, and differences are zero.
+
+Where both are symmetric, nothing tells which is meant, unless the gradient is nearly that of the loss: then the
+backward pass is inexact, and double backward of it may be anything. Of a hook on a tensor double backward makes what
+depends on the tensors that PyTorch keeps: a hook that halves halves the derivative of tanh twice, since that is
+computed from the tensor with the hook, and the derivative of the sine once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from hesspec.errors import InputError
+from hesspec.operators.engine.differences import Differences, Settled, length
+
+__all__ = ["HOOKED", "NOT_OF_THE_LOSS", "TensorHooks", "double_backward_meant", "mismatch"]
+
+NOT_OF_THE_LOSS = (
+    "the gradient is not the derivative of the loss, as with a straight-through estimator or gradient reversal"
+)
+
+HOOKED = (
+    "A hook on a tensor changes gradients (Tensor.register_hook in the forward pass), so that they are not the "
+    "derivative of the loss, and the second derivative depends on which tensors PyTorch keeps. Take the hook off, or "
+    "write what it does into the model, as 0.5 * x + (0.5 * x).detach() for a hook that halves the gradient of x."
+)
+
+# A slope of the loss and that by the gradient are the same within this part of themselves, besides their rounding: what
+# in the slope of a function three differences of first order leave.
+SAME_SLOPE = {torch.float64: 1e-6, torch.float32: 1e-3}
+# Rounding errors of a loss, in units of itself.
+ROUNDINGS = 64
+# A matrix is symmetric where u'Mv and v'Mu differ by no more than this part of what the two matrices differ by, and
+# what products are off by: rounding, relative to them, and what differences are uncertain by, so many times.
+SYMMETRY = 0.01
+ROUNDED = {torch.float64: 1e-10, torch.float32: 1e-5}
+CLEARLY = 10.0
+# Where differences are this small a part of double backward, the gradient is constant between steps.
+CONSTANT = 1e-6
+# Above this mismatch of slopes the gradient is of something else than the loss, and not only inexact.
+OTHER = 0.01
+# Vectors u that symmetry is tried with. One alone may meet two parts of a matrix that cancel.
+TRIALS = 4
+
+Product = Callable[[Sequence[Tensor]], Sequence[Tensor] | None]
+
+
+class TensorHooks(TorchFunctionMode):
+    """Tells whether hooks are registered on tensors that are computed within this context.
+
+    Attributes
+    ----------
+    found : bool
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function, and note a hook."""
+        self.found |= func is Tensor.register_hook and not args[0].is_leaf
+        return func(*args, **(kwargs or {}))
+
+
+def mismatch(differences: Differences, tangents: Sequence[Tensor], displacement: float) -> float:
+    """What the slope of the loss along a vector and that by its gradient differ by, relative to them; 0 for rounding.
+
+    Parameters
+    ----------
+    differences : Differences
+    tangents : sequence of Tensor
+        In the shapes of the parameters.
+    displacement : float
+        Relative to the parameters.
+    """
+    by_loss, by_gradient, rounding = differences.slopes(tangents, displacement)
+    apart, sizes = abs(by_loss - by_gradient), abs(by_loss) + abs(by_gradient)
+    return 0.0 if apart <= SAME_SLOPE[differences.dtype] * sizes + ROUNDINGS * rounding else apart / sizes
+
+
+def double_backward_meant(
+    by_differences: Product,
+    by_double_backward: Product,
+    direction: Sequence[Tensor],
+    settled: Settled,
+    *,
+    slopes: float,
+    mode: str,
+) -> Sequence[Tensor] | None:
+    """Product by double backward where that is meant, of a gradient that is not that of the loss.
+
+    Parameters
+    ----------
+    by_differences, by_double_backward : callable
+        Products with the matrix of a few samples, at the same point; None where there is no double backward.
+    direction : sequence of Tensor
+        v, which a product has been computed with.
+    settled : Settled
+        That product, by differences.
+    slopes : float
+        By what slopes differ; see `mismatch`.
+    mode : str
+        How the user wants products to be computed.
+
+    Returns
+    -------
+    sequence of Tensor or None
+        None where differences are meant.
+
+    Raises
+    ------
+    InputError
+        If neither matrix is symmetric, or nothing tells which of two symmetric ones is meant.
+    """
+    one, other = settled.product, by_double_backward(direction)
+    rounded = ROUNDED[one[0].dtype]
+    error = CLEARLY * length(settled.changes) + rounded * length(one)
+    apart = one if other is None else [a.double() - b.double() for a, b in zip(one, other, strict=True)]
+    if length(apart) <= error:
+        # They are one matrix.
+        other, apart = None, one
+    tried = _directions(apart, direction)
+    first = _Trial(by_differences, one, tried, direction, error)
+    second = None if other is None else _Trial(by_double_backward, other, tried, direction, rounded * length(other))
+    scales = first.sizes if second is None else first.apart(second)
+    constant = other is not None and length(one) <= CONSTANT * length(other)
+    right = first.is_symmetric(scales) and not constant
+    right_too = second is not None and second.is_symmetric(scales)
+    if right and right_too and slopes > OTHER and mode != "differences":
+        if "double backward" in mode:
+            return other
+        raise InputError(
+            f"Two matrices may be meant: {NOT_OF_THE_LOSS}, and both its own derivative and its double backward are "
+            "symmetric. Pass mode='differences' for the first or mode='double backward' for the second, which is also "
+            "that of the same model with its values held by detach(), as in x + (torch.round(x) - x).detach()."
+        )
+    if right:
+        return None
+    if right_too:
+        return other
+    words = f"{first.example} by differences of gradients"
+    words += "" if second is None else f", {second.example} by double backward"
+    raise InputError(
+        f"There is no matrix of second derivatives: {NOT_OF_THE_LOSS}, and its own derivative M is not symmetric: u·Mv "
+        f"and v·Mu are {words}. Let the backward passes of custom autograd Functions be differentiable (made of "
+        "PyTorch's functions, without once_differentiable), or write what is constant with detach(), as in "
+        "x + (torch.round(x) - x).detach()."
+    )
+
+
+class _Trial:
+    """u'Mv and v'Mu of one matrix, for several u.
+
+    Parameters
+    ----------
+    product : callable
+    of_v : sequence of Tensor
+        M v.
+    tried : sequence of sequences of Tensor
+        The vectors u.
+    v : sequence of Tensor
+    error : float
+        What the norm of a product with a vector of the size of v may be off by.
+    """
+
+    def __init__(
+        self,
+        product: Product,
+        of_v: Sequence[Tensor],
+        tried: Sequence[Sequence[Tensor]],
+        v: Sequence[Tensor],
+        error: float,
+    ) -> None:
+        products = map(product, tried)
+        self._numbers = [
+            (_inner(u, of_v), math.nan if of_u is None else _inner(v, of_u))
+            for u, of_u in zip(tried, products, strict=True)
+        ]
+        # All u are as long as v.
+        self._error = error * length(v)
+
+    @property
+    def sizes(self) -> list[float]:
+        """The larger of the two numbers of each u."""
+        return [max(map(abs, pair)) for pair in self._numbers]
+
+    def apart(self, other: _Trial) -> list[float]:
+        """What the numbers of each u differ by from those of another matrix."""
+        pairs = zip(self._numbers, other._numbers, strict=True)
+        return [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairs]
+
+    def is_symmetric(self, scales: Sequence[float]) -> bool:
+        """Whether the two numbers are the same for all u, by these scales."""
+        return all(
+            abs(a - b) <= SYMMETRY * scale + self._error for (a, b), scale in zip(self._numbers, scales, strict=True)
+        )
+
+    @property
+    def example(self) -> str:
+        """The numbers that differ most, as text."""
+        forth, back = max(self._numbers, key=lambda pair: abs(pair[0] - pair[1]))
+        return f"{forth:.3g} and {back:.3g}"
+
+
+def _directions(apart: Sequence[Tensor], v: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Vectors u of the size of v, in which two matrices whose products with v are apart by this differ.
+
+    They are what the products differ by, with random signs of the parameters, and one that is random.
+    """
+    generator, size = torch.Generator().manual_seed(1), length(v)
+    found = [list(apart)]
+    for _ in range(TRIALS - 2):
+        signs = (2 * torch.randint(2, (len(v),), generator=generator) - 1).tolist()
+        found.append([sign * part for sign, part in zip(signs, apart, strict=True)])
+    found.append([torch.randn(part.shape, generator=generator).to(part) for part in v])
+    return [[(part * (size / length(u))).to(like.dtype) for part, like in zip(u, v, strict=True)] for u in found]
+
+
+def _inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    return sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))

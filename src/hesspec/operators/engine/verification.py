@@ -1,0 +1,321 @@
+"""Verification: a product is compared with a truth that shares no code with it, before anything is said of it.
+
+The truth is a product by central differences of first derivatives (`Differences`), of the user's own module with its
+own loss, run by plain PyTorch in float64 where the module allows that. It is taken over a few samples, at a point near
+that of the operator, as units may stand on their kinks at the point itself (a ReLU whose input is exactly zero).
+Where the gradient is not that of the loss, it may be double backward; see `hesspec.operators.engine.surrogate`.
+A trace has the shape of its batch built in, and is given the same few samples again and again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hesspec.backend.memory import is_out_of_memory
+from hesspec.errors import InputError
+from hesspec.operators.engine.differences import Differences, length, settled
+from hesspec.operators.engine.surrogate import (
+    HOOKED,
+    NOT_OF_THE_LOSS,
+    TensorHooks,
+    double_backward_meant,
+    mismatch,
+)
+from hesspec.operators.model.ambient import differentiable_kernels
+from hesspec.operators.risk.batches import Batch
+from hesspec.operators.risk.empirical_risk import EmpiricalRisk, Named
+from hesspec.operators.risk.inspection import few_samples
+
+if TYPE_CHECKING:
+    from hesspec.operators.engine.passes import Passes
+
+__all__ = ["AGREE", "Verdict", "verify"]
+
+logger = logging.getLogger(__name__)
+
+# Distance of the point of verification, relative to the size of the parameters: far enough to leave exact ties, such as
+# biases of zero, and near enough to be another point of the same kind.
+NEARBY = 1e-3
+# Products within this of the truth, relative to its norm, agree. Rounding in float32 leaves 1e-7 to 1e-6 in networks of
+# ordinary size, the faults that verification is for leave 1e-3 and more.
+AGREE = {torch.float32: 1e-5, torch.float64: 1e-7}
+# Sums over n samples that are repeated add up roundings of one sign: of 16,000 they left sqrt(n) times eps.
+SUMMED = 2.0
+# Where rounding leaves more than that, in plain double backward of the same precision as well, the product may be off
+# by so many times as much.
+AS_ROUNDED = 4.0
+# A block of a product, that of one parameter, may be off by this part of itself if it is not too small to tell.
+BLOCK, TELLING = 0.05, 1e-6
+# Differences that change by more than this, relative to the product, are not taken for it.
+SETTLES = 0.1
+# Above this change between neighbouring displacements, relative to the product, differences are too rough to compare
+# with; a product that they do not contradict must agree with plain double backward. Above the second they tell nothing.
+TELLS, HINTS = 1e-2, 0.3
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What products are compared with.
+
+    Attributes
+    ----------
+    product, changes : list of Tensor
+        The product, and what it is uncertain by.
+    surrogate : bool
+        Whether it is that of double backward, as the gradient is not that of the loss.
+    """
+
+    product: list[Tensor]
+    changes: list[Tensor]
+    surrogate: bool = False
+
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(part.isfinite().all()) for part in self.product)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of a verification.
+
+    Attributes
+    ----------
+    agrees : bool
+    error : float
+        Deviation from the truth, relative to the truth's norm.
+    text : str
+        What was compared, and how far the two are apart.
+    worst : tuple of str
+        Parameters whose blocks deviate most.
+    surrogate : bool
+        Whether the gradient is not that of the loss, and the truth is double backward.
+    """
+
+    agrees: bool
+    error: float
+    text: str
+    worst: tuple[str, ...] = ()
+    surrogate: bool = False
+
+
+def verify(passes: Passes, batch: Batch) -> Verdict:
+    """Compare a product of one batch, computed in the mode that the passes have, with the truth.
+
+    Parameters
+    ----------
+    passes : Passes
+    batch : Batch
+        Of the shape that products are computed with.
+
+    Raises
+    ------
+    NonFiniteError
+        If its loss or gradient is NaN or infinite.
+    """
+    risk = passes.risk
+    few, repeated, ratio = few_samples(risk.batches, batch)
+    generator = torch.Generator().manual_seed(0)
+    values, direction = _nearby(risk, generator), _direction(risk, generator)
+    truth = _truth(passes.at(risk.at(values)), few, direction)
+    if not truth.is_finite:
+        values = list(risk.parameters.values)
+        truth = _truth(passes.at(risk.at(values)), few, direction)
+        if not truth.is_finite and (fault := risk.fault(few)) is not None:
+            raise fault
+    there = passes.at(risk.at(values))
+    if passes.mode == "differences":
+        if truth.surrogate:
+            return Verdict(False, math.inf, f"{NOT_OF_THE_LOSS}; their matrix is not symmetric, or zero between steps")
+        verdict = _of_differences(truth, few, risk.parameters.names)
+        if not verdict.agrees and (text := _zero_to_rounding(there, few, direction, 0.0, length(truth.changes))):
+            return Verdict(True, 0.0, text)
+        return verdict
+    try:
+        given = repeated if passes.mode == "traced" else few
+        ratio = given.samples / few.samples if passes.summed else ratio if given is repeated else 1.0
+        found = [part / ratio for part in there.trial(given, direction)]
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, InputError):
+            raise
+        logger.info("no product in mode %r", passes.mode, exc_info=error)
+        reason = str(error).strip().partition("\n")[0][:200]
+        return Verdict(False, math.inf, f"{type(error).__name__}: {reason}")
+    return replace(_judge(there, few, direction, found, truth, given.samples), surrogate=truth.surrogate)
+
+
+def _judge(
+    passes: Passes,
+    few: Batch,
+    direction: Sequence[Tensor],
+    found: Sequence[Tensor],
+    truth: _Truth,
+    summed: int,
+) -> Verdict:
+    """Verdict on a product, which was computed of so many samples."""
+    risk = passes.risk
+    size, unsure = length(truth.product), length(truth.changes)
+    samples = f"{few.samples} samples" if few.samples > 1 else "1 sample"
+    dtype = risk.parameters.dtype
+    tolerance = max(AGREE[dtype], SUMMED * torch.finfo(dtype).eps * math.sqrt(summed))
+    far = _Deviation(found, truth, risk.parameters.names)
+    arithmetic = "float64" if risk.inspection.double else str(dtype).removeprefix("torch.")
+    against = f"against central differences of first derivatives in {arithmetic}, {samples}"
+    if truth.surrogate:
+        against = f"against double backward of the model itself in {arithmetic}, {samples}, as {NOT_OF_THE_LOSS}"
+    tells = unsure <= TELLS * size
+    if tells and far.total <= tolerance * size + 3 * unsure and not far.blocks:
+        return Verdict(True, far.relative, f"error {far.relative:.1e} {against}")
+    if not tells and (found_zero := _zero_to_rounding(passes, few, direction, far.total, unsure)):
+        return Verdict(True, 0.0, f"{found_zero} {against}")
+    # Rounding (or a kink within it) is in plain double backward as well; whatever else is wrong is not.
+    other = _plain_product(passes, few, direction, double=False)
+    if other is None:
+        return Verdict(False, far.relative, f"error {far.relative:.1e} {against}", far.worst)
+    if tells:
+        exact = _plain_product(passes, few, direction, double=True) if risk.inspection.double else other
+        rounded = _Deviation(other, truth, risk.parameters.names)
+        right = exact is not None and length(_minus(exact, truth.product)) <= 1e-5 * size + 3 * unsure
+        if right and far.total <= AS_ROUNDED * rounded.total + tolerance * size and far.total <= 0.1 * size:
+            return Verdict(
+                True, far.relative, f"error {far.relative:.1e} {against}; plain double backward {rounded.relative:.1e}"
+            )
+        return Verdict(False, far.relative, f"error {far.relative:.1e} {against}", far.worst)
+    apart = length(_minus(found, other)) / max(length(other), torch.finfo(torch.float64).tiny)
+    words = f"differences tell little here (they change by {unsure / max(size, 1e-300):.0e} of the product)"
+    return Verdict(
+        apart <= 100 * tolerance and unsure <= HINTS * size and far.total <= 3 * unsure,
+        apart,
+        f"{apart:.1e} apart from plain double backward of the model itself, {samples}; {words}",
+        far.worst,
+    )
+
+
+def _zero_to_rounding(passes: Passes, few: Batch, direction: Sequence[Tensor], apart: float, unsure: float) -> str:
+    """Text of a product that is zero, as is the truth, to the rounding of what they are computed from; "" otherwise.
+
+    Of a matrix that is zero, as the residual of a model that is linear in the selected parameters, differences leave
+    the rounding of gradients. It is compared with the curvature that gradients and parameters of their sizes lead to
+    expect: that of the Hessian, or |gradient| / |theta|.
+    """
+    risk = passes.risk
+    values = risk.parameters.natural(risk.parameters.values)
+    plain = risk.plain(double=risk.inspection.double)
+    with plain.held(values):
+        differences = Differences.of(risk, plain, few)
+        given = risk.parameters.natural(direction)
+        slope = length(differences.gradient()) * length(given) / max(length(values), 1e-300)
+        expected = max(slope, length(differences.hessian(given, NEARBY)))
+    allowed = AGREE[risk.parameters.dtype] * expected
+    if not max(apart, unsure) <= allowed:
+        return ""
+    return f"zero to rounding ({max(apart, unsure):.0e} where the size of the gradient suggests {expected:.0e})"
+
+
+def _of_differences(truth: _Truth, few: Batch, names: Sequence[str]) -> Verdict:
+    """Verdict on differences themselves: whether they settle."""
+    size, unsure = length(truth.product), length(truth.changes)
+    change = unsure / size if size else unsure
+    text = f"differences change by {change:.1e} of the product from one displacement to the next, {few.samples} samples"
+    return Verdict(change <= SETTLES, change, text, _largest(truth.changes, names))
+
+
+class _Deviation:
+    """How far a product is from the truth, as a whole and in its blocks."""
+
+    def __init__(self, found: Sequence[Tensor], truth: _Truth, names: Sequence[str]) -> None:
+        size = length(truth.product)
+        apart = [length([part]) for part in _minus(found, truth.product)]
+        own = [length([part]) for part in truth.product]
+        unsure = [length([part]) for part in truth.changes]
+        self.total = math.hypot(*apart)
+        self.relative = self.total / size if size else self.total
+        # A block that is too small to tell has the rounding of the whole product in it.
+        self.blocks = [
+            name
+            for name, a, b, c in zip(names, apart, own, unsure, strict=True)
+            if not a <= BLOCK * b + TELLING * size + 3 * c
+        ]
+        self.worst = _largest(_minus(found, truth.product), names)
+
+
+def _largest(parts: Sequence[Tensor], names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the three largest blocks."""
+    order = sorted(range(len(parts)), key=lambda i: -length([parts[i]]))
+    return tuple(names[i] for i in order[:3])
+
+
+def _minus(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
+    return [a.double() - b.double() for a, b in zip(one, other, strict=True)]
+
+
+def _truth(passes: Passes, few: Batch, direction: Sequence[Tensor]) -> _Truth:
+    risk = passes.risk
+    plain, parameters = risk.plain(double=risk.inspection.double), risk.parameters
+    with plain.held(parameters.natural(parameters.values)):
+        differences = Differences.of(risk, plain, few)
+        given = parameters.natural(direction)
+        found = settled(lambda h: passes.trial_by_differences(differences, given, h), differences.dtype)
+        slopes = mismatch(differences, given, found.displacement)
+    found = found._replace(product=parameters.real(found.product), changes=parameters.real(found.changes))
+    truth = _Truth(found.product, found.changes)
+    if not (slopes and truth.is_finite):
+        return truth
+    with plain.held(parameters.natural(parameters.values)), TensorHooks() as hooks:
+        Differences.of(risk, plain, few).gradient()
+    if hooks.found:
+        raise InputError(HOOKED)
+
+    def by_differences(tangents: Sequence[Tensor]) -> list[Tensor]:
+        with plain.held(parameters.natural(parameters.values)):
+            again, moved = Differences.of(risk, plain, few), parameters.natural(tangents)
+            return parameters.real(passes.trial_by_differences(again, moved, found.displacement))
+
+    def by_double_backward(tangents: Sequence[Tensor]) -> list[Tensor] | None:
+        return _plain_product(passes, few, tangents, double=risk.inspection.double)
+
+    meant = double_backward_meant(by_differences, by_double_backward, direction, found, slopes=slopes, mode=risk.mode)
+    if meant is None:
+        return truth
+    return _Truth(list(meant), [torch.zeros_like(part) for part in meant], surrogate=True)
+
+
+def _plain_product(passes: Passes, few: Batch, direction: Sequence[Tensor], *, double: bool) -> list[Tensor] | None:
+    """The product by double backward of the user's own module, its parameters in place; None where there is none."""
+    risk = passes.risk
+    plain = risk.plain(double=double)
+    try:
+        with plain.held(risk.parameters.natural(risk.parameters.values)), torch.enable_grad(), differentiable_kernels():
+            inputs, targets = plain.converted((few.inputs, few.targets))
+            theta: Named = dict(zip(risk.parameters.names, plain.leaves, strict=True))
+            given = plain.converted(risk.parameters.natural(direction))
+            predict, loss = risk.in_place(plain, inputs, targets)
+            found = passes.trial_in_place(predict, loss, theta, given)
+            return [part.detach() for part in risk.parameters.real(found)]
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        logger.debug("no plain double backward", exc_info=error)
+        return None
+
+
+def _nearby(risk: EmpiricalRisk, generator: torch.Generator) -> list[Tensor]:
+    values = risk.parameters.values
+    overall = length(values) / math.sqrt(risk.parameters.count)
+    return [
+        value
+        + NEARBY
+        * (length([value]) / math.sqrt(value.numel()) if value.any() else overall)
+        * torch.randn(value.shape, generator=generator).to(value)
+        for value in values
+    ]
+
+
+def _direction(risk: EmpiricalRisk, generator: torch.Generator) -> list[Tensor]:
+    return [torch.randn(value.shape, generator=generator).to(value) for value in risk.parameters.values]

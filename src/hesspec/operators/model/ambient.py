@@ -1,0 +1,173 @@
+"""PyTorch's ambient modes: the conditions under which hesspec runs a user's model, whatever the caller has set."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.utils.checkpoint
+from torch.amp.autocast_mode import autocast
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hesspec.operators.model.substitutes import Substitutes
+
+__all__ = ["AutocastSeen", "OwnRandomness", "differentiable_kernels", "neutral_modes", "preserved_randomness"]
+
+# Names under which `torch.utils.checkpoint.checkpoint` finds its implementations; the second depends on the version.
+REENTRANT = "CheckpointFunction"
+NON_REENTRANT = ("_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator")
+
+
+class AutocastSeen:
+    """Whether a forward pass asked for autocast, which `neutral_modes` switches off."""
+
+    def __init__(self) -> None:
+        self.dtypes: set[torch.dtype] = set()
+
+    def __bool__(self) -> bool:
+        """Whether it did."""
+        return bool(self.dtypes)
+
+
+@contextmanager
+def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
+    """Run a model with the arithmetic and the autograd that second derivatives need.
+
+    Inference mode is left; autocast is off, around the model as well as inside of its forward pass, since its rounding
+    would be that of the curvature; functions that `torch.compile` has wrapped run eagerly, as compiled ones have no
+    second derivative; activation checkpointing calls the function that it wraps, as its reentrant form does not work
+    with `torch.autograd.grad` and neither form works with the transforms of `torch.func`.
+
+    Parameters
+    ----------
+    seen : AutocastSeen, optional
+        Records the dtypes of the autocast contexts that were switched off.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        if torch.is_autocast_enabled("cpu"):
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.cuda.is_available() and torch.is_autocast_enabled("cuda"):
+            stack.enter_context(torch.autocast("cuda", enabled=False))
+        stack.enter_context(_autocast_off(seen))
+        stack.enter_context(_unchecked())
+        stack.enter_context(_eager())
+        yield
+
+
+def _autocast_off(seen: AutocastSeen | None) -> Any:
+    enter: Callable[[Any], Any] = autocast.__enter__
+
+    def disabled(self: Any) -> Any:
+        if self._enabled:
+            if seen is not None:
+                seen.dtypes.add(self.fast_dtype)
+            self._enabled = False
+            try:
+                return enter(self)
+            finally:
+                self._enabled = True
+        return enter(self)
+
+    return mock.patch.object(autocast, "__enter__", disabled)
+
+
+def _unchecked() -> Any:
+    """Let `torch.utils.checkpoint.checkpoint` call its function, without saving and recomputing."""
+
+    class Direct:
+        @staticmethod
+        def apply(function: Any, preserve: Any, *args: Any) -> Any:  # noqa: ARG004 - as of CheckpointFunction
+            return function(*args)
+
+    def once(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    stack = ExitStack()
+    module = torch.utils.checkpoint
+    stack.enter_context(mock.patch.object(module, REENTRANT, Direct))
+    for name in NON_REENTRANT:
+        if hasattr(module, name):
+            stack.enter_context(mock.patch.object(module, name, once))
+    return stack
+
+
+def _eager() -> Any:
+    # Importing Dynamo takes seconds; whatever was compiled has imported it.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def differentiable_kernels(seen: AutocastSeen | None = None) -> Iterator[None]:
+    """Arithmetic that is fit for second derivatives.
+
+    Attention and the hard sigmoid keep to forms that can be differentiated twice (fused ones cannot), and cross-entropy
+    to the one whose derivatives do not cancel.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with neutral_modes(seen), sdpa_kernel(SDPBackend.MATH), Substitutes():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """Put back the states of all global random number generators: PyTorch's, NumPy's and Python's."""
+    state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global generator is what is preserved
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
+class OwnRandomness:
+    """Data that is iterated with random numbers of its own, which begin where the global ones are.
+
+    A `DataLoader` draws a seed for its workers in each pass, whether it shuffles or not; datasets draw what they
+    augment with. The states of the global generators are what they were whenever an item is given out, and each pass
+    begins where the last one stopped, so that data which depends on them differs from pass to pass.
+
+    Parameters
+    ----------
+    data : iterable
+    """
+
+    def __init__(self, data: Iterable[Any]) -> None:
+        self._data = data
+        self._state: tuple[Any, Any, torch.Tensor] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Items of the data."""
+        with self._drawing():
+            items = iter(self._data)
+        nothing = object()
+        while True:
+            with self._drawing():
+                item = next(items, nothing)
+            if item is nothing:
+                return
+            yield item
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        with preserved_randomness():
+            if self._state is not None:
+                random.setstate(self._state[0])
+                np.random.set_state(self._state[1])  # noqa: NPY002 - as data sets draw from it
+                torch.set_rng_state(self._state[2])
+            yield
+            self._state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002

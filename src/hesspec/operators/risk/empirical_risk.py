@@ -1,0 +1,428 @@
+"""The empirical risk: model, loss and data at one point, as functions of the selected parameters, batch by batch."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Self, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hesspec.backend.ranks import Ranks
+from hesspec.errors import NonFiniteError
+from hesspec.operators.data.items import arguments
+from hesspec.operators.model.ambient import differentiable_kernels, neutral_modes, preserved_randomness
+from hesspec.operators.model.module import ModuleState, holders, private_copy, reparametrised, settings, unwrapped
+from hesspec.operators.model.plain import PlainModel
+from hesspec.operators.risk.batches import Batch, Batches
+from hesspec.operators.risk.captured import Capture, CapturedLoss, find_capture, without_curvature, words_of_split
+from hesspec.operators.risk.closure import Bound
+from hesspec.operators.risk.first_pass import copied
+from hesspec.operators.risk.inspection import Inspection, few_samples, inspect_model
+from hesspec.operators.risk.losses import Loss, LossFunction
+from hesspec.operators.risk.output_loss import Named, OutputLoss, Predict
+from hesspec.operators.risk.parameters import ParameterSelection, ParameterSpec
+from hesspec.operators.risk.shards import check_cut, check_share, is_distributed
+
+__all__ = ["EmpiricalRisk", "Named", "OutputLoss", "Predict", "loss_not_finite", "refuse_active_modules"]
+
+OF_THE_BATCH = "its loss is that with its own batch statistics"
+
+
+class EmpiricalRisk:
+    """L(theta) = sum of loss terms over all data (or their mean), and products of its curvature matrices with vectors.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode. A private copy of it is what products run, so that later changes have no effect.
+    loss_fn : callable
+        See `hesspec.operators.risk.losses.Loss`.
+    data : iterable of (inputs, targets)
+        See `hesspec.operators.risk.batches.Batches`.
+    params
+        See `hesspec.operators.risk.parameters.ParameterSelection`.
+    terms : callable, optional
+        See `hesspec.operators.risk.losses.Loss`.
+    mode : str, optional
+        How products are computed; see `hesspec.operators.engine.passes.Passes`.
+    verify : bool, optional
+        Whether products are compared with differences of first derivatives.
+    batch_statistics : bool, optional
+        Whether batch norm in training mode is allowed: each batch is then one function of the weights, and never cut.
+    group : ProcessGroup, optional
+        Processes each of which has batches of its own, of the same data.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The user's, without wrappers.
+    model : torch.nn.Module
+        The private copy; the user's own where that cannot be copied.
+
+    Raises
+    ------
+    ValueError
+        If batch norm or dropout is active, or model, loss, data or params are not usable, or the ranks of the group
+        have different weights; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        data: Iterable[Any],
+        params: ParameterSpec = None,
+        *,
+        terms: Callable[[Any], float] | None = None,
+        mode: str = "auto",
+        verify: bool = True,
+        batch_statistics: bool = False,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
+        _refuse_sharded(model)
+        self.module = unwrapped(model)
+        refuse_active_modules(self.module, batch_statistics=batch_statistics)
+        self.ranks = Ranks(group)
+        self.loss_fn, self.mode, self.verify = loss_fn, mode, verify
+        self.parameters = ParameterSelection(self.module, params)
+        self.loss = Loss(loss_fn, terms=terms, device=self.parameters.device, dtype=self.parameters.dtype)
+        device, dtype = self.parameters.device, self.parameters.dtype
+        everything = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        _refuse_other_weights(self.ranks, everything)
+        fixed = {name: value for name, value in everything.items() if name not in self.parameters.names}
+        self.fixed = {name: value.detach().clone() for name, value in fixed.items()}
+        self._fixed_tensors = list(fixed.values())
+        self.model = self._own_copy(batch_statistics)
+        self._called = self._closed(self.model)
+        self._places = holders(self.module)
+        self.settings = settings(self.module)
+        self.capture: Capture | None = None
+        self._state: ModuleState | None = None
+        self._inspection: Inspection | None = None
+        check_share(data, self.ranks)
+        self.batches = Batches(
+            data,
+            self.loss,
+            device=device,
+            dtype=dtype,
+            ranks=self.ranks,
+            model=self.module,
+            forward=self._first_outputs,
+            whole=OF_THE_BATCH if batch_statistics else "",
+        )
+        check_cut(data, self.batches.indivisible, self.ranks)
+
+    def _closed(self, module: nn.Module) -> nn.Module:
+        """The module, or, for a loss that is a closure, the module that gives the loss."""
+        return module if self.loss.closure is None else Bound(module, self.loss.closure)
+
+    def _first_outputs(self, inputs: Any) -> Any:
+        """Outputs at the operator's parameters, for the look at the loss; nothing of the copy changes."""
+        state = ModuleState(self.model)
+        # Neutral modes switch gradients on: where the caller has none, parameters require none.
+        constants = dict(zip(self.parameters.names, self.parameters.values, strict=True))
+        named = None if torch.is_grad_enabled() else constants
+        try:
+            with preserved_randomness(), neutral_modes():
+                return self.outputs({name: value.clone() for name, value in self.fixed.items()}, inputs, named)
+        finally:
+            state.restore()
+
+    def outputs(self, fixed: Named, inputs: Any, named: Named | None = None) -> Any:
+        """Outputs of the private copy with these buffers and other parameters.
+
+        Parameters
+        ----------
+        fixed : dict
+        inputs
+            Of a batch.
+        named : dict, optional
+            Values of the selected parameters, in place of this point's own.
+        """
+        if named is None:
+            # They require a gradient, as the model's own do: it may differentiate by them in its forward pass.
+            named = self.leaves()
+        args, kwargs = self._arguments(inputs)
+        natural = zip(named, self.parameters.natural(named.values()), strict=True)
+        prefix = "" if self.loss.closure is None else "model."
+        values = {prefix + name: value for name, value in (*fixed.items(), *natural)}
+        return functional_call(self._called, values, args, kwargs)
+
+    def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return arguments(inputs) if self.loss.closure is None else ((inputs,), {})
+
+    def _own(self, inputs: Any) -> Any:
+        """Inputs that a forward pass may change."""
+        return copied(inputs) if self.batches.changes_inputs else inputs
+
+    def _own_copy(self, batch_statistics: bool) -> nn.Module:
+        selected = zip(self.parameters.parameters, self.parameters.natural(self.parameters.values), strict=True)
+        copied = private_copy(
+            self.module, {**dict(selected), **dict(zip(self._fixed_tensors, self.fixed.values(), strict=True))}
+        )
+        if copied is None:
+            return self.module
+        if batch_statistics:
+            for part in copied.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training:  # noqa: SLF001
+                    # Without running statistics to update, which are not part of the loss.
+                    part.track_running_stats = False
+        return copied
+
+    @property
+    def inspection(self) -> Inspection:
+        """What a first real pass over a few samples told."""
+        if self._inspection is None:
+            batch = next(iter(self.batches))
+            self._inspection = inspect_model(self, few_samples(self.batches, batch)[0])
+            if self._inspection.volatile:
+                self._state = ModuleState(self.model)
+        return self._inspection
+
+    def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
+        """The model as a function of named parameters, and the loss as a function of its outputs, on one batch."""
+
+        def predict(named: Named) -> Any:
+            try:
+                # What the forward pass overwrites it gets as a copy.
+                moved = {name: fixed[name].clone() for name in self.inspection.moved}
+                return self.outputs({**fixed, **moved}, self._own(inputs), named)
+            finally:
+                if self._state is not None:
+                    self._state.restore()
+
+        reaches = self.inspection.reaches
+        return self._split(predict, OutputLoss(self.loss, targets, self._around if reaches else None, reaches=reaches))
+
+    def in_place(self, plain: PlainModel, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
+        """The same functions of the user's own module, at the parameters that `plain` holds instead of given ones."""
+
+        def predict(named: Named) -> Any:  # noqa: ARG001 - the parameters are in place
+            args, kwargs = self._arguments(self._own(inputs))
+            return plain(*args, **kwargs)
+
+        return self._split(predict, OutputLoss(self.loss, targets, reaches=self.inspection.reaches))
+
+    def _split(self, predict: Predict, loss: OutputLoss) -> tuple[Predict, OutputLoss]:
+        """The functions that the Gauss-Newton matrix is of: those of what is captured in the model, where it is."""
+        if self.capture is None:
+            return predict, loss
+        return self.capture.predict(predict, loss), CapturedLoss(self.capture, predict, loss)
+
+    def split(self, matrix: str) -> None:
+        """Find the outputs that the Gauss-Newton matrix and the residual are of, where they are not the model's.
+
+        Parameters
+        ----------
+        matrix : {"G", "H"}
+            Which of the two.
+
+        Raises
+        ------
+        ValueError
+            If G would be zero because the loss is linear in what the model returns.
+
+        Warns
+        -----
+        UserWarning
+            If G is of other tensors, or is zero by definition.
+        """
+        batch, _, _ = few_samples(self.batches, next(iter(self.batches)))
+
+        def find() -> tuple[Capture | None, str]:
+            with preserved_randomness(), differentiable_kernels():
+                predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
+                capture = find_capture(predict, loss, self.leaves())
+                if capture is not None:
+                    predict, loss = capture.predict(predict, loss), CapturedLoss(capture, predict, loss)
+                theta = {name: value.detach() for name, value in self.leaves().items()}
+                with torch.enable_grad():
+                    outputs = predict(self.leaves())
+                return capture, without_curvature(lambda outputs: loss(outputs, theta), outputs)
+
+        self.capture, flat = self.ranks.together(find)
+        words = words_of_split(self.capture, flat, self.loss)
+        if flat == "linear" and matrix == "G":
+            raise ValueError(words)
+        if words and self.ranks.rank == 0:
+            warnings.warn(words, stacklevel=4)
+
+    def _around(self, named: Named) -> AbstractContextManager[None]:
+        """Context within which the user's own module has these parameters."""
+        pairs = zip(self.parameters.parameters, self.parameters.natural(named.values()), strict=True)
+        return reparametrised((self._places[id(own)], value) for own, value in pairs)
+
+    def plain(self, *, double: bool, found: Inspection | None = None) -> PlainModel:
+        """The user's own module and loss, to run at any parameters by plain PyTorch.
+
+        Where the module was changed since this risk was made, its private copy takes its place.
+
+        Raises
+        ------
+        ValueError
+            If it was changed, and there is no copy.
+        """
+        found = self.inspection if found is None else found
+        module, selected, fixed = self.module, self.parameters.parameters, self._fixed_tensors
+        change = self._change()
+        if change is not None:
+            if self.model is self.module:
+                raise ValueError(
+                    f"The model cannot be copied, and is not as it was when the operator was made: {change}. Make a "
+                    "new operator."
+                )
+            named = dict(self.model.named_parameters())
+            module, selected = self.model, tuple(named[name] for name in self.parameters.names)
+            everything = {**named, **dict(self.model.named_buffers())}
+            fixed = [everything[name] for name in self.fixed]
+        return PlainModel(
+            self._closed(module),
+            self.loss_fn,
+            selected,
+            dict(zip(fixed, self.fixed.values(), strict=True)),
+            double=double,
+            observers=found.observers,
+            volatile=bool(found.volatile),
+            detaches=found.detaches,
+        )
+
+    def _change(self) -> str | None:
+        """What of the user's module is not what it was when this risk was made, or keeps it from being run in place."""
+        if any(tensor.is_inference() for tensor in [*self.parameters.parameters, *self._fixed_tensors]):
+            return "it was made in inference mode"
+        now = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        for name, tensor in zip(
+            [*self.parameters.names, *self.fixed], [*self.parameters.parameters, *self._fixed_tensors], strict=True
+        ):
+            if now.get(name) is not tensor:
+                return f"{name!r} is another tensor"
+        for before, line in itertools.zip_longest(self.settings, settings(self.module)):
+            if line != before:
+                return f"a part of it, {before or line}, is now {line}" if before and line else "it has other parts"
+        return None
+
+    def plainly(self, plain: PlainModel, batch: Batch) -> Callable[[], tuple[Any, Callable[[Any], Tensor]]]:
+        """Outputs of a batch and the loss as their function, of the user's own module and loss, which `plain` holds."""
+        inputs, targets = plain.converted((batch.inputs, batch.targets))
+
+        def loss(outputs: Any) -> Tensor:
+            if self.loss.closure is not None:
+                return cast("Tensor", outputs)
+            return plain.loss_fn(self.loss.taken(outputs), copied(targets) if self.loss.changes_targets else targets)
+
+        def evaluate() -> tuple[Any, Callable[[Any], Tensor]]:
+            args, kwargs = self._arguments(self._own(inputs))
+            return plain(*args, **kwargs), loss
+
+        return evaluate
+
+    def at(self, values: Sequence[Tensor]) -> Self:
+        """The same risk with other values of the selected parameters."""
+        other = copy.copy(self)
+        other.parameters = copy.copy(self.parameters)
+        other.parameters.values = tuple(values)
+        return other
+
+    def leaves(self) -> Named:
+        """The selected parameters as leaves of a new autograd graph, which share the memory of their values."""
+        values = zip(self.parameters.names, self.parameters.values, strict=True)
+        return {name: value.detach().requires_grad_() for name, value in values}
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """All parameters and buffers, the selected ones first."""
+        yield from zip(self.parameters.names, self.parameters.values, strict=True)
+        yield from self.fixed.items()
+
+    def gradient(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Loss of one batch and its gradient, by plain reverse mode."""
+        named = self.leaves()
+        leaves = tuple(named.values())
+        predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
+        with torch.enable_grad(), preserved_randomness(), differentiable_kernels():
+            value = loss(predict(named), named)
+            if not value.requires_grad:
+                return value, tuple(map(torch.zeros_like, leaves))
+            gradient = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        return value.detach(), gradient
+
+    def fault(self, batch: Batch) -> NonFiniteError | None:
+        """What of the loss of a batch and its gradient is NaN or infinite, if anything is."""
+        value, gradient = self.gradient(batch)
+        if not value.isfinite():
+            return loss_not_finite(batch, value)
+        for name, entry in zip(self.parameters.names, gradient, strict=True):
+            if not entry.isfinite().all():
+                return NonFiniteError(f"The gradient of {name!r} is not finite in batch {batch.index}.")
+        return None
+
+
+def loss_not_finite(batch: Batch, value: Tensor) -> NonFiniteError:
+    """What is said of a loss that is NaN or infinite."""
+    return NonFiniteError(
+        f"The loss of batch {batch.index} is {float(value)}; check its inputs and targets, and the weights."
+    )
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    """Raise where this process has a part of the parameters only."""
+    sharded = any(map(is_distributed, model.parameters()))
+    # Slow to import, and imported already where a model is sharded.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    wrapped = fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules())
+    if sharded or wrapped:
+        raise ValueError(
+            "The model's parameters are sharded over several processes, and PyTorch has no second derivative through "
+            "that. hesspec.CentralDifferenceHessian also takes models that fully_shard has sharded; a model that fits "
+            "on a device is better measured unsharded, with group=... for its data."
+        )
+
+
+def _refuse_other_weights(ranks: Ranks, tensors: Mapping[str, Tensor]) -> None:
+    if ranks.size == 1:
+        return
+    # Exact where weights are the same, as every rank sums them in the same order.
+    sums = {}
+    for name, tensor in tensors.items():
+        numbers = tensor.detach().double().nan_to_num()
+        sums[name] = tuple(tensor.shape), float(numbers.sum()), float(numbers.square().sum())
+    first, mine = ranks.gather(sums)[0], dict(sums)
+    different = [name for name in {**first, **mine} if first.get(name) != mine.get(name)]
+
+    def compare() -> None:
+        if different:
+            raise ValueError(
+                f"Rank {ranks.rank} has another {different[0]!r} than rank 0: all ranks need the same model. Load the "
+                "same weights on all of them, or seed them alike."
+            )
+
+    ranks.together(compare)
+
+
+def refuse_active_modules(model: nn.Module, *, batch_statistics: bool = False) -> None:
+    """Raise where the loss would not be a mean over samples, or would be another one at each call."""
+    batch_norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd  # noqa: SLF001
+    active = []
+    for name, module in model.named_modules():
+        if isinstance(module, batch_norm) and (module.training or not module.track_running_stats):
+            if not batch_statistics:
+                active.append((name, "batch statistics"))
+        elif isinstance(module, dropout) and module.training and module.p > 0:
+            active.append((name, f"p={module.p}"))
+    if active:
+        shown = ", ".join(f"{name or type(model).__name__} ({what})" for name, what in active[:8])
+        rest = f" and {len(active) - 8} more" if len(active) > 8 else ""
+        raise ValueError(
+            f"Batch norm or dropout is active in {shown}{rest}: the loss is not a mean over samples. Call "
+            "model.eval(), and give batch norm running statistics (track_running_stats=True). To measure the loss with "
+            "the statistics of each batch, as in training, pass batch_statistics=True."
+        )

@@ -1,0 +1,310 @@
+"""A real forward pass and loss of a few samples: what fails is explained, and what is not meant is refused."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hesspec.backend.memory import is_out_of_memory
+from hesspec.operators.data.structures import describe, map_tensors, named_tensors, rows_of, tensors_of
+from hesspec.operators.risk.loss_calls import ELEMENTWISE as ELEMENTWISE_FUNCTIONS
+from hesspec.operators.risk.loss_calls import LossCall, LossCalls
+from hesspec.operators.risk.losses import ELEMENTWISE, Loss
+
+__all__ = ["ClassRange", "Evaluation", "Forward", "copied", "evaluate"]
+
+Forward = Callable[[Any], Any]
+"""From inputs to outputs, at the real parameters."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A forward pass and the loss.
+
+    Attributes
+    ----------
+    value : float
+    outputs
+        What the model returned.
+    calls : list of LossCall
+        Of loss functions, in the model and in the loss.
+    ranges : list of ClassRange
+        What classes may be, as far as these calls tell.
+    changes_inputs, changes_targets : bool
+        Whether the model works in place on its inputs, and the loss on its targets.
+    """
+
+    value: float
+    outputs: Any
+    calls: list[LossCall]
+    ranges: list[ClassRange]
+    changes_inputs: bool
+    changes_targets: bool
+
+
+@dataclass(frozen=True)
+class ClassRange:
+    """Classes that a tensor of the data may hold.
+
+    Attributes
+    ----------
+    path : str
+        Where the tensor is: "targets", "inputs['labels']".
+    classes : int
+    ignored : int
+    """
+
+    path: str
+    classes: int
+    ignored: int
+
+    def check(self, index: int, named: Mapping[str, Tensor]) -> None:
+        """Raise ValueError where a batch has another class.
+
+        Parameters
+        ----------
+        index : int
+            Of the batch.
+        named : mapping of str to Tensor
+            Its tensors by their places.
+        """
+        classes = named.get(self.path)
+        if classes is None or classes.is_floating_point() or classes.is_complex():
+            return
+        wrong = (classes != self.ignored) & ((classes < 0) | (classes >= self.classes))
+        if wrong.any():
+            sample = wrong.nonzero()[0]
+            place = ", ".join(map(str, sample.tolist()))
+            raise ValueError(
+                f"Batch {index}: {self.path}[{place}] is class {int(classes[tuple(sample)])}, and the model has "
+                f"{self.classes} logits, of classes 0 to {self.classes - 1}. Give the model as many logits as there "
+                "are classes, number classes from 0, or mark targets that do not count with the loss's ignore_index "
+                f"({self.ignored})."
+            )
+
+
+def copied(structure: Any) -> Any:
+    """Copy of a structure for a model that may work in place; tensors that require a gradient are not copied."""
+    return map_tensors(lambda tensor: tensor if tensor.requires_grad else tensor.clone(), structure)
+
+
+def evaluate(index: int, inputs: Any, targets: Any, forward: Forward, loss: Loss) -> Evaluation:
+    """Forward pass and loss of a batch or some of its samples, which are left unchanged.
+
+    Parameters
+    ----------
+    index : int
+        Of the batch, for messages.
+    inputs, targets
+    forward : callable
+    loss : Loss
+
+    Raises
+    ------
+    ValueError
+        If the model or the loss fails, with the error that they raised as its cause, or if the loss would not be what
+        is meant: outputs and targets that are broadcast, classes that the model does not have, and the like.
+    """
+    try:
+        with torch.no_grad():
+            return _evaluate(index, copied((inputs, targets)), forward, loss)
+    except ValueError as error:
+        if not isinstance(error.__cause__, RuntimeError):
+            raise
+        # Models and losses that differentiate by their inputs need the graph.
+        with torch.enable_grad():
+            return _evaluate(index, copied((inputs, targets)), forward, loss)
+
+
+def _evaluate(index: int, batch: tuple[Any, Any], forward: Forward, loss: Loss) -> Evaluation:
+    inputs, targets = batch
+    before = _versions(inputs)
+    with LossCalls() as recorder:
+        try:
+            outputs = forward(inputs)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(_model_failed(index, inputs, error)) from error
+        changes_inputs = _versions(inputs) != before
+        loss.look_at(outputs)
+        named = {**named_tensors(inputs, "inputs"), **named_tensors(targets, "targets")}
+        ranges = _check_module(index, loss, outputs, targets)
+        for allowed in ranges:
+            allowed.check(index, named)
+        before = _versions(targets)
+        seen = f"The model returned {describe(outputs)}, and the targets are {describe(targets)}."
+        try:
+            with warnings.catch_warnings():
+                # Of broadcasting, which is refused below.
+                warnings.filterwarnings("ignore", message="Using a target size")
+                value = loss(outputs, targets)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            words = str(error) if isinstance(error, ValueError) else f"the loss raised {_words(error)}"
+            raise ValueError(f"Batch {index}: {words} {seen}{_advice(loss, outputs, targets)}") from error
+    for call in recorder.calls:
+        _check_broadcast(index, call)
+    return Evaluation(
+        float(value.detach().double()),
+        outputs,
+        recorder.calls,
+        [*ranges, *_ranges_of(recorder.calls, named)],
+        changes_inputs,
+        _versions(targets) != before,
+    )
+
+
+def _versions(structure: Any) -> list[int]:
+    return [tensor._version for tensor in tensors_of(structure)]  # noqa: SLF001 - the only trace of in-place work
+
+
+def _words(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def _model_failed(index: int, inputs: Any, error: Exception) -> str:
+    words = f"Batch {index}: the model raised {_words(error)} Its inputs were {describe(inputs)}."
+    if type(inputs) in (list, tuple):
+        kind = type(inputs).__name__
+        words += (
+            f" A {kind} is handed over as positional arguments, {len(inputs)} here; a model that takes one {kind} is "
+            f"given a tuple of it, (inputs,)."
+        )
+    elif isinstance(inputs, Mapping):
+        words += " A mapping is handed over as keyword arguments; a model that takes one is given a tuple of it."
+    return words
+
+
+def _check_module(index: int, loss: Loss, outputs: Any, targets: Any) -> list[ClassRange]:
+    """Refuse outputs and targets that a loss module of PyTorch is not meant for; what classes may be."""
+    if not loss.is_of_torch:
+        return []
+    logits, name = loss.taken(outputs), loss.name
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"Batch {index}: the model returned {_a(describe(outputs))}, and {name} takes a tensor. Say which: "
+            "loss_fn=lambda outputs, targets: loss(outputs[0], targets), for example; where it is an object that "
+            "computes with the outputs, such as a distribution, let the model return tensors and build it in loss_fn."
+        )
+    if not isinstance(loss.function, (nn.CrossEntropyLoss, nn.NLLLoss, *ELEMENTWISE)):
+        return []
+    if not isinstance(targets, Tensor):
+        raise ValueError(
+            f"Batch {index}: the targets are {describe(targets)}, and {name} takes a tensor: torch.as_tensor(targets)."
+        )
+    seen = f"Batch {index}: the model returned {describe(logits)}, and the targets are {describe(targets)}"
+    if isinstance(loss.function, ELEMENTWISE):
+        if _is_broadcast(logits, targets):
+            raise ValueError(
+                f"{seen}. {name} would compare all outputs with all targets: give both the same shape, with "
+                ".squeeze(1) or .unsqueeze(1) for example."
+            )
+        return []
+    return _check_classes(seen, loss, logits, targets)
+
+
+def _check_classes(seen: str, loss: Loss, logits: Tensor, targets: Tensor) -> list[ClassRange]:
+    function: Any = loss.function
+    place = 1 if logits.dim() > 1 else 0
+    expected = logits.shape[:place] + logits.shape[place + 1 :]
+    classes = logits.shape[place] if logits.dim() else 0
+    of_probabilities = isinstance(function, nn.CrossEntropyLoss) and targets.is_floating_point()
+    if targets.shape != (logits.shape if of_probabilities else expected):
+        raise ValueError(f"{seen}.{_advice(loss, logits, targets) or _expected(loss.name, logits, expected)}")
+    if not of_probabilities and targets.dtype not in (torch.int64, torch.uint8):
+        raise ValueError(f"{seen}. {loss.name} takes classes as torch.int64: targets.long().")
+    if function.weight is not None and function.weight.numel() != classes:
+        raise ValueError(
+            f"{seen}. {loss.name} has weights of {function.weight.numel()} classes, and there are {classes}."
+        )
+    return [] if of_probabilities else [ClassRange("targets", classes, function.ignore_index)]
+
+
+def _expected(name: str, logits: Tensor, expected: torch.Size) -> str:
+    if not logits.dim():
+        return f" {name} takes logits of shape (samples, classes)."
+    return f" With these logits {name} takes classes of shape {tuple(expected)}, or probabilities of the logits' shape."
+
+
+def _advice(loss: Loss, outputs: Any, targets: Any) -> str:
+    """What to do about outputs and targets of shapes that are commonly confused; begins with a space, or is empty."""
+    logits = loss.taken(outputs)
+    logits = logits["logits"] if isinstance(logits, Mapping) and "logits" in logits else logits
+    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor) or not logits.dim():
+        return ""
+    classes, shape = not targets.is_floating_point(), logits.shape
+    positions = (
+        "Cross-entropy takes the classes in dimension 1: for one class at each position use lambda out, y: "
+        "cross_entropy(out.transpose(1, 2), y), or flatten both, out.flatten(0, 1) and y.flatten(); for the next token "
+        "shift them too, out[:, :-1] and y[:, 1:]."
+    )
+    probabilities = "Targets of the logits' shape are probabilities: targets.float(), or targets.argmax(1) for classes."
+    integers = "Targets of this shape are classes, which are integers: targets.long()."
+    counts = f"There are outputs for {shape[0]} samples and targets for {targets.shape[:1].numel()}."
+    for applies, advice in (
+        (classes and logits.dim() == 3 and targets.shape == shape[:2], positions),
+        (classes and targets.shape == shape and logits.dim() > 1, probabilities),
+        (classes and targets.shape == (shape[0], 1), "Classes are one-dimensional: targets.squeeze(1)."),
+        (not classes and targets.shape == shape[:1] + shape[2:] and logits.dim() > 1, integers),
+        (targets.shape[:1] != shape[:1] and targets.dim() > 0, counts),
+    ):
+        if applies:
+            return f" {advice}"
+    return ""
+
+
+def _is_broadcast(outputs: Tensor, targets: Tensor) -> bool:
+    """Whether outputs and targets of as many samples are compared across samples, or with parts of one another."""
+    if outputs.shape == targets.shape:
+        return False
+    try:
+        common = np.broadcast_shapes(tuple(outputs.shape), tuple(targets.shape))
+    except ValueError:
+        return False  # which PyTorch says by itself
+    both = math.prod(common) > max(outputs.numel(), targets.numel())
+    return both or (outputs.shape[:1] == targets.shape[:1] and outputs.dim() != targets.dim())
+
+
+def _check_broadcast(index: int, call: LossCall) -> None:
+    if call.function not in ELEMENTWISE_FUNCTIONS:
+        return
+    target = call.given["target"]
+    if isinstance(target, Tensor) and _is_broadcast(call.input, target):
+        raise ValueError(
+            f"Batch {index}: {call.name} is called with {describe(call.input)} and {describe(target)}, and compares "
+            "all entries of the one with all of the other: give both the same shape, with .squeeze(1) or "
+            ".unsqueeze(1) for example."
+        )
+
+
+def _ranges_of(calls: list[LossCall], named: Mapping[str, Tensor]) -> list[ClassRange]:
+    """What classes may be, from calls whose targets are views of all of a tensor of the data."""
+    found = []
+    for call in calls:
+        if call.function not in (F.cross_entropy, F.nll_loss):
+            continue
+        target, logits = call.given["target"], call.input
+        memory = target.untyped_storage().data_ptr()
+        paths = [
+            path
+            for path, tensor in named.items()
+            if rows_of(tensor) and tensor.numel() == target.numel() and tensor.untyped_storage().data_ptr() == memory
+        ]
+        if paths and not target.is_floating_point():
+            found.append(ClassRange(paths[-1], logits.shape[1 if logits.dim() > 1 else 0], call.given["ignore_index"]))
+    return found
+
+
+def _a(words: str) -> str:
+    return ("an " if words[0].lower() in "aeiou" else "a ") + words

@@ -1,0 +1,357 @@
+"""How the losses of batches add up to that of all data, as far as the losses of a few samples tell."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hesspec.backend.ranks import Ranks
+from hesspec.operators.data.division import Division, joined
+from hesspec.operators.data.structures import flatten
+from hesspec.operators.model.ambient import preserved_randomness
+from hesspec.operators.risk.first_pass import ClassRange, Evaluation, Forward, copied, evaluate
+from hesspec.operators.risk.losses import Loss
+from hesspec.operators.risk.probe import (
+    SMALLER,
+    Finding,
+    Part,
+    by_calls,
+    check_broadcast,
+    compare_outputs,
+    compare_parts,
+    two_parts,
+)
+from hesspec.operators.risk.terms import SAMPLES, SUM, Terms, candidates
+
+__all__ = ["NOT_ADDITIVE", "Nature"]
+
+# Batches that are looked at, at most: the first, and others that tell apart what it leaves open.
+LOOKS = 4
+
+NOT_ADDITIVE = "the losses of its parts do not add up to its loss"
+UNTOLD = "nothing tells whether the losses of its parts add up to its loss"
+AMBIGUOUS = "nothing tells what its loss is a mean over"
+
+
+class Nature:
+    """What the loss of a batch is: a mean over what, a sum, or none of these.
+
+    Batches are shown to it in order (`wants`, `look`), then the processes that share the data agree (`settle`).
+
+    What it looks at is a few samples of a batch, at most 16, and two parts of them: the loss of a mean over terms is
+    the mean of the parts' losses, weighted by their terms, and a sum is their sum. What the terms may be is tried:
+    samples, targets that are not ignored, totals of masks or weights (`hesspec.operators.risk.terms`). Where several
+    fit, further batches are looked at that tell them apart, by their own samples or by some of them together with some
+    of an earlier batch; where there are none, the terms are those of the loss functions of PyTorch that were called,
+    else the samples. Of a batch of one sample nothing can be told but together with a second one.
+
+    Parameters
+    ----------
+    loss : Loss
+    forward : callable or None
+        From inputs to outputs at the real parameters; None where no forward pass can be made, and the loss is taken as
+        it says.
+
+    Attributes
+    ----------
+    ranges : list of ClassRange
+        What classes may be in the data.
+    changes_inputs : bool
+        Whether the model works in place on its inputs.
+    open : list of Terms
+        What the mean may be over, as far as is known.
+    terms : Terms
+        What is settled on.
+    division : Division or None
+        Where the samples are in a batch that was looked at.
+    indivisible : str
+        Why batches are never cut; "" if they may be.
+    """
+
+    def __init__(self, loss: Loss, forward: Forward | None) -> None:
+        self._loss, self._forward = loss, forward
+        self.ranges: list[ClassRange] = []
+        self.changes_inputs = False
+        self.open: list[Terms] = []
+        self.terms = SAMPLES
+        self.division: Division | None = None
+        self.indivisible = ""
+        # Those by which parts add up to rounding; None where no parts were given to the model.
+        self._exact: set[Terms] | None = None
+        self._backed: set[Terms] = set()
+        # The losses of the first batch that told something, as text.
+        self._told = ""
+        self._looks = 0
+        # Some samples of the batches that were looked at.
+        self._seen: list[Part] = []
+        # Of each batch that was met, what of all that was open then counts its samples alike.
+        self._alike: list[dict[Terms, int]] = []
+
+    def divides(self, inputs: Any, targets: Any, samples: int) -> bool:
+        """Whether the samples of a batch can be taken apart, as those of the first one can."""
+        structure = inputs, targets
+        if samples < 2 or flatten(structure)[1].opaque:
+            return False
+        if self.division is not None:
+            return self.division.fits(structure, samples)
+        sides = [Division.of(side, samples) for side in structure if flatten(side)[0]]
+        return bool(sides) and all(side.divides for side in sides)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether parts of the batches that were looked at add up to them by their numbers of samples."""
+        return SAMPLES in (self._exact or ())
+
+    def wants(self, inputs: Any, targets: Any, samples: int) -> bool:
+        """Whether a batch is to be looked at: the first ones, until something is told, and any that tells more."""
+        if self._forward is None:
+            return False
+        more = not self._told or self._tells_apart(inputs, targets, samples)
+        return self._looks < LOOKS and (more or bool(self._others(Part(inputs, targets, samples))))
+
+    def _tells_apart(self, inputs: Any, targets: Any, samples: int) -> bool:
+        """Whether the samples of a batch count differently by what is open, which is kept for `settle`."""
+        alike: dict[Terms, int] = {}
+        kinds: list[torch.Tensor] = []
+        for terms in self.open:
+            each = None if terms == SUM else terms.of_each(self._loss, inputs, targets, samples)
+            if each is None or not each.sum() > 0:
+                continue
+            share = each / each.sum()
+            same = (i for i, kind in enumerate(kinds) if float((share - kind).abs().sum()) <= 1e-9)
+            alike[terms] = next(same, len(kinds))
+            if alike[terms] == len(kinds):
+                kinds.append(share)
+        if len(kinds) > 1:
+            self._alike.append(alike)
+        return len(kinds) > 1
+
+    def look(self, index: int, inputs: Any, targets: Any, samples: int) -> None:
+        """Look at a batch on the model's device, which is left unchanged.
+
+        Raises
+        ------
+        ValueError
+            If the model or the loss fails on it, or `terms=` contradicts the loss.
+        """
+        if self._forward is None:
+            return
+        with preserved_randomness():
+            self._look(index, inputs, targets, samples, self._forward)
+
+    def _look(self, index: int, inputs: Any, targets: Any, samples: int, forward: Forward) -> None:
+        self._looks += 1
+        batch = Part(inputs, targets, samples)
+        finding = self._look_at(index, batch, forward)
+        if finding is not None:
+            self._note(index, finding)
+        # Samples that what is open counts alike tell nothing of it: others of this batch may.
+        before: list[Terms] = []
+        while finding is not None and self.open != before and self._tells_apart(inputs, targets, samples):
+            before, finding = self.open, self._look_at(index, batch, forward)
+            if finding is not None:
+                self._note(index, finding)
+        some = self._some(batch)
+        if some is None:
+            return
+        for other in self._others(some):
+            finding = self._look_at_both(index, other, some, forward)
+            if finding is not None:
+                self._note(index, finding)
+                break
+        self._seen.append(some)
+
+    def _some(self, batch: Part) -> Part | None:
+        """A few samples of a batch, which may be joined with those of others; None where it cannot be divided."""
+        structure = batch.inputs, batch.targets
+        if flatten(structure)[1].opaque:
+            return None
+        if batch.samples == 1:
+            return batch
+        if not self._exact or not self.divides(*structure, batch.samples):
+            return None
+        some = _taken(batch, self._in_batch(batch), torch.arange(min(batch.samples, SMALLER), device="cpu"))
+        # Not views, which would keep all of the batch.
+        inputs, targets = copied((some.inputs, some.targets))
+        return Part(inputs, targets, some.samples)
+
+    def _in_batch(self, batch: Part) -> Division:
+        return self.division or Division.of((batch.inputs, batch.targets), batch.samples)
+
+    def _others(self, batch: Part) -> list[Part]:
+        """What was seen of other batches that tells something together with a batch.
+
+        That is where their samples count differently by what is open, and of batches of one sample, of which nothing
+        else tells.
+        """
+        found = []
+        for other in self._seen:
+            numbers = (
+                [terms.of(self._loss, p.inputs, p.targets, p.samples) for p in (other, batch)] for terms in self.open
+            )
+            shares = [one / (one + two) for one, two in numbers if one + two > 0]
+            single = not self._told and batch.samples == other.samples == 1
+            if single or (shares and max(shares) - min(shares) > 1e-9):
+                found.append(other)
+        return found
+
+    def _look_at_both(self, index: int, one: Part, other: Part, forward: Forward) -> Finding | None:
+        """Look at samples of two batches as one batch, where they can be joined."""
+        division = self._in_batch(one)
+        if not division.divides:
+            return None
+        both = joined((one.inputs, one.targets), (other.inputs, other.targets), division)
+        if both is None:
+            return None
+        whole = Part(both[0], both[1], one.samples + other.samples)
+        try:
+            evaluation = self._evaluate(index, whole, forward)
+        except ValueError:
+            # They belong to samples in another way than by rows.
+            return None
+        found = compare_parts(index, evaluation, (whole, one, other), self.open, forward, self._loss)
+        # Whether a batch may be cut is told by parts of its own, where it has any.
+        return found and replace(found, cut=self._exact is None)
+
+    def _look_at(self, index: int, batch: Part, forward: Forward) -> Finding | None:
+        divided = self.divides(batch.inputs, batch.targets, batch.samples)
+        division = self._in_batch(batch)
+        tried = self.open or candidates(self._loss, batch.inputs, batch.targets, ())
+        some, groups, cut = batch, None, divided
+        if divided:
+            self.division = division
+            groups = two_parts(self._loss, batch, tried)
+            some = _taken(batch, division, torch.cat(groups).sort().values)
+        try:
+            whole = self._evaluate(index, some, forward)
+        except ValueError:
+            if groups is None:
+                raise
+            # Either the model cannot do with some of the samples, or it fails, which the whole batch then shows.
+            some, groups = batch, None
+            whole = self._evaluate(index, batch, forward)
+        if not self._told:
+            called = candidates(self._loss, batch.inputs, batch.targets, whole.calls)
+            self.open = list(dict.fromkeys([*self.open, *called]))
+        finding = None
+        if groups is not None:
+            one, other = (_taken(batch, division, group) for group in groups)
+            finding = compare_parts(index, whole, (some, one, other), self.open, forward, self._loss)
+        if (finding is None or not finding.fits) and some.samples > 1 and self._loss.closure is None:
+            groups = two_parts(self._loss, some, self.open, limit=some.samples)
+            by_outputs = compare_outputs(whole, some, groups, self.open, self._loss)
+            finding = by_outputs or finding
+        if finding is not None and not finding.fits:
+            check_broadcast(index, whole, some, self.open, self._loss)
+        finding = finding or by_calls(whole, some, self.open, self._loss)
+        return finding and replace(finding, cut=cut)
+
+    def _evaluate(self, index: int, part: Part, forward: Forward) -> Evaluation:
+        found = evaluate(index, part.inputs, part.targets, forward, self._loss)
+        self.changes_inputs |= found.changes_inputs
+        self._loss.changes_targets |= found.changes_targets
+        self.ranges = list(dict.fromkeys([*self.ranges, *found.ranges]))
+        return found
+
+    def _note(self, index: int, finding: Finding) -> None:
+        """Keep what fits this batch too."""
+        given = next((terms for terms in self.open if terms.kind == "given"), None)
+        if given is not None and finding.fits and given not in finding.fits:
+            fitting = "the sum of its parts" if finding.fits[0] == SUM else f"a mean over {finding.fits[0]}"
+            raise ValueError(
+                f"Batch {index}: terms= contradicts the loss, which is {finding.words}: that is {fitting}. Leave "
+                "terms= out, or let it return the number of terms that the mean is over."
+            )
+        if finding.cut:
+            self._exact = set(finding.exact) & (set(finding.exact) if self._exact is None else self._exact)
+        self._backed = set(finding.backed) & (self._backed if self._told else set(finding.backed))
+        self.open = [terms for terms in self.open if terms in finding.fits]
+        self._told = self._told or finding.words
+
+    def settle(self, ranks: Ranks, numbers: Sequence[Mapping[Terms, float]]) -> None:
+        """Settle on what fits on all ranks, the likeliest first.
+
+        Parameters
+        ----------
+        ranks : Ranks
+        numbers : sequence of mappings
+            For each batch of this rank, how many terms it has by everything that is open.
+
+        Warns
+        -----
+        UserWarning
+            If that cannot be told of several batches.
+        """
+        told = [one for one in ranks.gather((self._told, self.open, self._exact, self._backed)) if one[0]]
+        fits = [terms for terms in told[0][1] if all(terms in fitting for _, fitting, _, _ in told)] if told else []
+        fits = [terms for terms in fits if all(terms in of for of in numbers) or terms == SUM]
+        cut = [of_rank for _, _, of_rank, _ in told if of_rank is not None]
+        backed = [terms for terms in fits if all(terms in of_rank for _, _, _, of_rank in told)]
+        # Where all targets count in the batches that were looked at, samples do not tell of those that do not.
+        backed.sort(key=lambda terms: terms == SAMPLES)
+        known = known_terms(self._loss, numbers)
+        assumed = SUM if self._loss.reduction == "sum" and not self._loss.given_terms else [*known, SAMPLES][0]
+        self.terms = next((terms for terms in [*known, *backed, *fits] if terms in fits), assumed)
+        self.open = fits
+        if self.terms == SUM:
+            self._loss.reduction = "sum"
+        elif self._loss.reduction == "sum":
+            self._loss.reduction = "mean"
+        self._seen.clear()
+        if self._forward is None:
+            return
+        if not cut or not all(self.terms in of_rank for of_rank in cut):
+            self.indivisible = NOT_ADDITIVE if cut else UNTOLD
+        several = ranks.total(len(numbers)) > 1
+        if several and not fits and self.terms not in known:
+            seen = f"it is not a mean over samples, tokens or other terms, nor a sum: {told[0][0]}" if told else UNTOLD
+            _warn(
+                ranks,
+                f"How the losses of batches add up is not known ({seen}). Batches are weighted by their numbers of "
+                "samples, and never cut. Give all data as one batch, or terms=..., the number of terms that the mean "
+                "of a batch is over.",
+            )
+        if self.terms not in [*known, *backed, SUM]:
+            self._settle_open(ranks, numbers)
+
+    def _settle_open(self, ranks: Ranks, numbers: Sequence[Mapping[Terms, float]]) -> None:
+        """Say so where batches would have other weights if the mean was over what else fits."""
+        other: list[Terms] = []
+        for terms in self.open:
+            ratios = [of[terms] / of[self.terms] for of in numbers if of[self.terms]]
+            least = ranks.least(min(ratios, default=math.inf))
+            most = -ranks.least(-max(ratios, default=-math.inf))
+            if terms != SUM and most - least > 1e-9 * most:
+                other.append(terms)
+        undecided = any(len({alike[terms] for terms in self.open if terms in alike}) > 1 for alike in self._alike)
+        if other or ranks.total(float(undecided)) > 0:
+            self.indivisible = self.indivisible or AMBIGUOUS
+        if other:
+            named = list({terms.path: str(terms) for terms in reversed(other)}.values())[::-1]
+            _warn(
+                ranks,
+                f"The mean of the loss may be over {self.terms} or over {' or '.join(named[:3])}, which give "
+                f"batches different weights; it is taken to be over {self.terms}. Pass terms=..., a function of the "
+                "targets that returns the number of terms, to say which.",
+            )
+
+
+def known_terms(loss: Loss, numbers: Sequence[Mapping[Terms, float]]) -> list[Terms]:
+    """What the user, or a loss module of PyTorch, says that the mean is over."""
+    given = [Terms("given")] if loss.given_terms is not None else []
+    return [*given, *([Terms("module")] if all(Terms("module") in of for of in numbers) else [])]
+
+
+def _taken(batch: Part, division: Division, group: torch.Tensor) -> Part:
+    inputs, targets = division.taken((batch.inputs, batch.targets), group)
+    return Part(inputs, targets, len(group))
+
+
+def _warn(ranks: Ranks, words: str) -> None:
+    if ranks.rank == 0:
+        warnings.warn(words, stacklevel=7)

@@ -1,0 +1,128 @@
+"""A rank's share of data that all ranks have, and of parameters."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hesspec.backend.ranks import Ranks
+from hesspec.operators.data.division import Division, count_samples
+from hesspec.operators.data.items import as_pair, check_data
+from hesspec.operators.data.structures import flatten
+from hesspec.operators.model.ambient import OwnRandomness
+
+__all__ = ["check_cut", "check_share", "is_distributed", "shard"]
+
+
+class _Shard:
+    def __init__(self, data: Iterable[Any], ranks: Ranks) -> None:
+        self._data, self._ranks = data, ranks
+        count = len(data) if isinstance(data, Sized) else None
+        # Beyond these, batches are cut.
+        self._dealt = None if count is None else count // ranks.size * ranks.size
+        self.cut = False
+        """Whether a batch was cut in a pass over the data."""
+
+    def __iter__(self) -> Iterator[Any]:
+        rank, size = self._ranks.rank, self._ranks.size
+        for index, item in enumerate(self._data):
+            whole = self._dealt is None or index < self._dealt
+            divided = None if whole else self._divided(index, item)
+            if divided is not None:
+                division, samples = divided
+                self.cut = True
+                yield division.taken(item, torch.arange(samples, device="cpu").tensor_split(size)[rank])
+            elif index % size == rank:
+                yield item
+
+    def _divided(self, index: int, item: Any) -> tuple[Division, int] | None:
+        """Where the samples of an item are, and their number; None where there are too few, or they cannot be told."""
+        sides = as_pair(index, item)
+        samples, agreed = count_samples(*sides)
+        if samples < self._ranks.size or not agreed or flatten(item)[1].opaque:
+            return None
+        if not all(Division.of(side, samples).divides for side in sides if flatten(side)[0]):
+            return None
+        return Division.of(item, samples), samples
+
+    def is_empty(self) -> bool:
+        """Whether this rank has nothing, of data that is not empty itself."""
+        # With as many batches as ranks, each has one.
+        return (
+            not self._dealt
+            and next(iter(OwnRandomness(self)), None) is None
+            and next(iter(OwnRandomness(self._data)), None) is not None
+        )
+
+
+def check_share(data: Iterable[Any], ranks: Ranks) -> None:
+    """Raise ValueError where there is too little data for a rank to have a share of it."""
+
+    def check() -> None:
+        if isinstance(data, _Shard) and data.is_empty():
+            raise ValueError(
+                f"Rank {ranks.rank} of {ranks.size} has no share of the data: there are fewer batches than ranks, and "
+                "none that can be cut into as many parts. Start fewer ranks, or use more samples or smaller batches."
+            )
+
+    ranks.together(check)
+
+
+def check_cut(data: Iterable[Any], indivisible: str, ranks: Ranks) -> None:
+    """Raise ValueError where batches were cut for the ranks that may not be cut.
+
+    Parameters
+    ----------
+    data : iterable
+    indivisible : str
+        Why batches may not be cut; "" if they may.
+    ranks : Ranks
+    """
+
+    def check() -> None:
+        if indivisible and isinstance(data, _Shard) and data.cut:
+            raise ValueError(
+                f"hesspec.shard has cut batches of the data, which cannot be: {indivisible}. Give every rank whole "
+                "batches, a multiple of the number of ranks."
+            )
+
+    ranks.together(check)
+
+
+def shard(data: Iterable[Any], group: dist.ProcessGroup) -> Iterable[Any]:
+    """Share, of this rank, of batches that every rank of a group has, for operators with `group=`.
+
+    Batches are dealt in turn. Those at the end that there are not enough of for all ranks are cut along their samples,
+    so that one batch serves any number of ranks; where a batch cannot be cut (`hesspec.operators.risk.batches`), or the
+    number of batches is not known beforehand, one rank takes it whole. Every rank iterates over all of the data: where
+    reading it is dear, give each rank its own share instead, in which no sample occurs twice
+    (`torch.utils.data.DistributedSampler` repeats some unless their number is divisible).
+
+    Parameters
+    ----------
+    data : iterable of (inputs, targets)
+        The same on every rank, in the same order.
+    group : ProcessGroup
+
+    Returns
+    -------
+    iterable of (inputs, targets)
+
+    Raises
+    ------
+    ValueError
+        If the data can be iterated once only, or is no iterable of batches.
+    """
+    check_data(data)
+    return _Shard(data, Ranks(group))
+
+
+def is_distributed(value: object) -> bool:
+    """Whether a tensor is spread over ranks (a `DTensor`)."""
+    # Slow to import, and imported already where there is such a tensor.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)

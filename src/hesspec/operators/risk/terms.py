@@ -1,0 +1,162 @@
+"""What the mean of a loss may be over: samples, tokens that count, masks, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hesspec.operators.data.structures import named_tensors, rows_of
+from hesspec.operators.risk.loss_calls import LossCall
+from hesspec.operators.risk.losses import Loss
+
+__all__ = ["SAMPLES", "SUM", "Terms", "candidates"]
+
+# What marks targets that do not count: PyTorch's default, and the numbers of padding that are usual besides.
+IGNORED = (-100, -1, 0)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A number of terms, or total weight, of a batch or a part of it, which the mean of its loss may be over.
+
+    Attributes
+    ----------
+    kind : str
+        "samples"; "sum": the loss is not a mean, and each part counts once; "given": what the user's `terms=` says;
+        "module": what a loss module of PyTorch counts; and of a tensor of the data: "entries", "counted" (those that
+        are not `ignored`), "total" (a mask's or weights'), "weights" (of the classes that it holds).
+    path : str
+        Which tensor.
+    shifted : str
+        "" for all of the tensor, "next" without its first entry in the last dimension, "last" without its last one.
+    ignored : int
+    weights : tuple of float
+        Of each class.
+    """
+
+    kind: str
+    path: str = ""
+    shifted: str = ""
+    ignored: int = 0
+    weights: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        """What the mean is over, as text."""
+        if not self.path:
+            return {"given": "what terms= says", "module": "the terms of the loss module"}.get(self.kind, self.kind)
+        name = self.path + {"": "", "next": "[..., 1:]", "last": "[..., :-1]"}[self.shifted]
+        return {
+            "entries": f"entries of {name}",
+            "counted": f"entries of {name} that are not {self.ignored}",
+            "total": f"the total of {name}",
+            "weights": f"the class weights of {name}",
+        }[self.kind]
+
+    def of(self, loss: Loss, inputs: Any, targets: Any, samples: int) -> float:
+        """Number in a batch, or a part of it.
+
+        Parameters
+        ----------
+        loss : Loss
+        inputs, targets
+        samples : int
+        """
+        if self.kind == "given" and loss.given_terms is not None:
+            return float(loss.given_terms(targets if loss.closure is None else inputs))
+        if self.kind == "module":
+            return loss.known_terms(targets) or 0.0
+        if not self.path:
+            return 1.0 if self.kind == "sum" else float(samples)
+        tensor = self._tensor(inputs, targets, loss)
+        return 0.0 if tensor is None else float(self._each(tensor).sum())
+
+    def of_each(self, loss: Loss, inputs: Any, targets: Any, samples: int) -> Tensor | None:
+        """Number in each sample (samples,), float64; None where it cannot be told."""
+        if self.kind in ("samples", "sum"):
+            return torch.ones(samples, dtype=torch.float64, device="cpu")
+        tensor = self._tensor(inputs, targets, loss) if self.path else None
+        if tensor is None or rows_of(tensor) != samples:
+            return None
+        return self._each(tensor).reshape(samples, -1).sum(1).cpu()
+
+    def _tensor(self, inputs: Any, targets: Any, loss: Loss) -> Tensor | None:
+        tensor = _tensors(inputs, targets, loss).get(self.path)
+        if tensor is None:
+            return None
+        # Inputs may require a gradient.
+        tensor = tensor.detach()
+        if not self.shifted:
+            return tensor
+        return tensor[..., 1:] if self.shifted == "next" else tensor[..., :-1]
+
+    def _each(self, tensor: Tensor) -> Tensor:
+        """What each entry counts for, float64."""
+        if self.kind == "entries":
+            return torch.ones_like(tensor, dtype=torch.float64)
+        if self.kind == "total":
+            return tensor.to(torch.float64)
+        counted = tensor != self.ignored
+        if self.kind == "counted":
+            return counted.to(torch.float64)
+        weights = torch.tensor(self.weights, dtype=torch.float64, device=tensor.device)
+        return weights[torch.where(counted, tensor, 0).long().clamp(0, len(weights) - 1)] * counted
+
+
+SAMPLES, SUM = Terms("samples"), Terms("sum")
+
+
+def _tensors(inputs: Any, targets: Any, loss: Loss) -> dict[str, Tensor]:
+    found = named_tensors(inputs, "inputs" if loss.closure is None else "batch")
+    return {**named_tensors(targets, "targets"), **found}
+
+
+def candidates(loss: Loss, inputs: Any, targets: Any, calls: Iterable[LossCall]) -> list[Terms]:
+    """All that the mean of a loss may be over, likelier ones first.
+
+    Parameters
+    ----------
+    loss : Loss
+    inputs, targets
+        Of a batch.
+    calls : iterable of LossCall
+        Of loss functions, in its forward pass and loss.
+    """
+    found = [SUM, SAMPLES] if loss.reduction == "sum" else [SAMPLES, SUM]
+    if loss.known_terms(targets) is not None:
+        found.insert(1 if loss.reduction == "sum" else 0, Terms("module"))
+    if loss.given_terms is not None:
+        found.insert(0, Terms("given"))
+    ignored, weights = list(IGNORED), []
+    for call in calls:
+        if call.function in (F.cross_entropy, F.nll_loss):
+            ignored.insert(0, int(call.given["ignore_index"]))
+            if call.given["weight"] is not None:
+                weights.append((int(call.given["ignore_index"]), tuple(call.given["weight"].double().tolist())))
+    for path, tensor in _tensors(inputs, targets, loss).items():
+        if rows_of(tensor) is None or tensor.is_complex():
+            continue
+        shifts = ["", "next", "last"] if tensor.dim() > 1 else [""]
+        for shifted in shifts:
+            found += _of_tensor(path, tensor, shifted, ignored, weights)
+    return list(dict.fromkeys(found))
+
+
+def _of_tensor(
+    path: str, tensor: Tensor, shifted: str, ignored: Iterable[int], weights: Iterable[tuple[int, tuple[float, ...]]]
+) -> list[Terms]:
+    found = []
+    classes = not tensor.is_floating_point() and tensor.dtype != torch.bool
+    if classes:
+        found += [Terms("weights", path, shifted, skip, of_class) for skip, of_class in weights]
+        found += [Terms("counted", path, shifted, skip) for skip in ignored]
+    # Images and features are no weights; masks and weights have one number for each sample or position.
+    if (not tensor.is_floating_point() or tensor.dim() <= 2) and bool((tensor >= 0).all()):
+        found.append(Terms("total", path, shifted))
+    if tensor.dim() > 1:
+        found.append(Terms("entries", path, shifted))
+    return found

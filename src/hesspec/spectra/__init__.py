@@ -1,0 +1,1 @@
+"""Spectra as results, and what is computed from them. NumPy only."""

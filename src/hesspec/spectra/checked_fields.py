@@ -1,0 +1,124 @@
+"""Fields of results as a dataset has them, refused where their type or shape is not one that they can have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+__all__ = ["array", "attributes_as_text", "attributes_of", "flag", "integer", "real", "refuse_unless", "text", "texts"]
+
+Attributes = dict[str, str | int | float | bool]
+
+# Whole numbers that a file or a page can hold.
+LARGEST: Final = 2**64
+
+
+def refuse_unless(condition: object, sentence: str) -> None:
+    """Raise ValueError with this sentence unless the condition is true."""
+    if not condition:
+        raise ValueError(sentence)
+
+
+def array(dataset: xr.Dataset, name: str, dtype: type[np.generic], ndim: int = 1) -> npt.NDArray[Any]:
+    """A variable of this type and with so many dimensions.
+
+    Raises
+    ------
+    ValueError
+        If it has others, or there is no such variable.
+    """
+    refuse_unless(name in dataset, f"It has no variable {name!r}.")
+    values = dataset[name].to_numpy()
+    refuse_unless(
+        values.dtype == dtype and values.ndim == ndim,
+        f"Its variable {name!r} has type {values.dtype} and shape {values.shape}, but should have type "
+        f"{np.dtype(dtype)} and {ndim} dimension{'' if ndim == 1 else 's'}.",
+    )
+    return values
+
+
+def texts(dataset: xr.Dataset, name: str) -> npt.NDArray[np.str_]:
+    """A variable of texts, with one dimension; errors as of `array`."""
+    refuse_unless(name in dataset, f"It has no variable {name!r}.")
+    values = dataset[name].to_numpy()
+    # Without an entry, its type is any: see `hesspec.backend.netcdf.sealed`.
+    known = not values.size or all(isinstance(value, str) for value in values.flat)
+    refuse_unless(known and values.ndim == 1, f"Its variable {name!r} is not a list of texts.")
+    return np.asarray(values, dtype=str)
+
+
+def _attribute(dataset: xr.Dataset, name: str) -> object:
+    refuse_unless(name in dataset.attrs, f"It has no attribute {name!r}.")
+    value = dataset.attrs[name]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def integer(dataset: xr.Dataset, name: str, least: int) -> int:
+    """An attribute that is a whole number, at least `least`; ValueError where it is not."""
+    value = _attribute(dataset, name)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < LARGEST:
+        raise ValueError(f"Its {name!r} is {value!r}, but should be a whole number, at least {least}.")
+    return value
+
+
+def real(dataset: xr.Dataset, name: str) -> float:
+    """An attribute that is a finite number, at least zero; ValueError where it is not."""
+    value = _attribute(dataset, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
+        raise ValueError(f"Its {name!r} is {value!r}, but should be a finite number, at least 0.")
+    return float(value)
+
+
+def flag(dataset: xr.Dataset, name: str) -> bool:
+    """An attribute that is 0 or 1; ValueError where it is not."""
+    value = _attribute(dataset, name)
+    refuse_unless(value in (0, 1), f"Its {name!r} is {value!r}, but should be 0 or 1.")
+    return bool(value)
+
+
+def text(dataset: xr.Dataset, name: str) -> str:
+    """An attribute that is a text; ValueError where it is not."""
+    value = _attribute(dataset, name)
+    if not isinstance(value, str):
+        raise ValueError(f"Its {name!r} is {value!r}, but should be a text.")
+    return value
+
+
+def attributes_as_text(attributes: Mapping[str, Any]) -> str:
+    """JSON of what a result says of itself.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a text, a number or a truth value.
+    """
+    plain = {str(name): value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}
+    _check_attributes(plain)
+    return json.dumps(plain)
+
+
+def attributes_of(dataset: xr.Dataset) -> Attributes:
+    """Inverse of `attributes_as_text`, of the attribute `attributes`; ValueError where it is something else."""
+    try:
+        found: Any = json.loads(text(dataset, "attributes"))
+    except RecursionError as error:
+        raise ValueError("Its attributes are nested too deeply.") from error
+    if not isinstance(found, dict):
+        raise ValueError("Its attributes are not a mapping of names to values.")
+    _check_attributes(found)
+    return found
+
+
+def _check_attributes(attributes: Mapping[str, Any]) -> None:
+    for name, value in attributes.items():
+        known = isinstance(value, str | bool | float) or (isinstance(value, int) and abs(value) < LARGEST)
+        refuse_unless(
+            known,
+            f"Its attribute {name!r} is {value!r}, of type {type(value).__name__}; attributes are texts, numbers and "
+            "truth values.",
+        )

@@ -1,0 +1,128 @@
+"""Outliers that are the same at several checkpoints, by their eigenvectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from hesspec.spectra.spectrum import Spectrum
+
+__all__ = ["SAME", "follow", "overlaps"]
+
+Array = npt.NDArray[np.float64]
+
+# Squared cosine from which an eigenvector is taken for the continuation of an earlier one: an angle of 60 degrees. Of
+# unrelated vectors it is 1/d = 0.0005 in a sketch of d numbers.
+SAME = 0.25
+
+
+def overlaps(first: Spectrum, second: Spectrum) -> Array:
+    """Squared cosines between the eigenvectors of the outliers of two spectra of one parameter space.
+
+    The spectra may be of different matrices, data, checkpoints or runs, measured at any time.
+
+    Parameters
+    ----------
+    first, second : Spectrum
+
+    Returns
+    -------
+    array (outliers of first, outliers of second)
+        In [0, 1]; in the order of `Spectrum.outliers`. Estimates from sketches of d = 2,039 numbers: a cosine c has the
+        standard error sqrt((1 + c^2)/d), 2.2 to 3.1%. NaN for outliers beyond the 64 largest resolved eigenvalues,
+        which have no sketch.
+
+    Raises
+    ------
+    ValueError
+        If the spectra have different numbers of parameters, or one was written by a version that kept no sketches.
+
+    Examples
+    --------
+    >>> import torch, hesspec
+    >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+    <torch...>
+    >>> values = torch.cat([torch.linspace(-0.1, 0.1, 3000), torch.tensor([5.0, 9.0])])
+    >>> swapped = torch.cat([values[:-2], values[-2:].flip(0)])
+    >>> first, second = (hesspec.spectrum(torch.diag(v), steps=32) for v in (values, swapped))
+    >>> overlaps(first, second).round(1) + 0.0
+    array([[0., 1.],
+           [1., 0.]])
+    """
+    if first.dimension != second.dimension:
+        raise ValueError(
+            f"The spectra are of {first.dimension:,} and {second.dimension:,} parameters; eigenvectors of different "
+            "networks cannot be compared."
+        )
+    return _squared_cosines(_outlier_sketches(first), _outlier_sketches(second))
+
+
+def follow(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
+    """Number the outliers of successive spectra, so that those of one eigenvector have one number.
+
+    Each outlier is assigned to the track whose latest eigenvector it overlaps with most, all of a checkpoint together
+    such that the sum of the squared cosines is largest; below a squared cosine of 0.25 it begins a track of its own. A
+    track may pause where its eigenvalue is inside of the bulk.
+
+    Parameters
+    ----------
+    spectra : sequence of Spectrum
+        Of one matrix of one network, in the order of training or of sample size.
+
+    Returns
+    -------
+    list of int array (outliers,)
+        Numbers of the tracks from 0 on, in the order of `Spectrum.outliers`, a list item for each spectrum. -1 for
+        outliers without a sketch.
+
+    Raises
+    ------
+    ValueError
+        As `overlaps`.
+    """
+    latest: list[Array] = []
+    found = []
+    for spectrum in spectra:
+        if spectrum.dimension != spectra[0].dimension:
+            raise ValueError(
+                f"The spectra are of {spectra[0].dimension:,} and {spectrum.dimension:,} parameters; only those of one "
+                "network can be followed."
+            )
+        sketches = _outlier_sketches(spectrum)
+        tracks = np.full(len(sketches), -1)
+        known = np.flatnonzero(np.isfinite(sketches).all(axis=1))
+        if latest and known.size:
+            squared = _squared_cosines(np.stack(latest), sketches[known])
+            for track, place in zip(*linear_sum_assignment(squared, maximize=True), strict=True):
+                if squared[track, place] >= SAME:
+                    tracks[known[place]] = track
+                    latest[track] = sketches[known[place]]
+        for place in known[tracks[known] < 0]:
+            tracks[place] = len(latest)
+            latest.append(sketches[place])
+        found.append(tracks)
+    return found
+
+
+def _outlier_sketches(spectrum: Spectrum) -> Array:
+    """Sketches of the outliers' eigenvectors, a row each; NaN where there is none."""
+    sketches = spectrum.eigenvector_sketches.astype(np.float64)
+    places = np.flatnonzero(spectrum.is_outlier)
+    if places.size and not sketches.size:
+        raise ValueError(
+            "The spectrum has no sketches of its eigenvectors: it was written by an earlier version of hesspec. "
+            "Measure it again to compare eigenvectors."
+        )
+    found = np.full((places.size, sketches.shape[1]), np.nan)
+    found[places < len(sketches)] = sketches[places[places < len(sketches)]]
+    return found
+
+
+def _squared_cosines(first: Array, second: Array) -> Array:
+    if not first.size or not second.size:
+        return np.zeros((len(first), len(second)))
+    lengths = np.linalg.norm(first, axis=1)[:, None] * np.linalg.norm(second, axis=1)[None]
+    return np.asarray(np.minimum((first @ second.T / lengths) ** 2, 1.0))

@@ -1,0 +1,373 @@
+"""G is never zero without a word: it is of the logits where the loss has them, or it is said to be zero."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from cases import gpt2
+from reference import gauss_newton_of, hessian_of, whole
+from torch import nn
+
+import hesspec
+
+CE = nn.CrossEntropyLoss()
+WEIGHT = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
+
+
+class Body(nn.Module):
+    def __init__(self, outputs=3):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, outputs))
+
+
+class Own(Body):
+    """A model that computes its own loss, by a function of its logits and the labels."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self._loss = loss
+
+    def forward(self, x, labels):
+        logits = self.body(x)
+        return {"loss": self._loss(logits, labels), "logits": logits}
+
+
+def data(*sizes, ignored=()):
+    torch.manual_seed(1)
+    found = []
+    for place, size in enumerate(sizes):
+        labels = torch.randint(3, (size,))
+        labels[: [*ignored, 0, 0][place]] = -100
+        found.append((torch.randn(size, 4, dtype=torch.float64), labels))
+    return found
+
+
+def squares(logits, labels):
+    return F.mse_loss(logits, F.one_hot(labels, 3).to(logits))
+
+
+def entropies(logits, labels):
+    return F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, 3).to(logits))
+
+
+def in_parts(logits, labels):
+    return 0.5 * F.cross_entropy(logits, labels) + 2 * squares(logits, labels)
+
+
+def averaged_by_hand(logits, labels):
+    return F.cross_entropy(logits, labels, reduction="none").sum() / len(labels)
+
+
+def perplexity(logits, labels):
+    return F.cross_entropy(logits, labels).exp()
+
+
+def likelihood(logits, labels):
+    return F.nll_loss(logits.log_softmax(1), labels, weight=WEIGHT)
+
+
+def divergence(logits, labels):
+    target = torch.where(F.one_hot(labels, 3) == 1, 0.8, 0.1).to(logits)
+    return F.kl_div(logits.log_softmax(1), target, reduction="batchmean")
+
+
+INSIDE = {
+    "cross-entropy": F.cross_entropy,
+    "module": CE,
+    "smoothed": lambda f, y: F.cross_entropy(f, y, label_smoothing=0.1),
+    "squares": squares,
+    "entropies": entropies,
+    "weighted sum of two": in_parts,
+    "averaged by hand": averaged_by_hand,
+    "function of the loss": perplexity,
+    "likelihood of log-probabilities": likelihood,
+    "divergence from log-probabilities": divergence,
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+@pytest.mark.parametrize("form", ["pair", "mapping", "closure"])
+def test_g_of_a_loss_inside_the_model_is_that_of_its_logits(name, form, mode):
+    torch.manual_seed(0)
+    loss = INSIDE[name]
+    model, batches = Own(loss).double(), data(7)
+    ((x, y),) = batches
+    given = {
+        "pair": ([({"x": x, "labels": y}, y)], lambda out, _: out["loss"]),
+        "mapping": ([{"x": x, "labels": y}], lambda out, _: out["loss"]),
+        "closure": ([(x, y)], hesspec.closure(lambda model, batch: model(*batch)["loss"])),
+    }
+    items, loss_fn = given[form]
+    expected = hessian_of(model, lambda: loss(model.body(x), y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(whole(hesspec.Hessian(model, loss_fn, items)), expected, rtol=1e-9, atol=1e-11)
+    with pytest.warns(UserWarning, match="is that of what its loss functions are given: input of ") as caught:
+        g = whole(hesspec.GaussNewton(model, loss_fn, items))
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="is that of what its loss functions are given"):
+        h = whole(hesspec.Residual(model, loss_fn, items))
+    of_logits = gauss_newton_of(model, lambda: model.body(x), lambda f: loss(f, y))
+    torch.testing.assert_close(g, of_logits, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(g + h, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_batches_of_a_loss_inside_the_model_are_weighted_by_what_it_counts():
+    model = Own(F.cross_entropy).double()
+    parts = data(7, 5, ignored=(5, 1))
+    x, y = (torch.cat(part) for part in zip(*parts, strict=True))
+    expected = gauss_newton_of(model, lambda: model.body(x), lambda f: F.cross_entropy(f, y))
+    with pytest.warns(UserWarning, match="what its loss functions are given"):
+        g = hesspec.GaussNewton(model, lambda out, _: out["loss"], [{"x": x, "labels": y} for x, y in parts])
+    torch.testing.assert_close(whole(g), expected, rtol=1e-10, atol=1e-12)
+
+
+class ByGroup(nn.Module):
+    """Its loss function is called for each group of samples, as that of a detector for each image with an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
+
+    def forward(self, x, labels):
+        logits = self.body(x)
+        groups = [labels == label for label in labels.unique()]
+        total = sum(F.cross_entropy(logits[group], labels[group], reduction="sum") for group in groups)
+        return {"loss": total / len(labels)}
+
+
+@pytest.mark.parametrize("way", ["auto", "double backward in place", "differences"])
+def test_batches_may_call_loss_functions_more_or_less_often(way):
+    torch.manual_seed(0)
+    model = ByGroup().double()
+    parts = [(torch.randn(6, 4, dtype=torch.float64), labels) for labels in (torch.arange(6) % 3, torch.arange(6) % 2)]
+    x, y = (torch.cat(part) for part in zip(*parts, strict=True))
+    exact = gauss_newton_of(model, lambda: model.body(x), lambda f: F.cross_entropy(f, y))
+    hess = hessian_of(model, lambda: F.cross_entropy(model.body(x), y))
+    items = [{"x": x, "labels": y} for x, y in parts]
+    with pytest.warns(UserWarning, match="what its loss functions are given"):
+        g = whole(hesspec.GaussNewton(model, lambda out, _: out["loss"], items, mode=way))
+    with pytest.warns(UserWarning, match="what its loss functions are given"):
+        h = whole(hesspec.Residual(model, lambda out, _: out["loss"], items, mode=way))
+    tolerance = 1e-5 if way == "differences" else 1e-10
+    assert (g - exact).norm() <= tolerance * exact.norm()
+    assert (g + h - hess).norm() <= tolerance * hess.norm()
+
+
+def test_what_the_loss_takes_of_the_outputs_besides_counts_too(mode):
+    torch.manual_seed(0)
+    model, ((x, y),) = Own(F.cross_entropy).double(), data(7)
+
+    def loss(out, _):
+        return out["loss"] + 0.3 * out["logits"].square().mean()
+
+    def of_logits(f):
+        return F.cross_entropy(f, y) + 0.3 * f.square().mean()
+
+    items = [{"x": x, "labels": y}]
+    with pytest.warns(UserWarning, match="what its loss functions are given"):
+        g, h = (whole(make(model, loss, items)) for make in (hesspec.GaussNewton, hesspec.Residual))
+    torch.testing.assert_close(g, gauss_newton_of(model, lambda: model.body(x), of_logits), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(g + h, hessian_of(model, lambda: of_logits(model.body(x))), rtol=1e-9, atol=1e-11)
+
+
+def test_labels_among_the_inputs_do_not_matter_where_the_loss_is_outside():
+    model, ((x, y),) = Own(F.cross_entropy).double(), data(7)
+
+    def loss(out, y):
+        return F.cross_entropy(out["logits"], y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        g = whole(hesspec.GaussNewton(model, loss, [{"x": x, "labels": y}]))
+    expected = gauss_newton_of(model, lambda: model.body(x), lambda f: F.cross_entropy(f, y))
+    torch.testing.assert_close(g, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_transformers_loss_of_labels():
+    model = gpt2().double()
+    torch.manual_seed(3)
+    ids = torch.randint(7, (3, 5))
+    with pytest.warns(UserWarning, match="input of cross_entropy"):
+        g = hesspec.GaussNewton(model, lambda out, _: out.loss, [{"input_ids": ids, "labels": ids}])
+    v = torch.randn(g.shape[0], dtype=torch.float64)
+    # The same written out, with the shift that the model makes.
+    outside = hesspec.GaussNewton(
+        model,
+        lambda out, y: F.cross_entropy(out.logits[:, :-1].flatten(0, 1), y[:, 1:].flatten()),
+        [({"input_ids": ids}, ids)],
+    )
+    # The library computes its loss in float32, whatever the logits are in.
+    assert (g @ v - outside @ v).norm() <= 16 * torch.finfo(torch.float32).eps * (outside @ v).norm()
+    assert g.attributes["terms"] == 12
+
+
+# Log-probabilities ----------------------------------------------------------------------------------------------------
+
+
+class LogSoftmax(Body):
+    def forward(self, x):
+        return self.body(x).log_softmax(1)
+
+
+def smooth(labels):
+    return torch.where(F.one_hot(labels, 3) == 1, 0.8, 0.1).double()
+
+
+def negative_likelihood(out, y):
+    return F.nll_loss(out, y)
+
+
+OUTSIDE = {
+    "module": (nn.NLLLoss(), CE, lambda y: y),
+    "weights and ignored targets": (
+        nn.NLLLoss(WEIGHT, ignore_index=1),
+        nn.CrossEntropyLoss(WEIGHT, ignore_index=1),
+        None,
+    ),
+    "sum": (nn.NLLLoss(reduction="sum"), nn.CrossEntropyLoss(reduction="sum"), None),
+    "function": (F.nll_loss, CE, None),
+    "own function": (negative_likelihood, CE, None),
+    "divergence": (nn.KLDivLoss(reduction="batchmean"), CE, smooth),
+    "own divergence": (lambda f, y: F.kl_div(f, y, reduction="batchmean"), CE, smooth),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_log_probabilities_are_logits_of_the_same_loss(name, mode):
+    torch.manual_seed(0)
+    loss, of_logits, make = OUTSIDE[name]
+    make = make or (lambda y: y)
+    model, parts = LogSoftmax().double(), data(7, 4)
+    x, y = (torch.cat(part) for part in zip(*parts, strict=True))
+    items = [(inputs, make(labels)) for inputs, labels in parts]
+    expected = hessian_of(model, lambda: of_logits(model.body(x), make(y)))
+    torch.testing.assert_close(whole(hesspec.Hessian(model, loss, items)), expected, rtol=1e-9, atol=1e-11)
+    with pytest.warns(UserWarning, match="log-probabilities|what its loss functions are given"):
+        g = whole(hesspec.GaussNewton(model, loss, items))
+    with pytest.warns(UserWarning, match="log-probabilities|what its loss functions are given"):
+        h = whole(hesspec.Residual(model, loss, items))
+    exact = gauss_newton_of(model, lambda: model.body(x), lambda f: of_logits(f, make(y)))
+    torch.testing.assert_close(g, exact, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(g + h, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_the_class_structure_is_of_log_probabilities_too():
+    model, parts = LogSoftmax().double(), [(torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3)]
+    logits = nn.Sequential(*model.body)
+    for make in (hesspec.GaussNewtonClass, hesspec.GaussNewtonWithin):
+        torch.testing.assert_close(
+            whole(make(model, nn.NLLLoss(), parts)), whole(make(logits, CE, parts)), rtol=1e-9, atol=1e-11
+        )
+
+
+# No curvature ---------------------------------------------------------------------------------------------------------
+
+PIECEWISE = {
+    "absolute": nn.L1Loss(),
+    "hinge": lambda f, y: (1 - f * y.sign()).clamp(min=0).mean(),
+    "margin": lambda f, y: F.multi_margin_loss(f, y.argmax(1)),
+    "quantile": lambda f, y: torch.maximum(0.9 * (y - f), 0.1 * (f - y)).mean(),
+}
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_g_that_is_zero_by_definition_is_said_to_be(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+    x, y = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="piecewise linear in what the model returns.*zero by definition") as caught:
+        g = hesspec.GaussNewton(model, PIECEWISE[name], [(x, y)])
+    assert len(caught) == 1
+    assert not whole(g).any()
+
+
+class Critic(Body):
+    def __init__(self):
+        super().__init__(1)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Unreachable(Body):
+    """Its loss is among its outputs, and made by no function of PyTorch's."""
+
+    def forward(self, x, labels):
+        logits = self.body(x)
+        return {"loss": (logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]).mean(), "logits": logits}
+
+
+class Balanced(Own):
+    """Part of its loss depends on the parameters on another way."""
+
+    def forward(self, x, labels):
+        found = super().forward(x, labels)
+        return {**found, "loss": found["loss"] + 0.1 * self.body[0].weight.square().sum()}
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (Critic(), lambda out, _: -out.mean()),
+        (Unreachable(), lambda out, _: out["loss"]),
+        (Balanced(F.cross_entropy), lambda out, _: out["loss"]),
+        (Body(), hesspec.closure(lambda model, batch: model.body(batch["x"]).sum(1).mean())),
+    ],
+)
+def test_a_loss_that_is_linear_in_the_outputs_has_no_g(model, loss):
+    model = model.double()
+    ((x, y),) = data(7)
+    items = [{"x": x, "labels": y}] if not isinstance(model, Critic) else [(x, y)]
+    with pytest.raises(ValueError, match="linear in what the model returns.*return its logits or predictions"):
+        hesspec.GaussNewton(model, loss, items)
+    with pytest.warns(UserWarning, match="the residual the whole Hessian"):
+        residual = hesspec.Residual(model, loss, items)
+    torch.testing.assert_close(whole(residual), whole(hesspec.Hessian(model, loss, items)), rtol=1e-9, atol=1e-11)
+
+
+def test_a_loss_that_looks_through_the_outputs_has_no_g():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+
+    def slope(out, _):
+        return torch.autograd.grad(out.sum(), x, create_graph=True)[0].square().mean()
+
+    with pytest.warns(UserWarning, match="2.bias"):
+        whole(hesspec.Hessian(model, slope, [(x, None)]))
+    with pytest.raises(ValueError, match="not a function of what the model returns alone.*hesspec.Hessian"):
+        hesspec.GaussNewton(model, slope, [(x, None)])
+
+
+def test_a_part_of_the_output_curvature_needs_the_logits():
+    model, ((x, y),) = Own(F.cross_entropy).double(), data(7)
+    with pytest.raises(ValueError, match="'true-vs-rest'"):
+        hesspec.GaussNewton(model, lambda out, _: out["loss"], [{"x": x, "labels": y}], output_curvature="true-vs-rest")
+
+
+def test_outputs_in_dataclasses_and_in_output_classes():
+    @torch.jit.unused
+    def make(logits):
+        return transformers.modeling_outputs.SequenceClassifierOutput(logits=logits)
+
+    class Gives(Body):
+        def forward(self, x):
+            return make(self.body(x))
+
+    model, ((x, y),) = Gives().double(), data(7)
+    g = whole(hesspec.GaussNewton(model, lambda out, y: F.cross_entropy(out.logits, y), [(x, y)]))
+    expected = gauss_newton_of(model, lambda: model.body(x), lambda f: F.cross_entropy(f, y))
+    torch.testing.assert_close(g, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_outputs_that_are_objects_are_named():
+    class Gives(Body):
+        def forward(self, x):
+            return SimpleNamespace(loc=self.body(x))
+
+    model, ((x, y),) = Gives().double(), data(7)
+    with pytest.raises(ValueError, match="returned SimpleNamespace with Tensor.*build other objects"):
+        hesspec.GaussNewton(model, lambda out, y: F.cross_entropy(out.loc, y), [(x, y)])

@@ -1,0 +1,545 @@
+"""Losses are what the user trains: means over whatever, sums and losses that couple samples, in any batches."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import hessian_of, whole
+from torch import nn
+
+import hesspec
+from hesspec.backend.memory import BudgetError
+from hesspec.operators.risk.losses import Loss
+from hesspec.operators.risk.nature import Nature
+from hesspec.operators.risk.terms import SAMPLES, SUM, Terms
+
+CE = nn.CrossEntropyLoss()
+WEIGHT = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
+
+
+def cross_entropy(out, y):
+    """As a user's own loss, of which nothing is known."""
+    return F.cross_entropy(out, y)
+
+
+def network(outputs=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, outputs)).double()
+
+
+def points(*sizes, shape=(4,)):
+    torch.manual_seed(1)
+    return [torch.randn(size, *shape, dtype=torch.float64) for size in sizes]
+
+
+def classes(*sizes, ignored=(), shape=()):
+    """Classes 0 to 2 of batches; in each as many are marked -100 as `ignored` says."""
+    torch.manual_seed(2)
+    found = [torch.randint(3, (size, *shape)) for size in sizes]
+    for targets, count in zip(found, ignored, strict=False):
+        targets.view(-1)[:count] = -100
+    return found
+
+
+def numbers(*sizes, shape=(3,)):
+    torch.manual_seed(3)
+    return [torch.randn(size, *shape, dtype=torch.float64) for size in sizes]
+
+
+def masks(*counts, length=5):
+    """Masks (N, T): of each sample as many positions count as are given."""
+    return [(torch.arange(length) < torch.tensor(batch)[:, None]).double() for batch in counts]
+
+
+def tokens(out, y, **options):
+    return F.cross_entropy(out.flatten(0, 1), y.flatten(), **options)
+
+
+def masked(out, given):
+    y, mask = given
+    return (tokens(out, y, reduction="none").view_as(mask) * mask).sum() / mask.sum()
+
+
+def guarded(out, given):
+    y, mask = given
+    return (tokens(out, y, reduction="none").view_as(mask) * mask).sum() / (mask.sum() + 1e-8)
+
+
+def in_chunks(out, y):
+    parts = zip(out.flatten(0, 1).split(4), y.flatten().split(4), strict=True)
+    return sum(F.cross_entropy(f, t, reduction="sum") for f, t in parts) / (y != -100).sum()
+
+
+def divided(out, y):
+    return tokens(out, y, reduction="none").sum() / (y != -100).sum()
+
+
+def by_hand_of_tokens(out, y):
+    chosen = -out.log_softmax(2).gather(2, y.clamp(min=0)[..., None])[..., 0]
+    return (chosen * (y != -100)).sum() / (y != -100).sum()
+
+
+def over_all_entries(out, y):
+    return tokens(out, y, reduction="none").mean()
+
+
+def over_samples(out, y):
+    return tokens(out, y, reduction="sum") / len(y)
+
+
+def masked_over_samples(out, given):
+    y, mask = given
+    return (tokens(out, y, reduction="none").view_as(mask) * mask).sum() / len(mask)
+
+
+def shifted(out, y):
+    return F.cross_entropy(out[:, :-1].flatten(0, 1), y[:, 1:].flatten())
+
+
+def weighted(out, given):
+    y, weight = given
+    return (F.cross_entropy(out, y, reduction="none") * weight).sum() / weight.sum()
+
+
+def by_hand(out, y):
+    return -(out.log_softmax(1)[torch.arange(len(y)), y]).mean()
+
+
+def by_hand_ignoring(out, y):
+    counted = y != -1
+    return -(out.log_softmax(1)[torch.arange(len(y)), y.clamp(min=0)] * counted).sum() / counted.sum()
+
+
+def two_heads(out, given):
+    return F.cross_entropy(out, given["class"]) + 0.5 * F.mse_loss(out[:, 0], given["number"])
+
+
+def columns_ignored(*counts, size=4, length=5):
+    """Classes of tokens, of which as many are marked -100 in all samples of a batch alike."""
+    found = classes(*[size + i for i in range(len(counts))], shape=(length,))
+    for targets, count in zip(found, counts, strict=True):
+        targets[:, :count] = -100
+    return found
+
+
+def minus_one(*sizes, ignored):
+    return [torch.where(y == -100, -1, y) for y in classes(*sizes, ignored=ignored)]
+
+
+# Loss, inputs and targets of batches that do not count alike by samples.
+SEQUENCES = points(4, 6, shape=(5, 4))
+MEANS = {
+    "ignored targets": (cross_entropy, points(7, 7, 5), classes(7, 7, 5, ignored=(5, 0, 1))),
+    "targets that are ignored in a later batch only": (
+        cross_entropy,
+        points(7, 7),
+        classes(7, 7, ignored=(0, 4)),
+    ),
+    "targets that are ignored by hand in a later batch only": (
+        by_hand_ignoring,
+        points(20, 7),
+        minus_one(20, 7, ignored=(0, 4)),
+    ),
+    "another ignored class": (lambda f, y: F.cross_entropy(f, y, ignore_index=1), points(7, 7), classes(7, 7)),
+    "class weights": (lambda f, y: F.cross_entropy(f, y, weight=WEIGHT), points(7, 7, 5), classes(7, 7, 5)),
+    "class weights and ignored targets": (
+        lambda f, y: F.cross_entropy(f, y, weight=WEIGHT),
+        points(7, 7),
+        classes(7, 7, ignored=(1, 4)),
+    ),
+    "tokens": (tokens, SEQUENCES, classes(4, 6, shape=(5,), ignored=(11, 2))),
+    "next tokens": (shifted, SEQUENCES, classes(4, 6, shape=(5,), ignored=(11, 2))),
+    "tokens of sequences of other lengths": (
+        tokens,
+        [*points(4, shape=(5, 4)), *points(4, shape=(2, 4))],
+        [*classes(4, shape=(5,)), *classes(4, shape=(2,))],
+    ),
+    **{
+        f"{loss.__name__.replace('_', ' ')}, as many tokens ignored in all samples of a batch": (
+            loss,
+            points(4, 5, 6, shape=(5, 4)),
+            columns_ignored(*counts),
+        )
+        for loss, counts in (
+            (in_chunks, (0, 4, 4)),
+            (divided, (4, 0, 1)),
+            (by_hand_of_tokens, (0, 4, 2)),
+            (over_all_entries, (0, 4, 4)),
+            (over_samples, (3, 0, 3)),
+        )
+    },
+    **{
+        f"{loss.__name__.replace('_', ' ')}, as many positions in all samples of a batch": (
+            loss,
+            SEQUENCES,
+            list(zip(classes(4, 6, shape=(5,)), masks([5] * 4, [1] * 6), strict=True)),
+        )
+        for loss in (masked, masked_over_samples)
+    },
+    "tokens by hand, batches of one sample": (
+        by_hand_of_tokens,
+        points(1, 1, 1, shape=(5, 4)),
+        [y[:1] for y in columns_ignored(0, 4, 4)],
+    ),
+    "tokens in chunks, sequences of other lengths": (
+        in_chunks,
+        [*points(4, shape=(5, 4)), *points(4, shape=(2, 4))],
+        [*columns_ignored(1), *columns_ignored(0, length=2)],
+    ),
+    "tokens divided by their number, sequences of other lengths": (
+        divided,
+        [*points(4, shape=(5, 4)), *points(4, shape=(2, 4))],
+        [*columns_ignored(1), *columns_ignored(0, length=2)],
+    ),
+    "a mask": (
+        masked,
+        SEQUENCES,
+        list(zip(classes(4, 6, shape=(5,)), masks([1, 2, 1, 5], [5, 4, 3, 5, 5, 1]), strict=True)),
+    ),
+    "a mask that is full in the first batch": (
+        masked,
+        SEQUENCES,
+        list(zip(classes(4, 6, shape=(5,)), masks([5] * 4, [5, 4, 1, 1, 1, 1]), strict=True)),
+    ),
+    "a guarded mask": (
+        guarded,
+        SEQUENCES,
+        list(zip(classes(4, 6, shape=(5,)), masks([1, 2, 1, 5], [5, 4, 3, 5, 5, 1]), strict=True)),
+    ),
+    "sample weights": (
+        weighted,
+        points(7, 4),
+        [(y, torch.rand(len(y), dtype=torch.float64) * scale) for y, scale in zip(classes(7, 4), (1, 9), strict=True)],
+    ),
+    "samples, by hand": (by_hand, points(7, 3), classes(7, 3)),
+    "samples, two heads": (
+        two_heads,
+        points(7, 3),
+        [{"class": y, "number": x} for y, x in zip(classes(7, 3), numbers(7, 3, shape=()), strict=True)],
+    ),
+    "entries": (F.huber_loss, points(7, 3), numbers(7, 3)),
+    "divergence of the batch": (
+        nn.KLDivLoss(reduction="batchmean", log_target=True),
+        points(7, 3),
+        [x.log_softmax(1) for x in numbers(7, 3)],
+    ),
+    "quantiles": (lambda f, y: torch.maximum(0.9 * (y - f), 0.1 * (f - y)).mean(), points(7, 3), numbers(7, 3)),
+    "batches of one sample": (by_hand, points(1, 1, 1, 2), classes(1, 1, 1, 2)),
+}
+SUMS = {
+    "cross-entropy": (lambda f, y: F.cross_entropy(f, y, reduction="sum"), points(7, 3), classes(7, 3)),
+    "ignored targets": (
+        lambda f, y: F.cross_entropy(f, y, reduction="sum"),
+        points(7, 3),
+        classes(7, 3, ignored=(4, 1)),
+    ),
+    "squares": (lambda f, y: (f - y).square().sum(), points(7, 3), numbers(7, 3)),
+    "batches of one sample": (lambda f, y: (f - y).square().sum(), points(1, 1, 1), numbers(1, 1, 1)),
+}
+
+
+def joint(parts):
+    if isinstance(parts[0], torch.Tensor):
+        return torch.cat(parts)
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+
+def expected_of(model, loss, xs, ys):
+    """Hessian of the loss of all data as one batch; of sequences of other lengths, of their flattened tokens."""
+    if len({x.shape[1:] for x in xs}) > 1:
+        xs, ys = [x.flatten(0, 1)[:, None] for x in xs], [y.flatten()[:, None] for y in ys]
+    return hessian_of(model, lambda: loss(model(joint(xs)), joint(ys)))
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_batches_of_a_mean_add_up_to_all_data_whatever_it_is_over(name):
+    loss, xs, ys = MEANS[name]
+    model = network()
+    operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)))
+    rtol = 1e-7 if name == "a guarded mask" else 1e-10
+    torch.testing.assert_close(whole(operator), expected_of(model, loss, xs, ys), rtol=rtol, atol=rtol)
+    assert operator.attributes["reduction"] in ("mean", "batchmean")
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_batches_of_a_sum_add_up_to_it(name):
+    loss, xs, ys = SUMS[name]
+    model = network()
+    operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)))
+    torch.testing.assert_close(whole(operator), expected_of(model, loss, xs, ys), rtol=1e-10, atol=1e-12)
+    assert operator.attributes["reduction"] == "sum"
+
+
+@pytest.mark.parametrize("name", [name for name in MEANS if name != "a guarded mask" and "of one sample" not in name])
+def test_parts_of_a_batch_of_a_mean_add_up_to_it(name):
+    loss, xs, ys = MEANS[name]
+    model = network()
+    operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)))
+    batches, v = operator._risk.batches, torch.randn(operator.shape[0], dtype=torch.float64)
+    value = sum(
+        part.share * float(operator._risk.gradient(part)[0]) for batch in batches for part in batches.split(batch, 3)
+    )
+    assert not any(batch.indivisible for batch in batches)
+    assert value == pytest.approx(operator.risk, rel=1e-12)
+    assert (operator @ v).isfinite().all()
+
+
+def test_a_mean_in_float32_is_told_from_others():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 3))
+    xs, ys = [x.float() for x in points(40, 24)], classes(40, 24, ignored=(30, 2))
+    operator = hesspec.Hessian(model, cross_entropy, list(zip(xs, ys, strict=True)))
+    assert operator.attributes["terms"] == 32
+    assert not operator._risk.batches.indivisible
+
+
+# Losses that couple samples ------------------------------------------------------------------------------------------
+
+
+def root(out, y):
+    return (out - y).square().mean().sqrt()
+
+
+def contrastive(out, y):
+    similarity = F.normalize(out, dim=1) @ F.normalize(y, dim=1).T / 0.3
+    return F.cross_entropy(similarity, torch.arange(len(out)))
+
+
+def dice(out, y):
+    p = out.sigmoid()
+    return 1 - 2 * (p * y).sum() / (p.sum() + y.sum() + 1)
+
+
+def survival(out, y):
+    order = y[:, 0].argsort(descending=True)
+    return (torch.logcumsumexp(out[order, 0], 0) - out[order, 0]).mean()
+
+
+def two_denominators(out, y):
+    return F.cross_entropy(out, y) + out.square().mean()
+
+
+COUPLED = {
+    "root of a mean": (root, numbers),
+    "contrastive": (contrastive, numbers),
+    "overlap": (dice, lambda *sizes: [y.sigmoid().round() for y in numbers(*sizes)]),
+    "survival": (survival, numbers),
+    "means over different terms": (two_denominators, lambda *sizes: classes(*sizes, ignored=[5] * len(sizes))),
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_one_batch_of_a_loss_that_couples_samples_is_measured_whole(name):
+    loss, targets = COUPLED[name]
+    model, (x,), (y,) = network(), points(40), targets(40)
+    expected = hessian_of(model, lambda: loss(model(x), y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        operator = hesspec.Hessian(model, loss, [(x, y)])
+        torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+    (batch,) = operator._risk.batches
+    assert batch.indivisible == "the losses of its parts do not add up to its loss"
+    assert operator._risk.batches.split(batch, 4) == [batch]
+    # A mean over samples is cut to this.
+    assert whole(hesspec.Hessian(model, by_hand, [(x, *classes(40))], memory="12kB")).isfinite().all()
+    with pytest.raises(BudgetError, match=r"cannot be cut \(the losses of its parts do not add up to its loss\)"):
+        whole(hesspec.Hessian(model, loss, [(x, y)], memory="12kB"))
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_several_batches_of_such_a_loss_are_weighted_by_samples_and_said_to_be(name):
+    loss, targets = COUPLED[name]
+    model, xs, ys = network(), points(20, 12), targets(20, 12)
+    with pytest.warns(UserWarning, match="is not a mean over samples.*weighted by their numbers of samples") as caught:
+        operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)))
+    assert len(caught) == 1
+    parts = [hessian_of(model, lambda x=x, y=y: loss(model(x), y)) for x, y in zip(xs, ys, strict=True)]
+    torch.testing.assert_close(whole(operator), (20 * parts[0] + 12 * parts[1]) / 32, rtol=1e-10, atol=1e-12)
+
+
+def test_terms_say_how_batches_of_such_a_loss_are_weighted():
+    model, xs, ys = network(), points(20, 12), numbers(20, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        operator = hesspec.Hessian(model, root, list(zip(xs, ys, strict=True)), terms=lambda _: 1)
+    parts = [hessian_of(model, lambda x=x, y=y: root(model(x), y)) for x, y in zip(xs, ys, strict=True)]
+    torch.testing.assert_close(whole(operator), (parts[0] + parts[1]) / 2, rtol=1e-10, atol=1e-12)
+
+
+class Mixing(nn.Module):
+    """Nodes of a graph: each output depends on several inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 3), nn.Linear(3, 3)
+
+    def forward(self, x, edges):
+        h = torch.tanh(self.first(x))
+        source, target = edges
+        return self.last(h.index_add(0, target, h[source]))
+
+
+@pytest.mark.parametrize("loss", [CE, by_hand, lambda f, y: F.cross_entropy(f, y, weight=WEIGHT)])
+def test_nodes_of_graphs_are_never_cut_and_count_as_the_loss_says(loss):
+    torch.manual_seed(0)
+    model = Mixing().double()
+    xs, ys = points(20, 30), classes(20, 30)
+    edges = [torch.randint(len(x), (2, 60)) for x in xs]
+    joint_edges = torch.cat([edges[0], edges[1] + 20], 1)
+    expected = hessian_of(model, lambda: loss(model(torch.cat(xs), joint_edges), torch.cat(ys)))
+    data = list(zip(zip(xs, edges, strict=True), ys, strict=True))
+    operator = hesspec.Hessian(model, loss, data)
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+    assert all(batch.indivisible for batch in operator._risk.batches)
+    with pytest.raises(BudgetError, match="cannot be cut"):
+        whole(hesspec.Hessian(model, loss, data, memory="5kB"))
+
+
+def test_a_tensor_with_as_many_rows_as_samples_by_chance_is_not_cut():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x, mask):
+            return self.linear((x * mask.sum()).tanh())
+
+    model, mask = Masked().double(), torch.rand(6, 6, dtype=torch.float64)
+    (x,), (y,) = points(6), classes(6)
+    with pytest.raises(BudgetError, match="cannot be cut"):
+        whole(hesspec.Hessian(model, CE, [((x, mask), y)], memory="2kB"))
+
+
+def test_a_mask_of_all_samples_stays_whole_in_a_batch_of_as_many_samples_as_it_has_rows():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x, mask):
+            return self.linear((x * mask.sum()).tanh())
+
+    model, mask = Masked().double(), torch.rand(6, 6, dtype=torch.float64)
+    xs, ys = points(9, 6), classes(9, 6)
+    operator = hesspec.Hessian(model, CE, [((x, mask), y) for x, y in zip(xs, ys, strict=True)])
+    parts = [part for batch in operator._risk.batches for part in operator._risk.batches.split(batch, 3)]
+    assert len(parts) == 6
+    assert all(torch.equal(part.inputs[1], mask) for part in parts)
+
+
+# terms= --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "terms", "fits"),
+    [
+        (
+            cross_entropy,
+            classes(8, 8, ignored=(3, 5)),
+            len,
+            r"entries of targets that are not -100",
+        ),
+        (lambda f, y: F.cross_entropy(f, y, reduction="sum"), classes(8, 8), len, "the sum of its parts"),
+        (by_hand, classes(8, 8), lambda y: int((y > 0).sum()) + 1, "a mean over samples"),
+    ],
+)
+def test_terms_that_contradict_the_loss_are_refused_with_the_numbers(loss, targets, terms, fits):
+    data = list(zip(points(8, 8), targets, strict=True))
+    with pytest.raises(
+        ValueError, match=rf"Batch 0: terms= contradicts the loss, which is [\d.]+ for 8 samples.*{fits}"
+    ):
+        hesspec.Hessian(network(), loss, data, terms=terms)
+
+
+def test_a_number_of_samples_that_is_not_clear_is_asked_for():
+    class Pooling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.linear(x).view(3, -1, 3).mean((0, 1))
+
+    def loss(out, y):
+        return (out.sum() - y.sum()).square()
+
+    model, xs, ys = Pooling().double(), points(9, 6), numbers(4, 5, shape=())
+    whole(hesspec.Hessian(model, loss, [(xs[0], ys[0])]))
+    with (
+        pytest.warns(UserWarning, match="weighted by their numbers of samples"),
+        pytest.raises(ValueError, match=r"Batch 0: it is not clear how many samples it has.*terms="),
+    ):
+        hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)))
+    operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)), terms=len)
+    assert operator.attributes["terms"] == 9
+
+
+def test_what_cannot_be_told_is_said():
+    # All outputs are the same, and so are the losses of all parts.
+    model = network()
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].bias)
+    xs, ys = SEQUENCES, classes(4, 6, shape=(5,))
+    given = list(zip(ys, masks([1, 2, 1, 5], [5, 4, 3, 5, 5, 1]), strict=True))
+
+    def loss(out, given):
+        y, mask = given
+        chosen = -out.log_softmax(2).gather(2, y[..., None])[..., 0]
+        return (chosen * mask).sum() / mask.sum()
+
+    with pytest.warns(UserWarning, match=r"may be over samples or over .*the total of targets\[1\]"):
+        operator = hesspec.Hessian(model, loss, list(zip(xs, given, strict=True)))
+    assert all(batch.indivisible == "nothing tells what its loss is a mean over" for batch in operator._risk.batches)
+
+
+# Ranks ---------------------------------------------------------------------------------------------------------------
+
+
+def look(loss, x, y):
+    """What one rank sees of its first batch."""
+    model = network()
+    nature = Nature(Loss(loss, device=x.device, dtype=x.dtype), model)
+    nature.look(0, x, y, len(x))
+    return nature
+
+
+def agreed(natures, numbers=({SAMPLES: 4.0}, {SAMPLES: 2.0})):
+    gathered = [(nature._told, nature.open, nature._exact, nature._backed) for nature in natures]
+    ranks = SimpleNamespace(
+        rank=0, gather=lambda _: gathered, total=lambda value: value * len(natures), least=lambda value: value
+    )
+    for nature in natures:
+        nature.settle(ranks, [{**dict.fromkeys(nature.open, 1.0), **each} for each in numbers])
+    return natures[0]
+
+
+def test_ranks_take_what_fits_on_all_of_them():
+    (x, z), (plain, marked) = points(8, 8), classes(8, 8, ignored=(0, 4))
+    # The first rank's batch has no ignored target, by which it would be told.
+    one, other = look(cross_entropy, x, plain), look(cross_entropy, z, marked)
+    assert {SAMPLES, Terms("counted", "targets", ignored=-100)} <= set(one.open)
+    found = agreed([one, other])
+    assert found.terms == Terms("counted", "targets", ignored=-100)
+    assert not found.indivisible
+
+
+def test_a_rank_with_another_result_decides_for_all():
+    (x, z), (y, w) = points(8, 8), numbers(8, 8)
+    with pytest.warns(UserWarning, match="not a mean over samples"):
+        found = agreed([look(lambda f, y: (f - y).square().mean(), x, y), look(root, z, w)])
+    assert found.terms == SAMPLES
+    assert found.indivisible
+
+
+def test_a_rank_of_which_nothing_can_be_told_follows_the_others():
+    (x, z), (y, w) = points(1, 8), numbers(1, 8)
+
+    def loss(f, y):
+        return (f - y).square().sum()
+
+    single = look(loss, x, y)
+    assert agreed([single, look(loss, z, w)]).terms == SUM

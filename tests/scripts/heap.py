@@ -1,0 +1,107 @@
+"""Page faults and memory of a process of its own: `python heap.py tensors|operator|spectrum`, which prints JSON."""
+
+import contextlib
+import gc
+import json
+import resource
+import sys
+
+import psutil
+import torch
+from torch import nn
+
+import hesspec
+from hesspec.backend.heap import kept_heap
+
+SIZE = 16 << 20  # float32 numbers: 64 MB, which the C library maps anew each time
+COUNT = 16
+
+
+def faults() -> int:
+    """Page faults of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def resident() -> int:
+    """Bytes of memory of this process."""
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+def of_tensors() -> int:
+    """Faults of so many tensors, one after the other, beyond the first."""
+    torch.ones(SIZE)
+    before = faults()
+    for _ in range(COUNT):
+        torch.ones(SIZE)
+    return faults() - before
+
+
+def tensors() -> dict[str, float]:
+    """Faults outside of a block, within one, and within one after an error; memory within and after it, in tensors."""
+    outside = of_tensors()
+    with kept_heap():
+        settling, within = of_tensors(), of_tensors()
+    with contextlib.suppress(ZeroDivisionError), kept_heap():
+        _ = 1 // 0
+    with kept_heap():
+        again = of_tensors()
+    before = resident()
+    with kept_heap():
+        torch.ones(2 * SIZE)
+        kept = resident()
+        with kept_heap():
+            torch.ones(SIZE)
+        inner = resident()
+    sizes = {"kept": kept, "after an inner block": inner, "end": resident()}
+    found = {"outside": outside, "settling": settling, "within": within, "after an error": again}
+    return {**found, **{name: (size - before) / (4 * SIZE) for name, size in sizes.items()}}
+
+
+def data(samples: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """A batch of 64 numbers each."""
+    return [(torch.randn(samples, 64), torch.arange(samples) % 10)]
+
+
+def operator() -> dict[str, float]:
+    """Of a product: faults, in pages of the largest tensor; what the operator keeps, and what is left after it."""
+    samples, width = 20_000, 512
+    layers = (nn.Linear(64, width), *(nn.Tanh() for _ in range(4)), nn.Linear(width, 10))
+    model, batches = nn.Sequential(*layers), data(samples)
+    size = samples * width * 4
+
+    def multiplied() -> tuple[hesspec.Hessian, int]:
+        matrix = hesspec.Hessian(model, nn.CrossEntropyLoss(), batches)
+        vector = torch.ones(matrix.shape[0])
+        # The first builds, and the second leaves the memory that the third works in.
+        _ = matrix @ vector, matrix @ vector
+        before = faults()
+        _ = matrix @ vector
+        return matrix, faults() - before
+
+    multiplied()
+    before = resident()
+    matrix, seen = multiplied()
+    found = {
+        "peak": matrix.attributes["predicted_peak_bytes"] / size,
+        "faults": seen * resource.getpagesize() / size,
+        "kept": (resident() - before) / size,
+    }
+    del matrix
+    return {**found, "end": (resident() - before) / size}
+
+
+def spectrum() -> dict[str, float]:
+    """Memory that a spectrum of 40 steps leaves while its operator lives, in vectors."""
+    model = nn.Sequential(nn.Linear(64, 10_000), nn.Tanh(), nn.Linear(10_000, 10))
+    matrix = hesspec.Hessian(model, nn.CrossEntropyLoss(), data(200))
+    hesspec.spectrum(matrix, steps=2)
+    before = resident()
+    hesspec.spectrum(matrix, steps=40)
+    return {"end": (resident() - before) / (4 * matrix.shape[0])}
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    sys.stdout.write(json.dumps({"tensors": tensors, "operator": operator, "spectrum": spectrum}[sys.argv[1]]()))
