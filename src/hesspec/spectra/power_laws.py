@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import exprel
-from scipy.stats import norm, t
+from scipy.special import exprel, ndtri, stdtrit
 
 from hesspec.spectra.spectrum import Spectrum
 
@@ -118,7 +117,7 @@ def fit_power_law(
     exponent = float(centred @ heights) / spread
     rest = heights - exponent * centred
     residual = float(rest @ rest)
-    half = float(t.ppf((1 + confidence) / 2, points - 2)) * math.sqrt(residual / (points - 2) / spread)
+    half = float(stdtrit(points - 2, (1 + confidence) / 2)) * math.sqrt(residual / (points - 2) / spread)
     with np.errstate(over="ignore", under="ignore"):
         prefactor = float(np.exp(log_y.mean() - exponent * log_x.mean()))
     explained = 1 - residual / total if total > 0 else 1.0
@@ -209,7 +208,7 @@ class TailFit:
 
     @property
     def _critical(self) -> float:
-        return float(norm.ppf((1 + self.confidence) / 2))
+        return float(ndtri((1 + self.confidence) / 2))
 
     def density(self, magnitude: npt.ArrayLike) -> Array:
         """Density of the fitted law.
@@ -540,7 +539,7 @@ def _tail_fit(window: _Window, start_error: float, confidence: float) -> TailFit
     _, mean, square, cube = (float(moment) for moment in law.moments())
     information = square - mean**2
     sampling, quadrature = (math.sqrt(variance) / information for variance in window.variances(logs - mean))
-    half = float(norm.ppf((1 + confidence) / 2)) * math.sqrt(sampling**2 + quadrature**2 + start_error**2)
+    half = float(ndtri((1 + confidence) / 2)) * math.sqrt(sampling**2 + quadrature**2 + start_error**2)
 
     shares = window.weights / window.mass
     distances = window.magnitudes / window.magnitudes[0] - 1
