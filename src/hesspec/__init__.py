@@ -50,6 +50,7 @@ __all__ = [
     "GaussNewtonSame",
     "GaussNewtonWithin",
     "Hessian",
+    "Identity",
     "NonFiniteError",
     "NotSymmetricError",
     "Plan",
@@ -82,6 +83,7 @@ _MODULES = {
     "spectra.marchenko_pastur": ("compare_with_marchenko_pastur",),
     "spectra.power_laws": ("fit_power_law", "fit_tail"),
     "spectra.tracking": ("follow", "overlaps"),
+    "algebra": ("Identity",),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),
     "measure.spectrum": ("Eigenpairs", "eigenpairs", "spectrum"),
     "operators": (

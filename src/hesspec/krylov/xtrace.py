@@ -10,9 +10,9 @@ import scipy.special
 import torch
 from torch import Tensor
 
+from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.lanczos import rounding_unit
-from hesspec.krylov.operator import SymmetricOperator, check_operator
 from hesspec.krylov.scaling import Scaled
 from hesspec.krylov.vectors import CHUNK, norm, random_vector
 

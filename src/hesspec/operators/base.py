@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, Self
 
-import numpy as np
-import scipy.sparse.linalg
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hesspec.algebra import Composable
 from hesspec.backend.memory import free_memory, parse_memory
 from hesspec.backend.ranks import Ranks
 from hesspec.errors import NonFiniteError
@@ -80,7 +79,7 @@ class Linearised(Protocol):
         """Where M v is NaN or infinite."""
 
 
-class CurvatureOperator(ABC):
+class CurvatureOperator(Composable, ABC):
     """Curvature matrix M of an empirical risk, (p, p) and symmetric, known by its products with vectors.
 
     Building it reads the data once, and computes the loss of a few samples: what does not belong together is told
@@ -203,7 +202,7 @@ class CurvatureOperator(ABC):
         self.matvecs = 0
         """Number of products with a vector so far."""
 
-    def _check_loss(self) -> None:  # noqa: B027 - most matrices are of any loss
+    def _check_loss(self) -> None:
         """Raise ValueError for a loss that this matrix is not of."""
 
     @abstractmethod
@@ -394,23 +393,20 @@ class CurvatureOperator(ABC):
         """Flat vector (p,) of tensors named and shaped as the parameters are."""
         return self._risk.parameters.to_flat(named)
 
-    def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
-        """The same operator for SciPy's iterative solvers: NumPy vectors in and out, of the same precision."""
+    def entries_of(self, names: Sequence[str]) -> Tensor:
+        """Entries of flat vectors that belong to parameters, (n,) of int64, in ascending order.
 
-        def multiply(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            flat = vectors.reshape(-1) if vectors.shape[1:] == (1,) else vectors
-            product = self @ torch.as_tensor(flat, dtype=self.dtype, device=self.device)
-            return product.cpu().numpy().reshape(vectors.shape)
+        Parameters
+        ----------
+        names : sequence of str
+            Names or glob patterns ("features.*.weight") of selected parameters.
 
-        dtype = np.dtype(str(self.dtype).removeprefix("torch."))
-        return scipy.sparse.linalg.LinearOperator(
-            self.shape,
-            matvec=multiply,
-            rmatvec=multiply,
-            matmat=multiply,
-            rmatmat=multiply,
-            dtype=dtype,
-        )
+        Raises
+        ------
+        ValueError
+            If one matches none of them.
+        """
+        return self._risk.parameters.entries_of(names)
 
     def __repr__(self) -> str:
         """Matrix, size, dtype, device and data."""
