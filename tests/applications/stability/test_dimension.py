@@ -169,7 +169,7 @@ def test_without_momentum_both_kinds_of_weight_decay_shift_the_spectrum():
         assert found.sharp_directions == shifted.sharp_directions
 
 
-# From measured spectra -------------------------------------------------------------------------------------------------
+# From measured spectra --------------------------------------------------------------------------------------------
 
 
 def operators():
@@ -260,7 +260,7 @@ def test_density_of_exponents_integrates_to_the_bulk():
     np.testing.assert_allclose(found["exponent_of_resolved"], np.log(np.abs(1 - 0.5 * spectrum.eigenvalues)))
 
 
-# Bad input ----------------------------------------------------------------------------------------------------------
+# Bad input --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
