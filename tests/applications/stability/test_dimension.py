@@ -110,7 +110,7 @@ def test_where_expansion_comes_from():
     assert math.isnan(dimension([1.0], 0.1).sharp_share)
 
 
-# Momentum and weight decay ---------------------------------------------------------------------------------------------
+# Momentum and weight decay ------------------------------------------------------------------------------------------
 
 
 def step_matrix(eigenvalue, rate, momentum, decay, *, decoupled):
