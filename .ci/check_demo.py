@@ -15,10 +15,10 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from hesspec.applications.class_structure.record import load_structure
 from hesspec.cli.demonstration import CHECKPOINTS, EPOCHS
 from hesspec.matrices import DEFAULT_MATRICES
-from hesspec.spectra.spectrum import Spectrum, load
+from hesspec.spectra.record import load
+from hesspec.spectra.spectrum import Spectrum
 from hesspec.study import SPLITS, evaluate, load_dataset, load_weights, small_cnn
 from hesspec.study.measuring import spectrum_file
 
@@ -160,7 +160,7 @@ def each_file(folder: Path, history: list[dict[str, float]]) -> Iterator[Check]:
 
 def each_part(folder: Path, spectra: dict[Key, Spectrum]) -> Iterator[Check]:
     """The class structure, at the end on the training set."""
-    found = load_structure(folder / "spectra" / spectrum_file("ClassStructure", "train", "end"))
+    found = load(folder / "spectra" / spectrum_file("ClassStructure", "train", "end"))
     whole = spectra["end", "train", "GaussNewton"]
     error = np.hypot(whole.trace_standard_error, np.linalg.norm(found.trace_errors))
     yield (

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hesspec.applications import stability
     from hesspec.applications.class_structure.attribution import Attribution, attribute, class_structure, knock_out
     from hesspec.applications.class_structure.means import ClassStructure
-    from hesspec.applications.class_structure.record import Structure, load_structure
+    from hesspec.applications.class_structure.record import Structure
     from hesspec.applications.optim.true_vs_rest import Solution, solve_true_vs_rest
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
     from hesspec.measure.plan import Plan, plan
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     )
     from hesspec.spectra.marchenko_pastur import compare_with_marchenko_pastur
     from hesspec.spectra.power_laws import fit_power_law, fit_tail
-    from hesspec.spectra.spectrum import Estimate, Spectrum, load
+    from hesspec.spectra.record import load
+    from hesspec.spectra.spectrum import Estimate, Spectrum
     from hesspec.spectra.tracking import follow, overlaps
 
 __version__ = version("hesspec")
@@ -69,7 +70,6 @@ __all__ = [
     "follow",
     "knock_out",
     "load",
-    "load_structure",
     "overlaps",
     "plan",
     "shard",
@@ -100,10 +100,11 @@ _MODULES = {
         "shard",
     ),
     "measure.plan": ("Plan", "plan"),
-    "spectra.spectrum": ("Estimate", "Spectrum", "load"),
+    "spectra.record": ("load",),
+    "spectra.spectrum": ("Estimate", "Spectrum"),
     "applications.class_structure.attribution": ("Attribution", "attribute", "class_structure", "knock_out"),
     "applications.class_structure.means": ("ClassStructure",),
-    "applications.class_structure.record": ("Structure", "load_structure"),
+    "applications.class_structure.record": ("Structure",),
     "applications.optim.true_vs_rest": ("Solution", "solve_true_vs_rest"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -77,7 +77,7 @@ def test_a_damaged_spectrum_is_refused_or_the_same(tmp_path, spectrum, damage):
 
 def test_a_damaged_class_structure_is_refused_or_the_same(tmp_path, structure):
     structure.save(tmp_path / "a.nc")
-    assert outcomes(tmp_path / "a.nc", hesspec.load_structure, flipped(5 * EACH)) == {"refused", "the same"}
+    assert outcomes(tmp_path / "a.nc", hesspec.load, flipped(5 * EACH)) == {"refused", "the same"}
 
 
 @pytest.mark.long
@@ -117,18 +117,18 @@ def test_a_dataset_that_xarray_wrote_and_read_is_the_same(tmp_path, spectrum, st
     with xr.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as dataset:
         assert bits(Spectrum.from_dataset(dataset)) == bits(spectrum())
     structure.to_dataset().to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
-    assert bits(hesspec.load_structure(tmp_path / "b.nc")) == bits(structure)
+    assert bits(hesspec.load(tmp_path / "b.nc")) == bits(structure)
 
 
 def test_files_of_the_first_format_are_read(tmp_path, spectrum, structure):
     assert bits(hesspec.load(OLD / "spectrum.nc")) == bits(spectrum(note="λ"))
-    assert bits(hesspec.load_structure(OLD / "structure.nc")) == bits(structure)
+    assert bits(hesspec.load(OLD / "structure.nc")) == bits(structure)
 
 
 def test_files_of_a_later_format_say_so(tmp_path, spectrum, structure):
     for result, load, name in (
         (spectrum(), hesspec.load, "hesspec_format"),
-        (structure, hesspec.load_structure, "hesspec_structure_format"),
+        (structure, hesspec.load, "hesspec_structure_format"),
     ):
         result.to_dataset().assign_attrs({name: 3}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
         with pytest.raises(
@@ -161,16 +161,16 @@ NAN, INFINITE = np.nan, np.inf
         ("attributes", "{", "Expecting property name"),
         ("attributes", "[" * 100_000, "nested too deeply"),
         ("eigenvalues", [1.0, NAN, 2.0], "Its eigenvalues are not all finite."),
-        ("eigenvalues", [1.0, 2.0], "but have [2, 3, 3] entries"),
+        ("eigenvalues", [1.0, 2.0], "has shape (3,), and 2 in place of 3."),
         ("eigenvalues", [[1.0, 2.0, 3.0]], "should have type float64 and 1 dimension."),
         ("eigenvalues", [1, 2, 3], "has type int64"),
         ("error_bounds", [1.0, -1.0, 1.0], "Its error_bounds are not all at least zero."),
         ("error_bounds", [1.0, NAN, 1.0], "Its error_bounds are not all at least zero."),
-        ("eigenvalue_weights", [-0.1, 0.1, 0.1], "Its eigenvalue_weights are not all at least zero and finite."),
-        ("bulk_weights", [INFINITE] * 12, "Its bulk_weights are not all at least zero and finite."),
+        ("eigenvalue_weights", [-0.1, 0.1, 0.1], "Its eigenvalue_weights are not all at least zero."),
+        ("bulk_weights", [INFINITE] * 12, "Its bulk_weights are not all finite."),
         ("bulk_probe", [1] * 12, "numbers of probes that are not below 1"),
         ("bulk_probe", [-1] * 12, "numbers of probes that are not below 1"),
-        ("ritz_weights", [NAN] * 15, "Its ritz_weights are not all at least zero and finite."),
+        ("ritz_weights", [NAN] * 15, "Its ritz_weights are not all finite."),
         ("ritz_values", [INFINITE] * 15, "Its ritz_values are not all finite."),
         ("eigenvector_sketches", np.zeros((4, 4), np.float32), "sketches of 4 eigenvectors"),
         ("eigenvector_sketches", np.full((2, 4), NAN, np.float32), "Its eigenvector_sketches are not all finite."),
@@ -195,7 +195,7 @@ def test_values_that_no_spectrum_has_are_refused(tmp_path, spectrum, field, valu
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("classes", 3, "Its variable 'weights' has shape (2, 2), and 3 in place of 2."),
+        ("classes", 3, "Its weights have shape (2, 2), though it has 3 classes."),
         ("gram", np.eye(3), "Its variable 'gram_true' has shape (2,), and 3 in place of 2."),
         ("gram", np.full((2, 2), NAN), "Its gram are not all finite."),
         ("gram_true", np.array([0, 2]), "Its gram_true are not all classes."),

@@ -229,7 +229,7 @@ def test_a_class_structure_is_read_with_the_same_caution(tmp_path, structure: St
         del file["gram"]
         file["gram"] = h5py.ExternalLink("/etc/hostname", "x")
     with pytest.raises(ValueError, match=r"x\.nc' was not read: 'gram' is a link"):
-        hesspec.load_structure(path)
+        hesspec.load(path)
 
 
 def test_compressed_files_of_other_programs_are_read(changed, spectrum):

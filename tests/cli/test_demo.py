@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hesspec.cli.app import app
 from hesspec.cli.demonstration import CHECKPOINTS, PAGE_SHARE, demo
 from hesspec.matrices import DEFAULT_MATRICES
-from hesspec.spectra.spectrum import load
+from hesspec.spectra.record import load
 from hesspec.study import SPLITS, load_dataset, load_weights, read_metadata, small_cnn
 from hesspec.study.measuring import measure
 

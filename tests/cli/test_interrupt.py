@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from hesspec.spectra.spectrum import load
+from hesspec.spectra.record import load
 
 # Python ignores SIGINT where the shell that started it does, as for a job in the background; a terminal does not.
 MAIN = """

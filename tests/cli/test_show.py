@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import unicodedata
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import hesspec as package
 from hesspec.report.rounding import with_bound
 
+OLD = Path(__file__).parents[1] / "data" / "format1"
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -78,6 +80,20 @@ def test_a_spectrum_that_says_nothing_of_itself(hesspec, here):
     assert text.startswith("bare.nc\n")
     assert "samples" not in text
     assert "loss" not in text
+
+
+def test_class_structures_are_shown_beside_spectra(hesspec, here):
+    result = hesspec("show", OLD / "structure.nc", OLD / "spectrum.nc")
+    assert result.exit_code == 0, result.output
+    assert "Parts of G" in result.output
+    assert "largest" in result.output
+
+
+def test_a_figure_needs_a_spectrum(hesspec, here):
+    result = hesspec("show", OLD / "structure.nc", "--png", "a.png")
+    assert result.exit_code == 1
+    assert "--png draws spectra, and none of these files holds one." in result.output
+    assert not (here / "a.png").exists()
 
 
 def test_the_figure_is_there_whole_or_not_at_all(hesspec, spectra, here, monkeypatch):

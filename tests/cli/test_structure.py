@@ -1,7 +1,5 @@
 """hesspec structure: tables on the terminal, one file, and the page that shows it."""
 
-from hesspec import load_structure
-
 STRUCTURE = ("structure", "small_cnn", "--data", "digits", "--samples-per-class", "3", "--steps", "20")
 
 
@@ -13,7 +11,7 @@ def test_it_explains_and_keeps_a_file(hesspec, here):
     assert "The Hessian without the means" in result.stdout
     file = here / "spectra" / "initialisation-train-ClassStructure.nc"
     assert "Saved spectra/initialisation-train-ClassStructure.nc" in result.stdout
-    found = load_structure(file)
+    found = hesspec.load(file)
     assert found.classes == 10
     assert found.gram.shape == (110, 110)
     assert found.attributes["network"] == "small_cnn"
@@ -30,7 +28,7 @@ def test_it_explains_and_keeps_a_file(hesspec, here):
 def test_without_cross_class_means_and_for_one_matrix(hesspec, here):
     result = hesspec(*STRUCTURE, "--no-cross", "--matrix", "g", "--out", "few")
     assert result.exit_code == 0, result.stderr
-    found = load_structure(here / "few" / "initialisation-train-ClassStructure.nc")
+    found = hesspec.load(here / "few" / "initialisation-train-ClassStructure.nc")
     assert found.gram.shape == (10, 10)
     assert set(found.outlier_matrix) <= {"GaussNewton"}
     assert not found.knockout_edges.size

@@ -11,7 +11,7 @@ import pytest
 
 from hesspec.plot import bulk_on_logarithmic_axis
 from hesspec.report import write_report
-from hesspec.spectra.spectrum import load
+from hesspec.spectra.record import load
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -16,7 +16,7 @@ from hesspec.report import write_report
 from hesspec.report.collection import read_folder
 from hesspec.report.figures import CURVE_TOLERANCE, Look, spectrum_data, thinned
 from hesspec.report.rounding import with_bound
-from hesspec.spectra.spectrum import load
+from hesspec.spectra.record import load
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -9,7 +9,7 @@ import pytest
 
 from hesspec.report import write_report
 from hesspec.report.csv_text import csv_text
-from hesspec.spectra.spectrum import load
+from hesspec.spectra.record import load
 
 FORMULAS = [
     '=HYPERLINK("http://example.com","x")',

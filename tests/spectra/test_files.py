@@ -80,8 +80,10 @@ def test_a_file_that_is_no_netcdf_is_named(tmp_path):
 
 def test_another_netcdf_file_is_refused(tmp_path):
     xr.Dataset({"x": ("t", [1.0])}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match="does not hold a spectrum: .*hesspec_format"):
+    with pytest.raises(ValueError, match="does not hold a result of hesspec: .*hesspec_format"):
         hesspec.load(tmp_path / "a.nc")
+    with pytest.raises(ValueError, match="does not hold a spectrum: .*hesspec_format"):
+        hesspec.Spectrum.load(tmp_path / "a.nc")
 
 
 def test_a_later_format_is_refused(tmp_path):

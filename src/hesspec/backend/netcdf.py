@@ -13,7 +13,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -24,7 +24,7 @@ from h5py import h5a, h5d, h5ds, h5g, h5l, h5o, h5p, h5t, h5z
 from hesspec.backend.files import write_bytes
 from hesspec.backend.text import in_words
 
-__all__ = ["NewerFormatError", "OtherKindError", "format_of", "read_dataset", "sealed", "write_dataset"]
+__all__ = ["Kind", "NewerFormatError", "OtherKindError", "format_of", "read_dataset", "sealed", "write_dataset"]
 
 T = TypeVar("T")
 
@@ -149,9 +149,19 @@ def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str], *, overwrit
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-def read_dataset(
-    path: str | os.PathLike[str], what: str, version: Callable[[xr.Dataset], int], build: Callable[[xr.Dataset], T]
-) -> T:
+class Kind(NamedTuple, Generic[T]):
+    """A kind of dataset: what it is called, the attribute with its format's number, the last one, and how it is read.
+
+    `build` raises ValueError or KeyError where the dataset holds something else.
+    """
+
+    name: str
+    attribute: str
+    latest: int
+    build: Callable[[xr.Dataset], T]
+
+
+def read_dataset(path: str | os.PathLike[str], what: str, kind_of: Callable[[xr.Dataset], Kind[T]]) -> T:
     """Read a NetCDF file, and make of it what it should hold.
 
     Parameters
@@ -159,11 +169,8 @@ def read_dataset(
     path : path
     what : str
         What it should hold.
-    version : callable
-        Number of the dataset's format, as `format_of` gives it; the same errors.
-    build : callable
-        From the dataset to what it should hold; ValueError or KeyError where it holds something else. Dimensions of
-        the dataset have names of their own.
+    kind_of : callable
+        Kind of a dataset, whose dimensions have names of their own; OtherKindError where it is of none.
 
     Raises
     ------
@@ -191,11 +198,14 @@ def read_dataset(
             f"{str(path)!r} is not a NetCDF file that hesspec can read, or it is damaged: {_first_line(error)}"
         ) from error
     try:
-        if version(dataset) >= SEALED and dataset.attrs.get(DIGEST) != _digest(dataset):
+        kind = kind_of(dataset)
+        what = kind.name
+        version = format_of(dataset, kind.attribute, kind.latest, kind.name)
+        if version >= SEALED and dataset.attrs.get(DIGEST) != _digest(dataset):
             raise ValueError(
                 "It is damaged, or was changed by another program: its content is not what its digest was made of."
             )
-        return build(dataset)
+        return kind.build(dataset)
     except NewerFormatError as error:
         raise NewerFormatError(f"{str(path)!r} cannot be read: {error}") from error
     except OtherKindError as error:

@@ -14,7 +14,7 @@ from hesspec.cli.resuming import CommandRecord, file_content
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
 from hesspec.krylov.snapshot import parse_duration
 from hesspec.matrices import symbol_of
-from hesspec.spectra.spectrum import load
+from hesspec.spectra.record import load
 from hesspec.study.measuring import measure
 
 EXAMPLE = "hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"

@@ -1,17 +1,20 @@
 """`hesspec show`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from hesspec.applications.class_structure.record import Structure
 from hesspec.backend.files import atomic_path
 from hesspec.backend.text import printable
 from hesspec.cli import console
 from hesspec.cli.errors import sentence_of
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
+from hesspec.cli.tables.structures import explained
 from hesspec.plot import plot_spectrum
-from hesspec.spectra.spectrum import Spectrum, load
+from hesspec.spectra.record import Record, load
+from hesspec.spectra.spectrum import Spectrum
 
 EXAMPLE = "hesspec show spectra/*.nc --png spectra.png"
 
@@ -22,11 +25,32 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Plot all spectra in one figure and save it to this file.")
     ] = None,
 ) -> None:
-    """Print spectra as tables: their main numbers, and all outliers with error bounds.
+    """Print results as tables: the main numbers of spectra with all outliers, and what class structures explain.
 
     Files that cannot be read are reported and left out; the exit status is then 1.
     """
-    loaded: dict[Path, Spectrum] = {}
+    loaded = _loaded(files)
+    spectra = {file: found for file, found in loaded.items() if isinstance(found, Spectrum)}
+    if spectra:
+        _show_spectra(spectra)
+    for file, found in loaded.items():
+        if isinstance(found, Structure):
+            console.output.print("", f"{_description(found)}{printable(str(file))}", soft_wrap=True)
+            for table in explained(found):
+                console.output.print("", table)
+    if png is not None:
+        if not spectra:
+            raise ValueError("--png draws spectra, and none of these files holds one.")
+        with atomic_path(png) as temporary:
+            plot_spectrum(_labelled(spectra)).savefig(temporary, format="png", dpi=200)
+        console.output.print(f"Saved {png}", soft_wrap=True)
+    if len(loaded) < len(set(files)):
+        raise typer.Exit(1)
+
+
+def _loaded(files: list[Path]) -> dict[Path, Any]:
+    """Results by their files; those that cannot be read are reported and left out, unless there is no other."""
+    loaded: dict[Path, Any] = {}
     for file in files:
         try:
             loaded[file] = load(file)
@@ -36,26 +60,26 @@ def command(
             console.warn(f"left out: {sentence_of(error)}")
     if not loaded:
         raise ValueError("None of these files can be read.")
-    names = [printable(str(file)) for file in loaded]
-    labels = distinct_labels(list(loaded.values()), names)
-    spectra = dict(zip(labels, loaded.values(), strict=True))
-    for label, name in zip(labels, names, strict=True):
-        console.output.print(
-            f"{label}: {_description(spectra[label])}{name}" if label != name else label, soft_wrap=True
-        )
-    for table in side_by_side(spectra, width=console.output.width):
+    return loaded
+
+
+def _labelled(spectra: dict[Path, Spectrum]) -> dict[str, Spectrum]:
+    labels = distinct_labels(list(spectra.values()), [printable(str(file)) for file in spectra])
+    return dict(zip(labels, spectra.values(), strict=True))
+
+
+def _show_spectra(spectra: dict[Path, Spectrum]) -> None:
+    labelled = _labelled(spectra)
+    for (label, spectrum), file in zip(labelled.items(), spectra, strict=True):
+        name = printable(str(file))
+        console.output.print(f"{label}: {_description(spectrum)}{name}" if label != name else label, soft_wrap=True)
+    for table in side_by_side(labelled, width=console.output.width):
         console.output.print("", table)
-    if png is not None:
-        with atomic_path(png) as temporary:
-            plot_spectrum(spectra).savefig(temporary, format="png", dpi=200)
-        console.output.print(f"Saved {png}", soft_wrap=True)
-    if len(loaded) < len(set(files)):
-        raise typer.Exit(1)
 
 
-def _description(spectrum: Spectrum) -> str:
+def _description(found: Record) -> str:
     """Network, data set, split and checkpoint, as far as the file names them."""
-    attributes = spectrum.attributes
+    attributes = found.attributes
     names = ("network", "dataset", "split", "checkpoint")
     parts = [printable(str(attributes[name])) for name in names if name in attributes]
     return f"{', '.join(parts)}; " if parts else ""

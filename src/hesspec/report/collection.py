@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from hesspec.applications.class_structure.record import Structure, load_structure
+from hesspec.applications.class_structure.record import Structure
 from hesspec.backend.netcdf import OtherKindError
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
 from hesspec.spectra.power_laws import TailFit, fit_tail
-from hesspec.spectra.spectrum import Spectrum, load
+from hesspec.spectra.record import load
+from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["Collection", "Explained", "Member", "Training", "read_folder"]
 
@@ -229,13 +230,10 @@ def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
 
 def _result(path: Path) -> Spectrum | Structure:
     """The spectrum or the class structure in a file."""
-    try:
-        return load(path)
-    except OtherKindError as error:
-        try:
-            return load_structure(path)
-        except OtherKindError:
-            raise error from None
+    found = load(path)
+    if not isinstance(found, Spectrum | Structure):
+        raise OtherKindError(f"{str(path)!r} holds a {found.KIND}, which has no place in the report.")
+    return found
 
 
 def _explained(path: Path, structure: Structure) -> Explained:

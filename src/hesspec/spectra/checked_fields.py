@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -58,19 +59,19 @@ def _attribute(dataset: xr.Dataset, name: str) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def integer(dataset: xr.Dataset, name: str, least: int) -> int:
-    """An attribute that is a whole number, at least `least`; ValueError where it is not."""
+def integer(dataset: xr.Dataset, name: str) -> int:
+    """An attribute that is a whole number, at least 0; ValueError where it is not."""
     value = _attribute(dataset, name)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < LARGEST:
-        raise ValueError(f"Its {name!r} is {value!r}, but should be a whole number, at least {least}.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LARGEST:
+        raise ValueError(f"Its {name!r} is {value!r}, but should be a whole number, at least 0.")
     return value
 
 
 def real(dataset: xr.Dataset, name: str) -> float:
-    """An attribute that is a finite number, at least zero; ValueError where it is not."""
+    """An attribute that is a finite number; ValueError where it is not."""
     value = _attribute(dataset, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
-        raise ValueError(f"Its {name!r} is {value!r}, but should be a finite number, at least 0.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"Its {name!r} is {value!r}, but should be a finite number.")
     return float(value)
 
 

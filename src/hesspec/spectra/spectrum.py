@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import html
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec.backend.netcdf import format_of, read_dataset, sealed, write_dataset
 from hesspec.backend.text import printable
-from hesspec.spectra import checked_fields
+from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.densities import density, log_density
 from hesspec.spectra.outliers import outlier_mask
+from hesspec.spectra.record import Array, Integers, Record, Sketches
 from hesspec.spectra.sampling import interval, residual_bound, samples, sampling_bounds, share_limits, standard_error
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Estimate", "Spectrum", "load"]
-
-Array = npt.NDArray[np.float64]
-
-FORMAT = 2
+__all__ = ["Estimate", "Spectrum"]
 
 
 class Estimate(NamedTuple):
@@ -46,7 +41,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Spectrum:
+class Spectrum(Record):
     """Spectral measure of a symmetric operator on R^p, as one Krylov run gives it.
 
     The measure is (1/p) sum_i delta(x - lambda_i). Its estimate has one atom for every resolved eigenvalue and the
@@ -98,17 +93,53 @@ class Spectrum:
     and Ray, "Improved Spectral Density Estimation via Explicit and Implicit Deflation" (2024).
     """
 
+    KIND: ClassVar = "spectrum"
+    FORMAT_ATTRIBUTE: ClassVar = "hesspec_format"
+    FORMAT: ClassVar = 2
+    DIMENSIONS: ClassVar = {
+        "eigenvalues": ("resolved",),
+        "error_bounds": ("resolved",),
+        "eigenvalue_weights": ("resolved",),
+        "eigenvalue_sampled": ("resolved",),
+        "eigenvector_sketches": ("sketched", "sketch"),
+        "bulk_nodes": ("bulk",),
+        "bulk_weights": ("bulk",),
+        "bulk_probe": ("bulk",),
+        "ritz_values": ("ritz",),
+        "ritz_weights": ("ritz",),
+        "ritz_bounds": ("ritz",),
+        "ritz_probe": ("ritz",),
+    }
+    FINITE: ClassVar = (
+        "eigenvalues",
+        "eigenvalue_weights",
+        "eigenvector_sketches",
+        "bulk_nodes",
+        "bulk_weights",
+        "ritz_values",
+        "ritz_weights",
+    )
+    NOT_NEGATIVE: ClassVar = (
+        "error_bounds",
+        "eigenvalue_weights",
+        "bulk_weights",
+        "ritz_weights",
+        "ritz_bounds",
+        "norm",
+        "rounding",
+    )
+
     dimension: int
     eigenvalues: Array
     error_bounds: Array
     eigenvalue_weights: Array
     bulk_nodes: Array
     bulk_weights: Array
-    bulk_probe: npt.NDArray[np.int64]
+    bulk_probe: Integers
     ritz_values: Array
     ritz_weights: Array
     ritz_bounds: Array
-    ritz_probe: npt.NDArray[np.int64]
+    ritz_probe: Integers
     norm: float
     rounding: float
     probes: int
@@ -116,8 +147,7 @@ class Spectrum:
     matvecs: int
     exact: bool
     stopped: str
-    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    eigenvector_sketches: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    eigenvector_sketches: Sketches = field(default_factory=lambda: np.empty((0, 0), np.float32))
     eigenvalue_sampled: Array = field(default_factory=lambda: np.empty(0))
 
     def __post_init__(self) -> None:
@@ -132,6 +162,23 @@ class Spectrum:
             return np.zeros(self.eigenvalues.size)
         nearest = np.abs(self.ritz_values[first] - self.eigenvalues[:, None]).argmin(axis=1)
         return np.asarray(self.ritz_weights[first][nearest])
+
+    def check(self) -> None:
+        """Raise ValueError where numbers are not those of a spectrum, besides their lengths and signs."""
+        for name in ("dimension", "probes", "steps"):
+            refuse_unless(getattr(self, name) >= 1, f"Its {name!r} is {getattr(self, name)}.")
+        for name in ("bulk_probe", "ritz_probe"):
+            probe = getattr(self, name)
+            refuse_unless(
+                ((probe >= 0) & (probe < self.probes)).all(),
+                f"Its {name} has numbers of probes that are not below {self.probes}.",
+            )
+        refuse_unless(self.ritz_values.size > 0, "It has no Ritz values.")
+        count, sketched = self.eigenvalues.size, len(self.eigenvector_sketches)
+        refuse_unless(
+            count <= self.dimension, f"It has {count} eigenvalues, and an operator of dimension {self.dimension}."
+        )
+        refuse_unless(sketched <= count, f"It has sketches of {sketched} eigenvectors, but fewer eigenvalues.")
 
     # The measure ------------------------------------------------------------------------------------------------------
 
@@ -485,135 +532,3 @@ class Spectrum:
         from hesspec.plot import plot_spectrum  # noqa: PLC0415 - the layer above, asked only here
 
         return plot_spectrum({str(self.attributes.get("matrix", "operator")): self})
-
-    # Files ------------------------------------------------------------------------------------------------------------
-
-    def to_dataset(self) -> xr.Dataset:
-        """All fields as a labelled dataset: dimensions `resolved`, `bulk`, `ritz`, `sketched` and `sketch`.
-
-        Scalars are attributes.
-        """
-        dimension_of = {
-            "eigenvalue": ("resolved",),
-            "error_bounds": ("resolved",),
-            "bulk": ("bulk",),
-            "ritz": ("ritz",),
-            "eigenvector_sketches": ("sketched", "sketch"),
-        }
-        arrays: dict[str, Any] = {}
-        scalars: dict[str, Any] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, np.ndarray):
-                dimension = next(d for prefix, d in dimension_of.items() if item.name.startswith(prefix))
-                arrays[item.name] = (dimension, value)
-            elif item.name != "attributes":
-                scalars[item.name] = int(value) if isinstance(value, bool) else value
-        scalars |= {"attributes": checked_fields.attributes_as_text(self.attributes), "hesspec_format": FORMAT}
-        return sealed(xr.Dataset(arrays, attrs=scalars))
-
-    @classmethod
-    def from_dataset(cls, dataset: xr.Dataset) -> Spectrum:
-        """Inverse of `to_dataset`.
-
-        Raises
-        ------
-        ValueError
-            If the dataset is not a spectrum, has values that a spectrum cannot have, or is of a later format than this
-            version reads.
-        """
-        _format_of(dataset)
-        readers: dict[str, Callable[[str], Any]] = {
-            "int": lambda name: checked_fields.integer(dataset, name, 0),
-            "float": lambda name: checked_fields.real(dataset, name),
-            "bool": lambda name: checked_fields.flag(dataset, name),
-            "str": lambda name: checked_fields.text(dataset, name),
-            "Array": lambda name: checked_fields.array(dataset, name, np.float64),
-            "npt.NDArray[np.int64]": lambda name: checked_fields.array(dataset, name, np.int64),
-            "npt.NDArray[np.float32]": lambda name: checked_fields.array(dataset, name, np.float32, 2),
-        }
-        values: dict[str, Any] = {
-            item.name: readers[str(item.type)](item.name)
-            for item in fields(cls)
-            # Files of earlier versions lack what has a default.
-            if item.name != "attributes" and (item.name in dataset or item.default_factory is MISSING)
-        }
-        found = cls(**values, attributes=checked_fields.attributes_of(dataset))
-        _refuse_impossible(found)
-        return found
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-        """Write to a NetCDF file, whole or not at all.
-
-        Parameters
-        ----------
-        path : path
-        overwrite : bool
-            Whether a file that is there is replaced.
-
-        Raises
-        ------
-        FileExistsError
-            If there is such a file, and it is not to be replaced.
-        OSError
-            If the folder cannot be made or written to; the message says how much room the file needs.
-        """
-        write_dataset(self.to_dataset(), path, overwrite=overwrite)
-
-
-def _format_of(dataset: xr.Dataset) -> int:
-    return format_of(dataset, "hesspec_format", FORMAT, "spectrum")
-
-
-def _refuse_impossible(spectrum: Spectrum) -> None:
-    """Raise ValueError where numbers are not those of a spectrum."""
-    for name in ("dimension", "probes", "steps"):
-        checked_fields.refuse_unless(getattr(spectrum, name) >= 1, f"Its {name!r} is {getattr(spectrum, name)}.")
-    lengths = {
-        "eigenvalues": ("eigenvalues", "error_bounds", "eigenvalue_weights"),
-        "bulk nodes": ("bulk_nodes", "bulk_weights", "bulk_probe"),
-        "Ritz values": ("ritz_values", "ritz_weights", "ritz_bounds", "ritz_probe"),
-    }
-    for what, names in lengths.items():
-        sizes = [getattr(spectrum, name).size for name in names]
-        checked_fields.refuse_unless(
-            len(set(sizes)) == 1, f"Its {' and '.join(names)} are of {what}, but have {sizes} entries."
-        )
-    for name in ("eigenvalues", "bulk_nodes", "ritz_values", "eigenvector_sketches"):
-        checked_fields.refuse_unless(np.isfinite(getattr(spectrum, name)).all(), f"Its {name} are not all finite.")
-    for name in ("eigenvalue_weights", "bulk_weights", "ritz_weights"):
-        weights = getattr(spectrum, name)
-        checked_fields.refuse_unless(
-            ((weights >= 0) & (weights < np.inf)).all(), f"Its {name} are not all at least zero and finite."
-        )
-    for name in ("error_bounds", "ritz_bounds"):
-        checked_fields.refuse_unless((getattr(spectrum, name) >= 0).all(), f"Its {name} are not all at least zero.")
-    for name in ("bulk_probe", "ritz_probe"):
-        probe = getattr(spectrum, name)
-        checked_fields.refuse_unless(
-            ((probe >= 0) & (probe < spectrum.probes)).all(),
-            f"Its {name} has numbers of probes that are not below {spectrum.probes}.",
-        )
-    checked_fields.refuse_unless(spectrum.ritz_values.size > 0, "It has no Ritz values.")
-    count = spectrum.eigenvalues.size
-    checked_fields.refuse_unless(
-        count <= spectrum.dimension, f"It has {count} eigenvalues, and an operator of dimension {spectrum.dimension}."
-    )
-    sketched = len(spectrum.eigenvector_sketches)
-    checked_fields.refuse_unless(
-        sketched <= count, f"It has sketches of {sketched} eigenvectors, but fewer eigenvalues."
-    )
-
-
-def load(path: str | os.PathLike[str]) -> Spectrum:
-    """Read a spectrum that `Spectrum.save` wrote, bit for bit.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is not a NetCDF file, is damaged, does not hold a spectrum, is of a later version of hesspec, refers
-        to other files or asks for more memory than a spectrum takes.
-    """
-    return read_dataset(path, "spectrum", _format_of, Spectrum.from_dataset)

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from hesspec.backend.memory import in_a_line
-from hesspec.spectra.spectrum import Spectrum, load
+from hesspec.spectra.record import load
+from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tracking import follow
 from hesspec.study.store import STRUCTURE, Measurement, Run, Task, read_study, tasks_of
 

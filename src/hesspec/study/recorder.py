@@ -17,7 +17,7 @@ from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.named import operator_class
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
-from hesspec.spectra.spectrum import Spectrum, load
+from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.measuring import Attribute, spectrum_file
 
 __all__ = ["SpectrumRecorder"]
@@ -147,7 +147,7 @@ class SpectrumRecorder:
 def _refuse_another(file: Path, wanted: Mapping[str, str]) -> None:
     """Raise ValueError where the spectrum in a file is not of what is wanted."""
     try:
-        found = dict(json.loads(str(load(file).attributes.get(IDENTITY, "{}"))))
+        found = dict(json.loads(str(Spectrum.load(file).attributes.get(IDENTITY, "{}"))))
     except (ValueError, TypeError) as error:
         raise ValueError(f"The file {str(file)!r} holds something else than this recorder writes: {error}") from error
     for what, here in wanted.items():

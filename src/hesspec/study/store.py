@@ -17,10 +17,9 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from hesspec.applications.class_structure.record import load_structure
 from hesspec.backend.files import LONGEST_NAME, write_bytes
 from hesspec.backend.netcdf import NewerFormatError
-from hesspec.spectra.spectrum import load
+from hesspec.spectra.record import load
 from hesspec.study.checkpoints import is_whole
 from hesspec.study.config import END, DataConfig, MeasureConfig, StudyConfig, parse_study, study_text
 from hesspec.study.datasets import Dataset, load_dataset
@@ -322,7 +321,7 @@ def is_whole_result(file: Path) -> bool:
 @cache
 def _is_result(file: Path, _state: tuple[int, ...]) -> bool:
     try:
-        (load_structure if f"-{STRUCTURE}-" in file.name else load)(file)
+        load(file)
     except NewerFormatError:
         return True  # it says more than this version could
     except ValueError:

@@ -142,7 +142,7 @@ def test_whole_structure_is_kept_and_comes_back(cross, tmp_path):
     assert np.allclose(error, np.abs(predicted - measured) / measured)
     assert {what for what, _, _ in said} >= {"means", "traces", "Hessian", "Hessian without class means"}
     found.save(tmp_path / "structure.nc")
-    again = hesspec.load_structure(tmp_path / "structure.nc")
+    again = hesspec.load(tmp_path / "structure.nc")
     for name, value in vars(found).items():
         same = getattr(again, name)
         assert (
@@ -159,13 +159,13 @@ def distances(gram):
 
 def test_files_that_hold_no_structure_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file"):
-        hesspec.load_structure(tmp_path / "none.nc")
+        hesspec.Structure.load(tmp_path / "none.nc")
     (tmp_path / "text.nc").write_text("no")
     with pytest.raises(ValueError, match="is not a NetCDF file that hesspec can read"):
-        hesspec.load_structure(tmp_path / "text.nc")
+        hesspec.Structure.load(tmp_path / "text.nc")
     hesspec.spectrum(torch.eye(4), steps=2).save(tmp_path / "spectrum.nc")
     with pytest.raises(ValueError, match="does not hold a class structure"):
-        hesspec.load_structure(tmp_path / "spectrum.nc")
+        hesspec.Structure.load(tmp_path / "spectrum.nc")
 
 
 def test_an_unknown_matrix_is_refused():

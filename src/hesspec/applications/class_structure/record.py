@@ -2,83 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
-import xarray as xr
 
-from hesspec.backend.netcdf import format_of, read_dataset, sealed, write_dataset
-from hesspec.spectra import checked_fields
+from hesspec.spectra.checked_fields import refuse_unless
+from hesspec.spectra.record import Array, Integers, Record, Strings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["ALL_MEANS", "CLASS_MEANS", "NOTHING", "PARTS", "SHARES", "Structure", "load_structure"]
-
-Array = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Strings = npt.NDArray[np.str_]
-
-FORMAT = 2
-# Dimensions of each array, by a letter for each length: C classes, K means, n outliers, m angles, l outliers of what is
-# left, r projections; and what of it has to be finite or not negative.
-DIMENSIONS: Final = {
-    "weights": "CC",
-    "gram": "KK",
-    "gram_true": "K",
-    "gram_other": "K",
-    "class_eigenvalues": "a",
-    "same_eigenvalues": "b",
-    "cross_eigenvalues": "c",
-    "sum_eigenvalues": "d",
-    "ritz_values": "e",
-    "traces": "t",
-    "trace_errors": "t",
-    "within_traces": "ww",
-    "within_errors": "ww",
-    "outlier_matrix": "n",
-    "outliers": "n",
-    "outlier_bounds": "n",
-    "outlier_shares": "n5",
-    "outlier_in_class": "n",
-    "outlier_in_means": "n",
-    "outlier_vector_errors": "n",
-    "angle_matrix": "m",
-    "angle_span": "m",
-    "angles": "m",
-    "angle_errors": "m",
-    "knockout_removed": "l",
-    "knockout_eigenvalues": "l",
-    "knockout_bounds": "l",
-    "knockout_edges": "r2",
-}
-NOT_NEGATIVE: Final = (
-    "weights",
-    "trace_errors",
-    "within_errors",
-    "outlier_bounds",
-    "outlier_vector_errors",
-    "angle_errors",
-    "knockout_bounds",
-)
-FINITE: Final = (
-    "weights",
-    "gram",
-    "class_eigenvalues",
-    "same_eigenvalues",
-    "cross_eigenvalues",
-    "sum_eigenvalues",
-    "ritz_values",
-    "outliers",
-    "knockout_eigenvalues",
-    "angles",
-)
+__all__ = ["ALL_MEANS", "CLASS_MEANS", "NOTHING", "PARTS", "SHARES", "Structure"]
 
 PARTS: Final = ("class", "cross", "within", "same")
 """The parts of G in the order of `Structure.traces`: G = G_class + G_cross + G_within + G_same."""
@@ -94,7 +31,7 @@ ALL_MEANS: Final = "class and cross-class means"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Structure:
+class Structure(Record):
     """Class structure of the Gauss-Newton matrix of a softmax cross-entropy, and what of the outliers it explains.
 
     Eigenvalues and traces are in the units of the matrices. What was not asked for is empty.
@@ -146,6 +83,61 @@ class Structure:
         Network, data set, split, checkpoint, epoch and so on, as of a `Spectrum`.
     """
 
+    KIND: ClassVar = "class structure"
+    FORMAT_ATTRIBUTE: ClassVar = "hesspec_structure_format"
+    FORMAT: ClassVar = 2
+    DIMENSIONS: ClassVar = {
+        "weights": ("class", "class"),
+        "gram": ("mean", "mean"),
+        "gram_true": ("mean",),
+        "gram_other": ("mean",),
+        "class_eigenvalues": ("class_rank",),
+        "same_eigenvalues": ("same_rank",),
+        "cross_eigenvalues": ("cross_rank",),
+        "sum_eigenvalues": ("sum_rank",),
+        "ritz_values": ("ritz",),
+        "traces": ("part",),
+        "trace_errors": ("part",),
+        "within_traces": ("within", "within"),
+        "within_errors": ("within", "within"),
+        "outlier_matrix": ("outlier",),
+        "outliers": ("outlier",),
+        "outlier_bounds": ("outlier",),
+        "outlier_shares": ("outlier", len(SHARES)),
+        "outlier_in_class": ("outlier",),
+        "outlier_in_means": ("outlier",),
+        "outlier_vector_errors": ("outlier",),
+        "angle_matrix": ("angle",),
+        "angle_span": ("angle",),
+        "angles": ("angle",),
+        "angle_errors": ("angle",),
+        "knockout_removed": ("left",),
+        "knockout_eigenvalues": ("left",),
+        "knockout_bounds": ("left",),
+        "knockout_edges": ("projection", 2),
+    }
+    FINITE: ClassVar = (
+        "weights",
+        "gram",
+        "class_eigenvalues",
+        "same_eigenvalues",
+        "cross_eigenvalues",
+        "sum_eigenvalues",
+        "ritz_values",
+        "outliers",
+        "knockout_eigenvalues",
+        "angles",
+    )
+    NOT_NEGATIVE: ClassVar = (
+        "weights",
+        "trace_errors",
+        "within_errors",
+        "outlier_bounds",
+        "outlier_vector_errors",
+        "angle_errors",
+        "knockout_bounds",
+    )
+
     dimension: int
     classes: int
     weights: Array
@@ -176,7 +168,6 @@ class Structure:
     knockout_eigenvalues: Array = field(default_factory=lambda: np.empty(0))
     knockout_bounds: Array = field(default_factory=lambda: np.empty(0))
     knockout_edges: Array = field(default_factory=lambda: np.empty((0, 2)))
-    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def predicted(
         self, matrix: str = "Hessian", *, part: Literal["class", "sum", "ritz"] = "class"
@@ -220,101 +211,14 @@ class Structure:
 
         return plot_structure(self, spectrum)
 
-    def to_dataset(self) -> xr.Dataset:
-        """All fields as a dataset; scalars are attributes."""
-        arrays: dict[str, Any] = {}
-        scalars: dict[str, Any] = {"hesspec_structure_format": FORMAT}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, np.ndarray):
-                stored = value.astype(object) if value.dtype.kind == "U" else value
-                arrays[item.name] = ([f"{item.name}_{axis}" for axis in range(value.ndim)], stored)
-            elif item.name == "attributes":
-                scalars["attributes"] = checked_fields.attributes_as_text(value)
-            else:
-                scalars[item.name] = value
-        return sealed(xr.Dataset(arrays, attrs=scalars))
-
-    @classmethod
-    def from_dataset(cls, dataset: xr.Dataset) -> Structure:
-        """Inverse of `to_dataset`.
-
-        Raises
-        ------
-        ValueError
-            If the dataset is not a class structure, has values that one cannot have, or is of a later format than this
-            version reads.
-        """
-        _format_of(dataset)
-        values: dict[str, Any] = {}
-        for item in fields(cls):
-            if item.name in DIMENSIONS and (item.name in dataset or item.default_factory is MISSING):
-                if item.type == "Strings":
-                    values[item.name] = checked_fields.texts(dataset, item.name)
-                else:
-                    dtype = np.int64 if item.type == "Integers" else np.float64
-                    values[item.name] = checked_fields.array(dataset, item.name, dtype, len(DIMENSIONS[item.name]))
-        found = cls(
-            dimension=checked_fields.integer(dataset, "dimension", 1),
-            classes=checked_fields.integer(dataset, "classes", 1),
-            **values,
-            attributes=checked_fields.attributes_of(dataset),
+    def check(self) -> None:
+        """Raise ValueError where numbers are not those of a class structure, besides their lengths and signs."""
+        for name in ("dimension", "classes"):
+            refuse_unless(getattr(self, name) >= 1, f"Its {name!r} is {getattr(self, name)}.")
+        shape = self.weights.shape
+        refuse_unless(
+            shape[0] == self.classes, f"Its weights have shape {shape}, though it has {self.classes} classes."
         )
-        _refuse_impossible(found)
-        return found
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-        """Write to a NetCDF file, whole or not at all.
-
-        Parameters
-        ----------
-        path : path
-        overwrite : bool
-            Whether a file that is there is replaced.
-
-        Raises
-        ------
-        FileExistsError
-            If there is such a file, and it is not to be replaced.
-        OSError
-            If the folder cannot be made or written to; the message says how much room the file needs.
-        """
-        write_dataset(self.to_dataset(), path, overwrite=overwrite)
-
-
-def _format_of(dataset: xr.Dataset) -> int:
-    return format_of(dataset, "hesspec_structure_format", FORMAT, "class structure")
-
-
-def _refuse_impossible(structure: Structure) -> None:
-    """Raise ValueError where numbers are not those of a class structure."""
-    lengths: dict[str, int] = {"C": structure.classes}
-    for name, letters in DIMENSIONS.items():
-        shape = getattr(structure, name).shape
-        for letter, length in zip(letters, shape, strict=True):
-            wanted = int(letter) if letter.isdecimal() else lengths.setdefault(letter, length)
-            checked_fields.refuse_unless(
-                length == wanted, f"Its variable {name!r} has shape {shape}, and {wanted} in place of {length}."
-            )
-    for name in FINITE:
-        checked_fields.refuse_unless(np.isfinite(getattr(structure, name)).all(), f"Its {name} are not all finite.")
-    for name in NOT_NEGATIVE:
-        checked_fields.refuse_unless((getattr(structure, name) >= 0).all(), f"Its {name} are not all at least zero.")
-    for name in ("gram_true", "gram_other"):
-        index = getattr(structure, name)
-        checked_fields.refuse_unless(
-            ((index >= -1) & (index < structure.classes)).all(), f"Its {name} are not all classes."
-        )
-
-
-def load_structure(path: str | os.PathLike[str]) -> Structure:
-    """Read a class structure that `Structure.save` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        As of `hesspec.load`, for a class structure.
-    """
-    return read_dataset(path, "class structure", _format_of, Structure.from_dataset)
+        for name in ("gram_true", "gram_other"):
+            index = getattr(self, name)
+            refuse_unless(((index >= -1) & (index < self.classes)).all(), f"Its {name} are not all classes.")

@@ -1,0 +1,221 @@
+"""Results as files: fields of a dataclass as a labelled dataset, written atomically and read without trust."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from importlib import import_module
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from hesspec.backend.netcdf import Kind, OtherKindError, format_of, read_dataset, sealed, write_dataset
+from hesspec.spectra import checked_fields
+from hesspec.spectra.checked_fields import refuse_unless
+
+__all__ = ["Array", "Attributes", "Integers", "Record", "Sketches", "Strings", "load"]
+
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Sketches = npt.NDArray[np.float32]
+Strings = npt.NDArray[np.str_]
+Attributes = Mapping[str, Any]
+
+# Types of fields by their names, as dataclasses keep annotations.
+_DTYPES: Final[dict[str, type[np.generic]]] = {"Array": np.float64, "Integers": np.int64, "Sketches": np.float32}
+_SCALARS: Final[dict[str, Callable[[xr.Dataset, str], Any]]] = {
+    "int": checked_fields.integer,
+    "float": checked_fields.real,
+    "bool": checked_fields.flag,
+    "str": checked_fields.text,
+}
+
+# The class of each kind of file, by the attribute that has the number of its format. Imported when such a file is read.
+KINDS: Final = {
+    "hesspec_format": "hesspec.spectra.spectrum.Spectrum",
+    "hesspec_structure_format": "hesspec.applications.class_structure.record.Structure",
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Record:
+    """Base class of results, which are kept in NetCDF files.
+
+    A subclass is a frozen dataclass. Its fields are annotated by `int`, `float`, `bool`, `str`, `Array`, `Integers`,
+    `Sketches` or `Strings`; `attributes: Attributes` is a mapping of names to texts, numbers and truth values. It also
+    has a row in `KINDS`, which `hesspec.load` reads files by. Files of earlier versions may lack fields that have a
+    default.
+
+    Attributes
+    ----------
+    KIND : str
+        What it is called in sentences, such as "spectrum".
+    FORMAT_ATTRIBUTE : str
+        Attribute of the file that has the number of its format.
+    FORMAT : int
+        The number that is written; files of later formats are refused.
+    DIMENSIONS : mapping of str to tuple of str or int
+        Dimensions of each array: a name, which stands for the same length in all arrays, or a length.
+    FINITE, NOT_NEGATIVE : tuple of str
+        Fields whose numbers must be finite, and at least zero.
+    """
+
+    KIND: ClassVar[str]
+    FORMAT_ATTRIBUTE: ClassVar[str]
+    FORMAT: ClassVar[int]
+    DIMENSIONS: ClassVar[Mapping[str, tuple[str | int, ...]]]
+    FINITE: ClassVar[tuple[str, ...]] = ()
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ()
+
+    attributes: Attributes = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise ValueError where numbers are not those of such a result, besides their lengths and signs."""
+
+    def to_dataset(self) -> xr.Dataset:
+        """All fields as a labelled dataset, whose attributes are the scalars.
+
+        Raises
+        ------
+        ValueError
+            If a value of `attributes` is not a text, a number or a truth value.
+        """
+        arrays: dict[str, Any] = {}
+        scalars: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in self.DIMENSIONS:
+                stored = value.astype(object) if value.dtype.kind == "U" else value
+                arrays[item.name] = (_labels(item.name, self.DIMENSIONS[item.name]), stored)
+            elif item.name == "attributes":
+                scalars[item.name] = checked_fields.attributes_as_text(value)
+            else:
+                scalars[item.name] = int(value) if isinstance(value, bool) else value
+        return sealed(xr.Dataset(arrays, attrs=scalars | {self.FORMAT_ATTRIBUTE: self.FORMAT}))
+
+    @classmethod
+    def from_dataset(cls, dataset: xr.Dataset) -> Self:
+        """Inverse of `to_dataset`.
+
+        Raises
+        ------
+        ValueError
+            If the dataset holds something else, has values that such a result cannot have, or is of a later format than
+            this version reads.
+        """
+        format_of(dataset, cls.FORMAT_ATTRIBUTE, cls.FORMAT, cls.KIND)
+        values = {
+            item.name: cls._read(dataset, item)
+            for item in fields(cls)
+            if item.name in dataset or item.name in dataset.attrs or not _has_default(item)
+        }
+        found = cls(**values)
+        found._check_all()
+        return found
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Write to a NetCDF file, atomically.
+
+        Parameters
+        ----------
+        path : path
+        overwrite : bool
+            Whether an existing file is replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If there is such a file, and it is not to be replaced.
+        OSError
+            If the folder cannot be made or written to; the message says how much room the file needs.
+        """
+        write_dataset(self.to_dataset(), path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file of this kind, bit for bit.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As of `hesspec.load`; ValueError also for a result of another kind.
+        """
+        return read_dataset(path, cls.KIND, lambda _: cls._kind())
+
+    @classmethod
+    def _kind(cls) -> Kind[Self]:
+        return Kind(cls.KIND, cls.FORMAT_ATTRIBUTE, cls.FORMAT, cls.from_dataset)
+
+    @classmethod
+    def _read(cls, dataset: xr.Dataset, item: Field[Any]) -> Any:
+        if item.name == "attributes":
+            return checked_fields.attributes_of(dataset)
+        if item.name not in cls.DIMENSIONS:
+            return _SCALARS[str(item.type)](dataset, item.name)
+        count = len(cls.DIMENSIONS[item.name])
+        if item.type == "Strings":
+            return checked_fields.texts(dataset, item.name)
+        return checked_fields.array(dataset, item.name, _DTYPES[str(item.type)], count)
+
+    def _check_all(self) -> None:
+        lengths: dict[str, int] = {}
+        for name, dimensions in self.DIMENSIONS.items():
+            shape = getattr(self, name).shape
+            for length, dimension in zip(shape, dimensions, strict=True):
+                wanted = dimension if isinstance(dimension, int) else lengths.setdefault(dimension, length)
+                refuse_unless(
+                    length == wanted, f"Its variable {name!r} has shape {shape}, and {wanted} in place of {length}."
+                )
+        for name in self.FINITE:
+            refuse_unless(np.isfinite(getattr(self, name)).all(), f"Its {name} are not all finite.")
+        for name in self.NOT_NEGATIVE:
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray):
+                refuse_unless((value >= 0).all(), f"Its {name} are not all at least zero.")
+            else:
+                refuse_unless(value >= 0, f"Its {name!r} is {value}, but should be at least 0.")
+        self.check()
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read a file that hesspec wrote, bit for bit: a spectrum, a class structure, or the result of another application.
+
+    Returns
+    -------
+    hesspec.Spectrum, hesspec.Structure, or another subclass of Record
+        `Spectrum.load` and so on read files of one kind only.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not a NetCDF file, is damaged, does not hold a result, is of a later version of hesspec, refers
+        to other files or asks for more memory than a result takes.
+    """
+    return read_dataset(path, "result of hesspec", _kind_of)
+
+
+def _kind_of(dataset: xr.Dataset) -> Kind[Any]:
+    for attribute, name in KINDS.items():
+        if attribute in dataset.attrs:
+            module, _, kind = name.rpartition(".")
+            found: type[Record] = getattr(import_module(module), kind)
+            return found._kind()  # noqa: SLF001 - of a class of this module's kind
+    raise OtherKindError(f"It has none of the attributes {', '.join(map(repr, KINDS))}.")
+
+
+def _has_default(item: Field[Any]) -> bool:
+    return item.default is not MISSING or item.default_factory is not MISSING
+
+
+def _labels(name: str, dimensions: tuple[str | int, ...]) -> list[str]:
+    """Names of an array's dimensions in a dataset, in which no array has one twice."""
+    labels: list[str] = []
+    for axis, dimension in enumerate(dimensions):
+        label = f"{name}_{axis}" if isinstance(dimension, int) else dimension
+        labels.append(f"{label}_{axis}" if label in labels else label)
+    return labels
