@@ -216,8 +216,8 @@ def preconditioner(optimizer: Optimizer, parameters: Iterable[tuple[str, nn.Para
         state = optimizer.state.get(parameter, {})
         if not state or not float(state["step"]) > 0:
             raise ValueError(
-                f"The {type(optimizer).__name__} has no state of parameter {name!r} yet: make a step first. A parameter "
-                "that never gets a gradient has none; leave it out with params=[...]."
+                f"The {type(optimizer).__name__} has no state of parameter {name!r} yet: make a step first. A "
+                "parameter that never gets a gradient has none; leave it out with params=[...]."
             )
         diagonal = _FROM_STATE[kind](groups[id(parameter)], state, float(state["step"]))
         parts.append(diagonal.reshape(-1))
