@@ -38,8 +38,14 @@ def test_threshold_divides_decay_from_growth_on_a_quadratic(name):
     scale = FROZEN if name.startswith(("Adam", "RMS", "Ada")) else 1.0
     sizes = []
     for share in (0.96, 1.04):
-        weight = nn.Parameter(torch.tensor([1e-9], dtype=torch.float64))
+        weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
         optimizer = SETTINGS[name]([weight])
+        # The bias correction of Adam ends before the weight begins to move.
+        for _ in range(400):
+            weight.grad = torch.zeros_like(weight)
+            optimizer.step()
+        with torch.no_grad():
+            weight.fill_(1e-9)
         limit = stability.threshold(optimizer)
         eigenvalue = share * limit.value * scale - limit.decay
         for _ in range(400):
@@ -139,15 +145,15 @@ def dense_top(hessian, diagonal=None, decay=0.0):
 def test_readings_against_dense_eigenvalues(make, dtype):
     model, loss_fn, data = problem(dtype)
     optimizer = make(model.parameters())
-    monitor = stability.monitor(model, loss_fn, data, optimizer, every=10, tolerance=0.02)
+    monitor = stability.monitor(model, loss_fn, data, optimizer, every=20, tolerance=0.02)
     adaptive = not isinstance(optimizer, torch.optim.SGD)
     for step in range(1, 41):
         train(model, loss_fn, data, optimizer)
         reading = monitor(step)
-        assert (reading is None) == (step % 10 > 0)
+        assert (reading is None) == (step % 20 > 0)
         if reading is None:
             continue
-        hessian = hesspec.Hessian(model, loss_fn, data)
+        hessian = hesspec.Hessian(model, loss_fn, data, mode="double backward", verify=False)
         truth = dense_top(hessian)
         # A Ritz value is at most the eigenvalue, and near it by its residual.
         slack = 100 * torch.finfo(dtype).eps * truth
@@ -165,7 +171,7 @@ def test_readings_against_dense_eigenvalues(make, dtype):
             assert reading.threshold == pytest.approx(2 * 1.5 / 0.5 - 0.01)
             assert reading.ratio == reading.sharpness / reading.threshold
         assert reading.risk == pytest.approx(hessian.risk)
-    assert [reading.step for reading in monitor.readings] == [10, 20, 30, 40]
+    assert [reading.step for reading in monitor.readings] == [20, 40]
 
 
 def test_products_are_counted_and_few_once_it_is_warm(monkeypatch):
@@ -180,7 +186,7 @@ def test_products_are_counted_and_few_once_it_is_warm(monkeypatch):
         ),
     )
     monitor = stability.monitor(model, loss_fn, data, optimizer, tolerance=0.05)
-    for step in range(30):
+    for step in range(12):
         train(model, loss_fn, data, optimizer)
         monitor(step)
     counts = monitor.result().products
@@ -242,21 +248,30 @@ def test_an_optimiser_that_has_not_stepped_is_a_sentence():
         monitor(0)
 
 
+@pytest.mark.parametrize("size", [50, 400, 100_000])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_eigenvalue_that_comes_from_elsewhere_is_found(seed):
+def test_an_eigenvalue_that_comes_from_elsewhere_is_found(seed, size):
     # The new largest eigenvalue has an eigenvector that is orthogonal to all that was known.
     top = TopEigenvalue(tolerance=0.02, most=30, seed=seed)
-    bulk = torch.linspace(-0.1, 0.1, 400, dtype=torch.float64)
-    for place, size in ((3, 3.0), (200, 4.0), (77, 3.5)):
+    bulk = torch.linspace(-0.1, 0.1, size, dtype=torch.float64)
+    for place, largest in ((3, 3.0), (20, 4.0), (40, 3.5)):
         values = bulk.clone()
-        values[3], values[place] = 3.0, size
-        operator = torch.diag(values)
-        for _ in range(3):
-            value, bound, products = top(operator)
-            assert value <= size * (1 + 1e-12)
-            assert min(abs(value - each) for each in values.tolist()) <= bound
+        values[3], values[place] = 3.0, largest
+        for _ in range(4):
+            value, bound, products = top(Diagonal(values))
+            assert value <= largest * (1 + 1e-12)
+            assert float((values - value).abs().min()) <= bound
             assert products <= 30
-        assert value == pytest.approx(size, rel=1e-3)
+        assert value == pytest.approx(largest, rel=1e-3)
+
+
+class Diagonal:
+    def __init__(self, values):
+        self.values, self.dtype, self.device = values, values.dtype, values.device
+        self.shape = (len(values),) * 2
+
+    def __matmul__(self, vector):
+        return self.values * vector
 
 
 def test_a_negative_definite_matrix_has_a_largest_eigenvalue_too():

@@ -26,8 +26,9 @@ __all__ = ["Monitor", "Reading", "TopEigenvalue", "monitor"]
 
 # Ritz vectors that a measurement starts from: the largest eigenvalues change their order during training.
 KEPT = 3
-# Norm of what is random in a start vector, relative to what is known: it finds a direction that was overlooked.
-RANDOM = 0.1
+# Norm of each of two other parts of a start vector, relative to that of the known ones: the last residual, in which a
+# Lanczos process has amplified what its Ritz vectors do not hold, and a random vector.
+SEARCH = 0.1
 
 
 class Reading(NamedTuple):
@@ -69,8 +70,10 @@ class Reading(NamedTuple):
 class TopEigenvalue:
     """The largest eigenvalue of an operator that changes a little from one measurement to the next.
 
-    A Lanczos process starts from the sum of the Ritz vectors of the largest Ritz values of the last measurement, with a
-    tenth of a random vector, and ends when the residual of the largest Ritz value is small enough.
+    A Lanczos process starts from the Ritz vectors of the largest Ritz values of the last measurement, its residual, and
+    a random vector, and ends when the residual of the largest Ritz value is small enough. An eigenvector that none of
+    the Ritz vectors holds is in the random part; each measurement amplifies it in the residual, from which the next one
+    starts, until it is found.
 
     Parameters
     ----------
@@ -92,7 +95,7 @@ class TopEigenvalue:
         size, dtype, device = int(operator.shape[0]), operator.dtype, torch.device(operator.device)
         start = random_vector(size, self._generator, dtype=dtype, device=device)
         if self._known is not None:
-            start = self._known + start * (RANDOM / float(start.norm()))
+            start = self._known + start * (SEARCH / float(start.norm()))
         process = Lanczos(start, self._generator, storage=Storage())
         while True:
             process.step(operator @ process.vector)
@@ -107,6 +110,8 @@ class TopEigenvalue:
             for index, coefficient in enumerate(pairs.vectors[:, -rank]):
                 top.add_(process.basis[index], alpha=float(coefficient) / rank)
         self._known = top / top.norm()
+        if not process.finished:
+            self._known = self._known + SEARCH * process.vector
         return value, bound, len(process)
 
 
