@@ -33,9 +33,10 @@ if TYPE_CHECKING:
         shard,
     )
     from hesspec.spectra.marchenko_pastur import compare_with_marchenko_pastur
-    from hesspec.spectra.power_laws import fit_power_law, fit_tail
+    from hesspec.spectra.power_law import fit_power_law
     from hesspec.spectra.record import load
     from hesspec.spectra.spectrum import Estimate, Spectrum
+    from hesspec.spectra.tails import fit_tail
     from hesspec.spectra.tracking import follow, overlaps
 
 __version__ = version("hesspec")
@@ -52,6 +53,7 @@ __all__ = [
     "GaussNewtonSame",
     "GaussNewtonWithin",
     "Hessian",
+    "Identity",
     "NonFiniteError",
     "NotSymmetricError",
     "Plan",
@@ -84,8 +86,10 @@ __all__ = [
 # in the import statements above, which type checkers read.
 _MODULES = {
     "spectra.marchenko_pastur": ("compare_with_marchenko_pastur",),
-    "spectra.power_laws": ("fit_power_law", "fit_tail"),
+    "spectra.power_law": ("fit_power_law",),
+    "spectra.tails": ("fit_tail",),
     "spectra.tracking": ("follow", "overlaps"),
+    "algebra": ("Identity",),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),
     "measure.spectrum": ("Eigenpairs", "eigenpairs", "spectrum"),
     "operators": (

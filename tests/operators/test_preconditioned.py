@@ -90,7 +90,7 @@ def test_spectrum_and_eigenpairs_are_those_of_the_dense_matrix(dtype):
     dense = (operator @ torch.eye(p, dtype=dtype)).double()
     truth = np.linalg.eigvalsh(((dense + dense.T) / 2).numpy())
     found = hesspec.spectrum(operator, steps=p)
-    assert found.attributes["matrix"] == "PreconditionedHessian"
+    assert found.attributes["matrix"] == "preconditioned Hessian"
     assert found.attributes["preconditioner"] == "Adam"
     slack = 10 * p * torch.finfo(dtype).eps * truth[-1]
     for value, bound in zip(found.eigenvalues, found.error_bounds, strict=True):
@@ -151,6 +151,18 @@ def test_it_stays_what_it_was_when_training_continues():
     torch.testing.assert_close(operator @ vector, before, rtol=0, atol=0)
     assert known == operator.identity()
     assert known != hesspec.Preconditioned(operator.operator, optimizer).identity()
+
+
+def test_weight_decay_is_a_sum_of_operators():
+    model, loss_fn, data = problem()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    train(model, loss_fn, data, optimizer, 2)
+    hessian = hesspec.Hessian(model, loss_fn, data)
+    decayed = hesspec.Preconditioned(hessian + 0.5 * hesspec.Identity.like(hessian), optimizer)
+    plain = hesspec.Preconditioned(hessian, optimizer)
+    vector = torch.ones(hessian.shape[0], dtype=torch.float64)
+    torch.testing.assert_close((decayed - plain) @ vector, 0.5 / plain.diagonal, rtol=1e-9, atol=1e-9)
+    assert plain.to_scipy() @ vector.numpy() == pytest.approx((plain @ vector).numpy())
 
 
 def test_noise_of_products_is_carried_over():
@@ -226,7 +238,7 @@ def test_an_impossible_diagonal_is_a_sentence(diagonal, message):
 def test_what_is_no_operator_or_vector_is_a_sentence():
     with pytest.raises(ValueError, match="A list has no shape"):
         hesspec.Preconditioned([[1.0]], torch.ones(1))
-    with pytest.raises(ValueError, match=r"must be \(p, p\)"):
+    with pytest.raises(ValueError, match=r"a spectrum needs \(p, p\)"):
         hesspec.Preconditioned(torch.ones(2, 3), torch.ones(2))
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
         _ = hesspec.Preconditioned(torch.eye(2), torch.ones(2)) @ torch.ones(3)

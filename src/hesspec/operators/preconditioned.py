@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adagrad, Adam, Optimizer, RMSprop
 
+from hesspec.algebra import Combination, Composable, check_operator
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.operators.base import CurvatureOperator
+from hesspec.operators.risk.parameters import ParameterSelection
 
 __all__ = ["Preconditioned", "preconditioner"]
 
 
-class Preconditioned:
+class Preconditioned(Composable):
     r"""P^(-1/2) A P^(-1/2) of a symmetric operator A and a positive diagonal P, as of an adaptive optimiser.
 
     Where an optimiser divides its step by P, :math:`\theta \leftarrow \theta - \eta P^{-1} m`, the Hessian in the
@@ -55,15 +57,15 @@ class Preconditioned:
     """
 
     def __init__(self, operator: Any, diagonal: Tensor | Optimizer) -> None:
-        p = _size(operator)
+        p = check_operator(operator)
         name = type(diagonal).__name__
         if isinstance(diagonal, Optimizer):
-            if not isinstance(operator, CurvatureOperator):
+            chosen = _parameters(operator)
+            if chosen is None:
                 raise ValueError(
                     f"A {type(operator).__name__} does not know its parameters; give the diagonal itself, for example "
                     "hesspec.operators.preconditioner(optimizer, model.named_parameters())."
                 )
-            chosen = operator._risk.parameters  # noqa: SLF001 - of the same package
             diagonal = preconditioner(diagonal, zip(chosen.names, chosen.parameters, strict=True))
         if not isinstance(diagonal, Tensor) or diagonal.shape != (p,) or not diagonal.is_floating_point():
             seen = f"{tuple(diagonal.shape)} {diagonal.dtype}" if isinstance(diagonal, Tensor) else f"a {name}"
@@ -130,7 +132,7 @@ class Preconditioned:
         """Of A, with what it is preconditioned by: "Tensor", or the class of the optimiser."""
         known: dict[str, Any] = dict(getattr(self.operator, "attributes", {}))
         matrix = known.get("matrix", type(self.operator).__name__)
-        return {**known, "matrix": f"Preconditioned{matrix}", "preconditioner": self.preconditioner}
+        return {**known, "matrix": f"preconditioned {matrix}", "preconditioner": self.preconditioner}
 
     def identity(self) -> dict[str, str]:
         """What this operator is, by its content."""
@@ -159,17 +161,11 @@ class Preconditioned:
         return f"Preconditioned({self.operator!r}, by {self.preconditioner})"
 
 
-def _size(operator: Any) -> int:
-    """p of an operator; ValueError where it is not one that can be scaled."""
-    for name in ("shape", "dtype", "device", "__matmul__"):
-        if not hasattr(operator, name):
-            raise ValueError(
-                f"A {type(operator).__name__} has no {name}; an operator needs shape, dtype, device and @."
-            )
-    shape = tuple(operator.shape)
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"The operator has shape {shape}; it must be (p, p).")
-    return int(shape[0])
+def _parameters(operator: Any) -> ParameterSelection | None:
+    """Parameters that an operator, or the first term of a sum that knows them, is taken by."""
+    terms = [term for _, term in operator.terms] if isinstance(operator, Combination) else [operator]
+    known = [term for term in terms if isinstance(term, CurvatureOperator)]
+    return known[0]._risk.parameters if known else None  # noqa: SLF001 - of the same package
 
 
 def preconditioner(optimizer: Optimizer, parameters: Iterable[tuple[str, nn.Parameter]]) -> Tensor:

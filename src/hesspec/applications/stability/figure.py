@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from hesspec.applications.stability.record import LyapunovExponents, SharpnessDimension, StabilityRun
 from hesspec.plot import FILL, OKABE_ITO, STYLE, three_digits
+from hesspec.plot.style import label_few_decades
 from hesspec.spectra.record import Array
 
 __all__ = ["plot_dimension", "plot_lyapunov", "plot_run"]
@@ -144,6 +145,7 @@ def plot_run(run: StabilityRun) -> Figure:
         panels[-1].set(xlabel="step", ylabel="loss")
         if (run.risk > 0).all():
             panels[-1].set_yscale("log")
+            label_few_decades(panels[-1].yaxis)
     return figure
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.applications.stability.exponents import LinearStep
 from hesspec.applications.stability.record import LyapunovExponents
 from hesspec.errors import NonFiniteError
-from hesspec.krylov.operator import SymmetricOperator, check_operator
 
 __all__ = ["StepJacobian", "lyapunov_exponents"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hesspec.algebra import Identity, SymmetricOperator
 from hesspec.applications.stability.record import StabilityRun
 from hesspec.applications.stability.thresholds import ADAPTIVE, threshold
 from hesspec.krylov.lanczos import Lanczos
-from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.ritz import ritz_pairs
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import random_vector
@@ -115,18 +115,6 @@ class TopEigenvalue:
         return value, bound, len(process)
 
 
-class _Decayed:
-    """A Hessian plus weight decay times the identity."""
-
-    def __init__(self, operator: Hessian, decay: float) -> None:
-        self._operator, self._decay = operator, decay
-        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
-
-    def __matmul__(self, vectors: Tensor) -> Tensor:
-        product: Tensor = self._operator @ vectors
-        return product + self._decay * vectors if self._decay else product
-
-
 class Monitor:
     """Measures the sharpness of a model during a training loop; made by `monitor`, which describes it."""
 
@@ -195,7 +183,8 @@ class Monitor:
         scaled, scaled_bound, at = np.nan, np.nan, limit.value - limit.decay
         if isinstance(self._optimizer, ADAPTIVE):
             diagonal = preconditioner(self._optimizer, self._parameters.items())
-            operator = Preconditioned(_Decayed(hessian, limit.decay), diagonal)
+            whole = hessian + limit.decay * Identity.like(hessian) if limit.decay else hessian
+            operator = Preconditioned(whole, diagonal)
             scaled, scaled_bound, more = self._scaled(operator)
             products, at = products + more, limit.value
         return Reading(step, hessian.risk, value, bound, scaled, scaled_bound, at, limit.learning_rate, products)
