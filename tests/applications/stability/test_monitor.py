@@ -248,7 +248,7 @@ def test_an_optimiser_that_has_not_stepped_is_a_sentence():
         monitor(0)
 
 
-@pytest.mark.parametrize("size", [50, 400, 100_000])
+@pytest.mark.parametrize("size", [50, 400, 30_000])
 @pytest.mark.parametrize("seed", range(3))
 def test_an_eigenvalue_that_comes_from_elsewhere_is_found(seed, size):
     # The new largest eigenvalue has an eigenvector that is orthogonal to all that was known.
@@ -257,7 +257,7 @@ def test_an_eigenvalue_that_comes_from_elsewhere_is_found(seed, size):
     for place, largest in ((3, 3.0), (20, 4.0), (40, 3.5)):
         values = bulk.clone()
         values[3], values[place] = 3.0, largest
-        for _ in range(4):
+        for _ in range(5):
             value, bound, products = top(Diagonal(values))
             assert value <= largest * (1 + 1e-12)
             assert float((values - value).abs().min()) <= bound
