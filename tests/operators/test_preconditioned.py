@@ -1,5 +1,7 @@
 """Preconditioned operators: against dense matrices, and P against the steps that optimisers make with it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -176,6 +178,24 @@ def test_noise_of_products_is_carried_over():
     assert found.product_error == pytest.approx(4e-3)
     assert found.reference is None
     assert hesspec.Preconditioned(torch.eye(2), torch.tensor([1.0, 16.0])).product_error == 0
+
+
+def test_ranks_scale_their_slices():
+    class Doubled:
+        shape, dtype, device = (4, 4), torch.float64, torch.device("cpu")
+        ranks = SimpleNamespace(size=2, part=lambda size: (1, size - 1))
+
+        def sliced(self):
+            return self
+
+        def __matmul__(self, vectors):
+            return 2 * vectors
+
+    operator = hesspec.Preconditioned(Doubled(), torch.tensor([1.0, 4.0, 16.0, 1.0]))
+    found = operator.sliced() @ torch.ones(2, dtype=torch.float64)
+    torch.testing.assert_close(found, torch.tensor([0.5, 0.125], dtype=torch.float64))
+    alone = hesspec.Preconditioned(torch.eye(2), torch.ones(2))
+    assert alone.sliced() is alone
 
 
 class Unused(nn.Module):

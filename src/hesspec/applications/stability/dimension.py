@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -114,24 +114,18 @@ def sharpness_dimension(
     means = [COMBINATIONS[combine](group) for group in (leading, *map(list, zip(*brackets, strict=True)))]
     middle, low, high = (with_partners(mean, step) for mean in means)
     value = dimension_of(middle)
-    sharp, negative = (
-        [
-            (counts[chosen].sum(), step.leading(nodes[chosen]) @ counts[chosen])
-            for nodes, counts in measures
-            for chosen in [choose(nodes)]
-        ]
-        for choose in (lambda nodes: nodes > step.threshold, lambda nodes: nodes < step.lower_threshold)
-    )
+    sharp = _expansion(step, measures, lambda nodes: nodes > step.threshold)
+    negative = _expansion(step, measures, lambda nodes: nodes < step.lower_threshold)
     return SharpnessDimension(
         value=value,
         low=min(dimension_of(low), value),
         high=max(dimension_of(high), value),
         dimension=int(sizes[0]) * (2 if momentum > 0 else 1),
         spectra=len(several),
-        sharp_directions=float(np.mean([count for count, _ in sharp])),
-        negative_directions=float(np.mean([count for count, _ in negative])),
-        sharp_expansion=float(np.mean([total for _, total in sharp])),
-        negative_expansion=float(np.mean([total for _, total in negative])),
+        sharp_directions=sharp[0],
+        negative_directions=negative[0],
+        sharp_expansion=sharp[1],
+        negative_expansion=negative[1],
         learning_rate=float(learning_rate),
         momentum=float(momentum),
         weight_decay=float(weight_decay),
@@ -193,6 +187,15 @@ def exponent_density(spectrum: Spectrum, learning_rate: float, *, weight_decay: 
         coords={"exponent": exponents},
         attrs={"learning_rate": float(learning_rate), "weight_decay": float(weight_decay)},
     )
+
+
+def _expansion(
+    step: LinearStep, measures: list[tuple[Array, Array]], chosen: Callable[[Array], npt.NDArray[np.bool_]]
+) -> tuple[float, float]:
+    """How many eigenvalues are chosen, and the sum of their exponents; means over measures."""
+    counts = [weights[chosen(nodes)].sum() for nodes, weights in measures]
+    sums = [step.leading(nodes[chosen(nodes)]) @ weights[chosen(nodes)] for nodes, weights in measures]
+    return float(np.mean(counts)), float(np.mean(sums))
 
 
 def _several(spectra: Any) -> list[Spectrum | Array]:

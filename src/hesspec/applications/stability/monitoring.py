@@ -21,6 +21,7 @@ from hesspec.operators import Hessian, Preconditioned, Traces, preconditioner
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
+from hesspec.spectra.record import Array
 
 __all__ = ["Monitor", "Reading", "TopEigenvalue", "monitor"]
 
@@ -200,22 +201,21 @@ class Monitor:
 
     def result(self) -> StabilityRun:
         """All measurements so far, to save and to plot."""
-        columns = list(zip(*self._readings, strict=True)) or [()] * len(Reading._fields)
-        whole = {"step", "products"}
-        arrays = {
-            name: np.array(column, dtype=np.int64 if name in whole else np.float64)
-            for name, column in zip(Reading._fields, columns, strict=True)
-        }
+        readings = self._readings
+
+        def real(name: str) -> Array:
+            return np.array([getattr(reading, name) for reading in readings], dtype=np.float64)
+
         return StabilityRun(
-            steps=arrays["step"],
-            risk=arrays["risk"],
-            sharpness=arrays["sharpness"],
-            sharpness_bounds=arrays["sharpness_bound"],
-            preconditioned=arrays["preconditioned"],
-            preconditioned_bounds=arrays["preconditioned_bound"],
-            thresholds=arrays["threshold"],
-            learning_rates=arrays["learning_rate"],
-            products=arrays["products"],
+            steps=np.array([reading.step for reading in readings], dtype=np.int64),
+            risk=real("risk"),
+            sharpness=real("sharpness"),
+            sharpness_bounds=real("sharpness_bound"),
+            preconditioned=real("preconditioned"),
+            preconditioned_bounds=real("preconditioned_bound"),
+            thresholds=real("threshold"),
+            learning_rates=real("learning_rate"),
+            products=np.array([reading.products for reading in readings], dtype=np.int64),
             optimizer=type(self._optimizer).__name__,
             attributes=self._how,
         )
