@@ -13,13 +13,14 @@ from torch import nn
 
 import hesspec
 
-STEPS, EVERY = 4_000, 25
+STEPS, EVERY, RATE = 4_000, 25, 2.5
 
 
 def train(make_optimizer, inputs, targets):
     """Full-batch training with a monitor of its sharpness; the model and the monitor."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 10))
+    layers = [nn.Linear(size, out, bias=False) for size, out in ((64, 12), (12, 12), (12, 10))]
+    model = nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
     loss_fn, optimizer = nn.MSELoss(), make_optimizer(model.parameters())
     monitor = hesspec.stability.monitor(model, loss_fn, [(inputs, targets)], optimizer, every=EVERY)
     for step in range(1, STEPS + 1):
@@ -37,7 +38,7 @@ def main(folder):
     inputs = (inputs - inputs.mean()) / inputs.std()
     targets = nn.functional.one_hot(torch.tensor(digits.target[:600]), 10).float()
     runs = {
-        "gradient-descent": lambda parameters: torch.optim.SGD(parameters, lr=1.0),
+        "gradient-descent": lambda parameters: torch.optim.SGD(parameters, lr=RATE),
         "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
     }
     for name, make_optimizer in runs.items():
@@ -46,14 +47,14 @@ def main(folder):
         late = run.ratios[run.steps > STEPS // 2]
         print(run)
         print(f"  ratio in the second half: mean {late.mean():.3f}, {late.min():.3f} to {late.max():.3f}")
-        print(f"  largest sharpness / threshold: {run.ratios.max():.3f}; first product counts {run.products[:5]}")
+        print(f"  largest ratio {run.ratios.max():.3f}; products of the first measurements {run.products[:5]}")
         run.plot().savefig(folder / f"edge-of-stability-{name}.png", dpi=110)
         if name == "gradient-descent":
             hessian = hesspec.Hessian(model, nn.MSELoss(), [(inputs, targets)])
             spectrum = hesspec.spectrum(hessian, steps=256)
-            found = hesspec.stability.sharpness_dimension(spectrum, learning_rate=1.0)
+            found = hesspec.stability.sharpness_dimension(spectrum, learning_rate=RATE)
             dense = torch.linalg.eigvalsh((hessian @ torch.eye(hessian.shape[0])).double()).numpy()
-            exact = hesspec.stability.sharpness_dimension(dense, learning_rate=1.0)
+            exact = hesspec.stability.sharpness_dimension(dense, learning_rate=RATE)
             print(found)
             print(f"  from all {exact.dimension:,} eigenvalues: {exact.value:.1f}")
             print(f"  share of the expansion from lambda > 2/eta: {exact.sharp_share:.3f}")
