@@ -187,12 +187,11 @@ def operators():
             generator.uniform(0, 3, size=p),
             generator.choice([-0.1, 0.0, 1.0], size=p),
         ):
-            for rate in (2 / 2.8, 2 / 1.5, 0.1, 1.0):
+            for rate in (2 / 2.8, 2 / 1.5, 0.1):
                 yield eigenvalues, rate
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("dtype", "momentum"), [(torch.float64, 0.0), (torch.float32, 0.0), (torch.float64, 0.9)])
 def test_bracket_holds_the_dense_truth(dtype, momentum):
     missed = cases = 0
     for index, (eigenvalues, rate) in enumerate(operators()):

@@ -130,21 +130,22 @@ def dense_top(hessian, diagonal=None, decay=0.0):
     return float(torch.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+TRAINED = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.5, weight_decay=0.01),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.01),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.003),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.05),
+}
+
+
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.5, weight_decay=0.01),
-        lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.01),
-        lambda p: torch.optim.AdamW(p, lr=0.01),
-        lambda p: torch.optim.RMSprop(p, lr=0.003),
-        lambda p: torch.optim.Adagrad(p, lr=0.05),
-    ],
-    ids=["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"],
+    ("name", "dtype"),
+    [*((name, torch.float64) for name in TRAINED), ("SGD", torch.float32), ("Adam", torch.float32)],
 )
-def test_readings_against_dense_eigenvalues(make, dtype):
+def test_readings_against_dense_eigenvalues(name, dtype):
     model, loss_fn, data = problem(dtype)
-    optimizer = make(model.parameters())
+    optimizer = TRAINED[name](model.parameters())
     monitor = stability.monitor(model, loss_fn, data, optimizer, every=20, tolerance=0.02)
     adaptive = not isinstance(optimizer, torch.optim.SGD)
     for step in range(1, 41):

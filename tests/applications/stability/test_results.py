@@ -1,6 +1,7 @@
 """Results of stability: files, impossible values, summaries and figures."""
 
 from dataclasses import fields, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import hesspec
 stability = hesspec.stability
 
 
+@cache
 def dimension():
     eigenvalues = np.concatenate([np.random.default_rng(0).normal(size=300) * 0.05, np.linspace(1, 3, 6)])
     return stability.sharpness_dimension(hesspec.spectrum(torch.diag(torch.tensor(eigenvalues)), steps=40), 0.8)
@@ -25,6 +27,7 @@ def exponents():
     return stability.lyapunov_exponents([torch.diag(torch.tensor([1.5, 0.8, 0.0]))] * 20, count=3, discard=5)
 
 
+@cache
 def run(optimizer=torch.optim.SGD):
     torch.manual_seed(0)
     model, loss_fn = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), nn.MSELoss()
