@@ -10,7 +10,8 @@ import torch
 import hesspec
 from hesspec.applications.stability.exponents import LinearStep
 
-dimension = hesspec.stability.sharpness_dimension
+stability = hesspec.stability
+dimension = stability.sharpness_dimension
 LN2 = math.log(2)
 
 
@@ -258,6 +259,13 @@ def test_density_of_exponents_integrates_to_the_bulk():
         expected = float(np.trapezoid(np.where(apart, drawn["density"], 0), grid))
         assert mass == pytest.approx(expected, rel=0.02)
     np.testing.assert_allclose(found["exponent_of_resolved"], np.log(np.abs(1 - 0.5 * spectrum.eigenvalues)))
+
+
+def test_a_spectrum_without_bulk_has_a_density_of_zero():
+    spectrum = hesspec.spectrum(torch.diag(torch.tensor([1.0, 3.0, 5.0, -1.0]).double()), steps=4)
+    found = stability.exponent_density(spectrum, 0.5)
+    assert not found["density"].any()
+    assert sorted(found["exponent_of_resolved"].to_numpy()) == pytest.approx(np.log([0.5, 0.5, 1.5, 1.5]), abs=1e-9)
 
 
 # Bad input --------------------------------------------------------------------------------------------

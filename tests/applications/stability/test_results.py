@@ -1,5 +1,7 @@
 """Results of stability: files, impossible values, summaries and figures."""
 
+import subprocess
+import sys
 from dataclasses import fields, replace
 from functools import cache
 
@@ -85,6 +87,17 @@ def test_impossible_values_are_refused(make, changes, message, tmp_path):
     replace(make(), **changes).save(tmp_path / "result.nc")
     with pytest.raises(ValueError, match=message):
         hesspec.load(tmp_path / "result.nc")
+
+
+def test_results_are_read_without_pytorch(tmp_path):
+    dimension().save(tmp_path / "result.nc")
+    code = (
+        "import sys, hesspec\n"
+        "found = hesspec.load(sys.argv[1])\n"
+        "found.plot(), hesspec.stability.sharpness_dimension(found.exponents, 0.1)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "result.nc"], check=True)  # noqa: S603 - this very Python
 
 
 def test_summaries_say_what_was_found():

@@ -174,7 +174,7 @@ def exponent_density(spectrum: Spectrum, learning_rate: float, *, weight_decay: 
     drawn = spectrum.density()
     grid, width = drawn["eigenvalue"].to_numpy(), float(drawn.attrs["width"])
     levels = step.leading(grid)
-    lowest = np.log(learning_rate * width) if width > 0 else levels[np.isfinite(levels)].min()
+    lowest = np.log(learning_rate * width)
     exponents = np.linspace(min(max(levels.min(), lowest), levels.max()), levels.max(), POINTS)
     # ln|1 - eta lambda| is exp(z) / eta away from the centre in both directions.
     distance = np.exp(exponents) / learning_rate

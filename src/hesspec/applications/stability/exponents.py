@@ -111,10 +111,10 @@ class LinearStep:
         product = self.determinant
         e = self._at_one(eigenvalues)
         folded = np.where(e <= 1 + product, e, 2 * (1 + product) - e)
-        square = (1 - product) ** 2 - 2 * folded * (1 + product) + folded**2
-        real = square >= 0 if product > 0 else np.ones(e.shape, bool)
-        # Without momentum it is the square of 1 - e.
-        s = np.sqrt(np.maximum(square, 0)) if product > 0 else np.abs(1 - folded)
+        real, s = np.ones(e.shape, bool), np.abs(1 - folded)
+        if product > 0:
+            square = (1 - product) ** 2 - 2 * folded * (1 + product) + folded**2
+            real, s = square >= 0, np.sqrt(np.maximum(square, 0))
         trace = np.abs(1 + product - folded)
         near = real & (folded > -0.5)
         with np.errstate(divide="ignore"):
