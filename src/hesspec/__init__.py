@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hesspec.applications import stability
     from hesspec.applications.class_structure.attribution import Attribution, attribute, class_structure, knock_out
     from hesspec.applications.class_structure.means import ClassStructure
     from hesspec.applications.class_structure.record import Structure
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         GaussNewtonSame,
         GaussNewtonWithin,
         Hessian,
+        Preconditioned,
         Residual,
         Traces,
         closure,
@@ -55,6 +57,7 @@ __all__ = [
     "NonFiniteError",
     "NotSymmetricError",
     "Plan",
+    "Preconditioned",
     "RankError",
     "Residual",
     "Solution",
@@ -76,6 +79,7 @@ __all__ = [
     "shard",
     "solve_true_vs_rest",
     "spectrum",
+    "stability",
 ]
 
 # PyTorch takes seconds to import: `import hesspec` and `hesspec --help` do not wait for it. Names by their modules, as
@@ -96,6 +100,7 @@ _MODULES = {
         "GaussNewtonSame",
         "GaussNewtonWithin",
         "Hessian",
+        "Preconditioned",
         "Residual",
         "Traces",
         "closure",
@@ -112,12 +117,16 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Modules that are used as `hesspec.study.open` and need no import statement of their own.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
+# Those of them that are uses of the spectrum, each in a folder of its own.
+_APPLICATIONS = ("stability",)
 
 if not TYPE_CHECKING:  # where it would make any name a name of this module
 
     def __getattr__(name):
         if name in _PACKAGES:
             return import_module(f"hesspec.{name}")
+        if name in _APPLICATIONS:
+            return import_module(f"hesspec.applications.{name}")
         if name not in _HOME:
             raise AttributeError(f"module 'hesspec' has no attribute {name!r}")
         found = getattr(import_module(f"hesspec.{_HOME[name]}"), name)
@@ -126,4 +135,4 @@ if not TYPE_CHECKING:  # where it would make any name a name of this module
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PACKAGES})
+    return sorted({*globals(), *__all__, *_PACKAGES, *_APPLICATIONS})
