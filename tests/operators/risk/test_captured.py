@@ -318,15 +318,60 @@ class Balanced(Own):
         (Body(), hesspec.closure(lambda model, batch: model.body(batch["x"]).sum(1).mean())),
     ],
 )
-def test_a_loss_that_is_linear_in_the_outputs_has_no_g(model, loss):
+def test_g_of_a_loss_that_is_linear_in_the_outputs_is_zero_and_said_to_be(model, loss, mode):
     model = model.double()
     ((x, y),) = data(7)
     items = [{"x": x, "labels": y}] if not isinstance(model, Critic) else [(x, y)]
-    with pytest.raises(ValueError, match="linear in what the model returns.*return its logits or predictions"):
-        hesspec.GaussNewton(model, loss, items)
-    with pytest.warns(UserWarning, match="the residual the whole Hessian"):
-        residual = hesspec.Residual(model, loss, items)
-    torch.testing.assert_close(whole(residual), whole(hesspec.Hessian(model, loss, items)), rtol=1e-9, atol=1e-11)
+    words = "is linear in what the model returns.*zero by definition.*let the model return these"
+    with pytest.warns(UserWarning, match=words) as caught:
+        g = whole(hesspec.GaussNewton(model, loss, items, mode=mode))
+    assert len(caught) == 1
+    assert not g.any()
+    with pytest.warns(UserWarning, match=words) as caught:
+        residual = whole(hesspec.Residual(model, loss, items, mode=mode))
+    assert len(caught) == 1
+    torch.testing.assert_close(residual, whole(hesspec.Hessian(model, loss, items)), rtol=1e-9, atol=1e-11)
+
+
+class Two(nn.Module):
+    """Two outputs of the same shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)) for _ in range(2))
+
+    def forward(self, x):
+        return self.one(x), self.two(x)
+
+
+PAIRED = {
+    "squares": lambda one, two, _: F.mse_loss(one, two),
+    "Huber": lambda one, two, _: F.huber_loss(one, two, delta=2.0),
+    "triplet": lambda one, two, y: F.triplet_margin_loss(one, two, y, margin=4.0),
+    "distances": lambda one, two, _: torch.cdist(one, two).diagonal().mean(),
+}
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_g_of_a_loss_of_the_difference_of_two_outputs(name, mode):
+    torch.manual_seed(0)
+    model = Two().double()
+    x, y = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    expected = gauss_newton_of(model, lambda: torch.stack(model(x)), lambda both: PAIRED[name](*both, y))
+    assert expected.norm() > 0.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        g = whole(hesspec.GaussNewton(model, lambda out, y: PAIRED[name](*out, y), [(x, y)], mode=mode))
+    torch.testing.assert_close(g, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_g_of_a_hinge_on_the_difference_of_two_outputs_is_said_to_be_of_a_piecewise_linear_loss():
+    torch.manual_seed(0)
+    model = Two().double()
+    x, y = torch.randn(5, 4, dtype=torch.float64), torch.ones(5, 3, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="piecewise linear in what the model returns.*zero by definition"):
+        g = hesspec.GaussNewton(model, lambda out, y: F.margin_ranking_loss(*out, y, margin=0.1), [(x, y)])
+    assert not whole(g).any()
 
 
 def test_a_loss_that_looks_through_the_outputs_has_no_g():
