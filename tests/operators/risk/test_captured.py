@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributions as D
 import torch.nn.functional as F
 import transformers
 from cases import gpt2
@@ -262,6 +263,124 @@ def test_the_class_structure_is_of_log_probabilities_too():
         torch.testing.assert_close(
             whole(make(model, nn.NLLLoss(), parts)), whole(make(logits, CE, parts)), rtol=1e-9, atol=1e-11
         )
+
+
+# Distributions and other objects as outputs ---------------------------------------------------------------------------
+
+
+class Returns(nn.Module):
+    """A network of three outputs that returns what a function makes of them."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.body, self._make = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)), make
+
+    def forward(self, x):
+        return self._make(self.body(x))
+
+
+class Answer:
+    """An object with tensors in it."""
+
+    def __init__(self, scores):
+        self.scores, self.words = scores, ["kept"]
+
+
+def mixture(logits, means):
+    components = D.Normal(means, torch.ones_like(means))
+    return D.MixtureSameFamily(D.Categorical(logits=logits), components)
+
+
+def triangular(f):
+    return torch.diag_embed(f.exp()) + torch.tensor([[0.0, 0, 0], [0.3, 0, 0], [0.1, 0.2, 0]]).to(f)
+
+
+# What is returned of f, the tensors that G is of, and the loss of both.
+OBJECTS = {
+    "normal": (
+        lambda f: D.Normal(f[:, 0], F.softplus(f[:, 1])),
+        lambda f: torch.stack([f[:, 0], F.softplus(f[:, 1])]),
+        lambda d, x, y: -d.log_prob(x[:, 0]).mean(),
+        lambda z: D.Normal(*z),
+    ),
+    "independent": (
+        lambda f: D.Independent(D.Normal(f, 1.0), 1),
+        lambda f: f,
+        lambda d, x, y: -d.log_prob(x[:, :3]).mean(),
+        lambda z: D.Independent(D.Normal(z, 1.0), 1),
+    ),
+    "multivariate": (
+        lambda f: D.MultivariateNormal(f, scale_tril=triangular(f)),
+        lambda f: torch.cat([f[..., None], triangular(f)], 2),
+        lambda d, x, y: -d.log_prob(x[:, :3]).mean(),
+        lambda z: D.MultivariateNormal(z[..., 0], scale_tril=z[..., 1:], validate_args=False),
+    ),
+    "categorical": (
+        lambda f: D.Categorical(logits=f),
+        lambda f: f,
+        lambda d, x, y: -d.log_prob(y).mean(),
+        lambda z: D.Categorical(logits=z),
+    ),
+    "categorical of probabilities": (
+        lambda f: D.Categorical(probs=f.softmax(1)),
+        lambda f: f.softmax(1),
+        lambda d, x, y: -d.log_prob(y).mean(),
+        lambda z: D.Categorical(probs=z, validate_args=False),
+    ),
+    "one-hot": (
+        lambda f: D.OneHotCategorical(logits=f),
+        lambda f: f,
+        lambda d, x, y: -d.log_prob(F.one_hot(y, 3).to(x)).mean() - 0.1 * d.entropy().mean(),
+        lambda z: D.OneHotCategorical(logits=z),
+    ),
+    "Bernoulli": (
+        lambda f: D.Bernoulli(logits=f),
+        lambda f: f,
+        lambda d, x, y: -d.log_prob(F.one_hot(y, 3).to(x)).mean(),
+        lambda z: D.Bernoulli(logits=z),
+    ),
+    "mixture": (
+        lambda f: mixture(f, 2 * f),
+        lambda f: torch.stack([f, 2 * f]),
+        lambda d, x, y: -d.log_prob(x[:, 0]).mean(),
+        lambda z: mixture(*z),
+    ),
+    "divergence": (
+        lambda f: (D.Normal(f, f.exp()), f),
+        lambda f: torch.stack([f, f.exp()]),
+        lambda d, x, y: D.kl_divergence(d[0], D.Normal(torch.zeros(3).to(x), 1.0)).mean(),
+        lambda z: (D.Normal(*z),),
+    ),
+    "object": (
+        Answer,
+        lambda f: f,
+        lambda d, x, y: F.cross_entropy(d.scores, y),
+        Answer,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_g_of_a_model_that_returns_an_object_is_of_the_tensors_in_it(name):
+    make, tensors, loss, of_tensors = OBJECTS[name]
+    torch.manual_seed(0)
+    model = Returns(make).double()
+    ((x, y),) = data(7)
+    pair = [(x, (x, y))]
+    expected = gauss_newton_of(model, lambda: tensors(model.body(x)), lambda z: loss(of_tensors(z), x, y))
+    assert expected.norm() > 1e-3
+
+    def given(out, targets):
+        return loss(out, *targets)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        g, h, whole_hessian = (
+            whole(matrix(model, given, pair)) for matrix in (hesspec.GaussNewton, hesspec.Residual, hesspec.Hessian)
+        )
+    torch.testing.assert_close(g, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(whole_hessian, hessian_of(model, lambda: given(model(x), (x, y))), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(g + h, whole_hessian, rtol=1e-9, atol=1e-11)
 
 
 # No curvature ---------------------------------------------------------------------------------------------------------
