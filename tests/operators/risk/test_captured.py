@@ -452,6 +452,29 @@ def test_g_of_a_loss_that_is_linear_in_the_outputs_is_zero_and_said_to_be(model,
     torch.testing.assert_close(residual, whole(hesspec.Hessian(model, loss, items)), rtol=1e-9, atol=1e-11)
 
 
+class Rounded(torch.autograd.Function):
+    """Rounds, with the derivative of the identity."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.round(10 * x) / 10
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope
+
+
+def test_g_is_zero_too_where_the_gradient_is_not_that_of_the_loss():
+    class Quantised(Critic):
+        def forward(self, x):
+            return self.body[2](Rounded.apply(self.body[1](self.body[0](x))))
+
+    ((x, y),) = data(7)
+    with pytest.warns(UserWarning, match="linear in what the model returns.*zero by definition"):
+        g = hesspec.GaussNewton(Quantised().double(), lambda out, _: -out.mean(), [(x, y)])
+    assert not whole(g).any()
+
+
 class Two(nn.Module):
     """Two outputs of the same shape."""
 

@@ -13,7 +13,7 @@ from torch.distributions.utils import lazy_property
 from torch.utils import _pytree as pytree
 
 from hesspec.errors import InputError
-from hesspec.operators.data.structures import describe, flatten
+from hesspec.operators.data.structures import Structure, describe, flatten
 
 __all__ = ["Captured", "differentiable_outputs"]
 
@@ -86,7 +86,7 @@ def _flatten(outputs: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
             builds.append((1, lambda given: given[0]))
         else:
             leaves += tensors
-            builds.append((len(tensors), lambda given, rest=rest: _normalised(rest.fill(given))))
+            builds.append((len(tensors), _filled(rest)))
 
     def build(given: list[Any]) -> Any:
         filled, start = [], 0
@@ -96,6 +96,10 @@ def _flatten(outputs: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
         return pytree.tree_unflatten(filled, structure)
 
     return leaves, build
+
+
+def _filled(rest: Structure) -> Callable[[list[Any]], Any]:
+    return lambda given: _normalised(rest.fill(given))
 
 
 def _as_given(item: Any) -> Any:
