@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec.spectra.sampling import samples, standard_error
+from hesspec.spectra.sampling import mean_bounds, node_bounds, samples, standard_error
 
 if TYPE_CHECKING:
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["density", "log_density"]
+__all__ = ["bulk_atoms", "density", "log_density"]
 
 Array = npt.NDArray[np.float64]
 
@@ -27,6 +27,16 @@ KAPPA: Final = 1.25
 LOG_POINTS: Final = 512
 RELATIVE_WIDTH: Final = 0.05
 LOG_FLOOR: Final = 1e-8
+
+
+def bulk_atoms(spectrum: Spectrum) -> tuple[Array, Array, Array]:
+    """Points of the measure without outliers, ascending, their weights, and bounds of their errors."""
+    inside = ~spectrum.is_outlier
+    nodes = np.concatenate([spectrum.eigenvalues[inside], spectrum.bulk_nodes])
+    weights = np.concatenate([spectrum.eigenvalue_weights[inside], spectrum.bulk_weights])
+    bounds = np.concatenate([mean_bounds(spectrum)[inside], node_bounds(spectrum)])
+    order = np.argsort(nodes, kind="stable")
+    return nodes[order], weights[order], bounds[order]
 
 
 def density(spectrum: Spectrum, grid: Array | None, width: float | None) -> xr.Dataset:

@@ -13,10 +13,18 @@ import xarray as xr
 
 from hesspec.backend.text import printable
 from hesspec.spectra.checked_fields import refuse_unless
-from hesspec.spectra.densities import density, log_density
-from hesspec.spectra.outliers import outlier_mask
+from hesspec.spectra.densities import bulk_atoms, density, log_density
+from hesspec.spectra.outliers import LEVEL, outlier_p_values
 from hesspec.spectra.record import Array, Integers, Record, Sketches
-from hesspec.spectra.sampling import interval, residual_bound, samples, sampling_bounds, share_limits, standard_error
+from hesspec.spectra.sampling import (
+    interval,
+    mean_bounds,
+    residual_bound,
+    samples,
+    sampling_bounds,
+    share_limits,
+    standard_error,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,30 +207,48 @@ class Spectrum(Record):
 
     @property
     def outliers(self) -> Array:
-        """Resolved eigenvalues that a gap separates from the bulk, largest absolute value first."""
+        """Resolved eigenvalues that stand apart from the bulk, largest absolute value first."""
         return self.eigenvalues[self.is_outlier]
 
     @property
     def is_outlier(self) -> npt.NDArray[np.bool_]:
-        """Which of `eigenvalues` are outliers, shape (k,), by the rule of `hesspec.spectra.outliers.outlier_mask`."""
-        edges = (0.0, 0.0)
-        # Further copies of a resolved eigenvalue are in the bulk at the same place, and are no edge of it.
-        bulk = self.bulk_nodes[~np.isin(self.bulk_nodes, self.eigenvalues)]
-        if bulk.size:
-            low, high = float(bulk.min()), float(bulk.max())
-            edges = (low - residual_bound(self, low), high + residual_bound(self, high))
-        return outlier_mask(self.eigenvalues, self._mean_bounds, edges, self.dimension)
+        """Which of `eigenvalues` are outliers, shape (k,): those with an `outlier_p_values` up to 0.05."""
+        return self.outlier_p_values <= LEVEL
 
     @property
-    def _mean_bounds(self) -> Array:
-        """Bounds of the root mean square distance of the copies of each eigenvalue, see `error_bounds`."""
-        return self.error_bounds / np.sqrt(np.maximum(self.eigenvalue_weights * self.dimension, 1.0))
+    def outlier_p_values(self) -> Array:
+        """Of each of `eigenvalues`, the probability that a bulk without outliers has one as clear, shape (k,).
+
+        By the rule of `hesspec.spectra.outliers`: how improbable the gap between the eigenvalue and the bulk is among
+        the spacings of the bulk next to it. With a level of your own, `spectrum.outlier_p_values <= level` are the
+        outliers.
+        """
+        return outlier_p_values(self)
 
     @property
     def bulk_edges(self) -> tuple[float, float]:
-        """Smallest and largest point of the measure that is no outlier; (nan, nan) where every point is one."""
-        rest = np.concatenate([self.eigenvalues[~self.is_outlier], self.bulk_nodes])
-        return (float(rest.min()), float(rest.max())) if rest.size else (np.nan, np.nan)
+        """Smallest and largest point of the bulk, the measure without outliers; (nan, nan) where there is none.
+
+        They are quantiles: on each side, half of one eigenvalue, 1/(2p) of the measure, is left beyond the edge, so
+        that nodes of next to no weight are no edge.
+        """
+        low, high, _, _ = self._edges()
+        return low, high
+
+    @property
+    def bulk_edge_bounds(self) -> tuple[float, float]:
+        """Bounds of the errors of `bulk_edges`: an eigenvalue is as near to each as that."""
+        _, _, low, high = self._edges()
+        return low, high
+
+    def _edges(self) -> tuple[float, float, float, float]:
+        nodes, weights, bounds = bulk_atoms(self)
+        if not nodes.size:
+            return (np.nan,) * 4
+        half = min(0.5 / self.dimension, weights.sum() / 2)
+        low = int(np.argmax(np.cumsum(weights) >= half))
+        high = nodes.size - 1 - int(np.argmax(np.cumsum(weights[::-1]) >= half))
+        return float(nodes[low]), float(nodes[high]), float(bounds[low]), float(bounds[high])
 
     def expectation(self, function: Callable[[Array], Array]) -> tuple[float, float]:
         """Mean of a function of the eigenvalues under the measure, and its standard error.
@@ -439,7 +465,7 @@ class Spectrum(Record):
         eigenvalue of the bulk lies beyond its outermost node by more than that node's residual bound, and resolved
         eigenvalues are simple.
         """
-        resolved = float(self.eigenvalue_weights @ self._mean_bounds)
+        resolved = float(self.eigenvalue_weights @ mean_bounds(self))
         return resolved + self._bulk_bounds()[0]
 
     @property
