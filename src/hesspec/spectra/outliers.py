@@ -15,7 +15,7 @@ probability
 that of an F variable of 2 and 2m degrees of freedom. Every spacing is tested; the i-th has the share 1/(i (i + 1)) of
 the level, and these shares sum to 1. So at most the share `level` of bulks without outliers are said to have any.
 
-Where the number C of classes is known, C - 1 and C are the ranks at which a gap is expected (Papyan, arXiv 1811.07062):
+Where the number C of classes is known, a gap of G and of the Hessian is expected at the ranks C - 1 and C (Papyan, arXiv 1811.07062):
 four fifths of the level are theirs, and the rest is shared as above (weights that are chosen beforehand keep the level;
 Genovese, Roeder and Wasserman 2006).
 
@@ -46,8 +46,8 @@ LEVEL: Final = 0.05
 """Share of bulks without outliers that are said to have any, at most."""
 
 # The bulk next to a spacing: the fewest eigenvalues, and the fewest points of the measure, by which its own spacings
-# are judged. With m of them the factor of the level 1e-3 is m (1000^(1/m) - 1): 10 with 10, 7.8 with 30, 6.9 at best.
-NEIGHBOURS: Final = 30
+# are judged. With m of them the factor of the level 1e-3 is m (1000^(1/m) - 1): 10 with 10, 8.3 with 20, 6.9 at best.
+NEIGHBOURS: Final = 20
 FEWEST_POINTS: Final = 10
 # Part of the level that is for what is expected where the classes are known: the two ranks, and the run.
 EXPECTED: Final = 0.8
@@ -70,9 +70,10 @@ def outlier_p_values(spectrum: Spectrum) -> Array:
     if counts[seen].sum() > NEIGHBOURS:
         values, counts, bounds, resolved = values[seen], counts[seen], bounds[seen], resolved[seen]
     inside = resolved & (np.cumsum(counts) <= spectrum.dimension / 2)
-    classes = spectrum.attributes.get("classes")
-    expected = (classes - 1, classes) if isinstance(classes, int) and classes > 1 else ()
-    mirrored = bool(expected) and spectrum.attributes.get("matrix") == "Hessian"
+    classes, matrix = (spectrum.attributes.get(name) for name in ("classes", "matrix"))
+    known = isinstance(classes, int) and classes > 1 and matrix in ("Hessian", "GaussNewton")
+    expected = (classes - 1, classes) if known else ()
+    mirrored = known and matrix == "Hessian"
     p_values = np.where(inside, spacing_p_values(np.abs(values), bounds, counts, expected, mirrored=mirrored), 1.0)
     if mirrored:
         run, together = run_p_value(values, bounds, counts)
@@ -109,35 +110,57 @@ def spacing_p_values(
     array (n,)
         Of the spacing below each point; 1 where there is no bulk below it to compare with.
     """
-    n, ranks = sizes.size, np.cumsum(counts)
-    tiny = np.finfo(float).tiny
-    logs = np.log(np.maximum(sizes, tiny))
-    found = np.ones(n)
+    n, found = sizes.size, np.ones(sizes.size)
+    bulk = _Spacings(sizes, counts)
     each = EXPECTED / (len(expected) + mirrored) if expected else 0.0
     rest = 1 - EXPECTED if expected else 1.0
-    # Sums of counts, and of counts times logs, over the points before each.
-    before, moment = np.append(0.0, ranks), np.append(0.0, np.cumsum(counts * logs))
     for i in range(n - 1):
         high, low = sizes[i] - bounds[i], sizes[i + 1] + bounds[i + 1]
         if not high > low:
             continue
-        end = int(np.searchsorted(ranks, ranks[i] + NEIGHBOURS))
-        end = min(max(end, i + 1 + FEWEST_POINTS), n - 1)
-        points = end - i - 1
+        rank = bulk.ranks[i]
+        mean, points = bulk.expected(i)
         if points < 1:
             # One point below: all of the bulk, if it is the same eigenvalue many times.
-            exact = bounds[-1] <= 1e-6 * sizes[i] and counts[-1] >= NEIGHBOURS
-            found[i] = 0.0 if exact else 1.0
-            continue
-        inner = ranks[i] * (logs[i + 1] - logs[end])
-        inner += moment[end] - moment[i + 1] - (before[end] - before[i + 1]) * logs[end]
-        mean = inner / (before[end] - before[i + 1])
-        spacing = ranks[i] * np.log(high / max(low, tiny))
-        with np.errstate(divide="ignore", over="ignore"):
-            p_value = np.exp(-points * np.log1p(spacing / (points * mean))) if mean > 0 else 0.0
-        share = rest / max(ranks[i] * (ranks[i] + 1), 2.0) + each * (round(ranks[i]) in expected)
+            p_value = 0.0 if bounds[-1] <= 1e-6 * sizes[i] and counts[-1] >= NEIGHBOURS else 1.0
+        elif mean > 0:
+            spacing = rank * np.log(high / max(low, np.finfo(float).tiny))
+            p_value = float(np.exp(-points * np.log1p(spacing / (points * mean))))
+        else:
+            p_value = 0.0
+        share = rest / max(rank * (rank + 1), 2.0) + each * (round(rank) in expected)
         found[i] = min(p_value / share, 1.0)
     return found
+
+
+class _Spacings:
+    """Normalised log-spacings of a measure of |lambda|, given as in `spacing_p_values`."""
+
+    def __init__(self, sizes: Array, counts: Array) -> None:
+        self.logs = np.log(np.maximum(sizes, np.finfo(float).tiny))
+        self.ranks = np.cumsum(counts)
+        # Sums over the points before each.
+        self._counts = np.append(0.0, self.ranks)
+        self._moments = np.append(0.0, np.cumsum(counts * self.logs))
+
+    def _mean(self, begin: int, end: int) -> float:
+        """Mean spacing of the ranks below the point `begin`, down to the spacing above `end`: Hill's estimate."""
+        count = self._counts[end] - self._counts[begin + 1]
+        total = self.ranks[begin] * (self.logs[begin + 1] - self.logs[end])
+        total += self._moments[end] - self._moments[begin + 1] - count * self.logs[end]
+        return float(total / count)
+
+    def expected(self, i: int) -> tuple[float, int]:
+        """Mean of the spacing below the point i under the null, and the number of points that it is known by.
+
+        That of the next spacings inwards, which is more than it where means grow inwards.
+        """
+        end = int(np.searchsorted(self.ranks, self.ranks[i] + NEIGHBOURS))
+        end = min(max(end, i + 1 + FEWEST_POINTS), self.ranks.size - 1)
+        points = end - i - 1
+        if points < 1:
+            return 0.0, 0
+        return self._mean(i, end), points
 
 
 def run_p_value(values: Array, bounds: Array, counts: Array) -> tuple[int, float]:
@@ -153,7 +176,7 @@ def run_p_value(values: Array, bounds: Array, counts: Array) -> tuple[int, float
     run : int
         Points beyond the first negative one.
     p_value : float
-        Probability of a run as long, where the chance of the sign is estimated from the next eigenvalues, four times as
+        Probability of a run as long, where the chance of the sign is estimated from the next eigenvalues, ten times as
         many as the run has (rule of succession of Laplace, 1774), and is a half at least.
     """
     other = np.flatnonzero(values < 0)
@@ -165,7 +188,7 @@ def run_p_value(values: Array, bounds: Array, counts: Array) -> tuple[int, float
     while run and sizes[run - 1] - bounds[run - 1] <= sizes[first] + bounds[first]:
         run -= 1
     length = round(counts[:run].sum())
-    window = max(2 * NEIGHBOURS, 4 * length)
+    window = max(5 * NEIGHBOURS, 10 * length)
     weight = np.clip(window - (np.cumsum(counts[run:]) - counts[run:]), 0, counts[run:])
     total = float(weight.sum())
     same = max(float(weight[values[run:] > 0].sum()), total / 2)
