@@ -161,9 +161,9 @@ RULES: dict[str, Rule] = {
     "fences": fence,
     "Wigner's surmise": repulsion,
     "hesspec": lambda spectrum: spectrum.is_outlier,
-    "hesspec, 10 classes": lambda spectrum: replace(
-        spectrum, attributes={"matrix": "Hessian", "classes": 10}
-    ).is_outlier,
+    "hesspec, 10 classes": lambda spectrum: (
+        replace(spectrum, attributes={"matrix": "Hessian", "classes": 10}).is_outlier
+    ),
 }
 
 
@@ -203,15 +203,19 @@ def power(draws: int, steps: int, sizes: tuple[int, ...]) -> None:
                     for index, rule in enumerate(RULES.values()):
                         found = np.sort(spectrum.eigenvalues[rule(spectrum)])
                         # Copies of one, or spikes too near to one another to be told apart, are one.
-                        right[index] += found.size > 0 and np.abs(found).min() > 1.5 * edge and (
-                            found.size >= 0.9 * spikes
+                        right[index] += (
+                            found.size > 0 and np.abs(found).min() > 1.5 * edge and (found.size >= 0.9 * spikes)
                         )
-                print(f"| {name} | {p:,} | {spikes} | " + " | ".join(f"{x:.0%}" for x in right / count) + " |", flush=True)
+                print(
+                    f"| {name} | {p:,} | {spikes} | " + " | ".join(f"{x:.0%}" for x in right / count) + " |", flush=True
+                )
 
 
 def transition(draws: int, steps: int) -> None:
     """Share of Wigner matrices, p = 3,000, in which one spike theta of the population is found."""
-    print("\n| theta | place of the eigenvalue / edge | " + " | ".join(RULES) + " |\n" + "|---" * (len(RULES) + 2) + "|")
+    print(
+        "\n| theta | place of the eigenvalue / edge | " + " | ".join(RULES) + " |\n" + "|---" * (len(RULES) + 2) + "|"
+    )
     for theta in (0.5, 0.9, 1.2, 1.5, 2.0, 3.7):
         place = theta + 1 / theta if theta > 1 else 2.0
         hits = np.zeros(len(RULES))

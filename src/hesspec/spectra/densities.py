@@ -66,7 +66,7 @@ def density(spectrum: Spectrum, grid: Array | None, width: float | None) -> xr.D
     return xr.Dataset(
         {"density": ("eigenvalue", smoothed), "standard_error": ("eigenvalue", error)},
         coords={"eigenvalue": x},
-        attrs={"zero_share": share, "zero_reach": reach},
+        attrs={"width": float(np.median(widths)) if nodes.size else 0.0, "zero_share": share, "zero_reach": reach},
     )
 
 

@@ -15,9 +15,9 @@ probability
 that of an F variable of 2 and 2m degrees of freedom. Every spacing is tested; the i-th has the share 1/(i (i + 1)) of
 the level, and these shares sum to 1. So at most the share `level` of bulks without outliers are said to have any.
 
-Where the number C of classes is known, a gap of G and of the Hessian is expected at the ranks C - 1 and C (Papyan, arXiv 1811.07062):
-four fifths of the level are theirs, and the rest is shared as above (weights that are chosen beforehand keep the level;
-Genovese, Roeder and Wasserman 2006).
+Where the number C of classes is known, a gap of G and of the Hessian is expected at the ranks C - 1 and C (Papyan, arXiv
+1811.07062): four fifths of the level are theirs, and the rest is shared as above (weights that are chosen beforehand
+keep the level; Genovese, Roeder and Wasserman 2006).
 
 In a Hessian, G + H, the bulk is that of H, whose positive and negative halves mirror one another (its blocks of a layer
 with itself vanish for piecewise linear networks, and [[0, B], [B^T, 0]] has pairs of opposite sign), while outliers are

@@ -13,7 +13,7 @@ import xarray as xr
 
 from hesspec.backend.text import printable
 from hesspec.spectra.checked_fields import refuse_unless
-from hesspec.spectra.densities import bulk_atoms, density, log_density
+from hesspec.spectra.densities import bulk_atoms, density, log_density, zero_peak
 from hesspec.spectra.outliers import LEVEL, outlier_p_values
 from hesspec.spectra.record import Array, Integers, Record, Sketches
 from hesspec.spectra.sampling import (
@@ -303,34 +303,34 @@ class Spectrum(Record):
     # Densities and distribution ---------------------------------------------------------------------------------------
 
     def density(self, grid: Array | None = None, width: float | None = None) -> xr.Dataset:
-        """Density of the bulk: its quadrature nodes, each a Gaussian.
+        """Density of the bulk, the measure without outliers: each of its points a Gaussian.
 
-        It integrates to the bulk's share of the measure; resolved eigenvalues are atoms beside it, at height
-        `eigenvalue_weights`.
+        It integrates to the share of the bulk, ends at `bulk_range`, and has the mass of each point on its side of
+        them: what a Gaussian would have beyond is reflected.
 
         Parameters
         ----------
         grid : array (n,), optional
             Where to evaluate, in units of eigenvalues. By default 1,024 points over the bulk.
         width : float, optional
-            Standard deviation of the Gaussian, in units of eigenvalues. By default that of arXiv 1811.07062 on the
-            range of the bulk: (half range) (2 / (m - 1)) / sqrt(8 ln 1.25), m the number of bulk nodes of a probe.
+            Standard deviation of the Gaussians, in units of eigenvalues. By default each is as wide as the distances to
+            its neighbours ask for, 2 / sqrt(8 ln 1.25) = 1.5 of them (twice the ratio of arXiv 1811.07062), but no
+            narrower than the grid. What may be zero is no wider than its residual bound: a kernel is a peak.
 
         Returns
         -------
         xarray.Dataset
-            `density` and `standard_error` over `eigenvalue`; the attribute `width`. A spectrum without bulk (all
-            eigenvalues resolved) has density zero.
+            `density` and `standard_error` over `eigenvalue`. Attributes: `width`, the median one; `zero_share`, the
+            share of all eigenvalues that may be zero within their bounds, and `zero_reach`, how far these bounds reach.
+            A spectrum without bulk (all eigenvalues are outliers) has density zero.
         """
         return density(self, grid, width)
 
     def log_density(self) -> xr.Dataset:
         """Density of log10 |lambda| of the bulk, in all and for each sign, down to the smallest that is resolved.
 
-        In the logarithm, quadrature nodes lie far denser at the bulk's edges than near zero, and kernels of one width
-        would leave every node near zero as a peak of its own, with gaps that the operator does not have. So the
-        Gaussian of each node, in lambda, is as wide as the distance to its neighbours asks for (the ratio is that of
-        `density`), or 5% of |lambda| where that is more. Below the width of the node next to zero nothing is known.
+        Kernels are those of `density`, or 5% of |lambda| wide where that is more, up to the end of `bulk_range`. Below
+        the width of the point next to zero nothing is known.
 
         Returns
         -------
@@ -551,14 +551,18 @@ class Spectrum(Record):
 
     def summary(self) -> dict[str, str]:
         """What `repr`, notebooks, the terminal and the report show of it: names and values in words."""
-        low, high = self.bulk_edges
+        low, high = self.bulk_range
+        edges = " to ".join(f"{edge:.4g}" for edge in self.bulk_edges)
+        p_value, (share, reach) = float(self.outlier_p_values.min(initial=1.0)), zero_peak(self)
         rows = {
             "parameters": f"{self.dimension:,}",
             "Lanczos steps": f"{self.steps} (probes: {self.probes}, matvecs: {self.matvecs})",
             "stopped": self.stopped,
             "largest |eigenvalue|": f"{self.norm:.6g}",
             "resolved eigenvalues": f"{self.eigenvalues.size}, of which {self.outliers.size} are outliers",
-            "bulk edges": f"{low:.4g}, {high:.4g}",
+            "outlier rule": f"log-spacings of |eigenvalue| at the level {LEVEL}, smallest p-value {p_value:.2g}",
+            "bulk": f"{low:.4g} to {high:.4g}; 99% of it lie in {edges}" if np.isfinite(low) else "none",
+            "not told from zero": f"{share:.1%} of all eigenvalues, within ±{reach:.2g}",
             "trace": f"{self.trace:.4g} ± {self.trace_standard_error:.2g}",
             "effective rank": f"{self.effective_rank:.4g}",
             "negative eigenvalues": str(self.num_negative),
