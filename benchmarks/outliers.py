@@ -9,8 +9,6 @@ put where Baik, Ben Arous and Peche's transition puts those of a population: the
 2, which is the edge itself for theta <= 1.
 """
 
-# ruff: noqa: T201 - what it prints is its result
-
 import argparse
 import sys
 from collections.abc import Callable

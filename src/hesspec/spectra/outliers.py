@@ -15,7 +15,7 @@ probability
 that of an F variable of 2 and 2m degrees of freedom. Every spacing is tested; the i-th has the share 1/(i (i + 1)) of
 the level, and these shares sum to 1. So at most the share `level` of bulks without outliers are said to have any.
 
-Where the number C of classes is known, a gap of G and of the Hessian is expected at the ranks C - 1 and C (Papyan, arXiv
+Where the number C of classes is known, a gap of G and Hess is expected at the ranks C - 1 and C (Papyan, arXiv
 1811.07062): four fifths of the level are theirs, and the rest is shared as above (weights that are chosen beforehand
 keep the level; Genovese, Roeder and Wasserman 2006).
 
@@ -69,12 +69,13 @@ def outlier_p_values(spectrum: Spectrum) -> Array:
     seen = np.abs(values) > spectrum.rounding
     if counts[seen].sum() > NEIGHBOURS:
         values, counts, bounds, resolved = values[seen], counts[seen], bounds[seen], resolved[seen]
+    sizes = np.maximum(np.abs(values), spectrum.rounding)
     inside = resolved & (np.cumsum(counts) <= spectrum.dimension / 2)
     classes, matrix = (spectrum.attributes.get(name) for name in ("classes", "matrix"))
     known = isinstance(classes, int) and classes > 1 and matrix in ("Hessian", "GaussNewton")
     expected = (classes - 1, classes) if known else ()
     mirrored = known and matrix == "Hessian"
-    p_values = np.where(inside, spacing_p_values(np.abs(values), bounds, counts, expected, mirrored=mirrored), 1.0)
+    p_values = np.where(inside, spacing_p_values(sizes, bounds, counts, expected, mirrored=mirrored), 1.0)
     if mirrored:
         run, together = run_p_value(values, bounds, counts)
         if 0 < run <= max(expected) and inside[run - 1]:
@@ -155,7 +156,7 @@ class _Spacings:
 
         That of the next spacings inwards, which is more than it where means grow inwards.
         """
-        end = int(np.searchsorted(self.ranks, self.ranks[i] + NEIGHBOURS))
+        end = int(np.searchsorted(self.ranks, self.ranks[i] + NEIGHBOURS, side="right"))
         end = min(max(end, i + 1 + FEWEST_POINTS), self.ranks.size - 1)
         points = end - i - 1
         if points < 1:
