@@ -145,7 +145,7 @@ def test_a_smaller_tolerance_takes_more_steps():
 def test_density_integrates_to_the_share_of_the_bulk(name):
     spectrum = measured(SPECTRA[name](), steps=64)
     density = spectrum.density()
-    share = 1 - spectrum.eigenvalues.size / spectrum.dimension
+    share = 1 - spectrum.outliers.size / spectrum.dimension
     assert np.trapezoid(density.density, density.eigenvalue) == pytest.approx(share, rel=1e-3)
     assert density.eigenvalue.size == 1024
     assert (density.standard_error >= 0).all()

@@ -90,7 +90,7 @@ def test_the_headline_says_what_was_measured_and_the_result(page, study):
         f"Hess · train · end (epoch 12): 10 outliers, as many as classes; the largest is {value} ± {bound};"
         in page.text
     )
-    assert f"the bulk lies between {MINUS}0." in page.text
+    assert f"99% of the bulk lies between {MINUS}0." in page.text
     assert "H · train · end (epoch 12): no outliers; the bulk" in page.text
 
 

@@ -426,7 +426,7 @@ def _sentence(member: Member) -> dict[str, str]:
         parts.append(f"the largest is {value} ± {bound}")
     low, high = spectrum.bulk_edges
     if math.isfinite(low):
-        parts.append(f"the bulk lies between {three_digits(low)} and {three_digits(high)}")
+        parts.append(f"99% of the bulk lies between {three_digits(low)} and {three_digits(high)}")
     return {"of": member.title or "operator", "is": "; ".join(parts)}
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 import xarray as xr
 
-from hesspec.spectra.sampling import samples, standard_error
+from hesspec.spectra.sampling import Sample, mean_bounds, node_bounds, samples, standard_error
 
 if TYPE_CHECKING:
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["density", "log_density"]
+__all__ = ["bulk_atoms", "density", "log_density", "zero_peak"]
 
 Array = npt.NDArray[np.float64]
 
 GRID_POINTS: Final = 1024
-MARGIN: Final = 0.05
 # Half-way between two nodes of equal weight the kernels of width `spacing / sqrt(8 ln KAPPA)` have fallen to 1 / KAPPA
 # of their peak; 1.25 is the value of the code released with arXiv 1811.07062 (its text has 3, which leaves ripples).
 KAPPA: Final = 1.25
@@ -29,60 +30,118 @@ RELATIVE_WIDTH: Final = 0.05
 LOG_FLOOR: Final = 1e-8
 
 
+def bulk_atoms(spectrum: Spectrum) -> tuple[Array, Array, Array]:
+    """Points of the measure without outliers, ascending, their weights, and bounds of their errors."""
+    inside = ~spectrum.is_outlier
+    nodes = np.concatenate([spectrum.eigenvalues[inside], spectrum.bulk_nodes])
+    weights = np.concatenate([spectrum.eigenvalue_weights[inside], spectrum.bulk_weights])
+    bounds = np.concatenate([mean_bounds(spectrum)[inside], node_bounds(spectrum)])
+    order = np.argsort(nodes, kind="stable")
+    return nodes[order], weights[order], bounds[order]
+
+
 def density(spectrum: Spectrum, grid: Array | None, width: float | None) -> xr.Dataset:
     """As `Spectrum.density`."""
-    width = _width(spectrum) if width is None else width
-    x = _grid(spectrum, width) if grid is None else np.asarray(grid, float)
+    nodes, weights, _ = bulk_atoms(spectrum)
+    low, high = spectrum.bulk_range if nodes.size else (0.0, 0.0)
+    step = (high - low) / (GRID_POINTS - 1)
+    # One point, or points that coincide: an atom, drawn as narrow as the picture of the whole spectrum allows.
+    floor = step or (spectrum.norm or 1.0) / GRID_POINTS
+    widths = np.maximum(bulk_widths(spectrum), floor) if width is None else np.full(nodes.size, width)
+    ends = (low, high) if step else (-np.inf, np.inf)
+    if grid is None:
+        x = np.linspace(low, high, GRID_POINTS) if step else low + 4 * floor * np.linspace(-1, 1, GRID_POINTS)
+    else:
+        x = np.asarray(grid, float)
 
-    def kernels(nodes: Array) -> Array:
-        scaled = (x[:, None] - nodes) / width
-        return np.asarray(np.exp(-0.5 * scaled**2) / (width * np.sqrt(2 * np.pi)))
+    def kernels(where: Array) -> Array:
+        at = _nearest(nodes, where)
+        return _reflected(x, where, widths[at] if at.size else np.ones(where.size), ends)
 
     # Below 1e-305 in units of eigenvalues, densities exceed the largest float64.
     with np.errstate(over="ignore"):
-        smoothed = kernels(spectrum.bulk_nodes) @ spectrum.bulk_weights
-        error = standard_error(samples(spectrum, doubtful=False), kernels)
+        smoothed = kernels(nodes) @ weights
+        error = standard_error(_without_outliers(spectrum), kernels)
+    share, reach = zero_peak(spectrum)
     return xr.Dataset(
         {"density": ("eigenvalue", smoothed), "standard_error": ("eigenvalue", error)},
         coords={"eigenvalue": x},
-        attrs={"width": width},
+        attrs={"width": float(np.median(widths)) if nodes.size else 0.0, "zero_share": share, "zero_reach": reach},
     )
 
 
-def _width(spectrum: Spectrum) -> float:
-    nodes = spectrum.bulk_nodes.size / max(spectrum.probes, 1)
-    half_range = float(np.ptp(spectrum.bulk_nodes)) / 2 * (1 + MARGIN) if spectrum.bulk_nodes.size else 0.0
-    width = half_range * 2 / max(nodes - 1, 1) / np.sqrt(8 * np.log(KAPPA))
-    # One node, or nodes that coincide: an atom, drawn as narrow as the picture of the whole spectrum allows.
-    return float(width) or (spectrum.norm or 1.0) / GRID_POINTS
+def _nearest(nodes: Array, where: Array) -> npt.NDArray[np.intp]:
+    """Places of the nodes, ascending, that are nearest to some points."""
+    if not nodes.size:
+        return np.zeros(0, np.intp)
+    right = np.clip(np.searchsorted(nodes, where), 0, nodes.size - 1)
+    left = np.maximum(right - 1, 0)
+    return np.where(np.abs(nodes[left] - where) < np.abs(nodes[right] - where), left, right)
 
 
-def _grid(spectrum: Spectrum, width: float) -> Array:
-    nodes = spectrum.bulk_nodes
-    low, high = (nodes.min(), nodes.max()) if nodes.size else (0.0, 0.0)
-    margin = MARGIN * (high - low) + 4 * width
-    return np.linspace(low - margin, high + margin, GRID_POINTS)
+def _reflected(x: Array, centres: Array, widths: Array, ends: tuple[float, float]) -> Array:
+    """Gaussians of mass 1 between two ends, at which what would lie beyond is reflected; shape (x, centres)."""
+    low, high = ends
+    found = np.zeros((x.size, centres.size))
+    mirrors = [centres]
+    if np.isfinite(low):
+        mirrors += [2 * low - centres, 2 * high - centres]
+    for mirror in mirrors:
+        found += np.exp(-0.5 * ((x[:, None] - mirror) / widths) ** 2) / (widths * np.sqrt(2 * np.pi))
+    if not np.isfinite(low):
+        return found
+    # What is reflected twice, of kernels as wide as the whole range.
+    inside = [(mirror - low) / widths for mirror in mirrors], [(mirror - high) / widths for mirror in mirrors]
+    mass = sum(scipy.special.ndtr(a) - scipy.special.ndtr(b) for a, b in zip(*inside, strict=True))
+    return np.where(((x >= low) & (x <= high))[:, None], found / mass, 0.0)
+
+
+def _without_outliers(spectrum: Spectrum) -> list[Sample]:
+    """The sample of each probe, without the outliers, which are no part of the bulk's density."""
+    outliers = spectrum.outliers
+    return [
+        replace(
+            sample,
+            counted=sample.counted[~(inside := np.isin(sample.counted, outliers))],
+            counted_weights=sample.counted_weights[~inside],
+        )
+        for sample in samples(spectrum, doubtful=False)
+    ]
+
+
+def zero_peak(spectrum: Spectrum) -> tuple[float, float]:
+    """Share of all eigenvalues in points of the bulk that may be zero within their bounds, and how far these reach.
+
+    Eigenvalues of a kernel, or too small to be told from it: the sign of these is not known.
+    """
+    nodes, weights, bounds = bulk_atoms(spectrum)
+    zero = np.abs(nodes) <= np.maximum(bounds, spectrum.rounding)
+    return float(weights[zero].sum()), float((np.abs(nodes) + bounds)[zero].max(initial=0.0))
 
 
 def log_density(spectrum: Spectrum) -> xr.Dataset:
     """As `Spectrum.log_density`."""
-    nodes, weights = spectrum.bulk_nodes, spectrum.bulk_weights
+    nodes, weights, _ = bulk_atoms(spectrum)
     if not nodes.size or not spectrum.norm > 0:
         logs, positive, negative, error = (np.empty(0) for _ in range(4))
     else:
-        widths = _local_widths(spectrum)
-        resolution, top = widths[np.argmin(np.abs(nodes))], (np.abs(nodes) + 4 * widths).max()
+        widths = np.maximum(bulk_widths(spectrum), RELATIVE_WIDTH * np.abs(nodes))
+        ends = max(abs(end) for end in spectrum.bulk_range)
+        resolution, top = widths[np.argmin(np.abs(nodes))], ends or float(widths.max())
         logs = np.linspace(np.log10(min(resolution, top / 10)), np.log10(top), LOG_POINTS)
-        magnitude = 10 ** logs[:, None]
+        magnitude = 10**logs
 
         def kernels(where: Array) -> tuple[Array, Array]:
-            width = widths[np.abs(nodes - where[:, None]).argmin(axis=1)]
-            per_decade = magnitude / width * np.log(10) / np.sqrt(2 * np.pi)
-            above, below = ((magnitude + sign * where) / width for sign in (-1.0, 1.0))
-            return np.exp(-0.5 * above**2) * per_decade, np.exp(-0.5 * below**2) * per_decade
+            width = widths[_nearest(nodes, where)]
+            scale = (magnitude * np.log(10))[:, None]
+            low, high = spectrum.bulk_range if ends else (-np.inf, np.inf)
+            return (
+                _reflected(magnitude, where, width, (low, high)) * scale,
+                _reflected(-magnitude, where, width, (low, high)) * scale,
+            )
 
         positive, negative = (part @ weights for part in kernels(nodes))
-        error = standard_error(samples(spectrum, doubtful=False), lambda where: np.add(*kernels(where)))
+        error = standard_error(_without_outliers(spectrum), lambda where: np.add(*kernels(where)))
     return xr.Dataset(
         {
             "density": ("log10_magnitude", positive + negative),
@@ -94,13 +153,27 @@ def log_density(spectrum: Spectrum) -> xr.Dataset:
     )
 
 
-def _local_widths(spectrum: Spectrum) -> Array:
-    """Standard deviations of the kernels of `log_density`, one for each bulk node."""
-    nodes, floor = spectrum.bulk_nodes, LOG_FLOOR * spectrum.norm
-    spacing = np.full(nodes.size, floor)
-    for probe in np.unique(spectrum.bulk_probe):
-        mine = np.flatnonzero(spectrum.bulk_probe == probe)
-        mine = mine[np.argsort(nodes[mine], kind="stable")]
-        if mine.size > 1:
-            spacing[mine] = np.maximum(np.gradient(nodes[mine]), floor)
-    return np.asarray(np.maximum(spacing / np.sqrt(8 * np.log(KAPPA)), RELATIVE_WIDTH * np.abs(nodes)))
+def bulk_widths(spectrum: Spectrum) -> Array:
+    """Standard deviations of the kernels, one for each of `bulk_atoms`: what the distance to their neighbours asks for.
+
+    It is the mean distance over two neighbours on either side, as distances alternate where Ritz values converge; nodes
+    of different probes are no neighbours. What may be zero within its bound is no wider than that bound, the standard
+    deviation of its Ritz vector's eigenvalues: a peak at zero stays a peak.
+    """
+    inside = ~spectrum.is_outlier
+    resolved, floor = spectrum.eigenvalues[inside], LOG_FLOOR * spectrum.norm
+    nodes = np.concatenate([resolved, spectrum.bulk_nodes])
+    distances = np.full(nodes.size, np.inf)
+    for probe in range(spectrum.probes):
+        mine = np.append(np.arange(resolved.size), resolved.size + np.flatnonzero(spectrum.bulk_probe == probe))
+        # Copies of a resolved eigenvalue are at its place, and as wide as it is.
+        places, same = np.unique(nodes[mine], return_inverse=True)
+        if places.size > 1:
+            index = np.arange(places.size)
+            right, left = np.minimum(index + 2, places.size - 1), np.maximum(index - 2, 0)
+            distances[mine] = np.minimum(distances[mine], ((places[right] - places[left]) / (right - left))[same])
+    widths = np.where(np.isfinite(distances), distances, 0.0) * 2 / np.sqrt(8 * np.log(KAPPA))
+    order = np.argsort(nodes, kind="stable")
+    widths, (ascending, _, bounds) = widths[order], bulk_atoms(spectrum)
+    widths = np.where(np.abs(ascending) <= bounds, np.minimum(widths, bounds), widths)
+    return np.maximum(widths, floor)

@@ -26,6 +26,8 @@ __all__ = [
     "CONFIDENCE",
     "Sample",
     "interval",
+    "mean_bounds",
+    "node_bounds",
     "residual_bound",
     "samples",
     "sampling_bounds",
@@ -136,6 +138,17 @@ def samples(spectrum: Spectrum, *, doubtful: bool) -> list[Sample]:
 def residual_bound(spectrum: Spectrum, node: float) -> float:
     """Residual bound of the Ritz value that a bulk node is."""
     return float(spectrum.ritz_bounds[np.argmin(np.abs(spectrum.ritz_values - node))])
+
+
+def node_bounds(spectrum: Spectrum) -> Array:
+    """Residual bounds of all bulk nodes."""
+    return np.array([residual_bound(spectrum, node) for node in spectrum.bulk_nodes])
+
+
+def mean_bounds(spectrum: Spectrum) -> Array:
+    """Bounds of the root mean square distance of the copies of each resolved eigenvalue, see `Spectrum`."""
+    copies = np.maximum(spectrum.eigenvalue_weights * spectrum.dimension, 1.0)
+    return np.asarray(spectrum.error_bounds / np.sqrt(copies))
 
 
 def standard_error(drawn: Sequence[Sample], function: Function) -> Array:

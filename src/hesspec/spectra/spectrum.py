@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +13,29 @@ import xarray as xr
 
 from hesspec.backend.text import printable
 from hesspec.spectra.checked_fields import refuse_unless
-from hesspec.spectra.densities import density, log_density
-from hesspec.spectra.outliers import outlier_mask
+from hesspec.spectra.densities import bulk_atoms, density, log_density, zero_peak
+from hesspec.spectra.outliers import LEVEL, outlier_p_values
 from hesspec.spectra.record import Array, Integers, Record, Sketches
-from hesspec.spectra.sampling import interval, residual_bound, samples, sampling_bounds, share_limits, standard_error
+from hesspec.spectra.sampling import (
+    interval,
+    mean_bounds,
+    residual_bound,
+    samples,
+    sampling_bounds,
+    share_limits,
+    standard_error,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["Estimate", "Spectrum"]
+
+
+# Share of the bulk beyond each of its edges. Networks have about as many outliers as classes, 10 of 4,000 eigenvalues
+# or more: whether these count as bulk moves the edges little.
+EDGE_SHARE: Final = 0.005
 
 
 class Estimate(NamedTuple):
@@ -199,30 +212,75 @@ class Spectrum(Record):
 
     @property
     def outliers(self) -> Array:
-        """Resolved eigenvalues that a gap separates from the bulk, largest absolute value first."""
+        """Resolved eigenvalues that stand apart from the bulk, largest absolute value first."""
         return self.eigenvalues[self.is_outlier]
 
     @property
     def is_outlier(self) -> npt.NDArray[np.bool_]:
-        """Which of `eigenvalues` are outliers, shape (k,), by the rule of `hesspec.spectra.outliers.outlier_mask`."""
-        edges = (0.0, 0.0)
-        # Further copies of a resolved eigenvalue are in the bulk at the same place, and are no edge of it.
-        bulk = self.bulk_nodes[~np.isin(self.bulk_nodes, self.eigenvalues)]
-        if bulk.size:
-            low, high = float(bulk.min()), float(bulk.max())
-            edges = (low - residual_bound(self, low), high + residual_bound(self, high))
-        return outlier_mask(self.eigenvalues, self._mean_bounds, edges, self.dimension)
+        """Which of `eigenvalues` are outliers, shape (k,): those with an `outlier_p_values` up to 0.05."""
+        return self.outlier_p_values <= LEVEL
 
     @property
-    def _mean_bounds(self) -> Array:
-        """Bounds of the root mean square distance of the copies of each eigenvalue, see `error_bounds`."""
-        return self.error_bounds / np.sqrt(np.maximum(self.eigenvalue_weights * self.dimension, 1.0))
+    def outlier_p_values(self) -> Array:
+        """Of each of `eigenvalues`, the probability that a bulk without outliers has one as clear, shape (k,).
+
+        By the rule of `hesspec.spectra.outliers`: how improbable the gap between the eigenvalue and the bulk is among
+        the spacings of the bulk next to it. With a level of your own, `spectrum.outlier_p_values <= level` are the
+        outliers.
+        """
+        return outlier_p_values(self)
 
     @property
     def bulk_edges(self) -> tuple[float, float]:
-        """Smallest and largest point of the measure that is no outlier; (nan, nan) where every point is one."""
-        rest = np.concatenate([self.eigenvalues[~self.is_outlier], self.bulk_nodes])
-        return (float(rest.min()), float(rest.max())) if rest.size else (np.nan, np.nan)
+        """Quantiles between which 99% of the bulk lie, as `bulk_edge_estimates`; (nan, nan) where there is no bulk."""
+        low, high = self.bulk_edge_estimates
+        return low.value, high.value
+
+    @property
+    def bulk_edge_estimates(self) -> tuple[Estimate, Estimate]:
+        """Quantiles of 0.5% and 99.5% of the bulk, the measure without outliers, with their intervals.
+
+        Whether one eigenvalue or ten are outliers hardly moves them. Intervals are those of `cdf_bracket` for the
+        operator, of 95%; where a quantile is further out than it reaches, they end at the outermost point of the bulk.
+        """
+        nodes, weights, bounds = bulk_atoms(self)
+        if not nodes.size:
+            return (Estimate(np.nan, np.nan, np.nan),) * 2
+        total = float(weights.sum())
+        beyond = self.outliers < nodes[0]
+        below = float(self.eigenvalue_weights[self.is_outlier][beyond].sum())
+        bracket = None if self.exact else self.cdf_bracket(nodes)
+        found = []
+        for share in (EDGE_SHARE, 1 - EDGE_SHARE):
+            place = int(np.searchsorted(np.cumsum(weights), share * total * (1 - 1e-12)))
+            place = min(place, nodes.size - 1)
+            lower = upper = place
+            if bracket is not None:
+                wanted = below + share * total
+                lower = int(np.argmax(bracket.operator_upper.to_numpy() >= wanted))
+                enough = bracket.operator_lower.to_numpy() >= wanted
+                upper = int(np.argmax(enough)) if enough.any() else nodes.size - 1
+            lower, upper = min(lower, place), max(upper, place)
+            found.append(
+                Estimate(float(nodes[place]), float(nodes[lower] - bounds[lower]), float(nodes[upper] + bounds[upper]))
+            )
+        return found[0], found[1]
+
+    @property
+    def bulk_range(self) -> tuple[float, float]:
+        """Smallest and largest point of the bulk, between which `density` is drawn; (nan, nan) where there is none.
+
+        Zero instead of a smallest point that is zero up to rounding: of a positive semi-definite operator.
+        """
+        nodes, _, bounds = bulk_atoms(self)
+        if not nodes.size:
+            return np.nan, np.nan
+        low, high = float(nodes[0]), float(nodes[-1])
+        if abs(low) <= max(float(bounds[0]), self.rounding):
+            low = 0.0
+        elif abs(high) <= max(float(bounds[-1]), self.rounding):
+            high = 0.0
+        return low, high
 
     def expectation(self, function: Callable[[Array], Array]) -> tuple[float, float]:
         """Mean of a function of the eigenvalues under the measure, and its standard error.
@@ -245,34 +303,34 @@ class Spectrum(Record):
     # Densities and distribution ---------------------------------------------------------------------------------------
 
     def density(self, grid: Array | None = None, width: float | None = None) -> xr.Dataset:
-        """Density of the bulk: its quadrature nodes, each a Gaussian.
+        """Density of the bulk, the measure without outliers: each of its points a Gaussian.
 
-        It integrates to the bulk's share of the measure; resolved eigenvalues are atoms beside it, at height
-        `eigenvalue_weights`.
+        It integrates to the share of the bulk, ends at `bulk_range`, and has the mass of each point on its side of
+        them: what a Gaussian would have beyond is reflected.
 
         Parameters
         ----------
         grid : array (n,), optional
             Where to evaluate, in units of eigenvalues. By default 1,024 points over the bulk.
         width : float, optional
-            Standard deviation of the Gaussian, in units of eigenvalues. By default that of arXiv 1811.07062 on the
-            range of the bulk: (half range) (2 / (m - 1)) / sqrt(8 ln 1.25), m the number of bulk nodes of a probe.
+            Standard deviation of the Gaussians, in units of eigenvalues. By default each is as wide as the distances to
+            its neighbours ask for, 2 / sqrt(8 ln 1.25) = 1.5 of them (twice the ratio of arXiv 1811.07062), but no
+            narrower than the grid. What may be zero is no wider than its residual bound: a kernel is a peak.
 
         Returns
         -------
         xarray.Dataset
-            `density` and `standard_error` over `eigenvalue`; the attribute `width`. A spectrum without bulk (all
-            eigenvalues resolved) has density zero.
+            `density` and `standard_error` over `eigenvalue`. Attributes: `width`, the median one; `zero_share`, the
+            share of all eigenvalues that may be zero within their bounds, and `zero_reach`, how far these bounds reach.
+            A spectrum without bulk (all eigenvalues are outliers) has density zero.
         """
         return density(self, grid, width)
 
     def log_density(self) -> xr.Dataset:
         """Density of log10 |lambda| of the bulk, in all and for each sign, down to the smallest that is resolved.
 
-        In the logarithm, quadrature nodes lie far denser at the bulk's edges than near zero, and kernels of one width
-        would leave every node near zero as a peak of its own, with gaps that the operator does not have. So the
-        Gaussian of each node, in lambda, is as wide as the distance to its neighbours asks for (the ratio is that of
-        `density`), or 5% of |lambda| where that is more. Below the width of the node next to zero nothing is known.
+        Kernels are those of `density`, or 5% of |lambda| wide where that is more, up to the end of `bulk_range`. Below
+        the width of the point next to zero nothing is known.
 
         Returns
         -------
@@ -439,7 +497,7 @@ class Spectrum(Record):
         eigenvalue of the bulk lies beyond its outermost node by more than that node's residual bound, and resolved
         eigenvalues are simple.
         """
-        resolved = float(self.eigenvalue_weights @ self._mean_bounds)
+        resolved = float(self.eigenvalue_weights @ mean_bounds(self))
         return resolved + self._bulk_bounds()[0]
 
     @property
@@ -493,14 +551,18 @@ class Spectrum(Record):
 
     def summary(self) -> dict[str, str]:
         """What `repr`, notebooks, the terminal and the report show of it: names and values in words."""
-        low, high = self.bulk_edges
+        low, high = self.bulk_range
+        edges = " to ".join(f"{edge:.4g}" for edge in self.bulk_edges)
+        p_value, (share, reach) = float(self.outlier_p_values.min(initial=1.0)), zero_peak(self)
         rows = {
             "parameters": f"{self.dimension:,}",
             "Lanczos steps": f"{self.steps} (probes: {self.probes}, matvecs: {self.matvecs})",
             "stopped": self.stopped,
             "largest |eigenvalue|": f"{self.norm:.6g}",
             "resolved eigenvalues": f"{self.eigenvalues.size}, of which {self.outliers.size} are outliers",
-            "bulk edges": f"{low:.4g}, {high:.4g}",
+            "outlier rule": f"log-spacings of |eigenvalue| at the level {LEVEL}, smallest p-value {p_value:.2g}",
+            "bulk": f"{low:.4g} to {high:.4g}; 99% of it lie in {edges}" if np.isfinite(low) else "none",
+            "not told from zero": f"{share:.1%} of all eigenvalues, within ±{reach:.2g}",
             "trace": f"{self.trace:.4g} ± {self.trace_standard_error:.2g}",
             "effective rank": f"{self.effective_rank:.4g}",
             "negative eigenvalues": str(self.num_negative),
