@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hesspec.applications import laplace
     from hesspec.applications.class_structure.attribution import Attribution, attribute, class_structure, knock_out
     from hesspec.applications.class_structure.means import ClassStructure
     from hesspec.applications.class_structure.record import Structure
@@ -68,6 +69,7 @@ __all__ = [
     "fit_tail",
     "follow",
     "knock_out",
+    "laplace",
     "load",
     "overlaps",
     "plan",
@@ -108,12 +110,16 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Modules that are used as `hesspec.study.open` and need no import statement of their own.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
+# Applications with names of their own, as `hesspec.laplace.Laplace`.
+_APPLICATIONS = ("laplace",)
 
 if not TYPE_CHECKING:  # where it would make any name a name of this module
 
     def __getattr__(name):
         if name in _PACKAGES:
             return import_module(f"hesspec.{name}")
+        if name in _APPLICATIONS:
+            return import_module(f"hesspec.applications.{name}")
         if name not in _HOME:
             raise AttributeError(f"module 'hesspec' has no attribute {name!r}")
         found = getattr(import_module(f"hesspec.{_HOME[name]}"), name)

@@ -1,0 +1,24 @@
+"""Laplace approximations of the posterior from one Krylov run: evidence, predictive variances, samples, subspaces."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hesspec.applications.laplace.evidence import MarginalLikelihood
+    from hesspec.applications.laplace.record import Evidence
+
+__all__ = ["Evidence", "MarginalLikelihood"]
+
+# Results are read and drawn without PyTorch.
+_MODULES = {"Evidence": "record", "MarginalLikelihood": "evidence"}
+
+if not TYPE_CHECKING:  # where it would make any name a name of this module
+
+    def __getattr__(name):
+        if name not in _MODULES:
+            raise AttributeError(f"module 'hesspec.laplace' has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
