@@ -5,12 +5,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hesspec.applications.laplace.evidence import MarginalLikelihood
+    from hesspec.applications.laplace.posterior import Covariance, Laplace, Prediction
     from hesspec.applications.laplace.record import Evidence
 
-__all__ = ["Evidence", "MarginalLikelihood"]
+__all__ = ["Covariance", "Evidence", "Laplace", "MarginalLikelihood", "Prediction"]
 
 # Results are read and drawn without PyTorch.
-_MODULES = {"Evidence": "record", "MarginalLikelihood": "evidence"}
+_MODULES = {
+    "Covariance": "posterior",
+    "Evidence": "record",
+    "Laplace": "posterior",
+    "MarginalLikelihood": "evidence",
+    "Prediction": "posterior",
+}
 
 if not TYPE_CHECKING:  # where it would make any name a name of this module
 
