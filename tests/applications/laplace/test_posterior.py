@@ -165,11 +165,11 @@ def test_probit_of_one_sample_at_zero():
     x = torch.ones(1, 1, dtype=torch.float64)
     found = laplace.Laplace(model, nn.CrossEntropyLoss(), [(x, torch.tensor([0]))], verify=False)
     covariance = found.covariance(x).values[0]
-    assert covariance.diagonal() == pytest.approx(torch.full((3,), 5 / 6), abs=1e-12)
+    assert (covariance.diagonal() - 5 / 6).abs().max() <= 1e-12
     variance = found.predict(x).variance[0, 0]
     assert float(1 / torch.sqrt(1 + math.pi / 8 * variance)) == pytest.approx(0.868008060602676, abs=1e-12)
     for method in ("probit", "monte carlo"):
-        assert found.predict(x, method=method, samples=20_000).mean[0] == pytest.approx(torch.full((3,), 1 / 3), abs=0.02)
+        assert (found.predict(x, method=method, samples=20_000).mean[0] - 1 / 3).abs().max() <= 0.02
 
 
 @pytest.mark.parametrize("rank", [2, 100])

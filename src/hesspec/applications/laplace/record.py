@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.record import Array, Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Evidence"]
 
@@ -89,3 +92,14 @@ class Evidence(Record):
             refuse_unless(
                 bool(((lower <= value) & (value <= upper)).all()), f"Its {name} are not all in their intervals."
             )
+
+    def plot(self) -> Figure:
+        """Figure of the evidence and the effective number of parameters against the prior, with intervals.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from hesspec.applications.laplace.figure import plot_evidence  # noqa: PLC0415 - matplotlib, asked only here
+
+        return plot_evidence(self)
