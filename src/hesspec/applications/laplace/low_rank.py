@@ -5,14 +5,14 @@ With A = c G, c the factor that makes the loss a negative log-likelihood, and ei
 .. math:: \Psi = (A + t I)^{-1}, \qquad
           \Psi_k = \tfrac1t \bigl(I - V \operatorname{diag}\tfrac{a_i}{a_i + t} V^\top\bigr) \succeq \Psi .
 
-Let R = A V - V D be the residuals, orthogonal to V. A' = A - R V^T - V R^T has the columns of V as exact eigenvectors, and
-its part in their complement is that of A, whose eigenvalues are at most a_r. Then
+Let R = A V - V D be the residuals, orthogonal to V. A' = A - R V^T - V R^T has the columns of V as exact eigenvectors,
+and its part in their complement is that of A, whose eigenvalues are at most a_r. Then
 
 .. math:: \|\Psi_k - \Psi\|_2 \le \frac{a_r}{t (a_r + t)} + \frac{2 r}{t} + \frac{s^2}{t^2}, \qquad
           r = \|R (D + t)^{-1}\|_F, \quad s = \|R (D + t)^{-1/2}\|_F ,
 
-by two uses of the resolvent identity. The first term is exact where the pairs are. a_r is bounded by another Lanczos run,
-in the complement.
+by two uses of the resolvent identity. The first term is exact where the pairs are. a_r is bounded by another Lanczos
+run, in the complement.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import scipy.stats
+import scipy.special
 import torch
 from torch import Tensor
 
@@ -158,7 +158,7 @@ def gaussian_bound(products: Tensor) -> float:
     The squared norm of the products is at least the squared eigenvalue times a chi-squared variable of q degrees of
     freedom, that of the vectors' components along its eigenvector.
     """
-    quantile = float(scipy.stats.chi2.ppf(RISK, products.shape[1]))
+    quantile = 2 * float(scipy.special.gammaincinv(products.shape[1] / 2, RISK))
     return float(products.double().norm()) / math.sqrt(quantile)
 
 

@@ -4,10 +4,10 @@ With J the stacked Jacobian of the outputs of m inputs (n = m C rows), Psi the p
 
 .. math:: \Sigma = J \Psi J^\top, \qquad \Sigma_P = J P (P^\top \Psi^{-1} P)^{-1} P^\top J^\top .
 
-P* = Psi J^T U_s, with U_s the top eigenvectors of Sigma, has Sigma_P* = U_s Lambda_s U_s^T (official code of Faller and
-Martin, "Low Rank Based Subspace Inference for the Laplace Approximation", arXiv 2502.02345). As Sigma_P is at most Sigma
-and of rank s for every P, that is optimal in every unitarily invariant norm (Eckart and Young); and a larger trace is
-better, which their metric log Tr Sigma_P uses.
+P* = Psi J^T U_s, with U_s the top eigenvectors of Sigma, has Sigma_P* = U_s Lambda_s U_s^T (official code of Faller
+and Martin, "Low Rank Based Subspace Inference for the Laplace Approximation", arXiv 2502.02345). As Sigma_P is at most
+Sigma and of rank s for every P, that is optimal in every unitarily invariant norm (Eckart and Young); and a larger
+trace is better, which their metric log Tr Sigma_P uses.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _columns(laplace: Laplace, name: str, given: Tensor) -> Tensor:
     return chosen
 
 
-# Subspaces to compare with ---------------------------------------------------------------------------------------------
+# Subspaces to compare with --------------------------------------------------------------------------------------------
 
 
 def top_eigenvectors(laplace: Laplace, size: int) -> Tensor:
