@@ -50,10 +50,7 @@ def plot_evidence(evidence: Evidence) -> Figure:
         high = float(evidence.log_evidence_upper[shown].max())
         left.set_ylim(max(low, top - 1.5 * span), high + 0.05 * (high - low))
         right.set_ylim(bottom=0)
-        left.annotate(
-            f"best: {evidence.best:.3g}", (evidence.best, 0.02), xycoords=("data", "axes fraction"),
-            xytext=(6, 0), textcoords="offset points", fontsize=9,
-        )  # fmt: skip
+        left.set_title(f"best prior precision: {evidence.best:.3g}")
     return figure
 
 
@@ -152,5 +149,6 @@ def plot_calibration(predictions: Mapping[str, Data], targets: Data, *, bins: in
                 confidence, accuracy, s=12 + 120 * counts / counts.sum(), color=colour, edgecolor="white", linewidth=0.5
             )
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
-        axes.legend(fontsize=9, loc="upper left")
+        # Above the axes: curves may be in every corner.
+        figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=1, loc="outside upper left")
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,7 +82,7 @@ class Network:
         given, count = self.inputs(inputs)
         for i in range(count):
             named = self._risk.leaves()
-            one = map_tensors(lambda tensor, i=i: tensor[i : i + 1], given)
+            one = map_tensors(functools.partial(_row, i), given)
             with torch.inference_mode(mode=False), torch.enable_grad():
                 outputs = self._outputs(one, named)[0]
                 rows = [
@@ -91,3 +92,7 @@ class Network:
                     for output in outputs
                 ]
             yield outputs.detach(), torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+
+
+def _row(place: int, tensor: Tensor) -> Tensor:
+    return tensor[place : place + 1]

@@ -234,9 +234,9 @@ class Laplace:
             If the inputs are not what the model takes.
         """
         scale, prior, pairs = self._scale, self._prior, self.pairs
-        a, rest = scale * pairs.spectrum.norm, scale * pairs.rest
-        without = (a + prior) / prior
-        condition = (min(rest, a) + prior) / prior if preconditioned else without
+        largest = scale * pairs.spectrum.norm
+        without = (largest + prior) / prior
+        condition = (min(scale * pairs.rest, largest) + prior) / prior if preconditioned else without
         means, values, errors, iterations = [], [], [], 0
         if not exact:
             a = scale * pairs.values

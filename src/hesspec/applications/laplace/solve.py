@@ -62,7 +62,8 @@ def solve(
         return columns if pairs is None else pairs.root(columns, scale, prior)
 
     def multiplied(columns: Tensor) -> Tensor:
-        return scale * (operator @ columns) + prior * columns
+        product: Tensor = scale * (operator @ columns)
+        return product + prior * columns
 
     start = weighted(rhs)
     sizes = start.norm(dim=0)

@@ -205,7 +205,7 @@ def _columns(laplace: Laplace, name: str, given: Tensor) -> Tensor:
         if given.dim() != 2 or given.shape[0] != p:
             raise InputError(f"The subspace {name!r} has shape {tuple(given.shape)}; vectors are ({p}, s).")
         return given.to(laplace.theta)
-    if given.dim() != 1 or not bool(((given >= 0) & (given < p)).all()) or len(given.unique()) != len(given):
+    if given.dim() != 1 or not bool(((given >= 0) & (given < p)).all()) or len(set(given.tolist())) != len(given):
         raise InputError(f"The subspace {name!r} must hold different indices of parameters, from 0 to {p - 1}.")
     chosen = torch.zeros(p, len(given), dtype=laplace.theta.dtype, device=laplace.theta.device)
     chosen[given, torch.arange(len(given))] = 1.0
@@ -230,7 +230,8 @@ def largest_diagonal_variance(laplace: Laplace, size: int) -> Tensor:
     scale, prior = laplace.marginal.likelihood.scale, laplace.prior_precision
     a = scale * laplace.pairs.values
     seen = laplace.pairs.vectors.double().square() @ (a / (a + prior))
-    return (-seen).topk(min(size, seen.numel())).indices
+    found: Tensor = (-seen).topk(min(size, seen.numel())).indices
+    return found
 
 
 def last_layer(laplace: Laplace) -> Tensor:
