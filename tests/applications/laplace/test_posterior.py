@@ -258,6 +258,9 @@ def test_bad_input_is_told_in_sentences():
         laplace.Laplace(model, loss, data, rank=0)
     with pytest.raises(ValueError, match="not a negative log-likelihood"):
         laplace.Laplace(model, nn.MultiLabelSoftMarginLoss(), [(x, nn.functional.one_hot(y, 3)) for x, y in data])
+    for option in ({"weight": torch.ones(3, dtype=torch.float64)}, {"label_smoothing": 0.1}):
+        with pytest.raises(ValueError, match="with (weight|label_smoothing) is not a negative log-likelihood"):
+            laplace.Laplace(model, nn.CrossEntropyLoss(**option), data)
     found = posterior("classes")
     for bad in (torch.zeros(3, 5, dtype=torch.float64), torch.zeros((), dtype=torch.float64), "text", []):
         with pytest.raises(ValueError, match="The model does not take inputs|inputs is"):

@@ -83,7 +83,7 @@ class LowRank:
     def rest_error(self, scale: float, prior: float) -> float:
         """Bound of ||Psi_k - Psi|| in the complement, where the pairs are exact."""
         a = scale * self.rest
-        return a / (a + prior) / prior
+        return (1.0 if math.isinf(a) else a / (a + prior)) / prior
 
     def residual_error(self, scale: float, prior: float) -> float:
         """What the residuals add to it, in all directions."""

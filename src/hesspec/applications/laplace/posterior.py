@@ -20,7 +20,7 @@ from hesspec.applications.laplace.record import Evidence
 from hesspec.applications.laplace.solve import solve
 from hesspec.errors import InputError
 from hesspec.operators.gauss_newton import GaussNewton
-from hesspec.operators.risk.losses import LossFunction
+from hesspec.operators.risk.losses import Loss, LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.spectrum import Estimate
 
@@ -146,6 +146,7 @@ class Laplace:
         self._network = Network(risk)
         self.theta = torch.cat([value.reshape(-1) for value in risk.parameters.values])
         norm = float(self.theta.double().square().sum())
+        _refuse_weighted(risk.loss)
         # Before a long run, of which a wrong loss or noise would only tell afterwards.
         likelihood_of(self.operator.attributes, noise)
         self.pairs = low_rank(self.operator, rank=int(rank), steps=steps, seed=seed)
@@ -371,6 +372,17 @@ class Laplace:
         """Standard normal numbers, the same on every device."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, dtype=self.operator.dtype, generator=generator).to(self.operator.device)
+
+
+def _refuse_weighted(loss: Loss) -> None:
+    """Raise ValueError for a loss whose options make it another function than minus a log-likelihood."""
+    for name in ("weight", "pos_weight", "label_smoothing"):
+        value = getattr(loss.function, name, None)
+        if value is not None and not (isinstance(value, float | int) and value == 0):
+            raise InputError(
+                f"{loss.name} with {name} is not a negative log-likelihood, and has no evidence or posterior: leave "
+                f"{name} out."
+            )
 
 
 def _count(samples: Any) -> int:
