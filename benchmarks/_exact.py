@@ -31,7 +31,7 @@ def load_network(name: str) -> tuple[Callable[[Matrix], Problem], dict[str, Arra
     file = exact_networks.FOLDER / f"{name}.safetensors"
     if not file.exists():
         raise SystemExit(
-            f"There is no {file.relative_to(ROOT)}: `python tests/data/make_exact_spectra.py {name}` makes it."
+            f"There is no {file.relative_to(ROOT)}: `python tests/scripts/make_exact_spectra.py {name}` makes it."
         )
     network = exact_networks.load(name)
     return lambda matrix: Problem(network.model, network.data, matrix, nn.CrossEntropyLoss()), network.eigenvalues

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hesspec.applications import laplace
+    from hesspec.applications import laplace, stability
     from hesspec.applications.class_structure.attribution import Attribution, attribute, class_structure, knock_out
     from hesspec.applications.class_structure.means import ClassStructure
     from hesspec.applications.class_structure.record import Structure
@@ -26,15 +26,17 @@ if TYPE_CHECKING:
         GaussNewtonSame,
         GaussNewtonWithin,
         Hessian,
+        Preconditioned,
         Residual,
         Traces,
         closure,
         shard,
     )
     from hesspec.spectra.marchenko_pastur import compare_with_marchenko_pastur
-    from hesspec.spectra.power_laws import fit_power_law, fit_tail
+    from hesspec.spectra.power_law import fit_power_law
     from hesspec.spectra.record import load
     from hesspec.spectra.spectrum import Estimate, Spectrum
+    from hesspec.spectra.tails import fit_tail
     from hesspec.spectra.tracking import follow, overlaps
 
 __version__ = version("hesspec")
@@ -51,9 +53,11 @@ __all__ = [
     "GaussNewtonSame",
     "GaussNewtonWithin",
     "Hessian",
+    "Identity",
     "NonFiniteError",
     "NotSymmetricError",
     "Plan",
+    "Preconditioned",
     "RankError",
     "Residual",
     "Solution",
@@ -76,14 +80,17 @@ __all__ = [
     "shard",
     "solve_true_vs_rest",
     "spectrum",
+    "stability",
 ]
 
 # PyTorch takes seconds to import: `import hesspec` and `hesspec --help` do not wait for it. Names by their modules, as
 # in the import statements above, which type checkers read.
 _MODULES = {
     "spectra.marchenko_pastur": ("compare_with_marchenko_pastur",),
-    "spectra.power_laws": ("fit_power_law", "fit_tail"),
+    "spectra.power_law": ("fit_power_law",),
+    "spectra.tails": ("fit_tail",),
     "spectra.tracking": ("follow", "overlaps"),
+    "algebra": ("Identity",),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),
     "measure.spectrum": ("Eigenpairs", "eigenpairs", "spectrum"),
     "operators": (
@@ -94,6 +101,7 @@ _MODULES = {
         "GaussNewtonSame",
         "GaussNewtonWithin",
         "Hessian",
+        "Preconditioned",
         "Residual",
         "Traces",
         "closure",
@@ -110,8 +118,8 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Modules that are used as `hesspec.study.open` and need no import statement of their own.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
-# Applications with names of their own, as `hesspec.laplace.Laplace`.
-_APPLICATIONS = ("laplace",)
+# Those of them that are uses of the spectrum, each in a folder of its own.
+_APPLICATIONS = ("laplace", "stability")
 
 if not TYPE_CHECKING:  # where it would make any name a name of this module
 
@@ -128,4 +136,4 @@ if not TYPE_CHECKING:  # where it would make any name a name of this module
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PACKAGES})
+    return sorted({*globals(), *__all__, *_PACKAGES, *_APPLICATIONS})

@@ -5,8 +5,9 @@ import scipy.stats
 import torch
 
 import hesspec
-from hesspec.spectra.power_laws import MIN_POINTS, _Exponential, fit_power_law, fit_tail
+from hesspec.spectra.power_law import fit_power_law
 from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.tails import MIN_POINTS, _Exponential, fit_tail
 
 DTYPES = [torch.float32, torch.float64]
 

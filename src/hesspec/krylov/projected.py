@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesspec.algebra import Composable, SymmetricOperator
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.operator import SymmetricOperator
 
-__all__ = ["Projected"]
+__all__ = ["ProjectedOperator"]
 
 
-class Projected:
+class ProjectedOperator(Composable):
     """P A P with P = I - Q Q^T: what is left of a symmetric operator A where the orthonormal vectors Q are knocked out.
 
     Parameters

@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
 import torch
 
 from hesspec.krylov.lanczos import Lanczos, rounding_unit
 from hesspec.krylov.multiplicity import outgrown_by_rounding, outgrown_by_start
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost, resolve, ritz_pairs
 
-__all__ = ["Measure", "divided", "first_block", "further_copies", "measure", "movement"]
+__all__ = ["Measure", "divided", "first_block", "further_copies", "measure", "movement", "wasserstein_distance"]
 
 
 @dataclass(frozen=True)
@@ -160,11 +159,25 @@ def first_block(lanczos: Lanczos) -> RitzPairs:
     return ritz_pairs(alpha[:end], beta[:end])
 
 
+def wasserstein_distance(nodes: Array, others: Array, weights: Array, other_weights: Array) -> float:
+    """W1 distance between two discrete measures of the same mass: the integral of |F - G| for their distributions.
+
+    Parameters
+    ----------
+    nodes, others : array (m,), (n,)
+    weights, other_weights : array (m,), (n,)
+    """
+    points = np.concatenate([nodes, others])
+    order = np.argsort(points)
+    apart = np.cumsum(np.concatenate([weights, -other_weights])[order])[:-1]
+    return float(np.abs(apart) @ np.diff(points[order]))
+
+
 def movement(lanczos: Lanczos, p: int) -> float:
     """W1 distance between the measures of all steps and of the first half, relative to the mean |eigenvalue|."""
     now, before = measure(lanczos, p, len(lanczos)), measure(lanczos, p, len(lanczos) // 2)
     points = [np.concatenate([m.eigenvalues, m.bulk_nodes]) for m in (now, before)]
     masses = [np.concatenate([m.eigenvalue_weights, m.bulk_weights]) for m in (now, before)]
     size = float(masses[0] @ np.abs(points[0]))
-    distance = float(scipy.stats.wasserstein_distance(*points, *masses))
+    distance = wasserstein_distance(*points, *masses)
     return distance / size if size > 0 else 0.0

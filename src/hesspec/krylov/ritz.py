@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
-import scipy.stats
+import scipy.special
 
 __all__ = ["RitzPairs", "clustered_bounds", "equal_values", "outermost", "resolve", "ritz_pairs"]
 
@@ -150,7 +150,7 @@ def _eigenvalues(
 
 def _largest_weight(count: int, dimension: int, level: float) -> float:
     """Most that the weights of `count` simple eigenvalues add up to, but for a probability of `level`."""
-    return float(scipy.stats.beta.isf(level, count / 2, (dimension - count) / 2)) if 0 < count < dimension else 1.0
+    return float(scipy.special.betainccinv(count / 2, (dimension - count) / 2, level)) if 0 < count < dimension else 1.0
 
 
 def clustered_bounds(values: Array, residuals: Array, rounding: float) -> Array:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec.algebra import SymmetricOperator
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos, check_product, rounding_unit
-from hesspec.krylov.operator import SymmetricOperator
 from hesspec.krylov.quadrature import Measure, divided, first_block, further_copies, measure, movement
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost
 from hesspec.krylov.scaling import Scaled
@@ -105,7 +105,7 @@ class Run:
         self._operator, self._space, self._probes, self._wanted = Scaled(operator, space.ranks), space, probes, wanted
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self._reference = getattr(operator, "reference", None)
-        self._stated = float(getattr(operator, "product_error", 0.0))
+        self._given = operator
         self.keeping, self._p = keeping, space.size
         self._dtype, self._device = operator.dtype, torch.device(operator.device)
         self._total = None if steps is None else steps * probes
@@ -366,7 +366,8 @@ class Run:
 
         No less than what the operator states of itself, and, after a snapshot, than products differ from those before.
         """
-        relative = max(self._apart, self._stated)
+        # What an operator states may grow with its products, as that of a sum of others does.
+        relative = max(self._apart, float(getattr(self._given, "product_error", 0.0)))
         apart = relative * self._space.norm(image) if relative else 0.0
         if self._reference is None or step & (step - 1):
             return apart

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec.algebra import SymmetricOperator
 from hesspec.backend.ranks import ALONE, Ranks
-from hesspec.krylov.operator import SymmetricOperator
 
 __all__ = ["Scaled", "smallest_number"]
 

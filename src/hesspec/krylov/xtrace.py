@@ -6,13 +6,13 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import torch
 from torch import Tensor
 
+from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.lanczos import rounding_unit
-from hesspec.krylov.operator import SymmetricOperator, check_operator
 from hesspec.krylov.scaling import Scaled
 from hesspec.krylov.vectors import CHUNK, norm, random_vector
 
@@ -129,7 +129,7 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     # the rest is one of lengths and products, relative to it and perhaps the same for all test vectors.
     largest = float(torch.linalg.eigvalsh(h).abs().max()) if rank else 0.0
     rounding = rounding_unit(operator.dtype) * (math.sqrt(rank) * largest + float(rest.abs().mean()))
-    student = float(scipy.stats.t.ppf(0.975, max(k / 2, 1))) / 2
+    student = float(scipy.special.stdtrit(max(k / 2, 1), 0.975)) / 2
     return _restored(operator, float(estimates.mean()), math.hypot(student * math.sqrt(variance), rounding), k + rank)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import psutil
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import free_memory, in_words, parse_memory
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
-from hesspec.krylov.quadrature import measure
+from hesspec.krylov.quadrature import measure, wasserstein_distance
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.krylov.vectors import Space, norm, random_vector
@@ -279,9 +278,7 @@ def _errors(operator: CurvatureOperator, multiply: Callable[[Tensor], Tensor]) -
     points = [np.concatenate([m.eigenvalues, m.bulk_nodes]) for m in found]
     masses = [np.concatenate([m.eigenvalue_weights, m.bulk_weights]) for m in found]
     scale = float(masses[0] @ np.abs(points[0])) or 1.0
-    late, early = (
-        float(scipy.stats.wasserstein_distance(points[i], points[i + 1], masses[i], masses[i + 1])) for i in (0, 1)
-    )
+    late, early = (wasserstein_distance(points[i], points[i + 1], masses[i], masses[i + 1]) for i in (0, 1))
     rate = float(np.clip(np.log2(early / late), *RATES)) if late > 0 else RATES[0]
     order = np.argsort(found[0].bulk_nodes)
     nodes, below = found[0].bulk_nodes[order], np.cumsum(found[0].bulk_weights[order])

@@ -6,6 +6,7 @@ from hesspec.operators.class_parts import GaussNewtonClass, GaussNewtonCross, Ga
 from hesspec.operators.engine.traces import Traces
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.hessian import Hessian
+from hesspec.operators.preconditioned import Preconditioned, preconditioner
 from hesspec.operators.residual import Residual
 from hesspec.operators.risk.closure import closure
 from hesspec.operators.risk.shards import shard
@@ -19,8 +20,10 @@ __all__ = [
     "GaussNewtonSame",
     "GaussNewtonWithin",
     "Hessian",
+    "Preconditioned",
     "Residual",
     "Traces",
     "closure",
+    "preconditioner",
     "shard",
 ]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, Self
 
-import numpy as np
-import scipy.sparse.linalg
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hesspec.algebra import Composable
 from hesspec.backend.memory import free_memory, parse_memory
 from hesspec.backend.ranks import Ranks
 from hesspec.errors import NonFiniteError
@@ -30,6 +28,7 @@ from hesspec.operators.model.content import architecture, digest, loss_with_sett
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
+from hesspec.operators.sliced import Sliced
 
 __all__ = ["CurvatureOperator", "Linearised", "SumOverBatches"]
 
@@ -80,7 +79,7 @@ class Linearised(Protocol):
         """Where M v is NaN or infinite."""
 
 
-class CurvatureOperator(ABC):
+class CurvatureOperator(Composable, ABC):
     """Curvature matrix M of an empirical risk, (p, p) and symmetric, known by its products with vectors.
 
     Building it reads the data once, and computes the loss of a few samples: what does not belong together is told
@@ -203,7 +202,7 @@ class CurvatureOperator(ABC):
         self.matvecs = 0
         """Number of products with a vector so far."""
 
-    def _check_loss(self) -> None:  # noqa: B027 - most matrices are of any loss
+    def _check_loss(self) -> None:
         """Raise ValueError for a loss that this matrix is not of."""
 
     @abstractmethod
@@ -394,23 +393,20 @@ class CurvatureOperator(ABC):
         """Flat vector (p,) of tensors named and shaped as the parameters are."""
         return self._risk.parameters.to_flat(named)
 
-    def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
-        """The same operator for SciPy's iterative solvers: NumPy vectors in and out, of the same precision."""
+    def entries_of(self, names: Sequence[str]) -> Tensor:
+        """Entries of flat vectors that belong to parameters, (n,) of int64, in ascending order.
 
-        def multiply(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            flat = vectors.reshape(-1) if vectors.shape[1:] == (1,) else vectors
-            product = self @ torch.as_tensor(flat, dtype=self.dtype, device=self.device)
-            return product.cpu().numpy().reshape(vectors.shape)
+        Parameters
+        ----------
+        names : sequence of str
+            Names or glob patterns ("features.*.weight") of selected parameters.
 
-        dtype = np.dtype(str(self.dtype).removeprefix("torch."))
-        return scipy.sparse.linalg.LinearOperator(
-            self.shape,
-            matvec=multiply,
-            rmatvec=multiply,
-            matmat=multiply,
-            rmatmat=multiply,
-            dtype=dtype,
-        )
+        Raises
+        ------
+        ValueError
+            If one matches none of them.
+        """
+        return self._risk.parameters.entries_of(names)
 
     def __repr__(self) -> str:
         """Matrix, size, dtype, device and data."""
@@ -457,52 +453,6 @@ def _neutral() -> AbstractContextManager[object]:
     if usual and not (torch.cuda.is_available() and torch.is_autocast_enabled("cuda")):
         return nullcontext()
     return neutral_modes()
-
-
-class Sliced:
-    """A curvature matrix whose data ranks share, on slices of vectors: each rank gives and gets its own.
-
-    A product takes two collectives: vectors are gathered from all ranks, and of the ranks' products the sums are
-    scattered.
-
-    Parameters
-    ----------
-    operator : CurvatureOperator
-    """
-
-    def __init__(self, operator: CurvatureOperator) -> None:
-        self._operator, self.ranks = operator, operator.ranks
-        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
-        self.identity = operator.identity
-        self._room: Tensor | None = None
-
-    @functools.cached_property
-    def reference(self) -> Sliced | None:
-        """The same at full precision, as of the operator."""
-        reference = self._operator.reference
-        return None if reference is None else Sliced(reference)
-
-    @property
-    def product_error(self) -> float:
-        """Of the operator."""
-        return self._operator.product_error
-
-    @property
-    def attributes(self) -> dict[str, str | int | float]:
-        """Of the operator."""
-        return self._operator.attributes
-
-    def __matmul__(self, vectors: Tensor) -> Tensor:
-        """Slices of products, of those of a vector (length,) or of the columns of a matrix (length, k)."""
-        columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
-        # Room for the first one is kept: to touch new memory costs as much as to send what goes into it.
-        if self._room is None:
-            self._room = self.ranks.room(self.shape[0], vectors)
-        rooms = [self._room, *(None for _ in columns[1:])]
-        whole = [self.ranks.whole(column, self.shape[0], room) for column, room in zip(columns, rooms, strict=True)]
-        parts = self._operator.partial_products(whole)
-        products = [self.ranks.slice_of_sum(part, self._room) for part in parts]
-        return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
 
 
 class SumOverBatches(CurvatureOperator):

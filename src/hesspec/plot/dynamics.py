@@ -299,7 +299,7 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
 
 def _draw_law(axes: Axes, x: Array, values: Array, name: str, dashes: Any) -> str | None:
     """Draw the power law that fits, and say which it is; None where nothing is known of one."""
-    from hesspec.spectra.power_laws import fit_power_law  # noqa: PLC0415 - slow to import, and only this needs it
+    from hesspec.spectra.power_law import fit_power_law  # noqa: PLC0415 - slow to import, and only this needs it
 
     try:
         law = fit_power_law(x, values)

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from hesspec.spectra.marchenko_pastur import MarchenkoPasturFit
-    from hesspec.spectra.power_laws import TailFit
     from hesspec.spectra.spectrum import Spectrum
+    from hesspec.spectra.tails import TailFit
 
 __all__ = ["plot_spectrum", "plot_tail"]
 
@@ -275,7 +275,7 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> F
     ----------
     spectra : mapping of str to Spectrum
         Label in the legend and spectrum. The tail is that of both signs, |lambda|; it is drawn where
-        `hesspec.spectra.power_laws.fit_tail` finds enough points for a fit, and these resolve the tail; dashed
+        `hesspec.spectra.tails.fit_tail` finds enough points for a fit, and these resolve the tail; dashed
         where it does not show a power law. Beside a Gauss-Newton matrix that says of how many samples and classes it
         is stands the Marchenko-Pastur law that it would have if its rows were noise.
     title : str, optional
@@ -345,7 +345,7 @@ def _law(spectrum: Spectrum) -> MarchenkoPasturFit | None:
 
 
 def _tail(spectrum: Spectrum) -> TailFit | None:
-    from hesspec.spectra.power_laws import fit_tail  # noqa: PLC0415 - slow to import, and only this needs it
+    from hesspec.spectra.tails import fit_tail  # noqa: PLC0415 - slow to import, and only this needs it
 
     try:
         return fit_tail(spectrum, sign=0)

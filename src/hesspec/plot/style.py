@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hesspec.spectra.marchenko_pastur import MarchenkoPasturFit
-    from hesspec.spectra.power_laws import TailFit
     from hesspec.spectra.spectrum import Spectrum
+    from hesspec.spectra.tails import TailFit
 
 __all__ = [
     "FILL",

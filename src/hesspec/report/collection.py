@@ -16,9 +16,9 @@ from hesspec.applications.class_structure.record import Structure
 from hesspec.backend.netcdf import OtherKindError
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
-from hesspec.spectra.power_laws import TailFit, fit_tail
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.tails import TailFit, fit_tail
 
 __all__ = ["Collection", "Explained", "Member", "Training", "read_folder"]
 

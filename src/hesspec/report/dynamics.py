@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hesspec.report.collection import Member
-from hesspec.spectra.power_laws import PowerLaw, fit_power_law
+from hesspec.spectra.power_law import PowerLaw, fit_power_law
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tracking import follow, overlaps
 

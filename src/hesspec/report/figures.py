@@ -25,8 +25,8 @@ from hesspec.plot import (
 from hesspec.report.collection import Member
 from hesspec.report.rounding import with_bound
 from hesspec.spectra.marchenko_pastur import law_of_gauss_newton
-from hesspec.spectra.power_laws import TailFit
 from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.tails import TailFit
 
 __all__ = ["Look", "plain", "spectrum_data", "thinned", "training_figure"]
 

@@ -12,7 +12,7 @@ from hesspec.report.collection import Member, Training
 from hesspec.report.csv_text import csv_text
 from hesspec.report.dynamics import Law, Pair
 from hesspec.spectra.marchenko_pastur import law_of_gauss_newton
-from hesspec.spectra.power_laws import TailFit
+from hesspec.spectra.tails import TailFit
 
 __all__ = ["PLACE", "hessian_against_gauss_newton", "outliers", "place", "power_laws", "spectra", "training"]
 

@@ -38,6 +38,9 @@ KINDS: Final = {
     "hesspec_format": "hesspec.spectra.spectrum.Spectrum",
     "hesspec_structure_format": "hesspec.applications.class_structure.record.Structure",
     "hesspec_laplace_format": "hesspec.applications.laplace.record.Evidence",
+    "hesspec_sharpness_dimension_format": "hesspec.applications.stability.record.SharpnessDimension",
+    "hesspec_lyapunov_format": "hesspec.applications.stability.record.LyapunovExponents",
+    "hesspec_stability_format": "hesspec.applications.stability.record.StabilityRun",
 }
 
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 import scipy.special
-import scipy.stats
 
 if TYPE_CHECKING:
     from hesspec.spectra.spectrum import Spectrum
@@ -172,7 +171,7 @@ def interval(drawn: Sequence[Sample], function: Function) -> tuple[float, float]
     """Interval of 95% of the mean of a function: two standard errors, or Student's t of them where they are few."""
     middle = float(np.mean([sample.mean(function) for sample in drawn]))
     error, freedom = _deviation(drawn, function)
-    half = float(error) * max(2.0, float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom)))
+    half = float(error) * max(2.0, float(scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2)))
     return middle - half, middle + half
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hesspec.algebra import SymmetricOperator
 from hesspec.applications.class_structure.means import ClassStructure, Span, within_by_class
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
 from hesspec.backend.heap import kept_heap
@@ -20,8 +21,7 @@ from hesspec.backend.memory import in_words, parse_memory
 from hesspec.backend.ranks import ALONE
 from hesspec.backend.suggest import unknown
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.operator import SymmetricOperator
-from hesspec.krylov.projected import Projected
+from hesspec.krylov.projected import ProjectedOperator
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm
 from hesspec.matrices import DEFAULT_MATRICES
@@ -168,7 +168,7 @@ def knock_out(
         # What is left of a vector in the span of the others is rounding, and no direction.
         if length > np.sqrt(torch.finfo(operator.dtype).eps):
             basis.append(unit / length)
-    return spectrum(Projected(operator, basis), steps=steps, seed=seed, memory=room, on_step=on_step)
+    return spectrum(ProjectedOperator(operator, basis), steps=steps, seed=seed, memory=room, on_step=on_step)
 
 
 @kept_heap()

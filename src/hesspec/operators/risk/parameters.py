@@ -76,6 +76,17 @@ class ParameterSelection:
         """Return the inverse of `natural`."""
         return [torch.view_as_real(value) if pair else value for value, pair in zip(values, self._complex, strict=True)]
 
+    def entries_of(self, names: Iterable[str]) -> Tensor:
+        """Entries of flat vectors of parameters by their names or patterns; see `CurvatureOperator.entries_of`."""
+        chosen: set[str] = set()
+        for pattern in names:
+            found = fnmatch.filter(self.names, pattern)
+            if not found:
+                raise ValueError(unknown("parameter", pattern, self.names))
+            chosen.update(found)
+        places = zip(self.names, self.split(torch.arange(self.count)), strict=True)
+        return torch.cat([place.reshape(-1) for name, place in places if name in chosen])
+
     def to_named(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of a flat vector (p,), shaped and named as the parameters are.
 

@@ -1,9 +1,8 @@
-"""Power laws: of numbers against sample size, and of the tail of a bulk."""
+"""Power laws of the tail of a bulk."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -11,17 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import exprel
-from scipy.stats import norm, t
+from scipy.special import exprel, ndtri
 
+from hesspec.spectra.power_law import check_confidence
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["MIN_POINTS", "PowerLaw", "TailFit", "fit_power_law", "fit_tail"]
+__all__ = ["MIN_POINTS", "TailFit", "fit_tail"]
 
 Array = npt.NDArray[np.float64]
 
-# Two points lie on a line whatever they are; the third is the first that can tell.
-MIN_PAIRS = 3
 # A tail of fewer points lies close to some power law by chance, and the choice of its start would then find that one.
 MIN_POINTS = 10
 # Exact spectra of thousands of eigenvalues: starts that are tried, at equal ratios of their number of points.
@@ -41,93 +38,6 @@ LEAST_SPAN = 2.0
 SIDES = {1: "positive", -1: "negative", 0: "whole"}
 # Below this |t| the series of the mean is more exact than the difference of two large numbers.
 SERIES = 1e-3
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """y = prefactor * x^exponent, fitted by least squares in logarithms.
-
-    Parameters
-    ----------
-    exponent : float
-    lower, upper : float
-        Confidence interval of the exponent; it holds if the logarithms' errors are independent, normal and of one size.
-    prefactor : float
-        In units of y: its value at x = 1. Infinity or 0 where that is beyond the range of floating point.
-    r_squared : float
-        Share of the variance of log y that the law explains; 1 where all y are equal.
-    points : int
-        How many pairs were used.
-    """
-
-    exponent: float
-    lower: float
-    upper: float
-    prefactor: float
-    r_squared: float
-    points: int
-
-
-def fit_power_law(
-    x: Sequence[float] | npt.ArrayLike, y: Sequence[float] | npt.ArrayLike, *, confidence: float = 0.95
-) -> PowerLaw:
-    """Fit y = prefactor * x^exponent by least squares in logarithms: outliers, bulk edges against samples per class.
-
-    Parameters
-    ----------
-    x, y : array_like (n,)
-        Pairs in which one is not finite or not positive are left out.
-    confidence : float
-        Of the interval, in (0, 1); by Student's t with n - 2 degrees of freedom.
-
-    Returns
-    -------
-    PowerLaw
-
-    Raises
-    ------
-    ValueError
-        If x and y differ in length, fewer than 3 pairs can be used, all x are equal, or `confidence` is out of range.
-
-    Examples
-    --------
-    >>> law = fit_power_law([10, 19, 37, 71, 136], [0.8, 0.41, 0.22, 0.11, 0.059])
-    >>> round(law.exponent, 2), round(law.lower, 2), round(law.upper, 2)
-    (-1.0, -1.03, -0.97)
-    """
-    _check_confidence(confidence)
-    abscissae, ordinates = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if abscissae.ndim != 1 or abscissae.shape != ordinates.shape:
-        raise ValueError(
-            f"x has shape {abscissae.shape} and y {ordinates.shape}; a power law is fitted to two lists of one length."
-        )
-    usable = np.isfinite(abscissae) & np.isfinite(ordinates) & (abscissae > 0) & (ordinates > 0)
-    points = int(usable.sum())
-    if points < MIN_PAIRS:
-        raise ValueError(
-            f"{points} of {usable.size} pairs (x, y) have both numbers finite and positive; a power law with an "
-            f"interval needs at least {MIN_PAIRS}. Measure at more sizes."
-        )
-    log_x, log_y = np.log(abscissae[usable]), np.log(ordinates[usable])
-    if not np.ptp(log_x) > 0:
-        raise ValueError(f"All {points} usable x are {abscissae[usable][0]:.6g}; an exponent needs different ones.")
-    # Relative to one of them, so that equal values give sums that are zero and not of the size of rounding.
-    centred = log_x - log_x[0] - (log_x - log_x[0]).mean()
-    heights = log_y - log_y[0] - (log_y - log_y[0]).mean()
-    spread, total = float(centred @ centred), float(heights @ heights)
-    exponent = float(centred @ heights) / spread
-    rest = heights - exponent * centred
-    residual = float(rest @ rest)
-    half = float(t.ppf((1 + confidence) / 2, points - 2)) * math.sqrt(residual / (points - 2) / spread)
-    with np.errstate(over="ignore", under="ignore"):
-        prefactor = float(np.exp(log_y.mean() - exponent * log_x.mean()))
-    explained = 1 - residual / total if total > 0 else 1.0
-    return PowerLaw(exponent, exponent - half, exponent + half, prefactor, max(explained, 0.0), points)
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence!r}; it has to be between 0 and 1, such as 0.95.")
 
 
 @dataclass(frozen=True)
@@ -209,7 +119,7 @@ class TailFit:
 
     @property
     def _critical(self) -> float:
-        return float(norm.ppf((1 + self.confidence) / 2))
+        return float(ndtri((1 + self.confidence) / 2))
 
     def density(self, magnitude: npt.ArrayLike) -> Array:
         """Density of the fitted law.
@@ -301,7 +211,7 @@ def fit_tail(
     >>> bool(tail.lower < 2.5 < tail.upper), tail.is_power_law
     (True, True)
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if sign not in {-1, 0, 1}:
         raise ValueError(f"sign is {sign!r}; it has to be 1 (positive tail), -1 (negative) or 0 (both, by |lambda|).")
     points = _points(spectrum, sign)
@@ -540,7 +450,7 @@ def _tail_fit(window: _Window, start_error: float, confidence: float) -> TailFit
     _, mean, square, cube = (float(moment) for moment in law.moments())
     information = square - mean**2
     sampling, quadrature = (math.sqrt(variance) / information for variance in window.variances(logs - mean))
-    half = float(norm.ppf((1 + confidence) / 2)) * math.sqrt(sampling**2 + quadrature**2 + start_error**2)
+    half = float(ndtri((1 + confidence) / 2)) * math.sqrt(sampling**2 + quadrature**2 + start_error**2)
 
     shares = window.weights / window.mass
     distances = window.magnitudes / window.magnitudes[0] - 1

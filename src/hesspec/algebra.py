@@ -1,0 +1,373 @@
+"""Symmetric operators, what may be asked of them, and their sums, multiples and blocks."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Final, Protocol
+
+import numpy as np
+import scipy.sparse.linalg
+import torch
+from torch import Tensor
+
+from hesspec.backend.ranks import ALONE, Ranks
+
+__all__ = ["Block", "Combination", "Composable", "Identity", "SymmetricOperator", "check_operator"]
+
+
+class SymmetricOperator(Protocol):
+    """Anything with these four: operators of hesspec or curvlinops, a dense symmetric tensor.
+
+    An operator may have more, which is used where it is there:
+
+    - `attributes`: a mapping of names to texts and numbers, for the record of a measurement;
+    - `product_error`: what products may be off by, relative to their norm, apart from the rounding of their dtype;
+    - `reference`: the same matrix computed in another way, which tells how far off products are, or None;
+    - `identity()`: a mapping of texts that identify the matrix by its content, for snapshots;
+    - `ranks` and `sliced()`: the processes that share its data, and the operator on the slices of vectors that each of
+      them has.
+    """
+
+    @property
+    def shape(self) -> Any:
+        """(p, p)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32 or float64, of the operator and of its vectors."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of the vectors."""
+
+    def __matmul__(self, vector: Any, /) -> Any:
+        """Product with a vector (p,)."""
+
+
+def check_operator(operator: Any) -> int:
+    """p of a usable operator.
+
+    Raises
+    ------
+    ValueError
+        If an attribute is missing, the shape is not (p, p) with p > 0, or the dtype is neither float32 nor float64.
+    """
+    for name in ("shape", "dtype", "device", "__matmul__"):
+        if not hasattr(operator, name):
+            raise ValueError(
+                f"A {type(operator).__name__} has no {name}; an operator needs shape, dtype, device and @ (a dense "
+                "symmetric torch.Tensor has them all)."
+            )
+    shape = tuple(operator.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
+        raise ValueError(f"The operator has shape {shape}; a spectrum needs (p, p) with p > 0.")
+    if operator.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"The operator, a {type(operator).__name__}, is {operator.dtype}; spectra are measured in torch.float32 or "
+            "torch.float64."
+        )
+    if isinstance(operator, Tensor) and operator.requires_grad:
+        raise ValueError("The operator is a tensor that requires a gradient; pass operator.detach().")
+    return int(shape[0])
+
+
+class Composable:
+    """Operators that can be added, subtracted, multiplied by numbers, restricted to a block, and used in SciPy.
+
+    A result computes products from those of its parts whenever it is asked for one; nothing is evaluated before.
+
+    Examples
+    --------
+    >>> import torch, hesspec
+    >>> model = torch.nn.Linear(4, 3)
+    >>> data = [(torch.randn(20, 4), torch.randint(3, (20,)))]
+    >>> H, G = (M(model, torch.nn.CrossEntropyLoss(), data) for M in (hesspec.Hessian, hesspec.GaussNewton))
+    >>> damped, residual = G + 0.1 * hesspec.Identity.like(G), H - G
+    >>> weights = H["weight"]
+    >>> damped.shape, weights.shape
+    ((15, 15), (12, 12))
+    """
+
+    # NumPy's scalars leave multiplication to `__rmul__` instead of looking into the operator.
+    __array_ufunc__: Final = None
+
+    def __add__(self: Any, other: Any) -> Combination:
+        """Sum with another operator."""
+        return Combination([(1.0, self), (1.0, other)]) if _is_operator(other) else NotImplemented
+
+    def __sub__(self: Any, other: Any) -> Combination:
+        """Difference from another operator."""
+        return Combination([(1.0, self), (-1.0, other)]) if _is_operator(other) else NotImplemented
+
+    def __neg__(self: Any) -> Combination:
+        """The operator times -1."""
+        return Combination([(-1.0, self)])
+
+    def __mul__(self: Any, factor: Any) -> Combination:
+        """The operator times a number."""
+        return Combination([(float(factor), self)]) if _is_number(factor) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self: Any, divisor: Any) -> Combination:
+        """The operator divided by a number."""
+        return Combination([(1 / float(divisor), self)]) if _is_number(divisor) else NotImplemented
+
+    def __getitem__(self: Any, block: Any) -> Block:
+        """Principal submatrix: see `Block`."""
+        return Block(self, block)
+
+    def to_scipy(self: Any) -> scipy.sparse.linalg.LinearOperator:
+        """The same operator for SciPy's iterative solvers: NumPy vectors in and out, of the same precision."""
+
+        def multiply(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            flat = vectors.reshape(-1) if vectors.shape[1:] == (1,) else vectors
+            product: Tensor = self @ torch.as_tensor(flat, dtype=self.dtype, device=self.device)
+            return product.cpu().numpy().reshape(vectors.shape)
+
+        dtype = np.dtype(str(self.dtype).removeprefix("torch."))
+        return scipy.sparse.linalg.LinearOperator(
+            self.shape, matvec=multiply, rmatvec=multiply, matmat=multiply, rmatmat=multiply, dtype=dtype
+        )
+
+
+class Identity(Composable):
+    """The identity, for damping: `H + 0.1 * hesspec.Identity.like(H)`.
+
+    Parameters
+    ----------
+    dimension : int
+        p.
+    dtype, device
+        Of its vectors.
+    """
+
+    def __init__(
+        self, dimension: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shape, self.dtype, self.device = (dimension, dimension), dtype, torch.device(device)
+        self.attributes: dict[str, Any] = {"matrix": "identity"}
+
+    @classmethod
+    def like(cls, operator: SymmetricOperator) -> Identity:
+        """The identity with the size, dtype and device of an operator."""
+        return cls(int(operator.shape[0]), dtype=operator.dtype, device=operator.device)
+
+    def identity(self) -> dict[str, str]:
+        """What this operator is."""
+        return {"matrix": "identity"}
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """The same vector (p,), or the same matrix (p, k)."""
+        return vectors.clone()
+
+
+class Combination(Composable):
+    """Linear combination of symmetric operators of one size, dtype and device: sum of c_i A_i.
+
+    Parameters
+    ----------
+    terms : sequence of (float, SymmetricOperator)
+        c_i and A_i; the terms of combinations among them are taken in their place.
+
+    Raises
+    ------
+    ValueError
+        If a coefficient is not finite, or sizes, dtypes or devices differ.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, SymmetricOperator]]) -> None:
+        self.terms: list[tuple[float, SymmetricOperator]] = []
+        for factor, operator in terms:
+            if not np.isfinite(factor):
+                raise ValueError(f"The operator was to be multiplied by {factor}; factors must be finite.")
+            inner = operator.terms if isinstance(operator, Combination) else [(1.0, operator)]
+            self.terms += [(factor * own, each) for own, each in inner]
+        p = check_operator(self.terms[0][1])
+        self.shape, (self.dtype, self.device) = (p, p), _kind(self.terms[0][1])
+        for _, operator in self.terms[1:]:
+            if (check_operator(operator), *_kind(operator)) != (p, self.dtype, self.device):
+                raise ValueError(
+                    f"An operator of size {p}, {self.dtype} on {self.device} cannot be added to one of "
+                    f"size {operator.shape[0]}, {operator.dtype} on {operator.device}."
+                )
+        self._error = 0.0
+        # The ranks that have slices of its vectors.
+        self._lengths = ALONE
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that share the data of its operators."""
+        shared = [ranks for _, operator in self.terms if (ranks := getattr(operator, "ranks", None)) is not None]
+        return shared[0] if shared else ALONE
+
+    def sliced(self) -> Combination:
+        """The combination on the slices of vectors that the ranks have."""
+        if self.ranks.size == 1:
+            return self
+        parts = []
+        for factor, operator in self.terms:
+            if not hasattr(operator, "sliced") and not isinstance(operator, Identity):
+                raise ValueError(
+                    f"A {type(operator).__name__} does not work on slices of vectors, and the data of another operator "
+                    "in the sum is shared by several ranks; measure the sum on one rank."
+                )
+            parts.append((factor, operator.sliced() if hasattr(operator, "sliced") else operator))
+        found = Combination(parts)
+        found._lengths = self.ranks
+        return found
+
+    @property
+    def product_error(self) -> float:
+        """Largest error of the products so far, relative to their norm, as its operators state their errors.
+
+        That of a difference of large matrices can exceed the errors of both.
+        """
+        return self._error
+
+    @functools.cached_property
+    def reference(self) -> Combination | None:
+        """The same combination of its operators' references; None where none of them has one."""
+        found = [getattr(operator, "reference", None) for _, operator in self.terms]
+        if all(each is None for each in found):
+            return None
+        pairs = zip(self.terms, found, strict=True)
+        return Combination([(factor, operator if each is None else each) for (factor, operator), each in pairs])
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What its operators have in common, and the formula."""
+        every = [getattr(operator, "attributes", {}) for _, operator in self.terms]
+        terms = zip(every, self.terms, strict=True)
+        known = [each for each, (_, operator) in terms if not isinstance(operator, Identity)]
+        first = known[0] if known else {}
+        shared = {name: value for name, value in first.items() if all(each.get(name) == value for each in known)}
+        return {**shared, "matrix": str(self)}
+
+    def identity(self) -> dict[str, str]:
+        """What this operator is, by its terms."""
+        found = {"matrix": str(self)}
+        for place, (factor, operator) in enumerate(self.terms, 1):
+            known = operator.identity() if hasattr(operator, "identity") else {"matrix": type(operator).__name__}
+            found |= {f"term {place}, {name}": value for name, value in known.items()}
+            found[f"term {place}, factor"] = factor.hex()
+        return found
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """Product with a vector (p,) or with the columns of a matrix (p, k)."""
+        total: Tensor | None = None
+        errors = torch.zeros(vectors.shape[1:], dtype=torch.float64)
+        for factor, operator in self.terms:
+            part: Tensor = operator @ vectors
+            error = float(getattr(operator, "product_error", 0.0))
+            if error:
+                errors += abs(factor) * error * _norms(part, self._lengths)
+            total = factor * part if total is None else total.add_(part, alpha=factor)
+        assert total is not None  # noqa: S101 - there is a term
+        if errors.any():
+            lengths = _norms(total, self._lengths)
+            self._error = max(self._error, float((errors / lengths).nan_to_num(0.0).max()))
+        return total
+
+    def __str__(self) -> str:
+        """The formula, such as "Hessian - GaussNewton"."""
+        text = ""
+        for factor, operator in self.terms:
+            name = str(getattr(operator, "attributes", {}).get("matrix", type(operator).__name__))
+            sign = "-" if factor < 0 else "+"
+            size = name if abs(factor) == 1 else f"{abs(factor):g} {name}"
+            text += f" {sign} {size}" if text else size if factor >= 0 else f"-{size}"
+        return text
+
+
+class Block(Composable):
+    """Principal submatrix A[i, i] of a symmetric operator.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator
+        A, (p, p). A product of the block costs one with A; an operator that is made with `params=` costs less.
+    block : slice, str, sequence of str, or one-dimensional array or tensor of int or bool
+        Entries of the flat vectors, each at most once, or names or patterns ("layers.0.*") of an operator's parameters.
+
+    Raises
+    ------
+    ValueError
+        If nothing is selected, an entry is selected twice, or a name matches no parameter.
+    """
+
+    def __init__(self, operator: Any, block: Any) -> None:
+        p = check_operator(operator)
+        self.dtype, self.device = _kind(operator)
+        self._operator, self._whole, self._named = operator, p, str(block)
+        texts = [block] if isinstance(block, str) else block
+        if isinstance(texts, list | tuple) and texts and all(isinstance(each, str) for each in texts):
+            if not hasattr(operator, "entries_of"):
+                raise ValueError(f"A {type(operator).__name__} has no names of parameters; select entries by number.")
+            block = operator.entries_of(texts)
+            self._named = ", ".join(texts)
+        entries = torch.arange(p)[torch.as_tensor(block) if not isinstance(block, slice) else block]
+        if entries.dim() != 1 or not entries.numel():
+            raise ValueError(f"The block {self._named} selects no entries of {p}.")
+        if len(set(entries.tolist())) < entries.numel():
+            raise ValueError(f"The block {self._named} selects an entry more than once.")
+        self.entries = entries.to(self.device)
+        self.shape = (entries.numel(), entries.numel())
+
+    @property
+    def product_error(self) -> float:
+        """Of the whole operator, which is relative to a product that may be longer: see `Combination`."""
+        return self._error
+
+    _error = 0.0
+
+    @functools.cached_property
+    def reference(self) -> Block | None:
+        """The same block of the operator's reference; None where it has none."""
+        found = getattr(self._operator, "reference", None)
+        return None if found is None else Block(found, self.entries.cpu())
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of the whole operator, and which block it is."""
+        return {**getattr(self._operator, "attributes", {}), "block": self._named}
+
+    def identity(self) -> dict[str, str]:
+        """What this operator is: the whole operator and the entries."""
+        known = self._operator.identity() if hasattr(self._operator, "identity") else {}
+        return {**known, "block": hashlib.blake2b(self.entries.cpu().numpy().tobytes()).hexdigest()[:16]}
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """Product with a vector (q,) or with the columns of a matrix (q, k)."""
+        whole = vectors.new_zeros((self._whole, *vectors.shape[1:]))
+        whole[self.entries] = vectors
+        product: Tensor = self._operator @ whole
+        part = product[self.entries]
+        error = float(getattr(self._operator, "product_error", 0.0))
+        if error:
+            ratio = error * _norms(product, ALONE) / _norms(part, ALONE)
+            self._error = max(self._error, float(ratio.nan_to_num(0.0).max()))
+        return part
+
+
+def _is_operator(other: Any) -> bool:
+    return hasattr(other, "__matmul__") and hasattr(other, "dtype") and len(getattr(other, "shape", ())) == 2
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex())
+
+
+def _kind(operator: SymmetricOperator) -> tuple[torch.dtype, torch.device]:
+    return operator.dtype, torch.device(operator.device)
+
+
+def _norms(vectors: Tensor, ranks: Ranks) -> Tensor:
+    """Euclidean norms of a vector, shape (), or of the columns of a matrix, (k,), on all ranks together."""
+    squares = vectors.double().square().sum(0).cpu()
+    if ranks.size > 1:
+        squares = ranks.numbers(*squares.reshape(-1).tolist()).sum(0).reshape(squares.shape)
+    return squares.sqrt()

@@ -1,0 +1,68 @@
+"""Spectra of minibatch Hessians at one point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from hesspec.measure.spectrum import spectrum
+from hesspec.operators import Hessian, Traces
+from hesspec.operators.risk.losses import LossFunction
+from hesspec.operators.risk.parameters import ParameterSpec
+from hesspec.spectra.spectrum import Spectrum
+
+__all__ = ["minibatch_spectra"]
+
+
+def minibatch_spectra(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterable[Any],
+    *,
+    runs: int | None = None,
+    steps: int | Literal["auto"] = 64,
+    seed: int = 0,
+    params: ParameterSpec = None,
+) -> list[Spectrum]:
+    """Measure the spectrum of the Hessian of the loss of each minibatch, for `sharpness_dimension`.
+
+    Parameters
+    ----------
+    model, loss_fn, params
+        As in `hesspec.Hessian`.
+    batches : iterable
+        Minibatches, such as a `DataLoader` that shuffles; iterated once. Each is the data of an operator of its own.
+    runs : int, optional
+        How many batches are measured at most; all of one pass by default.
+    steps : int or "auto"
+        As in `hesspec.spectrum`. A step takes a product with the Hessian of one minibatch.
+    seed : int
+        Of the probe of the first spectrum; that of run r has the seed `seed` + r.
+
+    Returns
+    -------
+    list of Spectrum
+
+    Raises
+    ------
+    ValueError
+        If there are no batches, or `runs` is out of range; else as `hesspec.Hessian` and `hesspec.spectrum`.
+
+    Notes
+    -----
+    arXiv 2604.19740, appendix C, takes a fresh minibatch for each run, with 500 runs of 100 steps.
+    """
+    if runs is not None and (not isinstance(runs, (int, np.integer)) or runs < 1):
+        raise ValueError(f"runs is {runs!r}; it must be a positive whole number, or None.")
+    traces = Traces(points=100 if runs is None else int(runs))
+    found = [
+        spectrum(Hessian(model, loss_fn, [batch], params, traces=traces), steps=steps, seed=seed + run)
+        for run, batch in enumerate(islice(batches, runs))
+    ]
+    if not found:
+        raise ValueError("There are no minibatches to measure: the data is empty.")
+    return found

@@ -1,0 +1,106 @@
+"""Power laws of numbers against sample size, by least squares in logarithms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+__all__ = ["PowerLaw", "check_confidence", "fit_power_law"]
+
+Array = npt.NDArray[np.float64]
+
+# Two points lie on a line whatever they are; the third is the first that can tell.
+MIN_PAIRS = 3
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = prefactor * x^exponent, fitted by least squares in logarithms.
+
+    Parameters
+    ----------
+    exponent : float
+    lower, upper : float
+        Confidence interval of the exponent; it holds if the logarithms' errors are independent, normal and of one size.
+    prefactor : float
+        In units of y: its value at x = 1. Infinity or 0 where that is beyond the range of floating point.
+    r_squared : float
+        Share of the variance of log y that the law explains; 1 where all y are equal.
+    points : int
+        How many pairs were used.
+    """
+
+    exponent: float
+    lower: float
+    upper: float
+    prefactor: float
+    r_squared: float
+    points: int
+
+
+def fit_power_law(
+    x: Sequence[float] | npt.ArrayLike, y: Sequence[float] | npt.ArrayLike, *, confidence: float = 0.95
+) -> PowerLaw:
+    """Fit y = prefactor * x^exponent by least squares in logarithms: outliers, bulk edges against samples per class.
+
+    Parameters
+    ----------
+    x, y : array_like (n,)
+        Pairs in which one is not finite or not positive are left out.
+    confidence : float
+        Of the interval, in (0, 1); by Student's t with n - 2 degrees of freedom.
+
+    Returns
+    -------
+    PowerLaw
+
+    Raises
+    ------
+    ValueError
+        If x and y differ in length, fewer than 3 pairs can be used, all x are equal, or `confidence` is out of range.
+
+    Examples
+    --------
+    >>> law = fit_power_law([10, 19, 37, 71, 136], [0.8, 0.41, 0.22, 0.11, 0.059])
+    >>> round(law.exponent, 2), round(law.lower, 2), round(law.upper, 2)
+    (-1.0, -1.03, -0.97)
+    """
+    check_confidence(confidence)
+    abscissae, ordinates = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if abscissae.ndim != 1 or abscissae.shape != ordinates.shape:
+        raise ValueError(
+            f"x has shape {abscissae.shape} and y {ordinates.shape}; a power law is fitted to two lists of one length."
+        )
+    usable = np.isfinite(abscissae) & np.isfinite(ordinates) & (abscissae > 0) & (ordinates > 0)
+    points = int(usable.sum())
+    if points < MIN_PAIRS:
+        raise ValueError(
+            f"{points} of {usable.size} pairs (x, y) have both numbers finite and positive; a power law with an "
+            f"interval needs at least {MIN_PAIRS}. Measure at more sizes."
+        )
+    log_x, log_y = np.log(abscissae[usable]), np.log(ordinates[usable])
+    if not np.ptp(log_x) > 0:
+        raise ValueError(f"All {points} usable x are {abscissae[usable][0]:.6g}; an exponent needs different ones.")
+    # Relative to one of them, so that equal values give sums that are zero and not of the size of rounding.
+    centred = log_x - log_x[0] - (log_x - log_x[0]).mean()
+    heights = log_y - log_y[0] - (log_y - log_y[0]).mean()
+    spread, total = float(centred @ centred), float(heights @ heights)
+    exponent = float(centred @ heights) / spread
+    rest = heights - exponent * centred
+    residual = float(rest @ rest)
+    half = float(stdtrit(points - 2, (1 + confidence) / 2)) * math.sqrt(residual / (points - 2) / spread)
+    with np.errstate(over="ignore", under="ignore"):
+        prefactor = float(np.exp(log_y.mean() - exponent * log_x.mean()))
+    explained = 1 - residual / total if total > 0 else 1.0
+    return PowerLaw(exponent, exponent - half, exponent + half, prefactor, max(explained, 0.0), points)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise ValueError for what is not the level of an interval."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence!r}; it has to be between 0 and 1, such as 0.95.")
