@@ -24,7 +24,7 @@ import scipy.special
 import torch
 from torch import Tensor
 
-from hesspec.krylov.operator import SymmetricOperator
+from hesspec.algebra import SymmetricOperator
 from hesspec.measure.spectrum import eigenpairs
 from hesspec.spectra.spectrum import Spectrum
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hesspec.algebra import SymmetricOperator
 from hesspec.applications.laplace.low_rank import LowRank
-from hesspec.krylov.operator import SymmetricOperator
 
 __all__ = ["Solved", "solve"]
 
