@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hesspec.applications import stability
+    from hesspec.applications import laplace, stability
     from hesspec.applications.class_structure.attribution import Attribution, attribute, class_structure, knock_out
     from hesspec.applications.class_structure.means import ClassStructure
     from hesspec.applications.class_structure.record import Structure
@@ -73,6 +73,7 @@ __all__ = [
     "fit_tail",
     "follow",
     "knock_out",
+    "laplace",
     "load",
     "overlaps",
     "plan",
@@ -118,7 +119,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Modules that are used as `hesspec.study.open` and need no import statement of their own.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
 # Those of them that are uses of the spectrum, each in a folder of its own.
-_APPLICATIONS = ("stability",)
+_APPLICATIONS = ("laplace", "stability")
 
 if not TYPE_CHECKING:  # where it would make any name a name of this module
 

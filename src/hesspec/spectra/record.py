@@ -37,6 +37,7 @@ _SCALARS: Final[dict[str, Callable[[xr.Dataset, str], Any]]] = {
 KINDS: Final = {
     "hesspec_format": "hesspec.spectra.spectrum.Spectrum",
     "hesspec_structure_format": "hesspec.applications.class_structure.record.Structure",
+    "hesspec_laplace_format": "hesspec.applications.laplace.record.Evidence",
     "hesspec_sharpness_dimension_format": "hesspec.applications.stability.record.SharpnessDimension",
     "hesspec_lyapunov_format": "hesspec.applications.stability.record.LyapunovExponents",
     "hesspec_stability_format": "hesspec.applications.stability.record.StabilityRun",

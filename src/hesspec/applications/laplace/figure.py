@@ -1,0 +1,154 @@
+"""Figures of a Laplace approximation: evidence against the prior, a regression's band, calibration of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hesspec.applications.laplace.record import Evidence
+from hesspec.plot import FILL, OKABE_ITO, STYLE
+from hesspec.spectra.record import Array
+
+__all__ = ["calibration", "plot_band", "plot_calibration", "plot_evidence"]
+
+Data = npt.ArrayLike
+
+
+def plot_evidence(evidence: Evidence) -> Figure:
+    """Figure of the log evidence and of the effective number of parameters against the prior precision.
+
+    Bands are intervals of 95%; the dashed line is the precision of largest evidence, with its interval.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        9 by 3.8 inches.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        panels = (
+            (left, "log_evidence", "log evidence  (nats)", OKABE_ITO[0]),
+            (right, "effective_parameters", "effective parameters", OKABE_ITO[1]),
+        )
+        for axes, name, label, colour in panels:
+            value, lower, upper = (getattr(evidence, name + end) for end in ("", "_lower", "_upper"))
+            axes.fill_between(evidence.prior_precision, lower, upper, color=colour, alpha=FILL, linewidth=0)
+            axes.plot(evidence.prior_precision, value, color=colour, linewidth=1.6)
+            axes.axvspan(evidence.best_lower, evidence.best_upper, color="#888888", alpha=0.25, linewidth=0)
+            axes.axvline(evidence.best, color="#444444", linewidth=1, linestyle=(0, (4, 3)))
+            axes.set(xscale="log", xlabel="prior precision", ylabel=label)
+        # Far from the maximum the evidence falls by thousands of nats, beside which the maximum would be flat.
+        top, span = float(evidence.log_evidence.max()), 3 * float(evidence.effective_parameters.max())
+        shown = evidence.log_evidence >= top - span
+        low = float(evidence.log_evidence_lower[shown].min())
+        high = float(evidence.log_evidence_upper[shown].max())
+        left.set_ylim(max(low, top - 1.5 * span), high + 0.05 * (high - low))
+        right.set_ylim(bottom=0)
+        left.set_title(f"best prior precision: {evidence.best:.3g}")
+    return figure
+
+
+def plot_band(x: Data, mean: Data, variance: Data, *, noise: float, points: tuple[Data, Data] | None = None) -> Figure:
+    """Figure of a regression in one dimension: mean, two standard deviations of the function and of the targets.
+
+    Parameters
+    ----------
+    x, mean, variance : array (m,)
+        Inputs, and the predictive distribution of the targets at them, noise included.
+    noise : float
+        Its standard deviation.
+    points : tuple of array (n,), optional
+        Inputs and targets of the training data.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        6 by 3.8 inches.
+    """
+    x, mean, variance = (np.asarray(values, dtype=float).reshape(-1) for values in (x, mean, variance))
+    order = np.argsort(x)
+    x, mean, variance = x[order], mean[order], variance[order]
+    function = np.sqrt(np.maximum(variance - noise**2, 0))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6, 3.8), layout="constrained")
+        axes = figure.subplots()
+        for deviation, alpha, label in (
+            (np.sqrt(variance), 0.15, "targets, ±2 sd"),
+            (function, 0.35, "function, ±2 sd"),
+        ):
+            axes.fill_between(
+                x, mean - 2 * deviation, mean + 2 * deviation, color=OKABE_ITO[0], alpha=alpha, linewidth=0, label=label
+            )
+        axes.plot(x, mean, color=OKABE_ITO[0], linewidth=1.6, label="mean")
+        if points is not None:
+            inputs, targets = (np.asarray(values, dtype=float).reshape(-1) for values in points)
+            axes.plot(inputs, targets, "o", color="#222222", markersize=3, label="training data")
+        axes.set(xlabel="input", ylabel="target")
+        figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=4, loc="outside upper left")
+    return figure
+
+
+def calibration(probabilities: Data, targets: Data, bins: int = 10) -> tuple[Array, Array, Array, float]:
+    """Confidence and accuracy of a classifier, by its confidence in the likeliest class.
+
+    Parameters
+    ----------
+    probabilities : array (n, C)
+    targets : int array (n,)
+    bins : int
+        Of equal width in the confidence.
+
+    Returns
+    -------
+    confidence, accuracy, counts : array (b,)
+        Means in the bins that are not empty, and the numbers of samples in them.
+    error : float
+        Expected calibration error: mean |accuracy - confidence|, weighted by the counts (Guo et al. 2017).
+    """
+    given, classes = np.asarray(probabilities, dtype=float), np.asarray(targets)
+    confident, right = given.max(axis=1), given.argmax(axis=1) == classes
+    place = np.minimum((confident * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins).astype(float)
+    seen = counts > 0
+    confidence = np.bincount(place, confident, minlength=bins)[seen] / counts[seen]
+    accuracy = np.bincount(place, right, minlength=bins)[seen] / counts[seen]
+    error = float(np.abs(accuracy - confidence) @ counts[seen] / counts.sum())
+    return confidence, accuracy, counts[seen], error
+
+
+def plot_calibration(predictions: Mapping[str, Data], targets: Data, *, bins: int = 10) -> Figure:
+    """Figure of the calibration of several predictions of the same targets: accuracy against confidence.
+
+    Parameters
+    ----------
+    predictions : mapping of str to array (n, C)
+        Class probabilities.
+    targets : int array (n,)
+    bins : int
+        As in `calibration`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        4.8 by 4.4 inches; the area of a marker grows with the number of samples in its bin.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 4.4), layout="constrained")
+        axes: Axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+        for colour, (name, probabilities) in zip(OKABE_ITO, predictions.items(), strict=False):
+            confidence, accuracy, counts, error = calibration(probabilities, targets, bins)
+            axes.plot(confidence, accuracy, color=colour, linewidth=1.4, label=f"{name}, error {error:.3f}")
+            axes.scatter(
+                confidence, accuracy, s=12 + 120 * counts / counts.sum(), color=colour, edgecolor="white", linewidth=0.5
+            )
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+        # Above the axes: curves may be in every corner.
+        figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=1, loc="outside upper left")
+    return figure

@@ -1,0 +1,98 @@
+"""Rows of the Jacobian of a model's outputs, one input at a time, and outputs at other parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesspec.errors import InputError
+from hesspec.operators.data.structures import describe, map_tensors, tensors_of
+from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
+from hesspec.operators.risk.empirical_risk import EmpiricalRisk
+
+__all__ = ["Network"]
+
+
+class Network:
+    """The model of an empirical risk, as a function of the selected parameters and of inputs.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+
+    Raises
+    ------
+    ValueError
+        If the loss is a closure, or is computed in the model, so that outputs are not known.
+    """
+
+    def __init__(self, risk: EmpiricalRisk) -> None:
+        if risk.loss.closure is not None or risk.capture is not None:
+            raise InputError(
+                "The loss is computed within the model or a closure, so that its outputs are not known; predictions "
+                "need a model that returns them, and loss_fn(outputs, targets)."
+            )
+        self._risk = risk
+
+    def inputs(self, inputs: Any) -> tuple[Any, int]:
+        """Inputs on the model's device and in its dtype, and their number.
+
+        Raises
+        ------
+        ValueError
+            If there is no tensor, or tensors differ in their first dimension.
+        """
+        device, dtype = self._risk.parameters.device, self._risk.parameters.dtype
+
+        def placed(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+        given = map_tensors(placed, inputs)
+        counts = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors_of(given)}
+        if len(counts) != 1 or 0 in counts:
+            raise InputError(
+                f"inputs is {describe(inputs)}; it must be a tensor (m, ...), or a structure of tensors with the same "
+                "first dimension m > 0, as the model takes it."
+            )
+        return given, counts.pop()
+
+    def outputs(self, inputs: Any, vector: Tensor | None = None) -> Tensor:
+        """Outputs (m, C) at the operator's parameters, or at a flat vector (p,) of others, without a graph."""
+        with torch.no_grad():
+            return self._outputs(inputs, None if vector is None else self._risk.parameters.to_named(vector))
+
+    def _outputs(self, inputs: Any, named: dict[str, Tensor] | None) -> Tensor:
+        risk = self._risk
+        fixed = {name: value.clone() for name, value in risk.fixed.items()}
+        try:
+            with preserved_randomness(), differentiable_kernels():
+                found = risk.loss.taken(risk.outputs(fixed, inputs, named))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InputError(f"The model does not take inputs that are {describe(inputs)}: {error}") from error
+        if not isinstance(found, Tensor) or found.dim() not in (1, 2):
+            raise InputError(f"The model returned {describe(found)}; predictions need outputs (m, C) or (m,).")
+        return found[:, None] if found.dim() == 1 else found
+
+    def rows(self, inputs: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Outputs (C,) and their Jacobian (C, p) of each input, by C backward passes."""
+        given, count = self.inputs(inputs)
+        for i in range(count):
+            named = self._risk.leaves()
+            one = map_tensors(functools.partial(_row, i), given)
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                outputs = self._outputs(one, named)[0]
+                rows = [
+                    torch.autograd.grad(output, list(named.values()), retain_graph=True, materialize_grads=True)
+                    if output.requires_grad
+                    else [torch.zeros_like(leaf) for leaf in named.values()]
+                    for output in outputs
+                ]
+            yield outputs.detach(), torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+
+
+def _row(place: int, tensor: Tensor) -> Tensor:
+    return tensor[place : place + 1]

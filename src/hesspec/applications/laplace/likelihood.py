@@ -1,0 +1,105 @@
+"""Losses as negative logarithms of likelihoods: what they are multiplied by, and their constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hesspec.errors import InputError
+
+__all__ = ["CATEGORICAL", "Likelihood", "likelihood_of", "positive"]
+
+CATEGORICAL = ("CrossEntropyLoss", "NLLLoss")
+"""Losses that are negative log-likelihoods of classes."""
+
+BERNOULLI = ("BCEWithLogitsLoss",)
+GAUSSIAN = ("MSELoss",)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """p(targets | outputs) of all data, whose negative logarithm is `scale` times the loss plus a constant.
+
+    Attributes
+    ----------
+    kind : {"categorical", "bernoulli", "gaussian"}
+    noise : float
+        Standard deviation of each output; 1 where it is not Gaussian.
+    scale : float
+        What the loss, and with it the Gauss-Newton matrix, is multiplied by.
+    log_likelihood : float
+        Of all data at the measured point, with all constants.
+    """
+
+    kind: str
+    noise: float
+    scale: float
+    log_likelihood: float
+
+
+def likelihood_of(attributes: Mapping[str, Any], noise: float) -> Likelihood:
+    r"""Likelihood that the loss of an operator is of.
+
+    `torch.nn.MSELoss` is a Gaussian of standard deviation s: its mean over T numbers (targets of all samples, each
+    with all of its outputs) has -log p = T/(2 s^2) L + T/2 log(2 pi s^2); a cross-entropy over T terms is T L itself.
+
+    Parameters
+    ----------
+    attributes : mapping
+        "loss", "reduction", "risk" and "terms" of an operator, or of a spectrum of it.
+    noise : float
+        Standard deviation of a Gaussian likelihood, in units of the targets.
+
+    Raises
+    ------
+    ValueError
+        If the loss is not a negative log-likelihood, or the noise is not positive, or is given for a classifier.
+    """
+    missing = [name for name in ("loss", "reduction", "risk", "terms") if name not in attributes]
+    if missing:
+        raise InputError(
+            f"The spectrum does not say {', '.join(missing)} of its loss; evidence needs the spectrum of a "
+            "hesspec.GaussNewton."
+        )
+    if attributes.get("matrix", "GaussNewton") != "GaussNewton":
+        raise InputError(
+            f"This is the spectrum of {attributes['matrix']}; the Laplace approximation here is that of the "
+            "Gauss-Newton matrix, which has no negative eigenvalues: measure hesspec.GaussNewton."
+        )
+    if attributes.get("output_curvature", "full") != "full":
+        raise InputError(f"The matrix is the {attributes['output_curvature']} part of G; measure all of G.")
+    noise = positive("noise", noise)
+    name, risk, terms = str(attributes["loss"]), float(attributes["risk"]), float(attributes["terms"])
+    total = terms if attributes["reduction"] == "mean" else 1.0
+    if name in GAUSSIAN:
+        scale = total / (2 * noise**2)
+        return Likelihood("gaussian", noise, scale, -scale * risk - terms / 2 * math.log(2 * math.pi * noise**2))
+    if name not in CATEGORICAL + BERNOULLI:
+        raise InputError(
+            f"The loss {name} is not a negative log-likelihood that is known here; take torch.nn.CrossEntropyLoss, "
+            "torch.nn.BCEWithLogitsLoss or torch.nn.MSELoss."
+        )
+    if noise != 1:
+        raise InputError(f"noise is {noise:g}, but {name} is the likelihood of a classifier, which has none: leave it.")
+    if name in CATEGORICAL and terms != round(terms):
+        raise InputError(f"The loss counts {terms:g} terms: with class weights it is not a likelihood; leave them out.")
+    return Likelihood("categorical" if name in CATEGORICAL else "bernoulli", 1.0, total, -total * risk)
+
+
+def positive(name: str, value: Any) -> float:
+    """The value as a float.
+
+    Raises
+    ------
+    ValueError
+        If it is not a positive finite number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise InputError(f"{name} is {value!r}; it must be a positive finite number.")
+    return number

@@ -1,0 +1,176 @@
+r"""The low-rank posterior covariance from resolved eigenpairs, and bounds of its error.
+
+With A = c G, c the factor that makes the loss a negative log-likelihood, and eigenpairs (a_i, v_i), i <= k,
+
+.. math:: \Psi = (A + t I)^{-1}, \qquad
+          \Psi_k = \tfrac1t \bigl(I - V \operatorname{diag}\tfrac{a_i}{a_i + t} V^\top\bigr) \succeq \Psi .
+
+Let R = A V - V D be the residuals, orthogonal to V. A' = A - R V^T - V R^T has the columns of V as exact eigenvectors,
+and its part in their complement is that of A, whose eigenvalues are at most a_r. Then
+
+.. math:: \|\Psi_k - \Psi\|_2 \le \frac{a_r}{t (a_r + t)} + \frac{2 r}{t} + \frac{s^2}{t^2}, \qquad
+          r = \|R (D + t)^{-1}\|_F, \quad s = \|R (D + t)^{-1/2}\|_F ,
+
+by two uses of the resolvent identity. The first term is exact where the pairs are. a_r is bounded by another Lanczos
+run, in the complement.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import scipy.special
+import torch
+from torch import Tensor
+
+from hesspec.algebra import SymmetricOperator
+from hesspec.measure.spectrum import eigenpairs
+from hesspec.spectra.spectrum import Spectrum
+
+__all__ = ["LowRank", "complement_bound", "low_rank"]
+
+# Lanczos steps in the complement, each time.
+CHECK_STEPS = 16
+# Times the rounding of G, below which the complement is not symmetric enough for Lanczos.
+NOISE = 100.0
+# Probability that the largest eigenvalue of the complement exceeds its bound.
+RISK = 1e-3
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Eigenpairs of G, and a bound of what is left.
+
+    Attributes
+    ----------
+    values : float64 Tensor (k,)
+        Descending.
+    vectors : Tensor (p, k)
+        Orthonormal columns.
+    residuals : float64 Tensor (k,)
+        ||G v - value v||.
+    rest : float
+        No eigenvalue of G in the complement of the vectors is larger, with a probability of 99.9%.
+    spectrum : Spectrum
+        Of G, from the first run.
+    matvecs : int
+        Products that were taken in all.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    rest: float
+    spectrum: Spectrum
+    matvecs: int
+
+    def applied(self, columns: Tensor, scale: float, prior: float) -> Tensor:
+        """Psi_k times the columns (p, n)."""
+        a = scale * self.values
+        return (columns - self._weighted(columns, a / (a + prior))) / prior
+
+    def root(self, columns: Tensor, scale: float, prior: float) -> Tensor:
+        """Symmetric square root of Psi_k times the columns (p, n)."""
+        a = scale * self.values
+        # 1 - sqrt(t / (a + t)) without cancellation.
+        share = a / (a + prior) / (1 + torch.sqrt(prior / (a + prior)))
+        return (columns - self._weighted(columns, share)) / math.sqrt(prior)
+
+    def _weighted(self, columns: Tensor, weights: Tensor) -> Tensor:
+        return self.vectors @ (weights.to(columns.dtype)[:, None] * (self.vectors.T @ columns))
+
+    def rest_error(self, scale: float, prior: float) -> float:
+        """Bound of ||Psi_k - Psi|| in the complement, where the pairs are exact."""
+        a = scale * self.rest
+        return (1.0 if math.isinf(a) else a / (a + prior)) / prior
+
+    def residual_error(self, scale: float, prior: float) -> float:
+        """What the residuals add to it, in all directions."""
+        shifted, residuals = scale * self.values + prior, scale * self.residuals
+        r = float((residuals / shifted).norm())
+        s = float((residuals / shifted.sqrt()).norm())
+        return 2 * r / prior + (s / prior) ** 2
+
+
+class Complement:
+    """An operator in the complement of orthonormal columns, (I - V V^T) A (I - V V^T)."""
+
+    def __init__(self, operator: SymmetricOperator, vectors: Tensor) -> None:
+        self._operator, self._vectors = operator, vectors
+        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
+
+    def __matmul__(self, given: Tensor) -> Tensor:
+        """Product with a vector (p,) or with columns (p, n)."""
+        return self._projected(self._operator @ self._projected(given))
+
+    def _projected(self, given: Tensor) -> Tensor:
+        return given - self._vectors @ (self._vectors.T @ given)
+
+
+def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -> LowRank:
+    """Eigenpairs of a positive semi-definite operator, at most `rank`, and a bound of its other eigenvalues.
+
+    One Krylov run of `steps` gives the resolved pairs, and takes a product for each. As one probe sees one copy of a
+    multiple eigenvalue, a run of 16 steps follows in the complement; copies that it finds are kept, and it is repeated.
+    Where the complement is rounding, products with 16 random vectors bound it.
+    """
+    pairs = eigenpairs(operator, count=rank, steps=steps, seed=seed)
+    spectrum, p = pairs.spectrum, operator.shape[0]
+    kept = pairs.values > spectrum.rounding
+    values = torch.as_tensor(pairs.values[kept], dtype=torch.float64, device=operator.device)
+    residuals = torch.as_tensor(pairs.residuals[kept], dtype=torch.float64, device=operator.device)
+    vectors, matvecs, rounds, rest = pairs.vectors[:, torch.as_tensor(kept)], spectrum.matvecs + len(kept), 0, 0.0
+    while vectors.shape[1] < p:
+        rounds += 1
+        room = rank - vectors.shape[1]
+        complement = Complement(operator, vectors)
+        normal = torch.randn(p, CHECK_STEPS, dtype=vectors.dtype, generator=torch.Generator().manual_seed(seed))
+        normal = normal.to(operator.device)
+        first = complement @ normal[:, :1]
+        matvecs += 1
+        if float(first.norm()) <= NOISE * spectrum.rounding * float(normal[:, :1].norm()):
+            rest = gaussian_bound(torch.cat([first, complement @ normal[:, 1:]], dim=1))
+            matvecs += CHECK_STEPS - 1
+            break
+        found = eigenpairs(complement, count=max(room, 1), steps=CHECK_STEPS, seed=seed + rounds)
+        matvecs += found.spectrum.matvecs + len(found.values)
+        rest = complement_bound(found.spectrum)
+        smallest = float(values.min()) if len(values) else 0.0
+        missed = found.values > max(smallest, spectrum.rounding)
+        if room < 1 or not missed.any():
+            break
+        vectors = torch.linalg.qr(torch.cat([vectors, found.vectors[:, torch.as_tensor(missed)]], dim=1))[0]
+        products = operator @ vectors
+        matvecs += vectors.shape[1]
+        values, turn = torch.linalg.eigh((vectors.T @ products).double())
+        values, turn = values.flip(0), turn.flip(1).to(vectors.dtype)
+        vectors, products = vectors @ turn, products @ turn
+        floor = float(pairs.residuals.min(initial=spectrum.rounding))
+        residuals = (products - vectors * values.to(vectors.dtype)).double().norm(dim=0) + floor
+        rest = 0.0
+    return LowRank(values, vectors, residuals, rest, spectrum, matvecs)
+
+
+def gaussian_bound(products: Tensor) -> float:
+    """Bound of the norm of a symmetric operator from its products (p, q) with standard normal vectors, at 99.9%.
+
+    The squared norm of the products is at least the squared eigenvalue times a chi-squared variable of q degrees of
+    freedom, that of the vectors' components along its eigenvector.
+    """
+    quantile = 2 * float(scipy.special.gammaincinv(products.shape[1] / 2, RISK))
+    return float(products.double().norm()) / math.sqrt(quantile)
+
+
+def complement_bound(spectrum: Spectrum) -> float:
+    """Bound of the largest eigenvalue of a positive semi-definite operator, with a probability of 99.9%.
+
+    For q Lanczos steps from a random vector of R^p, the largest Ritz value is below (1 - e) times the largest
+    eigenvalue with a probability of at most 1.648 sqrt(p) exp(-sqrt(e) (2 q - 1)), whatever the spectrum and its
+    multiplicities are (Kuczynski and Wozniakowski 1992). Infinite where q is too small to say anything.
+    """
+    norm = spectrum.norm + spectrum.rounding
+    if spectrum.exact:
+        return norm
+    share = (math.log(1.648 * math.sqrt(spectrum.dimension) / RISK) / (2 * spectrum.steps - 1)) ** 2
+    return norm / (1 - share) if share < 1 else math.inf

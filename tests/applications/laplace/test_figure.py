@@ -1,0 +1,74 @@
+"""Evidence as a file and as a figure; calibration curves."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hesspec
+from hesspec import laplace
+from hesspec.applications.laplace.figure import calibration
+
+
+def table():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2).double()
+    data = [(torch.randn(9, 3, dtype=torch.float64), torch.arange(9) % 2)]
+    spectrum = hesspec.spectrum(hesspec.GaussNewton(model, nn.CrossEntropyLoss(), data))
+    return laplace.MarginalLikelihood(spectrum, squared_norm=2.0).table()
+
+
+def test_evidence_is_saved_and_read(tmp_path):
+    found = table()
+    assert found.prior_precision.size == 50
+    assert (np.diff(found.effective_parameters) < 0).all()
+    found.save(tmp_path / "evidence.nc")
+    again = hesspec.load(tmp_path / "evidence.nc")
+    assert isinstance(again, laplace.Evidence)
+    assert (again.log_evidence == found.log_evidence).all()
+    assert again.best == found.best
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("prior_precision", -1.0, "not positive and ascending"),
+        ("log_evidence", 1e9, "not all in their intervals"),
+        ("effective_parameters", np.nan, "not all finite"),
+    ],
+)
+def test_impossible_values_are_refused(tmp_path, name, value, words):
+    found = table()
+    getattr(found, name)[3] = value
+    found.save(tmp_path / "evidence.nc")
+    with pytest.raises(ValueError, match=words):
+        hesspec.load(tmp_path / "evidence.nc")
+
+
+def test_figure_shows_both_curves_with_their_bands():
+    found = table()
+    left, right = found.plot().axes
+    assert left.lines[0].get_ydata() == pytest.approx(found.log_evidence)
+    assert right.lines[0].get_ydata() == pytest.approx(found.effective_parameters)
+    assert left.lines[1].get_xdata()[0] == found.best
+    assert len(left.collections) == 1
+
+
+def test_band_is_two_standard_deviations_in_the_order_of_the_inputs():
+    x, mean, variance = np.array([1.0, 0.0, 2.0]), np.array([5.0, 4.0, 6.0]), np.array([5.0, 10.0, 2.0])
+    axes = laplace.plot_band(x, mean, variance, noise=1.0, points=(x, mean)).axes[0]
+    assert axes.lines[0].get_ydata() == pytest.approx([4, 5, 6])
+    targets, function = (band.get_paths()[0].vertices[:, 1] for band in axes.collections)
+    assert targets.max() == pytest.approx(4 + 2 * np.sqrt(10))
+    assert function.max() == pytest.approx(4 + 2 * 3)
+
+
+def test_calibration_of_known_predictions():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])
+    confidence, accuracy, counts, error = calibration(probabilities, np.array([0, 1, 1, 1]))
+    assert confidence == pytest.approx([0.6, (0.9 + 0.9 + 1.0) / 3])
+    assert accuracy == pytest.approx([1.0, 2 / 3])
+    assert counts == pytest.approx([1, 3])
+    assert error == pytest.approx((0.4 + 3 * abs(2 / 3 - 2.8 / 3)) / 4)
+    axes = laplace.plot_calibration({"one": probabilities, "two": probabilities}, [0, 1, 1, 1]).axes[0]
+    assert len(axes.get_legend_handles_labels()[1]) == 2
