@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import types
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,7 +18,10 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["double_data", "double_module", "in_double", "twice_differentiable"]
 
 WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-ATOMS = (str, bytes, int, float, bool, complex, type(None), torch.dtype, torch.device, torch.Generator)
+ATOMS = (
+    *(str, bytes, int, float, bool, complex, type(None), torch.dtype, torch.device, torch.Generator),
+    *(type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, weakref.ref, nn.Module),
+)
 
 # Numbers are drawn in the precision that the user's model draws them in: others follow from a seed in float64.
 DRAWN = {torch.randn, torch.rand, torch.randn_like, torch.rand_like, torch.normal, torch.bernoulli}
@@ -35,7 +40,7 @@ def double_module(module: nn.Module) -> nn.Module:
 
 def double_data(tree: Any) -> Any:
     """A copy in float64 of tensors and arrays in containers and objects of any kind."""
-    if isinstance(tree, ATOMS) or callable(tree):
+    if isinstance(tree, ATOMS):
         return tree
     if isinstance(tree, Tensor):
         return _wide(tree.detach()).requires_grad_(tree.requires_grad)

@@ -72,7 +72,8 @@ def _all_faults(record: dict[str, Any]) -> list[tuple[str, str]]:
 def _faults(record: dict[str, Any], what: str, matrix: str, result: dict[str, Any]) -> list[tuple[str, str]]:
     found = []
     truth = record.get("truth", {})
-    may_refuse = record["sentence"] or truth.get("constants") or truth.get("exists") is False
+    refused = record["sentence"] or (record.get("unsplit", "") if matrix != "Hessian" else "")
+    may_refuse = refused or truth.get("constants") or truth.get("exists") is False
     if "printed" in result:
         found.append(("printed", f"{what}: {result['printed'].count(chr(10))} lines: {result['printed'][:150]}"))
     if "error" in result:
@@ -81,8 +82,8 @@ def _faults(record: dict[str, Any], what: str, matrix: str, result: dict[str, An
             whose = "" if error["ours"] else " (raw)"
             found.append(("error", f"{what}{whose}: {error['type']}: {error['text'][:300]}"))
         return found
-    if record["sentence"]:
-        found.append(("wrong", f"{what}: a product, though {record['sentence']}"))
+    if refused:
+        found.append(("wrong", f"{what}: a product, though {refused}"))
     elif truth.get("exists") is False:
         found.append(("wrong", f"{what}: a product of a matrix that is not symmetric"))
     deviation = result.get("deviation")

@@ -64,6 +64,7 @@ def measure(case: Case, save: Callable[[Record], None], printed: Path) -> None:
     """
     started = time.process_time()
     record: Record = {"name": case.name, "family": case.family, "sentence": case.sentence, "stage": "build"}
+    record["unsplit"] = case.unsplit
 
     def stage(name: str) -> None:
         record["stage"], record["seconds"] = name, round(time.process_time() - started, 2)

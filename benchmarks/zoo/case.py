@@ -115,6 +115,8 @@ class Case:
         Makes the example; the same one each time, as random numbers are seeded before.
     sentence : str
         Why hesspec can only refuse; empty where it has to multiply.
+    unsplit : str
+        Why it can only refuse G and H; empty where there are such matrices.
     limit : float
         CPU seconds that the case may take.
     needs : tuple of str
@@ -125,6 +127,7 @@ class Case:
     family: str
     build: Callable[[], Example]
     sentence: str = ""
+    unsplit: str = ""
     limit: float = 90.0
     needs: tuple[str, ...] = ()
 

@@ -309,7 +309,7 @@ def structured_arrays() -> Example:
     return Example(model, CE, given, batches=[(torch.from_numpy(x), y) for x, y in batches])
 
 
-@data.case()
+@data.case(unsplit="the loss differentiates the outputs by the inputs, and is not a function of them alone")
 def inputs_with_gradient() -> Example:
     """Inputs that require a gradient, by which the loss differentiates the outputs."""
     model = Forward(lambda self, x: (self.f(x), x), f=mlp(2, 1))

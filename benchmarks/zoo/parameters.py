@@ -211,7 +211,7 @@ def embedding_max_norm() -> Example:
     return Example(model, CE, [(classes(30, n, 3), classes(3, n)) for n in (6, 3)])
 
 
-@parameters.case()
+@parameters.case(sentence="gradients are divided by the frequencies of words, and are not those of the loss")
 def embedding_by_frequency() -> Example:
     """Embedding with scale_grad_by_freq."""
     model = nn.Sequential(nn.Embedding(30, 6, scale_grad_by_freq=True), nn.Flatten(), mlp(18, 3))

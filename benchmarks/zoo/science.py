@@ -72,7 +72,7 @@ def ritz() -> Example:
     return Example(Forward(forward, f=_solution()), loss, _points())
 
 
-@pinns.case()
+@pinns.case(unsplit="the loss differentiates the outputs by the inputs, and is not a function of them alone")
 def derivative_in_loss() -> Example:
     """The loss differentiates outputs by inputs that the model makes require a gradient."""
 

@@ -1,9 +1,6 @@
 """hesspec plan: what a measurement takes, before it is run."""
 
 import pytest
-from rich.console import Console
-
-from hesspec.cli import console
 
 PLAN = ("plan", "small_cnn", "--data", "digits", "--samples-per-class", "5")
 
@@ -41,85 +38,6 @@ def test_a_plan_that_cannot_be_made(hesspec):
     assert "One sample takes" in result.stderr
 
 
-SCALE = ("plan", "--params", "7e9", "--tokens", "1e9", "--devices", "256", "--memory", "80GB")
-
-
-def test_a_plan_for_a_network_that_is_not_here(hesspec, here):
-    result = hesspec(*SCALE, "--bandwidth", "400GB/s", "--matrix", "hess")
-    assert result.exit_code == 0, result.stderr
-    found = rows(result.stdout)
-    for name in (
-        "can be run",
-        "way",
-        "compute, a matvec",
-        "communication, a matvec",
-        "spectrum",
-        "memory: basis",
-        "devices needed",
-    ):
-        assert name in found, result.stdout
-    assert found["parameters"].split()[1:] == ["7,000,000,000"]
-    assert found["a device receives"].split()[-2:] == ["400", "GB/s"]
-    assert "assumed" in found["a device computes"]
-
-
-def test_a_plan_for_images_that_are_not_here(hesspec):
-    options = ("--params", "25.6e6", "--samples", "1.28e6", "--flops-forward", "8.2e9", "--activations", "266MB")
-    result = hesspec("plan", *options, "--flops", "100TFLOP/s", "--steps", "32")
-    assert result.exit_code == 0, result.stderr
-    found = rows(result.stdout)
-    assert "1,280,000" in found["data"]
-    assert found["Lanczos steps"].split()[2:] == ["32"]
-    assert not [line for line in result.stdout.splitlines() if "cannot be run" in line]
-
-
-def test_what_cannot_be_run_is_said_first_and_why(hesspec, monkeypatch):
-    monkeypatch.setattr(console, "output", Console(width=100, markup=False, highlight=False, emoji=False))
-    result = hesspec(*SCALE, "--bandwidth", "400GB/s")
-    assert result.exit_code == 0, result.stderr
-    said = " ".join(result.stdout.partition("parameters  ")[0].split())
-    for name, size in (("G", "341 GB"), ("H", "509 GB")):
-        assert f"{name} cannot be run. It needs {size} of each device, which has 80 GB" in said
-    assert said.count("parameters can be sharded for the Hessian only") == 2
-    assert "Hess cannot" not in said
-    lines = result.stdout.splitlines()
-    assert max(map(len, lines)) <= 100
-    # No cell is folded: each row has a name.
-    rows_ = [line for line in lines if "  " in line.strip() and "─" not in line]
-    assert all(not line.startswith(" ") for line in rows_ if "Hess" not in line and line.split() != ["all"])
-    found = rows(result.stdout)
-    assert found["can be run"].split()[3:] == ["yes", "no", "no"]
-    assert found["spectrum"].split()[1:] == ["8", "days", "–", "–"]
-
-
-def test_too_few_devices_are_said_with_how_many_are_enough(hesspec):
-    result = hesspec("plan", "--params", "7e9", "--tokens", "1e9", "--devices", "8", "--matrix", "hess")
-    assert "; with 57 devices it fits." in " ".join(result.stdout.split())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("plan",), "There is nothing to plan: give NETWORK and --data"),
-        (("plan", "--tokens", "1e9"), "There is nothing to plan"),
-        (("plan", "--params", "7e9"), "Nothing is said about the data"),
-        (
-            ("plan", "--params", "7B", "--tokens", "1e9"),
-            "--params must be one number of parameters such as 7e9, not '7B'",
-        ),
-        ((*SCALE, "--params", "1e9"), "one number of parameters such as 7e9, not '7e9' '1e9'"),
-        (("plan", "--params", "7e9", "--tokens", "many"), "tokens is 'many', which is no number"),
-        ((*SCALE, "--data", "digits"), "--data requires NETWORK; add NETWORK or drop the option"),
-        ((*SCALE, "--bandwidth", "400Gb/s"), "400 Gbit/s are 50 GB/s"),
-        (
-            (*PLAN, "--params", "7e9"),
-            "--params 7e9 is a number of parameters and cannot be combined with NETWORK small_cnn",
-        ),
-        ((*PLAN, "--flops-forward", "7e9"), "--flops-forward cannot be combined with NETWORK; drop one of the two"),
-        (("plan", "small_cnn"), "A plan for small_cnn requires data; add --data"),
-    ],
-)
-def test_plans_that_contradict_themselves(hesspec, arguments, message):
-    result = hesspec(*arguments)
-    assert result.exit_code == 1
-    assert message in result.stderr
+@pytest.mark.parametrize("arguments", [("plan",), ("plan", "small_cnn"), (*PLAN, "--tokens", "1e9")])
+def test_a_plan_takes_a_network_and_its_data(hesspec, arguments):
+    assert hesspec(*arguments).exit_code == 2

@@ -17,7 +17,9 @@ from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.storage import STORAGES
 from hesspec.krylov.vectors import Space
 from hesspec.measure import cost as cost_model
-from hesspec.measure.cost import Device, cost, parse_bandwidth, parse_flops
+from hesspec.measure.cost import cost
+from hesspec.measure.estimate import H100, Device
+from hesspec.measure.rates import parse_bandwidth, parse_flops
 from hesspec.operators.engine.budget import count_work
 from hesspec.study import small_cnn
 
@@ -202,7 +204,7 @@ def test_the_data_of_a_day_takes_a_day():
 
 
 def test_a_summary_says_what_is_assumed():
-    words = repr(cost(**LLM, devices=256, device=cost_model.H100))
+    words = repr(cost(**LLM, devices=256, device=H100))
     for text in ("sharded parameters", "central differences", "assumed: 50% of an H100", "15.1 EFLOP", "50 GB/s"):
         assert text in words
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import random
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -565,3 +566,51 @@ def test_random_numbers_of_data_and_loss_leave_the_global_generators_alone(loss,
     loader = torch.utils.data.DataLoader(Augmented(1.0), batch_size=4)
     with pytest.raises(ValueError, match="data changed between passes"):
         dense(network(), CE, loader)
+
+
+class Counting(torch.utils.data.DataLoader):
+    """Counts its passes, and shuffles by their number, as loaders that a seed makes the same on all ranks do."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.iteration = 3
+
+    def __iter__(self):
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(self.iteration))
+        self.iteration += 1
+        for group in order.split(self.batch_size):
+            yield self.collate_fn([self.dataset[int(index)] for index in group])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_loader_that_counts_its_passes_is_left_at_its_count(stopped):
+    loader = Counting(Augmented(0.0), batch_size=4)
+    if stopped:
+        with pytest.raises(ValueError, match="Give the model as many logits"):
+            hesspec.Hessian(nn.Linear(5, 2), CE, loader)
+    else:
+        expected = dense(network(), CE, list(Counting(Augmented(0.0), batch_size=4)))
+        torch.testing.assert_close(dense(network(), CE, loader), expected)
+    assert loader.iteration == 3
+
+
+class Configured(nn.Module):
+    """Writes into its configuration in the forward pass, as models do that tell their task from the first labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.config = nn.Linear(5, 3), SimpleNamespace(task=None, width=3)
+        self.body.config = self.config
+
+    def forward(self, x):
+        self.config.task = self.config.task or "classes"
+        self.config.seen = len(x)
+        return self.body(x).tanh()
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_what_a_model_writes_into_its_configuration_is_put_back(matrix):
+    model = seeded(lambda: Configured().double())
+    dense(model, matrix=matrix)
+    assert vars(model.config) == {"task": None, "width": 3}
+    assert model.body.config is model.config

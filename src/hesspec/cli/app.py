@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "demo": "Train a small network on scanned digits and measure its spectra.",
     "measure": "Measure the spectra of a network on a data set.",
     "plan": "Estimate the time and memory of a measurement.",
+    "cost": "Estimate the cost of a spectrum of a hypothetical network.",
     "structure": "Explain the outliers of a spectrum by the class structure of G.",
     "show": "Print spectra as tables, and plot them.",
     "study": "Train networks at several sample sizes and measure their spectra.",

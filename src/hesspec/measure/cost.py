@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
-from hesspec.backend.memory import in_words, parse_memory
+from hesspec.backend.memory import parse_memory
 from hesspec.backend.suggest import unknown
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES
-from hesspec.measure.plan import ROWS, ROWS_WHEN_DUE, VECTORS, duration
+from hesspec.measure.estimate import H100, Cost, Device, Way
+from hesspec.measure.plan import ROWS, ROWS_WHEN_DUE, VECTORS
 from hesspec.measure.spectrum import BASIS_SHARE
 from hesspec.operators.base import KEPT_SHARE
 
-__all__ = ["H100", "Cost", "Device", "cost", "parse_bandwidth", "parse_count", "parse_flops"]
-
-Way = Literal["whole", "sharded"]
+__all__ = ["cost"]
 
 # All numbers are float32, as hesspec's default is.
 ITEM: Final = torch.float32.itemsize
@@ -64,206 +62,6 @@ KEPT_NUMBERS: Final = {"Hessian": (68, 4, 5), "GaussNewton": (34, 2, 3), "Residu
 WORKING: Final = 1.5
 # Devices beyond which nobody asks.
 MOST_DEVICES: Final = 1 << 24
-DAY: Final = 86_400.0
-
-
-@dataclass(frozen=True)
-class Device:
-    """Rates of a device.
-
-    Attributes
-    ----------
-    flops : float
-        Floating-point operations per second that it sustains in a pass.
-    bandwidth : float
-        Bytes per second that it receives from others, and at the same time sends.
-    memory_bandwidth : float
-        Bytes per second of its own memory.
-    note : str
-        Where the rates are from.
-    """
-
-    flops: float
-    bandwidth: float
-    memory_bandwidth: float
-    note: str = "as given"
-
-
-# NVIDIA H100 SXM, data sheet: 67 TFLOP/s in float32, 3.35 TB/s of memory. A port of 400 Gbit/s for each, as in a
-# DGX H100. That half of the peak is sustained is an assumption: nothing has been measured on a GPU.
-PEAK: Final = 67e12
-EFFICIENCY: Final = 0.5
-H100: Final = Device(PEAK * EFFICIENCY, 50e9, 3.35e12, f"assumed: {EFFICIENCY:.0%} of an H100's float32 peak")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a spectrum takes, by the formulas of `cost`.
-
-    Attributes
-    ----------
-    matrix : str
-        "Hessian", "GaussNewton" or "Residual".
-    params : int
-        p.
-    samples : int
-        Number of samples, those of a language model being sequences.
-    tokens : int or None
-        Of a language model.
-    devices, steps : int
-        Number of devices; of Lanczos steps, which is that of products.
-    way : "whole" or "sharded"
-        Whether each device holds the whole model and takes its share of the data; or parameters are sharded, and
-        products are central differences of gradients.
-    basis : "full" or "half"
-        Width in which the Krylov basis is kept.
-    fits : bool
-        Whether a device's memory is enough. Where it is not, all else is what it would be if it were.
-    kept : float
-        Share of the data whose primal passes are kept from one product to the next.
-    flops_forward : float
-        Floating-point operations of a forward pass over all of the data; a multiply-add counts as two.
-    flops_matvec : float
-        Those of a product, of all devices together.
-    bytes_communicated : float
-        What a device receives for a product; it sends as much.
-    seconds_compute, seconds_communicate : float
-        Of a product.
-    seconds_step : float
-        The rest of a Lanczos step, on average.
-    seconds_setup : float
-        The primal passes before the first product.
-    bytes_parameters, bytes_vectors, bytes_basis, bytes_passes : float
-        What a device holds: parameters, whole and in slices; vectors; the Krylov basis; passes, kept and at work.
-    memory : int
-        Bytes that a device has for them.
-    least_devices : int or None
-        Smallest number of devices with which it fits, one way or the other; None where no number is enough.
-    full_from : int or None
-        Smallest number of devices with which it fits with a basis of full width.
-    activations_known : bool
-        Whether passes are counted in the memory.
-    device : Device
-        Rates.
-    """
-
-    matrix: str
-    params: int
-    samples: int
-    tokens: int | None
-    devices: int
-    steps: int
-    way: Way
-    basis: str
-    fits: bool
-    kept: float
-    flops_forward: float
-    flops_matvec: float
-    bytes_communicated: float
-    seconds_compute: float
-    seconds_communicate: float
-    seconds_step: float
-    seconds_setup: float
-    bytes_parameters: float
-    bytes_vectors: float
-    bytes_basis: float
-    bytes_passes: float
-    memory: int
-    least_devices: int | None
-    full_from: int | None
-    activations_known: bool
-    device: Device
-
-    @property
-    def seconds_matvec(self) -> float:
-        """A product: compute, then communication; none of it is taken to go on at the same time."""
-        return self.seconds_compute + self.seconds_communicate
-
-    @property
-    def seconds(self) -> float:
-        """All of it."""
-        return self.seconds_setup + self.steps * (self.seconds_matvec + self.seconds_step)
-
-    @property
-    def bytes(self) -> float:
-        """What a device holds."""
-        return self.bytes_parameters + self.bytes_vectors + self.bytes_basis + self.bytes_passes
-
-    @property
-    def share_in_a_day(self) -> float:
-        """Amount of data with which the spectrum takes a day, in units of this; 0 where no amount is small enough."""
-        grows = self.seconds_setup + self.steps * self.seconds_compute
-        stays = self.steps * self.seconds_step
-        if self.way == "sharded":
-            grows += self.steps * self.seconds_communicate
-        else:
-            stays += self.steps * self.seconds_communicate
-        return max(0.0, (DAY - stays) / grows)
-
-    @property
-    def obstacle(self) -> str:
-        """Why it cannot be run, in a sentence; empty where it can be."""
-        if self.fits:
-            return ""
-        needed = f"It needs {in_words(self.bytes)} of each device, which has {in_words(self.memory)}"
-        if self.least_devices is not None:
-            return f"{needed}; with {self.least_devices:,} devices it fits."
-        if self.matrix == "Hessian":
-            return f"{needed}, and no number of devices is enough."
-        return (
-            f"{needed}, and more devices do not help, as each holds the whole model: parameters can be sharded for the "
-            "Hessian only, by central differences of gradients, in place of the second derivatives that PyTorch does "
-            "not have through FSDP2."
-        )
-
-    def summary(self) -> dict[str, str]:
-        """Names and values in words, as `repr` and the command line show them; no times of what cannot be run."""
-
-        def time(words: str) -> str:
-            return words if self.fits else "–"
-
-        unit = "samples" if self.tokens is None else "tokens"
-        data = self.samples if self.tokens is None else self.tokens
-        passes = in_words(self.bytes_passes) if self.activations_known else "not known; give what a sample takes"
-        return {
-            "matrix": self.matrix,
-            "can be run": "yes" if self.fits else "no",
-            "parameters": f"{self.params:,}",
-            "data": f"{data:,} {unit}" + ("" if self.tokens is None else f", {self.samples:,} sequences"),
-            "devices": f"{self.devices:,}",
-            "way": {
-                "whole": "whole model",
-                "sharded": "sharded parameters",
-            }[self.way],
-            "products": "central differences" if self.way == "sharded" else "exact",
-            "primal passes kept": "no use" if self.way == "sharded" else f"{self.kept:.0%} of the data",
-            "Lanczos steps": f"{self.steps}",
-            "FLOP of a forward pass": _in_flop(self.flops_forward),
-            "FLOP of a matvec": _in_flop(self.flops_matvec),
-            "compute, a matvec": time(duration(self.seconds_compute)),
-            "communication, a matvec": time(
-                f"{duration(self.seconds_communicate)}, {_in_bytes(self.bytes_communicated)}"
-            ),
-            "rest of a step": time(duration(self.seconds_step)),
-            "set-up": time(duration(self.seconds_setup)),
-            "spectrum": time(duration(self.seconds)),
-            f"{unit} for one in a day": time(f"{data * self.share_in_a_day:.2g}"),
-            "memory: parameters": in_words(self.bytes_parameters),
-            "memory: vectors": in_words(self.bytes_vectors),
-            "memory: basis": f"{in_words(self.bytes_basis)}, {self.basis} width",
-            "memory: passes": passes,
-            "memory of a device": f"{in_words(self.bytes)} of {in_words(self.memory)}",
-            "devices needed": _number(self.least_devices),
-            "for a full-width basis": _number(self.full_from),
-            "a device computes": f"{_in_flop(self.device.flops)}/s, {self.device.note}",
-            "a device receives": f"{in_words(self.device.bandwidth)}/s",
-        }
-
-    def __repr__(self) -> str:
-        """Summary, a line each."""
-        rows = self.summary()
-        width = max(map(len, rows))
-        return "Cost\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
 
 
 def cost(
@@ -557,87 +355,3 @@ def _whole(name: str, value: float) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
         raise ValueError(f"{name} is {value!r}; it has to be a positive number, such as 7e9.")
     return round(value)
-
-
-FLOP_UNITS: Final[Mapping[str, float]] = {"": 1.0, **{letter: 1000.0**i for i, letter in enumerate("KMGTPE", 1)}}
-
-
-def parse_flops(flops: str | float) -> float:
-    """Operations per second of "400TFLOP/s", "67 TFLOPS" or a number.
-
-    Raises
-    ------
-    ValueError
-        If it is neither, or not positive.
-
-    Examples
-    --------
-    >>> parse_flops("400TFLOP/s"), parse_flops("67 TFLOPS"), parse_flops(1e12)
-    (400000000000000.0, 67000000000000.0, 1000000000000.0)
-    """
-    found = re.fullmatch(r"\s*([\d.]+(?:e\+?\d+)?)\s*(?:([KMGTPE]?)FLOPS?(?:/s)?)?\s*", str(flops), re.IGNORECASE)
-    return _rate("flops", flops, found, '"400TFLOP/s" or a number of operations per second')
-
-
-def parse_bandwidth(bandwidth: str | float) -> float:
-    """Bytes per second of "400GB/s" or a number.
-
-    Raises
-    ------
-    ValueError
-        If it is neither, or not positive. Bits, as in "400Gb/s", are refused rather than taken for bytes.
-
-    Examples
-    --------
-    >>> parse_bandwidth("400GB/s"), parse_bandwidth(5e10)
-    (400000000000.0, 50000000000.0)
-    """
-    found = re.fullmatch(r"\s*([\d.]+(?:[eE]\+?\d+)?)\s*(?:([kKMGTPE]?)B/s)?\s*", str(bandwidth))
-    return _rate(
-        "bandwidth", bandwidth, found, '"400GB/s" (bytes: 400 Gbit/s are 50 GB/s) or a number of bytes per second'
-    )
-
-
-def _rate(name: str, value: str | float, found: re.Match[str] | None, advice: str) -> float:
-    try:
-        rate = float(found[1]) * FLOP_UNITS[(found[2] or "").upper()] if found else math.nan
-    except ValueError:
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise ValueError(f"{name} is {value!r}, which is no rate; give {advice}.")
-    return rate
-
-
-def parse_count(name: str, text: str) -> float:
-    """Number of "7e9" or "28156554".
-
-    Raises
-    ------
-    ValueError
-        If it is none.
-
-    Examples
-    --------
-    >>> parse_count("params", "28.2e6")
-    28200000.0
-    """
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{name} is {text!r}, which is no number; give one such as 7e9.") from None
-
-
-def _number(devices: int | None) -> str:
-    return "none is enough" if devices is None else f"{devices:,}"
-
-
-def _in_bytes(size: float) -> str:
-    return in_words(size) if size < 1e12 else f"{size / 1e12:,.4g} TB"
-
-
-def _in_flop(count: float) -> str:
-    for letter in ("", "k", "M", "G", "T", "P"):
-        if count < 1000:
-            return f"{count:.3g} {letter}FLOP"
-        count /= 1000
-    return f"{count:.3g} EFLOP"

@@ -145,7 +145,7 @@ class GaussNewton(SumOverBatches):
             check_output_curvature(output_curvature, self._risk.loss.function, first.targets)
 
     def _check_loss(self) -> None:
-        self._risk.split("G")
+        self._risk.split()
 
     @property
     def attributes(self) -> dict[str, str | int | float]:

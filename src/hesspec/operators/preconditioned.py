@@ -229,8 +229,8 @@ def _moment(state: Mapping[str, Any], name: str) -> Tensor:
 def _adam(group: Mapping[str, Any], state: Mapping[str, Any], step: float) -> Tensor:
     beta1, beta2 = map(float, group["betas"])
     second = _moment(state, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
-    first: float = 1 - beta1**step
-    return first * ((second / (1 - beta2**step)).sqrt() + float(group["eps"]))
+    diagonal: Tensor = (1 - beta1**step) * ((second / (1 - beta2**step)).sqrt() + float(group["eps"]))
+    return diagonal
 
 
 def _rmsprop(group: Mapping[str, Any], state: Mapping[str, Any], _: float) -> Tensor:

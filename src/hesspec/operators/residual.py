@@ -68,7 +68,7 @@ class Residual(SumOverBatches):
     _form = ResidualForm()
 
     def _check_loss(self) -> None:
-        self._risk.split("H")
+        self._risk.split()
 
 
 def _inner(outputs: tuple[Tensor, ...], delta: tuple[Tensor, ...]) -> Tensor:

@@ -35,6 +35,15 @@ class Graph:
         return f"Graph(x={list(self.x.shape)})"
 
 
+class Sharing(Graph):
+    """Copies share its tensors, as those of graph libraries' batches share some."""
+
+    def __deepcopy__(self, memo):
+        other = Sharing.__new__(Sharing)
+        other.__dict__.update(self.__dict__)
+        return other
+
+
 class Encoding(UserDict):
     def __getattr__(self, name):
         try:
@@ -73,6 +82,7 @@ KINDS = {
     "named tuple": (Named, attributes),
     "dataclass": (Record, attributes),
     "object": (Graph, attributes),
+    "object whose copies share its tensors": (Sharing, attributes),
     "object in a tuple": (lambda x, s: (Graph(x, s),), attributes),
     "object in a dict": (lambda x, s: {"graph": Graph(x, s)}, lambda graph: (graph.x, graph.scale)),
     "array": (lambda x, s: (x.numpy(), s), lambda x, scale: (x, scale)),

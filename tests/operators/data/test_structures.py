@@ -1,5 +1,6 @@
 """Tensors are found and replaced in structures of any kind, and what is not a tensor is told apart."""
 
+import copy
 import dataclasses
 import enum
 import threading
@@ -56,6 +57,19 @@ class Encoding(UserDict):
             raise AttributeError(name) from None
 
 
+class Storage:
+    """Shares all but its first tensor with its copies, as the storage of a graph does."""
+
+    def __init__(self, x, y):
+        self.x, self.places, self.whole = x, {"x": y, "both": [x, y]}, self
+
+    def __deepcopy__(self, memo):
+        other = Storage.__new__(Storage)
+        other.__dict__.update(self.__dict__)
+        other.x = copy.deepcopy(self.x, memo)
+        return other
+
+
 class Circular:
     def __init__(self, x):
         self.x, self.me = x, self
@@ -92,6 +106,8 @@ OPAQUE = {
     "deque": deque([X, Y]),
     "set of words": {"a", "b"},
     "circular": Circular(X),
+    "copies that share tensors": Storage(X, Y),
+    "copies that share tensors, in an object": Plain(Storage(X, Y)),
     "packed sequence": pack_sequence([X, X[:1]], enforce_sorted=False),
     "sparse": X.to_sparse(),
     "nested tensor": torch.nested.nested_tensor([X, X[:1]], layout=torch.jagged),

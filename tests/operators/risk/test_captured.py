@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributions as D
 import torch.nn.functional as F
 import transformers
 from cases import gpt2
@@ -264,6 +265,124 @@ def test_the_class_structure_is_of_log_probabilities_too():
         )
 
 
+# Distributions and other objects as outputs ---------------------------------------------------------------------------
+
+
+class Returns(nn.Module):
+    """A network of three outputs that returns what a function makes of them."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.body, self._make = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)), make
+
+    def forward(self, x):
+        return self._make(self.body(x))
+
+
+class Answer:
+    """An object with tensors in it."""
+
+    def __init__(self, scores):
+        self.scores, self.words = scores, ["kept"]
+
+
+def mixture(logits, means):
+    components = D.Normal(means, torch.ones_like(means))
+    return D.MixtureSameFamily(D.Categorical(logits=logits), components)
+
+
+def triangular(f):
+    return torch.diag_embed(f.exp()) + torch.tensor([[0.0, 0, 0], [0.3, 0, 0], [0.1, 0.2, 0]]).to(f)
+
+
+# What is returned of f, the tensors that G is of, and the loss of both.
+OBJECTS = {
+    "normal": (
+        lambda f: D.Normal(f[:, 0], F.softplus(f[:, 1])),
+        lambda f: torch.stack([f[:, 0], F.softplus(f[:, 1])]),
+        lambda d, x, y: -d.log_prob(x[:, 0]).mean(),
+        lambda z: D.Normal(*z),
+    ),
+    "independent": (
+        lambda f: D.Independent(D.Normal(f, 1.0), 1),
+        lambda f: f,
+        lambda d, x, y: -d.log_prob(x[:, :3]).mean(),
+        lambda z: D.Independent(D.Normal(z, 1.0), 1),
+    ),
+    "multivariate": (
+        lambda f: D.MultivariateNormal(f, scale_tril=triangular(f)),
+        lambda f: torch.cat([f[..., None], triangular(f)], 2),
+        lambda d, x, y: -d.log_prob(x[:, :3]).mean(),
+        lambda z: D.MultivariateNormal(z[..., 0], scale_tril=z[..., 1:], validate_args=False),
+    ),
+    "categorical": (
+        lambda f: D.Categorical(logits=f),
+        lambda f: f,
+        lambda d, x, y: -d.log_prob(y).mean(),
+        lambda z: D.Categorical(logits=z),
+    ),
+    "categorical of probabilities": (
+        lambda f: D.Categorical(probs=f.softmax(1)),
+        lambda f: f.softmax(1),
+        lambda d, x, y: -d.log_prob(y).mean(),
+        lambda z: D.Categorical(probs=z, validate_args=False),
+    ),
+    "one-hot": (
+        lambda f: D.OneHotCategorical(logits=f),
+        lambda f: f,
+        lambda d, x, y: -d.log_prob(F.one_hot(y, 3).to(x)).mean() - 0.1 * d.entropy().mean(),
+        lambda z: D.OneHotCategorical(logits=z),
+    ),
+    "Bernoulli": (
+        lambda f: D.Bernoulli(logits=f),
+        lambda f: f,
+        lambda d, x, y: -d.log_prob(F.one_hot(y, 3).to(x)).mean(),
+        lambda z: D.Bernoulli(logits=z),
+    ),
+    "mixture": (
+        lambda f: mixture(f, 2 * f),
+        lambda f: torch.stack([f, 2 * f]),
+        lambda d, x, y: -d.log_prob(x[:, 0]).mean(),
+        lambda z: mixture(*z),
+    ),
+    "divergence": (
+        lambda f: (D.Normal(f, f.exp()), f),
+        lambda f: torch.stack([f, f.exp()]),
+        lambda d, x, y: D.kl_divergence(d[0], D.Normal(torch.zeros(3).to(x), 1.0)).mean(),
+        lambda z: (D.Normal(*z),),
+    ),
+    "object": (
+        Answer,
+        lambda f: f,
+        lambda d, x, y: F.cross_entropy(d.scores, y),
+        Answer,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_g_of_a_model_that_returns_an_object_is_of_the_tensors_in_it(name):
+    make, tensors, loss, of_tensors = OBJECTS[name]
+    torch.manual_seed(0)
+    model = Returns(make).double()
+    ((x, y),) = data(7)
+    pair = [(x, (x, y))]
+    expected = gauss_newton_of(model, lambda: tensors(model.body(x)), lambda z: loss(of_tensors(z), x, y))
+    assert expected.norm() > 1e-3
+
+    def given(out, targets):
+        return loss(out, *targets)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        g, h, whole_hessian = (
+            whole(matrix(model, given, pair)) for matrix in (hesspec.GaussNewton, hesspec.Residual, hesspec.Hessian)
+        )
+    torch.testing.assert_close(g, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(whole_hessian, hessian_of(model, lambda: given(model(x), (x, y))), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(g + h, whole_hessian, rtol=1e-9, atol=1e-11)
+
+
 # No curvature ---------------------------------------------------------------------------------------------------------
 
 PIECEWISE = {
@@ -318,15 +437,83 @@ class Balanced(Own):
         (Body(), hesspec.closure(lambda model, batch: model.body(batch["x"]).sum(1).mean())),
     ],
 )
-def test_a_loss_that_is_linear_in_the_outputs_has_no_g(model, loss):
+def test_g_of_a_loss_that_is_linear_in_the_outputs_is_zero_and_said_to_be(model, loss, mode):
     model = model.double()
     ((x, y),) = data(7)
     items = [{"x": x, "labels": y}] if not isinstance(model, Critic) else [(x, y)]
-    with pytest.raises(ValueError, match="linear in what the model returns.*return its logits or predictions"):
-        hesspec.GaussNewton(model, loss, items)
-    with pytest.warns(UserWarning, match="the residual the whole Hessian"):
-        residual = hesspec.Residual(model, loss, items)
-    torch.testing.assert_close(whole(residual), whole(hesspec.Hessian(model, loss, items)), rtol=1e-9, atol=1e-11)
+    words = "is linear in what the model returns.*zero by definition.*let the model return these"
+    with pytest.warns(UserWarning, match=words) as caught:
+        g = whole(hesspec.GaussNewton(model, loss, items, mode=mode))
+    assert len(caught) == 1
+    assert not g.any()
+    with pytest.warns(UserWarning, match=words) as caught:
+        residual = whole(hesspec.Residual(model, loss, items, mode=mode))
+    assert len(caught) == 1
+    torch.testing.assert_close(residual, whole(hesspec.Hessian(model, loss, items)), rtol=1e-9, atol=1e-11)
+
+
+class Rounded(torch.autograd.Function):
+    """Rounds, with the derivative of the identity."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.round(10 * x) / 10
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope
+
+
+def test_g_is_zero_too_where_the_gradient_is_not_that_of_the_loss():
+    class Quantised(Critic):
+        def forward(self, x):
+            return self.body[2](Rounded.apply(self.body[1](self.body[0](x))))
+
+    ((x, y),) = data(7)
+    with pytest.warns(UserWarning, match="linear in what the model returns.*zero by definition"):
+        g = hesspec.GaussNewton(Quantised().double(), lambda out, _: -out.mean(), [(x, y)])
+    assert not whole(g).any()
+
+
+class Two(nn.Module):
+    """Two outputs of the same shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)) for _ in range(2))
+
+    def forward(self, x):
+        return self.one(x), self.two(x)
+
+
+PAIRED = {
+    "squares": lambda one, two, _: F.mse_loss(one, two),
+    "Huber": lambda one, two, _: F.huber_loss(one, two, delta=2.0),
+    "triplet": lambda one, two, y: F.triplet_margin_loss(one, two, y, margin=4.0),
+    "distances": lambda one, two, _: torch.cdist(one, two).diagonal().mean(),
+}
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_g_of_a_loss_of_the_difference_of_two_outputs(name, mode):
+    torch.manual_seed(0)
+    model = Two().double()
+    x, y = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    expected = gauss_newton_of(model, lambda: torch.stack(model(x)), lambda both: PAIRED[name](*both, y))
+    assert expected.norm() > 0.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        g = whole(hesspec.GaussNewton(model, lambda out, y: PAIRED[name](*out, y), [(x, y)], mode=mode))
+    torch.testing.assert_close(g, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_g_of_a_hinge_on_the_difference_of_two_outputs_is_said_to_be_of_a_piecewise_linear_loss():
+    torch.manual_seed(0)
+    model = Two().double()
+    x, y = torch.randn(5, 4, dtype=torch.float64), torch.ones(5, 3, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="piecewise linear in what the model returns.*zero by definition"):
+        g = hesspec.GaussNewton(model, lambda out, y: F.margin_ranking_loss(*out, y, margin=0.1), [(x, y)])
+    assert not whole(g).any()
 
 
 def test_a_loss_that_looks_through_the_outputs_has_no_g():

@@ -455,6 +455,100 @@ def test_terms_that_contradict_the_loss_are_refused_with_the_numbers(loss, targe
         hesspec.Hessian(network(), loss, data, terms=terms)
 
 
+class Frames(nn.Module):
+    """Log-probabilities of five symbols, (frames, sequences, symbols)."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.linear(x).log_softmax(-1)
+
+
+def spoken(frames, lengths, *, joined):
+    """Sound of some sequences, with the symbols padded or one after the other, and the lengths of both."""
+    words = [torch.randint(1, 5, (length,)) for length in lengths]
+    symbols = torch.cat(words) if joined else nn.utils.rnn.pad_sequence(words, batch_first=True)
+    n = len(lengths)
+    x = torch.randn(frames, n, 4, dtype=torch.float64)
+    return x, (symbols, torch.full((n,), frames), torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("frames", [(9, 8), (9, 7)])
+@pytest.mark.parametrize("module", [False, True])
+def test_sequences_are_the_samples_of_ctc(joined, frames, module):
+    torch.manual_seed(0)
+    # Of the second pair of batches the first dimension of sound is a number of symbols, or of sequences.
+    lengths = [(2, 3, 3, 1), (2, 1) if frames[1] == 8 else (1,) * 7]
+    data = [spoken(count, of, joined=joined) for count, of in zip(frames, lengths, strict=True)]
+    model, ctc = Frames().double(), nn.CTCLoss()
+
+    def loss(out, given):
+        return (ctc if module else F.ctc_loss)(out, *given)
+
+    counts = [len(of) for of in lengths]
+    total = sum(count * hessian_of_ctc(model, loss, batch) for count, batch in zip(counts, data, strict=True))
+    with pytest.warns(UserWarning, match="by central differences") as caught:
+        g = whole(hesspec.GaussNewton(model, loss, data))
+    # How the losses of batches add up is known.
+    assert len(caught) == 1
+    torch.testing.assert_close(g, total / sum(counts), rtol=1e-6, atol=1e-8)
+
+
+def test_regions_that_the_loss_is_a_mean_over_are_counted_by_the_targets():
+    class Regions(nn.Module):
+        """One output for each of some places of each image."""
+
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x, places):
+            return self.linear(torch.cat([one[place] for one, place in zip(x.tanh(), places, strict=True)]))
+
+    torch.manual_seed(0)
+    model, data = Regions().double(), []
+    for counts in ((2, 3, 1), (4, 1)):
+        x = torch.randn(len(counts), 6, 4, dtype=torch.float64)
+        data.append(((x, [torch.randperm(6)[:count] for count in counts]), torch.randint(3, (sum(counts),))))
+
+    def loss(out, y):
+        return F.cross_entropy(out, y) + 0.1 * out.square().mean()
+
+    expected = hessian_of(model, lambda: loss(torch.cat([model(*x) for x, _ in data]), torch.cat([y for _, y in data])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = whole(hesspec.Hessian(model, loss, data))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def hessian_of_ctc(model, loss, batch):
+    """G of one batch, by differences of the gradient in the outputs: CTC has no second derivative."""
+    x, y = batch
+    leaves = tuple(model.parameters())
+    out = model(x)
+    jacobian = torch.stack(
+        [
+            torch.cat([part.reshape(-1) for part in torch.autograd.grad(entry, leaves, retain_graph=True)])
+            for entry in out.reshape(-1)
+        ]
+    )
+
+    def slope(at):
+        at = at.detach().requires_grad_()
+        return torch.autograd.grad(loss(at, y), at)[0].reshape(-1)
+
+    step = 1e-5
+    columns = []
+    for place in range(out.numel()):
+        unit = torch.zeros(out.numel(), dtype=out.dtype)
+        unit[place] = step
+        columns.append((slope(out + unit.view_as(out)) - slope(out - unit.view_as(out))) / (2 * step))
+    return jacobian.T @ torch.stack(columns) @ jacobian
+
+
 def test_a_number_of_samples_that_is_not_clear_is_asked_for():
     class Pooling(nn.Module):
         def __init__(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from hesspec.operators.data.structures import flatten, parts_of, rows_of
 
-__all__ = ["Division", "count_samples", "joined"]
+__all__ = ["Count", "Division", "count_samples", "joined"]
 
 
 @dataclass(frozen=True)
@@ -151,19 +151,36 @@ def _joined(one: Any, other: Any, path: str, division: Division) -> Any:
     return None if lost else parts.build(members)
 
 
-def count_samples(inputs: Any, targets: Any) -> tuple[int, bool]:
-    """Number of samples of a batch, and whether inputs and targets agree on it.
+class Count(NamedTuple):
+    """Number of samples of a batch.
+
+    Attributes
+    ----------
+    samples : int
+    agreed : bool
+        Whether inputs and targets agree on it.
+    first : int
+        The likeliest number of the targets alone; of the inputs, where there are no targets.
+    """
+
+    samples: int
+    agreed: bool
+    first: int
+
+
+def count_samples(inputs: Any, targets: Any) -> Count:
+    """Number of samples of a batch.
 
     It is the first dimension of tensors, or the length of a list of what is not tensors: the first such number of the
     targets that the inputs have too. Where there are targets only, or inputs only, it is theirs; they agree then if
     there is no other.
     """
     ours, theirs = list(dict.fromkeys(_counts(inputs))), list(dict.fromkeys(_counts(targets)))
+    found = theirs or ours or [1]
     shared = [count for count in theirs if count in ours]
     if shared:
-        return shared[0], True
-    found = theirs or ours
-    return (found[0] if found else 1), not (ours and theirs) and len(found) < 2
+        return Count(shared[0], agreed=True, first=found[0])
+    return Count(found[0], agreed=not (ours and theirs) and len(found) < 2, first=found[0])
 
 
 def _counts(side: Any) -> Iterator[int]:

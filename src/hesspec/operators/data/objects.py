@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copyreg
 import enum
+import io
+import pickle
 import types
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Content", "content_of"]
+__all__ = ["Content", "content_of", "rebuilt"]
 
 VALUES = (
     type(None),
@@ -55,6 +57,46 @@ def content_of(item: Any) -> Content:
     search = _Search()
     search.visit(item)
     return Content(search.tensors, tuple(search.words))
+
+
+def rebuilt(item: Any, replaced: Mapping[int, Tensor]) -> Any:
+    """An object made of what `pickle` takes of it, as in another process, with other tensors in it.
+
+    Nothing is read but what was written here.
+
+    Parameters
+    ----------
+    item
+    replaced : mapping of int to Tensor
+        New tensors by the identities of those that they take the place of.
+
+    Raises
+    ------
+    Exception
+        Whatever an object raises that cannot be pickled.
+    """
+    written = io.BytesIO()
+    _Pickler(written, replaced).dump(item)
+    written.seek(0)
+    return _Unpickler(written, replaced).load()
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, replaced: Mapping[int, Tensor]) -> None:
+        super().__init__(file)
+        self._replaced = replaced
+
+    def persistent_id(self, item: Any) -> int | None:
+        return id(item) if isinstance(item, Tensor) and id(item) in self._replaced else None
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, replaced: Mapping[int, Tensor]) -> None:
+        super().__init__(file)
+        self._replaced = replaced
+
+    def persistent_load(self, identity: Any) -> Tensor:
+        return self._replaced[identity]
 
 
 class _Search:

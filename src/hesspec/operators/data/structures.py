@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from hesspec.operators.data.objects import Content, content_of
+from hesspec.operators.data.objects import Content, content_of, rebuilt
 
 __all__ = [
     "CONSTANTS",
@@ -49,6 +49,9 @@ NUMERIC = "biufc"
 
 # Members of a structure that a message shows.
 SHOWN = 8
+
+# What to do about an object that cannot be copied.
+ADVICE = "pass its tensors in a tuple, dict or dataclass instead"
 
 Fill = Callable[[Iterator[Tensor]], Any]
 
@@ -293,16 +296,29 @@ def _taken_apart_object(item: Any, path: str, tensors: list[Tensor], paths: list
 def _copied(item: Any, content: Content, supply: Iterator[Tensor]) -> Any:
     """Deep copy of an object with other tensors in it."""
     given = [next(supply) for _ in content.tensors]
-    advice = "pass its tensors in a tuple, dict or dataclass instead"
+    replaced = {id(old): new for old, new in zip(content.tensors, given, strict=True)}
     try:
-        copied = copy.deepcopy(item, {id(old): new for old, new in zip(content.tensors, given, strict=True)})
+        copied = copy.deepcopy(item, dict(replaced))
     except Exception as error:
         raise ValueError(
-            f"The data holds a {type(item).__name__} that cannot be copied ({type(error).__name__}: {error}); {advice}."
+            f"The data holds a {type(item).__name__} that cannot be copied ({type(error).__name__}: {error}); {ADVICE}."
         ) from error
-    if [id(tensor) for tensor in content_of(copied).tensors] != list(dict.fromkeys(map(id, given))):
-        raise ValueError(f"The data holds a {type(item).__name__} whose copies have other tensors; {advice}.")
+    if _holds(copied, given):
+        return copied
+    # A class with a __deepcopy__ of its own may share some of its members with the copies, as graphs do.
+    words = f"The data holds a {type(item).__name__} whose copies have other tensors"
+    try:
+        copied = rebuilt(item, replaced)
+    except Exception as error:
+        raise ValueError(f"{words}, and which cannot be pickled ({error}); {ADVICE}.") from error
+    if not _holds(copied, given):
+        raise ValueError(f"{words}; {ADVICE}.")
     return copied
+
+
+def _holds(item: Any, tensors: Sequence[Tensor]) -> bool:
+    """Whether these are the tensors of an object."""
+    return [id(tensor) for tensor in content_of(item).tensors] == list(dict.fromkeys(map(id, tensors)))
 
 
 def _is_plain(tensor: Tensor) -> bool:

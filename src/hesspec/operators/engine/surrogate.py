@@ -140,6 +140,9 @@ def double_backward_meant(
     if length(apart) <= error:
         # They are one matrix.
         other, apart = None, one
+    if not length(apart):
+        # Both are zero, as the Gauss-Newton matrix of a loss is that is linear in the outputs.
+        return None
     tried = _directions(apart, direction)
     first = _Trial(by_differences, one, tried, direction, error)
     second = None if other is None else _Trial(by_double_backward, other, tried, direction, rounded * length(other))

@@ -14,6 +14,7 @@ import torch
 import torch.utils.checkpoint
 from torch.amp.autocast_mode import autocast
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
 
 from hesspec.operators.model.substitutes import Substitutes
 
@@ -135,11 +136,12 @@ def preserved_randomness() -> Iterator[None]:
 
 
 class OwnRandomness:
-    """Data that is iterated with random numbers of its own, which begin where the global ones are.
+    """Data that is iterated with random numbers of its own, which begin where the global ones are, and left unchanged.
 
     A `DataLoader` draws a seed for its workers in each pass, whether it shuffles or not; datasets draw what they
     augment with. The states of the global generators are what they were whenever an item is given out, and each pass
-    begins where the last one stopped, so that data which depends on them differs from pass to pass.
+    begins where the last one stopped, so that data which depends on them differs from pass to pass. A `DataLoader` may
+    also count its passes, as those of accelerate do to seed their samplers; the count is put back after each of them.
 
     Parameters
     ----------
@@ -152,15 +154,27 @@ class OwnRandomness:
 
     def __iter__(self) -> Iterator[Any]:
         """Items of the data."""
-        with self._drawing():
-            items = iter(self._data)
-        nothing = object()
-        while True:
+        with self._counts_put_back():
             with self._drawing():
-                item = next(items, nothing)
-            if item is nothing:
-                return
-            yield item
+                items = iter(self._data)
+            nothing = object()
+            while True:
+                with self._drawing():
+                    item = next(items, nothing)
+                if item is nothing:
+                    return
+                yield item
+
+    @contextmanager
+    def _counts_put_back(self) -> Iterator[None]:
+        """Put numbers among the attributes of a `DataLoader` back at the end of a pass."""
+        own = vars(self._data) if isinstance(self._data, DataLoader) else {}
+        before = {name: value for name, value in own.items() if isinstance(value, int | float)}
+        try:
+            yield
+        finally:
+            # Not by assignment, which a DataLoader refuses for some of them.
+            own.update(before)
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Hooks that are part of a module's computation (weight norm, spectral norm, pruning) are defined there.
 OF_TORCH = "torch.nn."
+# What is no part of a module's state, or is remembered by itself.
+SEEN_ELSEWHERE = (nn.Module, Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -187,8 +190,9 @@ def conversions_refused() -> Iterator[None]:
 class ModuleState:
     """Attributes of all parts of a module, to which they can be put back.
 
-    Containers are remembered with their content, one level deep: caches are attributes, or entries of a dictionary or
-    list that is one. Tensors are remembered by identity; parameters and buffers as well.
+    Containers and other objects are remembered with their content, one level deep: caches are attributes, or entries of
+    a dictionary or list that is one, and models may write into their configuration. Tensors are remembered by identity;
+    parameters and buffers as well.
 
     Parameters
     ----------
@@ -226,13 +230,18 @@ class ModuleState:
             elif isinstance(value, set):
                 value.clear()
                 value.update(content)
+            elif content is not None:
+                vars(value).clear()
+                vars(value).update(content)
             now[name] = value
 
 
 def _content(value: Any) -> tuple[Any, Any]:
-    """A value and, for a container that can change, a shallow copy of it."""
+    """A value and, for a container or another object that can change, a shallow copy of its content."""
     if isinstance(value, dict | list | set):
         return value, copy.copy(value)
+    if hasattr(value, "__dict__") and not isinstance(value, SEEN_ELSEWHERE):
+        return value, dict(vars(value))
     return value, None
 
 
@@ -242,6 +251,8 @@ def _same(now: Any, saved: tuple[Any, Any]) -> bool:
         return type(now) is type(value) and isinstance(value, PLAIN) and now == value
     if content is None:
         return True
+    if not isinstance(value, dict | list | set):
+        value = vars(value)
     if len(value) != len(content):
         return False
     if isinstance(value, dict):

@@ -133,6 +133,7 @@ class Batches:
         self._fingerprints: list[Fingerprint] = []
         self._numbers: list[dict[Terms, float]] = []
         self._agreed: list[bool] = []
+        self._of_targets: list[bool] = []
         self.sizes = ranks.together(self._read)
         self.samples = sum(self.sizes)
         self._nature.settle(ranks, self._numbers)
@@ -171,7 +172,7 @@ class Batches:
         nature, loss = self._nature, self._loss
         for index, item in enumerate(self._data):
             inputs, targets = self._pair(index, item)
-            samples, agreed = count_samples(inputs, targets)
+            samples, agreed, first = count_samples(inputs, targets)
             if nature.wants(inputs, targets, samples):
                 nature.look(index, *self._placed(inputs, targets), samples)
             named = {**named_tensors(inputs, "inputs"), **named_tensors(targets, "targets")} if nature.ranges else {}
@@ -182,6 +183,7 @@ class Batches:
             self._numbers.append({terms: terms.of(loss, inputs, targets, samples) for terms in [*known, *nature.open]})
             # Tensors that begin with another number may be what all samples share, as those of a batch that was cut.
             self._agreed.append(agreed or (nature.adds_up and nature.divides(inputs, targets, samples)))
+            self._of_targets.append(samples == first)
             self._fingerprints.append(self._fingerprint(inputs, targets))
             sizes.append(samples)
         if not sizes:
@@ -191,12 +193,18 @@ class Batches:
         return tuple(sizes)
 
     def _check_counted(self, ranks: Ranks) -> None:
-        """Refuse batches whose weights depend on a number of samples that inputs and targets do not agree on."""
+        """Refuse batches whose weights depend on a number of samples that inputs and targets do not agree on.
+
+        Where the loss itself tells that it is a mean over samples, they are those of the targets, as the regions of an
+        image and the sequences of a batch are whose first dimension is time; if only they are counted so in every
+        batch.
+        """
         unclear = next((index for index, agreed in enumerate(self._agreed) if not agreed), None)
         several = ranks.total(len(self.sizes)) > 1
+        told = SAMPLES in self._nature.open and ranks.least(float(all(self._of_targets))) == 1
 
         def check() -> None:
-            if unclear is not None and several and self._nature.terms == SAMPLES:
+            if unclear is not None and several and self._nature.terms == SAMPLES and not told:
                 raise ValueError(
                     f"Batch {unclear}: it is not clear how many samples it has, as its tensors begin with different "
                     "numbers. Batches are weighted by the number of terms that their mean is over: pass terms=..., a "

@@ -256,8 +256,9 @@ def words_of_split(capture: Capture | None, flat: str, loss: Loss) -> str:
     found = "the model returns" if capture is None else f"its loss functions are given ({capture.words})"
     if flat == "linear":
         return (
-            f"The loss is linear in what {found}: its Gauss-Newton matrix would be zero, and the residual the whole "
-            "Hessian. Let the model return its logits or predictions, and pass the loss of these as loss_fn."
+            f"The loss is linear in what {found}: its Gauss-Newton matrix is zero by definition, and the residual is "
+            "the whole Hessian. For a Gauss-Newton matrix of logits or predictions let the model return these, and "
+            "pass the loss of them as loss_fn."
         )
     if flat:
         return (
@@ -298,7 +299,7 @@ def _has_curvature(loss: Callable[[Any], Tensor], outputs: Any) -> bool:
         curved = [slope for slope in slopes if slope is not None and slope.requires_grad]
         if not curved:
             return False
-        along = [_direction(slope) for slope in curved]
+        along = _direction(curved)
         try:
             second = torch.autograd.grad(curved, at, along, allow_unused=True)
         except RuntimeError as error:
@@ -313,7 +314,7 @@ def _has_curvature_elsewhere(loss: Callable[[Any], Tensor], outputs: Any) -> boo
     """Whether there is some at outputs of about 1: the probabilities of a model that fits all samples underflow."""
     tensors, rebuild = differentiable_outputs(outputs)
     try:
-        return _has_curvature(loss, rebuild(tuple(_direction(tensor) for tensor in tensors)))
+        return _has_curvature(loss, rebuild(tuple(_direction(tensors))))
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
@@ -329,7 +330,7 @@ def _is_linear(loss: Callable[[Any], Tensor], outputs: Any) -> bool:
         value = loss(rebuild(tuple(at)))
         slopes = torch.autograd.grad(value, at, allow_unused=True, materialize_grads=True)
     largest = max(1.0, *(float(tensor.detach().abs().max()) for tensor in at if tensor.numel()))
-    along = [_direction(tensor) * largest for tensor in at]
+    along = [way * largest for way in _direction(at)]
     slope = sum(float((one.detach() * other).sum()) for one, other in zip(slopes, along, strict=True))
     start = float(value.detach())
     with torch.no_grad():
@@ -344,7 +345,15 @@ def _is_linear(loss: Callable[[Any], Tensor], outputs: Any) -> bool:
     return True
 
 
-def _direction(like: Tensor) -> Tensor:
-    """A direction that does not depend on the state of random number generators."""
-    places = torch.arange(1, like.numel() + 1, dtype=torch.float64, device=like.device)
-    return torch.sin(places * 12.9898).to(like.dtype).reshape(like.shape)
+def _direction(like: Sequence[Tensor]) -> list[Tensor]:
+    """A direction that does not depend on the state of random number generators.
+
+    Tensors of the same shape have other entries: a loss of the difference of two outputs, as of an embedding and a
+    second one, does not change where both are moved alike.
+    """
+    found, start = [], 1
+    for tensor in like:
+        places = torch.arange(start, start + tensor.numel(), dtype=torch.float64, device=tensor.device)
+        found.append(torch.sin(places * 12.9898).to(tensor.dtype).reshape(tensor.shape))
+        start += tensor.numel()
+    return found

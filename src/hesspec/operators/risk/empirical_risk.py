@@ -219,18 +219,8 @@ class EmpiricalRisk:
             return predict, loss
         return self.capture.predict(predict, loss), CapturedLoss(self.capture, predict, loss)
 
-    def split(self, matrix: str) -> None:
+    def split(self) -> None:
         """Find the outputs that the Gauss-Newton matrix and the residual are of, where they are not the model's.
-
-        Parameters
-        ----------
-        matrix : {"G", "H"}
-            Which of the two.
-
-        Raises
-        ------
-        ValueError
-            If G would be zero because the loss is linear in what the model returns.
 
         Warns
         -----
@@ -252,8 +242,6 @@ class EmpiricalRisk:
 
         self.capture, flat = self.ranks.together(find)
         words = words_of_split(self.capture, flat, self.loss)
-        if flat == "linear" and matrix == "G":
-            raise ValueError(words)
         if words and self.ranks.rank == 0:
             warnings.warn(words, stacklevel=4)
 

@@ -76,6 +76,9 @@ class LossCall:
         if self.function in ELEMENTWISE and self.given["reduction"] == "mean":
             shape = np.broadcast_shapes(tuple(self.input.shape), tuple(self.given["target"].shape))
             return float(math.prod(shape))
+        if self.function is F.ctc_loss and self.given["reduction"] == "mean":
+            # Sequences, the loss of each of which is divided by its own length.
+            return float(self.input.shape[1] if self.input.dim() == 3 else 1)
         if self.function not in (F.cross_entropy, F.nll_loss) or self.given["reduction"] != "mean":
             return None
         target, weight = self.given["target"], self.given["weight"]

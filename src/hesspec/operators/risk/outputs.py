@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.distributions import Categorical, Distribution
+from torch.distributions.utils import lazy_property
 from torch.utils import _pytree as pytree
 
 from hesspec.errors import InputError
-from hesspec.operators.data.structures import describe, flatten
+from hesspec.operators.data.structures import Structure, describe, flatten
 
 __all__ = ["Captured", "differentiable_outputs"]
 
@@ -38,7 +41,8 @@ def differentiable_outputs(
     Parameters
     ----------
     outputs
-        A tensor, or a structure of tensors and anything else (tuples, dicts, the output classes of transformers).
+        A tensor, or a structure of tensors and anything else (tuples, dicts, the output classes of transformers,
+        distributions, other objects with tensors in them).
 
     Returns
     -------
@@ -58,8 +62,7 @@ def differentiable_outputs(
     if not places:
         raise InputError(
             f"The model returned {describe(outputs)}, in which there is no floating-point tensor to differentiate. Let "
-            "it return tensors, in a tuple or dict if there are several, and build other objects, such as "
-            "distributions, from them in loss_fn."
+            "it return tensors, in a tuple or dict if there are several."
         )
 
     def rebuild(tensors: tuple[Tensor, ...]) -> Any:
@@ -72,18 +75,18 @@ def differentiable_outputs(
 
 
 def _flatten(outputs: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """Leaves of a structure, and how to build it of others: what PyTorch's pytrees know, and dataclasses."""
+    """Leaves of a structure, and how to build it of others: what PyTorch's pytrees know, and objects with tensors."""
     leaves: list[Any] = []
     builds: list[tuple[int, Callable[[list[Any]], Any]]] = []
     members, structure = pytree.tree_flatten(outputs)
-    for member in members:
+    for member in map(_as_given, members):
         tensors, rest = flatten(member)
-        if isinstance(member, Tensor) or rest.opaque or not tensors:
+        if isinstance(member, Tensor) or not tensors:
             leaves.append(member)
             builds.append((1, lambda given: given[0]))
         else:
             leaves += tensors
-            builds.append((len(tensors), rest.fill))
+            builds.append((len(tensors), _filled(rest)))
 
     def build(given: list[Any]) -> Any:
         filled, start = [], 0
@@ -93,3 +96,38 @@ def _flatten(outputs: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
         return pytree.tree_unflatten(filled, structure)
 
     return leaves, build
+
+
+def _filled(rest: Structure) -> Callable[[list[Any]], Any]:
+    return lambda given: _normalised(rest.fill(given))
+
+
+def _as_given(item: Any) -> Any:
+    """A distribution with the parameters that it was given, without those that were computed of them and are cached."""
+    if not isinstance(item, Distribution):
+        return item
+    kept, own = copy.copy(item), vars(item)
+    given = own.get("_param")
+    if given is not None or any(name.startswith("_unbroadcasted") for name in own):
+        for name, value in own.items():
+            if isinstance(getattr(type(item), name, None), lazy_property) and value is not given:
+                del vars(kept)[name]
+    vars(kept).update({name: _as_given(value) for name, value in vars(kept).items()})
+    return kept
+
+
+def _normalised(item: Any) -> Any:
+    """An object, with the logits of categorical distributions in it normalised, as their constructors do.
+
+    Those that a model made are normalised already, and the logarithm of a probability is linear in them. As a function
+    of any logits it is the cross-entropy, of which these are logits too.
+    """
+    if isinstance(item, Distribution):
+        own = vars(item)
+        if isinstance(item, Categorical) and "logits" in own:
+            logits = own["logits"].log_softmax(-1)
+            item._param = logits if item._param is own["logits"] else item._param  # noqa: SLF001 - no public name
+            item.logits = logits
+        for member in own.values():
+            _normalised(member)
+    return item

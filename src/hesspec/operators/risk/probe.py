@@ -122,11 +122,14 @@ def compare_parts(
     Returns
     -------
     Finding or None
-        None where nothing can be told: the loss is not finite, or is another one with each call.
+        None where nothing can be told: the loss is not finite, or is another one with each call, or neither part can be
+        given to the model.
     """
     if not math.isfinite(whole.value):
         return None
     found = [_tried(index, part, forward, loss) for part in parts[1:]]
+    if not any(found):
+        return None
     compared = _compared(loss, parts, whole, [part and (part.value, part.calls) for part in found], terms)
     if not compared.fits:
         again = _tried(index, parts[0], forward, loss)

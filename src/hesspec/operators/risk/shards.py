@@ -42,7 +42,7 @@ class _Shard:
     def _divided(self, index: int, item: Any) -> tuple[Division, int] | None:
         """Where the samples of an item are, and their number; None where there are too few, or they cannot be told."""
         sides = as_pair(index, item)
-        samples, agreed = count_samples(*sides)
+        samples, agreed, _ = count_samples(*sides)
         if samples < self._ranks.size or not agreed or flatten(item)[1].opaque:
             return None
         if not all(Division.of(side, samples).divides for side in sides if flatten(side)[0]):
