@@ -332,20 +332,23 @@ _decoder(
     "RecurrentGemmaForCausalLM",
     lambda: _llama("RecurrentGemmaConfig", num_hidden_layers=3, lru_width=16, attention_window_size=8),
 )
-_decoder(
-    "RWKV",
-    "RwkvForCausalLM",
-    lambda: configured(
-        "RwkvConfig",
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        attention_hidden_size=16,
-        num_hidden_layers=2,
-        context_length=16,
-        bos_token_id=0,
-        eos_token_id=1,
-    ),
-)
+for cached in (False, True):
+    _decoder(
+        f"RWKV, {'with' if cached else 'without'} the cache of its states",
+        "RwkvForCausalLM",
+        lambda cached=cached: configured(
+            "RwkvConfig",
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            attention_hidden_size=16,
+            num_hidden_layers=2,
+            context_length=16,
+            bos_token_id=0,
+            eos_token_id=1,
+            use_cache=cached,
+        ),
+        sentence="loss.backward() fails: states that it needs are written over in the forward pass" if cached else "",
+    )
 
 
 @decoders.case()
