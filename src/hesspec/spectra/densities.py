@@ -176,4 +176,4 @@ def bulk_widths(spectrum: Spectrum) -> Array:
     order = np.argsort(nodes, kind="stable")
     widths, (ascending, _, bounds) = widths[order], bulk_atoms(spectrum)
     widths = np.where(np.abs(ascending) <= bounds, np.minimum(widths, bounds), widths)
-    return np.maximum(widths, floor)
+    return np.asarray(np.maximum(widths, floor))

@@ -71,9 +71,9 @@ def outlier_p_values(spectrum: Spectrum) -> Array:
         values, counts, bounds, resolved = values[seen], counts[seen], bounds[seen], resolved[seen]
     sizes = np.maximum(np.abs(values), spectrum.rounding)
     inside = resolved & (np.cumsum(counts) <= spectrum.dimension / 2)
-    classes, matrix = (spectrum.attributes.get(name) for name in ("classes", "matrix"))
+    classes, matrix = spectrum.attributes.get("classes"), spectrum.attributes.get("matrix")
     known = isinstance(classes, int) and classes > 1 and matrix in ("Hessian", "GaussNewton")
-    expected = (classes - 1, classes) if known else ()
+    expected: tuple[int, ...] = (classes - 1, classes) if known and isinstance(classes, int) else ()
     mirrored = known and matrix == "Hessian"
     p_values = np.where(inside, spacing_p_values(sizes, bounds, counts, expected, mirrored=mirrored), 1.0)
     if mirrored:

@@ -246,7 +246,8 @@ def random_subspace(laplace: Laplace, size: int, *, seed: int = 0) -> Tensor:
     """Random orthonormal vectors (p, s)."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(laplace.theta.numel(), size, dtype=laplace.theta.dtype, generator=generator)
-    return torch.linalg.qr(normal)[0].to(laplace.theta.device)
+    orthonormal: Tensor = torch.linalg.qr(normal)[0]
+    return orthonormal.to(laplace.theta.device)
 
 
 def required_dimension(spectrum: Spectrum, *, prior_precision: float, noise: float = 1.0, error: float = 0.05) -> int:
