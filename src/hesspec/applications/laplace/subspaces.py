@@ -222,7 +222,8 @@ def top_eigenvectors(laplace: Laplace, size: int) -> Tensor:
 
 def largest_magnitude(laplace: Laplace, size: int) -> Tensor:
     """Indices (s,) of the parameters that are largest in absolute value."""
-    return laplace.theta.abs().topk(min(size, laplace.theta.numel())).indices
+    found: Tensor = laplace.theta.abs().topk(min(size, laplace.theta.numel())).indices
+    return found
 
 
 def largest_diagonal_variance(laplace: Laplace, size: int) -> Tensor:
