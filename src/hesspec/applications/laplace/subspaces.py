@@ -222,8 +222,7 @@ def top_eigenvectors(laplace: Laplace, size: int) -> Tensor:
 
 def largest_magnitude(laplace: Laplace, size: int) -> Tensor:
     """Indices (s,) of the parameters that are largest in absolute value."""
-    found: Tensor = laplace.theta.abs().topk(min(size, laplace.theta.numel())).indices
-    return found
+    return laplace.theta.abs().topk(min(size, laplace.theta.numel())).indices
 
 
 def largest_diagonal_variance(laplace: Laplace, size: int) -> Tensor:
@@ -247,7 +246,8 @@ def random_subspace(laplace: Laplace, size: int, *, seed: int = 0) -> Tensor:
     """Random orthonormal vectors (p, s)."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(laplace.theta.numel(), size, dtype=laplace.theta.dtype, generator=generator)
-    return torch.linalg.qr(normal)[0].to(laplace.theta.device)
+    found: Tensor = torch.linalg.qr(normal)[0].to(laplace.theta.device)
+    return found
 
 
 def required_dimension(spectrum: Spectrum, *, prior_precision: float, noise: float = 1.0, error: float = 0.05) -> int:
