@@ -178,7 +178,7 @@ def _refusals(judged: Iterable[tuple[dict[str, Any], Verdict]]) -> str:
             told = next(result["error"] for result in record["chosen"].values() if "error" in result)
             why = record["sentence"] or "a part of the gradient is held constant"
             lines.append(f"- {record['name']} ({why}): {told['type']}: {' '.join(told['text'].split())}")
-    return "#### What is refused, and with what words\n\n" + "\n".join(lines) + "\n" if lines else ""
+    return "## What is refused, and with what words\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _faults(judged: Iterable[tuple[dict[str, Any], Verdict]]) -> str:
@@ -187,4 +187,4 @@ def _faults(judged: Iterable[tuple[dict[str, Any], Verdict]]) -> str:
         told = "; ".join(f"{word}: {' '.join(sentence.split())}" for word, sentence in verdict.faults[:4])
         if told:
             lines.append(f"- {record['name']} ({record['family']}): {told}")
-    return "#### Faults\n\n" + "\n".join(lines) + "\n" if lines else ""
+    return "## Faults\n\n" + "\n".join(lines) + "\n" if lines else ""
