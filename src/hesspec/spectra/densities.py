@@ -79,15 +79,15 @@ def _nearest(nodes: Array, where: Array) -> npt.NDArray[np.intp]:
     return np.where(np.abs(nodes[left] - where) < np.abs(nodes[right] - where), left, right)
 
 
-def _reflected(x: Array, centres: Array, widths: Array, ends: tuple[float, float]) -> Array:
-    """Gaussians of mass 1 between two ends, at which what would lie beyond is reflected; shape (x, centres)."""
+def _reflected(x: Array, centres: Array, widths: Array, ends: tuple[float, float], unit: Array | float = 1.0) -> Array:
+    """Gaussians of mass 1 between two ends, at which what would lie beyond is reflected, times a unit; (x, centres)."""
     low, high = ends
     found = np.zeros((x.size, centres.size))
     mirrors = [centres]
     if np.isfinite(low):
-        mirrors += [2 * low - centres, 2 * high - centres]
+        mirrors += [low - (centres - low), high + (high - centres)]
     for mirror in mirrors:
-        found += np.exp(-0.5 * ((x[:, None] - mirror) / widths) ** 2) / (widths * np.sqrt(2 * np.pi))
+        found += np.exp(-0.5 * ((x[:, None] - mirror) / widths) ** 2) * (unit / widths / np.sqrt(2 * np.pi))
     if not np.isfinite(low):
         return found
     # What is reflected twice, of kernels as wide as the whole range.
@@ -136,8 +136,8 @@ def log_density(spectrum: Spectrum) -> xr.Dataset:
             scale = (magnitude * np.log(10))[:, None]
             low, high = spectrum.bulk_range if ends else (-np.inf, np.inf)
             return (
-                _reflected(magnitude, where, width, (low, high)) * scale,
-                _reflected(-magnitude, where, width, (low, high)) * scale,
+                _reflected(magnitude, where, width, (low, high), scale),
+                _reflected(-magnitude, where, width, (low, high), scale),
             )
 
         positive, negative = (part @ weights for part in kernels(nodes))
@@ -176,4 +176,4 @@ def bulk_widths(spectrum: Spectrum) -> Array:
     order = np.argsort(nodes, kind="stable")
     widths, (ascending, _, bounds) = widths[order], bulk_atoms(spectrum)
     widths = np.where(np.abs(ascending) <= bounds, np.minimum(widths, bounds), widths)
-    return np.maximum(widths, floor)
+    return np.asarray(np.maximum(widths, floor))

@@ -72,9 +72,10 @@ def outlier_p_values(spectrum: Spectrum) -> Array:
     sizes = np.maximum(np.abs(values), spectrum.rounding)
     inside = resolved & (np.cumsum(counts) <= spectrum.dimension / 2)
     classes, matrix = (spectrum.attributes.get(name) for name in ("classes", "matrix"))
-    known = isinstance(classes, int) and classes > 1 and matrix in ("Hessian", "GaussNewton")
-    expected = (classes - 1, classes) if known else ()
-    mirrored = known and matrix == "Hessian"
+    expected: tuple[int, ...] = ()
+    if isinstance(classes, int) and classes > 1 and matrix in ("Hessian", "GaussNewton"):
+        expected = (classes - 1, classes)
+    mirrored = bool(expected) and matrix == "Hessian"
     p_values = np.where(inside, spacing_p_values(sizes, bounds, counts, expected, mirrored=mirrored), 1.0)
     if mirrored:
         run, together = run_p_value(values, bounds, counts)
