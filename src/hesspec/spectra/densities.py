@@ -129,7 +129,8 @@ def log_density(spectrum: Spectrum) -> xr.Dataset:
         ends = max(abs(end) for end in spectrum.bulk_range)
         resolution, top = widths[np.argmin(np.abs(nodes))], ends or float(widths.max())
         logs = np.linspace(np.log10(min(resolution, top / 10)), np.log10(top), LOG_POINTS)
-        magnitude = 10**logs
+        # The last power of ten may round to beyond the end of the bulk, where there is nothing.
+        magnitude = np.minimum(10**logs, top)
 
         def kernels(where: Array) -> tuple[Array, Array]:
             width = widths[_nearest(nodes, where)]
