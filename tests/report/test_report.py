@@ -91,7 +91,7 @@ def test_the_headline_says_what_was_measured_and_the_result(page, study):
         in page.text
     )
     assert f"99% of the bulk lies between {MINUS}0." in page.text
-    assert "H · train · end (epoch 12): no outliers; the bulk" in page.text
+    assert "H · train · end (epoch 12): no outliers; 99% of the bulk" in page.text
 
 
 def test_the_matrices_are_explained(page):

@@ -79,15 +79,15 @@ def _nearest(nodes: Array, where: Array) -> npt.NDArray[np.intp]:
     return np.where(np.abs(nodes[left] - where) < np.abs(nodes[right] - where), left, right)
 
 
-def _reflected(x: Array, centres: Array, widths: Array, ends: tuple[float, float]) -> Array:
-    """Gaussians of mass 1 between two ends, at which what would lie beyond is reflected; shape (x, centres)."""
+def _reflected(x: Array, centres: Array, widths: Array, ends: tuple[float, float], unit: Array | float = 1.0) -> Array:
+    """Gaussians of mass 1 between two ends, at which what would lie beyond is reflected, times a unit; (x, centres)."""
     low, high = ends
     found = np.zeros((x.size, centres.size))
     mirrors = [centres]
     if np.isfinite(low):
-        mirrors += [2 * low - centres, 2 * high - centres]
+        mirrors += [low - (centres - low), high + (high - centres)]
     for mirror in mirrors:
-        found += np.exp(-0.5 * ((x[:, None] - mirror) / widths) ** 2) / (widths * np.sqrt(2 * np.pi))
+        found += np.exp(-0.5 * ((x[:, None] - mirror) / widths) ** 2) * (unit / widths / np.sqrt(2 * np.pi))
     if not np.isfinite(low):
         return found
     # What is reflected twice, of kernels as wide as the whole range.
@@ -129,15 +129,16 @@ def log_density(spectrum: Spectrum) -> xr.Dataset:
         ends = max(abs(end) for end in spectrum.bulk_range)
         resolution, top = widths[np.argmin(np.abs(nodes))], ends or float(widths.max())
         logs = np.linspace(np.log10(min(resolution, top / 10)), np.log10(top), LOG_POINTS)
-        magnitude = 10**logs
+        # The last power of ten may round to beyond the end of the bulk, where there is nothing.
+        magnitude = np.minimum(10**logs, top)
 
         def kernels(where: Array) -> tuple[Array, Array]:
             width = widths[_nearest(nodes, where)]
             scale = (magnitude * np.log(10))[:, None]
             low, high = spectrum.bulk_range if ends else (-np.inf, np.inf)
             return (
-                _reflected(magnitude, where, width, (low, high)) * scale,
-                _reflected(-magnitude, where, width, (low, high)) * scale,
+                _reflected(magnitude, where, width, (low, high), scale),
+                _reflected(-magnitude, where, width, (low, high), scale),
             )
 
         positive, negative = (part @ weights for part in kernels(nodes))
