@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -232,16 +232,27 @@ def eigenpairs(
 def outlier_pairs(
     operator: SymmetricOperator,
     *,
-    most: int,
+    classes: int,
+    least: int,
     steps: int = 64,
     seed: int = 0,
     memory: str | int | None = None,
     basis: str = "auto",
     on_step: Progress | None = None,
 ) -> tuple[Eigenpairs, npt.NDArray[np.intp]]:
-    """As `eigenpairs`, of the outliers among the `most` largest eigenvalues alone; and their places in the spectrum."""
-    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, most)
-    chosen = np.flatnonzero(found.is_outlier[: len(run.top)])
+    """As `eigenpairs`, of the outliers among the 2 C largest eigenvalues, and of the `least` largest in any case.
+
+    Late in training the C eigenvalues of the class structure may be the end of a tail, which no rule tells from it.
+
+    Returns
+    -------
+    pairs : Eigenpairs
+    places : int array (n,)
+        Their places in the spectrum.
+    """
+    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, 2 * classes)
+    found = replace(found, attributes={**found.attributes, "classes": classes})
+    chosen = np.flatnonzero(found.is_outlier[: len(run.top)] | (np.arange(len(run.top)) < least))
     return _pairs(run, found, chosen), chosen
 
 

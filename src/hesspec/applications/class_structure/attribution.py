@@ -195,8 +195,8 @@ def class_structure(
     model, loss_fn, data, params, group
         As for `ClassStructure`, with its conditions.
     matrices : sequence of str
-        Whose outliers are attributed: of "Hessian", "GaussNewton" and "Residual"; a spectrum is measured of each, and
-        its eigenvectors take 2 C p numbers.
+        Whose outliers are attributed: of "Hessian", "GaussNewton" and "Residual"; of the first two the C largest
+        eigenvalues in any case. A spectrum is measured of each, and its eigenvectors take 2 C p numbers.
     cross : bool
         Whether the C^2 cross-class means are formed. Their number makes that dear for many classes: the passes take C/2
         Gauss-Newton products for each slice of the parameters that fits into memory, and the Gram matrix C^4 p
@@ -242,8 +242,10 @@ def class_structure(
     found: dict[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]] = {}
     for name in matrices:
         operator = operator_class(name)(model, loss_fn, data, params, memory=products, group=group)
+        # The bulk of H has no classes.
+        least = 0 if name == "Residual" else count
         pairs, places = outlier_pairs(
-            operator, most=2 * count, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name)
+            operator, classes=count, least=least, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name)
         )
         if on_spectrum is not None:
             on_spectrum(name, pairs.spectrum)

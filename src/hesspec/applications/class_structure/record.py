@@ -56,8 +56,8 @@ class Structure(Record):
     within_traces, within_errors : array (C, C)
         Trace of the covariance of g_{i,c'} within each (c, c'), by weight, and its standard error.
     outlier_matrix : str array (n,)
-        Class name of the matrix ("Hessian", "GaussNewton") of each outlier below; outliers of several matrices are one
-        after the other, each by decreasing absolute value.
+        Class name of the matrix ("Hessian", "GaussNewton") of each eigenvalue below: its outliers, and its C largest
+        where these are fewer. Those of several matrices are one after the other, each by decreasing absolute value.
     outliers, outlier_bounds : array (n,)
         Eigenvalues and bounds of their errors.
     outlier_shares : array (n, 5)
