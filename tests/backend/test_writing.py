@@ -55,8 +55,8 @@ def size(tmp_path_factory, spectrum) -> str:
     return in_words(path.stat().st_size)
 
 
-@pytest.mark.usefixtures("small_files")
-def test_a_result_that_does_not_fit_leaves_the_one_before(tmp_path, spectrum, size):
+def test_a_result_that_does_not_fit_leaves_the_one_before(tmp_path, spectrum, size, small_files):
+    del small_files  # which comes after the size
     path = tmp_path / "a.nc"
     path.write_bytes(b"before")
     with pytest.raises(OSError, match="files may not become so large here") as raised:

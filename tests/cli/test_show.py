@@ -44,9 +44,20 @@ def test_the_example_in_the_help_works(hesspec, example, measured, here):
     assert list(here.glob(".*")) == []
 
 
-def test_one_file(hesspec, spectra):
-    file = spectra / "initialisation-train-GaussNewton.nc"
-    spectrum = package.load(file)
+def test_one_file(hesspec, here):
+    file = here / "spectra" / "initialisation-train-GaussNewton.nc"
+    eigenvalues = torch.cat([torch.linspace(-1, 1, 500), torch.tensor([9.0, -7.0, 5.0])]).double()
+    spectrum = dataclasses.replace(
+        package.spectrum(torch.diag(eigenvalues), steps=48),
+        attributes={
+            "matrix": "GaussNewton",
+            "network": "own:linear",
+            "dataset": "digits",
+            "split": "train",
+            "checkpoint": "initialisation",
+        },
+    )
+    spectrum.save(file)
     text = hesspec("show", file).stdout
     assert text.startswith(f"G: own:linear, digits, train, initialisation; {file}\n")
     assert headings(text) == [["G"]]
@@ -56,7 +67,7 @@ def test_one_file(hesspec, spectra):
         (str(rank), *with_bound(float(value), float(bound)))
         for rank, (value, bound) in enumerate(zip(spectrum.outliers, bounds, strict=True), start=1)
     ]
-    assert len(outliers) > 0
+    assert len(outliers) == 3
     low, high = spectrum.bulk_edges
     (bulk,) = re.findall(r"^bulk +(.+) to (.+)$", text, re.MULTILINE)
     np.testing.assert_allclose([float(edge.replace(MINUS, "-")) for edge in bulk], [low, high], rtol=1e-2)

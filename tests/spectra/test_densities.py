@@ -113,7 +113,7 @@ def test_kernels_are_as_wide_as_the_resolution_there():
     spectrum = measured(np.arange(1, 3000) ** -1.0, steps=100)
     assert not spectrum.is_outlier.any()
     nodes, _, bounds = bulk_atoms(spectrum)
-    ratio = bulk_widths(spectrum)[2:-2] * 4 / (nodes[4:] - nodes[:-4]) * np.sqrt(8 * np.log(1.25)) / 2
+    ratio = bulk_widths(spectrum)[2:-2] * 4 / (nodes[4:] - nodes[:-4]) * np.sqrt(8 * np.log(1.25))
     peak = (np.abs(nodes) <= bounds)[2:-2]
     assert ratio[~peak] == pytest.approx(1)
     assert (ratio[peak] <= 1 + 1e-9).all()

@@ -173,7 +173,7 @@ def bulk_widths(spectrum: Spectrum) -> Array:
             index = np.arange(places.size)
             right, left = np.minimum(index + 2, places.size - 1), np.maximum(index - 2, 0)
             distances[mine] = np.minimum(distances[mine], ((places[right] - places[left]) / (right - left))[same])
-    widths = np.where(np.isfinite(distances), distances, 0.0) * 2 / np.sqrt(8 * np.log(KAPPA))
+    widths = np.where(np.isfinite(distances), distances, 0.0) / np.sqrt(8 * np.log(KAPPA))
     order = np.argsort(nodes, kind="stable")
     widths, (ascending, _, bounds) = widths[order], bulk_atoms(spectrum)
     widths = np.where(np.abs(ascending) <= bounds, np.minimum(widths, bounds), widths)

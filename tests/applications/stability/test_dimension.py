@@ -261,10 +261,11 @@ def test_density_of_exponents_integrates_to_the_bulk():
     np.testing.assert_allclose(found["exponent_of_resolved"], np.log(np.abs(1 - 0.5 * spectrum.eigenvalues)))
 
 
-def test_a_spectrum_without_bulk_has_a_density_of_zero():
+def test_a_spectrum_whose_eigenvalues_are_all_resolved_has_a_density():
     spectrum = hesspec.spectrum(torch.diag(torch.tensor([1.0, 3.0, 5.0, -1.0]).double()), steps=4)
     found = stability.exponent_density(spectrum, 0.5)
-    assert not found["density"].any()
+    assert np.isfinite(found["density"]).all()
+    assert 0 < float(np.trapezoid(found["density"], found["exponent"])) <= 1 + 1e-3
     assert sorted(found["exponent_of_resolved"].to_numpy()) == pytest.approx(np.log([0.5, 0.5, 1.5, 1.5]), abs=1e-9)
 
 
