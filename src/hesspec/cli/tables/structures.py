@@ -17,7 +17,7 @@ _NONE = "–"
 
 
 def explained(structure: Structure) -> Iterator[Table | str]:
-    """Tables of the parts of G, of the outliers of each matrix by part, and of the Hessian without the means."""
+    """Tables of the parts of G, the largest eigenvalues of each matrix by part, and the Hessian without the means."""
     yield _parts(structure)
     for matrix in str(structure.attributes.get("matrices", "")).split():
         if matrix in structure.outlier_matrix:
@@ -49,7 +49,7 @@ def _outliers(structure: Structure, matrix: str) -> Table:
     table = table_of(
         "",
         *columns,
-        title=f"Outliers of {name}: shares of each eigenvalue by part, and of its eigenvector in the means",
+        title=f"Largest eigenvalues of {name}: shares of each by part, and of its eigenvector in the means",
     )
     predictions = {part: structure.predicted(matrix, part=part)[1] for part in ("class", "sum", "ritz")}
     positive = 0
