@@ -44,7 +44,7 @@ def density(spectrum: Spectrum, grid: Array | None, width: float | None) -> xr.D
     """As `Spectrum.density`."""
     nodes, weights, _ = bulk_atoms(spectrum)
     low, high = spectrum.bulk_range if nodes.size else (0.0, 0.0)
-    step = (high - low) / (GRID_POINTS - 1)
+    step = (high - low) / (GRID_POINTS - 1) if _is_wide(spectrum) else 0.0
     # One point, or points that coincide: an atom, drawn as narrow as the picture of the whole spectrum allows.
     floor = step or (spectrum.norm or 1.0) / GRID_POINTS
     widths = np.maximum(bulk_widths(spectrum), floor) if width is None else np.full(nodes.size, width)
@@ -70,6 +70,11 @@ def density(spectrum: Spectrum, grid: Array | None, width: float | None) -> xr.D
     )
 
 
+def _is_wide(spectrum: Spectrum) -> bool:
+    """Whether the bulk is more than one point, as far as rounding tells."""
+    return bool(np.ptp(spectrum.bulk_range) > LOG_FLOOR * spectrum.norm)
+
+
 def _nearest(nodes: Array, where: Array) -> npt.NDArray[np.intp]:
     """Places of the nodes, ascending, that are nearest to some points."""
     if not nodes.size:
@@ -85,6 +90,8 @@ def _reflected(x: Array, centres: Array, widths: Array, ends: tuple[float, float
     found = np.zeros((x.size, centres.size))
     mirrors = [centres]
     if np.isfinite(low):
+        # A kernel that is wider than the whole range is flat, and its mass within the range would be rounding alone.
+        widths = np.minimum(widths, high - low)
         mirrors += [low - (centres - low), high + (high - centres)]
     for mirror in mirrors:
         found += np.exp(-0.5 * ((x[:, None] - mirror) / widths) ** 2) * (unit / widths / np.sqrt(2 * np.pi))
@@ -135,7 +142,7 @@ def log_density(spectrum: Spectrum) -> xr.Dataset:
         def kernels(where: Array) -> tuple[Array, Array]:
             width = widths[_nearest(nodes, where)]
             scale = (magnitude * np.log(10))[:, None]
-            low, high = spectrum.bulk_range if ends else (-np.inf, np.inf)
+            low, high = spectrum.bulk_range if _is_wide(spectrum) else (-np.inf, np.inf)
             return (
                 _reflected(magnitude, where, width, (low, high), scale),
                 _reflected(-magnitude, where, width, (low, high), scale),
