@@ -111,16 +111,16 @@ def test_power_laws_are_fitted_against_the_training_samples(collection):
 
 def test_negative_outliers_have_laws_of_their_own_and_ranks_that_are_missing_are_left_out(tmp_path, make_spectrum):
     for size, outliers in (
-        (10, [-8.0, 5.0, 3.0]),
-        (20, [-4.0, 2.5]),
-        (40, [-2.0, 1.25, 0.8]),
-        (80, [-1.0, 0.9, 0.625]),
+        (10, [-64.0, 40.0, 24.0]),
+        (20, [-32.0, 20.0]),
+        (40, [-16.0, 10.0, 6.4]),
+        (80, [-8.0, 7.2, 5.0]),
     ):
         spectrum = make_spectrum(outliers=outliers, train_samples_per_class=size, epoch=1, split="train")
         spectrum.save(tmp_path / f"{size}.nc")
     laws = {law.what: law for law in laws_of(read_folder(tmp_path).members)}
     assert laws["negative outlier 1"].law.exponent == pytest.approx(-1, abs=1e-6)
-    assert laws["negative outlier 1"].law.prefactor == pytest.approx(80, rel=1e-5)
+    assert laws["negative outlier 1"].law.prefactor == pytest.approx(640, rel=1e-5)
     assert (laws["outlier 1"].law.points, laws["outlier 2"].law.points) == (4, 3)
     assert laws["outlier 2"].sizes == (10, 80)
     assert not {"outlier 3", "negative outlier 2"} & laws.keys()

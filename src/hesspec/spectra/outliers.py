@@ -125,7 +125,8 @@ def spacing_p_values(
             # One point below: all of the bulk, if it is the same eigenvalue many times.
             p_value = 0.0 if bounds[-1] <= 1e-6 * sizes[i] and counts[-1] >= NEIGHBOURS else 1.0
         elif mean > 0:
-            spacing = rank * np.log(high / max(low, np.finfo(float).tiny))
+            tiny = np.finfo(float).tiny
+            spacing = rank * np.log(max(high, tiny) / max(low, tiny))
             p_value = float(np.exp(-points * np.log1p(spacing / (points * mean))))
         else:
             p_value = 0.0
