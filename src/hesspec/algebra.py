@@ -258,15 +258,14 @@ class Combination(Composable):
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Product with a vector (p,) or with the columns of a matrix (p, k)."""
-        total: Tensor | None = None
+        total = torch.zeros_like(vectors)
         errors = torch.zeros(vectors.shape[1:], dtype=torch.float64)
         for factor, operator in self.terms:
             part: Tensor = operator @ vectors
             error = float(getattr(operator, "product_error", 0.0))
             if error:
                 errors += abs(factor) * error * _norms(part, self._lengths)
-            total = factor * part if total is None else total.add_(part, alpha=factor)
-        assert total is not None  # noqa: S101 - there is a term
+            total.add_(part, alpha=factor)
         if errors.any():
             lengths = _norms(total, self._lengths)
             self._error = max(self._error, float((errors / lengths).nan_to_num(0.0).max()))

@@ -551,7 +551,7 @@ class Run:
 
     @property
     def reorthogonalised_steps(self) -> float:
-        """Number of steps that were reorthogonalised, as far as a basis that is kept in part counts in full."""
+        """Number of steps that were orthogonalised against the basis; a fraction where against part of it."""
         return round(self._passes, 2)
 
     def _restored(self, numbers: Array) -> Array:
