@@ -16,6 +16,7 @@ from torch.amp.autocast_mode import autocast
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
+from hesspec.operators.model.layouts import IN_ANY_LAYOUT
 from hesspec.operators.model.substitutes import Substitutes
 
 __all__ = ["AutocastSeen", "OwnRandomness", "differentiable_kernels", "neutral_modes", "preserved_randomness"]
@@ -43,7 +44,8 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
     Inference mode is left; autocast is off, around the model as well as inside of its forward pass, since its rounding
     would be that of the curvature; functions that `torch.compile` has wrapped run eagerly, as compiled ones have no
     second derivative; activation checkpointing calls the function that it wraps, as its reentrant form does not work
-    with `torch.autograd.grad` and neither form works with the transforms of `torch.func`.
+    with `torch.autograd.grad` and neither form works with the transforms of `torch.func`; normalisation has gradients
+    that are right in every memory layout (`hesspec.operators.model.layouts`).
 
     Parameters
     ----------
@@ -59,6 +61,7 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
         stack.enter_context(_autocast_off(seen))
         stack.enter_context(_unchecked())
         stack.enter_context(_eager())
+        stack.enter_context(Substitutes(IN_ANY_LAYOUT))
         yield
 
 

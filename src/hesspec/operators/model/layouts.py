@@ -1,0 +1,51 @@
+"""Batch and instance normalisation whose gradients are right in every memory layout.
+
+PyTorch's CPU kernel of the backward pass of batch normalisation takes wrong entries where the batch is of one sample and
+the layouts of the input and of the gradient differ, as one of them may be read as channels last: a dimension of size one
+has any stride. Networks whose convolutions are followed by tokens (XCiT) give such gradients, and training by
+`loss.backward()` has them too. Instance normalisation is batch normalisation of one sample, whatever the batch.
+
+Here input and output pass through one dimension, whose layout is the same for a tensor, its tangents and its gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["IN_ANY_LAYOUT"]
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """A tensor in row-major layout, with gradients and tangents in row-major layout."""
+    return tensor.reshape(-1).view(tensor.shape)
+
+
+def _of_one_sample(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def normalised(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002 - the name of PyTorch's argument
+        if input.dim() < 3 or input.shape[0] != 1:
+            return function(input, *args, **kwargs)
+        return _contiguous(function(_contiguous(input), *args, **kwargs))
+
+    return normalised
+
+
+def _of_any_batch(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def normalised(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002 - the name of PyTorch's argument
+        return _contiguous(function(_contiguous(input), *args, **kwargs))
+
+    return normalised
+
+
+IN_ANY_LAYOUT: Mapping[Any, Callable[..., Any]] = MappingProxyType(
+    {
+        **{function: _of_one_sample(function) for function in (F.batch_norm, torch.batch_norm)},
+        **{function: _of_any_batch(function) for function in (F.instance_norm, torch.instance_norm)},
+    }
+)
+"""What takes the place of each function; its arguments, values and derivatives are the same."""
