@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tails import TailFit, fit_tail
 
-__all__ = ["Collection", "Explained", "Member", "Training", "read_folder"]
+__all__ = ["Collection", "Explained", "Member", "Training", "distinct", "read_folder"]
 
 STUDY_FILE = "study.yaml"
 RUN_ATTRIBUTES = ("dataset", "network", "loss")
@@ -390,3 +390,8 @@ def _number(value: object) -> float | None:
     # Whole numbers in JSON have any length.
     number = float(value) if abs(value) < LARGEST_NUMBER else math.inf
     return number if math.isfinite(number) else None
+
+
+def distinct(values: Iterable[str]) -> list[str]:
+    """The different values, in the order in which they first occur."""
+    return list(dict.fromkeys(values))
