@@ -20,7 +20,8 @@ from hesspec.errors import NonFiniteError
 from hesspec.operators.data.fingerprints import octets
 from hesspec.operators.engine.forecast import Forecast, forecast
 from hesspec.operators.engine.graph.precision import check_precision
-from hesspec.operators.engine.passes import MODES, CurvatureForm, MatrixPasses, Passes
+from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
+from hesspec.operators.engine.passes import MODES, Passes
 from hesspec.operators.engine.streaming import LinearisedRisk
 from hesspec.operators.engine.traces import Traces
 from hesspec.operators.model.ambient import neutral_modes

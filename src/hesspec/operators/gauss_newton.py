@@ -13,7 +13,7 @@ from torch.func import grad, jvp, vjp
 
 from hesspec.operators.base import SumOverBatches
 from hesspec.operators.engine.differences import Differences
-from hesspec.operators.engine.passes import Apply
+from hesspec.operators.engine.matrix_passes import Apply
 from hesspec.operators.engine.traces import Traces
 from hesspec.operators.hessian import differentiate_gradient, materialised
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict

@@ -19,7 +19,8 @@ from hesspec.backend.memory import BudgetError, in_words, is_out_of_memory, rele
 from hesspec.errors import NonFiniteError
 from hesspec.operators.engine.budget import PassBytes
 from hesspec.operators.engine.graph.precision import arithmetic
-from hesspec.operators.engine.passes import CurvatureForm, MatrixPasses, Passes
+from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
+from hesspec.operators.engine.passes import Passes
 from hesspec.operators.engine.traces import Traces
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, loss_not_finite
