@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from hesspec.spectra.marchenko_pastur import compare_with_marchenko_pastur
     from hesspec.spectra.power_law import fit_power_law
     from hesspec.spectra.record import load
-    from hesspec.spectra.spectrum import Estimate, Spectrum
+    from hesspec.spectra.sampling import Estimate
+    from hesspec.spectra.spectrum import Spectrum
     from hesspec.spectra.tails import fit_tail
     from hesspec.spectra.tracking import follow, overlaps
 
@@ -109,7 +110,8 @@ _MODULES = {
     ),
     "measure.plan": ("Plan", "plan"),
     "spectra.record": ("load",),
-    "spectra.spectrum": ("Estimate", "Spectrum"),
+    "spectra.sampling": ("Estimate",),
+    "spectra.spectrum": ("Spectrum",),
     "applications.class_structure.attribution": ("Attribution", "attribute", "class_structure", "knock_out"),
     "applications.class_structure.means": ("ClassStructure",),
     "applications.class_structure.record": ("Structure",),

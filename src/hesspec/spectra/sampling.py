@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIDENCE",
+    "Estimate",
     "Sample",
+    "bulk_bounds",
     "interval",
     "mean_bounds",
     "node_bounds",
@@ -43,6 +45,21 @@ CONFIDENCE: Final = 0.95
 FOURTH_MOMENT: Final = 3
 # Halvings of [0, 1] by which limits of shares are found: to 1e-12.
 HALVINGS: Final = 40
+
+
+class Estimate(NamedTuple):
+    """A number that was estimated, with the interval in which the true one lies.
+
+    The interval is one of 95%, from the rigorous bracket of the quadrature and the distribution of a probe's weights.
+    """
+
+    value: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        """Value and interval to four digits."""
+        return f"{self.value:.4g} [{self.lower:.4g}, {self.upper:.4g}]"
 
 
 @dataclass(frozen=True)
@@ -244,3 +261,20 @@ def sampling_bounds(spectrum: Spectrum) -> tuple[float, float]:
     rest = max(min(sample.dimension for sample in drawn), 1.0)
     uniform = float(np.sqrt(np.log(2 * rest / (1 - CONFIDENCE)) / ((rest + 2) * len(drawn))))
     return distance, mass * uniform + float(np.abs(sampled - estimated).max(initial=0.0))
+
+
+def bulk_bounds(spectrum: Spectrum) -> tuple[float, float]:
+    """Bounds of 95% of what the bulk adds to the Wasserstein-1 and to the Kolmogorov-Smirnov distance."""
+    if spectrum.exact or not spectrum.bulk_weights.sum() > 0:
+        return 0.0, 0.0
+    distance, supremum = 0.0, 0.0
+    for probe in range(spectrum.probes):
+        mine = spectrum.bulk_probe == probe
+        order = np.argsort(spectrum.bulk_nodes[mine], kind="stable")
+        nodes, weights = spectrum.bulk_nodes[mine][order], spectrum.bulk_weights[mine][order]
+        ends = [residual_bound(spectrum, node) for node in (nodes[0], nodes[-1])]
+        largest = np.maximum(weights[:-1], weights[1:])
+        distance += float(np.diff(nodes) @ largest + ends[0] * weights[0] + ends[1] * weights[-1])
+        supremum += float(weights.max())
+    sampled = sampling_bounds(spectrum)
+    return distance + sampled[0], supremum + sampled[1]

@@ -13,7 +13,8 @@ from hesspec.applications.laplace.record import Evidence
 from hesspec.applications.laplace.sums import sum_over_eigenvalues
 from hesspec.errors import InputError
 from hesspec.spectra.record import Array
-from hesspec.spectra.spectrum import Estimate, Spectrum
+from hesspec.spectra.sampling import Estimate
+from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["MarginalLikelihood"]
 

@@ -22,7 +22,7 @@ from hesspec.errors import InputError
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.risk.losses import Loss, LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
-from hesspec.spectra.spectrum import Estimate
+from hesspec.spectra.sampling import Estimate
 
 __all__ = ["METHODS", "Covariance", "Laplace", "Prediction"]
 

@@ -18,8 +18,8 @@ from collections.abc import Callable
 import numpy as np
 
 from hesspec.spectra.record import Array
-from hesspec.spectra.sampling import interval, samples
-from hesspec.spectra.spectrum import Estimate, Spectrum
+from hesspec.spectra.sampling import Estimate, interval, samples
+from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["quadrature_gap", "sum_over_eigenvalues"]
 
