@@ -8,7 +8,8 @@ import torch
 
 import hesspec
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.lanczos import Lanczos, rounding_unit
+from hesspec.krylov.lanczos import Lanczos
+from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import clustered_bounds, resolve, ritz_pairs
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space
@@ -221,7 +222,7 @@ def test_backward_error_is_what_the_bounds_assume(dtype):
         alpha, beta = (torch.from_numpy(part) for part in lanczos.tridiagonal())
         tridiagonal = torch.diag(alpha) + torch.diag(beta[:-1], 1) + torch.diag(beta[:-1], -1)
         error = matrix.double() @ q - q @ tridiagonal
-        error[:, -1] -= beta[-1] * lanczos._next.double()
+        error[:, -1] -= beta[-1] * lanczos._state.next.double()
         norm = float(torch.linalg.matrix_norm(matrix.double(), 2))
         assert float(torch.linalg.matrix_norm(error, 2)) <= rounding_unit(dtype) * norm * m**0.5
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hesspec.krylov.lanczos import Lanczos, rounding_unit
+from hesspec.krylov.lanczos import Lanczos
+from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.multiplicity import outgrown_by_rounding, outgrown_by_start
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost, resolve, ritz_pairs
 

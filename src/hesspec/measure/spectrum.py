@@ -24,7 +24,7 @@ from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import free_memory, parse_memory
 from hesspec.backend.ranks import ALONE, Ranks
-from hesspec.krylov.lanczos import rounding_unit
+from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
 from hesspec.krylov.run import AUTO_FIRST, Progress, Run
 from hesspec.krylov.snapshot import Snapshot
