@@ -10,21 +10,20 @@ from typing import Final
 import torch
 
 from hesspec.backend.memory import parse_memory
+from hesspec.backend.memory_shares import BASIS_SHARE, PRODUCTS_SHARE
 from hesspec.backend.suggest import unknown
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES
 from hesspec.measure.estimate import H100, Cost, Device, Way
 from hesspec.measure.plan import ROWS, ROWS_WHEN_DUE, VECTORS
-from hesspec.measure.spectrum import BASIS_SHARE
-from hesspec.operators.base import KEPT_SHARE
 
 __all__ = ["cost"]
 
 # All numbers are float32, as hesspec's default is.
 ITEM: Final = torch.float32.itemsize
 # Of a device's memory, what a measurement may take: what operators and the basis take of it by default.
-USABLE: Final = KEPT_SHARE + BASIS_SHARE
+USABLE: Final = PRODUCTS_SHARE + BASIS_SHARE
 
 # A gradient: forward, and twice that backward.
 GRADIENT: Final = 3

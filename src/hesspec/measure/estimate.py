@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hesspec.backend.memory import in_words
+from hesspec.backend.text import in_rows
 from hesspec.measure.plan import duration
 
 __all__ = ["H100", "Cost", "Device", "Way"]
@@ -209,9 +210,7 @@ class Cost:
 
     def __repr__(self) -> str:
         """Summary, a line each."""
-        rows = self.summary()
-        width = max(map(len, rows))
-        return "Cost\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+        return in_rows("Cost", self.summary())
 
 
 def _number(devices: int | None) -> str:

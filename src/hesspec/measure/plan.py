@@ -16,17 +16,19 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.heap import kept_heap
-from hesspec.backend.memory import free_memory, in_words, parse_memory
+from hesspec.backend.memory import in_words
+from hesspec.backend.memory_shares import free_shares, shares_of
+from hesspec.backend.text import in_rows
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.quadrature import measure, wasserstein_distance
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.krylov.vectors import Space, norm, random_vector
-from hesspec.measure.spectrum import BASIS_SHARE, basis_in_words, how_kept
-from hesspec.operators.base import KEPT_SHARE, CurvatureOperator
+from hesspec.measure.spectrum import basis_in_words, how_kept
+from hesspec.operators.base import CurvatureOperator
 
-__all__ = ["Plan", "duration", "plan", "shares_of"]
+__all__ = ["Plan", "duration", "plan"]
 
 # Lanczos steps on the first batch from which the number of steps for a wanted accuracy is extrapolated.
 PILOT = 64
@@ -127,9 +129,7 @@ class Plan:
 
     def __repr__(self) -> str:
         """Summary, a line each."""
-        rows = self.summary()
-        width = max(map(len, rows))
-        return "Plan\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+        return in_rows("Plan", self.summary())
 
 
 @kept_heap()
@@ -189,7 +189,7 @@ def plan(
     p, device = operator.shape[0], operator.device
     # Before anything is timed: what that allocates is part of the prediction.
     before = _allocated(device)
-    for_products, for_basis = (None, int(BASIS_SHARE * free_memory(device))) if memory is None else shares_of(memory)
+    for_products, for_basis = (None, free_shares(device).basis) if memory is None else shares_of(memory)
     passes = operator.forecast(for_products, devices=devices)
     expected = None
     if accuracy is not None:
@@ -231,13 +231,6 @@ def plan(
         devices=devices,
         accuracy=expected,
     )
-
-
-def shares_of(memory: str | int) -> tuple[int, int]:
-    """Bytes for the products and bytes for the Krylov basis out of one budget."""
-    size = parse_memory(memory)
-    products = int(size * KEPT_SHARE / (KEPT_SHARE + BASIS_SHARE))
-    return products, size - products
 
 
 def _check(steps: int | None, probes: int | None, accuracy: float | None, devices: int) -> None:

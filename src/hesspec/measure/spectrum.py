@@ -22,7 +22,8 @@ from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.backend.heap import kept_heap
-from hesspec.backend.memory import free_memory, parse_memory
+from hesspec.backend.memory import parse_memory
+from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
@@ -34,19 +35,15 @@ from hesspec.spectra.sampling import residual_bound
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = [
-    "BASIS_SHARE",
     "Eigenpairs",
     "agreed",
     "basis_in_words",
-    "basis_room",
     "eigenpairs",
     "how_kept",
     "outlier_pairs",
     "spectrum",
 ]
 
-# Of the free memory, what the basis may fill: operators take as much for what they keep, and the system wants some.
-BASIS_SHARE = 0.4
 # Fewest vectors of a restarted basis: with fewer, half of them are less than the outliers of most networks.
 RESTARTED_FROM = 8
 
@@ -316,7 +313,7 @@ def _measured(
     device = torch.device(operator.device)
     operator, ranks = _sliced(operator), getattr(operator, "ranks", ALONE)
     space = Space(p, ranks)
-    budget = basis_room(device, ranks) if memory is None else parse_memory(memory)
+    budget = int(ranks.least(free_shares(device, ranks).basis)) if memory is None else parse_memory(memory)
     limit = min(steps, p) if steps != "auto" else _most_steps(operator, space, basis, budget)
     keeping = agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, budget))
     keeper = None
@@ -344,11 +341,6 @@ def _sliced(operator: SymmetricOperator) -> SymmetricOperator:
     """The operator on slices of vectors, where ranks share its data."""
     sliced: SymmetricOperator = operator.sliced() if hasattr(operator, "sliced") else operator
     return sliced
-
-
-def basis_room(device: torch.device, ranks: Ranks) -> int:
-    """Bytes that a rank's part of the basis may fill by default, the same on all of them."""
-    return int(ranks.least(int(free_memory(device) * BASIS_SHARE) // (ranks.neighbours if device.type == "cpu" else 1)))
 
 
 def agreed(ranks: Ranks, choose: Callable[[], Storage | int]) -> Storage | int:

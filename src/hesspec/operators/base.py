@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.algebra import Composable
-from hesspec.backend.memory import free_memory, parse_memory
+from hesspec.backend.memory import parse_memory
+from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.ranks import Ranks
 from hesspec.errors import NonFiniteError
 from hesspec.operators.data.fingerprints import octets
@@ -32,9 +33,6 @@ from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.operators.sliced import Sliced
 
 __all__ = ["CurvatureOperator", "Linearised", "SumOverBatches"]
-
-# Of the memory that is free when an operator is built, what its products may take; the rest is for the Krylov basis.
-KEPT_SHARE = 0.5
 
 
 class Linearised(Protocol):
@@ -194,8 +192,8 @@ class CurvatureOperator(Composable, ABC):
         check_precision(precision, dtype=self.dtype, device=self.device)
         self._precision = precision
         self._traces = Traces() if traces is None else traces
-        free = free_memory(self.device) // (self.ranks.neighbours if self.device.type == "cpu" else 1)
-        self._budget = int(KEPT_SHARE * free) if budget is None else budget
+        by_default = free_shares(self.device, self.ranks).products
+        self._budget = by_default if budget is None else budget
         self._built: Linearised | None = None
         self._value = 0.0
         mine = float(self._risk.batches.samples), float(len(self._risk.batches))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from hesspec.backend.netcdf import Kind, OtherKindError, format_of, read_dataset, sealed, write_dataset
+from hesspec.backend.text import in_rows
 from hesspec.spectra import checked_fields
 from hesspec.spectra.checked_fields import refuse_unless
 
@@ -78,6 +80,23 @@ class Record:
 
     def check(self) -> None:
         """Raise ValueError where numbers are not those of such a result, besides their lengths and signs."""
+
+    def summary(self) -> dict[str, str]:
+        """Names and values, as text, by which the result is shown: its numbers, unless its class says more."""
+        shown = [item.name for item in fields(self) if item.name not in self.DIMENSIONS and item.name != "attributes"]
+        return {name.replace("_", " "): str(getattr(self, name)) for name in shown}
+
+    def __repr__(self) -> str:
+        """Summary, a line each."""
+        return in_rows(type(self).__name__, self.summary())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self.summary().items()
+        )
+        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
 
     def to_dataset(self) -> xr.Dataset:
         """All fields as a labelled dataset, whose attributes are the scalars.

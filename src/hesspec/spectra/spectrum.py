@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -11,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec.backend.text import printable
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.densities import density, log_density, zero_peak
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
@@ -441,20 +439,6 @@ class Spectrum(Record):
             "Wasserstein-1 bound": f"{self.wasserstein_bound:.2g}",
         }
         return {"matrix": str(self.attributes["matrix"]), **rows} if "matrix" in self.attributes else rows
-
-    def __repr__(self) -> str:
-        """Summary, a line each."""
-        rows = self.summary()
-        width = max(map(len, rows))
-        return "Spectrum\n" + "\n".join(f"  {name:<{width}}  {printable(value)}" for name, value in rows.items())
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in self.summary().items()
-        )
-        return f"<table><caption>Spectrum</caption>{rows}</table>"
 
     def plot(self) -> Figure:
         """Figure of the spectrum: the bulk's density, resolved eigenvalues and outliers with error bars.

@@ -15,10 +15,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hesspec.backend.heap import kept_heap
-from hesspec.backend.memory import free_memory
+from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.matrices import MATRICES
-from hesspec.measure.plan import Plan, shares_of
-from hesspec.operators.base import KEPT_SHARE
+from hesspec.measure.plan import Plan
 from hesspec.operators.named import operator_class
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
@@ -95,7 +94,7 @@ class _Memory:
         (less, small), (more, large) = sizes
         # Equal where there are not so many samples.
         passing = (large.tangent - small.tangent) / (more - less) if more > less else 0.0
-        budget = int(KEPT_SHARE * free_memory(operator.device)) if products is None else products
+        budget = free_shares(operator.device).products if products is None else products
         return cls(large.kept / more, large.tangent - passing * more, passing, budget)
 
     def bytes(self, samples: int, batch_size: int) -> float:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from hesspec.applications.class_structure.attribution import class_structure
 from hesspec.applications.class_structure.record import Structure
+from hesspec.backend.memory_shares import shares_of
 from hesspec.krylov.snapshot import remove_snapshot
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES, matrix_names
-from hesspec.measure.plan import Plan, plan, shares_of
+from hesspec.measure.plan import Plan, plan
 from hesspec.measure.spectrum import spectrum
 from hesspec.operators import Traces, shard
 from hesspec.operators.named import operator_class

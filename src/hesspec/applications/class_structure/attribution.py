@@ -18,6 +18,7 @@ from hesspec.applications.class_structure.means import ClassStructure, Span, wit
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
 from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import in_words, parse_memory
+from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.ranks import ALONE
 from hesspec.backend.suggest import unknown
 from hesspec.krylov.basis import KrylovBasis
@@ -25,8 +26,7 @@ from hesspec.krylov.projected import ProjectedOperator
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm
 from hesspec.matrices import DEFAULT_MATRICES
-from hesspec.measure.plan import shares_of
-from hesspec.measure.spectrum import Eigenpairs, agreed, basis_room, how_kept, outlier_pairs, spectrum
+from hesspec.measure.spectrum import Eigenpairs, agreed, how_kept, outlier_pairs, spectrum
 from hesspec.operators import CurvatureOperator
 from hesspec.operators.class_parts import Projections
 from hesspec.operators.named import operator_class
@@ -153,7 +153,7 @@ def knock_out(
     """
     p, device = operator.shape[0], torch.device(operator.device)
     ranks = getattr(operator, "ranks", ALONE)
-    room = basis_room(device, ranks) // 2 if memory is None else memory // 2
+    room = (int(ranks.least(free_shares(device, ranks).basis)) if memory is None else memory) // 2
     # Every rank keeps all of each vector, as those of the spectrum are multiplied with whole ones.
     keeping = agreed(ranks, lambda: how_kept(operator, p, count, "auto", room))
     if not isinstance(keeping, Storage):

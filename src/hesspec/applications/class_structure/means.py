@@ -14,11 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.applications.class_structure.gram import gram_of_means
-from hesspec.backend.memory import free_memory
+from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.krylov.xtrace import xtrace
-from hesspec.measure.plan import shares_of
-from hesspec.measure.spectrum import BASIS_SHARE
-from hesspec.operators.base import KEPT_SHARE
 from hesspec.operators.class_parts import (
     GaussNewtonClass,
     GaussNewtonCross,
@@ -103,8 +100,7 @@ class ClassStructure:
         check_softmax_loss(self._risk.loss)
         ranks = self._risk.ranks
         # The same on all ranks, as it decides how many passes there are.
-        free = int(ranks.least(free_memory(self.device) // (ranks.neighbours if self.device.type == "cpu" else 1)))
-        self._budget, self._room = sizes or (int(KEPT_SHARE * free), int(BASIS_SHARE * free))
+        self._budget, self._room = sizes or (int(ranks.least(size)) for size in free_shares(self.device, ranks))
 
     @property
     def dimension(self) -> int:

@@ -30,7 +30,7 @@ ALL_MEANS: Final = "class and cross-class means"
 """What is projected out in `Structure.knockout_removed`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Structure(Record):
     """Class structure of the Gauss-Newton matrix of a softmax cross-entropy, and what of the outliers it explains.
 

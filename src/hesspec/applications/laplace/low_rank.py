@@ -25,6 +25,9 @@ import torch
 from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator
+from hesspec.krylov.basis import KrylovBasis
+from hesspec.krylov.projected import ProjectedOperator
+from hesspec.krylov.vectors import Space
 from hesspec.measure.spectrum import eigenpairs
 from hesspec.spectra.spectrum import Spectrum
 
@@ -93,21 +96,6 @@ class LowRank:
         return 2 * r / prior + (s / prior) ** 2
 
 
-class Complement:
-    """An operator in the complement of orthonormal columns, (I - V V^T) A (I - V V^T)."""
-
-    def __init__(self, operator: SymmetricOperator, vectors: Tensor) -> None:
-        self._operator, self._vectors = operator, vectors
-        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
-
-    def __matmul__(self, given: Tensor) -> Tensor:
-        """Product with a vector (p,) or with columns (p, n)."""
-        return self._projected(self._operator @ self._projected(given))
-
-    def _projected(self, given: Tensor) -> Tensor:
-        return given - self._vectors @ (self._vectors.T @ given)
-
-
 def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -> LowRank:
     """Eigenpairs of a positive semi-definite operator, at most `rank`, and a bound of its other eigenvalues.
 
@@ -124,7 +112,7 @@ def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -
     while vectors.shape[1] < p:
         rounds += 1
         room = rank - vectors.shape[1]
-        complement = Complement(operator, vectors)
+        complement = ProjectedOperator(operator, _basis(vectors))
         normal = torch.randn(p, CHECK_STEPS, dtype=vectors.dtype, generator=torch.Generator().manual_seed(seed))
         normal = normal.to(operator.device)
         first = complement @ normal[:, :1]
@@ -150,6 +138,14 @@ def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -
         residuals = (products - vectors * values.to(vectors.dtype)).double().norm(dim=0) + floor
         rest = 0.0
     return LowRank(values, vectors, residuals, rest, spectrum, matvecs)
+
+
+def _basis(vectors: Tensor) -> KrylovBasis:
+    """Orthonormal columns (p, k) as a basis."""
+    basis = KrylovBasis(Space(len(vectors)), dtype=vectors.dtype, device=vectors.device)
+    for vector in vectors.T:
+        basis.append(vector)
+    return basis
 
 
 def gaussian_bound(products: Tensor) -> float:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hesspec.backend.heap import kept_heap
-from hesspec.backend.memory import free_memory, parse_memory
+from hesspec.backend.memory import parse_memory
+from hesspec.backend.memory_shares import free_shares
 from hesspec.krylov.vectors import norm
-from hesspec.operators.base import KEPT_SHARE
 from hesspec.operators.engine.jacobian import LinearisedModel
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 from hesspec.operators.risk.logits import LogitRows, check_softmax_loss
@@ -100,7 +100,7 @@ def solve_true_vs_rest(
             f"rhs has shape {tuple(rhs.shape)}, {rhs.dtype} on {rhs.device}; it has to be ({parameters.count},), "
             f"{parameters.dtype} on {parameters.device}."
         )
-    budget = int(KEPT_SHARE * free_memory(parameters.device)) if memory is None else parse_memory(memory)
+    budget = free_shares(parameters.device).products if memory is None else parse_memory(memory)
     system = _RowSpace(LinearisedModel(risk, budget))
     b = system.residuals() if rhs is None else system.push(rhs)
     y, iterations, reached = _conjugate_gradients(system, b, damping, tolerance, max_iterations)

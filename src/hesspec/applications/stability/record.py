@@ -18,22 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["LyapunovExponents", "SharpnessDimension", "StabilityRun"]
 
 
-class _Summarised(Record):
-    """A record that is shown by its summary."""
-
-    def summary(self) -> dict[str, str]:
-        """Names and values as text."""
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        """Summary, a line each."""
-        rows = self.summary()
-        width = max(map(len, rows))
-        return "\n".join([type(self).__name__, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])
-
-
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class SharpnessDimension(_Summarised):
+class SharpnessDimension(Record):
     """Sharpness dimension of gradient descent, with its bracket and what it consists of.
 
     Exponents are growth rates of perturbations per step, dimensionless: ln|1 - eta lambda| without momentum.
@@ -173,7 +159,7 @@ class SharpnessDimension(_Summarised):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class LyapunovExponents(_Summarised):
+class LyapunovExponents(Record):
     """Largest Lyapunov exponents along a run.
 
     Attributes
@@ -258,7 +244,7 @@ class LyapunovExponents(_Summarised):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class StabilityRun(_Summarised):
+class StabilityRun(Record):
     """Sharpness against its threshold through a training, as `monitor` measured it.
 
     Attributes
