@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from hesspec.backend.number_text import with_bound
 from hesspec.report import write_report
 from hesspec.report.collection import read_folder
 from hesspec.report.figures import CURVE_TOLERANCE, Look, spectrum_data, thinned
-from hesspec.report.rounding import with_bound
 from hesspec.spectra.record import load
 
 MINUS = "\N{MINUS SIGN}"

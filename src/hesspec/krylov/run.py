@@ -27,9 +27,9 @@ from hesspec.krylov.storage import Storage
 from hesspec.krylov.thick_restart import ThickRestart
 from hesspec.krylov.vectors import Space
 
-__all__ = ["PARTIAL_FROM", "Progress", "Run"]
+__all__ = ["PARTIAL_FROM", "OnStep", "Run"]
 
-Progress = Callable[[int, int | None], None]
+OnStep = Callable[[int, int | None], None]
 
 # "auto" looks at the measure from this step on, and each so many steps: often enough to waste few matvecs.
 AUTO_FIRST: Final = 16
@@ -81,7 +81,7 @@ class Run:
         keeping: Storage | int,
         steps: int | None,
         probes: int,
-        on_step: Progress | None,
+        on_step: OnStep | None,
         wanted: int,
         snapshot: Snapshot | None = None,
     ) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hesspec.backend.memory import in_words
+from hesspec.backend.number_text import duration
 from hesspec.backend.text import in_rows
-from hesspec.measure.plan import duration
 
 __all__ = ["H100", "Cost", "Device", "Way"]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import in_words
 from hesspec.backend.memory_shares import free_shares, shares_of
+from hesspec.backend.number_text import duration
 from hesspec.backend.text import in_rows
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
@@ -28,7 +29,7 @@ from hesspec.krylov.vectors import Space, norm, random_vector
 from hesspec.measure.spectrum import basis_in_words, how_kept
 from hesspec.operators.base import CurvatureOperator
 
-__all__ = ["Plan", "duration", "plan"]
+__all__ = ["Plan", "plan"]
 
 # Lanczos steps on the first batch from which the number of steps for a wanted accuracy is extrapolated.
 PILOT = 64
@@ -312,21 +313,3 @@ def _allocated(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     return int(psutil.Process(os.getpid()).memory_info().rss)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them, to three digits.
-
-    Examples
-    --------
-    >>> [duration(seconds) for seconds in (0.0213, 90, 600, 40_000, 1e7)]
-    ['21.3 ms', '90 s', '10 min', '11.1 h', '116 days']
-    """
-    if seconds < 1:
-        return f"{1e3 * seconds:.3g} ms"
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.3g} min"
-    hours = seconds / 3600
-    return f"{hours:.3g} h" if hours < 72 else f"{hours / 24:,.0f} days"

@@ -27,7 +27,7 @@ from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
-from hesspec.krylov.run import AUTO_FIRST, Progress, Run
+from hesspec.krylov.run import AUTO_FIRST, OnStep, Run
 from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.storage import STORAGES, Storage, available, storage
 from hesspec.krylov.vectors import Space
@@ -57,7 +57,7 @@ def spectrum(
     tolerance: float = 0.05,
     memory: str | int | None = None,
     basis: str = "auto",
-    on_step: Progress | None = None,
+    on_step: OnStep | None = None,
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",
 ) -> Spectrum:
@@ -192,7 +192,7 @@ def eigenpairs(
     seed: int = 0,
     memory: str | int | None = None,
     basis: str = "auto",
-    on_step: Progress | None = None,
+    on_step: OnStep | None = None,
 ) -> Eigenpairs:
     """Measure a spectrum as `spectrum` does, and keep the eigenvectors of its largest resolved eigenvalues.
 
@@ -235,7 +235,7 @@ def outlier_pairs(
     seed: int = 0,
     memory: str | int | None = None,
     basis: str = "auto",
-    on_step: Progress | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[Eigenpairs, npt.NDArray[np.intp]]:
     """As `eigenpairs`, of the outliers among the 2 C largest eigenvalues, and of the `least` largest in any case.
 
@@ -298,7 +298,7 @@ def _measured(
     tolerance: float,
     memory: str | int | None,
     basis: str,
-    on_step: Progress | None,
+    on_step: OnStep | None,
     wanted: int,
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",

@@ -14,18 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from hesspec.plot.style import (
-    FILL,
-    LABEL_PITCH,
-    STYLE,
-    Look,
-    check_not_empty,
-    exponent_text,
-    label_few_decades,
-    settle,
-    spread,
-    three_digits,
-)
+from hesspec.backend.number_text import exponent_text, three_digits
+from hesspec.plot.style import FILL, LABEL_PITCH, STYLE, Look, check_not_empty, label_few_decades, settle, spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

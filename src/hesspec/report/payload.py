@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hesspec.plot import exponent_text
+from hesspec.backend.number_text import exponent_text
 from hesspec.report import tables
 from hesspec.report.collection import Collection, Member, distinct
 from hesspec.report.dynamics import laws_of, pairs_of

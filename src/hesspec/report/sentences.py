@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from hesspec.plot import three_digits
+from hesspec.backend.number_text import duration, plus_minus, three_digits, with_bound
 from hesspec.report import tables
 from hesspec.report.collection import Collection, Member, Training, distinct
 from hesspec.report.progress import progress, trainings
-from hesspec.report.rounding import with_bound
 
 __all__ = [
     "glance",
@@ -53,15 +52,9 @@ def overview(members: Sequence[Member], folder: str) -> list[tuple[str, str]]:
         ("spectra", f"{len(members)}"),
         ("parameters (p)", span),
         ("matvecs in all", f"{sum(member.spectrum.matvecs for member in members):,}"),
-        *([("time in all", _duration(total))] if total else []),
+        *([("time in all", duration(total))] if total else []),
         ("folder", folder),
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
 def not_measured(collection: Collection) -> dict[str, str]:
@@ -131,12 +124,11 @@ def glance(member: Member) -> list[str]:
     low, high = spectrum.bulk_edges
     negative, p = spectrum.num_negative, spectrum.dimension
     risk = spectrum.attributes.get("risk")
-    trace, error = with_bound(spectrum.trace, spectrum.trace_standard_error)
     return [
         f"{spectrum.outliers.size}",
         " ± ".join(_first_outlier(member)) if spectrum.outliers.size else "–",
         f"{three_digits(low)} to {three_digits(high)}" if math.isfinite(low) else "–",
-        f"{trace} ± {error}",
+        plus_minus(spectrum.trace, spectrum.trace_standard_error),
         f"{negative.value / p:.0%} ({negative.lower / p:.0%} to {negative.upper / p:.0%})",
         f"{risk:.4g}" if isinstance(risk, int | float) else "–",
     ]

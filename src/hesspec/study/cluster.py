@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from hesspec.backend.memory import in_a_line, in_words
+from hesspec.backend.progress import Progress
 from hesspec.backend.suggest import unknown
 from hesspec.study.checking import faults_of
 from hesspec.study.config import StudyConfig
 from hesspec.study.failures import TASK_ERRORS, is_task_error, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
-from hesspec.study.running import Networks, Progress, lost_of, run_task, work_of
+from hesspec.study.running import Networks, lost_of, run_task, work_of
 from hesspec.study.store import Task, code_of, lock, note_memory, noted_memory, tasks_of, write_study
 
 __all__ = ["run_on_ray"]

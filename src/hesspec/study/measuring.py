@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hesspec.applications.class_structure.attribution import class_structure
 from hesspec.applications.class_structure.record import Structure
 from hesspec.backend.memory_shares import shares_of
+from hesspec.backend.progress import Meter, Progress
 from hesspec.krylov.snapshot import remove_snapshot
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES, matrix_names
 from hesspec.measure.plan import Plan, plan
@@ -38,7 +39,6 @@ __all__ = [
 CROSS_ENTROPY: Final = nn.CrossEntropyLoss()
 
 Attribute = str | int | float | bool
-Progress = Callable[[str, float, float | None], None]
 
 
 def spectrum_file(matrix: str, split: str, checkpoint: str = "") -> str:
@@ -151,11 +151,11 @@ def measure(
     writes = group is None or dist.get_rank(group) == 0
     costs = {name: MATRICES[name].tangent / MATRICES["Hessian"].tangent for name in names}
     total = None if steps == "auto" else steps * probes * sum(costs.values())
-    meter = None if on_progress is None else _Meter(on_progress, total)
+    meter = Meter(on_progress, total)
     for_products, for_basis = (None, None) if memory is None else shares_of(memory)
     spectra: dict[str, Spectrum] = {}
     for name in names:
-        on_step = None if meter is None else meter.start(name, costs[name])
+        on_step = meter.of_steps(name, costs[name])
         file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
         running = None if snapshot is None else Path(snapshot) / Path(file).stem
         operator = operator_class(name)(
@@ -316,24 +316,6 @@ def _save(result: Spectrum | Structure, file: Path, *, overwrite: bool) -> None:
             f"There is a file {str(file)!r} by now, which another process has written, and it was not replaced. The "
             f"result of this one is kept in {str(other)!r}."
         ) from error
-
-
-class _Meter:
-    """Adds up the work on several matrices, whose products do not cost the same."""
-
-    def __init__(self, on_progress: Progress, total: float | None) -> None:
-        self._on_progress, self._total, self._done = on_progress, total, 0.0
-
-    def start(self, matrix: str, cost: float) -> Callable[[int, int | None], None]:
-        """Report the begin of a matrix, and give what is to be called after each of its steps."""
-        before = self._done
-
-        def on_step(steps: int, of: int | None) -> None:  # noqa: ARG001 - the total of all matrices is known instead
-            self._done = before + cost * steps
-            self._on_progress(matrix, self._done, self._total)
-
-        on_step(0, None)
-        return on_step
 
 
 def check_outputs(network: nn.Module, dataset: Dataset) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hesspec.backend.progress import Meter, Progress
 from hesspec.errors import NonFiniteError
 from hesspec.matrices import MATRICES
 from hesspec.operators import Traces
@@ -26,11 +27,10 @@ from hesspec.study.networks import build_network
 from hesspec.study.store import STRUCTURE, Measurement, Run, Task, code_of, lock, tasks_of, write_study
 from hesspec.study.training import EpochRecord, TrainingState, train
 
-__all__ = ["Progress", "run_study", "run_task", "work_of"]
+__all__ = ["run_study", "run_task", "work_of"]
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, float, float], None]
 
 # Work is counted in forward passes of a sample: a step of training takes three, forwards and twice backwards, and a
 # product of a matrix the number of operations as large as one (design 3.3).
@@ -82,7 +82,7 @@ def run_study(
     target = Path(folder)
     code = code_of(config)
     tasks = tasks_of(config, target, code)
-    meter = _Meter(on_progress, sum(work_of(task) for task in tasks))
+    meter = Meter(on_progress, sum(work_of(task) for task in tasks))
     refuse_faults(faults_of(tasks, on_check=lambda what: meter.report(what, 0.0)), len(tasks))
     write_study(config, target, code)
     networks = Networks(device)
@@ -381,15 +381,3 @@ def _measure(
     )
     check_there(run.folder)
     spectra[measurement.what].save(run.result(measurement, how))
-
-
-class _Meter:
-    """Adds up the work of all tasks."""
-
-    def __init__(self, on_progress: Progress | None, total: float) -> None:
-        self._on_progress, self._total, self.done = on_progress, total, 0.0
-
-    def report(self, what: str, beside: float) -> None:
-        """Say what is being done, and the work on it that is not in `done` yet."""
-        if self._on_progress is not None:
-            self._on_progress(what, self.done + beside, self._total)

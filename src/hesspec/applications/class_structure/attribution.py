@@ -19,6 +19,7 @@ from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, 
 from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import in_words, parse_memory
 from hesspec.backend.memory_shares import free_shares, shares_of
+from hesspec.backend.progress import Progress
 from hesspec.backend.ranks import ALONE
 from hesspec.backend.suggest import unknown
 from hesspec.krylov.basis import KrylovBasis
@@ -37,7 +38,6 @@ from hesspec.spectra.spectrum import Spectrum
 __all__ = ["Attribution", "attribute", "class_structure", "knock_out"]
 
 Array = npt.NDArray[np.float64]
-Progress = Callable[[str, float, float | None], None]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hesspec.applications.stability.record import LyapunovExponents, SharpnessDimension, StabilityRun
-from hesspec.plot import FILL, OKABE_ITO, STYLE, three_digits
+from hesspec.backend.number_text import three_digits
+from hesspec.plot import FILL, OKABE_ITO, STYLE
 from hesspec.plot.style import label_few_decades
 from hesspec.spectra.record import Array
 

@@ -6,10 +6,9 @@ import numpy as np
 from rich.table import Table
 
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
+from hesspec.backend.number_text import plus_minus, three_digits
 from hesspec.cli.tables.layout import table_of
 from hesspec.matrices import symbol_of
-from hesspec.plot import three_digits
-from hesspec.report.rounding import with_bound
 
 __all__ = ["explained"]
 
@@ -91,7 +90,7 @@ def _knockout(structure: Structure) -> Table:
 
 
 def _with_bound(value: float, bound: float) -> str:
-    return " ± ".join(with_bound(float(value), float(bound))) if bound > 0 else three_digits(value)
+    return plus_minus(value, bound) if bound > 0 else three_digits(value)
 
 
 def _percent(share: float) -> str:
