@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 import hesspec
 from _tables import ROOT, Block, console, markdown, publish, rewrite
-from hesspec.backend.heap import give_back, kept_heap
+from hesspec.backend.heap import give_back, keep_freed_memory
 from hesspec.backend.memory import in_words
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
@@ -146,7 +146,7 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-@kept_heap()  # as around spectra
+@keep_freed_memory()  # as the command line does
 def worker(rank: int, size: int, folder: str, point: Point, steps: int, repeats: int) -> None:
     """One process: measure, and leave what was seen in a file."""
     torch.set_num_threads(1)

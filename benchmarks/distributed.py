@@ -28,7 +28,7 @@ import torch.distributed as dist
 import hesspec
 from _matvecs import Problem, real_problem
 from _tables import ROOT, Block, Target, arguments, publish, ratios, spread, targets
-from hesspec.backend.heap import kept_heap
+from hesspec.backend.heap import keep_freed_memory
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
 
@@ -45,7 +45,7 @@ def hessian(problem: Problem, group: dist.ProcessGroup | None = None) -> hesspec
     return hesspec.Hessian(problem.model, problem.loss, data, group=group)
 
 
-@kept_heap()
+@keep_freed_memory()
 def products(network: str, images: int, repeats: int) -> dict[str, Any]:
     """Seconds of a product together and alone, by repeat, and a rank's share of the basis; on two ranks."""
     torch.set_num_threads(1)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hesspec.applications.class_structure.means import ClassStructure
     from hesspec.applications.class_structure.record import Structure
     from hesspec.applications.optim.true_vs_rest import Solution, solve_true_vs_rest
+    from hesspec.backend.heap import keep_freed_memory
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
     from hesspec.measure.plan import Plan, plan
     from hesspec.measure.spectrum import Eigenpairs, eigenpairs, spectrum
@@ -73,6 +74,7 @@ __all__ = [
     "fit_power_law",
     "fit_tail",
     "follow",
+    "keep_freed_memory",
     "knock_out",
     "laplace",
     "load",
@@ -92,6 +94,7 @@ _MODULES = {
     "spectra.tails": ("fit_tail",),
     "spectra.tracking": ("follow", "overlaps"),
     "algebra": ("Identity",),
+    "backend.heap": ("keep_freed_memory",),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),
     "measure.spectrum": ("Eigenpairs", "eigenpairs", "spectrum"),
     "operators": (

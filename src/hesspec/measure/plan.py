@@ -15,7 +15,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import in_words
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.number_text import duration
@@ -133,7 +132,6 @@ class Plan:
         return in_rows("Plan", self.summary())
 
 
-@kept_heap()
 def plan(
     operator: CurvatureOperator,
     *,

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator, check_operator
-from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.ranks import ALONE, Ranks
@@ -289,7 +288,6 @@ def _vector_errors(found: Spectrum, chosen: npt.NDArray[np.intp], values: Array,
     return np.asarray(np.divide(residuals, gaps, out=np.ones(chosen.size), where=residuals < gaps))
 
 
-@kept_heap()
 def _measured(
     operator: SymmetricOperator,
     steps: int | Literal["auto"],

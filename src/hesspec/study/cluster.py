@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hesspec.backend.heap import keep_freed_memory
 from hesspec.backend.memory import in_a_line, in_words
 from hesspec.backend.progress import Progress
 from hesspec.backend.suggest import unknown
@@ -178,7 +179,8 @@ def _work(task: Any, device: str, cpus: int) -> Exception | None:
         with lock(task) as held:
             if held is not None:
                 try:
-                    run_task(task, Networks(device), on_progress=lambda _what, _done: note_memory(task))
+                    with keep_freed_memory():
+                        run_task(task, Networks(device), on_progress=lambda _what, _done: note_memory(task))
                 except Exception as error:
                     if not is_task_error(error):
                         raise

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.matrices import MATRICES
 from hesspec.measure.plan import Plan
@@ -138,7 +137,6 @@ class _Costs:
         return int(plan.peak_bytes - seen + wanted)
 
 
-@kept_heap()
 def forecast_study(
     config: StudyConfig,
     folder: str | os.PathLike[str],

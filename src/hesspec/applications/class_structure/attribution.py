@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from hesspec.algebra import SymmetricOperator
 from hesspec.applications.class_structure.means import ClassStructure, Span, within_by_class
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
-from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import in_words, parse_memory
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.progress import Progress
@@ -62,7 +61,6 @@ class Attribution:
     angle_error: float
 
 
-@kept_heap()
 def attribute(structure: ClassStructure, pairs: Eigenpairs, *, cross: bool = True) -> Attribution:
     """Split eigenvalues by the class structure, and compare their eigenvectors with the spans of the means.
 
@@ -122,7 +120,6 @@ def _quadratic_forms(found: Projections) -> list[float]:
     ]
 
 
-@kept_heap()
 def knock_out(
     operator: SymmetricOperator,
     vectors: Iterable[Tensor],
@@ -171,7 +168,6 @@ def knock_out(
     return spectrum(ProjectedOperator(operator, basis), steps=steps, seed=seed, memory=room, on_step=on_step)
 
 
-@kept_heap()
 def class_structure(
     model: nn.Module,
     loss_fn: LossFunction,

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.krylov.vectors import norm
@@ -40,7 +39,6 @@ class Solution(NamedTuple):
     residual: float
 
 
-@kept_heap()
 def solve_true_vs_rest(
     model: nn.Module,
     loss_fn: LossFunction,
