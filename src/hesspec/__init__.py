@@ -86,8 +86,8 @@ __all__ = [
     "stability",
 ]
 
-# PyTorch takes seconds to import: `import hesspec` and `hesspec --help` do not wait for it. Names by their modules, as
-# in the import statements above, which type checkers read.
+# PyTorch takes seconds to import: `import hesspec` and `hesspec --help` do not wait for it. Names by the module that
+# defines them, repeating the import statements above, which type checkers read.
 _MODULES = {
     "spectra.marchenko_pastur": ("compare_with_marchenko_pastur",),
     "spectra.power_law": ("fit_power_law",),
@@ -121,12 +121,12 @@ _MODULES = {
     "applications.optim.true_vs_rest": ("Solution", "solve_true_vs_rest"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
-# Modules that are used as `hesspec.study.open` and need no import statement of their own.
+# Subpackages that can be used without an import of their own, as in `hesspec.study.open`.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
-# Those of them that are uses of the spectrum, each in a folder of its own.
+# Applications of the spectrum, which are reached as `hesspec.NAME`.
 _APPLICATIONS = ("laplace", "stability")
 
-if not TYPE_CHECKING:  # where it would make any name a name of this module
+if not TYPE_CHECKING:  # type checkers would take any name for one of this module
 
     def __getattr__(name):
         if name in _PACKAGES:

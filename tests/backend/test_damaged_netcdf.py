@@ -195,7 +195,7 @@ def test_values_that_no_spectrum_has_are_refused(tmp_path, spectrum, field, valu
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("classes", 3, "Its weights have shape (2, 2), though it has 3 classes."),
+        ("classes", 3, "Its weights have shape (2, 2), but it has 3 classes."),
         ("gram", np.eye(3), "Its variable 'gram_true' has shape (2,), and 3 in place of 2."),
         ("gram", np.full((2, 2), NAN), "Its gram are not all finite."),
         ("gram_true", np.array([0, 2]), "Its gram_true are not all classes."),

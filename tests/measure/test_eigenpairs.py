@@ -54,7 +54,7 @@ def test_the_spectrum_is_that_of_the_same_run():
 
 @pytest.mark.parametrize("count", [0, -1, 1.5])
 def test_a_bad_count_is_refused(count):
-    with pytest.raises(ValueError, match=f"count is {count}; it has to be a positive whole number"):
+    with pytest.raises(ValueError, match=f"count is {count}; it must be a positive integer"):
         hesspec.eigenpairs(torch.eye(5), count=count)
 
 

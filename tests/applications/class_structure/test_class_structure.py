@@ -197,7 +197,7 @@ def test_bad_input_is_refused():
     missing = Case(mlp(), nn.CrossEntropyLoss(), [(torch.zeros(4, 5), torch.tensor([0, 1, 1, 3]))]).to(torch.float64)
     with pytest.raises(ValueError, match=r"1 of 4 classes have no samples in the data \(2\)"):
         structure(missing).eigenvalues("class")
-    with pytest.raises(ValueError, match="part is 'rest'; it is one of 'class', 'cross', 'same' and 'sum'"):
+    with pytest.raises(ValueError, match="part is 'rest'; use one of 'class', 'cross', 'same' and 'sum'"):
         structure(case()).eigenvalues("rest")
 
 

@@ -73,8 +73,8 @@ def test_a_panel_for_each_thing_that_was_measured():
     panels = drawn(plot_structure(whole(), spectrum(), title="network"))
     assert list(panels) == [
         "components of $G$",
-        "outliers, predicted and measured",
-        "what outliers come from",
+        "largest eigenvalues, predicted and measured",
+        "terms of the largest eigenvalues",
         "outliers without the means",
         "map of the means (t-SNE, no unit)",
     ]
@@ -93,12 +93,12 @@ def test_values_are_those_of_the_structure():
     assert list(seen["$G_{class}$"]) == [3, 2, 1]
     assert list(seen["$G_{cross}$"]) == [0.5, 0.1]
     assert list(seen["eigenvalues of $G$"]) == [3.4, 2.3]
-    predictions = panels["outliers, predicted and measured"]
+    predictions = panels["largest eigenvalues, predicted and measured"]
     points = {container.get_label(): container[0].get_xydata() for container in predictions.containers}
     (label,) = [name for name in points if name.startswith("$G_{class}$,")]
     assert points[label].tolist() == [[3.0, 3.5], [2.0, 2.5]]
     assert "off by 17% (median)" in label
-    bars = panels["what outliers come from"].containers
+    bars = panels["terms of the largest eigenvalues"].containers
     assert bars[0][0].get_height() == pytest.approx(3.0 / 3.5)
     assert bars[4][0].get_height() == pytest.approx(-0.1 / 3.5)
     texts = [text.get_text() for text in panels["outliers without the means"].texts]
