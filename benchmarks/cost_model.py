@@ -153,7 +153,7 @@ def worker(rank: int, size: int, folder: str, point: Point, steps: int, repeats:
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
     group = dist.group.WORLD if size > 1 else None
-    batches = point.batches if group is None else hesspec.shard(point.batches, group)
+    batches = point.batches if group is None else hesspec.shard_data(point.batches, group)
     operator = hesspec.Hessian(point.model, nn.CrossEntropyLoss(), batches, group=group)
     space = Space(operator.shape[0], operator.ranks)
     torch.manual_seed(2)

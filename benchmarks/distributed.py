@@ -41,7 +41,7 @@ LONGEST = 1500  # seconds that a part may take
 
 def hessian(problem: Problem, group: dist.ProcessGroup | None = None) -> hesspec.Hessian:
     """The operator of this process alone, or the one that the ranks of a group share."""
-    data = problem.data if group is None else hesspec.shard(problem.data, group)
+    data = problem.data if group is None else hesspec.shard_data(problem.data, group)
     return hesspec.Hessian(problem.model, problem.loss, data, group=group)
 
 

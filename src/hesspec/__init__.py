@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hesspec.applications import laplace, stability
-    from hesspec.applications.class_structure.attribution import Attribution, attribute, class_structure, knock_out
-    from hesspec.applications.class_structure.means import ClassStructure
-    from hesspec.applications.class_structure.record import Structure
-    from hesspec.applications.optim.true_vs_rest import Solution, solve_true_vs_rest
+    from hesspec.applications.class_structure.attribution import (
+        Attribution,
+        attribute_outliers,
+        class_structure,
+        project_out,
+    )
+    from hesspec.applications.class_structure.means import ClassMeans
+    from hesspec.applications.class_structure.record import ClassStructure
+    from hesspec.applications.optim.true_vs_rest import TrueVsRestSolution, solve_true_vs_rest
     from hesspec.backend.heap import keep_freed_memory
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
     from hesspec.measure.plan import Plan, plan
@@ -26,12 +31,12 @@ if TYPE_CHECKING:
         GaussNewtonCross,
         GaussNewtonSame,
         GaussNewtonWithin,
+        GraphCache,
         Hessian,
         Preconditioned,
         Residual,
-        Traces,
         closure,
-        shard,
+        shard_data,
     )
     from hesspec.spectra.marchenko_pastur import compare_with_marchenko_pastur
     from hesspec.spectra.power_law import fit_power_law
@@ -39,13 +44,14 @@ if TYPE_CHECKING:
     from hesspec.spectra.sampling import Estimate
     from hesspec.spectra.spectrum import Spectrum
     from hesspec.spectra.tails import fit_tail
-    from hesspec.spectra.tracking import follow, overlaps
+    from hesspec.spectra.tracking import eigenvector_overlaps, track_outliers
 
 __version__ = version("hesspec")
 
 __all__ = [
     "Attribution",
     "CentralDifferenceHessian",
+    "ClassMeans",
     "ClassStructure",
     "Eigenpairs",
     "Estimate",
@@ -54,6 +60,7 @@ __all__ = [
     "GaussNewtonCross",
     "GaussNewtonSame",
     "GaussNewtonWithin",
+    "GraphCache",
     "Hessian",
     "Identity",
     "NonFiniteError",
@@ -62,28 +69,26 @@ __all__ = [
     "Preconditioned",
     "RankError",
     "Residual",
-    "Solution",
     "Spectrum",
-    "Structure",
-    "Traces",
-    "attribute",
+    "TrueVsRestSolution",
+    "attribute_outliers",
     "class_structure",
     "closure",
     "compare_with_marchenko_pastur",
     "eigenpairs",
+    "eigenvector_overlaps",
     "fit_power_law",
     "fit_tail",
-    "follow",
     "keep_freed_memory",
-    "knock_out",
     "laplace",
     "load",
-    "overlaps",
     "plan",
-    "shard",
+    "project_out",
+    "shard_data",
     "solve_true_vs_rest",
     "spectrum",
     "stability",
+    "track_outliers",
 ]
 
 # PyTorch takes seconds to import: `import hesspec` and `hesspec --help` do not wait for it. Names by the module that
@@ -92,7 +97,7 @@ _MODULES = {
     "spectra.marchenko_pastur": ("compare_with_marchenko_pastur",),
     "spectra.power_law": ("fit_power_law",),
     "spectra.tails": ("fit_tail",),
-    "spectra.tracking": ("follow", "overlaps"),
+    "spectra.tracking": ("track_outliers", "eigenvector_overlaps"),
     "algebra": ("Identity",),
     "backend.heap": ("keep_freed_memory",),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),
@@ -107,18 +112,18 @@ _MODULES = {
         "Hessian",
         "Preconditioned",
         "Residual",
-        "Traces",
+        "GraphCache",
         "closure",
-        "shard",
+        "shard_data",
     ),
     "measure.plan": ("Plan", "plan"),
     "spectra.record": ("load",),
     "spectra.sampling": ("Estimate",),
     "spectra.spectrum": ("Spectrum",),
-    "applications.class_structure.attribution": ("Attribution", "attribute", "class_structure", "knock_out"),
-    "applications.class_structure.means": ("ClassStructure",),
-    "applications.class_structure.record": ("Structure",),
-    "applications.optim.true_vs_rest": ("Solution", "solve_true_vs_rest"),
+    "applications.class_structure.attribution": ("Attribution", "attribute_outliers", "class_structure", "project_out"),
+    "applications.class_structure.means": ("ClassMeans",),
+    "applications.class_structure.record": ("ClassStructure",),
+    "applications.optim.true_vs_rest": ("TrueVsRestSolution", "solve_true_vs_rest"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Subpackages that can be used without an import of their own, as in `hesspec.study.open`.

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 import hesspec
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.spectra.spectrum import Spectrum
 
 OLD = Path(__file__).parents[1] / "data" / "format1"
@@ -214,7 +214,7 @@ def test_values_that_no_class_structure_has_are_refused(structure, field, value,
     else:
         dataset.attrs[field] = value
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole sentence is looked at
-        Structure.from_dataset(dataset)
+        ClassStructure.from_dataset(dataset)
     assert reason in str(raised.value)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hesspec.applications.class_structure.figure import plot_structure
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.files import atomic_path
 from hesspec.backend.progress import Meter, Progress
 from hesspec.matrices import DEFAULT_MATRICES, symbol_of
@@ -65,14 +65,14 @@ class Demo:
         Training, epoch by epoch.
     spectra : dict of (str, str, str) to Spectrum
         Spectra by checkpoint, split and matrix.
-    structure : Structure
+    structure : ClassStructure
         Class structure of the outliers of the Hessian at the end of training, on the training set.
     """
 
     report: Path
     history: list[EpochRecord]
     spectra: dict[Key, Spectrum]
-    structure: Structure
+    structure: ClassStructure
 
 
 def demo(
@@ -179,7 +179,7 @@ def _train_and_measure(
     settings: TrainingSettings,
     steps: int,
     meter: Meter,
-) -> tuple[list[EpochRecord], dict[Key, Spectrum], Structure]:
+) -> tuple[list[EpochRecord], dict[Key, Spectrum], ClassStructure]:
     """Train, measure, and save checkpoints, spectra and class structure in the folder."""
     checkpoints = dict(zip((0, settings.epochs // 3, settings.epochs), CHECKPOINTS, strict=True))
     spectra: dict[Key, Spectrum] = {}
@@ -264,7 +264,7 @@ def _write_records(path: Path, history: list[EpochRecord]) -> None:
         temporary.write_text(json.dumps([asdict(record) for record in history], indent=1), encoding="utf-8")
 
 
-def _draw(folder: Path, spectra: Mapping[Key, Spectrum], structure: Structure) -> None:
+def _draw(folder: Path, spectra: Mapping[Key, Spectrum], structure: ClassStructure) -> None:
     sets = {"train": "training set", "test": "test set"}
     figures = {
         f"end-{split}": plot_spectrum(

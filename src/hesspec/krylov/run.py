@@ -17,7 +17,7 @@ from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos, check_product
 from hesspec.krylov.lanczos_state import rounding_unit
-from hesspec.krylov.quadrature import Measure, divided, first_block, further_copies, measure, movement
+from hesspec.krylov.quadrature import SpectralMeasure, divided, first_block, further_copies, movement, spectral_measure
 from hesspec.krylov.ritz import Array, clustered_bounds, outermost
 from hesspec.krylov.run_state import RunState, restored_run
 from hesspec.krylov.scaling import Scaled
@@ -27,7 +27,7 @@ from hesspec.krylov.storage import Storage
 from hesspec.krylov.thick_restart import ThickRestart
 from hesspec.krylov.vectors import Space
 
-__all__ = ["PARTIAL_FROM", "OnStep", "Run"]
+__all__ = ["PARTIAL_FROM", "KrylovRun", "OnStep"]
 
 OnStep = Callable[[int, int | None], None]
 
@@ -48,7 +48,7 @@ SKETCHED: Final = 64
 SAME: Final = 0.4
 
 
-class Run:
+class KrylovRun:
     """Lanczos processes of all probes, and the measure that they add up to.
 
     A run has four phases, of which it has the second and the third only where a basis is restarted: the first probe;
@@ -141,7 +141,7 @@ class Run:
         capacity = min(limit, state.keeping) if isinstance(state.keeping, int) else limit
         state.stopped = self._run_first(lanczos, capacity, tolerance)
         state.steps, state.exact = len(lanczos), lanczos.exhausted
-        state.measure = found = measure(lanczos, self._p, len(lanczos))
+        state.measure = found = spectral_measure(lanczos, self._p, len(lanczos))
         state.pairs.append(first_block(lanczos))
         state.lanczos = None
         if capacity < limit and not lanczos.exhausted and len(lanczos.starts) == 1:
@@ -461,7 +461,7 @@ class Run:
             )
         return restored
 
-    def _sketches_of(self, found: Measure, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    def _sketches_of(self, found: SpectralMeasure, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         if not chosen.size:
             return np.empty((0, 0), np.float32)
         sketches = found.resolved_vectors[:, chosen].T @ np.stack(self._state.sketches)

@@ -13,7 +13,7 @@ import torch
 
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
-from hesspec.krylov.quadrature import Measure
+from hesspec.krylov.quadrature import SpectralMeasure
 from hesspec.krylov.ritz import Array, RitzPairs
 from hesspec.krylov.sketch import SKETCH
 from hesspec.krylov.state import columns, fields, restored, state_of
@@ -76,7 +76,7 @@ class RunState(_Numbers):
         Nodes and weights of the bulk, of each probe.
     sketches : list of array
         Of the vectors of the first probe; after restarts of the resolved eigenvectors.
-    found : Measure or None
+    found : SpectralMeasure or None
         That of the first probe, from the end of its first phase on.
     deflated : KrylovBasis or None
         Resolved eigenvectors that processes are kept orthogonal to.
@@ -90,7 +90,7 @@ class RunState(_Numbers):
     pairs: list[RitzPairs] = field(default_factory=list)
     bulks: list[tuple[Array, Array]] = field(default_factory=list)
     sketches: list[Array] = field(default_factory=list)
-    found: Measure | None = None
+    found: SpectralMeasure | None = None
     deflated: KrylovBasis | None = None
     top: KrylovBasis | None = None
     lanczos: Lanczos | None = None
@@ -98,7 +98,7 @@ class RunState(_Numbers):
     group: list[Lanczos] = field(default_factory=list)
 
     @property
-    def measure(self) -> Measure:
+    def measure(self) -> SpectralMeasure:
         """The measure of the first probe.
 
         Raises
@@ -111,7 +111,7 @@ class RunState(_Numbers):
         return self.found
 
     @measure.setter
-    def measure(self, found: Measure) -> None:
+    def measure(self, found: SpectralMeasure) -> None:
         self.found = found
 
     def flat(self) -> dict[str, Any]:
@@ -222,8 +222,8 @@ def _bulk(state: Any) -> tuple[Array, Array]:
     return both["nodes"], both["weights"]
 
 
-def _measure(state: Any) -> Measure:
+def _measure(state: Any) -> SpectralMeasure:
     """The measure, whose arrays belong together."""
     columns(state, "eigenvalues", "error_bounds", "eigenvalue_weights", "eigenvalue_sampled")
     columns(state, "bulk_nodes", "bulk_weights")
-    return restored(Measure, state)
+    return restored(SpectralMeasure, state)

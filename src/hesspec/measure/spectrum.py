@@ -26,7 +26,7 @@ from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
-from hesspec.krylov.run import AUTO_FIRST, OnStep, Run
+from hesspec.krylov.run import AUTO_FIRST, KrylovRun, OnStep
 from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.storage import STORAGES, Storage, available, storage
 from hesspec.krylov.vectors import Space
@@ -252,7 +252,7 @@ def outlier_pairs(
     return _pairs(run, found, chosen), chosen
 
 
-def _pairs(run: Run, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
+def _pairs(run: KrylovRun, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
     """Compute selected eigenpairs of the largest resolved eigenvalues, with one product for each."""
     operator, space = run.operator, run.space
     slices = torch.empty(space.length, chosen.size, dtype=operator.dtype, device=operator.device)
@@ -300,7 +300,7 @@ def _measured(
     wanted: int,
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",
-) -> tuple[Run, Spectrum]:
+) -> tuple[KrylovRun, Spectrum]:
     """Return the spectrum and the run that it comes from, with the requested number of eigenvectors."""
     p = check_operator(operator)
     if steps != "auto" and (not isinstance(steps, (int, np.integer)) or steps < 1):
@@ -319,7 +319,9 @@ def _measured(
         identity = {**_identity(operator), "seed": str(seed), "number of probes": str(probes)}
         keeper = Snapshot(snapshot, every, space, dtype=operator.dtype, device=device, identity=identity)
     with keeper or nullcontext():
-        run = Run(operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, wanted, keeper)
+        run = KrylovRun(
+            operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, wanted, keeper
+        )
         run.first(limit, None if steps != "auto" else tolerance)
         run.others(_together(operator, space, run.keeping, limit, budget))
         run.confirm()

@@ -18,7 +18,7 @@ from hesspec.spectra.marchenko_pastur import law_of_gauss_newton
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tails import TailFit
 
-__all__ = ["Look", "plain", "spectrum_data", "thinned", "training_figure"]
+__all__ = ["PlotlyLook", "plain", "spectrum_data", "thinned", "training_figure"]
 
 Array = npt.NDArray[np.float64]
 Json = dict[str, Any]
@@ -45,7 +45,7 @@ def plain(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Look:
+class PlotlyLook:
     """Colour, symbol and dashes of one matrix on one split.
 
     Parameters

@@ -13,7 +13,7 @@ from hesspec.backend.number_text import exponent_text
 from hesspec.report import tables
 from hesspec.report.collection import Collection, Member, distinct
 from hesspec.report.dynamics import laws_of, pairs_of
-from hesspec.report.figures import Look, training_figure
+from hesspec.report.figures import PlotlyLook, training_figure
 from hesspec.report.structure_section import structure_csv, structure_figures, structures_over
 
 __all__ = ["Tracks", "first_shown", "has_several", "payload"]
@@ -60,11 +60,11 @@ def payload(
     return {
         "runs": [_run(run, [member for member in members if member.run == run]) for run in runs],
         "matrices": [
-            {"name": name, "mark": MARKS[index % len(MARKS)], "colour": Look(index, 0).dark}
+            {"name": name, "mark": MARKS[index % len(MARKS)], "colour": PlotlyLook(index, 0).dark}
             for index, name in enumerate(matrices)
         ],
         "splits": list(splits),
-        "looks": [[Look(i, j).to_json() for j in range(len(splits))] for i in range(len(matrices))],
+        "looks": [[PlotlyLook(i, j).to_json() for j in range(len(splits))] for i in range(len(matrices))],
         "first": _first(shown, runs[0]),
         "spectra": [
             {

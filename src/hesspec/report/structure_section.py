@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.colors import to_hex
 
 from hesspec.applications.class_structure.figure import COMPONENTS, TERMS, class_colours, drawn_means, map_of_means
-from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
 from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.matrices import symbol_of
 from hesspec.plot import OKABE_ITO, bulk_on_logarithmic_axis, darkened
@@ -74,7 +74,7 @@ def _finite(values: Array) -> list[float | None]:
     return [float(value) if math.isfinite(value) else None for value in values]
 
 
-def _components(structure: Structure, spectrum: Spectrum | None) -> Json:
+def _components(structure: ClassStructure, spectrum: Spectrum | None) -> Json:
     traces: list[Json] = []
     floor = 1.0
     if spectrum is not None:
@@ -121,7 +121,7 @@ def _components(structure: Structure, spectrum: Spectrum | None) -> Json:
     }
 
 
-def _predictions(structure: Structure) -> Json | None:
+def _predictions(structure: ClassStructure) -> Json | None:
     traces: list[Json] = []
     every: list[Array] = []
     bounds = structure.outlier_bounds[(structure.outlier_matrix == "Hessian") & (structure.outliers > 0)]
@@ -168,7 +168,7 @@ def _predictions(structure: Structure) -> Json | None:
     }
 
 
-def _shares(structure: Structure) -> Json | None:
+def _shares(structure: ClassStructure) -> Json | None:
     mine = structure.outlier_matrix == "Hessian"
     if not mine.any():
         return None
@@ -194,7 +194,7 @@ def _shares(structure: Structure) -> Json | None:
     }
 
 
-def _knockout(structure: Structure) -> Json | None:
+def _knockout(structure: ClassStructure) -> Json | None:
     names = [NOTHING, CLASS_MEANS, ALL_MEANS][: len(structure.knockout_edges)]
     if not names:
         return None
@@ -231,7 +231,7 @@ def _knockout(structure: Structure) -> Json | None:
     }  # fmt: skip
 
 
-def _map(structure: Structure) -> Json | None:
+def _map(structure: ClassStructure) -> Json | None:
     places = map_of_means(structure)
     if places is None:
         return None
@@ -346,7 +346,7 @@ def structure_tables(item: Explained) -> Json:
     }
 
 
-def _rows(structure: Structure) -> list[Json]:
+def _rows(structure: ClassStructure) -> list[Json]:
     rows = []
     predictions = structure.predicted("Hessian")[1]
     ritz = structure.predicted("Hessian", part="ritz")[1]

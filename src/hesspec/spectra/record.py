@@ -38,7 +38,7 @@ _SCALARS: Final[dict[str, Callable[[xr.Dataset, str], Any]]] = {
 # The class for each kind of file, by the attribute that holds the format number. Imported when such a file is read.
 KINDS: Final = {
     "hesspec_format": "hesspec.spectra.spectrum.Spectrum",
-    "hesspec_structure_format": "hesspec.applications.class_structure.record.Structure",
+    "hesspec_structure_format": "hesspec.applications.class_structure.record.ClassStructure",
     "hesspec_laplace_format": "hesspec.applications.laplace.record.Evidence",
     "hesspec_sharpness_dimension_format": "hesspec.applications.stability.record.SharpnessDimension",
     "hesspec_lyapunov_format": "hesspec.applications.stability.record.LyapunovExponents",
@@ -208,7 +208,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    hesspec.Spectrum, hesspec.Structure, or another subclass of Record
+    hesspec.Spectrum, hesspec.ClassStructure, or another subclass of Record
         The result. `Spectrum.load` and the like read files of one kind only.
 
     Raises

@@ -48,7 +48,7 @@ class Spectrum(Record):
         for those of which all copies are known.
     eigenvector_sketches : float32 array (s, d)
         Of the first s of `eigenvalues`: random projections of their unit eigenvectors to d numbers, the same in every
-        run, by which `overlaps` compares spectra (see `hesspec.krylov.sketch`). Empty where there are none.
+        run, by which `eigenvector_overlaps` compares spectra (see `hesspec.krylov.sketch`). Empty where there are none.
     bulk_nodes, bulk_weights : array (b,)
         Quadrature of the rest of the measure, averaged over probes.
     bulk_probe : int array (b,)

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["SAME", "follow", "overlaps"]
+__all__ = ["SAME", "eigenvector_overlaps", "track_outliers"]
 
 Array = npt.NDArray[np.float64]
 
@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 SAME = 0.25
 
 
-def overlaps(first: Spectrum, second: Spectrum) -> Array:
+def eigenvector_overlaps(first: Spectrum, second: Spectrum) -> Array:
     """Compute squared cosines between the outliers' eigenvectors of two spectra of the same parameter space.
 
     The spectra may be of different matrices, data, checkpoints or runs, measured at any time.
@@ -49,7 +49,7 @@ def overlaps(first: Spectrum, second: Spectrum) -> Array:
     >>> values = torch.cat([torch.linspace(-0.1, 0.1, 3000), torch.tensor([5.0, 9.0])])
     >>> swapped = torch.cat([values[:-2], values[-2:].flip(0)])
     >>> first, second = (hesspec.spectrum(torch.diag(v), steps=32) for v in (values, swapped))
-    >>> overlaps(first, second).round(1) + 0.0
+    >>> eigenvector_overlaps(first, second).round(1) + 0.0
     array([[0., 1.],
            [1., 0.]])
     """
@@ -61,7 +61,7 @@ def overlaps(first: Spectrum, second: Spectrum) -> Array:
     return _squared_cosines(_outlier_sketches(first), _outlier_sketches(second))
 
 
-def follow(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
+def track_outliers(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
     """Number the outliers of successive spectra such that the same eigenvector keeps the same number.
 
     The outliers of a checkpoint are assigned to tracks such that the sum of squared cosines with the latest eigenvector
@@ -82,7 +82,7 @@ def follow(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
     Raises
     ------
     ValueError
-        See `overlaps`.
+        See `eigenvector_overlaps`.
     """
     latest: list[Array] = []
     found = []

@@ -25,7 +25,7 @@ from hesspec.study.failures import is_task_error, let_go
 from hesspec.study.measuring import CROSS_ENTROPY, plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.running import AUTO_STEPS
-from hesspec.study.store import STRUCTURE, Run, Task, code_of, tasks_of
+from hesspec.study.store import STRUCTURE, Task, TrainingRun, code_of, tasks_of
 from hesspec.study.training import evaluate
 
 __all__ = ["TaskForecast", "forecast_study"]
@@ -114,7 +114,7 @@ class _Costs:
     test_samples: int
     classes: int
 
-    def training(self, run: Run) -> float:
+    def training(self, run: TrainingRun) -> float:
         """Seconds of an epoch."""
         count = run.samples_per_class * self.classes
         return (count * (self.step + self.evaluation) + self.test_samples * self.evaluation) / self.samples
@@ -198,7 +198,7 @@ def _problem(task: Task) -> tuple[str, str]:
     return task.runs[0].network, task.runs[0].data.name
 
 
-def _left(task: Task) -> list[tuple[Run, int]]:
+def _left(task: Task) -> list[tuple[TrainingRun, int]]:
     """Trainings that have not ended, and how many epochs each has to go."""
     return [(run, run.settings.epochs - max(len(run.history) - 1, 0)) for run in task.runs if not run.ended]
 
@@ -224,7 +224,7 @@ def _forecast(task: Task, costs: _Costs) -> TaskForecast:
     )
 
 
-def _timed(run: Run, config: StudyConfig, device: torch.device) -> _Costs:
+def _timed(run: TrainingRun, config: StudyConfig, device: torch.device) -> _Costs:
     how = config.measure
     dataset, test = run.dataset("train"), run.dataset("test")
     network = build_network(run.network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)

@@ -13,14 +13,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.applications.class_structure.attribution import class_structure
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.memory_shares import shares_of
 from hesspec.backend.progress import Meter, Progress
 from hesspec.krylov.snapshot import remove_snapshot
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES, matrix_names
 from hesspec.measure.plan import Plan, plan
 from hesspec.measure.spectrum import spectrum
-from hesspec.operators import Traces, shard
+from hesspec.operators import GraphCache, shard_data
 from hesspec.operators.named import operator_class
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.spectrum import Spectrum
@@ -68,7 +68,7 @@ def measure(
     folder: str | os.PathLike[str] | None = None,
     overwrite: bool = True,
     on_progress: Progress | None = None,
-    traces: Traces | None = None,
+    graphs: GraphCache | None = None,
     group: dist.ProcessGroup | None = None,
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",
@@ -105,7 +105,7 @@ def measure(
     on_progress : callable, optional
         Called before the first and after every matvec with the name of the matrix, the work done on all matrices and
         their work in all (None where steps are "auto"), in matvecs of a Hessian.
-    traces : Traces, optional
+    graphs : GraphCache, optional
         As in `hesspec.Hessian`, for a network that is measured at several checkpoints.
     group : torch.distributed.ProcessGroup, optional
         Processes that all call this with the same network and data set, and share the work; the first one writes files.
@@ -147,7 +147,7 @@ def measure(
     network.eval()
     check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
-    mine = batches if group is None else shard(batches, group)
+    mine = batches if group is None else shard_data(batches, group)
     writes = group is None or dist.get_rank(group) == 0
     costs = {name: MATRICES[name].tangent / MATRICES["Hessian"].tangent for name in names}
     total = None if steps == "auto" else steps * probes * sum(costs.values())
@@ -159,7 +159,7 @@ def measure(
         file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
         running = None if snapshot is None else Path(snapshot) / Path(file).stem
         operator = operator_class(name)(
-            network, CROSS_ENTROPY, mine, params, memory=for_products, traces=traces, group=group
+            network, CROSS_ENTROPY, mine, params, memory=for_products, graphs=graphs, group=group
         )
         measured = spectrum(
             operator,
@@ -237,7 +237,7 @@ def measure_structure(
     overwrite: bool = True,
     on_progress: Progress | None = None,
     group: dist.ProcessGroup | None = None,
-) -> Structure:
+) -> ClassStructure:
     """Measure the class structure of G of a network over a data set: see `hesspec.class_structure`.
 
     Parameters
@@ -254,7 +254,7 @@ def measure_structure(
 
     Returns
     -------
-    Structure
+    ClassStructure
 
     Raises
     ------
@@ -285,7 +285,7 @@ def measure_structure(
     found = class_structure(
         network,
         CROSS_ENTROPY,
-        batches if group is None else shard(batches, group),
+        batches if group is None else shard_data(batches, group),
         params,
         matrices=names,
         cross=cross,
@@ -302,7 +302,7 @@ def measure_structure(
     return found
 
 
-def _save(result: Spectrum | Structure, file: Path, *, overwrite: bool) -> None:
+def _save(result: Spectrum | ClassStructure, file: Path, *, overwrite: bool) -> None:
     """Save a result under its name; if another process has taken that meanwhile, under one that is free."""
     try:
         result.save(file, overwrite=overwrite)

@@ -15,7 +15,7 @@ from torch import nn
 from hesspec.backend.progress import Meter, Progress
 from hesspec.errors import NonFiniteError
 from hesspec.matrices import MATRICES
-from hesspec.operators import Traces
+from hesspec.operators import GraphCache
 from hesspec.study.checking import faults_of
 from hesspec.study.checkpoints import load_training_state, load_weights, save_checkpoint, save_training_state
 from hesspec.study.config import StudyConfig
@@ -24,7 +24,7 @@ from hesspec.study.failures import is_task_error, let_go, raise_failures, refuse
 from hesspec.study.folders import check_there
 from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.networks import build_network
-from hesspec.study.store import STRUCTURE, Measurement, Run, Task, code_of, lock, tasks_of, write_study
+from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, code_of, lock, tasks_of, write_study
 from hesspec.study.training import EpochRecord, TrainingState, train
 
 __all__ = ["run_study", "run_task", "work_of"]
@@ -160,9 +160,9 @@ class Networks:
 
     def __init__(self, device: str = "cpu") -> None:
         self._device = torch.device(device)
-        self._found: dict[tuple[str, int, int, int], tuple[nn.Module, Traces]] = {}
+        self._found: dict[tuple[str, int, int, int], tuple[nn.Module, GraphCache]] = {}
 
-    def of(self, task: Task, data: Dataset) -> tuple[nn.Module, Traces]:
+    def of(self, task: Task, data: Dataset) -> tuple[nn.Module, GraphCache]:
         """The network of a task, as it is initialised from the task's seed, and the traces of that object."""
         run = task.runs[0]
         key = (run.network, data.channels, data.classes, data.size)
@@ -171,10 +171,10 @@ class Networks:
             torch.manual_seed(run.settings.seed)
             network = build_network(run.network, channels=data.channels, classes=data.classes, size=data.size)
         if key not in self._found:
-            self._found[key] = network.to(self._device), Traces(points=len(task.epochs))
-        found, traces = self._found[key]
+            self._found[key] = network.to(self._device), GraphCache(points=len(task.epochs))
+        found, graphs = self._found[key]
         found.load_state_dict(network.state_dict())
-        return found, traces
+        return found, graphs
 
 
 def run_task(
@@ -241,7 +241,7 @@ class _Problem:
     train_set: Dataset
     test_set: Dataset
     network: nn.Module
-    traces: Traces
+    graphs: GraphCache
 
 
 def _plus(report: Callable[[str, float], None], before: float, scale: float) -> Callable[[str, float], None]:
@@ -249,7 +249,7 @@ def _plus(report: Callable[[str, float], None], before: float, scale: float) -> 
 
 
 def _train(
-    run: Run, task: Task, problem: _Problem, report: Callable[[str, float], None], *, again: bool = False
+    run: TrainingRun, task: Task, problem: _Problem, report: Callable[[str, float], None], *, again: bool = False
 ) -> None:
     """Train from the last epoch that is kept; again from the beginning where weights are missing."""
     if run.ended and not again:
@@ -289,7 +289,7 @@ def _train(
 class _Saver:
     """Writes what a training is continued from: after wanted epochs, and between them as often as costs little."""
 
-    def __init__(self, run: Run, wanted: set[int]) -> None:
+    def __init__(self, run: TrainingRun, wanted: set[int]) -> None:
         self._run, self._wanted = run, wanted
         self._cost, self._last = 0.0, time.monotonic()
 
@@ -321,7 +321,7 @@ def _drop_losers(task: Task) -> None:
 
 
 def _measure(
-    run: Run, task: Task, measurement: Measurement, problem: _Problem, report: Callable[[str, float], None]
+    run: TrainingRun, task: Task, measurement: Measurement, problem: _Problem, report: Callable[[str, float], None]
 ) -> None:
     how, history = task.measure, run.history
     if measurement.epoch >= len(history):
@@ -377,7 +377,7 @@ def _measure(
         memory=how.memory,
         attributes=attributes,
         on_progress=on_progress,
-        traces=problem.traces,
+        graphs=problem.graphs,
     )
     check_there(run.folder)
     spectra[measurement.what].save(run.result(measurement, how))

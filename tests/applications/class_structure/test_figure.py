@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from hesspec.applications.class_structure.figure import drawn_means, map_of_means, plot_structure
-from hesspec.applications.class_structure.record import CLASS_MEANS, NOTHING, Structure
+from hesspec.applications.class_structure.record import CLASS_MEANS, NOTHING, ClassStructure
 from hesspec.spectra.spectrum import Spectrum
 
 
 def minimal(classes=3, **more):
-    return Structure(
+    return ClassStructure(
         dimension=50,
         classes=classes,
         weights=np.full((classes, classes), 0.1),
@@ -25,7 +25,7 @@ def minimal(classes=3, **more):
 def whole():
     rng = np.random.default_rng(0)
     points = rng.standard_normal((12, 5))
-    return Structure(
+    return ClassStructure(
         dimension=50,
         classes=3,
         weights=np.full((3, 3), 0.1),
@@ -113,7 +113,7 @@ def test_the_map_keeps_groups_together_and_needs_four_means():
     assert map_of_means(minimal()) is None
     centres = np.repeat(np.eye(4) * 50, 8, axis=0)
     points = centres + np.random.default_rng(0).standard_normal(centres.shape)
-    structure = Structure(
+    structure = ClassStructure(
         dimension=9,
         classes=4,
         weights=np.ones((4, 4)),

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.algebra import SymmetricOperator
-from hesspec.applications.class_structure.means import ClassStructure, Span, within_by_class
-from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
+from hesspec.applications.class_structure.means import ClassMeans, Span, within_by_class
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
 from hesspec.backend.memory import in_words, parse_memory
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.progress import Progress
@@ -34,14 +34,14 @@ from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["Attribution", "attribute", "class_structure", "knock_out"]
+__all__ = ["Attribution", "attribute_outliers", "class_structure", "project_out"]
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Attribution of eigenvectors of one matrix to the class structure; fields as in `Structure`.
+    """Attribution of eigenvectors of one matrix to the class structure; fields as in `ClassStructure`.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Attribution:
     angle_error: float
 
 
-def attribute(structure: ClassStructure, pairs: Eigenpairs, *, cross: bool = True) -> Attribution:
+def attribute_outliers(structure: ClassMeans, pairs: Eigenpairs, *, cross: bool = True) -> Attribution:
     """Split eigenvalues by the class structure, and compare their eigenvectors with the spans of the means.
 
     For an eigenvector v of the Hessian, lambda = v^T G_class v + v^T G_cross v + v^T G_within v + v^T G_same v + v^T H
@@ -122,7 +122,7 @@ def _quadratic_forms(found: Projections) -> list[float]:
     ]
 
 
-def knock_out(
+def project_out(
     operator: SymmetricOperator,
     vectors: Iterable[Tensor],
     *,
@@ -187,13 +187,13 @@ def class_structure(
     on_spectrum: Callable[[str, Spectrum], None] | None = None,
     on_progress: Progress | None = None,
     group: dist.ProcessGroup | None = None,
-) -> Structure:
+) -> ClassStructure:
     """Measure the class structure of G, and how much of the outliers of Hess, G and H it explains.
 
     Parameters
     ----------
     model, loss_fn, data, params, group
-        See `ClassStructure`, with its conditions.
+        See `ClassMeans`, with its conditions.
     matrices : sequence of str
         Matrices whose outliers are attributed: "Hessian", "GaussNewton", "Residual". For the first two, the C largest
         eigenvalues are included in any case. A spectrum of each is measured, and its eigenvectors take 2 C p numbers.
@@ -214,12 +214,12 @@ def class_structure(
 
     Returns
     -------
-    Structure
+    ClassStructure
 
     Raises
     ------
     ValueError, NonFiniteError, MemoryError
-        See `ClassStructure` and `hesspec.spectrum`.
+        See `ClassMeans` and `hesspec.spectrum`.
     """
     start = time.perf_counter()
     for name in matrices:
@@ -229,7 +229,7 @@ def class_structure(
     # The memory is shared by the structure and one operator at a time.
     each = None if memory is None else parse_memory(memory) // 2
     products, room = (None, None) if each is None else shares_of(each)
-    structure = ClassStructure(model, loss_fn, data, params, memory=each, group=group)
+    structure = ClassMeans(model, loss_fn, data, params, memory=each, group=group)
     say("means", 0, None)
     if cross:
         structure.pair_gram  # noqa: B018 - formed first, so that the class means are computed from it
@@ -252,7 +252,7 @@ def class_structure(
         found[name] = pairs, places, _attributed(structure, pairs, cross)
         if knockout and name == "Hessian":
             fields |= _knocked_out(structure, operator, pairs, cross, steps, seed, room, say)
-    return Structure(
+    return ClassStructure(
         dimension=structure.dimension,
         classes=count,
         weights=structure.weights,
@@ -276,7 +276,7 @@ def class_structure(
     )
 
 
-def _of_means(structure: ClassStructure, *, cross: bool) -> dict[str, Any]:
+def _of_means(structure: ClassMeans, *, cross: bool) -> dict[str, Any]:
     """Gram matrix of the means, and the eigenvalues computed from it."""
     count = structure.classes
     if cross:
@@ -299,11 +299,11 @@ def _of_means(structure: ClassStructure, *, cross: bool) -> dict[str, Any]:
     }
 
 
-def _attributed(structure: ClassStructure, outliers: Eigenpairs, cross: bool) -> Attribution:
+def _attributed(structure: ClassMeans, outliers: Eigenpairs, cross: bool) -> Attribution:
     """Attribute eigenpairs; angles are those of the C largest."""
-    found = attribute(structure, outliers, cross=cross)
+    found = attribute_outliers(structure, outliers, cross=cross)
     if outliers.values.size > structure.classes:
-        largest = attribute(structure, _some(outliers, np.arange(structure.classes)), cross=cross)
+        largest = attribute_outliers(structure, _some(outliers, np.arange(structure.classes)), cross=cross)
         found = replace(found, angles=largest.angles, angle_error=largest.angle_error)
     return found
 
@@ -355,7 +355,7 @@ def _of_outliers(found: Mapping[str, tuple[Eigenpairs, npt.NDArray[np.intp], Att
 
 
 def _knocked_out(
-    structure: ClassStructure,
+    structure: ClassMeans,
     hessian: CurvatureOperator,
     pairs: Eigenpairs,
     cross: bool,
@@ -368,7 +368,7 @@ def _knocked_out(
     spectra = {NOTHING: pairs.spectrum}
     spans: list[Span] = [CLASS_MEANS, ALL_MEANS] if cross else [CLASS_MEANS]
     for span in spans:
-        spectra[span] = knock_out(
+        spectra[span] = project_out(
             hessian,
             structure.basis(span),
             count=structure.span(span).shape[1],

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from sklearn.manifold import TSNE
 
-from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, Structure
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, ClassStructure
 from hesspec.plot import FILL, OKABE_ITO, STYLE, bulk_on_logarithmic_axis, darkened
 from hesspec.plot.style import label_few_decades
 from hesspec.spectra.spectrum import Spectrum
@@ -42,7 +42,7 @@ MOST_MEANS = 1_000
 PERPLEXITY, POINTS_PER_PERPLEXITY = 30.0, 3.0
 
 
-def map_of_means(structure: Structure) -> Array | None:
+def map_of_means(structure: ClassStructure) -> Array | None:
     """Embed the means in the plane, (K, 2), by t-SNE of the distances between them; None for fewer than 4 means.
 
     t-SNE preserves neighbourhoods, not distances, and has no unit (van der Maaten and Hinton 2008).
@@ -59,7 +59,7 @@ def map_of_means(structure: Structure) -> Array | None:
     return np.asarray(embedding.fit_transform(distances / largest), dtype=float)
 
 
-def drawn_means(structure: Structure) -> Structure:
+def drawn_means(structure: ClassStructure) -> ClassStructure:
     """Return the structure with the means that are drawn: only the class means if there are too many."""
     if len(structure.gram) <= MOST_MEANS:
         return structure
@@ -78,7 +78,7 @@ def class_colours(count: int) -> list[tuple[float, float, float]]:
     return [colours[i % len(colours)] for i in range(count)]
 
 
-def plot_structure(structure: Structure, spectrum: Spectrum | None = None, *, title: str | None = None) -> Figure:
+def plot_structure(structure: ClassStructure, spectrum: Spectrum | None = None, *, title: str | None = None) -> Figure:
     """Plot a class structure, with a panel for each quantity that was measured.
 
     The panels are: eigenvalues of G's components below the spectrum of G; largest eigenvalues of Hess against those
@@ -87,7 +87,7 @@ def plot_structure(structure: Structure, spectrum: Spectrum | None = None, *, ti
 
     Parameters
     ----------
-    structure : Structure
+    structure : ClassStructure
         Measured class structure.
     spectrum : Spectrum, optional
         Spectrum of G at the same point, on the same data.
@@ -131,7 +131,7 @@ def plot_structure(structure: Structure, spectrum: Spectrum | None = None, *, ti
     return figure
 
 
-def _components(axes: Axes, structure: Structure, spectrum: Spectrum | None) -> None:
+def _components(axes: Axes, structure: ClassStructure, spectrum: Spectrum | None) -> None:
     drawn = [
         (label, colour, marker, getattr(structure, f"{part}_eigenvalues")) for part, label, colour, marker in COMPONENTS
     ]
@@ -173,7 +173,7 @@ def _components(axes: Axes, structure: Structure, spectrum: Spectrum | None) -> 
         axes.set_title(axes.get_title(loc="left"), pad=22)
 
 
-def _predictions(axes: Axes, structure: Structure) -> None:
+def _predictions(axes: Axes, structure: ClassStructure) -> None:
     every: list[Array] = []
     for part, label, colour, marker in (
         ("class", "$G_{class}$", OKABE_ITO[1], "o"),
@@ -205,7 +205,7 @@ def _predictions(axes: Axes, structure: Structure) -> None:
     axes.legend(fontsize=9, loc="upper left")
 
 
-def _shares(axes: Axes, structure: Structure) -> None:
+def _shares(axes: Axes, structure: ClassStructure) -> None:
     mine = structure.outlier_matrix == "Hessian"
     shares = structure.outlier_shares[mine] / structure.outliers[mine][:, None]
     ranks = np.arange(1, len(shares) + 1)
@@ -227,7 +227,7 @@ def _shares(axes: Axes, structure: Structure) -> None:
     axes.legend(fontsize=9, ncols=5, loc="upper center", columnspacing=0.8, handlelength=1.0, handletextpad=0.4)
 
 
-def _knockout(axes: Axes, structure: Structure) -> None:
+def _knockout(axes: Axes, structure: ClassStructure) -> None:
     names = [NOTHING, CLASS_MEANS, ALL_MEANS][: len(structure.knockout_edges)]
     sizes = np.abs(structure.knockout_eigenvalues)
     # NaN if every eigenvalue is an outlier, 0 if nothing is left: there is no bulk to draw.
@@ -252,7 +252,7 @@ def _knockout(axes: Axes, structure: Structure) -> None:
     label_few_decades(axes.xaxis)
 
 
-def _map(axes: Axes, structure: Structure, places: Array) -> None:
+def _map(axes: Axes, structure: ClassStructure, places: Array) -> None:
     colours = class_colours(structure.classes)
     centre = structure.gram_other < 0
     same = structure.gram_other == structure.gram_true

@@ -30,7 +30,7 @@ from hesspec.operators.risk.logits import LogitRows, check_softmax_loss
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 
-__all__ = ["ClassStructure", "Part", "Span"]
+__all__ = ["ClassMeans", "Part", "Span"]
 
 Array = npt.NDArray[np.float64]
 Part = Literal["class", "cross", "same", "sum"]
@@ -46,7 +46,7 @@ OPERATORS: Final = {
 TOGETHER = 8
 
 
-class ClassStructure:
+class ClassMeans:
     r"""Decomposition of the Gauss-Newton matrix of a softmax cross-entropy by true class c and logit c'.
 
     .. math:: G = \sum_{i,c'} w_{i,c'}\, g_{i,c'} g_{i,c'}^\top
@@ -353,7 +353,7 @@ class ClassStructure:
 class _Product:
     """Part of G as an operator that shares all passes with its class structure."""
 
-    def __init__(self, structure: ClassStructure, part: str) -> None:
+    def __init__(self, structure: ClassMeans, part: str) -> None:
         self._model, self._coefficients = structure._model, OPERATORS[part].coefficients  # noqa: SLF001
         self.shape = structure.dimension, structure.dimension
         self.dtype, self.device = structure.dtype, structure.device

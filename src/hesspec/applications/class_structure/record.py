@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["ALL_MEANS", "CLASS_MEANS", "NOTHING", "PARTS", "SHARES", "Structure"]
+__all__ = ["ALL_MEANS", "CLASS_MEANS", "NOTHING", "PARTS", "SHARES", "ClassStructure"]
 
 PARTS: Final = ("class", "cross", "within", "same")
-"""Parts of G in the order of `Structure.traces`: G = G_class + G_cross + G_within + G_same."""
+"""Parts of G in the order of `ClassStructure.traces`: G = G_class + G_cross + G_within + G_same."""
 
 SHARES: Final = (*PARTS, "residual")
 """Terms v^T M v that sum to an eigenvalue, for each part M of G and for H, in the order of
-`Structure.outlier_shares`."""
+`ClassStructure.outlier_shares`."""
 
 NOTHING: Final = "nothing"
 CLASS_MEANS: Final = "class means"
 ALL_MEANS: Final = "class and cross-class means"
-"""Spans that are projected out, in `Structure.knockout_removed`."""
+"""Spans that are projected out, in `ClassStructure.knockout_removed`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Structure(Record):
+class ClassStructure(Record):
     """Class structure of the Gauss-Newton matrix of a softmax cross-entropy, and its contribution to outliers.
 
     Eigenvalues and traces are in the units of the matrices. Parts that were not requested are empty.

@@ -19,10 +19,10 @@ from hesspec.operators.risk.logits import LogitRows, check_softmax_loss
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 
-__all__ = ["Solution", "solve_true_vs_rest"]
+__all__ = ["TrueVsRestSolution", "solve_true_vs_rest"]
 
 
-class Solution(NamedTuple):
+class TrueVsRestSolution(NamedTuple):
     """Solution of the system (A + damping I) x = b.
 
     Attributes
@@ -51,7 +51,7 @@ def solve_true_vs_rest(
     tolerance: float = 1e-5,
     max_iterations: int = 100,
     memory: str | int | None = None,
-) -> Solution:
+) -> TrueVsRestSolution:
     r"""Solve (G_1 + damping I) x = b for the true-vs-rest part G_1 of the Gauss-Newton matrix.
 
     .. math:: G_1 = S^\top S, \qquad S_i = \sqrt{p_{i,y} (1 - p_{i,y}) / N}\; (e_y - q_i)^\top J_i
@@ -76,7 +76,7 @@ def solve_true_vs_rest(
 
     Returns
     -------
-    Solution
+    TrueVsRestSolution
 
     Raises
     ------
@@ -115,7 +115,7 @@ def solve_true_vs_rest(
         x, target = (rhs - system.pull(y)) / damping, rhs
     left = system.pull(system.push(x)) + damping * x - target
     scale = norm(target)
-    return Solution(x, iterations, norm(left) / scale if scale > 0 else 0.0)
+    return TrueVsRestSolution(x, iterations, norm(left) / scale if scale > 0 else 0.0)
 
 
 class _RowSpace:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from hesspec.measure.spectrum import spectrum
-from hesspec.operators import Hessian, Traces
+from hesspec.operators import GraphCache, Hessian
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.spectrum import Spectrum
@@ -58,9 +58,9 @@ def minibatch_spectra(
     """
     if runs is not None and (not isinstance(runs, (int, np.integer)) or runs < 1):
         raise ValueError(f"runs is {runs!r}; it must be a positive integer or None.")
-    traces = Traces(points=100 if runs is None else int(runs))
+    graphs = GraphCache(points=100 if runs is None else int(runs))
     found = [
-        spectrum(Hessian(model, loss_fn, [batch], params, traces=traces), steps=steps, seed=seed + run)
+        spectrum(Hessian(model, loss_fn, [batch], params, graphs=graphs), steps=steps, seed=seed + run)
         for run, batch in enumerate(islice(batches, runs))
     ]
     if not found:

@@ -17,7 +17,7 @@ from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.ritz import ritz_pairs
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import random_vector
-from hesspec.operators import Hessian, Preconditioned, Traces, preconditioner
+from hesspec.operators import GraphCache, Hessian, Preconditioned, preconditioner
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
@@ -147,7 +147,7 @@ class Monitor:
         threshold(optimizer, self._parameters.values())
         self._problem = model, loss_fn, data
         self._params, self._optimizer, self._every = params, optimizer, int(every)
-        self._traces = Traces(points=1_000)
+        self._cached_graphs = GraphCache(points=1_000)
         how: dict[str, Any] = {"tolerance": tolerance, "most": int(most), "seed": seed}
         self._plain, self._scaled = TopEigenvalue(**how), TopEigenvalue(**how)
         self._how: dict[str, Any] = {"every": int(every), **how}
@@ -185,7 +185,7 @@ class Monitor:
         limit = threshold(self._optimizer, self._parameters.values())
         # Only the first product is verified; later ones use the same model and loss at other weights.
         verify = not self._readings
-        hessian = Hessian(*self._problem, self._params, traces=self._traces, verify=verify)
+        hessian = Hessian(*self._problem, self._params, graphs=self._cached_graphs, verify=verify)
         value, bound, products = self._plain(hessian)
         scaled, scaled_bound, at = np.nan, np.nan, limit.value - limit.decay
         if isinstance(self._optimizer, ADAPTIVE):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hesspec.operators.engine.differences import Differences, settled
 from hesspec.operators.engine.graph.tracing import Group, LinearTrace
+from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.passes import Passes
-from hesspec.operators.engine.traces import Traces
 from hesspec.operators.model.ambient import differentiable_kernels
 from hesspec.operators.model.plain import PlainModel
 from hesspec.operators.risk.batches import Batch
@@ -49,13 +49,13 @@ class MatrixPasses(Passes):
     risk : EmpiricalRisk
     form : CurvatureForm
     precision : str
-    traces : Traces, optional
+    graphs : GraphCache, optional
     """
 
     def __init__(
-        self, risk: EmpiricalRisk, form: CurvatureForm, precision: str = "full", traces: Traces | None = None
+        self, risk: EmpiricalRisk, form: CurvatureForm, precision: str = "full", graphs: GraphCache | None = None
     ) -> None:
-        super().__init__(risk, precision, traces)
+        super().__init__(risk, precision, graphs)
         self._form = form
 
     def _traced_as(self) -> Hashable:

@@ -22,8 +22,8 @@ from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.graph.precision import arithmetic
 from hesspec.operators.engine.graph.quiet import quiet_tracer
 from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
+from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.surrogate import NOT_OF_THE_LOSS
-from hesspec.operators.engine.traces import Traces
 from hesspec.operators.engine.verification import AGREE, Verdict, verify
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.model.module import ModuleState, conversions_refused
@@ -74,7 +74,7 @@ class Passes(ABC):
     risk : EmpiricalRisk
     precision : str
         Of the products: "full", "tf32" or "bfloat16".
-    traces : Traces, optional
+    graphs : GraphCache, optional
         Where traces are kept; by default they are these passes' own.
 
     Attributes
@@ -93,9 +93,9 @@ class Passes(ABC):
     summed: ClassVar[bool] = False
     """Whether the product that verification compares is a sum over samples, whatever the loss is."""
 
-    def __init__(self, risk: EmpiricalRisk, precision: str = "full", traces: Traces | None = None) -> None:
+    def __init__(self, risk: EmpiricalRisk, precision: str = "full", graphs: GraphCache | None = None) -> None:
         self.precision, self.risk = precision, risk
-        self._traces = Traces() if traces is None else traces
+        self._cached_graphs = GraphCache() if graphs is None else graphs
         self.mode, self.why = ("", "") if precision == "full" else ("traced", f"precision {precision!r} takes a trace")
         if risk.mode != "auto":
             self.mode, self.why = risk.mode, f"mode={risk.mode!r} was asked for"
@@ -352,7 +352,7 @@ class Passes(ABC):
             batches=len(batches),
             scale=batches.samples / batch.samples,
             shapes=len(set(batches.sizes)),
-            points=self._traces.points,
+            points=self._cached_graphs.points,
             device=risk.parameters.device,
         )
         self.mode = "traced" if pays else "double backward"
@@ -368,7 +368,7 @@ class Passes(ABC):
         if self._inspection.hooked:
             raise TypeError("hooks of the user's own take part in the computation")
         key, bfloat16 = self._key(batch), self.precision == "bfloat16"
-        found = self._traces.of(self.risk, self._traced_as())
+        found = self._cached_graphs.of(self.risk, self._traced_as())
         if (bfloat16, key) not in found.linear:
             if key not in found.joint:
                 found.joint[key] = self._trace_jointly(batch)
