@@ -16,11 +16,11 @@ def spiked(p, dtype, spikes=(9.0, 6.0, -5.0, 3.0)):
     return ((q * values) @ q.T).to(dtype), q[:, : len(spikes)]
 
 
-@pytest.mark.parametrize("basis", ["full", "half", "half on disk"])
+@pytest.mark.parametrize(("basis", "offload"), [("full", None), ("half", None), ("half", "disk")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_values_and_vectors_are_within_their_bounds(dtype, basis):
+def test_values_and_vectors_are_within_their_bounds(dtype, basis, offload):
     matrix, truth = spiked(400, dtype)
-    pairs = hesspec.eigenpairs(matrix, count=4, steps=40, basis=basis)
+    pairs = hesspec.eigenpairs(matrix, count=4, steps=40, basis=basis, offload=offload)
     rounding = 10 * torch.finfo(dtype).eps * 9
     assert pairs.vectors.shape == (400, 4)
     assert pairs.vectors.dtype == dtype

@@ -140,6 +140,7 @@ def plan(
     accuracy: float | None = None,
     memory: str | int | None = None,
     basis: str = "auto",
+    offload: str | None = None,
     devices: int = 1,
 ) -> Plan:
     """Predict time and memory of `hesspec.spectrum(operator)`, without running it.
@@ -156,7 +157,7 @@ def plan(
     memory : str or int, optional
         Memory of a device, possibly a different one: "80GB", or a number of bytes. By default the free memory of the
         operator's device. Products and the Krylov basis share it in the same proportion as in `hesspec.spectrum`.
-    basis : str
+    basis, offload
         As in `hesspec.spectrum`.
     devices : int
         Number of devices that share the data.
@@ -198,7 +199,7 @@ def plan(
         steps = steps or min(p, max(8, 8 * math.ceil(errors.steps_for(left) / 8)))
         expected = errors.quadrature(steps) + errors.sampling / math.sqrt(probes)
     steps, probes = min(steps or 64, p), probes or 1
-    kept = how_kept(operator, p, steps, basis, for_basis)
+    kept = how_kept(operator, p, steps, basis, offload, for_basis)
     storage = kept if isinstance(kept, Storage) else STORAGES["full"]
     rows = steps if isinstance(kept, Storage) else kept
     step = _seconds_of_step(operator, storage, rows)

@@ -28,7 +28,7 @@ from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
 from hesspec.krylov.run import AUTO_FIRST, KrylovRun, OnStep
 from hesspec.krylov.snapshot import Snapshot
-from hesspec.krylov.storage import STORAGES, Storage, available, storage
+from hesspec.krylov.storage import STORAGES, Storage, available, storages
 from hesspec.krylov.vectors import Space
 from hesspec.spectra.sampling import residual_bound
 from hesspec.spectra.spectrum import Spectrum
@@ -56,6 +56,7 @@ def spectrum(
     tolerance: float = 0.05,
     memory: str | int | None = None,
     basis: str = "auto",
+    offload: str | None = None,
     on_step: OnStep | None = None,
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",
@@ -91,10 +92,11 @@ def spectrum(
         memory.
     basis : str
         How the basis is stored: "full" (in the precision of the vectors) or "half" (with half of the bits, which is as
-        accurate: see `hesspec.krylov.storage.Storage`), either alone or followed by " on host" or " on disk";
-        "restarted" stores as many vectors as fit, finds the outermost eigenvalues by thick restarts, and measures the
-        bulk with a run that stores none. "auto" uses the first that fits, in the order "full", "half", on the device,
-        the host and the disk, "restarted".
+        accurate: see `hesspec.krylov.storage.Storage`); "restarted" stores as many vectors as fit, finds the outermost
+        eigenvalues by thick restarts, and measures the bulk with a run that stores none. "auto" uses the first that
+        fits: "full" or "half" on the device, on the host, on disk, then "restarted".
+    offload : {"host", "disk"}, optional
+        Store the basis in the memory of the host, or in a temporary file, instead of on the operator's device.
     on_step : callable, optional
         Called after each step with the number of completed steps and their total over all probes (None while it is
         unknown with "auto").
@@ -151,7 +153,7 @@ def spectrum(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance!r}; it must be positive.")
-    return _measured(operator, steps, probes, seed, tolerance, memory, basis, on_step, 0, snapshot, every)[1]
+    return _measured(operator, steps, probes, seed, tolerance, memory, basis, offload, on_step, 0, snapshot, every)[1]
 
 
 @dataclass(frozen=True)
@@ -190,13 +192,14 @@ def eigenpairs(
     seed: int = 0,
     memory: str | int | None = None,
     basis: str = "auto",
+    offload: str | None = None,
     on_step: OnStep | None = None,
 ) -> Eigenpairs:
     """Measure a spectrum, and return it with the eigenvectors of its largest resolved eigenvalues.
 
     Parameters
     ----------
-    operator, steps, seed, memory, basis, on_step
+    operator, steps, seed, memory, basis, offload, on_step
         See `spectrum`.
     count : int
         Largest number of eigenvectors, by absolute eigenvalue; fewer are returned if fewer are resolved. Each needs
@@ -221,7 +224,7 @@ def eigenpairs(
     """
     if not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(f"count is {count!r}; it must be a positive integer.")
-    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, int(count))
+    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, offload, on_step, int(count))
     return _pairs(run, found, np.arange(len(run.top)))
 
 
@@ -234,6 +237,7 @@ def outlier_pairs(
     seed: int = 0,
     memory: str | int | None = None,
     basis: str = "auto",
+    offload: str | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Eigenpairs, npt.NDArray[np.intp]]:
     """Measure the eigenpairs of the outliers among the 2 C largest eigenvalues, and of the `least` largest in any case.
@@ -246,7 +250,7 @@ def outlier_pairs(
     places : int array (n,)
         Their indices in the spectrum.
     """
-    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, 2 * classes)
+    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, offload, on_step, 2 * classes)
     found = replace(found, attributes={**found.attributes, "classes": classes})
     chosen = np.flatnonzero(found.is_outlier[: len(run.top)] | (np.arange(len(run.top)) < least))
     return _pairs(run, found, chosen), chosen
@@ -296,6 +300,7 @@ def _measured(
     tolerance: float,
     memory: str | int | None,
     basis: str,
+    offload: str | None,
     on_step: OnStep | None,
     wanted: int,
     snapshot: str | os.PathLike[str] | None = None,
@@ -312,8 +317,8 @@ def _measured(
     operator, ranks = _sliced(operator), getattr(operator, "ranks", ALONE)
     space = Space(p, ranks)
     budget = int(ranks.least(free_shares(device, ranks).basis)) if memory is None else parse_memory(memory)
-    limit = min(steps, p) if steps != "auto" else _most_steps(operator, space, basis, budget)
-    keeping = agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, budget))
+    limit = min(steps, p) if steps != "auto" else _most_steps(operator, space, basis, offload, budget)
+    keeping = agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, offload, budget))
     keeper = None
     if snapshot is not None:
         identity = {**_identity(operator), "seed": str(seed), "number of probes": str(probes)}
@@ -361,24 +366,21 @@ def _identity(operator: SymmetricOperator) -> dict[str, str]:
     }
 
 
-def how_kept(operator: SymmetricOperator, p: int, rows: int, basis: str, budget: int) -> Storage | int:
+def how_kept(
+    operator: SymmetricOperator, p: int, rows: int, basis: str, offload: str | None, budget: int
+) -> Storage | int:
     """Choose how to store a basis of `rows` vectors; returns the number of vectors if it must be restarted."""
-    dtype, device = operator.dtype, torch.device(operator.device)
-    if basis not in ("auto", "restarted"):
-        chosen = storage(basis)
-        needed = rows * chosen.row_bytes(p, dtype)
-        space = available(chosen, budget, device)
-        if needed > space:
-            raise MemoryError(
-                f"The Krylov basis of {rows} vectors of {p:,} numbers, stored as {basis!r}, needs {needed / 1e9:.1f} "
-                f"GB, but may use only {space / 1e9:.1f} GB; take fewer steps (at most {space * rows // needed}), or "
-                'use basis="auto".'
-            )
-        return chosen
-    if basis == "auto":
-        for chosen in STORAGES.values():
-            if rows * chosen.row_bytes(p, dtype) <= available(chosen, budget, device):
-                return chosen
+    dtype, device, allowed = operator.dtype, torch.device(operator.device), storages(basis, offload)
+    for chosen in allowed:
+        if rows * chosen.row_bytes(p, dtype) <= available(chosen, budget, device):
+            return chosen
+    if allowed and (basis, offload) != ("auto", None):
+        needed, space = rows * chosen.row_bytes(p, dtype), available(chosen, budget, device)
+        raise MemoryError(
+            f"The Krylov basis of {rows} vectors of {p:,} numbers, stored as {chosen.name!r}, needs "
+            f"{needed / 1e9:.1f} GB, but may use only {space / 1e9:.1f} GB; take fewer steps (at most "
+            f'{space * rows // needed}), or use basis="auto".'
+        )
     # While a basis is rotated, half of it is in memory twice.
     size = min(budget // Storage().row_bytes(p, dtype) * 2 // 3, rows)
     if size < min(RESTARTED_FROM, rows):
@@ -389,9 +391,13 @@ def how_kept(operator: SymmetricOperator, p: int, rows: int, basis: str, budget:
     return int(size)
 
 
-def _most_steps(operator: SymmetricOperator, space: Space, basis: str, budget: int) -> int:
+def _most_steps(operator: SymmetricOperator, space: Space, basis: str, offload: str | None, budget: int) -> int:
     """Largest number of steps that "auto" may take."""
-    kept, p = STORAGES["half"] if basis == "auto" else storage(basis), space.size
+    allowed, p = storages(basis, offload), space.size
+    if not allowed:
+        raise ValueError('steps="auto" needs the whole basis: give a number of steps with basis="restarted".')
+    # As many as fit with half of the bits, where that is left open, on the device or where it is offloaded to.
+    kept = STORAGES["half"] if (basis, offload) == ("auto", None) else allowed[-1]
     room = available(kept, budget, torch.device(operator.device))
     fitting = int(space.ranks.least(room // kept.row_bytes(-(-p // space.ranks.size), operator.dtype)))
     if fitting < min(p, AUTO_FIRST):
@@ -412,7 +418,7 @@ def _together(operator: SymmetricOperator, space: Space, keeping: Storage | int,
 
 
 def basis_in_words(keeping: Storage | int) -> str:
-    """Name of a storage, as accepted by `spectrum(basis=...)`."""
+    """Describe how a basis is stored, as in the attributes of a spectrum."""
     if isinstance(keeping, int):
         return f"restarted, {keeping} vectors"
     return next(name for name, kept in STORAGES.items() if kept == keeping)

@@ -64,6 +64,7 @@ def measure(
     batch_size: int = 256,
     memory: str | int | None = None,
     basis: str = "auto",
+    offload: str | None = None,
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
     overwrite: bool = True,
@@ -92,7 +93,7 @@ def measure(
     memory : str or int, optional
         What a measurement may take of the device's memory beside the network: "8GB", "500MB", or a number of bytes.
         Products and the Krylov basis share it as they share what is free by default.
-    basis : str
+    basis, offload
         As in `hesspec.spectrum`.
     attributes : mapping, optional
         What else to keep with the spectra, such as network, checkpoint and epoch. Data set, split, number of classes
@@ -168,6 +169,7 @@ def measure(
             seed=seed,
             memory=for_basis,
             basis=basis,
+            offload=offload,
             on_step=on_step,
             snapshot=running,
             every=every,
@@ -192,6 +194,7 @@ def plan_measurement(
     batch_size: int = 256,
     memory: str | int | None = None,
     basis: str = "auto",
+    offload: str | None = None,
     devices: int = 1,
 ) -> dict[str, Plan]:
     """Plan `measure`; arguments as there and in `hesspec.plan`, plans by names in `hesspec.matrices.MATRICES`.
@@ -215,6 +218,7 @@ def plan_measurement(
             accuracy=accuracy,
             memory=memory,
             basis=basis,
+            offload=offload,
             devices=devices,
         )
         for name in names

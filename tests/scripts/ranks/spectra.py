@@ -58,7 +58,7 @@ def measured(dtype: torch.dtype) -> dict[str, dict[str, float]]:
     ways = {
         "full": {},
         "half": {"basis": "half"},
-        "half on disk": {"basis": "half on disk"},
+        "half on disk": {"basis": "half", "offload": "disk"},
         "several probes": {"probes": 3},
         "auto": {"steps": "auto", "tolerance": 0.3},
         "restarted": {"basis": "restarted", "memory": few},

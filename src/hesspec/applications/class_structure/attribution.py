@@ -156,7 +156,7 @@ def project_out(
     ranks = getattr(operator, "ranks", ALONE)
     room = (int(ranks.least(free_shares(device, ranks).basis)) if memory is None else memory) // 2
     # Every rank stores the vectors whole, as they are applied to whole Krylov vectors.
-    keeping = agreed(ranks, lambda: how_kept(operator, p, count, "auto", room))
+    keeping = agreed(ranks, lambda: how_kept(operator, p, count, "auto", None, room))
     if not isinstance(keeping, Storage):
         raise MemoryError(
             f"{count} vectors of {p:,} numbers, to be projected out, fit neither into {in_words(room)} nor on disk."
