@@ -21,7 +21,7 @@ from hesspec.backend.number_text import duration
 from hesspec.backend.text import in_rows
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
-from hesspec.krylov.quadrature import measure, wasserstein_distance
+from hesspec.krylov.quadrature import spectral_measure, wasserstein_distance
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.krylov.vectors import Space, norm, random_vector
@@ -267,7 +267,7 @@ def _errors(operator: CurvatureOperator, multiply: Callable[[Tensor], Tensor]) -
         lanczos.step(multiply(lanczos.vector))
     if lanczos.exhausted:
         return _Errors(0.0, 1.0, 0.0)
-    found = [measure(lanczos, p, steps) for steps in (PILOT, PILOT // 2, PILOT // 4)]
+    found = [spectral_measure(lanczos, p, steps) for steps in (PILOT, PILOT // 2, PILOT // 4)]
     points = [np.concatenate([m.eigenvalues, m.bulk_nodes]) for m in found]
     masses = [np.concatenate([m.eigenvalue_weights, m.bulk_weights]) for m in found]
     scale = float(masses[0] @ np.abs(points[0])) or 1.0
