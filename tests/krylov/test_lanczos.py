@@ -122,7 +122,7 @@ def test_residual_bounds_are_the_norms_of_the_residuals():
 def test_a_start_vector_that_is_an_eigenvector_is_a_block_of_its_own():
     lanczos = run(diagonal(torch.arange(1.0, 9.0)), 20, start=torch.eye(8, dtype=torch.float64)[2])
     assert lanczos.starts[:2] == [0, 1]
-    assert lanczos.alpha[0] == 3
+    assert lanczos.tridiagonal()[0][0] == 3
     assert lanczos.exhausted
     assert len(lanczos) == 8
     assert lanczos.rest == 0
