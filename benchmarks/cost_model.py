@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 import hesspec
 from _tables import ROOT, Block, console, markdown, publish, rewrite
-from hesspec.backend.heap import give_back, kept_heap
+from hesspec.backend.heap import give_back, keep_freed_memory
 from hesspec.backend.memory import in_words
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
@@ -146,14 +146,14 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-@kept_heap()  # as around spectra
+@keep_freed_memory()  # as the command line does
 def worker(rank: int, size: int, folder: str, point: Point, steps: int, repeats: int) -> None:
     """One process: measure, and leave what was seen in a file."""
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
     group = dist.group.WORLD if size > 1 else None
-    batches = point.batches if group is None else hesspec.shard(point.batches, group)
+    batches = point.batches if group is None else hesspec.shard_data(point.batches, group)
     operator = hesspec.Hessian(point.model, nn.CrossEntropyLoss(), batches, group=group)
     space = Space(operator.shape[0], operator.ranks)
     torch.manual_seed(2)

@@ -28,7 +28,7 @@ import torch.distributed as dist
 import hesspec
 from _matvecs import Problem, real_problem
 from _tables import ROOT, Block, Target, arguments, publish, ratios, spread, targets
-from hesspec.backend.heap import kept_heap
+from hesspec.backend.heap import keep_freed_memory
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
 
@@ -41,11 +41,11 @@ LONGEST = 1500  # seconds that a part may take
 
 def hessian(problem: Problem, group: dist.ProcessGroup | None = None) -> hesspec.Hessian:
     """The operator of this process alone, or the one that the ranks of a group share."""
-    data = problem.data if group is None else hesspec.shard(problem.data, group)
+    data = problem.data if group is None else hesspec.shard_data(problem.data, group)
     return hesspec.Hessian(problem.model, problem.loss, data, group=group)
 
 
-@kept_heap()
+@keep_freed_memory()
 def products(network: str, images: int, repeats: int) -> dict[str, Any]:
     """Seconds of a product together and alone, by repeat, and a rank's share of the basis; on two ranks."""
     torch.set_num_threads(1)

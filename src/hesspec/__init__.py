@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hesspec.applications import laplace, stability
-    from hesspec.applications.class_structure.attribution import Attribution, attribute, class_structure, knock_out
-    from hesspec.applications.class_structure.means import ClassStructure
-    from hesspec.applications.class_structure.record import Structure
-    from hesspec.applications.optim.true_vs_rest import Solution, solve_true_vs_rest
+    from hesspec.applications.class_structure.attribution import (
+        Attribution,
+        attribute_outliers,
+        class_structure,
+        project_out,
+    )
+    from hesspec.applications.class_structure.means import ClassMeans
+    from hesspec.applications.class_structure.record import ClassStructure
+    from hesspec.applications.optim.true_vs_rest import TrueVsRestSolution, solve_true_vs_rest
+    from hesspec.backend.heap import keep_freed_memory
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
     from hesspec.measure.plan import Plan, plan
     from hesspec.measure.spectrum import Eigenpairs, eigenpairs, spectrum
@@ -25,25 +31,27 @@ if TYPE_CHECKING:
         GaussNewtonCross,
         GaussNewtonSame,
         GaussNewtonWithin,
+        GraphCache,
         Hessian,
         Preconditioned,
         Residual,
-        Traces,
         closure,
-        shard,
+        shard_data,
     )
     from hesspec.spectra.marchenko_pastur import compare_with_marchenko_pastur
     from hesspec.spectra.power_law import fit_power_law
     from hesspec.spectra.record import load
-    from hesspec.spectra.spectrum import Estimate, Spectrum
+    from hesspec.spectra.sampling import Estimate
+    from hesspec.spectra.spectrum import Spectrum
     from hesspec.spectra.tails import fit_tail
-    from hesspec.spectra.tracking import follow, overlaps
+    from hesspec.spectra.tracking import eigenvector_overlaps, track_outliers
 
 __version__ = version("hesspec")
 
 __all__ = [
     "Attribution",
     "CentralDifferenceHessian",
+    "ClassMeans",
     "ClassStructure",
     "Eigenpairs",
     "Estimate",
@@ -52,6 +60,7 @@ __all__ = [
     "GaussNewtonCross",
     "GaussNewtonSame",
     "GaussNewtonWithin",
+    "GraphCache",
     "Hessian",
     "Identity",
     "NonFiniteError",
@@ -60,37 +69,37 @@ __all__ = [
     "Preconditioned",
     "RankError",
     "Residual",
-    "Solution",
     "Spectrum",
-    "Structure",
-    "Traces",
-    "attribute",
+    "TrueVsRestSolution",
+    "attribute_outliers",
     "class_structure",
     "closure",
     "compare_with_marchenko_pastur",
     "eigenpairs",
+    "eigenvector_overlaps",
     "fit_power_law",
     "fit_tail",
-    "follow",
-    "knock_out",
+    "keep_freed_memory",
     "laplace",
     "load",
-    "overlaps",
     "plan",
-    "shard",
+    "project_out",
+    "shard_data",
     "solve_true_vs_rest",
     "spectrum",
     "stability",
+    "track_outliers",
 ]
 
-# PyTorch takes seconds to import: `import hesspec` and `hesspec --help` do not wait for it. Names by their modules, as
-# in the import statements above, which type checkers read.
+# PyTorch takes seconds to import: `import hesspec` and `hesspec --help` do not wait for it. Names by the module that
+# defines them, repeating the import statements above, which type checkers read.
 _MODULES = {
     "spectra.marchenko_pastur": ("compare_with_marchenko_pastur",),
     "spectra.power_law": ("fit_power_law",),
     "spectra.tails": ("fit_tail",),
-    "spectra.tracking": ("follow", "overlaps"),
+    "spectra.tracking": ("track_outliers", "eigenvector_overlaps"),
     "algebra": ("Identity",),
+    "backend.heap": ("keep_freed_memory",),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),
     "measure.spectrum": ("Eigenpairs", "eigenpairs", "spectrum"),
     "operators": (
@@ -103,25 +112,26 @@ _MODULES = {
         "Hessian",
         "Preconditioned",
         "Residual",
-        "Traces",
+        "GraphCache",
         "closure",
-        "shard",
+        "shard_data",
     ),
     "measure.plan": ("Plan", "plan"),
     "spectra.record": ("load",),
-    "spectra.spectrum": ("Estimate", "Spectrum"),
-    "applications.class_structure.attribution": ("Attribution", "attribute", "class_structure", "knock_out"),
-    "applications.class_structure.means": ("ClassStructure",),
-    "applications.class_structure.record": ("Structure",),
-    "applications.optim.true_vs_rest": ("Solution", "solve_true_vs_rest"),
+    "spectra.sampling": ("Estimate",),
+    "spectra.spectrum": ("Spectrum",),
+    "applications.class_structure.attribution": ("Attribution", "attribute_outliers", "class_structure", "project_out"),
+    "applications.class_structure.means": ("ClassMeans",),
+    "applications.class_structure.record": ("ClassStructure",),
+    "applications.optim.true_vs_rest": ("TrueVsRestSolution", "solve_true_vs_rest"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
-# Modules that are used as `hesspec.study.open` and need no import statement of their own.
+# Subpackages that can be used without an import of their own, as in `hesspec.study.open`.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
-# Those of them that are uses of the spectrum, each in a folder of its own.
+# Applications of the spectrum, which are reached as `hesspec.NAME`.
 _APPLICATIONS = ("laplace", "stability")
 
-if not TYPE_CHECKING:  # where it would make any name a name of this module
+if not TYPE_CHECKING:  # type checkers would take any name for one of this module
 
     def __getattr__(name):
         if name in _PACKAGES:

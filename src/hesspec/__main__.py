@@ -1,4 +1,4 @@
-"""`python -m hesspec`, and the command `hesspec`."""
+"""Entry point of `python -m hesspec` and of the command `hesspec`."""
 
 import os
 import sys

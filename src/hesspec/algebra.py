@@ -1,4 +1,4 @@
-"""Symmetric operators, what may be asked of them, and their sums, multiples and blocks."""
+"""Protocol of symmetric operators, and their sums, multiples and blocks."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ __all__ = ["Block", "Combination", "Composable", "Identity", "SymmetricOperator"
 
 
 class SymmetricOperator(Protocol):
-    """Anything with these four: operators of hesspec or curvlinops, a dense symmetric tensor.
+    """Symmetric matrix given by its products: an operator of hesspec or curvlinops, or a dense symmetric tensor.
 
-    An operator may have more, which is used where it is there:
+    An operator may have further attributes, which are used if present:
 
-    - `attributes`: a mapping of names to texts and numbers, for the record of a measurement;
-    - `product_error`: what products may be off by, relative to their norm, apart from the rounding of their dtype;
-    - `reference`: the same matrix computed in another way, which tells how far off products are, or None;
-    - `identity()`: a mapping of texts that identify the matrix by its content, for snapshots;
-    - `ranks` and `sliced()`: the processes that share its data, and the operator on the slices of vectors that each of
-      them has.
+    - `attributes`: a mapping of names to strings and numbers, stored with the result of a measurement;
+    - `product_error`: error of products relative to their norm, in addition to the rounding of their dtype;
+    - `reference`: the same matrix computed in another way, to measure the error of products, or None;
+    - `identity()`: a mapping to strings that identify the matrix by its content, for snapshots;
+    - `ranks` and `sliced()`: the processes that share its data, and the operator on the slice of each vector that a
+      process holds.
     """
 
     @property
     def shape(self) -> Any:
-        """(p, p)."""
+        """Shape (p, p)."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """float32 or float64, of the operator and of its vectors."""
+        """Dtype of the operator and its vectors: float32 or float64."""
 
     @property
     def device(self) -> torch.device:
-        """Of the vectors."""
+        """Device of the vectors."""
 
     def __matmul__(self, vector: Any, /) -> Any:
         """Product with a vector (p,)."""
 
 
 def check_operator(operator: Any) -> int:
-    """p of a usable operator.
+    """Check that a spectrum can be computed of an operator, and return its size p.
 
     Raises
     ------
@@ -75,9 +75,9 @@ def check_operator(operator: Any) -> int:
 
 
 class Composable:
-    """Operators that can be added, subtracted, multiplied by numbers, restricted to a block, and used in SciPy.
+    """Base class of operators that can be added, subtracted, scaled, restricted to a block, and passed to SciPy.
 
-    A result computes products from those of its parts whenever it is asked for one; nothing is evaluated before.
+    Combinations are lazy: each product is computed from products with the parts.
 
     Examples
     --------
@@ -99,21 +99,21 @@ class Composable:
         return Combination([(1.0, self), (1.0, other)]) if _is_operator(other) else NotImplemented
 
     def __sub__(self: Any, other: Any) -> Combination:
-        """Difference from another operator."""
+        """Difference of this operator and another."""
         return Combination([(1.0, self), (-1.0, other)]) if _is_operator(other) else NotImplemented
 
     def __neg__(self: Any) -> Combination:
-        """The operator times -1."""
+        """Operator multiplied by -1."""
         return Combination([(-1.0, self)])
 
     def __mul__(self: Any, factor: Any) -> Combination:
-        """The operator times a number."""
+        """Operator multiplied by a number."""
         return Combination([(float(factor), self)]) if _is_number(factor) else NotImplemented
 
     __rmul__ = __mul__
 
     def __truediv__(self: Any, divisor: Any) -> Combination:
-        """The operator divided by a number."""
+        """Operator divided by a number."""
         return Combination([(1 / float(divisor), self)]) if _is_number(divisor) else NotImplemented
 
     def __getitem__(self: Any, block: Any) -> Block:
@@ -121,7 +121,7 @@ class Composable:
         return Block(self, block)
 
     def to_scipy(self: Any) -> scipy.sparse.linalg.LinearOperator:
-        """The same operator for SciPy's iterative solvers: NumPy vectors in and out, of the same precision."""
+        """Return a `scipy.sparse.linalg.LinearOperator` that takes and returns NumPy arrays of the same precision."""
 
         def multiply(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             flat = vectors.reshape(-1) if vectors.shape[1:] == (1,) else vectors
@@ -135,14 +135,14 @@ class Composable:
 
 
 class Identity(Composable):
-    """The identity, for damping: `H + 0.1 * hesspec.Identity.like(H)`.
+    """Identity operator, for damping: `H + 0.1 * hesspec.Identity.like(H)`.
 
     Parameters
     ----------
     dimension : int
-        p.
+        Size p.
     dtype, device
-        Of its vectors.
+        Dtype and device of its vectors.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Identity(Composable):
 
     @classmethod
     def like(cls, operator: SymmetricOperator) -> Identity:
-        """The identity with the size, dtype and device of an operator."""
+        """Return the identity with the size, dtype and device of an operator."""
         return cls(int(operator.shape[0]), dtype=operator.dtype, device=operator.device)
 
     def identity(self) -> dict[str, str]:
@@ -161,7 +161,7 @@ class Identity(Composable):
         return {"matrix": "identity"}
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """The same vector (p,), or the same matrix (p, k)."""
+        """Return the vector (p,) or matrix (p, k) unchanged."""
         return vectors.clone()
 
 
@@ -171,7 +171,7 @@ class Combination(Composable):
     Parameters
     ----------
     terms : sequence of (float, SymmetricOperator)
-        c_i and A_i; the terms of combinations among them are taken in their place.
+        Coefficients c_i and operators A_i. A combination among them is replaced by its terms.
 
     Raises
     ------
@@ -183,7 +183,7 @@ class Combination(Composable):
         self.terms: list[tuple[float, SymmetricOperator]] = []
         for factor, operator in terms:
             if not np.isfinite(factor):
-                raise ValueError(f"The operator was to be multiplied by {factor}; factors must be finite.")
+                raise ValueError(f"An operator cannot be multiplied by {factor}; use a finite number.")
             inner = operator.terms if isinstance(operator, Combination) else [(1.0, operator)]
             self.terms += [(factor * own, each) for own, each in inner]
         p = check_operator(self.terms[0][1])
@@ -195,17 +195,17 @@ class Combination(Composable):
                     f"size {operator.shape[0]}, {operator.dtype} on {operator.device}."
                 )
         self._error = 0.0
-        # The ranks that have slices of its vectors.
+        # The ranks that hold slices of its vectors.
         self._lengths = ALONE
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that share the data of its operators."""
+        """Processes that share the data of its operators."""
         shared = [ranks for _, operator in self.terms if (ranks := getattr(operator, "ranks", None)) is not None]
         return shared[0] if shared else ALONE
 
     def sliced(self) -> Combination:
-        """The combination on the slices of vectors that the ranks have."""
+        """Return the combination that acts on the slice of each vector that a rank holds."""
         if self.ranks.size == 1:
             return self
         parts = []
@@ -222,15 +222,15 @@ class Combination(Composable):
 
     @property
     def product_error(self) -> float:
-        """Largest error of the products so far, relative to their norm, as its operators state their errors.
+        """Largest error of the products so far relative to their norm, from the errors that its operators state.
 
-        That of a difference of large matrices can exceed the errors of both.
+        A difference of large matrices can have a larger relative error than either of them.
         """
         return self._error
 
     @functools.cached_property
     def reference(self) -> Combination | None:
-        """The same combination of its operators' references; None where none of them has one."""
+        """The same combination of the operators' references; None if none of them has one."""
         found = [getattr(operator, "reference", None) for _, operator in self.terms]
         if all(each is None for each in found):
             return None
@@ -239,7 +239,7 @@ class Combination(Composable):
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What its operators have in common, and the formula."""
+        """Attributes that its operators share, and the formula."""
         every = [getattr(operator, "attributes", {}) for _, operator in self.terms]
         terms = zip(every, self.terms, strict=True)
         known = [each for each, (_, operator) in terms if not isinstance(operator, Identity)]
@@ -248,7 +248,7 @@ class Combination(Composable):
         return {**shared, "matrix": str(self)}
 
     def identity(self) -> dict[str, str]:
-        """What this operator is, by its terms."""
+        """Content hashes of its terms."""
         found = {"matrix": str(self)}
         for place, (factor, operator) in enumerate(self.terms, 1):
             known = operator.identity() if hasattr(operator, "identity") else {"matrix": type(operator).__name__}
@@ -283,14 +283,16 @@ class Combination(Composable):
 
 
 class Block(Composable):
-    """Principal submatrix A[i, i] of a symmetric operator.
+    """Principal submatrix A[i, i] of a symmetric operator, as `operator[i]` returns it.
 
     Parameters
     ----------
     operator : SymmetricOperator
-        A, (p, p). A product of the block costs one with A; an operator that is made with `params=` costs less.
+        A, shape (p, p). A product with the block costs as much as one with A; an operator created with `params=` costs
+        less.
     block : slice, str, sequence of str, or one-dimensional array or tensor of int or bool
-        Entries of the flat vectors, each at most once, or names or patterns ("layers.0.*") of an operator's parameters.
+        Entries of the flat vectors, each at most once; or names of the operator's parameters or patterns of them
+        ("layers.0.*").
 
     Raises
     ------
@@ -305,7 +307,7 @@ class Block(Composable):
         texts = [block] if isinstance(block, str) else block
         if isinstance(texts, list | tuple) and texts and all(isinstance(each, str) for each in texts):
             if not hasattr(operator, "entries_of"):
-                raise ValueError(f"A {type(operator).__name__} has no names of parameters; select entries by number.")
+                raise ValueError(f"A {type(operator).__name__} does not name its parameters; select entries by index.")
             block = operator.entries_of(texts)
             self._named = ", ".join(texts)
         entries = torch.arange(p)[torch.as_tensor(block) if not isinstance(block, slice) else block]
@@ -318,24 +320,24 @@ class Block(Composable):
 
     @property
     def product_error(self) -> float:
-        """Of the whole operator, which is relative to a product that may be longer: see `Combination`."""
+        """Error of the whole operator's products; relative to the block's it can be larger, see `Combination`."""
         return self._error
 
     _error = 0.0
 
     @functools.cached_property
     def reference(self) -> Block | None:
-        """The same block of the operator's reference; None where it has none."""
+        """The same block of the operator's reference; None if it has none."""
         found = getattr(self._operator, "reference", None)
         return None if found is None else Block(found, self.entries.cpu())
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Of the whole operator, and which block it is."""
+        """Attributes of the whole operator, and the block."""
         return {**getattr(self._operator, "attributes", {}), "block": self._named}
 
     def identity(self) -> dict[str, str]:
-        """What this operator is: the whole operator and the entries."""
+        """Content hashes of the whole operator, and the entries."""
         known = self._operator.identity() if hasattr(self._operator, "identity") else {}
         return {**known, "block": hashlib.blake2b(self.entries.cpu().numpy().tobytes()).hexdigest()[:16]}
 

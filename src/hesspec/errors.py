@@ -1,34 +1,34 @@
-"""Errors that hesspec raises beside Python's own."""
+"""Exceptions that hesspec raises in addition to Python's own."""
 
 __all__ = ["InputError", "NonFiniteError", "NotSymmetricError", "RankError"]
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss, a gradient or a product with the operator holds NaN or infinity.
+    """A loss, a gradient or a product with the operator contains NaN or infinity.
 
-    The message names where it was seen first: the batch and the parameter for an operator of a network, the Lanczos
-    step for any other operator. Nothing is written after it.
+    The message says where it appeared first: the batch and the parameter for an operator of a network, the Lanczos step
+    for any other operator. No result is written.
     """
 
 
 class InputError(ValueError):
-    """A model, loss or data of which a matrix cannot be taken in any way; the message says what to do.
+    """A model, loss or data set for which no way of computing products works; the message says what to do.
 
-    Any other error of a way to compute products is a reason to try the next one.
+    After any other error, the next way of computing products is tried.
     """
 
 
 class NotSymmetricError(ValueError):
-    """An operator is not symmetric: u·Av and v·Au differ by more than rounding can explain."""
+    """An operator is not symmetric: u·Av and v·Au differ by more than rounding explains."""
 
 
 class RankError(RuntimeError):
-    """Another process of a distributed run failed, is gone, or did not answer; the message says which, and why.
+    """Another process of a distributed run failed, exited or did not answer; the message says which one and why.
 
     Attributes
     ----------
     reported : bool
-        Whether the rank that failed raises the error itself.
+        Whether the failing rank raises the original error itself.
     """
 
     def __init__(self, message: str, *, reported: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Table of the curvature matrices: what each is called, where its operator is, and what a product costs."""
+"""Table of the curvature matrices: names, symbols, the module of the operator, and the cost of a product."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ __all__ = ["DEFAULT_MATRICES", "MATRICES", "Matrix", "matrix_names", "symbol_of"
 
 @dataclass(frozen=True)
 class Matrix:
-    """A curvature matrix.
+    """One curvature matrix.
 
     Attributes
     ----------
     name : str
-        Of its operator's class, and of the matrix in `Spectrum.attributes`.
+        Name of the operator's class, and of the matrix in `Spectrum.attributes`.
     symbol : str
-        In figures and tables.
+        Symbol in figures and tables.
     title : str
-        In sentences.
+        Description in sentences.
     aliases : tuple of str
-        Other names in the command line and in study files, in lower case.
+        Other names on the command line and in study files, in lower case.
     module : str
-        Module of its operator, which is imported when the operator is used.
+        Module that defines its operator; imported on first use.
     tangent : int
-        Cost of a product whose primal passes are cached, in forward passes. A product Y = X W costs a forward pass one
-        such operation; its tangent is dX W + X dW, the backward pass dY W^T and X^T dY, whose tangent has four: six for
-        the Hessian, and for J v and J^T u two each.
+        Cost of a product whose primal passes are cached, in forward passes. Counted in matrix products: the forward
+        pass Y = X W is one; its tangent dX W + X dW is two; the backward pass dY W^T, X^T dY is two, and its tangent
+        four. The Hessian needs six; J v and J^T u need two each.
     recomputed : tuple of int
-        Cost of recomputing the primal passes, in forward passes: of linear layers, and of convolutions. The gradients
-        of weights influence no tangent. Those of linear layers are operations of their own, which are left out; those
-        of convolutions come with the others.
+        Cost of recomputing the primal passes, in forward passes, for linear layers and for convolutions. Gradients of
+        weights do not enter any tangent: for linear layers they are separate operations and are left out; for
+        convolutions one operation computes them together with the others.
     by_class : bool
-        Whether every batch must hold samples of all classes.
+        Whether every batch must contain samples of all classes.
     """
 
     name: str
@@ -70,19 +70,19 @@ MATRICES: Final[dict[str, Matrix]] = {
         Matrix("GaussNewtonSame", "G_same", "the part of G from true classes", ("g-same",), _PARTS, 4, (1, 1), True),
     )
 }
-"""All matrices that can be measured by name, in the order in which they are shown."""
+"""Matrices that can be measured by name, in display order."""
 
 DEFAULT_MATRICES: Final = ("Hessian", "GaussNewton", "Residual")
-"""Names of those that are measured where none is named."""
+"""Names of the matrices that are measured by default."""
 
 
 def matrix_names(names: Iterable[str]) -> list[str]:
-    """Names in `MATRICES` of matrices that may be named by an alias, in capitals or not; each once, in this order.
+    """Resolve names and aliases, in any case, to names in `MATRICES`; each once, in the order given.
 
     Raises
     ------
     ValueError
-        If a name is not known; the message gives the nearest one.
+        If a name is unknown; the message suggests the nearest one.
 
     Examples
     --------
@@ -100,5 +100,5 @@ def matrix_names(names: Iterable[str]) -> list[str]:
 
 
 def symbol_of(name: str) -> str:
-    """Symbol of a matrix; the name itself for an operator that is not in the table."""
+    """Return the symbol of a matrix, or the name itself if it is not in the table."""
     return MATRICES[name].symbol if name in MATRICES else name

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.spectra.spectrum import Spectrum
 
 # Of the process, beyond what it has before; and its processor time for all files.
@@ -64,9 +64,9 @@ def make_spectrum(resolved: int = 3, bulk: int = 12, **attributes: object) -> Sp
     )
 
 
-def make_structure() -> Structure:
+def make_structure() -> ClassStructure:
     """A small class structure, in which some fields are empty."""
-    return Structure(
+    return ClassStructure(
         dimension=300,
         classes=2,
         weights=np.array([[0.3, 0.2], [0.1, 0.4]]),
@@ -92,12 +92,12 @@ def spectrum() -> Callable[..., Spectrum]:
 
 
 @pytest.fixture(scope="session")
-def structure() -> Structure:
+def structure() -> ClassStructure:
     return make_structure()
 
 
 @pytest.fixture
-def read_within_limits(tmp_path: Path, structure: Structure) -> Callable[..., list[str]]:
+def read_within_limits(tmp_path: Path, structure: ClassStructure) -> Callable[..., list[str]]:
     """Function that reads files in a process with limits of memory and time: what the error of each says."""
 
     def read(*paths: Path, reader: str = "load") -> list[str]:

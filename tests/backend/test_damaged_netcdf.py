@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 import hesspec
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.spectra.spectrum import Spectrum
 
 OLD = Path(__file__).parents[1] / "data" / "format1"
@@ -195,7 +195,7 @@ def test_values_that_no_spectrum_has_are_refused(tmp_path, spectrum, field, valu
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("classes", 3, "Its weights have shape (2, 2), though it has 3 classes."),
+        ("classes", 3, "Its weights have shape (2, 2), but it has 3 classes."),
         ("gram", np.eye(3), "Its variable 'gram_true' has shape (2,), and 3 in place of 2."),
         ("gram", np.full((2, 2), NAN), "Its gram are not all finite."),
         ("gram_true", np.array([0, 2]), "Its gram_true are not all classes."),
@@ -214,7 +214,7 @@ def test_values_that_no_class_structure_has_are_refused(structure, field, value,
     else:
         dataset.attrs[field] = value
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole sentence is looked at
-        Structure.from_dataset(dataset)
+        ClassStructure.from_dataset(dataset)
     assert reason in str(raised.value)
 
 

@@ -10,7 +10,7 @@ import pytest
 from h5py import h5d, h5p, h5s, h5t, h5z
 
 import hesspec
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.report import write_report
 from hesspec.spectra.spectrum import Spectrum
 
@@ -222,7 +222,7 @@ def test_what_is_not_a_regular_file_is_not_opened(tmp_path):
             hesspec.load(tmp_path / name)
 
 
-def test_a_class_structure_is_read_with_the_same_caution(tmp_path, structure: Structure):
+def test_a_class_structure_is_read_with_the_same_caution(tmp_path, structure: ClassStructure):
     path = tmp_path / "x.nc"
     structure.save(path)
     with h5py.File(path, "r+") as file:

@@ -20,8 +20,8 @@ def test_the_cost_of_a_language_model(hesspec, here):
     for name in (
         "can be run",
         "way",
-        "compute, a matvec",
-        "communication, a matvec",
+        "computation of a matvec",
+        "communication of a matvec",
         "spectrum",
         "memory: basis",
         "devices needed",
@@ -69,9 +69,9 @@ def test_too_few_devices_are_said_with_how_many_are_enough(hesspec):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cost", "--params", "7e9"), "Nothing is said about the data"),
-        (("cost", "--params", "7B", "--tokens", "1e9"), "params is '7B', which is no number"),
-        (("cost", "--params", "7e9", "--tokens", "many"), "tokens is 'many', which is no number"),
+        (("cost", "--params", "7e9"), "The size of the data is missing"),
+        (("cost", "--params", "7B", "--tokens", "1e9"), "params is '7B', which is not a number"),
+        (("cost", "--params", "7e9", "--tokens", "many"), "tokens is 'many', which is not a number"),
         ((*SCALE, "--bandwidth", "400Gb/s"), "400 Gbit/s are 50 GB/s"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hesspec as package
-from hesspec.report.rounding import with_bound
+from hesspec.backend.number_text import with_bound
 
 OLD = Path(__file__).parents[1] / "data" / "format1"
 MINUS = "\N{MINUS SIGN}"

@@ -40,7 +40,7 @@ def test_a_group_of_one_rank_is_like_none(tmp_path):
         data = [(torch.randn(6, 4), torch.arange(6) % 3)]
         loss = torch.nn.CrossEntropyLoss()
         alone = hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=8)
-        shared = hesspec.spectrum(hesspec.Hessian(model, loss, hesspec.shard(data, group), group=group), steps=8)
+        shared = hesspec.spectrum(hesspec.Hessian(model, loss, hesspec.shard_data(data, group), group=group), steps=8)
     finally:
         torch.distributed.destroy_process_group()
     assert (alone.ritz_values == shared.ritz_values).all()

@@ -65,7 +65,7 @@ def test_selected_parameters_have_their_block_and_gradients_stay(group):
     fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
     loss(model(data[0][0]), data[0][1]).backward()
     gradients = [value.grad.to_local().clone() for value in model.parameters()]
-    operator = hesspec.CentralDifferenceHessian(model, loss, hesspec.shard(data, group), "2.*")
+    operator = hesspec.CentralDifferenceHessian(model, loss, hesspec.shard_data(data, group), "2.*")
     found = operator @ torch.eye(exact.shape[0], dtype=torch.float64)
     # Near eps^(2/3) = 4e-11 at the best displacement, whose neighbours are a factor of four apart.
     assert (found - block).norm() < 1e-8 * block.norm()
@@ -77,7 +77,7 @@ def test_a_selected_parameter_without_a_gradient_is_named(group):
     model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3)).eval()
     model[0].bias.requires_grad_(False)
     fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-    data = hesspec.shard([(torch.randn(6, 5), torch.arange(6) % 3)], group)
+    data = hesspec.shard_data([(torch.randn(6, 5), torch.arange(6) % 3)], group)
     with pytest.raises(ValueError, match=r"'0.bias' does not require a gradient; call requires_grad_"):
         hesspec.CentralDifferenceHessian(model, nn.CrossEntropyLoss(), data, "0.*")
 
@@ -91,7 +91,7 @@ def test_a_snapshot_of_a_sharded_model_with_other_fixed_tensors_is_refused(tmp_p
         model[1].running_var.fill_(buffer)
         fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
         data = [(torch.randn(6, 5), torch.arange(6) % 3)]
-        return hesspec.CentralDifferenceHessian(model, nn.CrossEntropyLoss(), hesspec.shard(data, group))
+        return hesspec.CentralDifferenceHessian(model, nn.CrossEntropyLoss(), hesspec.shard_data(data, group))
 
     hesspec.spectrum(operator(), steps=4, snapshot=tmp_path / "snapshot", every=0)
     assert hesspec.spectrum(operator(), steps=4, snapshot=tmp_path / "snapshot").matvecs == 5

@@ -60,7 +60,7 @@ def test_every_page_is_linked_from_the_index():
 def test_file_format_lists_all_fields_and_attributes():
     text = (ROOT / "docs/reference/file-format.md").read_text()
     listed = set(re.findall(r"`(\w+)`", text))
-    results = [field.name for kind in (hesspec.Spectrum, hesspec.Structure) for field in fields(kind)]
+    results = [field.name for kind in (hesspec.Spectrum, hesspec.ClassStructure) for field in fields(kind)]
     data = [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))]
     hessian = hesspec.Hessian(torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(), data)
     spectrum = hesspec.spectrum(hessian)

@@ -19,8 +19,8 @@ RESTARTED = {"steps": SIZE, "basis": "restarted"}
 # Options of `spectrum`, and a product in which the run is interrupted.
 RUNS = {
     "full": ({"steps": 14}, 6),
-    "full on host": ({"steps": 14, "basis": "full on host"}, 6),
-    "half on disk": ({"steps": 14, "basis": "half on disk"}, 6),
+    "full on host": ({"steps": 14, "basis": "full", "offload": "host"}, 6),
+    "half on disk": ({"steps": 14, "basis": "half", "offload": "disk"}, 6),
     "several probes": ({"steps": 20, "basis": "half", "probes": 3}, 26),
     "restarts": (RESTARTED, 20),
     "bulk": (RESTARTED, 30),

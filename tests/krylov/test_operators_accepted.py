@@ -136,19 +136,19 @@ def test_a_matrix_that_is_not_symmetric_is_refused():
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, 64.0, "all", None])
 def test_bad_steps_are_refused_with_their_value(steps):
-    with pytest.raises(ValueError, match=f"steps is {steps!r}; it has to be a positive whole number, or 'auto'"):
+    with pytest.raises(ValueError, match=f"steps is {steps!r}; it must be a positive integer or 'auto'"):
         hesspec.spectrum(torch.eye(3), steps=steps)
 
 
 @pytest.mark.parametrize("probes", [0, -2, 1.5, "auto", None])
 def test_bad_probes_are_refused_with_their_value(probes):
-    with pytest.raises(ValueError, match=f"probes is {probes!r}; it has to be a positive whole number"):
+    with pytest.raises(ValueError, match=f"probes is {probes!r}; it must be a positive integer"):
         hesspec.spectrum(torch.eye(3), probes=probes)
 
 
 @pytest.mark.parametrize("tolerance", [0, -0.1, float("nan")])
 def test_bad_tolerances_are_refused_with_their_value(tolerance):
-    with pytest.raises(ValueError, match=f"tolerance is {tolerance!r}; it has to be positive"):
+    with pytest.raises(ValueError, match=f"tolerance is {tolerance!r}; it must be positive"):
         hesspec.spectrum(torch.eye(3), tolerance=tolerance)
 
 

@@ -33,8 +33,9 @@ def drawn(number: int) -> tuple[Operator, dict[str, object]]:
         if rng.random() < 0.4
         else max(1, round(p * rng.choice([0.1, 0.3, 0.9, 1, 1.3]))),
         "probes": int(rng.integers(1, 5)),
-        "basis": str(rng.choice(BASES)),
     }
+    width, _, place = str(rng.choice(BASES)).partition(" on ")
+    options |= {"basis": width, "offload": place or None}
     if options["basis"] == "restarted":
         options["memory"] = p * dtype.itemsize * int(rng.integers(13, 40))
     elif rng.random() < 0.2:

@@ -77,7 +77,7 @@ def finish(operator, folder, products=7, **options):
         {"steps": 60, "basis": "restarted", "memory": 24 * 8 * SIZE},
         {"steps": 60, "basis": "restarted", "memory": 24 * 8 * SIZE, "probes": 2},
         {"steps": 40, "basis": "half", "probes": 2},
-        {"steps": 40, "basis": "half on disk"},
+        {"steps": 40, "basis": "half", "offload": "disk"},
         {"steps": "auto", "tolerance": 0.2},
     ],
     ids=str,

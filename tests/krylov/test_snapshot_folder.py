@@ -367,7 +367,7 @@ def test_a_folder_that_cannot_be_made_is_named():
 
 def test_a_basis_on_a_full_disk_is_a_sentence():
     with files_of_at_most(1_000_000), pytest.raises(OSError, match="Krylov basis on disk takes another 6.4 MB, and"):
-        hesspec.spectrum(Diagonal(), steps=20, basis="full on disk")
+        hesspec.spectrum(Diagonal(), steps=20, basis="full", offload="disk")
 
 
 def test_a_basis_on_disk_has_its_room_from_the_beginning(monkeypatch):
@@ -378,7 +378,7 @@ def test_a_basis_on_disk_has_its_room_from_the_beginning(monkeypatch):
         return from_file(name, **options)
 
     monkeypatch.setattr(torch, "from_file", seen)
-    hesspec.spectrum(Diagonal(), steps=3, basis="half on disk")
+    hesspec.spectrum(Diagonal(), steps=3, basis="half", offload="disk")
     assert rooms
     assert min(rooms) >= 3 * 200_000
 

@@ -44,7 +44,7 @@ def pickles_forbidden(monkeypatch):
 def test_nothing_is_unpickled(tmp_path, run, dtype, pickles_forbidden):
     name, phase = run
     interrupt(tmp_path, name, dtype)
-    assert content(tmp_path)[0]["state"]["tree"]["_phase"] == phase
+    assert content(tmp_path)[0]["state"]["tree"]["phase"] == phase
     assert resume(tmp_path, name, dtype).norm == pytest.approx(9, rel=0.1)
 
 

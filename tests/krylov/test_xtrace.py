@@ -10,7 +10,7 @@ from torch import nn
 
 import hesspec
 from hesspec.krylov import xtrace as module
-from hesspec.krylov.lanczos import rounding_unit
+from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.xtrace import TraceEstimate, xtrace
 
 PRECISIONS = [torch.float32, torch.float64]

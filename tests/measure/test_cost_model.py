@@ -217,16 +217,16 @@ def test_rates_in_words():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"params": 0.0}, "params is 0.0; it has to be a positive number"),
+        ({"params": 0.0}, "params is 0.0; it must be a positive number"),
         ({"params": float("nan")}, "params is nan"),
         ({"devices": 0}, "devices is 0"),
-        ({"tokens": None}, "Nothing is said about the data. Give tokens"),
+        ({"tokens": None}, "The size of the data is missing. Give tokens"),
         ({"tokens": None, "samples": 10}, "flops_forward, the floating-point operations"),
         ({"samples": 10}, "give either the first or the last two"),
         ({"tokens": None, "samples": 10, "flops_forward": -1.0}, "flops_forward is -1.0"),
         ({"context": 0}, "context is 0"),
         ({"matrix": "Hesian"}, "no matrix 'Hesian'; did you mean 'Hessian'"),
-        ({"basis": "full on disk"}, "no basis for a network that is not here 'full on disk'"),
+        ({"basis": "full on disk"}, "no basis for a hypothetical network 'full on disk'"),
         ({"memory": "80XB"}, "memory='80XB' is no size"),
         ({"activations": "much"}, "memory='much' is no size"),
         ({"steps": 0}, "steps is 0"),
@@ -247,7 +247,7 @@ def test_bad_arguments(options, message):
     ],
 )
 def test_bad_rates(parse, text):
-    with pytest.raises(ValueError, match="which is no rate; give"):
+    with pytest.raises(ValueError, match="which is not a valid rate; use"):
         parse(text)
 
 

@@ -16,11 +16,11 @@ def spiked(p, dtype, spikes=(9.0, 6.0, -5.0, 3.0)):
     return ((q * values) @ q.T).to(dtype), q[:, : len(spikes)]
 
 
-@pytest.mark.parametrize("basis", ["full", "half", "half on disk"])
+@pytest.mark.parametrize(("basis", "offload"), [("full", None), ("half", None), ("half", "disk")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_values_and_vectors_are_within_their_bounds(dtype, basis):
+def test_values_and_vectors_are_within_their_bounds(dtype, basis, offload):
     matrix, truth = spiked(400, dtype)
-    pairs = hesspec.eigenpairs(matrix, count=4, steps=40, basis=basis)
+    pairs = hesspec.eigenpairs(matrix, count=4, steps=40, basis=basis, offload=offload)
     rounding = 10 * torch.finfo(dtype).eps * 9
     assert pairs.vectors.shape == (400, 4)
     assert pairs.vectors.dtype == dtype
@@ -54,7 +54,7 @@ def test_the_spectrum_is_that_of_the_same_run():
 
 @pytest.mark.parametrize("count", [0, -1, 1.5])
 def test_a_bad_count_is_refused(count):
-    with pytest.raises(ValueError, match=f"count is {count}; it has to be a positive whole number"):
+    with pytest.raises(ValueError, match=f"count is {count}; it must be a positive integer"):
         hesspec.eigenpairs(torch.eye(5), count=count)
 
 

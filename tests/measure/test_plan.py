@@ -95,10 +95,10 @@ def test_the_planned_steps_reach_the_accuracy():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps is 0; it has to be a positive whole number"),
-        ({"probes": 1.5}, "probes is 1.5; it has to be"),
-        ({"devices": -1}, "devices is -1; it has to be"),
-        ({"accuracy": 0.0}, "accuracy is 0.0; it has to be positive"),
+        ({"steps": 0}, "steps is 0; it must be a positive integer"),
+        ({"probes": 1.5}, "probes is 1.5; it must be"),
+        ({"devices": -1}, "devices is -1; it must be"),
+        ({"accuracy": 0.0}, "accuracy is 0.0; it must be positive"),
         ({"memory": "8XB"}, "memory='8XB' is no size"),
         ({"basis": "hall"}, "no basis 'hall'"),
     ],

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from numpy.testing import assert_allclose
 
+from hesspec.backend.number_text import three_digits
 from hesspec.plot import (
     bulk_on_logarithmic_axis,
     plot_against_samples,
@@ -22,7 +23,6 @@ from hesspec.plot import (
     plot_tail,
     plot_training,
     spread,
-    three_digits,
 )
 from hesspec.spectra.spectrum import Spectrum
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hesspec.applications.class_structure.record import CLASS_MEANS, NOTHING, Structure
+from hesspec.applications.class_structure.record import CLASS_MEANS, NOTHING, ClassStructure
 from hesspec.spectra.spectrum import Spectrum
 
 STEPS = 40
@@ -92,7 +92,7 @@ def make_structure():
 
     def make(**attributes):
         points = np.random.default_rng(0).standard_normal((12, 5))
-        return Structure(
+        return ClassStructure(
             dimension=1500,
             classes=3,
             weights=np.full((3, 3), 0.1),

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from hesspec.backend.number_text import with_bound
 from hesspec.report import write_report
 from hesspec.report.collection import read_folder
-from hesspec.report.figures import CURVE_TOLERANCE, Look, spectrum_data, thinned
-from hesspec.report.rounding import with_bound
+from hesspec.report.figures import CURVE_TOLERANCE, PlotlyLook, spectrum_data, thinned
 from hesspec.spectra.record import load
 
 MINUS = "\N{MINUS SIGN}"
@@ -189,7 +189,7 @@ def test_a_curve_of_few_points_is_the_curve(spikes):
 
 
 def test_matrices_and_splits_differ_in_colour_symbol_and_dashes():
-    looks = [Look(matrix, split) for matrix in range(3) for split in range(2)]
+    looks = [PlotlyLook(matrix, split) for matrix in range(3) for split in range(2)]
     assert len({look.light for look in looks}) == 6
     assert len({look.symbol for look in looks}) == 6
     assert len({look.line["dash"] for look in looks}) == 6

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hesspec.applications.class_structure.figure import plot_structure
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.report import write_report
 
 MAP = "map of the means (t-SNE, no unit)"
@@ -17,7 +17,7 @@ MAP = "map of the means (t-SNE, no unit)"
 
 def class_means_only(classes=10, **more):
     points = np.random.default_rng(0).standard_normal((classes, 50))
-    return Structure(
+    return ClassStructure(
         dimension=50,
         classes=classes,
         weights=np.full((classes, classes), 0.1),

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from hesspec.backend.number_text import with_bound
 from hesspec.report import write_report
-from hesspec.report.rounding import with_bound
 
 WHERE = {"network": "net", "dataset": "data", "samples_per_class": 5}
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import hesspec
-from hesspec.backend.heap import kept_heap
+from hesspec.backend.heap import keep_freed_memory
 
 SIZE = 16 << 20  # float32 numbers: 64 MB, which the C library maps anew each time
 COUNT = 16
@@ -40,17 +40,17 @@ def of_tensors() -> int:
 def tensors() -> dict[str, float]:
     """Faults outside of a block, within one, and within one after an error; memory within and after it, in tensors."""
     outside = of_tensors()
-    with kept_heap():
+    with keep_freed_memory():
         settling, within = of_tensors(), of_tensors()
-    with contextlib.suppress(ZeroDivisionError), kept_heap():
+    with contextlib.suppress(ZeroDivisionError), keep_freed_memory():
         _ = 1 // 0
-    with kept_heap():
+    with keep_freed_memory():
         again = of_tensors()
     before = resident()
-    with kept_heap():
+    with keep_freed_memory():
         torch.ones(2 * SIZE)
         kept = resident()
-        with kept_heap():
+        with keep_freed_memory():
             torch.ones(SIZE)
         inner = resident()
     sizes = {"kept": kept, "after an inner block": inner, "end": resident()}

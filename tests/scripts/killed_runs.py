@@ -80,7 +80,9 @@ def cases() -> dict[str, Case]:
     ):
         steps = 40 if basis == "restarted" else 20
         name = f"{kind}, {str(dtype)[6:]}, {basis}, {probes} probes{', partial' if partial else ''}"
-        found[name] = Case(operator, dtype, {"steps": steps, "basis": basis, "probes": probes}, partial)
+        width, _, place = basis.partition(" on ")
+        options = {"steps": steps, "probes": probes, "basis": width, "offload": place or None}
+        found[name] = Case(operator, dtype, options, partial)
     auto = {"steps": "auto", "tolerance": 0.02, "probes": 2}
     return {**found, "network, float32, auto": Case(network, torch.float32, auto)}
 

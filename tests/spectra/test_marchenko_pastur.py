@@ -111,7 +111,7 @@ def test_wasserstein_distance_is_exact(aspect):
 
 
 def test_arguments_without_a_law_are_said():
-    with pytest.raises(ValueError, match=r"aspect is 0; the Marchenko-Pastur law has a positive and finite one"):
+    with pytest.raises(ValueError, match=r"aspect is 0; the Marchenko-Pastur law requires a positive, finite value"):
         marchenko_pastur_edges(0, 1.0)
     with pytest.raises(ValueError, match=r"variance is -1.0; the Marchenko-Pastur law"):
         marchenko_pastur_cdf(1.0, 0.5, -1.0)

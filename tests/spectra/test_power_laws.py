@@ -68,7 +68,7 @@ def test_a_prefactor_beyond_floating_point_is_infinite():
     ("x", "y", "message"),
     [
         ([1, 2, 3], [1, 2], r"shape \(3,\) and y \(2,\)"),
-        ([[1, 2, 3]], [[1, 2, 3]], r"two lists of one length"),
+        ([[1, 2, 3]], [[1, 2, 3]], r"two one-dimensional arrays of equal length"),
         ([1, 2, 3], [1, 2, -3], "2 of 3 pairs .* at least 3"),
         ([5, 5, 5], [1, 2, 3], "All 3 usable x are 5"),
     ],
@@ -324,11 +324,11 @@ def test_extreme_means_are_fitted_too():
 
 def test_bad_arguments_are_said():
     spectrum = measured(pareto(2.5, 200, 0))
-    with pytest.raises(ValueError, match="sign is 2; it has to be 1"):
+    with pytest.raises(ValueError, match="sign is 2; it must be 1"):
         fit_tail(spectrum, sign=2)
     with pytest.raises(ValueError, match=r"start is -1.0; a tail begins at a positive"):
         fit_tail(spectrum, start=-1.0)
-    with pytest.raises(ValueError, match=r"confidence is 95; it has to be between 0 and 1"):
+    with pytest.raises(ValueError, match=r"confidence is 95; it must be between 0 and 1"):
         fit_tail(spectrum, confidence=95)
     with pytest.raises(ValueError, match=r"beyond start = 1e\+09 .* Choose a smaller start"):
         fit_tail(spectrum, start=1e9)

@@ -9,7 +9,7 @@ import torch
 import hesspec
 from hesspec.krylov.sketch import SKETCH, Sketch
 from hesspec.krylov.vectors import Space
-from hesspec.spectra.tracking import follow, overlaps
+from hesspec.spectra.tracking import eigenvector_overlaps, track_outliers
 
 P = 5_000
 
@@ -29,7 +29,7 @@ def test_crossing_outliers_keep_their_numbers_and_a_pause_does_not_end_a_track(d
     values = [[9.0, 7.0, 5.0], [6.0, 7.0, 5.5], [4.0, 7.0, 0.0], [4.0, 3.0, 5.5]]
     spectra = [hesspec.spectrum(spiked(each, vectors, dtype), steps=24) for each in values]
 
-    tracks = [found.tolist() for found in follow(spectra)]
+    tracks = [found.tolist() for found in track_outliers(spectra)]
 
     assert tracks == [[0, 1, 2], [1, 0, 2], [1, 0], [2, 0, 1]]
 
@@ -40,7 +40,7 @@ def test_overlaps_are_those_of_the_eigenvectors_within_four_standard_errors() ->
     first = hesspec.spectrum(spiked([9.0, 7.0, 5.0], vectors, torch.float64), steps=24)
     second = hesspec.spectrum(spiked([9.0, 7.0, 5.0], turned, torch.float64), steps=24)
 
-    found = overlaps(first, second)
+    found = eigenvector_overlaps(first, second)
 
     # The bulk turns the eigenvectors by less than 0.1/5.
     true = (vectors.T @ turned).numpy() ** 2
@@ -75,7 +75,7 @@ def test_a_restarted_basis_gives_the_same_overlaps() -> None:
     whole = hesspec.spectrum(operator, steps=60)
     restarted = hesspec.spectrum(operator, steps=60, basis="restarted", memory=20 * 8 * P)
 
-    assert np.allclose(np.diag(overlaps(whole, restarted)), 1, atol=1e-6)
+    assert np.allclose(np.diag(eigenvector_overlaps(whole, restarted)), 1, atol=1e-6)
 
 
 def test_sketches_survive_the_file(tmp_path) -> None:
@@ -91,8 +91,8 @@ def test_spectra_of_other_networks_and_without_sketches_are_refused() -> None:
     without = replace(spectrum, eigenvector_sketches=np.empty((0, 0), np.float32))
 
     with pytest.raises(ValueError, match="5,000 and 51 parameters"):
-        overlaps(spectrum, smaller)
+        eigenvector_overlaps(spectrum, smaller)
     with pytest.raises(ValueError, match="5,000 and 51 parameters"):
-        follow([spectrum, smaller])
+        track_outliers([spectrum, smaller])
     with pytest.raises(ValueError, match="earlier version"):
-        overlaps(spectrum, without)
+        eigenvector_overlaps(spectrum, without)

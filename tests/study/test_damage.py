@@ -17,7 +17,7 @@ from hesspec.study.config import StudyConfig, parse_study
 from hesspec.study.opening import open_study
 from hesspec.study.records import read_history
 from hesspec.study.running import run_study
-from hesspec.study.store import Run, Task, tasks_of
+from hesspec.study.store import Task, TrainingRun, tasks_of
 
 STUDY = """\
 datasets: digits
@@ -34,7 +34,7 @@ def tasks(folder: Path) -> list[Task]:
     return tasks_of(CONFIG, folder)
 
 
-def first(folder: Path) -> Run:
+def first(folder: Path) -> TrainingRun:
     """The training of the first task."""
     return tasks(folder)[0].runs[0]
 
@@ -326,7 +326,7 @@ def test_records_that_are_removed_while_it_is_measured(tmp_path, monkeypatch):
     folder = tmp_path / "study"
     measure = running._measure
 
-    def remove(run: Run, *rest: object) -> None:
+    def remove(run: TrainingRun, *rest: object) -> None:
         (run.path / "training.json").unlink(missing_ok=True)
         measure(run, *rest)
 

@@ -1,1 +1,1 @@
-"""Uses of spectra and curvature matrices, one folder each."""
+"""Applications of spectra and curvature matrices, one folder each."""

@@ -1,9 +1,10 @@
-"""Text for terminals: numbers of bytes, and text of others without what a terminal would obey."""
+"""Text for terminals: numbers of bytes, rows, and text of others without what a terminal would obey."""
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["in_words", "printable"]
+__all__ = ["in_rows", "in_words", "printable"]
 
 # Controls, formats (which can turn the direction of a line), lone surrogates, and separators of lines and paragraphs.
 ESCAPED: Final = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -36,3 +37,9 @@ def in_words(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB" if size < 1000 else f"{size:,.0f} GB"
+
+
+def in_rows(title: str, rows: Mapping[str, str]) -> str:
+    """A title, and a line for each name with its value."""
+    width = max(map(len, rows))
+    return "\n".join([title, *(f"  {name:<{width}}  {printable(value)}" for name, value in rows.items())])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hesspec.backend.heap import kept_heap
+from hesspec.backend.heap import keep_freed_memory
 from hesspec.cli import console
 from hesspec.cli.errors import is_reportable, sentence_of
 from hesspec.cli.launch import launched_ranks, rank_here
@@ -154,5 +154,5 @@ def _hesspec(
 def main() -> None:
     """Run the command line."""
     catch_signals()
-    with kept_heap():
+    with keep_freed_memory():
         app(prog_name="hesspec")

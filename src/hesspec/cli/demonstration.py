@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from hesspec.applications.class_structure.figure import plot_structure
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.files import atomic_path
+from hesspec.backend.progress import Meter, Progress
 from hesspec.matrices import DEFAULT_MATRICES, symbol_of
 from hesspec.plot import plot_spectrum, plot_training
 from hesspec.report import write_report
@@ -49,7 +50,6 @@ PAGE_SHARE = 0.1
 # Cost of the class structure per step in the same unit: three Hessians of the eight thirds, and the traces.
 STRUCTURE_COST = 1.5
 
-Progress = Callable[[str, float, float], None]
 Key = tuple[str, str, str]
 
 
@@ -65,14 +65,14 @@ class Demo:
         Training, epoch by epoch.
     spectra : dict of (str, str, str) to Spectrum
         Spectra by checkpoint, split and matrix.
-    structure : Structure
+    structure : ClassStructure
         Class structure of the outliers of the Hessian at the end of training, on the training set.
     """
 
     report: Path
     history: list[EpochRecord]
     spectra: dict[Key, Spectrum]
-    structure: Structure
+    structure: ClassStructure
 
 
 def demo(
@@ -145,7 +145,7 @@ def demo(
             samples = len(train_set) + len(test_set)
             before_page = epochs * EPOCH_COST * len(train_set) + len(CHECKPOINTS) * steps * samples
             before_page += STRUCTURE_COST * steps * len(train_set)
-            meter = _Meter(on_progress, before_page / (1 - PAGE_SHARE))
+            meter = Meter(on_progress, before_page / (1 - PAGE_SHARE))
             history, spectra, structure = _train_and_measure(
                 work, train_set, test_set, settings=settings, steps=steps, meter=meter
             )
@@ -171,20 +171,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@dataclass
-class _Meter:
-    """Sum of the work of training and measurements, in samples times Lanczos steps."""
-
-    on_progress: Progress | None
-    total: float
-    done: float = 0.0
-
-    def report(self, what: str, partial: float = 0.0) -> None:
-        """Report the current activity; `partial` is work on it that is not yet in `done`."""
-        if self.on_progress is not None:
-            self.on_progress(what, self.done + partial, self.total)
-
-
 def _train_and_measure(
     folder: Path,
     train_set: Dataset,
@@ -192,8 +178,8 @@ def _train_and_measure(
     *,
     settings: TrainingSettings,
     steps: int,
-    meter: _Meter,
-) -> tuple[list[EpochRecord], dict[Key, Spectrum], Structure]:
+    meter: Meter,
+) -> tuple[list[EpochRecord], dict[Key, Spectrum], ClassStructure]:
     """Train, measure, and save checkpoints, spectra and class structure in the folder."""
     checkpoints = dict(zip((0, settings.epochs // 3, settings.epochs), CHECKPOINTS, strict=True))
     spectra: dict[Key, Spectrum] = {}
@@ -251,7 +237,7 @@ def _measure(
     steps: int,
     seed: int,
     epoch: Mapping[str, Attribute],
-    meter: _Meter,
+    meter: Meter,
 ) -> dict[str, Spectrum]:
     work = steps * len(dataset)
 
@@ -278,7 +264,7 @@ def _write_records(path: Path, history: list[EpochRecord]) -> None:
         temporary.write_text(json.dumps([asdict(record) for record in history], indent=1), encoding="utf-8")
 
 
-def _draw(folder: Path, spectra: Mapping[Key, Spectrum], structure: Structure) -> None:
+def _draw(folder: Path, spectra: Mapping[Key, Spectrum], structure: ClassStructure) -> None:
     sets = {"train": "training set", "test": "test set"}
     figures = {
         f"end-{split}": plot_spectrum(

@@ -82,10 +82,13 @@ Basis = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="How to store the Krylov basis: full, half (half the bits, equally accurate), either of them in host "
-        "memory or on disk (`full on host`, `half on disk`), restarted (keeps as many vectors as fit), or auto: the "
-        "first of these that fits.",
+        help="How to store the Krylov basis: full, half (half the bits, equally accurate), restarted (keeps as many "
+        "vectors as fit), or auto: the first that fits, on the device, in host memory or on disk.",
     ),
+]
+Offload = Annotated[
+    str | None,
+    typer.Option(metavar="PLACE", help="Where to store the basis instead of on the device: host or disk."),
 ]
 
 DEFAULT_EVERY = "10min"

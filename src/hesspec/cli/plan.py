@@ -52,6 +52,7 @@ def command(
     ] = None,
     devices: Annotated[int, typer.Option(min=1, metavar="N", help="Number of devices that share the data.")] = 1,
     basis: options.Basis = "auto",
+    offload: options.Offload = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
 ) -> None:
@@ -73,6 +74,7 @@ def command(
         batch_size=batch_size,
         memory=memory,
         basis=basis,
+        offload=offload,
         devices=devices,
     )
     console.output.print(planned(plans.values()))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.files import atomic_path
 from hesspec.backend.text import printable
 from hesspec.cli import console
@@ -34,7 +34,7 @@ def command(
     if spectra:
         _show_spectra(spectra)
     for file, found in loaded.items():
-        if isinstance(found, Structure):
+        if isinstance(found, ClassStructure):
             console.output.print("", f"{_description(found)}{printable(str(file))}", soft_wrap=True)
             for table in explained(found):
                 console.output.print("", table)

@@ -49,7 +49,7 @@ class KrylovBasis:
     def __init__(
         self, space: Space, *, dtype: torch.dtype, device: torch.device, storage: Storage | None = None
     ) -> None:
-        self._space, self._dtype, self._device = space, dtype, device
+        self._space, self.dtype, self.device = space, dtype, device
         self._storage = storage or Storage()
         self._blocks: list[Tensor] = []
         self._scales: list[float] = []
@@ -62,7 +62,7 @@ class KrylovBasis:
     def __getitem__(self, index: int) -> Tensor:
         """Vector `index`, shape (p,), as it is kept; a view where it is kept in full on the device."""
         index = range(len(self))[index]
-        row = self._blocks[index // BLOCK][index % BLOCK].to(device=self._device, dtype=self._dtype)
+        row = self._blocks[index // BLOCK][index % BLOCK].to(device=self.device, dtype=self.dtype)
         return row.mul_(1 / self._scales[index]) if self._storage.half else row
 
     def append(self, vector: Tensor) -> None:
@@ -83,15 +83,13 @@ class KrylovBasis:
         count = len(self)
         if count == BLOCK * len(self._blocks):
             rows = min(BLOCK, self._space.size - count)
-            self._blocks.append(
-                self._storage.allocate(rows, self._space.length, dtype=self._dtype, device=self._device)
-            )
+            self._blocks.append(self._storage.allocate(rows, self._space.length, dtype=self.dtype, device=self.device))
         return self._blocks[-1][count % BLOCK]
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a vector as it is kept, of the whole one where it is sharded."""
-        return self._storage.row_bytes(self._space.size, self._dtype)
+        return self._storage.row_bytes(self._space.size, self.dtype)
 
     def kept_row(self, index: int) -> Tensor:
         """Vector `index` in the very numbers in which it is kept, (p,): what a snapshot writes."""
@@ -158,7 +156,7 @@ class KrylovBasis:
         """
         if not self.rounded or not self._sharpness:
             return 0.0
-        unit = torch.finfo(self._storage.dtype(self._dtype)).eps / 2
+        unit = torch.finfo(self._storage.dtype(self.dtype)).eps / 2
         return unit * min(1.0, 3**0.5 * max(self._sharpness) * self._shape_of(vector, length)[0])
 
     def around(self, rows: npt.NDArray[np.intp] | None) -> npt.NDArray[np.intp]:
@@ -196,13 +194,13 @@ class KrylovBasis:
     def _project_out(self, vector: Tensor, blocks: set[int]) -> Tensor:
         if not len(self):
             return torch.empty(0, dtype=torch.float64)
-        scales = torch.tensor(self._scales, dtype=torch.float64, device=self._device)
-        components = torch.zeros(len(self), dtype=torch.float64, device=self._device)
+        scales = torch.tensor(self._scales, dtype=torch.float64, device=self.device)
+        components = torch.zeros(len(self), dtype=torch.float64, device=self.device)
         for rows, columns, part in self._pieces(vector, blocks):
             components[rows] += torch.mv(columns, part)
         components /= scales
         self._space.ranks.sum_(components)
-        coefficients = (components / scales).to(self._dtype)
+        coefficients = (components / scales).to(self.dtype)
         for rows, columns, part in self._pieces(vector, blocks):
             part.addmv_(columns.T, coefficients[rows], alpha=-1)
         return components.cpu()
@@ -216,7 +214,7 @@ class KrylovBasis:
             if len(vector) > CHUNK:
                 pairs = zip(torch.split(block, CHUNK, dim=1), torch.split(vector, CHUNK), strict=True)
             for columns, part in pairs:
-                yield rows, columns.to(device=self._device, dtype=self._dtype), part
+                yield rows, columns.to(device=self.device, dtype=self.dtype), part
 
     def subspace(self, coefficients: Tensor) -> KrylovBasis:
         """Basis of k orthonormal combinations of the vectors, in full precision on the device.
@@ -227,11 +225,11 @@ class KrylovBasis:
             With orthonormal columns.
         """
         scales = torch.tensor(self._scales, dtype=torch.float64)
-        weights = (coefficients.to("cpu", torch.float64) / scales[:, None]).to(device=self._device, dtype=self._dtype)
-        result = KrylovBasis(self._space, dtype=self._dtype, device=self._device)
+        weights = (coefficients.to("cpu", torch.float64) / scales[:, None]).to(device=self.device, dtype=self.dtype)
+        result = KrylovBasis(self._space, dtype=self.dtype, device=self.device)
         # A block at a time, so that beside both bases no more than a block is in memory.
         for chosen in torch.split(weights, BLOCK, dim=1):
-            combined = torch.zeros(chosen.shape[1], self._space.length, dtype=self._dtype, device=self._device)
+            combined = torch.zeros(chosen.shape[1], self._space.length, dtype=self.dtype, device=self.device)
             for rows, columns, part in self._pieces(combined.T, set(range(len(self._blocks)))):
                 part.T.addmm_(chosen[rows].T, columns)
             for vector in combined:

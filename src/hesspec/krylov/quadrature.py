@@ -8,15 +8,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hesspec.krylov.lanczos import Lanczos, rounding_unit
+from hesspec.krylov.lanczos import Lanczos
+from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.multiplicity import outgrown_by_rounding, outgrown_by_start
 from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost, resolve, ritz_pairs
 
-__all__ = ["Measure", "divided", "first_block", "further_copies", "measure", "movement", "wasserstein_distance"]
+__all__ = [
+    "SpectralMeasure",
+    "divided",
+    "first_block",
+    "further_copies",
+    "movement",
+    "spectral_measure",
+    "wasserstein_distance",
+]
 
 
 @dataclass(frozen=True)
-class Measure:
+class SpectralMeasure:
     """The measure that the first probe gives; fields as in `Spectrum`, and the Ritz vectors in the Lanczos basis.
 
     Attributes
@@ -40,7 +49,7 @@ class Measure:
     again: npt.NDArray[np.bool_]
 
 
-def measure(lanczos: Lanczos, p: int, steps: int) -> Measure:
+def spectral_measure(lanczos: Lanczos, p: int, steps: int) -> SpectralMeasure:
     """Resolved eigenvalues and bulk from the first `steps` steps of a run on R^p."""
     alpha, beta = (entries[:steps] for entries in lanczos.tridiagonal())
     starts = [start for start in lanczos.starts if start < steps]
@@ -81,7 +90,9 @@ def measure(lanczos: Lanczos, p: int, steps: int) -> Measure:
     for pairs, start in zip(blocks[:-1], starts, strict=False):
         vectors[start : start + pairs.values.size, start : start + pairs.values.size] = pairs.vectors
     vectors[begin:steps, begin:] = last.vectors[:, chosen]
-    return Measure(eigenvalues, bounds, weights, sampled, nodes, bulk_weights, norm, rounding, vectors, complete, again)
+    return SpectralMeasure(
+        eigenvalues, bounds, weights, sampled, nodes, bulk_weights, norm, rounding, vectors, complete, again
+    )
 
 
 def divided(
@@ -102,7 +113,7 @@ def divided(
     p : int
     rounding : float
     complete, again : bool array (k,)
-        Of the pairs that are resolved, in the order of `outermost`: see `Measure`.
+        Of the pairs that are resolved, in the order of `outermost`: see `SpectralMeasure`.
     before : int
         Number of eigenvalues in the blocks before.
 
@@ -132,12 +143,12 @@ def _near(values: Array, others: Array, distance: float) -> npt.NDArray[np.intp]
     return np.asarray((np.abs(others - values[:, None]) <= distance).sum(axis=1), dtype=np.intp)
 
 
-def further_copies(found: Measure, lanczos: Lanczos, pairs: RitzPairs) -> Measure:
+def further_copies(found: SpectralMeasure, lanczos: Lanczos, pairs: RitzPairs) -> SpectralMeasure:
     """The measure with what a run in the complement of its resolved eigenvalues says of further copies.
 
     Parameters
     ----------
-    found : Measure
+    found : SpectralMeasure
     lanczos : Lanczos
         A run from a random vector in the complement.
     pairs : RitzPairs
@@ -175,7 +186,7 @@ def wasserstein_distance(nodes: Array, others: Array, weights: Array, other_weig
 
 def movement(lanczos: Lanczos, p: int) -> float:
     """W1 distance between the measures of all steps and of the first half, relative to the mean |eigenvalue|."""
-    now, before = measure(lanczos, p, len(lanczos)), measure(lanczos, p, len(lanczos) // 2)
+    now, before = spectral_measure(lanczos, p, len(lanczos)), spectral_measure(lanczos, p, len(lanczos) // 2)
     points = [np.concatenate([m.eigenvalues, m.bulk_nodes]) for m in (now, before)]
     masses = [np.concatenate([m.eigenvalue_weights, m.bulk_weights]) for m in (now, before)]
     size = float(masses[0] @ np.abs(points[0]))

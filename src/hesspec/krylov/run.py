@@ -1,12 +1,10 @@
-"""The Krylov run behind a spectrum: its probes one after the other, and snapshots from which it goes on."""
+"""The Krylov run behind a spectrum: its probes one after the other, and snapshots from which it resumes."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import NoneType
 from typing import Any, Final
 
 import numpy as np
@@ -17,20 +15,21 @@ from torch import Tensor
 from hesspec.algebra import SymmetricOperator
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
-from hesspec.krylov.lanczos import Lanczos, check_product, rounding_unit
-from hesspec.krylov.quadrature import Measure, divided, first_block, further_copies, measure, movement
-from hesspec.krylov.ritz import Array, RitzPairs, clustered_bounds, outermost
+from hesspec.krylov.lanczos import Lanczos, check_product
+from hesspec.krylov.lanczos_state import rounding_unit
+from hesspec.krylov.quadrature import SpectralMeasure, divided, first_block, further_copies, movement, spectral_measure
+from hesspec.krylov.ritz import Array, clustered_bounds, outermost
+from hesspec.krylov.run_state import RunState, restored_run
 from hesspec.krylov.scaling import Scaled
-from hesspec.krylov.sketch import SKETCH, Sketch
+from hesspec.krylov.sketch import Sketch
 from hesspec.krylov.snapshot import Snapshot
-from hesspec.krylov.state import columns, fields
-from hesspec.krylov.storage import Storage, restored_storage
+from hesspec.krylov.storage import Storage
 from hesspec.krylov.thick_restart import ThickRestart
 from hesspec.krylov.vectors import Space
 
-__all__ = ["PARTIAL_FROM", "Progress", "Run"]
+__all__ = ["PARTIAL_FROM", "KrylovRun", "OnStep"]
 
-Progress = Callable[[int, int | None], None]
+OnStep = Callable[[int, int | None], None]
 
 # "auto" looks at the measure from this step on, and each so many steps: often enough to waste few matvecs.
 AUTO_FIRST: Final = 16
@@ -47,19 +46,9 @@ SKETCHED: Final = 64
 # power, in float32 1.7e-3 of their norm. They differed by 2e-6 at most (ResNet18, VGG11, a small CNN), but a ReLU whose
 # input is within rounding of zero may pass here and not there: float32 and float64 differed by 3.5e-4.
 SAME: Final = 0.4
-# Numbers and words that a snapshot holds, and the sketch of the first product, with their types.
-KEPT: Final[dict[str, type | tuple[type, ...]]] = {
-    **dict.fromkeys(("_phase", "_stopped"), str),
-    **dict.fromkeys(("_done", "_steps"), int),
-    **dict.fromkeys(("_passes", "_apart", "_first_error"), float),
-    **dict.fromkeys(("_limit", "_together"), (int, NoneType)),
-    "_exact": bool,
-    "_exponent": (int, NoneType),
-    "_first_product": (np.ndarray, NoneType),
-}
 
 
-class Run:
+class KrylovRun:
     """Lanczos processes of all probes, and the measure that they add up to.
 
     A run has four phases, of which it has the second and the third only where a basis is restarted: the first probe;
@@ -82,12 +71,6 @@ class Run:
     snapshot : Snapshot, optional
         From which the run goes on, where there is one, and to which it is written.
 
-    Attributes
-    ----------
-    top : KrylovBasis
-        Eigenvectors that were wanted, after `first`.
-    keeping : Storage or int
-        As given, or as it was where a snapshot is gone on from.
     """
 
     def __init__(
@@ -98,7 +81,7 @@ class Run:
         keeping: Storage | int,
         steps: int | None,
         probes: int,
-        on_step: Progress | None,
+        on_step: OnStep | None,
         wanted: int,
         snapshot: Snapshot | None = None,
     ) -> None:
@@ -106,31 +89,14 @@ class Run:
         self._seed, self._generator = seed, torch.Generator().manual_seed(seed)
         self._reference = getattr(operator, "reference", None)
         self._given = operator
-        self.keeping, self._p = keeping, space.size
+        self._p = space.size
         self._dtype, self._device = operator.dtype, torch.device(operator.device)
         self._total = None if steps is None else steps * probes
         self._on_step, self._snapshot = on_step, snapshot
         self._sketch = Sketch(space, self._device)
-        self.top = KrylovBasis(space, dtype=self._dtype, device=self._device)
-        # What a snapshot holds, beside the processes at work and the basis of eigenvectors.
-        self._phase, self._stopped = "first", ""
-        self._done, self._passes, self._steps, self._exact = 0, 0.0, 0, False
-        # Products beside those of steps.
+        self._state = RunState(keeping=keeping)
+        # Products besides those of steps.
         self._products = 0
-        self._first_product: npt.NDArray[np.float64] | None = None
-        self._first_error, self._apart = 0.0, 0.0
-        # What depends on the memory that was free: most steps where their number is not given, and probes in lockstep.
-        self._limit: int | None = None
-        self._together: int | None = None
-        self._pairs: list[RitzPairs] = []
-        self._bulks: list[tuple[Array, Array]] = []
-        self._sketches: list[npt.NDArray[np.float64]] = []
-        # Of the first probe, from the end of its first phase on.
-        self._measure: Measure
-        self._deflated: KrylovBasis | None = None
-        self._lanczos: Lanczos | None = None
-        self._restart: ThickRestart | None = None
-        self._group: list[Lanczos] = []
         if snapshot is not None and (state := snapshot.read()) is not None:
             self._restore(state, snapshot)
 
@@ -145,54 +111,57 @@ class Run:
         return self._space
 
     @property
-    def _exponent(self) -> int | None:
-        return self._operator.exponent
+    def top(self) -> KrylovBasis:
+        """Eigenvectors that were wanted, after `first`."""
+        return self._state.top or KrylovBasis(self._space, dtype=self._dtype, device=self._device)
 
-    @_exponent.setter
-    def _exponent(self, exponent: int | None) -> None:
-        self._operator.exponent = exponent
+    @property
+    def keeping(self) -> Storage | int:
+        """How the basis is kept: as given, or as it was where a snapshot is resumed."""
+        return self._state.keeping
 
     # Phases -----------------------------------------------------------------------------------------------------------
 
     def first(self, limit: int, tolerance: float | None) -> None:
         """Run the first probe. Its basis goes with the end of it."""
-        if self._phase == "first":
+        if self._state.phase == "first":
             self._first(limit, tolerance)
-        if self._restart is not None:
-            self._restarted(self._restart)
-        if self._phase == "bulk":
+        if self._state.restart is not None:
+            self._restarted(self._state.restart)
+        if self._state.phase == "bulk":
             self._bulk(limit)
 
     def _first(self, limit: int, tolerance: float | None) -> None:
+        state = self._state
         if tolerance is not None:
-            limit = self._limit = self._limit or limit
-        if self._lanczos is None:
-            self._lanczos = self._start(Storage() if isinstance(self.keeping, int) else self.keeping)
-        lanczos = self._lanczos
-        capacity = min(limit, self.keeping) if isinstance(self.keeping, int) else limit
-        self._stopped = self._run_first(lanczos, capacity, tolerance)
-        self._steps, self._exact = len(lanczos), lanczos.exhausted
-        self._measure = found = measure(lanczos, self._p, len(lanczos))
-        self._pairs.append(first_block(lanczos))
-        self._lanczos = None
+            limit = state.limit = state.limit or limit
+        if state.lanczos is None:
+            state.lanczos = self._start(Storage() if isinstance(state.keeping, int) else state.keeping)
+        lanczos = state.lanczos
+        capacity = min(limit, state.keeping) if isinstance(state.keeping, int) else limit
+        state.stopped = self._run_first(lanczos, capacity, tolerance)
+        state.steps, state.exact = len(lanczos), lanczos.exhausted
+        state.measure = found = spectral_measure(lanczos, self._p, len(lanczos))
+        state.pairs.append(first_block(lanczos))
+        state.lanczos = None
         if capacity < limit and not lanczos.exhausted and len(lanczos.starts) == 1:
             # Half of the products may go to the restarts.
-            self._restart = ThickRestart(lanczos, max(limit // 2, len(lanczos)))
-            self._phase = "restart"
+            state.restart = ThickRestart(lanczos, max(limit // 2, len(lanczos)))
+            state.phase = "restart"
             return
-        self._bulks.append((found.bulk_nodes, found.bulk_weights))
+        state.bulks.append((found.bulk_nodes, found.bulk_weights))
         if self._wanted:
             largest = np.argsort(-np.abs(found.eigenvalues), kind="stable")[: self._wanted]
-            self.top = lanczos.basis.subspace(torch.from_numpy(found.resolved_vectors[:, largest]))
+            state.top = lanczos.basis.subspace(torch.from_numpy(found.resolved_vectors[:, largest]))
         if self._probes > 1 and found.bulk_nodes.size:
-            self._deflated = lanczos.basis.subspace(torch.from_numpy(found.resolved_vectors))
-        self._phase = "others"
+            state.deflated = lanczos.basis.subspace(torch.from_numpy(found.resolved_vectors))
+        state.phase = "others"
 
     def _run_first(self, lanczos: Lanczos, limit: int, tolerance: float | None) -> str:
         while not lanczos.finished and len(lanczos) < limit:
             self._keep_snapshot()
             # Sketches are linear: those of the Lanczos vectors give those of all Ritz vectors.
-            self._sketches.append(self._sketch(lanczos.vector))
+            self._state.sketches.append(self._sketch(lanczos.vector))
             self._advance([lanczos])
             if tolerance is not None and len(lanczos) >= AUTO_FIRST and len(lanczos) % AUTO_EVERY == 0:
                 moved = movement(lanczos, self._p)
@@ -203,15 +172,16 @@ class Run:
         return "all steps done" if tolerance is None else "the basis reached the memory that it may fill"
 
     def _restarted(self, restart: ThickRestart) -> None:
-        """Go on without more memory: the outermost eigenvalues by restarts."""
+        """Measure the outermost eigenvalues by restarts, without more memory."""
+        state = self._state
         while restart.outer is None:
             self._keep_snapshot()
             (image,) = self._multiply([restart.vector])
             restart.step(image)
         outer = restart.outer
         k, floor = len(outer.values), restart.rounding(outer.matvecs)
-        self._measure = replace(
-            self._measure,
+        state.measure = replace(
+            state.measure,
             eigenvalues=outer.values,
             error_bounds=clustered_bounds(outer.values, outer.residuals, floor),
             eigenvalue_weights=np.full(k, 1 / self._p),
@@ -219,16 +189,16 @@ class Run:
             eigenvalue_sampled=np.zeros(k),
             complete=np.zeros(k, bool),
             again=np.zeros(k, bool),
-            norm=max(self._measure.norm, float(np.abs(outer.values).max(initial=0.0))),
+            norm=max(state.measure.norm, float(np.abs(outer.values).max(initial=0.0))),
             rounding=floor,
             resolved_vectors=np.eye(k),
         )
-        self._sketches = [self._sketch(outer.vectors[i]) for i in range(k)]
+        state.sketches = [self._sketch(outer.vectors[i]) for i in range(k)]
         if self._wanted:
             largest = np.argsort(-np.abs(outer.values), kind="stable")[: self._wanted]
-            self.top = outer.vectors.subspace(torch.eye(k, dtype=torch.float64)[:, largest])
-        self._deflated, self._steps = outer.vectors, outer.matvecs
-        self._restart, self._phase = None, "bulk"
+            state.top = outer.vectors.subspace(torch.eye(k, dtype=torch.float64)[:, largest])
+        state.deflated, state.steps = outer.vectors, outer.matvecs
+        state.restart, state.phase = None, "bulk"
 
     def _bulk(self, limit: int) -> None:
         """Measure the bulk by a run that keeps nothing.
@@ -236,65 +206,67 @@ class Run:
         It is orthogonal to what is resolved, which is what makes Lanczos vectors lose orthogonality, and ends where its
         own do.
         """
-        if self._lanczos is None:
-            self._lanczos = self._start(None, self._deflated)
-        bulk = self._lanczos
-        while not bulk.finished and self._steps + len(bulk) < limit:
+        state = self._state
+        if state.lanczos is None:
+            state.lanczos = self._start(None, state.deflated)
+        bulk = state.lanczos
+        while not bulk.finished and state.steps + len(bulk) < limit:
             self._keep_snapshot()
             self._advance([bulk])
         pairs = first_block(bulk)
-        self._pairs.append(pairs)
-        self._measure = further_copies(self._measure, bulk, pairs)
-        self._steps += len(bulk)
-        weights = pairs.weights / pairs.weights.sum() * (1 - len(self._measure.eigenvalues) / self._p)
-        self._bulks = [(pairs.values, weights)]
-        self._stopped = "all steps done"
+        state.pairs.append(pairs)
+        state.measure = further_copies(state.measure, bulk, pairs)
+        state.steps += len(bulk)
+        weights = pairs.weights / pairs.weights.sum() * (1 - len(state.measure.eigenvalues) / self._p)
+        state.bulks = [(pairs.values, weights)]
+        state.stopped = "all steps done"
         if bulk.spent:
-            self._stopped = (
+            state.stopped = (
                 f"the bulk's run, without a basis, lost orthogonality after {len(bulk)} steps; more memory helps"
             )
-        self._deflated = self._deflated if self._probes > 1 else None
-        self._lanczos, self._phase = None, "others"
+        state.deflated = state.deflated if self._probes > 1 else None
+        state.lanczos, state.phase = None, "others"
 
     def others(self, together: int) -> None:
         """Run the other probes in the complement of the resolved eigenvectors, which leaves a bulk to measure.
 
         As many as `together` go in lockstep, so that one pass over the data serves all of them.
         """
-        if self._deflated is None:
+        state = self._state
+        if state.deflated is None:
             return
-        together = self._together = self._together or together
-        storage = None if isinstance(self.keeping, int) else self.keeping
-        nodes, weights = self._bulks[0]
+        together = state.together = state.together or together
+        storage = None if isinstance(state.keeping, int) else state.keeping
+        nodes, weights = state.bulks[0]
         # After restarts, which took their share of the first probe's steps, as many as its bulk was given.
-        steps = self._steps if storage is not None else len(nodes)
+        steps = state.steps if storage is not None else len(nodes)
         mass = float(weights.sum())
-        while (waiting := self._probes - len(self._bulks)) > 0:
-            self._group = self._group or [self._start(storage, self._deflated) for _ in range(min(together, waiting))]
+        while (waiting := self._probes - len(state.bulks)) > 0:
+            state.group = state.group or [self._start(storage, state.deflated) for _ in range(min(together, waiting))]
             while working := [
                 lanczos
-                for lanczos in self._group
+                for lanczos in state.group
                 if not lanczos.finished and len(lanczos.starts) == 1 and len(lanczos) < steps
             ]:
                 self._keep_snapshot()
                 self._advance(working)
-            for lanczos in self._group:
+            for lanczos in state.group:
                 pairs = first_block(lanczos)
-                self._pairs.append(pairs)
-                self._measure = further_copies(self._measure, lanczos, pairs)
-                self._bulks.append((pairs.values, pairs.weights / pairs.weights.sum() * mass))
-            self._group = []
+                state.pairs.append(pairs)
+                state.measure = further_copies(state.measure, lanczos, pairs)
+                state.bulks.append((pairs.values, pairs.weights / pairs.weights.sum() * mass))
+            state.group = []
         self._look_back()
 
     def _look_back(self) -> None:
         """Measure the bulk of the first probe again, with what the others have said of multiplicities."""
-        found, first = self._measure, self._pairs[0]
-        if isinstance(self.keeping, int) or found.eigenvalues.size != outermost(first, found.rounding).size:
+        found, first = self._state.measure, self._state.pairs[0]
+        if isinstance(self._state.keeping, int) or found.eigenvalues.size != outermost(first, found.rounding).size:
             # What the first probe measured is in no bulk, or is known from several of its blocks.
             return
         nodes, weights, sampled = divided(first, self._p, found.rounding, found.complete, found.again)
-        self._bulks[0] = nodes, weights
-        self._measure = replace(found, eigenvalue_sampled=sampled)
+        self._state.bulks[0] = nodes, weights
+        self._state.measure = replace(found, eigenvalue_sampled=sampled)
 
     def confirm(self) -> None:
         """Multiply the first vector once more, at the end, and refuse an operator that is not one fixed matrix.
@@ -307,9 +279,9 @@ class Run:
         ValueError
             If the product is another one than at the beginning.
         """
-        if self._first_product is None:
+        if self._state.first_product is None:
             raise RuntimeError("Nothing was multiplied yet.")
-        length, apart, allowed = self._moved(self._first_product)
+        length, apart, allowed = self._moved(self._state.first_product)
         self._products += 1
 
         def refuse() -> None:
@@ -323,11 +295,13 @@ class Run:
                 )
 
         self._space.ranks.together(refuse)
-        found = self._measure
+        found = self._state.measure
         if apart > rounding_unit(self._dtype) * found.norm:
             # Each product may have moved by as much, relative to its norm, which is at most that of the operator.
-            moved = apart * math.sqrt(self._steps) * (found.norm / length if length > 0 else 1.0)
-            self._measure = replace(found, error_bounds=found.error_bounds + moved, rounding=found.rounding + moved)
+            moved = apart * math.sqrt(self._state.steps) * (found.norm / length if length > 0 else 1.0)
+            self._state.measure = replace(
+                found, error_bounds=found.error_bounds + moved, rounding=found.rounding + moved
+            )
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
@@ -344,7 +318,7 @@ class Run:
             start,
             generator,
             deflated=deflated,
-            norm=0.0 if deflated is None else self._measure.norm,
+            norm=0.0 if deflated is None else self._state.measure.norm,
             storage=storage,
             partial=partial,
             space=self._space,
@@ -356,18 +330,18 @@ class Run:
         for lanczos, vector, product in zip(group, vectors, self._multiply(vectors), strict=True):
             image = check_product(vector, product)
             passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
-            if self._first_product is None:
-                self._first_product, self._first_error = self._sketch(image), error
+            if self._state.first_product is None:
+                self._state.first_product, self._state.first_error = self._sketch(image), error
             lanczos.step(image, error, self._operator.underflow)
-            self._passes += lanczos.passes - passes
+            self._state.passes += lanczos.passes - passes
 
     def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
         """Norm of what the product is off by, where the operator can tell and it is time to ask.
 
         No less than what the operator states of itself, and, after a snapshot, than products differ from those before.
         """
-        # What an operator states may grow with its products, as that of a sum of others does.
-        relative = max(self._apart, float(getattr(self._given, "product_error", 0.0)))
+        # What an operator states may be that of its last product, as of a sum of others.
+        relative = max(self._state.apart, float(getattr(self._given, "product_error", 0.0)))
         apart = relative * self._space.norm(image) if relative else 0.0
         if self._reference is None or step & (step - 1):
             return apart
@@ -376,9 +350,9 @@ class Run:
     def _multiply(self, vectors: Sequence[Tensor]) -> list[Any]:
         products = self._operator @ (vectors[0] if len(vectors) == 1 else torch.stack(list(vectors), dim=1))
         for _ in vectors:
-            self._done += 1
+            self._state.done += 1
             if self._on_step is not None:
-                self._on_step(self._done, self._total)
+                self._on_step(self._state.done, self._total)
         return [products] if len(vectors) == 1 else list(products.unbind(dim=1))
 
     # Snapshots --------------------------------------------------------------------------------------------------------
@@ -386,93 +360,20 @@ class Run:
     def _keep_snapshot(self) -> None:
         """Write a snapshot if it is time: before a product, so that all that was decided is in it."""
         if self._snapshot is not None and self._snapshot.due():
-            self._snapshot.write(self._state())
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            **{name: getattr(self, name) for name in KEPT},
-            "pairs": [dataclasses.asdict(pairs) for pairs in self._pairs],
-            "bulks": [list(bulk) for bulk in self._bulks],
-            "sketches": np.stack(self._sketches) if self._sketches else None,
-            "measure": None if self._phase == "first" else dataclasses.asdict(self._measure),
-            "keeping": dataclasses.asdict(self.keeping) if isinstance(self.keeping, Storage) else self.keeping,
-            "generator": self._generator.get_state().numpy(),
-            "deflated": self._deflated,
-            "top": self.top if len(self.top) else None,
-            "lanczos": None if self._lanczos is None else self._lanczos.state(),
-            "restart": None if self._restart is None else self._restart.state(),
-            "group": [lanczos.state() for lanczos in self._group],
-        }
+            self._state.exponent = self._operator.exponent
+            self._snapshot.write({**self._state.flat(), "generator": self._generator.get_state().numpy()})
 
     def _restore(self, state: dict[str, Any], snapshot: Snapshot) -> None:
-        snapshot.readable(lambda: self._take(state))
-        if self._first_product is not None:
-            self._compare(self._first_product, snapshot)
+        self._state = snapshot.readable(lambda: self._read(state))
+        self._operator.exponent = self._state.exponent
+        if self._state.first_product is not None:
+            self._compare(self._state.first_product, snapshot)
         if self._on_step is not None:
-            self._on_step(self._done, self._total)
+            self._on_step(self._state.done, self._total)
 
-    def _take(self, state: dict[str, Any]) -> None:
-        """Take what `_state` gave; errors of many kinds where it is something else."""
-        for name, value in fields(state, KEPT).items():
-            setattr(self, name, value)
-        kept = state["keeping"]
-        self.keeping = restored_storage(kept) if isinstance(kept, dict) else fields(state, {"keeping": int})["keeping"]
-        self._pairs = [
-            RitzPairs(**columns(pairs, "values", "weights", "residuals"), **fields(pairs, {"vectors": np.ndarray}))
-            for pairs in fields(state, {"pairs": list})["pairs"]
-        ]
-        both = [dict(zip(("nodes", "weights"), bulk, strict=True)) for bulk in fields(state, {"bulks": list})["bulks"]]
-        self._bulks = [
-            (bulk["nodes"], bulk["weights"]) for bulk in (columns(bulk, "nodes", "weights") for bulk in both)
-        ]
-        sketches = fields(state, {"sketches": (np.ndarray, NoneType)})["sketches"]
-        if sketches is not None and sketches.shape[1:] != (min(self._p, SKETCH),):
-            raise ValueError(f"its sketches are of the shape {sketches.shape}")
-        self._sketches = [] if sketches is None else list(sketches)
-        if state["measure"] is not None:
-            given, single = state["measure"], {"norm": float, "rounding": float, "resolved_vectors": np.ndarray}
-            single |= dict.fromkeys(("complete", "again"), np.ndarray)
-            resolved = columns(given, "eigenvalues", "error_bounds", "eigenvalue_weights", "eigenvalue_sampled")
-            self._measure = Measure(
-                **{**resolved, **columns(given, "bulk_nodes", "bulk_weights")}, **fields(given, single)
-            )
-        width = min(self._p, SKETCH)
-        if self._first_product is not None and self._first_product.shape != (width,):
-            raise ValueError(f"its first product has a sketch of the shape {self._first_product.shape}")
+    def _read(self, state: dict[str, Any]) -> RunState:
         self._generator.set_state(torch.from_numpy(state["generator"]))
-        bases = fields(state, {"deflated": (KrylovBasis, NoneType), "top": (KrylovBasis, NoneType)})
-        self._deflated, self.top = bases["deflated"], bases["top"] or self.top
-        if state["lanczos"] is not None:
-            self._lanczos = self._resumed(state["lanczos"])
-        if state["restart"] is not None:
-            self._restart = ThickRestart.restored(state["restart"], self._space)
-        self._group = [self._resumed(lanczos) for lanczos in fields(state, {"group": list})["group"]]
-        self._check_phase(known=state["measure"] is not None)
-
-    def _check_phase(self, *, known: bool) -> None:
-        """Refuse a state that lacks what its phase has."""
-        there = {
-            "first": True,
-            "restart": self._restart is not None,
-            "bulk": self._deflated is not None,
-            "others": bool(self._bulks),
-        }
-        if self._phase not in there or not there[self._phase] or not 0 <= self._steps <= self._done:
-            raise ValueError(f"it is not that of a run in its phase {self._phase!r}")
-        if (self._first_product is None) != (self._done == 0):
-            raise ValueError("it has no first product, or one that was not taken")
-        if self._lanczos is not None and self._lanczos.finished:
-            raise ValueError("it has a process that has finished")
-        if self._phase == "first":
-            if len(self._sketches) != (0 if self._lanczos is None else len(self._lanczos)):
-                raise ValueError("it has not a sketch for each step")
-            return
-        shape = len(self._sketches), len(self._measure.eigenvalues) if known else 0
-        if not known or not self._pairs or self._measure.resolved_vectors.shape != shape:
-            raise ValueError("it has no measure of a first probe")
-        flags = self._measure.complete, self._measure.again
-        if any(flag.dtype != bool or flag.shape != shape[1:] for flag in flags):
-            raise ValueError("it has a measure whose multiplicities make no sense")
+        return restored_run(state, self._generator, self._space, partial=self._p >= PARTIAL_FROM)
 
     def _compare(self, before: npt.NDArray[np.float64], snapshot: Snapshot) -> None:
         """Multiply the first vector of the run again, and refuse an operator whose product is another one.
@@ -491,7 +392,7 @@ class Run:
                 )
 
         self._space.ranks.together(refuse)
-        self._apart = max(self._apart, apart / length if length else 0.0)
+        self._state.apart = max(self._state.apart, apart / length if length else 0.0)
 
     def _moved(self, before: npt.NDArray[np.float64]) -> tuple[float, float, float]:
         """Multiply the first vector of the run again: norm of its product, its distance now, and what is rounding."""
@@ -500,23 +401,12 @@ class Run:
         now = self._sketch(self._operator @ self._start(None, generator=generator).vector)
         length, apart = float(np.linalg.norm(before)), float(np.linalg.norm(now - before))
         # Either product may be off by as much as was measured.
-        return length, apart, torch.finfo(self._dtype).eps ** SAME * length + 2 * self._first_error
-
-    def _resumed(self, state: dict[str, Any]) -> Lanczos:
-        return Lanczos.restored(
-            state,
-            self._generator,
-            self._space,
-            deflated=self._deflated,
-            partial=self._p >= PARTIAL_FROM or not state["_keeps"],
-            dtype=self._dtype,
-            device=self._device,
-        )
+        return length, apart, torch.finfo(self._dtype).eps ** SAME * length + 2 * self._state.first_error
 
     @property
     def simple(self) -> npt.NDArray[np.bool_]:
         """Which eigenvalues of the spectrum are known to have no further copies beside those that it has."""
-        found = self._measure
+        found = self._state.measure
         order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
         return np.asarray((found.complete & (np.rint(found.eigenvalue_weights * self._p) == 1))[order])
 
@@ -524,7 +414,8 @@ class Run:
 
     def measure(self) -> dict[str, Any]:
         """The measure of all probes: the fields of a `hesspec.Spectrum` but for its attributes."""
-        found, count, restore = self._measure, len(self._bulks), self._restored
+        state, restore = self._state, self._restored
+        found, count = state.measure, len(state.bulks)
         order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
         return {
             "dimension": self._p,
@@ -533,26 +424,26 @@ class Run:
             "eigenvalue_weights": found.eigenvalue_weights[order],
             "eigenvalue_sampled": found.eigenvalue_sampled[order],
             "eigenvector_sketches": self._sketches_of(found, order[:SKETCHED]),
-            "bulk_nodes": restore(np.concatenate([nodes for nodes, _ in self._bulks])),
-            "bulk_weights": np.concatenate([weights for _, weights in self._bulks]) / count,
-            "bulk_probe": np.repeat(np.arange(count), [nodes.size for nodes, _ in self._bulks]),
-            "ritz_values": restore(np.concatenate([pairs.values for pairs in self._pairs])),
-            "ritz_weights": np.concatenate([pairs.weights for pairs in self._pairs]),
-            "ritz_bounds": restore(np.concatenate([pairs.residuals + found.rounding for pairs in self._pairs])),
-            "ritz_probe": np.repeat(np.arange(len(self._pairs)), [pairs.values.size for pairs in self._pairs]),
+            "bulk_nodes": restore(np.concatenate([nodes for nodes, _ in state.bulks])),
+            "bulk_weights": np.concatenate([weights for _, weights in state.bulks]) / count,
+            "bulk_probe": np.repeat(np.arange(count), [nodes.size for nodes, _ in state.bulks]),
+            "ritz_values": restore(np.concatenate([pairs.values for pairs in state.pairs])),
+            "ritz_weights": np.concatenate([pairs.weights for pairs in state.pairs]),
+            "ritz_bounds": restore(np.concatenate([pairs.residuals + found.rounding for pairs in state.pairs])),
+            "ritz_probe": np.repeat(np.arange(len(state.pairs)), [pairs.values.size for pairs in state.pairs]),
             "norm": float(restore(np.array(found.norm))),
             "rounding": float(restore(np.array(found.rounding))),
             "probes": count,
-            "steps": self._steps,
-            "matvecs": self._done + self._products,
-            "exact": self._exact,
-            "stopped": self._stopped,
+            "steps": state.steps,
+            "matvecs": state.done + self._products,
+            "exact": state.exact,
+            "stopped": state.stopped,
         }
 
     @property
     def reorthogonalised_steps(self) -> float:
         """Number of steps that were orthogonalised against the basis; a fraction where against part of it."""
-        return round(self._passes, 2)
+        return round(self._state.passes, 2)
 
     def _restored(self, numbers: Array) -> Array:
         """Numbers on the scale of the operator.
@@ -570,9 +461,9 @@ class Run:
             )
         return restored
 
-    def _sketches_of(self, found: Measure, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    def _sketches_of(self, found: SpectralMeasure, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         if not chosen.size:
             return np.empty((0, 0), np.float32)
-        sketches = found.resolved_vectors[:, chosen].T @ np.stack(self._sketches)
+        sketches = found.resolved_vectors[:, chosen].T @ np.stack(self._state.sketches)
         # In float32, whose rounding is nothing beside the sketches' own error.
         return sketches.astype(np.float32)

@@ -55,7 +55,7 @@ __all__ = [
 
 STATE: Final = "state.safetensors"
 LOCK: Final = "hesspec.lock"
-VERSION: Final = 3
+VERSION: Final = 4
 # Digits of a number in a name.
 DIGITS: Final = 6
 # Bytes of the state's header, at most: it has 100 for each part of a file that it lists, and a week of snapshots every

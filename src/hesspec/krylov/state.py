@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-__all__ = ["columns", "fields"]
+__all__ = ["columns", "fields", "restored", "state_of"]
+
+T = TypeVar("T")
+
+
+def state_of(data: Any) -> dict[str, Any]:
+    """Fields of a dataclass, and of those in it, by their names; arrays, vectors and bases unchanged."""
+    found = {item.name: getattr(data, item.name) for item in dataclasses.fields(data)}
+    return {name: state_of(value) if dataclasses.is_dataclass(value) else value for name, value in found.items()}
+
+
+def restored(kind: type[T], state: Any) -> T:
+    """The dataclass that `state_of` was given, from a state that was read from a file.
+
+    Parameters
+    ----------
+    kind : type
+        Of fields of plain types, unions with None, lists of numbers, arrays, vectors, bases, and dataclasses of these.
+    state : dict of str to Any
+
+    Raises
+    ------
+    ValueError
+        If a field is missing or of another type.
+    """
+    hints = get_type_hints(kind)
+    found = fields(state, {name: _classes(hint) for name, hint in hints.items()})
+    for name, hint in hints.items():
+        if dataclasses.is_dataclass(hint):
+            found[name] = restored(hint, found[name])
+        elif get_origin(hint) is list:
+            (expected,) = get_args(hint)
+            if not all(type(entry) is expected for entry in found[name]):
+                raise ValueError(f"{name} is not a list of {expected.__name__}")
+    return kind(**found)
+
+
+def _classes(hint: Any) -> type | tuple[type, ...]:
+    """What `isinstance` takes for a type as it is written."""
+    if dataclasses.is_dataclass(hint):
+        return dict
+    if isinstance(hint, types.UnionType):
+        return tuple(get_origin(part) or part for part in get_args(hint))
+    return get_origin(hint) or hint
 
 
 def fields(state: Any, types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:

@@ -15,10 +15,13 @@ from torch import Tensor
 from hesspec.backend.memory import free_memory, in_words
 from hesspec.backend.suggest import unknown
 
-__all__ = ["STORAGES", "Storage", "available", "restored_storage", "storage"]
+__all__ = ["STORAGES", "Storage", "available", "restored_storage", "storages"]
 
 # Of the free memory of a host beside its device, and of a disk, what a basis may fill.
 HOST_SHARE, DISK_SHARE = 0.8, 0.9
+# Values of the options `basis` and `offload`, the latter after the place that needs none.
+WIDTHS: Final = ("full", "half", "restarted", "auto")
+PLACES: Final = ("device", "host", "disk")
 HALVES: Final = {torch.float64: torch.float32, torch.float32: torch.float16}
 
 
@@ -52,7 +55,7 @@ class Storage:
 
     @property
     def name(self) -> str:
-        """As `storage` takes it."""
+        """Width and place, as text."""
         return f"{'half' if self.half else 'full'}{'' if self.place == 'device' else f' on {self.place}'}"
 
     def allocate(self, rows: int, size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -74,7 +77,7 @@ class Storage:
 
 
 STORAGES: Final[dict[str, Storage]] = {
-    kept.name: kept for place in ("device", "host", "disk") for kept in (Storage(False, place), Storage(True, place))
+    kept.name: kept for place in PLACES for kept in (Storage(False, place), Storage(True, place))
 }
 """Storages by name: "full", "half", "full on host", "half on host", "full on disk", "half on disk"."""
 
@@ -101,17 +104,31 @@ def _reserve(file: int, size: int) -> None:
         ) from error
 
 
-def storage(name: str) -> Storage:
-    """Storage of this name.
+def storages(basis: str, offload: str | None) -> list[Storage]:
+    """Storages that the options `basis` and `offload` of `hesspec.spectrum` allow, in the order of preference.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If one of them is not valid.
     """
-    if name not in STORAGES:
-        raise ValueError(unknown("basis", name, [*STORAGES, "restarted", "auto"]))
-    return STORAGES[name]
+    if basis not in WIDTHS:
+        raise ValueError(unknown("basis", basis, WIDTHS))
+    if offload not in (None, *PLACES[1:]):
+        raise ValueError(unknown("offload", str(offload), PLACES[1:]))
+    if basis == "restarted":
+        if offload is not None:
+            raise ValueError(
+                f"offload={offload!r} cannot be combined with basis='restarted', which keeps few vectors on the "
+                "device; drop one of the two."
+            )
+        return []
+    return [
+        kept
+        for kept in STORAGES.values()
+        if basis in ("auto", "half" if kept.half else "full")
+        and (kept.place == (offload or "device") or (basis == "auto" and offload is None))
+    ]
 
 
 def restored_storage(state: Mapping[str, Any]) -> Storage:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.errors import NonFiniteError
-from hesspec.krylov.lanczos import rounding_unit
+from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.scaling import Scaled
 from hesspec.krylov.vectors import CHUNK, norm, random_vector
 

@@ -1,1 +1,1 @@
-"""Measurements: spectra, eigenpairs, and predictions of their cost."""
+"""Measurement of spectra and eigenpairs, and prediction of its cost."""

@@ -1,4 +1,4 @@
-"""What a spectrum takes at any size, from formulas: compute, communication and memory of networks that are not here."""
+"""Analytical cost model of a spectrum (computation, communication, memory) for hypothetical networks and devices."""
 
 from __future__ import annotations
 
@@ -10,57 +10,56 @@ from typing import Final
 import torch
 
 from hesspec.backend.memory import parse_memory
+from hesspec.backend.memory_shares import BASIS_SHARE, PRODUCTS_SHARE
 from hesspec.backend.suggest import unknown
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES
 from hesspec.measure.estimate import H100, Cost, Device, Way
 from hesspec.measure.plan import ROWS, ROWS_WHEN_DUE, VECTORS
-from hesspec.measure.spectrum import BASIS_SHARE
-from hesspec.operators.base import KEPT_SHARE
 
 __all__ = ["cost"]
 
-# All numbers are float32, as hesspec's default is.
+# All numbers are float32, hesspec's default.
 ITEM: Final = torch.float32.itemsize
-# Of a device's memory, what a measurement may take: what operators and the basis take of it by default.
-USABLE: Final = KEPT_SHARE + BASIS_SHARE
+# Share of a device's memory that a measurement may use: the default shares of operators and basis.
+USABLE: Final = PRODUCTS_SHARE + BASIS_SHARE
 
-# A gradient: forward, and twice that backward.
+# Forward passes in a gradient: one forward, and a backward pass that costs two.
 GRADIENT: Final = 3
 
-# Vectors of p numbers that a device holds whole, where it holds the model: the model's parameters and the operator's
-# copy of them; and with several devices the vector gathered, the product summed up, that of a batch, and one that a
-# tangent pass makes on the way. One device has these last four in common with those of a step (`VECTORS`).
+# Whole vectors of p numbers on a device that holds the model: the model's parameters and the operator's copy of them;
+# with several devices also the gathered vector, the summed product, that of a batch, and a temporary of the tangent
+# pass. On a single device the last four are among those of a step (`VECTORS`).
 PARAMETERS: Final = 2
 WHOLE: Final = 4
-# Vectors of a step that are slices: the last two Lanczos vectors, the product, the residual.
+# Vectors of a step that are stored in slices: the last two Lanczos vectors, the product, the residual.
 SLICED: Final = 4
-# What sharded parameters add, in slices: a copy from which both points are set, and two gradients.
+# Additional slices with sharded parameters: a copy from which both points are set, and two gradients.
 POINTS: Final = 3
-# Layers of a sharded model that are whole at once: one at work, the next one on its way, and the gradients of both.
+# Layers of a sharded model that are whole at the same time: the current one, the next one, and the gradients of both.
 GATHERED: Final = 4
-# Collectives of p numbers in a gradient of sharded parameters: gathered forward, gathered again backward, the gradient
-# scattered. In a product of a whole model: the vector gathered, the product scattered.
+# Collectives of p numbers in a gradient of sharded parameters: gather in the forward pass, gather in the backward pass,
+# scatter of the gradient. In a product of a whole model: gather of the vector, scatter of the product.
 COLLECTIVES_SHARDED: Final = 3
 COLLECTIVES_WHOLE: Final = 2
-# Vectors that a step reads or writes beside the product and the basis: sums of the recurrence, four inner products and
-# norms, scaling, keeping.
+# Vectors that a step reads or writes besides the product and the basis: sums of the recurrence, four inner products and
+# norms, scaling, storing.
 TOUCHED: Final = 20
 
-# Language models have the shape of today's: a width of 128 times the number of layers, 12 width^2 parameters a layer,
-# heads of 64, a vocabulary of 50,000 (GPT-2: 50,257; Llama 2: 32,000). Layers x width hardly depends on the first.
+# Language models are assumed to have a width of 128 times the number of layers, 12 width^2 parameters per layer, heads
+# of 64 and a vocabulary of 50,000 (GPT-2: 50,257; Llama 2: 32,000). Layers x width hardly depends on the first.
 ASPECT: Final = 128
 BY_LAYER: Final = 12
 HEAD: Final = 64
 VOCABULARY: Final = 50_000
-# Numbers that a pass keeps for a token: in a layer in units of its width, in a layer for each head and token of the
-# context, for each word of the vocabulary. The traced passes by `PassBytes`, a gradient (with a fused attention kernel)
-# by what autograd saves: GPT-2 of transformers with widths of 128 and 256, 2 and 4 layers.
+# Numbers that a pass stores per token: per layer and unit of width, per layer, head and token of the context, and per
+# word of the vocabulary. Traced passes from `PassBytes`, a gradient (with a fused attention kernel) from what autograd
+# saves: GPT-2 of transformers with widths of 128 and 256, 2 and 4 layers.
 KEPT_NUMBERS: Final = {"Hessian": (68, 4, 5), "GaussNewton": (34, 2, 3), "Residual": (68, 4, 5), "gradient": (28, 0, 2)}
-# Memory of a pass at work in units of what it keeps: 1.2 (GPT-2) to 1.4 (small CNN).
+# Memory of a running pass relative to what it stores: 1.2 (GPT-2) to 1.4 (small CNN).
 WORKING: Final = 1.5
-# Devices beyond which nobody asks.
+# Largest number of devices that is considered.
 MOST_DEVICES: Final = 1 << 24
 
 
@@ -79,34 +78,35 @@ def cost(
     matrix: str = "Hessian",
     basis: str = "auto",
 ) -> Cost:
-    """Say what `hesspec.spectrum` would take of a network of any size on any devices, without having either.
+    """Estimate time and memory of `hesspec.spectrum` for a hypothetical network and devices.
 
     Parameters
     ----------
     params : float
         Number of parameters, p.
     tokens : float, optional
-        Of a language model: number of tokens in the data.
+        Number of tokens in the data, for a language model.
     context : int
-        Tokens of a sequence, T.
+        Number of tokens in a sequence, T.
     samples, flops_forward : float, optional
-        Of any other network, in place of tokens: number of samples, and floating-point operations of a forward pass of
-        one of them, a multiply-add counting as two.
+        For any other network, instead of `tokens`: number of samples, and floating-point operations of a forward pass
+        of one sample, counting a multiply-add as two.
     activations : str or int, optional
-        What the primal pass of one sample (of a language model: a sequence) keeps: "50MB", or a number of bytes. By
-        default what is known of language models; of other networks it is left out of the memory, and nothing is taken
-        to be kept.
+        Memory that the primal pass of one sample (a sequence for a language model) stores: "50MB", or a number of
+        bytes. By default it is estimated for language models; for other networks it is left out of the memory, and no
+        passes are assumed to be cached.
     devices : int
-        Their number, R.
+        Number of devices, R.
     memory : str or int
-        Of a device: "80GB", or a number of bytes. 90% of it are used.
+        Memory of a device: "80GB", or a number of bytes. 90% of it is used.
     device : Device
         Rates of each device.
     steps : int
-        Lanczos steps, m.
+        Number of Lanczos steps, m.
     matrix : {"Hessian", "GaussNewton", "Residual"}
+        Curvature matrix.
     basis : {"auto", "full", "half"}
-        Width in which the Krylov basis is kept; "auto" takes "half" where "full" does not fit.
+        Precision in which the Krylov basis is stored; "auto" uses "half" if "full" does not fit.
 
     Returns
     -------
@@ -115,22 +115,23 @@ def cost(
     Raises
     ------
     ValueError
-        If an argument is out of range, or if neither tokens nor samples are given.
+        If an argument is out of range, or neither `tokens` nor `samples` is given.
 
     Notes
     -----
-    All numbers are float32, there is one probe, and nothing is taken to overlap. With N samples, of which the busiest
-    device has n = ceil(N/R), and F operations of a forward pass of one sample; for a language model N = tokens / T and
-    F = T (2 p + 4 l d T), with l d = (p/12)^(2/3) / 128^(1/3) for l layers of the width d = 128 l:
+    All numbers are float32, there is one probe, and computation and communication do not overlap. There are N samples,
+    at most ceil(N/R) on a device, and the forward pass of one takes F operations; for a language model N = tokens / T
+    and F = T (2 p + 4 l d T), with l d = (p/12)^(2/3) / 128^(1/3) for l layers of width d = 128 l:
 
-    - a product: 6 F N operations (Gauss-Newton: 4), plus those of the primal passes that are not kept, 2 F N in linear
-      layers and 3 F N in convolutions (Gauss-Newton: 1); 6 F N as a central difference, which is two gradients;
-    - communication of a device: 2 x 4 p (R - 1)/R bytes where it holds the whole model; with sharded parameters
-      2 x 3 x 4 p (R - 1)/R bytes for each micro-batch that it needs for its share of the data;
-    - rest of a step: 2 m/4 rows of the basis read (2 m/2 below 262,144 parameters), and 20 vectors, each a slice p/R;
+    - a product: 6 F N operations (Gauss-Newton: 4), plus those of the primal passes that are not cached, 2 F N in
+      linear layers and 3 F N in convolutions (Gauss-Newton: 1); 6 F N as a central difference of two gradients;
+    - communication of a device: 2 x 4 p (R - 1)/R bytes if it holds the whole model; with sharded parameters 2 x 3 x 4
+      p (R - 1)/R bytes for each micro-batch of its share of the data;
+    - rest of a step: 2 m/4 rows of the basis are read (2 m/2 below 262,144 parameters), and 20 vectors, each a slice
+      p/R;
     - memory of a device: see the attributes of `Cost`; the basis is 4 m p/R bytes, or 2 m p/R.
 
-    Derived and checked against measurements in docs/scaling.md.
+    The formulas are derived and compared with measurements in docs/scaling.md.
 
     Examples
     --------
@@ -145,7 +146,7 @@ def cost(
     if matrix not in DEFAULT_MATRICES:
         raise ValueError(unknown("matrix", matrix, DEFAULT_MATRICES))
     if basis not in ("auto", "full", "half"):
-        raise ValueError(unknown("basis for a network that is not here", basis, ["auto", "full", "half"]))
+        raise ValueError(unknown("basis for a hypothetical network", basis, ["auto", "full", "half"]))
     problem = _problem(p, tokens, context, samples, flops_forward, activations, matrix)
     size = parse_memory(memory)
     bases = ["full", "half"] if basis == "auto" else [basis]
@@ -194,9 +195,9 @@ def cost(
 
 @dataclass(frozen=True)
 class _Problem:
-    """Network and data: operations of a sample's forward pass, those of its primal pass in units of these, its bytes.
+    """Network and data: operations of the forward pass of a sample, its primal pass relative to them, and its bytes.
 
-    `kept` and `gradient` are what a pass of the matrix, and a gradient, keep for a sample.
+    `kept` and `gradient` are the bytes that a pass of the matrix, and a gradient, store for a sample.
     """
 
     params: int
@@ -222,7 +223,7 @@ def _problem(
     if tokens is not None:
         if samples is not None or flops_forward is not None:
             raise ValueError(
-                "tokens are those of a language model, samples and flops_forward of any other network; give either "
+                "tokens are for a language model, samples and flops_forward for any other network; give either "
                 "the first or the last two."
             )
         count, length = _whole("tokens", tokens), _whole("context", context)
@@ -242,11 +243,11 @@ def _problem(
         )
     if samples is None or flops_forward is None:
         raise ValueError(
-            "Nothing is said about the data. Give tokens for a language model; for any other network samples, and "
+            "The size of the data is missing. Give tokens for a language model; for any other network samples, and "
             "flops_forward, the floating-point operations of a forward pass of one of them."
         )
     if not flops_forward > 0 or not math.isfinite(flops_forward):
-        raise ValueError(f"flops_forward is {flops_forward!r}; it has to be a positive number.")
+        raise ValueError(f"flops_forward is {flops_forward!r}; it must be a positive number.")
     size = float(given or 0)
     return _Problem(
         p,
@@ -261,12 +262,12 @@ def _problem(
 
 
 def _layers(p: int) -> float:
-    """Number of layers of a language model of as many parameters."""
+    """Number of layers of a language model with p parameters."""
     return max(1.0, math.cbrt(p / (BY_LAYER * ASPECT**2)))
 
 
 def _layers_by_width(p: int) -> float:
-    """Layers times width."""
+    """Number of layers times width."""
     return ASPECT * _layers(p) ** 2
 
 
@@ -277,7 +278,7 @@ def _token_bytes(p: int, context: int, kind: str) -> float:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Bytes of a device in one of the ways in which a spectrum can be had."""
+    """Memory of a device, in bytes, for one way of computing a spectrum."""
 
     way: Way
     basis: str
@@ -294,7 +295,7 @@ class _Layout:
 
 
 class _Layouts:
-    """The ways in which a spectrum can be had, best first, and what they take of a device's usable memory."""
+    """Ways of computing a spectrum, best first, and their memory on a device."""
 
     def __init__(self, problem: _Problem, matrix: str, steps: int, usable: int) -> None:
         self._problem, self._matrix, self._steps, self._usable = problem, matrix, steps, usable
@@ -306,7 +307,7 @@ class _Layouts:
         return min(self._all(devices, bases), key=lambda layout: layout.bytes)
 
     def least(self, bases: list[str]) -> int | None:
-        """Smallest number of devices with which it fits, found by bisection: more of them never need more memory."""
+        """Smallest number of devices on which it fits, by bisection: more devices never need more memory each."""
 
         def fits(devices: int) -> bool:
             return self.first_fit(devices, bases) is not None
@@ -353,5 +354,5 @@ class _Layouts:
 
 def _whole(name: str, value: float) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it has to be a positive number, such as 7e9.")
+        raise ValueError(f"{name} is {value!r}; it must be a positive number, such as 7e9.")
     return round(value)

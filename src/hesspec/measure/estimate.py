@@ -1,4 +1,4 @@
-"""The cost of a spectrum as `hesspec.measure.cost.cost` estimates it, and the rates of devices that it is based on."""
+"""Result of `hesspec.measure.cost.cost`, and the device rates that it is based on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hesspec.backend.memory import in_words
-from hesspec.measure.plan import duration
+from hesspec.backend.number_text import duration
+from hesspec.backend.text import in_rows
 
 __all__ = ["H100", "Cost", "Device", "Way"]
 
@@ -22,13 +23,13 @@ class Device:
     Attributes
     ----------
     flops : float
-        Floating-point operations per second that it sustains in a pass.
+        Sustained floating-point operations per second in a pass.
     bandwidth : float
-        Bytes per second that it receives from others, and at the same time sends.
+        Bytes per second that it receives from other devices; it sends at the same rate at the same time.
     memory_bandwidth : float
-        Bytes per second of its own memory.
+        Bandwidth of its own memory, in bytes per second.
     note : str
-        Where the rates are from.
+        Source of the rates.
     """
 
     flops: float
@@ -37,8 +38,8 @@ class Device:
     note: str = "as given"
 
 
-# NVIDIA H100 SXM, data sheet: 67 TFLOP/s in float32, 3.35 TB/s of memory. A port of 400 Gbit/s for each, as in a
-# DGX H100. That half of the peak is sustained is an assumption: nothing has been measured on a GPU.
+# NVIDIA H100 SXM, data sheet: 67 TFLOP/s in float32, 3.35 TB/s of memory. One port of 400 Gbit/s each, as in a DGX
+# H100. Sustaining half of the peak is an assumption: nothing has been measured on a GPU.
 PEAK: Final = 67e12
 EFFICIENCY: Final = 0.5
 H100: Final = Device(PEAK * EFFICIENCY, 50e9, 3.35e12, f"assumed: {EFFICIENCY:.0%} of an H100's float32 peak")
@@ -46,53 +47,54 @@ H100: Final = Device(PEAK * EFFICIENCY, 50e9, 3.35e12, f"assumed: {EFFICIENCY:.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What a spectrum takes, by the formulas of `cost`.
+    """Estimated time, communication and memory of a spectrum, from the formulas of `cost`.
 
     Attributes
     ----------
     matrix : str
         "Hessian", "GaussNewton" or "Residual".
     params : int
-        p.
+        Number of parameters, p.
     samples : int
-        Number of samples, those of a language model being sequences.
+        Number of samples; sequences for a language model.
     tokens : int or None
-        Of a language model.
+        Number of tokens, for a language model.
     devices, steps : int
-        Number of devices; of Lanczos steps, which is that of products.
+        Number of devices; number of Lanczos steps, which is also that of products.
     way : "whole" or "sharded"
-        Whether each device holds the whole model and takes its share of the data; or parameters are sharded, and
-        products are central differences of gradients.
+        "whole" if each device holds the whole model and processes its share of the data; "sharded" if parameters are
+        sharded and products are central differences of gradients.
     basis : "full" or "half"
-        Width in which the Krylov basis is kept.
+        Precision in which the Krylov basis is stored.
     fits : bool
-        Whether a device's memory is enough. Where it is not, all else is what it would be if it were.
+        Whether it fits into the memory of a device. If not, the other attributes are given as if it did.
     kept : float
-        Share of the data whose primal passes are kept from one product to the next.
+        Share of the data whose primal passes are cached from one product to the next.
     flops_forward : float
-        Floating-point operations of a forward pass over all of the data; a multiply-add counts as two.
+        Floating-point operations of a forward pass over all data; a multiply-add counts as two.
     flops_matvec : float
-        Those of a product, of all devices together.
+        Floating-point operations of a product, on all devices together.
     bytes_communicated : float
-        What a device receives for a product; it sends as much.
+        Bytes that a device receives per product; it sends as many.
     seconds_compute, seconds_communicate : float
-        Of a product.
+        Seconds of computation and of communication per product.
     seconds_step : float
-        The rest of a Lanczos step, on average.
+        Seconds of the rest of a Lanczos step, on average.
     seconds_setup : float
-        The primal passes before the first product.
+        Seconds of the primal passes before the first product.
     bytes_parameters, bytes_vectors, bytes_basis, bytes_passes : float
-        What a device holds: parameters, whole and in slices; vectors; the Krylov basis; passes, kept and at work.
+        Memory that a device needs, in bytes, for parameters (whole and in slices), vectors, the Krylov basis, and
+        passes (cached and in progress).
     memory : int
-        Bytes that a device has for them.
+        Memory that a device has for them, in bytes.
     least_devices : int or None
-        Smallest number of devices with which it fits, one way or the other; None where no number is enough.
+        Smallest number of devices on which it fits, whole or sharded; None if no number is enough.
     full_from : int or None
-        Smallest number of devices with which it fits with a basis of full width.
+        Smallest number of devices on which it fits with a full-precision basis; None if no number is enough.
     activations_known : bool
-        Whether passes are counted in the memory.
+        Whether the memory includes the passes.
     device : Device
-        Rates.
+        Rates of a device.
     """
 
     matrix: str
@@ -124,22 +126,22 @@ class Cost:
 
     @property
     def seconds_matvec(self) -> float:
-        """A product: compute, then communication; none of it is taken to go on at the same time."""
+        """Seconds of a product: computation, then communication, assumed not to overlap."""
         return self.seconds_compute + self.seconds_communicate
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Seconds of the whole measurement."""
         return self.seconds_setup + self.steps * (self.seconds_matvec + self.seconds_step)
 
     @property
     def bytes(self) -> float:
-        """What a device holds."""
+        """Memory that a device needs, in bytes."""
         return self.bytes_parameters + self.bytes_vectors + self.bytes_basis + self.bytes_passes
 
     @property
     def share_in_a_day(self) -> float:
-        """Amount of data with which the spectrum takes a day, in units of this; 0 where no amount is small enough."""
+        """Amount of data for which the spectrum takes a day, relative to that given; 0 if no amount is small enough."""
         grows = self.seconds_setup + self.steps * self.seconds_compute
         stays = self.steps * self.seconds_step
         if self.way == "sharded":
@@ -150,7 +152,7 @@ class Cost:
 
     @property
     def obstacle(self) -> str:
-        """Why it cannot be run, in a sentence; empty where it can be."""
+        """Reason why it cannot be run, as a sentence; empty if it can."""
         if self.fits:
             return ""
         needed = f"It needs {in_words(self.bytes)} of each device, which has {in_words(self.memory)}"
@@ -165,14 +167,14 @@ class Cost:
         )
 
     def summary(self) -> dict[str, str]:
-        """Names and values in words, as `repr` and the command line show them; no times of what cannot be run."""
+        """Names and values as text, for `repr` and the command line; without times if it cannot be run."""
 
         def time(words: str) -> str:
             return words if self.fits else "–"
 
         unit = "samples" if self.tokens is None else "tokens"
         data = self.samples if self.tokens is None else self.tokens
-        passes = in_words(self.bytes_passes) if self.activations_known else "not known; give what a sample takes"
+        passes = in_words(self.bytes_passes) if self.activations_known else "unknown; give the bytes of a sample"
         return {
             "matrix": self.matrix,
             "can be run": "yes" if self.fits else "no",
@@ -184,12 +186,12 @@ class Cost:
                 "sharded": "sharded parameters",
             }[self.way],
             "products": "central differences" if self.way == "sharded" else "exact",
-            "primal passes kept": "no use" if self.way == "sharded" else f"{self.kept:.0%} of the data",
+            "primal passes cached": "no use" if self.way == "sharded" else f"{self.kept:.0%} of the data",
             "Lanczos steps": f"{self.steps}",
             "FLOP of a forward pass": _in_flop(self.flops_forward),
             "FLOP of a matvec": _in_flop(self.flops_matvec),
-            "compute, a matvec": time(duration(self.seconds_compute)),
-            "communication, a matvec": time(
+            "computation of a matvec": time(duration(self.seconds_compute)),
+            "communication of a matvec": time(
                 f"{duration(self.seconds_communicate)}, {_in_bytes(self.bytes_communicated)}"
             ),
             "rest of a step": time(duration(self.seconds_step)),
@@ -208,10 +210,8 @@ class Cost:
         }
 
     def __repr__(self) -> str:
-        """Summary, a line each."""
-        rows = self.summary()
-        width = max(map(len, rows))
-        return "Cost\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+        """Summary with one line per row."""
+        return in_rows("Cost", self.summary())
 
 
 def _number(devices: int | None) -> str:

@@ -1,4 +1,4 @@
-"""What a measurement will take: `hesspec.plan`, from one timed batch."""
+"""Prediction of time and memory of a measurement from one timed batch: `hesspec.plan`."""
 
 from __future__ import annotations
 
@@ -15,72 +15,74 @@ import psutil
 import torch
 from torch import Tensor
 
-from hesspec.backend.heap import kept_heap
-from hesspec.backend.memory import free_memory, in_words, parse_memory
+from hesspec.backend.memory import in_words
+from hesspec.backend.memory_shares import free_shares, shares_of
+from hesspec.backend.number_text import duration
+from hesspec.backend.text import in_rows
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
-from hesspec.krylov.quadrature import measure, wasserstein_distance
+from hesspec.krylov.quadrature import spectral_measure, wasserstein_distance
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.krylov.vectors import Space, norm, random_vector
-from hesspec.measure.spectrum import BASIS_SHARE, basis_in_words, how_kept
-from hesspec.operators.base import KEPT_SHARE, CurvatureOperator
+from hesspec.measure.spectrum import basis_in_words, how_kept
+from hesspec.operators.base import CurvatureOperator
 
-__all__ = ["Plan", "duration", "plan", "shares_of"]
+__all__ = ["Plan", "plan"]
 
-# Lanczos steps on the first batch from which the number of steps for a wanted accuracy is extrapolated.
+# Lanczos steps on the first batch, from which the number of steps for a requested accuracy is extrapolated.
 PILOT = 64
-# Rates at which the error may fall with the number of steps: the theory's 1, and no more than what is plausible while
-# eigenvalues are still being resolved.
+# Rates at which the error may decrease with the number of steps: at least 1, by theory, and at most what is plausible
+# while further eigenvalues are being resolved.
 RATES = (1.0, 3.0)
-# Vectors of p numbers that a step has beside the basis: the last two Lanczos vectors, the product, the residual, and
-# what makes the product.
+# Vectors of p numbers that a step holds besides the basis: the last two Lanczos vectors, the product, the residual, and
+# those of the product itself.
 VECTORS = 6
-# Rows that a step reorthogonalises against on average, as a share of all in the end: where that is done in every step,
-# and where it is done when it is due. The latter takes from a fifth of the steps to all (VGG11-BN, 8 images: 12 of
-# 64 steps for the Hessian, 44 for G, and 64 with a half-width basis): half of them are planned for.
+# Rows against which a step reorthogonalises on average, as a share of the final number: with reorthogonalisation in
+# every step, and only when required. The latter occurs in a fifth of the steps to all of them (VGG11-BN, 8 images: 12
+# of 64 steps for the Hessian, 44 for G, and 64 with a half-precision basis); half of them are assumed.
 ROWS, ROWS_WHEN_DUE = 0.5, 0.25
-# Timed steps and reorthogonalisations: the median of three leaves out one disturbance.
+# Number of timed steps and reorthogonalisations: a median of three ignores one disturbance.
 CALLS = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A measurement before it is run.
+    """Predicted time and memory of a measurement.
 
     Attributes
     ----------
     matrix : str
-        The operator's class.
+        Name of the operator's class.
     dimension : int
-        p.
+        Number of parameters, p.
     samples, batches : int
         Number of samples and of batches.
     mode, reason : str
-        How products are had, and why.
+        How products are computed ("traced", "double backward", ...), and why.
     kept : float
-        Share of the data whose primal passes are kept; the rest is streamed.
+        Share of the data whose primal passes are cached; those of the rest are recomputed in every product.
     basis : str
-        How the Krylov basis is kept (see `hesspec.spectrum`).
+        How the Krylov basis is stored (see `hesspec.spectrum`).
     steps, probes, matvecs : int
-        Of the spectrum.
+        Number of Lanczos steps per probe, of probes, and of products.
     seconds_setup : float
-        Before the first product: traces and primal passes.
+        Seconds before the first product: tracing and primal passes.
     seconds_matvec : float
-        A product with a vector.
+        Seconds of a product with a vector.
     seconds_step : float
-        The rest of a Lanczos step: orthogonalisation, norms.
+        Seconds of the rest of a Lanczos step: orthogonalisation, norms.
     seconds : float
-        All of it.
+        Seconds of the whole measurement.
     flops_matvec : float
-        Floating-point operations of a product over all of the data.
+        Floating-point operations of a product over all data.
     peak_bytes : int
-        Most memory that a device takes: what the process has now, and what the measurement adds.
+        Peak memory of a device in bytes: what the process uses now plus what the measurement adds.
     devices : int
-        Number of devices that the data is spread over. Seconds are those of this machine's device, divided by their
-        number; communication is not in them.
+        Number of devices that share the data. Seconds are those of this machine's device divided by their number,
+        without communication.
     accuracy : float or None
-        Expected Wasserstein-1 distance, relative to the mean of |lambda|, where it was asked for.
+        Expected Wasserstein-1 distance relative to the mean of |lambda|, if an accuracy was requested.
     """
 
     matrix: str
@@ -104,8 +106,8 @@ class Plan:
     accuracy: float | None
 
     def summary(self) -> dict[str, str]:
-        """Names and values in words, as `repr` and the command line show them."""
-        streamed = "" if self.kept >= 1 else f", {1 - self.kept:.0%} of the data streamed"
+        """Names and values as text, for `repr` and the command line."""
+        streamed = "" if self.kept >= 1 else f", {1 - self.kept:.0%} of the data recomputed"
         rows = {
             "matrix": self.matrix,
             "parameters": f"{self.dimension:,}",
@@ -126,13 +128,10 @@ class Plan:
         return rows
 
     def __repr__(self) -> str:
-        """Summary, a line each."""
-        rows = self.summary()
-        width = max(map(len, rows))
-        return "Plan\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+        """Summary with one line per row."""
+        return in_rows("Plan", self.summary())
 
 
-@kept_heap()
 def plan(
     operator: CurvatureOperator,
     *,
@@ -141,26 +140,27 @@ def plan(
     accuracy: float | None = None,
     memory: str | int | None = None,
     basis: str = "auto",
+    offload: str | None = None,
     devices: int = 1,
 ) -> Plan:
-    """Say what `hesspec.spectrum(operator)` will take, before it is run.
+    """Predict time and memory of `hesspec.spectrum(operator)`, without running it.
 
     Parameters
     ----------
     operator : CurvatureOperator
-        Of hesspec. Its passes over the first batch are traced and timed; nothing of that is kept.
+        Operator of hesspec. Its passes over the first batch are traced and timed; nothing is cached.
     steps, probes : int, optional
         As in `hesspec.spectrum`; 64 and 1 by default.
     accuracy : float, optional
-        Wanted Wasserstein-1 distance to the true measure, relative to the mean of |lambda|. The cheapest steps and
-        probes that are expected to reach it are planned, unless they are given.
+        Requested Wasserstein-1 distance to the true measure, relative to the mean of |lambda|. The cheapest numbers of
+        steps and probes that are expected to reach it are chosen, unless they are given.
     memory : str or int, optional
-        Memory of a device, another one than this perhaps: "80GB", or a number of bytes. By default what is free on the
-        operator's. Products and the Krylov basis share it as `hesspec.spectrum` shares what is free.
-    basis : str
+        Memory of a device, possibly a different one: "80GB", or a number of bytes. By default the free memory of the
+        operator's device. Products and the Krylov basis share it in the same proportion as in `hesspec.spectrum`.
+    basis, offload
         As in `hesspec.spectrum`.
     devices : int
-        Number of devices that the data is spread over.
+        Number of devices that share the data.
 
     Returns
     -------
@@ -171,25 +171,25 @@ def plan(
     ValueError
         If an argument is out of range.
     MemoryError
-        If it cannot be measured with this memory.
+        If this memory is not enough for the measurement.
 
     Notes
     -----
-    The error of the bulk's quadrature falls like 1/steps (Bhattacharjee, Jayaram, C. Musco, C. Musco and Ray 2024), and
-    faster as long as further eigenvalues are resolved. Size and rate are measured by 64 steps on the first batch, from
-    the distances between the measures of 16, 32 and 64 steps. The error of sampling by one probe is the integral of
-    sqrt(2 F (1 - F)/(p + 2)) over the bulk. Seconds are as good as the machine is quiet.
+    The error of the bulk's quadrature decreases like 1/steps (Bhattacharjee, Jayaram, C. Musco, C. Musco and Ray 2024),
+    and faster as long as further eigenvalues are resolved. Its size and rate are estimated from 64 steps on the first
+    batch, by the distances between the measures from 16, 32 and 64 steps. The sampling error of one probe is the
+    integral of sqrt(2 F (1 - F)/(p + 2)) over the bulk. Times are reliable only if nothing else runs on the machine.
     """
     _check(steps, probes, accuracy, devices)
     if operator.ranks.size > 1:
         raise ValueError(
-            f"The operator's data is shared by {operator.ranks.size} ranks; plan with an operator of all data on one "
+            f"The operator's data is shared by {operator.ranks.size} ranks; plan with an operator of all data in one "
             f"process, without group=, and devices={operator.ranks.size}."
         )
     p, device = operator.shape[0], operator.device
-    # Before anything is timed: what that allocates is part of the prediction.
+    # Taken before timing, whose own allocations are part of the prediction.
     before = _allocated(device)
-    for_products, for_basis = (None, int(BASIS_SHARE * free_memory(device))) if memory is None else shares_of(memory)
+    for_products, for_basis = (None, free_shares(device).basis) if memory is None else shares_of(memory)
     passes = operator.forecast(for_products, devices=devices)
     expected = None
     if accuracy is not None:
@@ -199,7 +199,7 @@ def plan(
         steps = steps or min(p, max(8, 8 * math.ceil(errors.steps_for(left) / 8)))
         expected = errors.quadrature(steps) + errors.sampling / math.sqrt(probes)
     steps, probes = min(steps or 64, p), probes or 1
-    kept = how_kept(operator, p, steps, basis, for_basis)
+    kept = how_kept(operator, p, steps, basis, offload, for_basis)
     storage = kept if isinstance(kept, Storage) else STORAGES["full"]
     rows = steps if isinstance(kept, Storage) else kept
     step = _seconds_of_step(operator, storage, rows)
@@ -220,7 +220,7 @@ def plan(
         basis=basis_in_words(kept),
         steps=steps,
         probes=probes,
-        # The first is taken twice.
+        # The first product is computed twice.
         matvecs=products + 1,
         seconds_setup=passes.seconds_setup,
         seconds_matvec=matvec,
@@ -233,40 +233,33 @@ def plan(
     )
 
 
-def shares_of(memory: str | int) -> tuple[int, int]:
-    """Bytes for the products and bytes for the Krylov basis out of one budget."""
-    size = parse_memory(memory)
-    products = int(size * KEPT_SHARE / (KEPT_SHARE + BASIS_SHARE))
-    return products, size - products
-
-
 def _check(steps: int | None, probes: int | None, accuracy: float | None, devices: int) -> None:
     for name, value in (("steps", steps), ("probes", probes), ("devices", devices)):
         if value is not None and (not isinstance(value, int | np.integer) or value < 1):
-            raise ValueError(f"{name} is {value!r}; it has to be a positive whole number.")
+            raise ValueError(f"{name} is {value!r}; it must be a positive integer.")
     if accuracy is not None and not accuracy > 0:
-        raise ValueError(f"accuracy is {accuracy!r}; it has to be positive.")
+        raise ValueError(f"accuracy is {accuracy!r}; it must be positive.")
 
 
 @dataclass(frozen=True)
 class _Errors:
-    """Wasserstein-1 errors relative to the mean |lambda|: `size` at `PILOT` steps, falling at a rate; of one probe."""
+    """Wasserstein-1 errors of one probe relative to the mean |lambda|: `size` at `PILOT` steps, and its decay rate."""
 
     size: float
     rate: float
     sampling: float
 
     def quadrature(self, steps: int) -> float:
-        """Error of as many steps."""
+        """Error of the quadrature after a number of steps."""
         return float(self.size * (PILOT / steps) ** self.rate)
 
     def steps_for(self, error: float) -> float:
-        """Steps of which the error is no larger."""
+        """Number of steps after which the error is at most this large."""
         return float(PILOT * (self.size / error) ** (1 / self.rate))
 
 
 def _errors(operator: CurvatureOperator, multiply: Callable[[Tensor], Tensor]) -> _Errors:
-    """Errors seen in a run on the first batch."""
+    """Estimate errors from a run on the first batch."""
     p, generator = operator.shape[0], torch.Generator().manual_seed(0)
     start = random_vector(p, generator, dtype=operator.dtype, device=operator.device)
     lanczos = Lanczos(start, generator, storage=STORAGES["half"], partial=p >= PARTIAL_FROM)
@@ -274,7 +267,7 @@ def _errors(operator: CurvatureOperator, multiply: Callable[[Tensor], Tensor]) -
         lanczos.step(multiply(lanczos.vector))
     if lanczos.exhausted:
         return _Errors(0.0, 1.0, 0.0)
-    found = [measure(lanczos, p, steps) for steps in (PILOT, PILOT // 2, PILOT // 4)]
+    found = [spectral_measure(lanczos, p, steps) for steps in (PILOT, PILOT // 2, PILOT // 4)]
     points = [np.concatenate([m.eigenvalues, m.bulk_nodes]) for m in found]
     masses = [np.concatenate([m.eigenvalue_weights, m.bulk_weights]) for m in found]
     scale = float(masses[0] @ np.abs(points[0])) or 1.0
@@ -288,14 +281,14 @@ def _errors(operator: CurvatureOperator, multiply: Callable[[Tensor], Tensor]) -
 
 
 def _seconds_of_step(operator: CurvatureOperator, storage: Storage, rows: int) -> float:
-    """Seconds of a Lanczos step beside its product, from steps with a vector in the product's place."""
+    """Time a Lanczos step without its product, by steps that use a fixed vector as the product."""
     p, generator = operator.shape[0], torch.Generator().manual_seed(0)
     vectors = [random_vector(p, generator, dtype=operator.dtype, device=operator.device) for _ in range(2)]
     lanczos = Lanczos(vectors[0], generator, storage=storage)
     basis = KrylovBasis(Space(p), dtype=operator.dtype, device=operator.device, storage=storage)
     plain: list[float] = []
     while len(plain) < 1 + CALLS and not lanczos.finished:
-        # Made before the clock starts: it stands for a product, which is timed by itself.
+        # Created before the clock starts: it replaces the product, which is timed separately.
         image = torch.roll(lanczos.vector, 1) + torch.roll(lanczos.vector, -1)
         plain.append(_seconds(functools.partial(lanczos.step, image)))
     count = min(4, p)
@@ -303,7 +296,7 @@ def _seconds_of_step(operator: CurvatureOperator, storage: Storage, rows: int) -
         basis.append(vectors[0] / norm(vectors[0]))
     seconds = [_seconds(functools.partial(basis.orthogonalise, vectors[1].clone())) for _ in range(1 + CALLS)]
     row = statistics.median(seconds[1:]) / count
-    # The first ones take memory that a run has at hand from then on.
+    # The first steps allocate memory that later steps reuse.
     step = statistics.median(plain[1:] or plain or [0.0])
     return step + row * rows * (ROWS_WHEN_DUE if p >= PARTIAL_FROM else ROWS)
 
@@ -315,25 +308,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _allocated(device: torch.device) -> int:
-    """Bytes that this process has on the device now."""
+    """Bytes that this process has allocated on the device."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     return int(psutil.Process(os.getpid()).memory_info().rss)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them, to three digits.
-
-    Examples
-    --------
-    >>> [duration(seconds) for seconds in (0.0213, 90, 600, 40_000, 1e7)]
-    ['21.3 ms', '90 s', '10 min', '11.1 h', '116 days']
-    """
-    if seconds < 1:
-        return f"{1e3 * seconds:.3g} ms"
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.3g} min"
-    hours = seconds / 3600
-    return f"{hours:.3g} h" if hours < 72 else f"{hours / 24:,.0f} days"

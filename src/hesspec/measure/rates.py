@@ -1,4 +1,4 @@
-"""Rates and numbers as people write them: "400TFLOP/s", "400GB/s", "7e9"."""
+"""Parsing of rates and numbers such as "400TFLOP/s", "400GB/s" and "7e9"."""
 
 import math
 import re
@@ -11,12 +11,12 @@ FLOP_UNITS: Final[Mapping[str, float]] = {"": 1.0, **{letter: 1000.0**i for i, l
 
 
 def parse_flops(flops: str | float) -> float:
-    """Operations per second of "400TFLOP/s", "67 TFLOPS" or a number.
+    """Convert "400TFLOP/s", "67 TFLOPS" or a number to operations per second.
 
     Raises
     ------
     ValueError
-        If it is neither, or not positive.
+        If the value is neither, or is not positive.
 
     Examples
     --------
@@ -28,12 +28,12 @@ def parse_flops(flops: str | float) -> float:
 
 
 def parse_bandwidth(bandwidth: str | float) -> float:
-    """Bytes per second of "400GB/s" or a number.
+    """Convert "400GB/s" or a number to bytes per second.
 
     Raises
     ------
     ValueError
-        If it is neither, or not positive. Bits, as in "400Gb/s", are refused rather than taken for bytes.
+        If the value is neither, or is not positive. Bits, as in "400Gb/s", are rejected rather than read as bytes.
 
     Examples
     --------
@@ -52,17 +52,17 @@ def _rate(name: str, value: str | float, found: re.Match[str] | None, advice: st
     except ValueError:
         rate = math.nan
     if not 0 < rate < math.inf:
-        raise ValueError(f"{name} is {value!r}, which is no rate; give {advice}.")
+        raise ValueError(f"{name} is {value!r}, which is not a valid rate; use {advice}.")
     return rate
 
 
 def parse_count(name: str, text: str) -> float:
-    """Number of "7e9" or "28156554".
+    """Convert a string such as "7e9" or "28156554" to a number.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If the string is not a number.
 
     Examples
     --------
@@ -72,4 +72,4 @@ def parse_count(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{name} is {text!r}, which is no number; give one such as 7e9.") from None
+        raise ValueError(f"{name} is {text!r}, which is not a number; use one such as 7e9.") from None

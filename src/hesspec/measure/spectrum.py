@@ -1,4 +1,4 @@
-"""The spectrum of an operator from one Krylov run: outliers, their error bounds, and the density of the bulk."""
+"""Measurement of the spectrum of an operator with one Krylov run: `hesspec.spectrum` and `hesspec.eigenpairs`."""
 
 from __future__ import annotations
 
@@ -21,33 +21,29 @@ import torch
 from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator, check_operator
-from hesspec.backend.heap import kept_heap
-from hesspec.backend.memory import free_memory, parse_memory
+from hesspec.backend.memory import parse_memory
+from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.ranks import ALONE, Ranks
-from hesspec.krylov.lanczos import rounding_unit
+from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
-from hesspec.krylov.run import AUTO_FIRST, Progress, Run
+from hesspec.krylov.run import AUTO_FIRST, KrylovRun, OnStep
 from hesspec.krylov.snapshot import Snapshot
-from hesspec.krylov.storage import STORAGES, Storage, available, storage
+from hesspec.krylov.storage import STORAGES, Storage, available, storages
 from hesspec.krylov.vectors import Space
 from hesspec.spectra.sampling import residual_bound
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = [
-    "BASIS_SHARE",
     "Eigenpairs",
     "agreed",
     "basis_in_words",
-    "basis_room",
     "eigenpairs",
     "how_kept",
     "outlier_pairs",
     "spectrum",
 ]
 
-# Of the free memory, what the basis may fill: operators take as much for what they keep, and the system wants some.
-BASIS_SHARE = 0.4
-# Fewest vectors of a restarted basis: with fewer, half of them are less than the outliers of most networks.
+# Smallest number of vectors of a restarted basis: half of fewer would be less than the outliers of most networks.
 RESTARTED_FROM = 8
 
 
@@ -60,57 +56,59 @@ def spectrum(
     tolerance: float = 0.05,
     memory: str | int | None = None,
     basis: str = "auto",
-    on_step: Progress | None = None,
+    offload: str | None = None,
+    on_step: OnStep | None = None,
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",
 ) -> Spectrum:
     """Measure the whole spectrum of a symmetric operator with one Lanczos run.
 
-    Ritz pairs that their residual bounds prove to be single eigenvalues become atoms of weight 1/p; the other nodes of
-    the same run are the Gauss quadrature of the rest of the measure and share its weight. Further probes start
-    orthogonal to the resolved eigenvectors and refine the bulk only.
+    Ritz pairs whose residual bounds prove them to be single eigenvalues become atoms of weight 1/p; the other nodes of
+    the same run form a Gauss quadrature of the rest of the measure and share its weight. Further probes start
+    orthogonal to the resolved eigenvectors and refine only the bulk.
 
     Parameters
     ----------
-    operator
-        Anything symmetric with `shape` (p, p), `dtype` (float32 or float64), `device` and `@`: operators of hesspec or
-        curvlinops, a dense tensor. It is asked for products with vectors (p,), and with several probes for those with
-        matrices (p, k) too. If it has a `reference`, an operator that is the same at full precision, the error of its
-        products is measured, and is part of all bounds.
+    operator : SymmetricOperator
+        Any symmetric operator with `shape` (p, p), `dtype` (float32 or float64), `device` and `@`: operators of hesspec
+        or curvlinops, a dense tensor. It must support products with vectors (p,), and for several probes also with
+        matrices (p, k). If it has a `reference`, the same operator at full precision, the error of its products is
+        measured and included in all bounds.
     steps : int or "auto"
-        Lanczos steps of each probe. "auto" goes on until the measure from all steps and that from the first half of
-        them differ by at most `tolerance`. More than p steps give the exact spectrum after p.
+        Lanczos steps of each probe. "auto" continues until the measure from all steps and that from the first half of
+        them differ by at most `tolerance`. At most p steps are taken, after which the spectrum is exact.
     probes : int
-        Random start vectors. The error of the bulk from one falls like 1/sqrt(p): the standard error of any mean over
-        the spectrum is sqrt(2/(p + 2)) of the standard deviation, 0.03% for p = 28 million, so that one is enough
-        for networks; more help where p is a few thousand. The first goes alone, as it finds the eigenvalues that the
-        others are kept orthogonal to; these go in lockstep, as many as fit into memory: the data is read twice `steps`
-        times, however many there are.
+        Number of random start vectors. One is enough for large networks: the standard error of any mean over the
+        spectrum is sqrt(2/(p + 2)) of the standard deviation, 0.03% for p = 28 million. More probes help if p is a few
+        thousand. The first runs alone, as it finds the eigenvalues to which the others are kept orthogonal; the others
+        run in lockstep, as many as fit into memory, so the data is read about twice `steps` times, however many there
+        are.
     seed : int
-        Of the probes; the same seed gives the same spectrum.
+        Seed of the probes; the same seed gives the same spectrum.
     tolerance : float
-        For "auto": Wasserstein-1 distance relative to the mean of |lambda|.
+        Wasserstein-1 distance relative to the mean of |lambda| at which `steps="auto"` stops.
     memory : str or int, optional
-        What the Krylov basis may fill of the device's memory: "8GB", "500MB", or a number of bytes. By default 40% of
-        what is free.
+        Device memory that the Krylov basis may use: "8GB", "500MB", or a number of bytes. By default 40% of the free
+        memory.
     basis : str
-        How the basis is kept: "full" (in the precision of the vectors) or "half" (with half of the bits, which is as
-        good: see `hesspec.krylov.storage.Storage`), either alone or followed by " on host" or " on disk"; "restarted"
-        keeps as many vectors as fit, finds the outermost eigenvalues by thick restarts, and measures the bulk by a run
-        that keeps none. "auto" takes the first of these, in the order "full", "half", on the device, the host and the
-        disk, "restarted", that fits.
+        How the basis is stored: "full" (in the precision of the vectors) or "half" (with half of the bits, which is as
+        accurate: see `hesspec.krylov.storage.Storage`); "restarted" stores as many vectors as fit, finds the outermost
+        eigenvalues by thick restarts, and measures the bulk with a run that stores none. "auto" uses the first that
+        fits: "full" or "half" on the device, on the host, on disk, then "restarted".
+    offload : {"host", "disk"}, optional
+        Store the basis in the memory of the host, or in a temporary file, instead of on the operator's device.
     on_step : callable, optional
-        Called after each step with the number of steps done and their total in all probes (None while "auto" does not
-        know it).
+        Called after each step with the number of completed steps and their total over all probes (None while it is
+        unknown with "auto").
     snapshot : path, optional
-        Folder that the run is written to, every so often: a new or an empty one, or one with a snapshot. Where it holds
-        a snapshot of this run, the call resumes from it: on one process with the same number of threads it ends with
-        the same spectrum bit for bit, on another number of ranks up to rounding. The number of steps of the first probe
-        may differ. The snapshot stays in the end, and takes about as much room as the basis. Nothing in the folder is
-        ever removed or replaced but what hesspec has written there, and one run at a time can use it. Its files are
-        safetensors and JSON: reading those of others runs no code.
+        Folder for periodic snapshots: new, empty, or with a snapshot. If it holds a snapshot of this run, the call
+        resumes from it: in one process with the same number of threads it returns the same spectrum bit for bit, with
+        another number of ranks up to rounding. The number of steps of the first probe may differ. The snapshot is not
+        deleted at the end, and needs about as much space as the basis. Only files that hesspec wrote are removed or
+        replaced, and only one run at a time can use the folder. The files are safetensors and JSON: reading those of
+        others does not execute code.
     every : str or float
-        Time between two snapshots: "10min", "30s", or a number of seconds.
+        Time between snapshots: "10min", "30s", or a number of seconds.
 
     Returns
     -------
@@ -119,29 +117,29 @@ def spectrum(
     Raises
     ------
     ValueError
-        If an argument is out of range, or the operator lacks an attribute or is not symmetric (`NotSymmetricError`), or
-        the snapshot is of another model, data set, matrix or seed, or cannot be read, or the folder for it has other
-        files and no snapshot.
+        If an argument is out of range; the operator lacks an attribute or is not symmetric (`NotSymmetricError`); or
+        the snapshot cannot be read or belongs to another model, data set, matrix or seed, or its folder has other files
+        and no snapshot.
     NonFiniteError
-        If a product holds NaN or infinity.
+        If a product contains NaN or infinity.
     MemoryError
-        If the Krylov basis, steps x p numbers, exceeds what it may fill.
+        If the Krylov basis, steps x p numbers, exceeds its memory.
     OSError
         If a snapshot or a basis on disk cannot be written, or another run uses the folder of the snapshot.
     RankError
-        If another rank failed, or is gone.
+        If another rank failed or exited.
 
     Notes
     -----
-    Of an operator whose data is shared by the ranks of a group (`group=...`), every rank keeps a slice of each Krylov
-    vector, and all ranks get the spectrum: vectors are gathered for a product and the products' slices scattered, and
-    memory and time of the orthogonalisation fall with the number of ranks.
+    If the ranks of a group share the data of the operator (`group=...`), every rank stores a slice of each Krylov
+    vector, and all ranks return the spectrum. Vectors are gathered for each product and the slices of products are
+    scattered; memory and time of orthogonalisation decrease with the number of ranks.
 
     Bhattacharjee, Jayaram, C. Musco, C. Musco and Ray, "Improved Spectral Density Estimation via Explicit and Implicit
-    Deflation" (2024), for the deflated measure; error statements are described at `Spectrum`. A multiple eigenvalue is
-    resolved once (or as often as rounding brings up copies), and its other copies are a node of the bulk, with the
-    weight that was measured. Multiplicities of two or three, of a few eigenvalues, are not noticed unless the Krylov
-    space fills R^p, as a probe cannot tell them from simple ones: they are counted once.
+    Deflation" (2024), for the deflated measure; errors are described at `Spectrum`. A multiple eigenvalue is resolved
+    once (or as often as rounding produces copies), and its other copies form a node of the bulk with the measured
+    weight. Multiplicities of two or three of a few eigenvalues are not detected unless the Krylov space fills R^p, as a
+    probe cannot tell them from simple eigenvalues: they are counted once.
 
     Examples
     --------
@@ -154,30 +152,29 @@ def spectrum(
     True
     """
     if not tolerance > 0:
-        raise ValueError(f"tolerance is {tolerance!r}; it has to be positive.")
-    return _measured(operator, steps, probes, seed, tolerance, memory, basis, on_step, 0, snapshot, every)[1]
+        raise ValueError(f"tolerance is {tolerance!r}; it must be positive.")
+    return _measured(operator, steps, probes, seed, tolerance, memory, basis, offload, on_step, 0, snapshot, every)[1]
 
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """Eigenvectors of the resolved eigenvalues of largest absolute value, from the run that gave a spectrum.
+    """Eigenvectors of the resolved eigenvalues with the largest absolute value, and the spectrum of the same run.
 
     Attributes
     ----------
     values : array (k,)
-        Rayleigh quotients v^T A v, by decreasing absolute value.
+        Rayleigh quotients v^T A v, largest absolute value first.
     residuals : array (k,)
-        ||A v - value v||, measured, with what rounding may hide of it: an eigenvalue is no further than that from each
-        value.
+        Measured ||A v - value v||, plus an allowance for rounding: each value is at most this far from an eigenvalue.
     vector_errors : array (k,)
-        Bound of the sine of the angle between v and the eigenvector, residual / gap (Davis and Kahan 1970), where the
-        gap is the distance to the nearest other eigenvalue or node of the spectrum, less its own error bound; 1 where
-        it says nothing, as for an eigenvalue that is known to be multiple. It holds if no eigenvalue was overlooked in
-        the gap.
+        Bound on the sine of the angle between v and the eigenvector, residual / gap (Davis and Kahan 1970). The gap is
+        the distance to the nearest other eigenvalue or node of the spectrum, minus the error bound of that one. The
+        bound is 1 if it gives no information, as for an eigenvalue that is known to be multiple. It holds if no
+        eigenvalue in the gap was missed.
     vectors : Tensor (p, k)
-        Unit vectors, a column each.
+        Unit eigenvectors, one per column.
     spectrum : Spectrum
-        Of the same run.
+        Spectrum from the same run.
     """
 
     values: Array
@@ -195,16 +192,18 @@ def eigenpairs(
     seed: int = 0,
     memory: str | int | None = None,
     basis: str = "auto",
-    on_step: Progress | None = None,
+    offload: str | None = None,
+    on_step: OnStep | None = None,
 ) -> Eigenpairs:
-    """Measure a spectrum as `spectrum` does, and keep the eigenvectors of its largest resolved eigenvalues.
+    """Measure a spectrum, and return it with the eigenvectors of its largest resolved eigenvalues.
 
     Parameters
     ----------
-    operator, steps, seed, memory, basis, on_step
-        As in `spectrum`.
+    operator, steps, seed, memory, basis, offload, on_step
+        See `spectrum`.
     count : int
-        How many are kept at most; fewer where fewer are resolved. Each takes another product, and p numbers.
+        Largest number of eigenvectors, by absolute eigenvalue; fewer are returned if fewer are resolved. Each needs
+        one more product and p numbers of memory.
 
     Returns
     -------
@@ -213,7 +212,7 @@ def eigenpairs(
     Raises
     ------
     ValueError, NonFiniteError, MemoryError
-        As `spectrum`.
+        See `spectrum`.
 
     Examples
     --------
@@ -224,8 +223,8 @@ def eigenpairs(
     (array([9., 5.]), tensor([1., 0.]))
     """
     if not isinstance(count, (int, np.integer)) or count < 1:
-        raise ValueError(f"count is {count!r}; it has to be a positive whole number.")
-    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, int(count))
+        raise ValueError(f"count is {count!r}; it must be a positive integer.")
+    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, offload, on_step, int(count))
     return _pairs(run, found, np.arange(len(run.top)))
 
 
@@ -238,26 +237,27 @@ def outlier_pairs(
     seed: int = 0,
     memory: str | int | None = None,
     basis: str = "auto",
-    on_step: Progress | None = None,
+    offload: str | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[Eigenpairs, npt.NDArray[np.intp]]:
-    """As `eigenpairs`, of the outliers among the 2 C largest eigenvalues, and of the `least` largest in any case.
+    """Measure the eigenpairs of the outliers among the 2 C largest eigenvalues, and of the `least` largest in any case.
 
-    Late in training the C eigenvalues of the class structure may be the end of a tail, which no rule tells from it.
+    Late in training the C eigenvalues of the class structure may blend into the tail of the bulk.
 
     Returns
     -------
     pairs : Eigenpairs
     places : int array (n,)
-        Their places in the spectrum.
+        Their indices in the spectrum.
     """
-    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, on_step, 2 * classes)
+    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, offload, on_step, 2 * classes)
     found = replace(found, attributes={**found.attributes, "classes": classes})
     chosen = np.flatnonzero(found.is_outlier[: len(run.top)] | (np.arange(len(run.top)) < least))
     return _pairs(run, found, chosen), chosen
 
 
-def _pairs(run: Run, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
-    """Eigenpairs of the chosen ones of the largest resolved eigenvalues, with a product for each."""
+def _pairs(run: KrylovRun, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
+    """Compute selected eigenpairs of the largest resolved eigenvalues, with one product for each."""
     operator, space = run.operator, run.space
     slices = torch.empty(space.length, chosen.size, dtype=operator.dtype, device=operator.device)
     values, residuals = np.empty(chosen.size), np.empty(chosen.size)
@@ -268,7 +268,7 @@ def _pairs(run: Run, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpair
     for i, (vector, product) in enumerate(zip(slices.T, products.T, strict=True)):
         values[i] = space.inner(vector, product)
         residuals[i] = space.norm(product - values[i] * vector)
-    # What rounding, and whatever else products are off by, may have hidden of a residual.
+    # Largest part of a residual that rounding and other errors of products may hide.
     floor = max(rounding_unit(operator.dtype) * found.norm, found.rounding / math.sqrt(found.steps))
     values, residuals = operator.restore(values), operator.restore(residuals) + floor
     vectors = slices
@@ -277,13 +277,13 @@ def _pairs(run: Run, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpair
         for i, vector in enumerate(slices.T):
             vectors[:, i] = space.ranks.whole(vector, space.size)
     errors = _vector_errors(found, chosen, values, residuals)
-    # Of an eigenvalue that is multiple, or may be, there is no such vector.
+    # The eigenvector of an eigenvalue that is or may be multiple is not unique.
     errors[~run.simple[chosen]] = 1.0
     return Eigenpairs(values, residuals, errors, vectors, found)
 
 
 def _vector_errors(found: Spectrum, chosen: npt.NDArray[np.intp], values: Array, residuals: Array) -> Array:
-    """Residual over gap, the distance that all other points of the measure have at least."""
+    """Residual over gap, where the gap is the smallest distance to another point of the measure."""
     points = np.concatenate([found.eigenvalues, found.bulk_nodes])
     radii = np.concatenate([found.error_bounds, [residual_bound(found, node) for node in found.bulk_nodes]])
     distances = np.abs(points - values[:, None]) - radii
@@ -292,7 +292,6 @@ def _vector_errors(found: Spectrum, chosen: npt.NDArray[np.intp], values: Array,
     return np.asarray(np.divide(residuals, gaps, out=np.ones(chosen.size), where=residuals < gaps))
 
 
-@kept_heap()
 def _measured(
     operator: SymmetricOperator,
     steps: int | Literal["auto"],
@@ -301,30 +300,33 @@ def _measured(
     tolerance: float,
     memory: str | int | None,
     basis: str,
-    on_step: Progress | None,
+    offload: str | None,
+    on_step: OnStep | None,
     wanted: int,
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",
-) -> tuple[Run, Spectrum]:
-    """The spectrum, and the run that gave it, with as many eigenvectors as are wanted."""
+) -> tuple[KrylovRun, Spectrum]:
+    """Return the spectrum and the run that it comes from, with the requested number of eigenvectors."""
     p = check_operator(operator)
     if steps != "auto" and (not isinstance(steps, (int, np.integer)) or steps < 1):
-        raise ValueError(f"steps is {steps!r}; it has to be a positive whole number, or 'auto'.")
+        raise ValueError(f"steps is {steps!r}; it must be a positive integer or 'auto'.")
     if not isinstance(probes, (int, np.integer)) or probes < 1:
-        raise ValueError(f"probes is {probes!r}; it has to be a positive whole number.")
+        raise ValueError(f"probes is {probes!r}; it must be a positive integer.")
     begin = time.perf_counter()
     device = torch.device(operator.device)
     operator, ranks = _sliced(operator), getattr(operator, "ranks", ALONE)
     space = Space(p, ranks)
-    budget = basis_room(device, ranks) if memory is None else parse_memory(memory)
-    limit = min(steps, p) if steps != "auto" else _most_steps(operator, space, basis, budget)
-    keeping = agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, budget))
+    budget = int(ranks.least(free_shares(device, ranks).basis)) if memory is None else parse_memory(memory)
+    limit = min(steps, p) if steps != "auto" else _most_steps(operator, space, basis, offload, budget)
+    keeping = agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, offload, budget))
     keeper = None
     if snapshot is not None:
         identity = {**_identity(operator), "seed": str(seed), "number of probes": str(probes)}
         keeper = Snapshot(snapshot, every, space, dtype=operator.dtype, device=device, identity=identity)
     with keeper or nullcontext():
-        run = Run(operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, wanted, keeper)
+        run = KrylovRun(
+            operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, wanted, keeper
+        )
         run.first(limit, None if steps != "auto" else tolerance)
         run.others(_together(operator, space, run.keeping, limit, budget))
         run.confirm()
@@ -341,23 +343,18 @@ def _measured(
 
 
 def _sliced(operator: SymmetricOperator) -> SymmetricOperator:
-    """The operator on slices of vectors, where ranks share its data."""
+    """Return the operator on slices of vectors if ranks share its data."""
     sliced: SymmetricOperator = operator.sliced() if hasattr(operator, "sliced") else operator
     return sliced
 
 
-def basis_room(device: torch.device, ranks: Ranks) -> int:
-    """Bytes that a rank's part of the basis may fill by default, the same on all of them."""
-    return int(ranks.least(int(free_memory(device) * BASIS_SHARE) // (ranks.neighbours if device.type == "cpu" else 1)))
-
-
 def agreed(ranks: Ranks, choose: Callable[[], Storage | int]) -> Storage | int:
-    """What the first rank chooses: what is free may differ between machines, and the arithmetic must not."""
+    """Return rank 0's choice on every rank: free memory differs between machines, but the arithmetic must not."""
     return ranks.gather(ranks.together(choose))[0]
 
 
 def _identity(operator: SymmetricOperator) -> dict[str, str]:
-    """What an operator is, by its content where that is known."""
+    """Identify an operator, by its content where that is known."""
     known: dict[str, str] = getattr(operator, "identity", dict)()
     if isinstance(operator, Tensor):
         known = {"matrix's content": hashlib.blake2b(operator.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]}
@@ -369,49 +366,50 @@ def _identity(operator: SymmetricOperator) -> dict[str, str]:
     }
 
 
-def how_kept(operator: SymmetricOperator, p: int, rows: int, basis: str, budget: int) -> Storage | int:
-    """How the basis of `rows` vectors is kept, or the size of one that is restarted."""
-    dtype, device = operator.dtype, torch.device(operator.device)
-    if basis not in ("auto", "restarted"):
-        chosen = storage(basis)
-        needed = rows * chosen.row_bytes(p, dtype)
-        space = available(chosen, budget, device)
-        if needed > space:
-            raise MemoryError(
-                f"The Krylov basis of {rows} vectors of {p:,} numbers, kept as {basis!r}, needs {needed / 1e9:.1f} GB, "
-                f"and it may fill {space / 1e9:.1f} GB; take fewer steps (at most {space * rows // needed}), or leave "
-                'the choice with basis="auto".'
-            )
-        return chosen
-    if basis == "auto":
-        for chosen in STORAGES.values():
-            if rows * chosen.row_bytes(p, dtype) <= available(chosen, budget, device):
-                return chosen
+def how_kept(
+    operator: SymmetricOperator, p: int, rows: int, basis: str, offload: str | None, budget: int
+) -> Storage | int:
+    """Choose how to store a basis of `rows` vectors; returns the number of vectors if it must be restarted."""
+    dtype, device, allowed = operator.dtype, torch.device(operator.device), storages(basis, offload)
+    for chosen in allowed:
+        if rows * chosen.row_bytes(p, dtype) <= available(chosen, budget, device):
+            return chosen
+    if allowed and (basis, offload) != ("auto", None):
+        needed, space = rows * chosen.row_bytes(p, dtype), available(chosen, budget, device)
+        raise MemoryError(
+            f"The Krylov basis of {rows} vectors of {p:,} numbers, stored as {chosen.name!r}, needs "
+            f"{needed / 1e9:.1f} GB, but may use only {space / 1e9:.1f} GB; take fewer steps (at most "
+            f'{space * rows // needed}), or use basis="auto".'
+        )
     # While a basis is rotated, half of it is in memory twice.
     size = min(budget // Storage().row_bytes(p, dtype) * 2 // 3, rows)
     if size < min(RESTARTED_FROM, rows):
         raise MemoryError(
-            f"Vectors of {p:,} numbers need {p * dtype.itemsize / 1e9:.2f} GB each, and the Krylov basis may fill "
-            f"{budget / 1e9:.2f} GB on {device}: too few of them for a spectrum. Give it more with memory=."
+            f"Vectors of {p:,} numbers need {p * dtype.itemsize / 1e9:.2f} GB each, and the Krylov basis may use "
+            f"{budget / 1e9:.2f} GB on {device}: not enough of them fit for a spectrum. Increase memory=."
         )
     return int(size)
 
 
-def _most_steps(operator: SymmetricOperator, space: Space, basis: str, budget: int) -> int:
-    """Steps that "auto" may take."""
-    kept, p = STORAGES["half"] if basis == "auto" else storage(basis), space.size
+def _most_steps(operator: SymmetricOperator, space: Space, basis: str, offload: str | None, budget: int) -> int:
+    """Largest number of steps that "auto" may take."""
+    allowed, p = storages(basis, offload), space.size
+    if not allowed:
+        raise ValueError('steps="auto" needs the whole basis: give a number of steps with basis="restarted".')
+    # As many as fit with half of the bits, where that is left open, on the device or where it is offloaded to.
+    kept = STORAGES["half"] if (basis, offload) == ("auto", None) else allowed[-1]
     room = available(kept, budget, torch.device(operator.device))
     fitting = int(space.ranks.least(room // kept.row_bytes(-(-p // space.ranks.size), operator.dtype)))
     if fitting < min(p, AUTO_FIRST):
         raise MemoryError(
-            f'steps="auto" needs a basis of {min(p, AUTO_FIRST)} vectors of {p:,} numbers at least, and {fitting} fit '
-            f"into the {budget / 1e9:.2f} GB that it may fill; give it more with memory=, or a number of steps."
+            f'steps="auto" needs a basis of {min(p, AUTO_FIRST)} vectors of {p:,} numbers at least, but only {fitting} '
+            f"fit into the {budget / 1e9:.2f} GB that it may use; increase memory=, or give a number of steps."
         )
     return min(p, fitting)
 
 
 def _together(operator: SymmetricOperator, space: Space, keeping: Storage | int, limit: int, budget: int) -> int:
-    """Number of probes whose bases fit into memory beside one another, and the resolved eigenvectors beside them."""
+    """Number of probes whose bases fit into memory together with the resolved eigenvectors."""
     length = -(-space.size // space.ranks.size)
     if isinstance(keeping, int):
         return max(1, budget // (4 * Storage().row_bytes(length, operator.dtype)))
@@ -420,7 +418,7 @@ def _together(operator: SymmetricOperator, space: Space, keeping: Storage | int,
 
 
 def basis_in_words(keeping: Storage | int) -> str:
-    """Name of a way to keep a basis, as `spectrum` takes it."""
+    """Describe how a basis is stored, as in the attributes of a spectrum."""
     if isinstance(keeping, int):
         return f"restarted, {keeping} vectors"
     return next(name for name, kept in STORAGES.items() if kept == keeping)

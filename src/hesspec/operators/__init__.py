@@ -3,13 +3,13 @@
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.central_difference import CentralDifferenceHessian
 from hesspec.operators.class_parts import GaussNewtonClass, GaussNewtonCross, GaussNewtonSame, GaussNewtonWithin
-from hesspec.operators.engine.traces import Traces
+from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.hessian import Hessian
 from hesspec.operators.preconditioned import Preconditioned, preconditioner
 from hesspec.operators.residual import Residual
 from hesspec.operators.risk.closure import closure
-from hesspec.operators.risk.shards import shard
+from hesspec.operators.risk.shards import shard_data
 
 __all__ = [
     "CentralDifferenceHessian",
@@ -19,11 +19,11 @@ __all__ = [
     "GaussNewtonCross",
     "GaussNewtonSame",
     "GaussNewtonWithin",
+    "GraphCache",
     "Hessian",
     "Preconditioned",
     "Residual",
-    "Traces",
     "closure",
     "preconditioner",
-    "shard",
+    "shard_data",
 ]

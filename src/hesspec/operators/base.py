@@ -14,15 +14,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.algebra import Composable
-from hesspec.backend.memory import free_memory, parse_memory
+from hesspec.backend.memory import parse_memory
+from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.ranks import Ranks
 from hesspec.errors import NonFiniteError
 from hesspec.operators.data.fingerprints import octets
 from hesspec.operators.engine.forecast import Forecast, forecast
 from hesspec.operators.engine.graph.precision import check_precision
-from hesspec.operators.engine.passes import MODES, CurvatureForm, MatrixPasses, Passes
+from hesspec.operators.engine.graph_cache import GraphCache
+from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
+from hesspec.operators.engine.passes import MODES, Passes
 from hesspec.operators.engine.streaming import LinearisedRisk
-from hesspec.operators.engine.traces import Traces
 from hesspec.operators.model.ambient import neutral_modes
 from hesspec.operators.model.content import architecture, digest, loss_with_settings
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
@@ -31,9 +33,6 @@ from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.operators.sliced import Sliced
 
 __all__ = ["CurvatureOperator", "Linearised", "SumOverBatches"]
-
-# Of the memory that is free when an operator is built, what its products may take; the rest is for the Krylov basis.
-KEPT_SHARE = 0.5
 
 
 class Linearised(Protocol):
@@ -132,12 +131,12 @@ class CurvatureOperator(Composable, ABC):
     batch_statistics : bool, optional
         Allow batch norm in training mode: the loss of each batch is then that with its own statistics, and batches are
         never cut into parts.
-    traces : Traces, optional
+    graphs : GraphCache, optional
         What operators of the same model at several checkpoints share, so that it is traced once.
     group : torch.distributed.ProcessGroup, optional
         Processes that share the data: each of them has the same model, and gives its own batches as `data`
-        (`hesspec.shard(data, group)`, or a share of your own; no sample twice). Every rank builds the operator, and
-        multiplies it with the same vectors: products are those with the matrix of all data, the same on every rank.
+        (`hesspec.shard_data(data, group)`, or a share of your own; no sample twice). Every rank builds the operator,
+        and multiplies it with the same vectors: products are those with the matrix of all data, the same on every rank.
         What fails on one rank is raised on all of them.
 
     Raises
@@ -170,7 +169,7 @@ class CurvatureOperator(Composable, ABC):
         mode: str = "auto",
         verify: bool = True,
         batch_statistics: bool = False,
-        traces: Traces | None = None,
+        graphs: GraphCache | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         budget = None if memory is None else parse_memory(memory)
@@ -192,9 +191,9 @@ class CurvatureOperator(Composable, ABC):
             self._check_loss()
         check_precision(precision, dtype=self.dtype, device=self.device)
         self._precision = precision
-        self._traces = Traces() if traces is None else traces
-        free = free_memory(self.device) // (self.ranks.neighbours if self.device.type == "cpu" else 1)
-        self._budget = int(KEPT_SHARE * free) if budget is None else budget
+        self._cached_graphs = GraphCache() if graphs is None else graphs
+        by_default = free_shares(self.device, self.ranks).products
+        self._budget = by_default if budget is None else budget
         self._built: Linearised | None = None
         self._value = 0.0
         mine = float(self._risk.batches.samples), float(len(self._risk.batches))
@@ -462,7 +461,7 @@ class SumOverBatches(CurvatureOperator):
     """The matrix of one batch. Apart from the operator: what products keep must not keep the operator alive."""
 
     def _passes(self) -> MatrixPasses:
-        return MatrixPasses(self._risk, self._form, self._precision, self._traces)
+        return MatrixPasses(self._risk, self._form, self._precision, self._cached_graphs)
 
     def _linearise(self) -> LinearisedRisk:
-        return LinearisedRisk(self._risk, self._form, self._budget, self._precision, self._traces)
+        return LinearisedRisk(self._risk, self._form, self._budget, self._precision, self._cached_graphs)

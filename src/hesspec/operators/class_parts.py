@@ -116,10 +116,10 @@ class _ClassPart(CurvatureOperator):
         return couple
 
     def _passes(self) -> CoupledPasses:
-        return CoupledPasses(self._risk, self._couple(), self._precision, self._traces)
+        return CoupledPasses(self._risk, self._couple(), self._precision, self._cached_graphs)
 
     def _linearise(self) -> CoupledRisk:
-        return CoupledRisk(self._risk, self._couple(), self._budget, self._precision, self._traces)
+        return CoupledRisk(self._risk, self._couple(), self._budget, self._precision, self._cached_graphs)
 
 
 def _by_class(found: Projections, k: Tensor) -> list[Tensor]:

@@ -13,8 +13,8 @@ from torch.func import grad, jvp, vjp
 
 from hesspec.operators.base import SumOverBatches
 from hesspec.operators.engine.differences import Differences
-from hesspec.operators.engine.passes import Apply
-from hesspec.operators.engine.traces import Traces
+from hesspec.operators.engine.graph_cache import GraphCache
+from hesspec.operators.engine.matrix_passes import Apply
 from hesspec.operators.hessian import differentiate_gradient, materialised
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 from hesspec.operators.risk.losses import LossFunction, as_module
@@ -117,7 +117,7 @@ class GaussNewton(SumOverBatches):
         mode: str = "auto",
         verify: bool = True,
         batch_statistics: bool = False,
-        traces: Traces | None = None,
+        graphs: GraphCache | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         if output_curvature not in OUTPUT_CURVATURES:
@@ -136,7 +136,7 @@ class GaussNewton(SumOverBatches):
             mode=mode,
             verify=verify,
             batch_statistics=batch_statistics,
-            traces=traces,
+            graphs=graphs,
             group=group,
         )
         self._form: GaussNewtonForm = GaussNewtonForm(output_curvature)

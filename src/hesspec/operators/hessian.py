@@ -11,7 +11,7 @@ from torch.func import grad, jvp
 
 from hesspec.operators.base import SumOverBatches
 from hesspec.operators.engine.differences import Differences
-from hesspec.operators.engine.passes import Apply
+from hesspec.operators.engine.matrix_passes import Apply
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 
 __all__ = ["Hessian", "differentiate_gradient", "materialised"]

@@ -58,8 +58,8 @@ class ShardedHessian:
     loss_fn, params, terms
         As for `hesspec.Hessian`. Selected parameters require a gradient.
     data : iterable of (inputs, targets)
-        This rank's share (`hesspec.shard(data, group)`), in batches small enough for a gradient in one pass. Ranks with
-        fewer batches than others pass one of theirs again, with no weight.
+        This rank's share (`hesspec.shard_data(data, group)`), in batches small enough for a gradient in one pass. Ranks
+        with fewer batches than others pass one of theirs again, with no weight.
 
     Attributes
     ----------

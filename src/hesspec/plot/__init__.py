@@ -14,11 +14,9 @@ from hesspec.plot.style import (
     STYLE,
     bulk_on_logarithmic_axis,
     darkened,
-    exponent_text,
     law_text,
     spread,
     tail_verdict,
-    three_digits,
 )
 
 __all__ = [
@@ -28,7 +26,6 @@ __all__ = [
     "bulk_on_logarithmic_axis",
     "darkened",
     "epochs_of",
-    "exponent_text",
     "law_text",
     "plot_against_samples",
     "plot_hessian_against_gauss_newton",
@@ -40,5 +37,4 @@ __all__ = [
     "rate_changes",
     "spread",
     "tail_verdict",
-    "three_digits",
 ]

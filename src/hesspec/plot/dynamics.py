@@ -14,18 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from hesspec.plot.style import (
-    FILL,
-    LABEL_PITCH,
-    STYLE,
-    Look,
-    check_not_empty,
-    exponent_text,
-    label_few_decades,
-    settle,
-    spread,
-    three_digits,
-)
+from hesspec.backend.number_text import exponent_text, three_digits
+from hesspec.plot.style import FILL, LABEL_PITCH, STYLE, Look, check_not_empty, label_few_decades, settle, spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,8 +48,8 @@ def plot_training(
     title : str, optional
         Above the panel.
     tracks : sequence of int array (outliers,), optional
-        Of each spectrum, as `hesspec.spectra.tracking.follow` numbers its outliers: those of one number are joined, so
-        that crossings are seen. Without it those of one rank and sign are.
+        Of each spectrum, as `hesspec.track_outliers` numbers its outliers: those of one number are joined, so that
+        crossings are seen. Without it those of one rank and sign are.
 
     Returns
     -------
@@ -395,7 +385,7 @@ def plot_overlaps(overlaps: npt.ArrayLike, *, title: str | None = None) -> Figur
     Parameters
     ----------
     overlaps : array (outliers of Hess, outliers of G)
-        Squared cosines, as `hesspec.spectra.tracking.overlaps` gives them; white where they are not a number.
+        Squared cosines, as `hesspec.eigenvector_overlaps` gives them; white where they are not a number.
     title : str, optional
         Above the panel.
 

@@ -14,6 +14,7 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from hesspec.backend.number_text import exponent_text, three_digits
 from hesspec.plot.style import (
     FILL,
     LABEL_PITCH,
@@ -22,12 +23,10 @@ from hesspec.plot.style import (
     Look,
     bulk_on_logarithmic_axis,
     check_not_empty,
-    exponent_text,
     law_text,
     settle,
     spread,
     tail_verdict,
-    three_digits,
 )
 
 if TYPE_CHECKING:

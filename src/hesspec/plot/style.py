@@ -25,12 +25,10 @@ __all__ = [
     "STYLE",
     "bulk_on_logarithmic_axis",
     "darkened",
-    "exponent_text",
     "label_few_decades",
     "law_text",
     "spread",
     "tail_verdict",
-    "three_digits",
 ]
 
 # On an axis of more decades powers of ten are labels enough.
@@ -139,24 +137,6 @@ def bulk_on_logarithmic_axis(spectrum: Spectrum) -> tuple[Array, Array]:
     """|lambda|, shape (n,), and the density of its decimal logarithm there, of both signs."""
     density = spectrum.log_density()
     return 10 ** density["log10_magnitude"].to_numpy(), density["density"].to_numpy()
-
-
-def three_digits(value: float) -> str:
-    """Value to three significant digits with a true minus sign, for labels in figures."""
-    size = abs(value)
-    if size == 0 or 1e-3 <= size < 999.5:
-        text = f"{value:#.3g}".rstrip(".") if size else "0"
-    elif 999.5 <= size < 1e5:
-        text = f"{value:.0f}"
-    else:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        text = f"{mantissa}e{int(exponent)}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def exponent_text(value: float, lower: float, upper: float) -> str:
-    """An exponent with its interval, to two decimals, with true minus signs."""
-    return f"{value:.2f} ({lower:.2f} to {upper:.2f})".replace("-", "\N{MINUS SIGN}")
 
 
 def tail_verdict(tail: TailFit) -> str:

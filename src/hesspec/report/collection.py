@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.netcdf import OtherKindError
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
@@ -20,7 +20,7 @@ from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tails import TailFit, fit_tail
 
-__all__ = ["Collection", "Explained", "Member", "Training", "read_folder"]
+__all__ = ["Collection", "Explained", "Member", "Training", "distinct", "read_folder"]
 
 STUDY_FILE = "study.yaml"
 RUN_ATTRIBUTES = ("dataset", "network", "loss")
@@ -77,7 +77,7 @@ class Explained:
     """One class structure and where it belongs; names as of a `Member`."""
 
     path: Path
-    structure: Structure
+    structure: ClassStructure
     split: str
     checkpoint: str
     epoch: float | None
@@ -153,7 +153,7 @@ def read_folder(folder: Path) -> Collection:
         except (ValueError, OSError) as error:
             unread.append((relative, str(error)))
             continue
-        if isinstance(result, Structure):
+        if isinstance(result, ClassStructure):
             structures.append(_explained(relative, result))
         else:
             members.append(_member(relative, result))
@@ -228,15 +228,15 @@ def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
     return name, number
 
 
-def _result(path: Path) -> Spectrum | Structure:
+def _result(path: Path) -> Spectrum | ClassStructure:
     """The spectrum or the class structure in a file."""
     found = load(path)
-    if not isinstance(found, Spectrum | Structure):
+    if not isinstance(found, Spectrum | ClassStructure):
         raise OtherKindError(f"{str(path)!r} holds a {found.KIND}, which has no place in the report.")
     return found
 
 
-def _explained(path: Path, structure: Structure) -> Explained:
+def _explained(path: Path, structure: ClassStructure) -> Explained:
     name, epoch = _point(structure.attributes)
     split = str(structure.attributes.get("split", ""))
     samples = structure.attributes.get("train_samples_per_class")
@@ -390,3 +390,8 @@ def _number(value: object) -> float | None:
     # Whole numbers in JSON have any length.
     number = float(value) if abs(value) < LARGEST_NUMBER else math.inf
     return number if math.isfinite(number) else None
+
+
+def distinct(values: Iterable[str]) -> list[str]:
+    """The different values, in the order in which they first occur."""
+    return list(dict.fromkeys(values))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from hesspec.report.collection import Member
 from hesspec.spectra.power_law import PowerLaw, fit_power_law
 from hesspec.spectra.spectrum import Spectrum
-from hesspec.spectra.tracking import follow, overlaps
+from hesspec.spectra.tracking import eigenvector_overlaps, track_outliers
 
 __all__ = ["Law", "Pair", "laws_of", "pairs_of", "tracks_of"]
 
@@ -74,7 +74,7 @@ def tracks_of(members: Sequence[Member]) -> list[npt.NDArray[np.int64] | None]:
         if len({members[index].checkpoint for index in indices}) < max(len(indices), 2):
             continue
         try:
-            numbers = follow([members[index].spectrum for index in indices])
+            numbers = track_outliers([members[index].spectrum for index in indices])
         except ValueError:
             continue  # of an earlier version, without eigenvectors, or of different networks
         for index, mine in zip(indices, numbers, strict=True):
@@ -128,7 +128,7 @@ def pairs_of(members: Sequence[Member]) -> list[Pair]:
         if {"Hess", "G"} <= by_matrix.keys():
             hessian, gauss_newton = by_matrix["Hess"], by_matrix["G"]
             try:
-                squared = overlaps(hessian.spectrum, gauss_newton.spectrum)
+                squared = eigenvector_overlaps(hessian.spectrum, gauss_newton.spectrum)
             except ValueError:
                 squared = None
             found.append(Pair(hessian=hessian, gauss_newton=gauss_newton, overlaps=squared))

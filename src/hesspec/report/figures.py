@@ -11,24 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
-from hesspec.plot import (
-    FILL,
-    bulk_on_logarithmic_axis,
-    darkened,
-    epochs_of,
-    exponent_text,
-    law_text,
-    rate_changes,
-    tail_verdict,
-    three_digits,
-)
+from hesspec.backend.number_text import exponent_text, three_digits, with_bound
+from hesspec.plot import FILL, bulk_on_logarithmic_axis, darkened, epochs_of, law_text, rate_changes, tail_verdict
 from hesspec.report.collection import Member
-from hesspec.report.rounding import with_bound
 from hesspec.spectra.marchenko_pastur import law_of_gauss_newton
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tails import TailFit
 
-__all__ = ["Look", "plain", "spectrum_data", "thinned", "training_figure"]
+__all__ = ["PlotlyLook", "plain", "spectrum_data", "thinned", "training_figure"]
 
 Array = npt.NDArray[np.float64]
 Json = dict[str, Any]
@@ -55,7 +45,7 @@ def plain(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Look:
+class PlotlyLook:
     """Colour, symbol and dashes of one matrix on one split.
 
     Parameters

@@ -11,13 +11,13 @@ import numpy.typing as npt
 from matplotlib.colors import to_hex
 
 from hesspec.applications.class_structure.figure import COMPONENTS, TERMS, class_colours, drawn_means, map_of_means
-from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
+from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.matrices import symbol_of
-from hesspec.plot import OKABE_ITO, bulk_on_logarithmic_axis, darkened, three_digits
+from hesspec.plot import OKABE_ITO, bulk_on_logarithmic_axis, darkened
 from hesspec.report.collection import Explained, Member
 from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import plain
-from hesspec.report.rounding import with_bound
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["structure_csv", "structure_figures", "structure_tables", "structures_over"]
@@ -74,7 +74,7 @@ def _finite(values: Array) -> list[float | None]:
     return [float(value) if math.isfinite(value) else None for value in values]
 
 
-def _components(structure: Structure, spectrum: Spectrum | None) -> Json:
+def _components(structure: ClassStructure, spectrum: Spectrum | None) -> Json:
     traces: list[Json] = []
     floor = 1.0
     if spectrum is not None:
@@ -93,7 +93,7 @@ def _components(structure: Structure, spectrum: Spectrum | None) -> Json:
             {
                 "x": spectrum.eigenvalues[kept].tolist(), "y": [floor] * int(kept.sum()), "mode": "markers",
                 "name": "eigenvalues of G", "marker": {"color": DARK, "symbol": "square", "size": 8},
-                "text": [" ± ".join(with_bound(float(v), float(b))) for v, b in
+                "text": [plus_minus(v, b) for v, b in
                          zip(spectrum.eigenvalues[kept], spectrum.error_bounds[kept], strict=True)],
                 "hovertemplate": "%{text}<extra>G</extra>",
             }
@@ -121,7 +121,7 @@ def _components(structure: Structure, spectrum: Spectrum | None) -> Json:
     }
 
 
-def _predictions(structure: Structure) -> Json | None:
+def _predictions(structure: ClassStructure) -> Json | None:
     traces: list[Json] = []
     every: list[Array] = []
     bounds = structure.outlier_bounds[(structure.outlier_matrix == "Hessian") & (structure.outliers > 0)]
@@ -141,7 +141,7 @@ def _predictions(structure: Structure) -> Json | None:
                 "error_y": {"type": "data", "array": _finite(bounds[:count]), "thickness": 1.2},
                 "marker": {"color": colour, "symbol": symbol, "size": 9},
                 "text": [
-                    f"outlier {rank}: {' ± '.join(with_bound(float(m), float(b)))}<br>predicted {three_digits(p)}, "
+                    f"outlier {rank}: {plus_minus(m, b)}<br>predicted {three_digits(p)}, "
                     f"off by {e:.1%}"
                     for rank, (m, b, p, e) in enumerate(
                         zip(measured, bounds[:count], predicted, error, strict=True), start=1)
@@ -168,7 +168,7 @@ def _predictions(structure: Structure) -> Json | None:
     }
 
 
-def _shares(structure: Structure) -> Json | None:
+def _shares(structure: ClassStructure) -> Json | None:
     mine = structure.outlier_matrix == "Hessian"
     if not mine.any():
         return None
@@ -194,7 +194,7 @@ def _shares(structure: Structure) -> Json | None:
     }
 
 
-def _knockout(structure: Structure) -> Json | None:
+def _knockout(structure: ClassStructure) -> Json | None:
     names = [NOTHING, CLASS_MEANS, ALL_MEANS][: len(structure.knockout_edges)]
     if not names:
         return None
@@ -213,7 +213,7 @@ def _knockout(structure: Structure) -> Json | None:
             "x": sizes.tolist(), "y": [plain(name) for name in structure.knockout_removed.tolist()],
             "mode": "markers", "name": "outliers",
             "marker": {"color": DARK, "size": 9},
-            "text": [" ± ".join(with_bound(float(v), float(b))) for v, b in
+            "text": [plus_minus(v, b) for v, b in
                      zip(structure.knockout_eigenvalues, bounds, strict=True)],
             "hovertemplate": "%{text}<extra>without %{y}</extra>",
         }
@@ -231,7 +231,7 @@ def _knockout(structure: Structure) -> Json | None:
     }  # fmt: skip
 
 
-def _map(structure: Structure) -> Json | None:
+def _map(structure: ClassStructure) -> Json | None:
     places = map_of_means(structure)
     if places is None:
         return None
@@ -335,7 +335,7 @@ def structure_tables(item: Explained) -> Json:
     """Traces of the parts and a row for each outlier, in words."""
     structure = item.structure
     traces = [
-        (f"G_{part}", " ± ".join(with_bound(float(value), float(error))) if error > 0 else three_digits(value))
+        (f"G_{part}", plus_minus(value, error) if error > 0 else three_digits(value))
         for part, value, error in zip(PARTS, structure.traces, structure.trace_errors, strict=False)
     ]  # no traces where they were not asked for
     return {
@@ -346,7 +346,7 @@ def structure_tables(item: Explained) -> Json:
     }
 
 
-def _rows(structure: Structure) -> list[Json]:
+def _rows(structure: ClassStructure) -> list[Json]:
     rows = []
     predictions = structure.predicted("Hessian")[1]
     ritz = structure.predicted("Hessian", part="ritz")[1]
@@ -368,24 +368,19 @@ def _rows(structure: Structure) -> list[Json]:
             {
                 "matrix": symbol_of(matrix),
                 "rank": ranks[matrix],
-                "value": " ± ".join(with_bound(value, bound)),
+                "value": plus_minus(value, bound),
                 "predictions": [predicted, off, of_ritz, off_ritz],
                 # Of H the terms of G are no parts.
                 "shares": [
-                    "–" if matrix == "Residual" else _percent(share / value) for share in structure.outlier_shares[i]
+                    "–" if matrix == "Residual" else percent(share / value) for share in structure.outlier_shares[i]
                 ],
                 "spans": [
-                    "–" if np.isnan(part) else _percent(part)
+                    "–" if np.isnan(part) else percent(part)
                     for part in (structure.outlier_in_class[i], structure.outlier_in_means[i])
                 ],
             }
         )
     return rows
-
-
-def _percent(share: float) -> str:
-    # Rounded before it is written, so that there is no minus sign before 0, and with a true one elsewhere.
-    return f"{round(1000 * share) / 10 + 0.0:.1f}%".replace("-", "\N{MINUS SIGN}")
 
 
 def structure_csv(items: Sequence[Explained]) -> str:

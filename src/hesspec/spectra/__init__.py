@@ -1,1 +1,1 @@
-"""Spectra as results, and what is computed from them. NumPy only."""
+"""Results of measurements, and quantities computed from them. NumPy only, without PyTorch."""

@@ -1,4 +1,4 @@
-"""Fields of results as a dataset has them, refused where their type or shape is not one that they can have."""
+"""Checked access to the fields of a dataset: types and shapes that a result cannot have are rejected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["array", "attributes_as_text", "attributes_of", "flag", "integer", "r
 
 Attributes = dict[str, str | int | float | bool]
 
-# Whole numbers that a file or a page can hold.
+# Integers that a file or a page can hold.
 LARGEST: Final = 2**64
 
 
@@ -26,12 +26,12 @@ def refuse_unless(condition: object, sentence: str) -> None:
 
 
 def array(dataset: xr.Dataset, name: str, dtype: type[np.generic], ndim: int = 1) -> npt.NDArray[Any]:
-    """A variable of this type and with so many dimensions.
+    """Return a variable, checked for its type and number of dimensions.
 
     Raises
     ------
     ValueError
-        If it has others, or there is no such variable.
+        If the type or the number of dimensions differs, or the variable does not exist.
     """
     refuse_unless(name in dataset, f"It has no variable {name!r}.")
     values = dataset[name].to_numpy()
@@ -44,10 +44,10 @@ def array(dataset: xr.Dataset, name: str, dtype: type[np.generic], ndim: int = 1
 
 
 def texts(dataset: xr.Dataset, name: str) -> npt.NDArray[np.str_]:
-    """A variable of texts, with one dimension; errors as of `array`."""
+    """Return a one-dimensional variable of strings; raises the errors of `array`."""
     refuse_unless(name in dataset, f"It has no variable {name!r}.")
     values = dataset[name].to_numpy()
-    # Without an entry, its type is any: see `hesspec.backend.netcdf.sealed`.
+    # An empty array may have any type: see `hesspec.backend.netcdf.sealed`.
     known = not values.size or all(isinstance(value, str) for value in values.flat)
     refuse_unless(known and values.ndim == 1, f"Its variable {name!r} is not a list of texts.")
     return np.asarray(values, dtype=str)
@@ -60,7 +60,7 @@ def _attribute(dataset: xr.Dataset, name: str) -> object:
 
 
 def integer(dataset: xr.Dataset, name: str) -> int:
-    """An attribute that is a whole number, at least 0; ValueError where it is not."""
+    """Return an attribute that is a nonnegative integer; raises ValueError otherwise."""
     value = _attribute(dataset, name)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LARGEST:
         raise ValueError(f"Its {name!r} is {value!r}, but should be a whole number, at least 0.")
@@ -68,7 +68,7 @@ def integer(dataset: xr.Dataset, name: str) -> int:
 
 
 def real(dataset: xr.Dataset, name: str) -> float:
-    """An attribute that is a finite number; ValueError where it is not."""
+    """Return an attribute that is a finite number; raises ValueError otherwise."""
     value = _attribute(dataset, name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"Its {name!r} is {value!r}, but should be a finite number.")
@@ -76,14 +76,14 @@ def real(dataset: xr.Dataset, name: str) -> float:
 
 
 def flag(dataset: xr.Dataset, name: str) -> bool:
-    """An attribute that is 0 or 1; ValueError where it is not."""
+    """Return an attribute that is 0 or 1 as a boolean; raises ValueError otherwise."""
     value = _attribute(dataset, name)
     refuse_unless(value in (0, 1), f"Its {name!r} is {value!r}, but should be 0 or 1.")
     return bool(value)
 
 
 def text(dataset: xr.Dataset, name: str) -> str:
-    """An attribute that is a text; ValueError where it is not."""
+    """Return an attribute that is a string; raises ValueError otherwise."""
     value = _attribute(dataset, name)
     if not isinstance(value, str):
         raise ValueError(f"Its {name!r} is {value!r}, but should be a text.")
@@ -91,12 +91,12 @@ def text(dataset: xr.Dataset, name: str) -> str:
 
 
 def attributes_as_text(attributes: Mapping[str, Any]) -> str:
-    """JSON of what a result says of itself.
+    """Convert the `attributes` of a result to JSON.
 
     Raises
     ------
     ValueError
-        If a value is not a text, a number or a truth value.
+        If a value is not a string, a number or a boolean.
     """
     plain = {str(name): value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}
     _check_attributes(plain)
@@ -104,7 +104,7 @@ def attributes_as_text(attributes: Mapping[str, Any]) -> str:
 
 
 def attributes_of(dataset: xr.Dataset) -> Attributes:
-    """Inverse of `attributes_as_text`, of the attribute `attributes`; ValueError where it is something else."""
+    """Read the attribute `attributes`, the inverse of `attributes_as_text`; raises ValueError if it is not valid."""
     try:
         found: Any = json.loads(text(dataset, "attributes"))
     except RecursionError as error:

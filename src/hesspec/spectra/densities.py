@@ -1,4 +1,4 @@
-"""Densities of the bulk of a spectrum, smoothed over its quadrature nodes, on NumPy arrays."""
+"""Densities of the bulk of a spectrum: kernel smoothing of its quadrature nodes, on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["bulk_atoms", "density", "log_density", "zero_peak"]
 Array = npt.NDArray[np.float64]
 
 GRID_POINTS: Final = 1024
-# Half-way between two nodes of equal weight the kernels of width `spacing / sqrt(8 ln KAPPA)` have fallen to 1 / KAPPA
-# of their peak; 1.25 is the value of the code released with arXiv 1811.07062 (its text has 3, which leaves ripples).
+# Halfway between two nodes of equal weight, kernels of width `spacing / sqrt(8 ln KAPPA)` have fallen to 1 / KAPPA of
+# their peak; 1.25 is the value in the code released with arXiv 1811.07062 (its text says 3, which leaves ripples).
 KAPPA: Final = 1.25
-# On the logarithmic axis: points, narrowest kernel relative to |lambda|, and spacing relative to ||A|| below which
-# nodes are taken for one.
+# On the logarithmic axis: number of points, narrowest kernel relative to |lambda|, and spacing relative to ||A|| below
+# which nodes are merged.
 LOG_POINTS: Final = 512
 RELATIVE_WIDTH: Final = 0.05
 LOG_FLOOR: Final = 1e-8
 
 
 def bulk_atoms(spectrum: Spectrum) -> tuple[Array, Array, Array]:
-    """Points of the measure without outliers, ascending, their weights, and bounds of their errors."""
+    """Points of the measure without outliers, ascending, their weights, and their error bounds."""
     inside = ~spectrum.is_outlier
     nodes = np.concatenate([spectrum.eigenvalues[inside], spectrum.bulk_nodes])
     weights = np.concatenate([spectrum.eigenvalue_weights[inside], spectrum.bulk_weights])
@@ -41,11 +41,11 @@ def bulk_atoms(spectrum: Spectrum) -> tuple[Array, Array, Array]:
 
 
 def density(spectrum: Spectrum, grid: Array | None, width: float | None) -> xr.Dataset:
-    """As `Spectrum.density`."""
+    """Compute `Spectrum.density`."""
     nodes, weights, _ = bulk_atoms(spectrum)
     low, high = spectrum.bulk_range if nodes.size else (0.0, 0.0)
     step = (high - low) / (GRID_POINTS - 1) if _is_wide(spectrum) else 0.0
-    # One point, or points that coincide: an atom, drawn as narrow as the picture of the whole spectrum allows.
+    # A single point, or points that coincide: an atom, drawn as narrow as a plot of the whole spectrum allows.
     floor = step or (spectrum.norm or 1.0) / GRID_POINTS
     widths = np.maximum(bulk_widths(spectrum), floor) if width is None else np.full(nodes.size, width)
     ends = (low, high) if step else (-np.inf, np.inf)
@@ -71,12 +71,12 @@ def density(spectrum: Spectrum, grid: Array | None, width: float | None) -> xr.D
 
 
 def _is_wide(spectrum: Spectrum) -> bool:
-    """Whether the bulk is more than one point, as far as rounding tells."""
+    """Whether the bulk is wider than a single point, given rounding."""
     return bool(np.ptp(spectrum.bulk_range) > LOG_FLOOR * spectrum.norm)
 
 
 def _nearest(nodes: Array, where: Array) -> npt.NDArray[np.intp]:
-    """Places of the nodes, ascending, that are nearest to some points."""
+    """Indices of the nodes, ascending, that are nearest to given points."""
     if not nodes.size:
         return np.zeros(0, np.intp)
     right = np.clip(np.searchsorted(nodes, where), 0, nodes.size - 1)
@@ -85,26 +85,26 @@ def _nearest(nodes: Array, where: Array) -> npt.NDArray[np.intp]:
 
 
 def _reflected(x: Array, centres: Array, widths: Array, ends: tuple[float, float], unit: Array | float = 1.0) -> Array:
-    """Gaussians of mass 1 between two ends, at which what would lie beyond is reflected, times a unit; (x, centres)."""
+    """Gaussians reflected at two ends, so that their mass in between is 1, multiplied by a unit; shape (x, centres)."""
     low, high = ends
     found = np.zeros((x.size, centres.size))
     mirrors = [centres]
     if np.isfinite(low):
-        # A kernel that is wider than the whole range is flat, and its mass within the range would be rounding alone.
+        # A kernel wider than the whole range is flat; its mass within the range would be dominated by rounding.
         widths = np.minimum(widths, high - low)
         mirrors += [low - (centres - low), high + (high - centres)]
     for mirror in mirrors:
         found += np.exp(-0.5 * ((x[:, None] - mirror) / widths) ** 2) * (unit / widths / np.sqrt(2 * np.pi))
     if not np.isfinite(low):
         return found
-    # What is reflected twice, of kernels as wide as the whole range.
+    # Second reflections, for kernels as wide as the whole range.
     inside = [(mirror - low) / widths for mirror in mirrors], [(mirror - high) / widths for mirror in mirrors]
     mass = sum(scipy.special.ndtr(a) - scipy.special.ndtr(b) for a, b in zip(*inside, strict=True))
     return np.where(((x >= low) & (x <= high))[:, None], found / mass, 0.0)
 
 
 def _without_outliers(spectrum: Spectrum) -> list[Sample]:
-    """The sample of each probe, without the outliers, which are no part of the bulk's density."""
+    """Samples of the probes without the outliers, which are not part of the density of the bulk."""
     outliers = spectrum.outliers
     return [
         replace(
@@ -117,9 +117,9 @@ def _without_outliers(spectrum: Spectrum) -> list[Sample]:
 
 
 def zero_peak(spectrum: Spectrum) -> tuple[float, float]:
-    """Share of all eigenvalues in points of the bulk that may be zero within their bounds, and how far these reach.
+    """Share of all eigenvalues in points of the bulk that may be zero within their bounds, and the largest such bound.
 
-    Eigenvalues of a kernel, or too small to be told from it: the sign of these is not known.
+    These are zero, or too small to be told from zero: their sign is unknown.
     """
     nodes, weights, bounds = bulk_atoms(spectrum)
     zero = np.abs(nodes) <= np.maximum(bounds, spectrum.rounding)
@@ -127,7 +127,7 @@ def zero_peak(spectrum: Spectrum) -> tuple[float, float]:
 
 
 def log_density(spectrum: Spectrum) -> xr.Dataset:
-    """As `Spectrum.log_density`."""
+    """Compute `Spectrum.log_density`."""
     nodes, weights, _ = bulk_atoms(spectrum)
     if not nodes.size or not spectrum.norm > 0:
         logs, positive, negative, error = (np.empty(0) for _ in range(4))
@@ -136,7 +136,7 @@ def log_density(spectrum: Spectrum) -> xr.Dataset:
         ends = max(abs(end) for end in spectrum.bulk_range)
         resolution, top = widths[np.argmin(np.abs(nodes))], ends or float(widths.max())
         logs = np.linspace(np.log10(min(resolution, top / 10)), np.log10(top), LOG_POINTS)
-        # The last power of ten may round to beyond the end of the bulk, where there is nothing.
+        # Rounding may put the last power of ten beyond the end of the bulk, where the density is zero.
         magnitude = np.minimum(10**logs, top)
 
         def kernels(where: Array) -> tuple[Array, Array]:
@@ -162,11 +162,12 @@ def log_density(spectrum: Spectrum) -> xr.Dataset:
 
 
 def bulk_widths(spectrum: Spectrum) -> Array:
-    """Standard deviations of the kernels, one for each of `bulk_atoms`: what the distance to their neighbours asks for.
+    """Standard deviations of the kernels, one for each of `bulk_atoms`, from the distances to their neighbours.
 
-    It is the mean distance over two neighbours on either side, as distances alternate where Ritz values converge; nodes
-    of different probes are no neighbours. What may be zero within its bound is no wider than that bound, the standard
-    deviation of its Ritz vector's eigenvalues: a peak at zero stays a peak.
+    The distance is averaged over two neighbours on either side, as distances alternate where Ritz values converge;
+    nodes of different probes do not count as neighbours. The kernel of a point that may be zero is at most as wide as
+    its residual bound, the standard deviation of the eigenvalues in its Ritz vector, so that a peak at zero stays a
+    peak.
     """
     inside = ~spectrum.is_outlier
     resolved, floor = spectrum.eigenvalues[inside], LOG_FLOOR * spectrum.norm
@@ -174,7 +175,7 @@ def bulk_widths(spectrum: Spectrum) -> Array:
     distances = np.full(nodes.size, np.inf)
     for probe in range(spectrum.probes):
         mine = np.append(np.arange(resolved.size), resolved.size + np.flatnonzero(spectrum.bulk_probe == probe))
-        # Copies of a resolved eigenvalue are at its place, and as wide as it is.
+        # Copies of a resolved eigenvalue have its position and width.
         places, same = np.unique(nodes[mine], return_inverse=True)
         if places.size > 1:
             index = np.arange(places.size)

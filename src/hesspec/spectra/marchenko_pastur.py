@@ -1,4 +1,4 @@
-"""The Marchenko-Pastur law, and how far the bulk of a Gauss-Newton matrix is from it."""
+"""The Marchenko-Pastur law, and its distance from the bulk of a Gauss-Newton matrix."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
-# Halvings of [0, pi] that leave less than the spacing of floating-point numbers at pi.
+# Bisections of [0, pi] down to the spacing of floating-point numbers at pi.
 HALVINGS = 54
-# Points nearer to 0 than this times ||A|| are one point, as on the logarithmic axis of `Spectrum.log_density`.
+# Points closer to 0 than this times ||A|| are merged, as on the logarithmic axis of `Spectrum.log_density`.
 ZERO = 1e-8
-# A drawn curve ends this share inside of the edges, where it is zero, and where the lower edge is 0 at this share of
-# the upper one.
+# A drawn curve stops short of the edges, where it is zero, by this relative distance; if the lower edge is 0, it starts
+# at this share of the upper one.
 EDGE, LOWEST = 1e-4, 1e-6
 
 
@@ -38,9 +38,10 @@ def marchenko_pastur_edges(aspect: float, variance: float) -> tuple[float, float
     Parameters
     ----------
     aspect : float
-        p / N, positive. Above 1, a share of 1 - 1/aspect of the eigenvalues is zero beside the continuous part.
+        p / N, positive. Above 1, a share of 1 - 1/aspect of the eigenvalues is zero, in addition to the continuous
+        part.
     variance : float
-        Of the entries of X, positive; in units of eigenvalues, whose mean it is.
+        Variance of the entries of X, positive. It is the mean of the eigenvalues and has their units.
 
     Returns
     -------
@@ -58,7 +59,7 @@ def marchenko_pastur_edges(aspect: float, variance: float) -> tuple[float, float
     """
     for name, value in (("aspect", aspect), ("variance", variance)):
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is {value!r}; the Marchenko-Pastur law has a positive and finite one.")
+            raise ValueError(f"{name} is {value!r}; the Marchenko-Pastur law requires a positive, finite value.")
     root = math.sqrt(aspect)
     return variance * (1 - root) ** 2, variance * (1 + root) ** 2
 
@@ -111,7 +112,7 @@ def marchenko_pastur_cdf(x: npt.ArrayLike, aspect: float, variance: float) -> Ar
     Returns
     -------
     array of the shape of x
-        In [0, 1]. Errors are of the size of rounding, absolute.
+        Values in [0, 1], with absolute errors of the order of rounding.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def marchenko_pastur_cdf(x: npt.ArrayLike, aspect: float, variance: float) -> Ar
 
     Notes
     -----
-    Marchenko and Pastur, "Distribution of eigenvalues for some sets of random matrices" (1967), have the density; the
+    The density is from Marchenko and Pastur, "Distribution of eigenvalues for some sets of random matrices" (1967); its
     integral is elementary in phi.
 
     Examples
@@ -135,7 +136,7 @@ def marchenko_pastur_cdf(x: npt.ArrayLike, aspect: float, variance: float) -> Ar
 
 @dataclass(frozen=True)
 class _Law:
-    """Marchenko-Pastur law, its continuous part in the angle phi of `marchenko_pastur_cdf`."""
+    """Marchenko-Pastur law, with its continuous part in terms of the angle phi of `marchenko_pastur_cdf`."""
 
     aspect: float
     variance: float
@@ -153,7 +154,7 @@ class _Law:
 
     def angle(self, x: Array) -> Array:
         share = np.clip((x - self.low) / (self.high - self.low), 0, 1)
-        # arccos would lose half of the digits next to the edges.
+        # arccos would lose half of the digits near the edges.
         return np.asarray(2 * np.arctan2(np.sqrt(share), np.sqrt(1 - share)))
 
     def place(self, phi: Array) -> Array:
@@ -168,11 +169,11 @@ class _Law:
         return np.asarray(np.clip(found / (np.pi * self.aspect), 0, min(1.0, 1 / self.aspect)))
 
     def first_moment(self, phi: Array) -> Array:
-        """Sum of the eigenvalues up to phi, as a share of their number: a semicircle law's distribution."""
+        """Sum of the eigenvalues up to phi divided by their number: the distribution function of a semicircle law."""
         return np.asarray(self.variance * (phi - np.sin(phi) * np.cos(phi)) / np.pi)
 
     def quantile(self, level: Array) -> Array:
-        """Where the distribution passes a level in [0, 1]."""
+        """Smallest x at which the distribution reaches a level in [0, 1]."""
         lower, upper = np.zeros(level.shape), np.full(level.shape, np.pi)
         for _ in range(HALVINGS):
             middle = (lower + upper) / 2
@@ -184,14 +185,15 @@ class _Law:
         return np.where(x < 0, 0.0, self.atom + self.continuous(self.angle(x)))
 
     def integral(self, x: Array) -> Array:
-        """Integral of the distribution from minus infinity to x: x F(x) less the first moment."""
+        """Integral of the distribution function from minus infinity to x: x F(x) minus the first moment."""
         return np.where(x < 0, 0.0, x * self.cdf(x) - self.first_moment(self.angle(x)))
 
     def wasserstein(self, nodes: Array, shares: Array) -> float:
-        """Wasserstein-1 distance to a discrete measure of mass 1, nodes ascending; exact."""
+        """Exact Wasserstein-1 distance to a discrete measure of mass 1 with ascending nodes."""
         levels = np.concatenate([[0.0], np.cumsum(shares)[:-1], [1.0]])
         ends = np.concatenate([[min(nodes[0], 0.0)], nodes, [max(nodes[-1], self.high)]])
-        # Between nodes their distribution is constant and the law's ascends: the difference changes its sign once.
+        # Between nodes the discrete distribution is constant and that of the law increases: the difference changes sign
+        # once.
         turn = np.clip(self.quantile(levels), ends[:-1], ends[1:])
         first = levels * (turn - ends[:-1]) - (self.integral(turn) - self.integral(ends[:-1]))
         second = (self.integral(ends[1:]) - self.integral(turn)) - levels * (ends[1:] - turn)
@@ -200,33 +202,33 @@ class _Law:
 
 @dataclass(frozen=True)
 class MarchenkoPasturFit:
-    """The bulk of a spectrum beside the Marchenko-Pastur law of the same mean and rank.
+    """Comparison of the bulk of a spectrum with the Marchenko-Pastur law of the same mean and rank.
 
     Parameters
     ----------
     variance : float
-        Of the law: the mean of the bulk, in units of eigenvalues.
+        Variance of the law, which is the mean of the bulk; in units of eigenvalues.
     variance_error : float
-        Its standard error, from the sampling by the probes; 0 where the spectrum is exact. `law_edges` and `edge_ratio`
-        are as uncertain, relatively. More probes make it smaller.
+        Standard error of `variance` from sampling by the probes; 0 if the spectrum is exact. `law_edges` and
+        `edge_ratio` have the same relative error. More probes reduce it.
     aspect : float
-        Of the law: dimension over rank, both without the outliers.
+        Aspect ratio of the law: dimension over rank, both without the outliers.
     law_edges : (float, float)
-        Between which the law has its eigenvalues that are not zero.
+        Edges of the law's nonzero eigenvalues.
     bulk_edge : float
         Largest point of the measured bulk.
     edge_ratio : float
-        `bulk_edge` over the law's upper edge: about 1 where the law holds, and the larger the heavier the tail.
+        `bulk_edge` divided by the law's upper edge: about 1 if the law holds, larger for heavier tails.
     trace_beyond : float
-        Share of the bulk's trace in eigenvalues above the law's upper edge; 0 under the law, up to fluctuations of the
-        largest eigenvalues.
+        Share of the bulk's trace that is due to eigenvalues above the law's upper edge; 0 under the law, up to
+        fluctuations of the largest eigenvalues.
     kolmogorov_smirnov : float
-        Largest difference between the distributions; half-way between the points of the measure, as the height of the
-        step at a node is the quadrature's and not the operator's, unless the spectrum is exact.
+        Largest difference between the two distribution functions; taken halfway between the points of the measure,
+        because the height of a step at a node comes from the quadrature, not from the operator, unless the spectrum is
+        exact.
     wasserstein : float
-        Wasserstein-1 distance between measure and law, in units of eigenvalues; divided by `variance`, the share of the
-        trace that would have to be moved by as much as the mean. That of the quadrature to the true spectrum, which
-        `Spectrum.wasserstein_bound` bounds, is part of it.
+        Wasserstein-1 distance between measure and law, in units of eigenvalues. It includes the error of the measure
+        itself, which `Spectrum.wasserstein_bound` bounds.
     """
 
     variance: float
@@ -240,7 +242,7 @@ class MarchenkoPasturFit:
     wasserstein: float
 
     def per_decade(self, points: int = 64) -> tuple[Array, Array]:
-        """Places between the law's edges and its density there per decade, shape (points,) each, to draw it."""
+        """Points between the law's edges and its density per decade there, shape (points,) each, for plotting."""
         low, high = self.law_edges
         # At the edges themselves it is zero.
         x = np.geomspace(max(low, high * LOWEST) * (1 + EDGE), high * (1 - EDGE), points)
@@ -248,7 +250,7 @@ class MarchenkoPasturFit:
 
 
 def law_of_gauss_newton(spectrum: Spectrum) -> MarchenkoPasturFit | None:
-    """Compare a Gauss-Newton matrix with the Marchenko-Pastur law, its rank being known by its samples and classes.
+    """Compare a Gauss-Newton matrix with the Marchenko-Pastur law, with the rank from its samples and classes.
 
     Parameters
     ----------
@@ -257,7 +259,7 @@ def law_of_gauss_newton(spectrum: Spectrum) -> MarchenkoPasturFit | None:
     Returns
     -------
     MarchenkoPasturFit or None
-        None where the spectrum is not of G, does not say how many samples and classes it is of, or cannot be compared.
+        None if the spectrum is not that of G, does not state the numbers of samples and classes, or cannot be compared.
     """
     samples, classes = (spectrum.attributes.get(name) for name in ("samples", "classes"))
     if spectrum.attributes.get("matrix") != "GaussNewton":
@@ -267,22 +269,23 @@ def law_of_gauss_newton(spectrum: Spectrum) -> MarchenkoPasturFit | None:
     try:
         return compare_with_marchenko_pastur(spectrum, rank=samples * (classes - 1))
     except ValueError:
-        return None  # no bulk, or one whose mean is rounding
+        return None  # no bulk, or a mean of the size of rounding
 
 
 def compare_with_marchenko_pastur(spectrum: Spectrum, *, rank: int) -> MarchenkoPasturFit:
-    """Compare the bulk of a Gauss-Newton matrix, or any other that is a sum of squares, with the Marchenko-Pastur law.
+    """Compare the bulk of a Gauss-Newton matrix, or any other X^T X, with the Marchenko-Pastur law.
 
-    If the rows whose squares G sums up had independent entries of one variance, the law would hold. Its aspect is given
-    by the rank, and its variance by the mean of the bulk, so that nothing is fitted to the shape.
+    The law would hold if G = X^T X for rows with independent entries of equal variance. The rank determines its aspect
+    ratio and the mean of the bulk its variance, so nothing is fitted to the shape.
 
     Parameters
     ----------
     spectrum : Spectrum
-        Of G. Outliers are left out, of the bulk as of dimension and rank; the atom at 0 is part of both measures.
+        Spectrum of G. Outliers are excluded from the bulk, the dimension and the rank; the atom at 0 is part of both
+        measures.
     rank : int
-        Number of independent rows in G: for softmax cross-entropy of N samples and C classes N (C - 1), as the
-        gradients of a sample's C logits are tied by one equation. It may exceed p.
+        Number of independent rows of X: N (C - 1) for softmax cross-entropy of N samples and C classes, as the output
+        curvature of a sample has rank C - 1. It may exceed p.
 
     Returns
     -------
@@ -295,9 +298,9 @@ def compare_with_marchenko_pastur(spectrum: Spectrum, *, rank: int) -> Marchenko
 
     Notes
     -----
-    Papyan (arXiv 1811.07062) compares bulks with this law, and finds heavier tails. Of true Wishart matrices the
-    largest eigenvalue is off the edge by a share of the order N^(-2/3) (Tracy and Widom), and one probe gives the mean
-    with a standard error of sqrt(2/rank) of it, however large p is.
+    Papyan (arXiv 1811.07062) compares bulks with this law and finds heavier tails. The largest eigenvalue of a true
+    Wishart matrix deviates from the edge by a relative amount of order N^(-2/3) (Tracy and Widom). One probe gives the
+    mean with a relative standard error of sqrt(2/rank), however large p is.
 
     Examples
     --------
@@ -313,8 +316,8 @@ def compare_with_marchenko_pastur(spectrum: Spectrum, *, rank: int) -> Marchenko
     outliers = int(outlier.sum())
     if not (math.isfinite(rank) and rank > outliers):
         raise ValueError(
-            f"rank is {rank!r}, and the spectrum has {outliers} outliers; the rest of the matrix needs a rank too. "
-            "Give the number of rows that it sums the squares of, N (C - 1) for softmax cross-entropy."
+            f"rank is {rank!r}, and the spectrum has {outliers} outliers; the rank must be larger. "
+            "For a matrix X^T X, give the number of rows of X, N (C - 1) for softmax cross-entropy."
         )
     nodes = np.concatenate([spectrum.eigenvalues[~outlier], spectrum.bulk_nodes])
     weights = np.concatenate([spectrum.eigenvalue_weights[~outlier], spectrum.bulk_weights])
@@ -326,8 +329,8 @@ def compare_with_marchenko_pastur(spectrum: Spectrum, *, rank: int) -> Marchenko
     mean = float(shares @ nodes)
     if not mean > 0:
         raise ValueError(
-            f"The mean of the bulk is {mean:.3g}; the Marchenko-Pastur law is one of positive semi-definite matrices "
-            "other than zero. Measure the Gauss-Newton matrix."
+            f"The mean of the bulk is {mean:.3g}; the Marchenko-Pastur law is for nonzero positive "
+            "semi-definite matrices. Measure the Gauss-Newton matrix."
         )
     bulk_dimension = spectrum.dimension - outliers
     law = _Law.of(bulk_dimension / (rank - outliers), mean)
@@ -345,8 +348,8 @@ def compare_with_marchenko_pastur(spectrum: Spectrum, *, rank: int) -> Marchenko
 
 
 def _kolmogorov_smirnov(spectrum: Spectrum, law: _Law, nodes: Array, shares: Array) -> float:
-    # Several nodes, of one probe or of several, may stand for the eigenvalue 0, and must not be compared with its atom
-    # one by one: those that are no further from it than their residual bounds are one point.
+    # Several nodes, of one probe or several, may represent the eigenvalue 0 and must not be compared with its atom one
+    # by one: those within their residual bounds of 0 are merged.
     bounds = spectrum.ritz_bounds[np.abs(spectrum.ritz_values - nodes[:, None]).argmin(axis=1)]
     near_zero = np.abs(nodes) <= np.maximum(bounds, max(spectrum.rounding, ZERO * spectrum.norm))
     places, which = np.unique(np.where(near_zero, 0.0, nodes), return_inverse=True)

@@ -1,29 +1,29 @@
-r"""Which resolved eigenvalues stand apart from the bulk, and how improbable each is as the extreme of it.
+r"""Outlier rule: which resolved eigenvalues stand apart from the bulk, with a p-value for each.
 
-One rule holds for both signs: eigenvalues are ranked by size, x_1 >= x_2 >= ... of |lambda|. If all of them are draws
-from one tail, x^(-1/g) or lighter, then the normalised log-spacings
+One rule serves both signs: eigenvalues are ranked by |lambda|, x_1 >= x_2 >= ... If all of them are draws from one
+tail, x^(-1/g) or lighter, then the normalised log-spacings
 
 .. math:: E_i = i \log (x_i / x_{i+1})
 
-are independent exponential variables of mean g (Renyi 1953), or have means that grow inwards (tails with an edge, as
-those of Wigner and of Marchenko and Pastur). Eigenvalues of random matrices repel one another, so that their spacings
-vary less. In each of these cases a spacing beyond t times the mean of the m next ones inwards has at most the
-probability
+are independent exponential variables of mean g (Renyi 1953), or have means that grow inwards (tails with an edge, such
+as those of the Wigner and Marchenko-Pastur laws). Eigenvalues of random matrices repel one another, so their spacings
+vary less. In each case the probability that a spacing exceeds t times the mean of the next m spacings inwards is at
+most
 
 .. math:: P(E_i > t \, \bar E) = (1 + t/m)^{-m},
 
-that of an F variable of 2 and 2m degrees of freedom. Every spacing is tested; the i-th has the share 1/(i (i + 1)) of
-the level, and these shares sum to 1. So at most the share `level` of bulks without outliers are said to have any.
+that of an F variable of 2 and 2m degrees of freedom. Every spacing is tested; the i-th is given the share 1/(i (i + 1))
+of the level, and these shares sum to 1. The false-alarm rate for bulks without outliers is therefore at most `level`.
 
 Where the number C of classes is known, a gap of G and Hess is expected at the ranks C - 1 and C (Papyan, arXiv
-1811.07062): four fifths of the level are theirs, and the rest is shared as above (weights that are chosen beforehand
-keep the level; Genovese, Roeder and Wasserman 2006).
+1811.07062): they are given four fifths of the level, and the rest is shared as above (weights chosen in advance
+preserve the level; Genovese, Roeder and Wasserman 2006).
 
-In a Hessian, G + H, the bulk is that of H, whose positive and negative halves mirror one another (its blocks of a layer
-with itself vanish for piecewise linear networks, and [[0, B], [B^T, 0]] has pairs of opposite sign), while outliers are
-those of G, which is positive semi-definite. There, r <= C positive eigenvalues beyond all negative ones are as
-improbable as r tosses of a coin with one result, and are tested together, with a third of the four fifths: they may
-touch the bulk and leave no gap.
+In a Hessian, G + H, the bulk comes from H, whose positive and negative halves mirror one another (the block of each
+layer with itself vanishes for piecewise linear networks, and the eigenvalues of [[0, B], [B^T, 0]] come in pairs of
+opposite sign), and the outliers come from G, which is positive semi-definite. Then r <= C positive eigenvalues beyond
+all negative ones are as improbable as r equal tosses of a coin. They are tested together, with a third of the four
+fifths, as they may touch the bulk and leave no gap.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ __all__ = ["LEVEL", "outlier_p_values", "run_p_value", "spacing_p_values"]
 Array = npt.NDArray[np.float64]
 
 LEVEL: Final = 0.05
-"""Share of bulks without outliers that are said to have any, at most."""
+"""Largest false-alarm rate, for bulks without outliers."""
 
-# The bulk next to a spacing: the fewest eigenvalues, and the fewest points of the measure, by which its own spacings
-# are judged. With m of them the factor of the level 1e-3 is m (1000^(1/m) - 1): 10 with 10, 8.3 with 20, 6.9 at best.
+# Smallest number of eigenvalues, and of points of the measure, from which the spacing of the adjacent bulk is
+# estimated. With m of them the critical ratio at the level 1e-3 is m (1000^(1/m) - 1): 10 for 10, 8.3 for 20, 6.9 at
+# best.
 NEIGHBOURS: Final = 20
 FEWEST_POINTS: Final = 10
-# Part of the level that is for what is expected where the classes are known: the two ranks, and the run.
+# Part of the level that is reserved for what is expected if the classes are known: the two ranks, and the run.
 EXPECTED: Final = 0.8
 
 
 def outlier_p_values(spectrum: Spectrum) -> Array:
-    """Of each resolved eigenvalue, the probability with which a bulk alone would have an outlier as clear, shape (k,).
+    """P-values of the resolved eigenvalues, shape (k,): how often a bulk without outliers shows one as clear.
 
-    The least of the p-values of the borders between the eigenvalue and the bulk, adjusted for all that are tested; 1 at
-    most.
+    The smallest p-value of the gaps between the eigenvalue and the bulk, adjusted for multiple testing; at most 1.
     """
     values = np.concatenate([spectrum.eigenvalues, spectrum.bulk_nodes])
     order = np.argsort(-np.abs(values), kind="stable")
@@ -65,7 +65,7 @@ def outlier_p_values(spectrum: Spectrum) -> Array:
     bounds = np.concatenate([mean_bounds(spectrum), node_bounds(spectrum)])[order]
     resolved = order < spectrum.eigenvalues.size
     values = values[order]
-    # Below the rounding floor there is no eigenvalue to compare with, only a kernel.
+    # Eigenvalues below the rounding floor cannot be told from zero and are not compared.
     seen = np.abs(values) > spectrum.rounding
     if counts[seen].sum() > NEIGHBOURS:
         values, counts, bounds, resolved = values[seen], counts[seen], bounds[seen], resolved[seen]
@@ -80,7 +80,7 @@ def outlier_p_values(spectrum: Spectrum) -> Array:
         run, together = run_p_value(values, bounds, counts)
         if 0 < run <= max(expected) and inside[run - 1]:
             p_values[run - 1] = min(p_values[run - 1], together * 3 / EXPECTED)
-    # From the inside outwards: what stands beyond a border stands beyond it as a whole.
+    # From the inside outwards: a gap separates everything beyond it from the bulk.
     found = np.minimum.accumulate(p_values[::-1])[::-1]
     result = np.ones(spectrum.eigenvalues.size)
     kept = order[seen] if values.size < order.size else order
@@ -96,20 +96,20 @@ def spacing_p_values(
     Parameters
     ----------
     sizes : array (n,)
-        Points, descending, at least zero.
+        Points, descending, nonnegative.
     bounds : array (n,)
-        Of their errors: a spacing is what is left of it at worst.
+        Their error bounds; each spacing is taken at its smallest value within them.
     counts : array (n,)
-        Number of eigenvalues at each, not whole where it is estimated.
+        Number of eigenvalues at each point, not necessarily an integer where it is estimated.
     expected : tuple of int
         Ranks at which a gap is expected.
     mirrored : bool
-        Whether the run of one sign has as much of the level as each of these.
+        Whether the run of one sign is given as much of the level as each of these ranks.
 
     Returns
     -------
     array (n,)
-        Of the spacing below each point; 1 where there is no bulk below it to compare with.
+        P-value of the spacing below each point; 1 where there is no bulk below it to compare with.
     """
     n, found = sizes.size, np.ones(sizes.size)
     bulk = _Spacings(sizes, counts)
@@ -122,7 +122,7 @@ def spacing_p_values(
         rank = bulk.ranks[i]
         mean, points = bulk.expected(i)
         if points < 1:
-            # One point below: all of the bulk, if it is the same eigenvalue many times.
+            # A single point below can be the whole bulk, if it is a multiple eigenvalue.
             p_value = 0.0 if bounds[-1] <= 1e-6 * sizes[i] and counts[-1] >= NEIGHBOURS else 1.0
         elif mean > 0:
             tiny = np.finfo(float).tiny
@@ -136,26 +136,26 @@ def spacing_p_values(
 
 
 class _Spacings:
-    """Normalised log-spacings of a measure of |lambda|, given as in `spacing_p_values`."""
+    """Normalised log-spacings of a measure of |lambda|, with the arguments of `spacing_p_values`."""
 
     def __init__(self, sizes: Array, counts: Array) -> None:
         self.logs = np.log(np.maximum(sizes, np.finfo(float).tiny))
         self.ranks = np.cumsum(counts)
-        # Sums over the points before each.
+        # Cumulative sums over the points before each.
         self._counts = np.append(0.0, self.ranks)
         self._moments = np.append(0.0, np.cumsum(counts * self.logs))
 
     def _mean(self, begin: int, end: int) -> float:
-        """Mean spacing of the ranks below the point `begin`, down to the spacing above `end`: Hill's estimate."""
+        """Mean spacing of the ranks below the point `begin`, down to the spacing above `end`: Hill's estimator."""
         count = self._counts[end] - self._counts[begin + 1]
         total = self.ranks[begin] * (self.logs[begin + 1] - self.logs[end])
         total += self._moments[end] - self._moments[begin + 1] - count * self.logs[end]
         return float(total / count)
 
     def expected(self, i: int) -> tuple[float, int]:
-        """Mean of the spacing below the point i under the null, and the number of points that it is known by.
+        """Expected spacing below the point i under the null hypothesis, and the number of points it is estimated from.
 
-        That of the next spacings inwards, which is more than it where means grow inwards.
+        It is estimated by the mean of the next spacings inwards, which is larger if means grow inwards.
         """
         end = int(np.searchsorted(self.ranks, self.ranks[i] + NEIGHBOURS, side="right"))
         end = min(max(end, i + 1 + FEWEST_POINTS), self.ranks.size - 1)
@@ -166,7 +166,7 @@ class _Spacings:
 
 
 def run_p_value(values: Array, bounds: Array, counts: Array) -> tuple[int, float]:
-    """How many of the largest are positive, and how improbable that is if signs are as mixed as further inwards.
+    """Length of the run of positive values among the largest, and its p-value if signs are mixed as further inwards.
 
     Parameters
     ----------
@@ -176,17 +176,17 @@ def run_p_value(values: Array, bounds: Array, counts: Array) -> tuple[int, float
     Returns
     -------
     run : int
-        Points beyond the first negative one.
+        Number of points beyond the first negative one.
     p_value : float
-        Probability of a run as long, where the chance of the sign is estimated from the next eigenvalues, ten times as
-        many as the run has (rule of succession of Laplace, 1774), and is a half at least.
+        Probability of a run of this length. The probability of a positive sign is estimated from the next eigenvalues,
+        ten times as many as in the run (Laplace's rule of succession, 1774), and is at least a half.
     """
     other = np.flatnonzero(values < 0)
     if not other.size:
         return 0, 1.0
     run, first = int(other[0]), int(other[0])
     sizes = np.abs(values)
-    # The last ones may be no larger than the first negative one.
+    # The last ones may not be larger than the first negative one within their bounds.
     while run and sizes[run - 1] - bounds[run - 1] <= sizes[first] + bounds[first]:
         run -= 1
     length = round(counts[:run].sum())

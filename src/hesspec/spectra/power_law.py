@@ -1,4 +1,4 @@
-"""Power laws of numbers against sample size, by least squares in logarithms."""
+"""Power laws of a quantity against sample size, fitted by least squares in logarithms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PowerLaw", "check_confidence", "fit_power_law"]
 
 Array = npt.NDArray[np.float64]
 
-# Two points lie on a line whatever they are; the third is the first that can tell.
+# Two points always lie on a line; a third is needed to test it.
 MIN_PAIRS = 3
 
 
@@ -25,14 +25,16 @@ class PowerLaw:
     Parameters
     ----------
     exponent : float
+        Fitted exponent.
     lower, upper : float
-        Confidence interval of the exponent; it holds if the logarithms' errors are independent, normal and of one size.
+        Confidence interval of the exponent, valid if the errors of the logarithms are independent and normal with equal
+        variance.
     prefactor : float
-        In units of y: its value at x = 1. Infinity or 0 where that is beyond the range of floating point.
+        Value of the law at x = 1, in units of y; infinity or 0 where that is outside the range of floating point.
     r_squared : float
-        Share of the variance of log y that the law explains; 1 where all y are equal.
+        Share of the variance of log y that the law explains; 1 if all y are equal.
     points : int
-        How many pairs were used.
+        Number of pairs used.
     """
 
     exponent: float
@@ -46,14 +48,14 @@ class PowerLaw:
 def fit_power_law(
     x: Sequence[float] | npt.ArrayLike, y: Sequence[float] | npt.ArrayLike, *, confidence: float = 0.95
 ) -> PowerLaw:
-    """Fit y = prefactor * x^exponent by least squares in logarithms: outliers, bulk edges against samples per class.
+    """Fit y = prefactor * x^exponent by least squares in logarithms, such as outliers against samples per class.
 
     Parameters
     ----------
     x, y : array_like (n,)
-        Pairs in which one is not finite or not positive are left out.
+        Data. Pairs with a value that is not finite or not positive are ignored.
     confidence : float
-        Of the interval, in (0, 1); by Student's t with n - 2 degrees of freedom.
+        Level of the interval, in (0, 1); it uses Student's t with n - 2 degrees of freedom.
 
     Returns
     -------
@@ -74,19 +76,22 @@ def fit_power_law(
     abscissae, ordinates = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if abscissae.ndim != 1 or abscissae.shape != ordinates.shape:
         raise ValueError(
-            f"x has shape {abscissae.shape} and y {ordinates.shape}; a power law is fitted to two lists of one length."
+            f"x has shape {abscissae.shape} and y {ordinates.shape}; a power law is fitted to two one-dimensional "
+            "arrays of equal length."
         )
     usable = np.isfinite(abscissae) & np.isfinite(ordinates) & (abscissae > 0) & (ordinates > 0)
     points = int(usable.sum())
     if points < MIN_PAIRS:
         raise ValueError(
-            f"{points} of {usable.size} pairs (x, y) have both numbers finite and positive; a power law with an "
+            f"{points} of {usable.size} pairs (x, y) are finite and positive; a power law with an "
             f"interval needs at least {MIN_PAIRS}. Measure at more sizes."
         )
     log_x, log_y = np.log(abscissae[usable]), np.log(ordinates[usable])
     if not np.ptp(log_x) > 0:
-        raise ValueError(f"All {points} usable x are {abscissae[usable][0]:.6g}; an exponent needs different ones.")
-    # Relative to one of them, so that equal values give sums that are zero and not of the size of rounding.
+        raise ValueError(
+            f"All {points} usable x are {abscissae[usable][0]:.6g}; fitting an exponent requires different x."
+        )
+    # Relative to one of them, so that equal values give sums that are exactly zero.
     centred = log_x - log_x[0] - (log_x - log_x[0]).mean()
     heights = log_y - log_y[0] - (log_y - log_y[0]).mean()
     spread, total = float(centred @ centred), float(heights @ heights)
@@ -101,6 +106,6 @@ def fit_power_law(
 
 
 def check_confidence(confidence: float) -> None:
-    """Raise ValueError for what is not the level of an interval."""
+    """Raise ValueError unless this is a valid confidence level."""
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence!r}; it has to be between 0 and 1, such as 0.95.")
+        raise ValueError(f"confidence is {confidence!r}; it must be between 0 and 1, such as 0.95.")

@@ -1,7 +1,8 @@
-"""Results as files: fields of a dataclass as a labelled dataset, written atomically and read without trust."""
+"""Results as files: a dataclass is converted to a labelled dataset, written atomically, and validated when read."""
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from hesspec.backend.netcdf import Kind, OtherKindError, format_of, read_dataset, sealed, write_dataset
+from hesspec.backend.text import in_rows
 from hesspec.spectra import checked_fields
 from hesspec.spectra.checked_fields import refuse_unless
 
@@ -24,7 +26,7 @@ Sketches = npt.NDArray[np.float32]
 Strings = npt.NDArray[np.str_]
 Attributes = Mapping[str, Any]
 
-# Types of fields by their names, as dataclasses keep annotations.
+# Types of fields by name, as dataclasses store annotations as strings.
 _DTYPES: Final[dict[str, type[np.generic]]] = {"Array": np.float64, "Integers": np.int64, "Sketches": np.float32}
 _SCALARS: Final[dict[str, Callable[[xr.Dataset, str], Any]]] = {
     "int": checked_fields.integer,
@@ -33,10 +35,10 @@ _SCALARS: Final[dict[str, Callable[[xr.Dataset, str], Any]]] = {
     "str": checked_fields.text,
 }
 
-# The class of each kind of file, by the attribute that has the number of its format. Imported when such a file is read.
+# The class for each kind of file, by the attribute that holds the format number. Imported when such a file is read.
 KINDS: Final = {
     "hesspec_format": "hesspec.spectra.spectrum.Spectrum",
-    "hesspec_structure_format": "hesspec.applications.class_structure.record.Structure",
+    "hesspec_structure_format": "hesspec.applications.class_structure.record.ClassStructure",
     "hesspec_laplace_format": "hesspec.applications.laplace.record.Evidence",
     "hesspec_sharpness_dimension_format": "hesspec.applications.stability.record.SharpnessDimension",
     "hesspec_lyapunov_format": "hesspec.applications.stability.record.LyapunovExponents",
@@ -46,25 +48,25 @@ KINDS: Final = {
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Record:
-    """Base class of results, which are kept in NetCDF files.
+    """Base class of results that can be saved as NetCDF files.
 
     A subclass is a frozen dataclass. Its fields are annotated by `int`, `float`, `bool`, `str`, `Array`, `Integers`,
-    `Sketches` or `Strings`; `attributes: Attributes` is a mapping of names to texts, numbers and truth values. It also
-    has a row in `KINDS`, which `hesspec.load` reads files by. Files of earlier versions may lack fields that have a
-    default.
+    `Sketches` or `Strings`; `attributes: Attributes` is a mapping of names to strings, numbers and booleans. Add a row
+    to `KINDS` for each subclass, so that `hesspec.load` can read its files. Files of earlier versions may lack fields
+    that have a default.
 
     Attributes
     ----------
     KIND : str
-        What it is called in sentences, such as "spectrum".
+        Name of the kind of result in messages, such as "spectrum".
     FORMAT_ATTRIBUTE : str
-        Attribute of the file that has the number of its format.
+        Attribute of the file that holds its format number.
     FORMAT : int
-        The number that is written; files of later formats are refused.
+        Current format number; files of later formats are rejected.
     DIMENSIONS : mapping of str to tuple of str or int
-        Dimensions of each array: a name, which stands for the same length in all arrays, or a length.
+        Dimensions of each array: a name, which denotes the same length in all arrays, or a length.
     FINITE, NOT_NEGATIVE : tuple of str
-        Fields whose numbers must be finite, and at least zero.
+        Fields whose values must be finite, and nonnegative.
     """
 
     KIND: ClassVar[str]
@@ -77,15 +79,32 @@ class Record:
     attributes: Attributes = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise ValueError where numbers are not those of such a result, besides their lengths and signs."""
+        """Raise ValueError if values are inconsistent; shapes and signs have been checked before."""
+
+    def summary(self) -> dict[str, str]:
+        """Names and values, as text, by which the result is shown: its numbers, unless its class says more."""
+        shown = [item.name for item in fields(self) if item.name not in self.DIMENSIONS and item.name != "attributes"]
+        return {name.replace("_", " "): str(getattr(self, name)) for name in shown}
+
+    def __repr__(self) -> str:
+        """Summary, a line each."""
+        return in_rows(type(self).__name__, self.summary())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self.summary().items()
+        )
+        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
 
     def to_dataset(self) -> xr.Dataset:
-        """All fields as a labelled dataset, whose attributes are the scalars.
+        """Return all fields as a labelled dataset, with the scalars as its attributes.
 
         Raises
         ------
         ValueError
-            If a value of `attributes` is not a text, a number or a truth value.
+            If a value of `attributes` is not a string, a number or a boolean.
         """
         arrays: dict[str, Any] = {}
         scalars: dict[str, Any] = {}
@@ -102,13 +121,12 @@ class Record:
 
     @classmethod
     def from_dataset(cls, dataset: xr.Dataset) -> Self:
-        """Inverse of `to_dataset`.
+        """Create the result from the dataset that `to_dataset` returns.
 
         Raises
         ------
         ValueError
-            If the dataset holds something else, has values that such a result cannot have, or is of a later format than
-            this version reads.
+            If the dataset is not of this kind, contains invalid values, or has a later format than this version reads.
         """
         format_of(dataset, cls.FORMAT_ATTRIBUTE, cls.FORMAT, cls.KIND)
         values = {
@@ -126,15 +144,16 @@ class Record:
         Parameters
         ----------
         path : path
+            Name of the file.
         overwrite : bool
-            Whether an existing file is replaced.
+            Whether to replace an existing file.
 
         Raises
         ------
         FileExistsError
-            If there is such a file, and it is not to be replaced.
+            If the file exists and `overwrite` is False.
         OSError
-            If the folder cannot be made or written to; the message says how much room the file needs.
+            If the folder cannot be created or written to; the message says how much space the file needs.
         """
         write_dataset(self.to_dataset(), path, overwrite=overwrite)
 
@@ -145,7 +164,7 @@ class Record:
         Raises
         ------
         FileNotFoundError, ValueError
-            As of `hesspec.load`; ValueError also for a result of another kind.
+            See `hesspec.load`; ValueError also if the file holds a result of another kind.
         """
         return read_dataset(path, cls.KIND, lambda _: cls._kind())
 
@@ -185,20 +204,20 @@ class Record:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Read a file that hesspec wrote, bit for bit: a spectrum, a class structure, or the result of another application.
+    """Read any result that hesspec saved, bit for bit: a spectrum, a class structure, or that of another application.
 
     Returns
     -------
-    hesspec.Spectrum, hesspec.Structure, or another subclass of Record
-        `Spectrum.load` and so on read files of one kind only.
+    hesspec.Spectrum, hesspec.ClassStructure, or another subclass of Record
+        The result. `Spectrum.load` and the like read files of one kind only.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If the file is not a NetCDF file, is damaged, does not hold a result, is of a later version of hesspec, refers
-        to other files or asks for more memory than a result takes.
+        If the file is not a NetCDF file, is damaged, does not contain a result, was written by a later version of
+        hesspec, refers to other files, or declares more data than a result needs.
     """
     return read_dataset(path, "result of hesspec", _kind_of)
 
@@ -217,7 +236,7 @@ def _has_default(item: Field[Any]) -> bool:
 
 
 def _labels(name: str, dimensions: tuple[str | int, ...]) -> list[str]:
-    """Names of an array's dimensions in a dataset, in which no array has one twice."""
+    """Names of an array's dimensions in a dataset; no array has the same name twice."""
     labels: list[str] = []
     for axis, dimension in enumerate(dimensions):
         label = f"{name}_{axis}" if isinstance(dimension, int) else dimension

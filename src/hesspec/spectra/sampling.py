@@ -1,19 +1,19 @@
-r"""What the probes of a spectrum leave unknown: standard errors, intervals and bounds of 95%, on NumPy arrays.
+r"""Sampling errors from the random probes: standard errors, 95% intervals and 95% bounds, on NumPy arrays.
 
-A probe uniform on the sphere of R^q gives the eigenvalues of an operator random weights: those of an eigenspace of
-dimension k add up to a Beta(k/2, (q - k)/2) variable, and
+A probe that is uniform on the sphere of R^q gives the eigenvalues of an operator random weights. The weights in an
+eigenspace of dimension k sum to a Beta(k/2, (q - k)/2) variable, and
 
 .. math:: \operatorname{Var}[v^\top f(A) v] = \frac{2 \operatorname{Var}_\mu(f)}{q + 2}.
 
-Eigenvalues whose multiplicity is known are counted, and have no such error. The weight of a resolved eigenvalue that
-may have further copies, which one probe cannot see, is a sample like any other, and intervals start from it.
+Eigenvalues of known multiplicity are counted and have no sampling error. A resolved eigenvalue that may have further
+copies, which one probe cannot see, is sampled like any other, and intervals start from its measured weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIDENCE",
+    "Estimate",
     "Sample",
+    "bulk_bounds",
     "interval",
     "mean_bounds",
     "node_bounds",
@@ -39,30 +41,45 @@ Array = npt.NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 CONFIDENCE: Final = 0.95
-# Nodes of a quadrature that is exact for the fourth moment, which says how well the second is known.
+# Number of nodes from which a quadrature is exact for the fourth moment, which gives the accuracy of the second.
 FOURTH_MOMENT: Final = 3
-# Halvings of [0, 1] by which limits of shares are found: to 1e-12.
+# Bisections of [0, 1] that find limits of shares to 1e-12.
 HALVINGS: Final = 40
+
+
+class Estimate(NamedTuple):
+    """A number that was estimated, with the interval in which the true one lies.
+
+    The interval is one of 95%, from the rigorous bracket of the quadrature and the distribution of a probe's weights.
+    """
+
+    value: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        """Value and interval to four digits."""
+        return f"{self.value:.4g} [{self.lower:.4g}, {self.upper:.4g}]"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one probe says of the measure.
+    """The spectral measure as one probe samples it.
 
     Attributes
     ----------
     counted, counted_weights : array (c,)
-        Eigenvalues whose number is known, and their weights.
+        Eigenvalues of known multiplicity, and their weights.
     nodes, shares : array (s,)
-        The rest of the measure as the probe samples it; shares sum to 1.
+        The rest of the measure as sampled by the probe; shares sum to 1.
     mass : float
         Weight of the rest.
     dimension : float
-        q, the number of eigenvalues in the rest.
+        Number of eigenvalues in the rest, q.
     spread : float
-        Standard deviation of the measure that a node stands for, where it is the only one; else 0.
+        Standard deviation of the rest if it is represented by a single node; 0 otherwise.
     fourth_moment : bool
-        Whether the nodes give the fourth moment of the rest.
+        Whether the nodes reproduce the fourth moment of the rest.
     """
 
     counted: Array
@@ -75,7 +92,7 @@ class Sample:
     fourth_moment: bool
 
     def mean(self, function: Function) -> Array:
-        """Of a function over the measure; of several, where the function gives an array (..., s) for nodes (s,)."""
+        """Mean of a function over the measure; of several functions if it returns an array (..., s) for nodes (s,)."""
         return np.asarray(
             function(self.counted) @ self.counted_weights + self.mass * (function(self.nodes) @ self.shares)
         )
@@ -84,7 +101,7 @@ class Sample:
         """Sums, over the sampled eigenvalues, of (f - mean f)^2 and (f - mean f)^4."""
         nodes, shares = self.nodes, self.shares
         if self.spread:
-            # Two nodes with the same standard deviation; outwards, where functions of eigenvalues are defined.
+            # Two nodes with the same standard deviation; on the outer side, where functions of eigenvalues are defined.
             nodes, shares = nodes + np.array([0.0, 2 * self.spread]) * np.copysign(1.0, nodes), np.full(2, 0.5)
         values = function(nodes)
         squares = (values - (values @ shares)[..., None]) ** 2
@@ -92,14 +109,14 @@ class Sample:
 
 
 def samples(spectrum: Spectrum, *, doubtful: bool) -> list[Sample]:
-    """The sample of each probe.
+    """Return the sample of each probe.
 
     Parameters
     ----------
     spectrum : Spectrum
     doubtful : bool
-        Whether resolved eigenvalues that are taken for simple, and may have unseen copies, are sampled; else they are
-        counted as they are in the spectrum.
+        If True, resolved eigenvalues that are taken as simple but may have unseen copies are sampled. Otherwise they
+        are counted with their multiplicity in the spectrum.
     """
     p, values, sampled = spectrum.dimension, spectrum.eigenvalues, spectrum.eigenvalue_sampled
     found = []
@@ -108,7 +125,7 @@ def samples(spectrum: Spectrum, *, doubtful: bool) -> list[Sample]:
         nodes, weights = spectrum.bulk_nodes[mine], spectrum.bulk_weights[mine]
         drawn = np.zeros(values.size, bool)
         if probe == 0:
-            # What is left of a measured weight, when the copies that were found are counted, is a node at their place.
+            # The measured weight in excess of the counted copies becomes a node at the same position.
             same = (np.abs(nodes - values[:, None]) <= 2 * spectrum.rounding) & (sampled[:, None] > 0)
             drawn = sampled > 0 if doubtful else same.any(axis=1)
             nodes, weights = nodes[~same.any(axis=0)], weights[~same.any(axis=0)]
@@ -136,7 +153,7 @@ def samples(spectrum: Spectrum, *, doubtful: bool) -> list[Sample]:
 
 
 def residual_bound(spectrum: Spectrum, node: float) -> float:
-    """Residual bound of the Ritz value that a bulk node is."""
+    """Residual bound of the Ritz value at a bulk node."""
     return float(spectrum.ritz_bounds[np.argmin(np.abs(spectrum.ritz_values - node))])
 
 
@@ -146,7 +163,7 @@ def node_bounds(spectrum: Spectrum) -> Array:
 
 
 def mean_bounds(spectrum: Spectrum) -> Array:
-    """Bounds of the root mean square distance of the copies of each resolved eigenvalue, see `Spectrum`."""
+    """Bounds on the root-mean-square distance of the copies of each resolved eigenvalue; see `Spectrum`."""
     copies = np.maximum(spectrum.eigenvalue_weights * spectrum.dimension, 1.0)
     return np.asarray(spectrum.error_bounds / np.sqrt(copies))
 
@@ -159,9 +176,9 @@ def standard_error(drawn: Sequence[Sample], function: Function) -> Array:
 def _deviation(drawn: Sequence[Sample], function: Function) -> tuple[Array, Array]:
     """Standard error of the mean of a function, and the degrees of freedom of its square.
 
-    The squared error is estimated from the weights of the same probe: where a few eigenvalues decide on it, from few
-    chi-squared variables. Sum_i a_i^2 x_i with x_i of k_i degrees of freedom has those of a chi-squared variable with
-    (sum_i a_i^2 k_i)^2 / sum_i a_i^4 k_i of them (Satterthwaite 1946), and with no less than one.
+    The squared error is estimated from the weights of the same probe, hence from few chi-squared variables if a few
+    eigenvalues dominate. Sum_i a_i^2 x_i, x_i with k_i degrees of freedom, is approximated by a chi-squared variable
+    with (sum_i a_i^2 k_i)^2 / sum_i a_i^4 k_i degrees of freedom (Satterthwaite 1946), at least one.
     """
     scale = np.max([np.abs(function(sample.nodes)).max(axis=-1, initial=0.0) for sample in drawn], axis=0)
     unit = np.where(scale > 0, scale, 1.0)
@@ -181,7 +198,7 @@ def _deviation(drawn: Sequence[Sample], function: Function) -> tuple[Array, Arra
 
 
 def interval(drawn: Sequence[Sample], function: Function) -> tuple[float, float]:
-    """Interval of 95% of the mean of a function: two standard errors, or Student's t of them where they are few."""
+    """95% interval of the mean of a function: two standard errors, or Student's t with few degrees of freedom."""
     middle = float(np.mean([sample.mean(function) for sample in drawn]))
     error, freedom = _deviation(drawn, function)
     half = float(error) * max(2.0, float(scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2)))
@@ -189,16 +206,17 @@ def interval(drawn: Sequence[Sample], function: Function) -> tuple[float, float]
 
 
 def share_limits(low: Array, high: Array, dimension: float) -> tuple[Array, Array]:
-    """Interval of 95% of shares F of q eigenvalues, of which a probe's share is known to be between two numbers.
+    """95% interval of shares F of q eigenvalues, where the share that a probe sees is known to lie between two numbers.
 
-    The probe's share is a Beta(q F/2, q (1 - F)/2) variable. The lower limit is the F for which one of at least `low`
-    has a probability of 2.5%, the upper the F for which one of at most `high` has (Clopper and Pearson 1934).
+    The probe's share is a Beta(q F/2, q (1 - F)/2) variable. At the lower limit F, a share of at least `low` has a
+    probability of 2.5%; at the upper limit, a share of at most `high` does (Clopper and Pearson 1934).
 
     Parameters
     ----------
     low, high : array (n,)
+        Bounds on the share that a probe sees, in [0, 1].
     dimension : float
-        q; for a mean over n probes n (q + 2) - 2, of which the variance is the same.
+        Number of eigenvalues q; for a mean over n probes n (q + 2) - 2, which gives the same variance.
 
     Returns
     -------
@@ -220,11 +238,12 @@ def share_limits(low: Array, high: Array, dimension: float) -> tuple[Array, Arra
 
 
 def sampling_bounds(spectrum: Spectrum) -> tuple[float, float]:
-    """Bounds of 95% of the Wasserstein-1 and the Kolmogorov-Smirnov distance that the probes' sampling adds.
+    """95% bounds on the Wasserstein-1 and Kolmogorov-Smirnov distances that are due to sampling by the probes.
 
-    The first is the integral of the larger distance from the estimated CDF to the limits of `share_limits` at each
-    point; errors at different points are correlated, so that their sum is at most that of their quantiles. The second
-    is the sub-Gaussian tail of Beta variables (Marchal and Arbel 2017), over all eigenvalues at once.
+    The first is the integral of the larger distance from the estimated CDF to the two limits of `share_limits` at each
+    point; errors at different points are correlated, so the quantile of their sum is at most the sum of their
+    quantiles. The second is the sub-Gaussian tail of Beta variables (Marchal and Arbel 2017), over all eigenvalues at
+    once.
     """
     drawn, p = samples(spectrum, doubtful=True), spectrum.dimension
     nodes, estimated = spectrum.nodes, np.cumsum(spectrum.weights)[:-1]
@@ -238,9 +257,26 @@ def sampling_bounds(spectrum: Spectrum) -> tuple[float, float]:
     off = np.maximum(counted + mass * upper - estimated, estimated - counted - mass * lower)
     distance = float(np.diff(nodes) @ np.maximum(off, 0))
     if any(sample.spread for sample in drawn):
-        # Of what a single node stands for, the mean is sampled too.
+        # If a single node represents the rest, its mean is sampled as well.
         low, high = interval(drawn, lambda values: values)
         distance += (high - low) / 2
     rest = max(min(sample.dimension for sample in drawn), 1.0)
     uniform = float(np.sqrt(np.log(2 * rest / (1 - CONFIDENCE)) / ((rest + 2) * len(drawn))))
     return distance, mass * uniform + float(np.abs(sampled - estimated).max(initial=0.0))
+
+
+def bulk_bounds(spectrum: Spectrum) -> tuple[float, float]:
+    """Bounds of 95% of what the bulk adds to the Wasserstein-1 and to the Kolmogorov-Smirnov distance."""
+    if spectrum.exact or not spectrum.bulk_weights.sum() > 0:
+        return 0.0, 0.0
+    distance, supremum = 0.0, 0.0
+    for probe in range(spectrum.probes):
+        mine = spectrum.bulk_probe == probe
+        order = np.argsort(spectrum.bulk_nodes[mine], kind="stable")
+        nodes, weights = spectrum.bulk_nodes[mine][order], spectrum.bulk_weights[mine][order]
+        ends = [residual_bound(spectrum, node) for node in (nodes[0], nodes[-1])]
+        largest = np.maximum(weights[:-1], weights[1:])
+        distance += float(np.diff(nodes) @ largest + ends[0] * weights[0] + ends[1] * weights[-1])
+        supremum += float(weights.max())
+    sampled = sampling_bounds(spectrum)
+    return distance + sampled[0], supremum + sampled[1]

@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec.backend.text import printable
 from hesspec.spectra.checked_fields import refuse_unless
-from hesspec.spectra.densities import bulk_atoms, density, log_density, zero_peak
+from hesspec.spectra.densities import density, log_density, zero_peak
+from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
 from hesspec.spectra.outliers import LEVEL, outlier_p_values
 from hesspec.spectra.record import Array, Integers, Record, Sketches
-from hesspec.spectra.sampling import (
-    interval,
-    mean_bounds,
-    residual_bound,
-    samples,
-    sampling_bounds,
-    share_limits,
-    standard_error,
-)
+from hesspec.spectra.sampling import Estimate, bulk_bounds, interval, mean_bounds, samples, standard_error
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Estimate", "Spectrum"]
-
-
-# Share of the bulk beyond each of its edges. Networks have about as many outliers as classes, 10 of 4,000 eigenvalues
-# or more: whether these count as bulk moves the edges little.
-EDGE_SHARE: Final = 0.005
-
-
-class Estimate(NamedTuple):
-    """A number that was estimated, with the interval in which the true one lies.
-
-    The interval is one of 95%, from the rigorous bracket of the quadrature and the distribution of a probe's weights.
-    """
-
-    value: float
-    lower: float
-    upper: float
-
-    def __str__(self) -> str:
-        """Value and interval to four digits."""
-        return f"{self.value:.4g} [{self.lower:.4g}, {self.upper:.4g}]"
+__all__ = ["Spectrum"]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -77,7 +48,7 @@ class Spectrum(Record):
         for those of which all copies are known.
     eigenvector_sketches : float32 array (s, d)
         Of the first s of `eigenvalues`: random projections of their unit eigenvectors to d numbers, the same in every
-        run, by which `overlaps` compares spectra (see `hesspec.krylov.sketch`). Empty where there are none.
+        run, by which `eigenvector_overlaps` compares spectra (see `hesspec.krylov.sketch`). Empty where there are none.
     bulk_nodes, bulk_weights : array (b,)
         Quadrature of the rest of the measure, averaged over probes.
     bulk_probe : int array (b,)
@@ -243,28 +214,7 @@ class Spectrum(Record):
         Whether one eigenvalue or ten are outliers hardly moves them. Intervals are those of `cdf_bracket` for the
         operator, of 95%; where a quantile is further out than it reaches, they end at the outermost point of the bulk.
         """
-        nodes, weights, bounds = bulk_atoms(self)
-        if not nodes.size:
-            return (Estimate(np.nan, np.nan, np.nan),) * 2
-        total = float(weights.sum())
-        beyond = self.outliers < nodes[0]
-        below = float(self.eigenvalue_weights[self.is_outlier][beyond].sum())
-        bracket = None if self.exact else self.cdf_bracket(nodes)
-        found = []
-        for share in (EDGE_SHARE, 1 - EDGE_SHARE):
-            place = int(np.searchsorted(np.cumsum(weights), share * total * (1 - 1e-12)))
-            place = min(place, nodes.size - 1)
-            lower = upper = place
-            if bracket is not None:
-                wanted = below + share * total
-                lower = int(np.argmax(bracket.operator_upper.to_numpy() >= wanted))
-                enough = bracket.operator_lower.to_numpy() >= wanted
-                upper = int(np.argmax(enough)) if enough.any() else nodes.size - 1
-            lower, upper = min(lower, place), max(upper, place)
-            found.append(
-                Estimate(float(nodes[place]), float(nodes[lower] - bounds[lower]), float(nodes[upper] + bounds[upper]))
-            )
-        return found[0], found[1]
+        return bulk_edge_estimates(self)
 
     @property
     def bulk_range(self) -> tuple[float, float]:
@@ -272,15 +222,7 @@ class Spectrum(Record):
 
         Zero instead of a smallest point that is zero up to rounding: of a positive semi-definite operator.
         """
-        nodes, _, bounds = bulk_atoms(self)
-        if not nodes.size:
-            return np.nan, np.nan
-        low, high = float(nodes[0]), float(nodes[-1])
-        if abs(low) <= max(float(bounds[0]), self.rounding):
-            low = 0.0
-        elif abs(high) <= max(float(bounds[-1]), self.rounding):
-            high = 0.0
-        return low, high
+        return bulk_range(self)
 
     def expectation(self, function: Callable[[Array], Array]) -> tuple[float, float]:
         """Mean of a function of the eigenvalues under the measure, and its standard error.
@@ -353,17 +295,7 @@ class Spectrum(Record):
         xarray.Dataset
             `cdf` and its `standard_error` over `eigenvalue`.
         """
-        nodes, weights = self._measure()
-        x = nodes if x is None else np.atleast_1d(np.asarray(x, float))
-        cumulative = np.concatenate([[0.0], np.cumsum(weights)])
-        error = standard_error(samples(self, doubtful=False), lambda nodes: (nodes <= x[:, None]).astype(float))
-        return xr.Dataset(
-            {
-                "cdf": ("eigenvalue", cumulative[np.searchsorted(nodes, x, side="right")]),
-                "standard_error": ("eigenvalue", error),
-            },
-            coords={"eigenvalue": x},
-        )
+        return cdf(self, x)
 
     def cdf_bracket(self, x: Array | None = None) -> xr.Dataset:
         """Rigorous bracket of the CDF of the first probe's own spectral measure, v^T 1[A <= x] v.
@@ -386,32 +318,7 @@ class Spectrum(Record):
             operator itself is at each point with a probability of 95%, whatever the multiplicities: v^T 1[A <= x] v is
             a Beta(k/2, (p - k)/2) variable where k eigenvalues are up to x.
         """
-        first = self.ritz_probe == 0
-        order = np.argsort(self.ritz_values[first], kind="stable")
-        nodes, weights = self.ritz_values[first][order], self.ritz_weights[first][order]
-        x = nodes if x is None else np.atleast_1d(np.asarray(x, float))
-        shift = float(np.sqrt(self.rounding) * np.sqrt(self.norm))
-        leak = self.rounding / shift if shift > 0 else 0.0
-        slack = 2 * leak + leak**2
-        cumulative = np.concatenate([[0.0], np.cumsum(weights), [np.inf]])
-        # i Ritz values are certainly <= x: the sum of all of them but the last is certainly below the CDF. Where the
-        # Krylov space of the probe is invariant, they are all that there is of its measure.
-        between = 0 if (self.ritz_bounds[first] <= self.rounding).all() else 1
-        certain = np.searchsorted(nodes, x - shift, side="right")
-        lower = cumulative[np.maximum(certain - between, 0)] - slack
-        possible = np.searchsorted(nodes, x + shift, side="right")
-        upper = cumulative[np.minimum(possible + between, len(nodes) + 1)] + slack
-        lower, upper = np.clip(lower, 0, 1), np.clip(upper, 0, 1)
-        limits = share_limits(lower, upper, self.dimension)
-        return xr.Dataset(
-            {
-                "lower": ("eigenvalue", lower),
-                "upper": ("eigenvalue", upper),
-                "operator_lower": ("eigenvalue", limits[0]),
-                "operator_upper": ("eigenvalue", limits[1]),
-            },
-            coords={"eigenvalue": x},
-        )
+        return cdf_bracket(self, x)
 
     # Functionals ------------------------------------------------------------------------------------------------------
 
@@ -461,29 +368,7 @@ class Spectrum(Record):
         Where many eigenvalues are zero, or nearer to zero than the quadrature resolves, the interval is wide and says
         so: their sign is not known.
         """
-        value = float(self.weights[self.nodes < -self.rounding].sum()) * self.dimension
-        if self.exact:
-            lower, upper = self._signs()
-        else:
-            bracket = self.cdf_bracket(np.array([-self.rounding, self.rounding]))
-            lower, upper = self.dimension * bracket.operator_lower[0], self.dimension * bracket.operator_upper[1]
-            # Resolved eigenvalues have signs that no sampling changes.
-            copies, signs = self.eigenvalue_weights * self.dimension, np.abs(self.eigenvalues) > self.error_bounds
-            lower = max(float(lower), float(copies[signs & (self.eigenvalues < 0)].sum()))
-            upper = min(float(upper), self.dimension - float(copies[signs & (self.eigenvalues > 0)].sum()))
-        return Estimate(value, min(lower, value), max(upper, value))
-
-    def _signs(self) -> tuple[float, float]:
-        """Least and largest number of negative eigenvalues of an exact spectrum.
-
-        Eigenvalues of a root mean square distance of `rounding` from a common value a have the other sign in at most
-        the share (rounding / a)^2 of cases.
-        """
-        copies, sizes = np.rint(self.eigenvalue_weights * self.dimension), np.abs(self.eigenvalues)
-        share = np.where(sizes > self.rounding, self.rounding / np.where(sizes > 0, sizes, 1.0), 1.0) ** 2
-        unsure = np.floor(copies * share) if self.rounding > 0 else np.zeros(copies.size)
-        negative = self.eigenvalues < 0
-        return float((copies - unsure)[negative].sum()), float(copies[negative].sum() + unsure[~negative].sum())
+        return count_negative(self)
 
     # Bounds of the whole measure --------------------------------------------------------------------------------------
 
@@ -498,7 +383,7 @@ class Spectrum(Record):
         eigenvalues are simple.
         """
         resolved = float(self.eigenvalue_weights @ mean_bounds(self))
-        return resolved + self._bulk_bounds()[0]
+        return resolved + bulk_bounds(self)[0]
 
     @property
     def kolmogorov_smirnov_bound(self) -> float:
@@ -508,22 +393,7 @@ class Spectrum(Record):
         Arbel 2017), over all eigenvalues at once. The same conditions hold; within its error bound of a resolved
         eigenvalue the CDF is known to within 1/p more.
         """
-        return self._bulk_bounds()[1]
-
-    def _bulk_bounds(self) -> tuple[float, float]:
-        if self.exact or not self.bulk_weights.sum() > 0:
-            return 0.0, 0.0
-        distance, supremum = 0.0, 0.0
-        for probe in range(self.probes):
-            mine = self.bulk_probe == probe
-            order = np.argsort(self.bulk_nodes[mine], kind="stable")
-            nodes, weights = self.bulk_nodes[mine][order], self.bulk_weights[mine][order]
-            ends = [residual_bound(self, node) for node in (nodes[0], nodes[-1])]
-            largest = np.maximum(weights[:-1], weights[1:])
-            distance += float(np.diff(nodes) @ largest + ends[0] * weights[0] + ends[1] * weights[-1])
-            supremum += float(weights.max())
-        sampled = sampling_bounds(self)
-        return distance + sampled[0], supremum + sampled[1]
+        return bulk_bounds(self)[1]
 
     # Views ------------------------------------------------------------------------------------------------------------
 
@@ -569,20 +439,6 @@ class Spectrum(Record):
             "Wasserstein-1 bound": f"{self.wasserstein_bound:.2g}",
         }
         return {"matrix": str(self.attributes["matrix"]), **rows} if "matrix" in self.attributes else rows
-
-    def __repr__(self) -> str:
-        """Summary, a line each."""
-        rows = self.summary()
-        width = max(map(len, rows))
-        return "Spectrum\n" + "\n".join(f"  {name:<{width}}  {printable(value)}" for name, value in rows.items())
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in self.summary().items()
-        )
-        return f"<table><caption>Spectrum</caption>{rows}</table>"
 
     def plot(self) -> Figure:
         """Figure of the spectrum: the bulk's density, resolved eigenvalues and outliers with error bars.

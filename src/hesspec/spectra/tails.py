@@ -1,4 +1,4 @@
-"""Power laws of the tail of a bulk."""
+"""Power-law fits to the tail of the bulk of a spectrum."""
 
 from __future__ import annotations
 
@@ -19,62 +19,65 @@ __all__ = ["MIN_POINTS", "TailFit", "fit_tail"]
 
 Array = npt.NDArray[np.float64]
 
-# A tail of fewer points lies close to some power law by chance, and the choice of its start would then find that one.
+# A tail of fewer points is close to some power law by chance, and the choice of the start would find it.
 MIN_POINTS = 10
-# Exact spectra of thousands of eigenvalues: starts that are tried, at equal ratios of their number of points.
+# Number of starts tried for exact spectra of thousands of eigenvalues, at equal ratios of the number of points.
 MAX_STARTS = 128
-# Starts whose Kolmogorov-Smirnov distance is up to this times the smallest could as well have been chosen. For Pareto
+# Starts whose Kolmogorov-Smirnov distance is up to this factor times the smallest count as equally good. For Pareto
 # tails with and without a body below them (500 to 20,000 eigenvalues, 64 steps, 60 to 200 draws of each), intervals at
 # 95% then hold in 94.7% of the draws or more; where the tail is a tenth of 500 eigenvalues they held in 97%, but in 91%
 # with 1.25 and in 81% without this term.
 AS_GOOD = 1.5
-# Variance of a uniform variable, per squared length of its interval.
+# Variance of a uniform variable divided by the squared length of its interval.
 UNIFORM = 1 / 12
-# Moments of exp(-t u) on [0, 1] are exact to rounding at any |t| below some 500, exponents and widths multiplied.
+# Moments of exp(-t u) on [0, 1] are exact to rounding for |t| below about 500, where t is rate times length.
 GAUSS_LEGENDRE = 128
-# Ratio of a tail's ends from which on it is one, and not the edge itself: at the end of any bulk the density falls, the
-# more steeply the closer one looks (digits networks gave exponents of 11 to 17 over factors of 1.4 to 1.6).
+# Smallest ratio of a tail's ends for it to count as a tail rather than the edge itself: near the end of any bulk the
+# density falls, and more steeply the closer one looks (digits networks gave exponents of 11 to 17 over factors of 1.4
+# to 1.6).
 LEAST_SPAN = 2.0
 SIDES = {1: "positive", -1: "negative", 0: "whole"}
-# Below this |t| the series of the mean is more exact than the difference of two large numbers.
+# Below this |t| the series of the mean is more accurate than the difference of two large numbers.
 SERIES = 1e-3
 
 
 @dataclass(frozen=True)
 class TailFit:
-    """Power law of the tail of a bulk: a density ~ |lambda|^(-exponent) between `start` and `top`.
+    """Power law fitted to the tail of a bulk: density ~ |lambda|^(-exponent) between `start` and `top`.
 
     Parameters
     ----------
     exponent : float
-        Of the density; that of the share of eigenvalues beyond lambda, in an unending tail, is 1 - exponent.
+        Exponent of the density. In an infinite tail the share of eigenvalues beyond lambda has exponent 1 - exponent.
     lower, upper : float
-        Interval of the exponent at `confidence`. It holds the three errors below, added as independent, and says where
-        the exponent is *if* the tail is a power law; that it is one is said by the other fields.
+        Confidence interval of the exponent at `confidence`, from the three errors below, taken as independent. It is
+        valid *if* the tail is a power law; the other fields say whether it is.
     confidence : float
+        Level of the interval.
     sampling_error : float
-        Standard error from the eigenvalues being so many draws of the law, and from the probes seeing the unresolved
-        ones with random weights. Eigenvalues of random matrices repel, and spread more evenly than independent draws
-        do: for them it is too large rather than too small.
+        Standard error from the finite number of eigenvalues, treated as independent draws of the law, and from the
+        random weights with which probes sample the unresolved ones. Eigenvalues of random matrices repel one another
+        and are spaced more evenly than independent draws, so for them it is too large rather than too small.
     quadrature_error : float
-        Standard error from not knowing how much of the outermost nodes' weight is within the tail.
+        Standard error from the unknown share of the outermost nodes' weight that is inside the tail.
     start_error : float
-        Root mean square difference to the exponents from all other starts that fit about as well; 0 if start was given.
+        Root-mean-square difference from the exponents at all other starts that fit about as well; 0 if `start` was
+        given.
     start, top : float
         Ends of the tail, |lambda|; `top` is the edge of the bulk.
     mass : float
-        Share of all p eigenvalues that are between them.
+        Share of all p eigenvalues between `start` and `top`.
     nodes : int
-        Points of the measure between them, both included: resolved eigenvalues and quadrature nodes.
+        Number of points of the measure in the tail, ends included: resolved eigenvalues and quadrature nodes.
     kolmogorov_smirnov : float
-        Largest difference between the tail's distribution, taken half-way up its steps, and the law's.
+        Largest difference between the distribution of the tail, taken halfway up its steps, and that of the law.
     against_exponential : float
-        Log-likelihood ratio of the power law to the exponential law on the same tail, in its standard errors (Vuong
-        1989): positive where the power law fits better.
+        Log-likelihood ratio of the power law to an exponential law on the same tail, in standard errors (Vuong 1989);
+        positive if the power law fits better.
     curvature : float
-        Bend of the density in a log-log plot, in its standard errors (score test). Positive where it bends downwards,
-        as that of a log-normal law does, whose limit of no bend the power law is; so it can be refuted in favour of a
-        log-normal law, but never the other way round.
+        Curvature of the density in a log-log plot, in standard errors (score test). Positive if it bends downwards, as
+        that of a log-normal law does. A power law is the limit of a log-normal law without curvature, so it can be
+        rejected in favour of one, but not the other way round.
     """
 
     exponent: float
@@ -94,27 +97,27 @@ class TailFit:
 
     @property
     def resolved(self) -> bool:
-        """Whether the exponent is one to quote: its interval is above 0, and the tail spans a factor of two at least.
+        """Whether the exponent is worth quoting: its interval is above 0, and the tail spans at least a factor of two.
 
-        Where it is not above 0, it is not even known that the density falls: there are too few points, or their weights
-        say too little. Within less than a factor of two, what is fitted is the slope of the edge where the bulk ends.
-        More steps give more points.
+        If the interval is not above 0, even the sign of the slope is unknown: there are too few points, or their
+        weights say too little. Over less than a factor of two, the fit measures the slope of the bulk's edge. More
+        Lanczos steps give more points.
         """
         return self.lower > 0 and self.top >= LEAST_SPAN * self.start
 
     @property
     def decades(self) -> float:
-        """Powers of ten that the tail spans. Below about one, few laws can be told from one another."""
+        """Decades that the tail spans. Below about one, few laws can be told apart."""
         return math.log10(self.top / self.start)
 
     @property
     def better_than_exponential(self) -> bool:
-        """Whether an exponential tail is refuted in favour of the power law, at `confidence` (two-sided)."""
+        """Whether an exponential tail is rejected in favour of the power law, at `confidence` (two-sided)."""
         return self.against_exponential > self._critical
 
     @property
     def is_power_law(self) -> bool:
-        """Whether the tail is resolved, better fitted by the power law than by an exponential law and not bent."""
+        """Whether the tail is resolved, a power law fits it better than an exponential law, and it has no curvature."""
         return self.resolved and self.better_than_exponential and abs(self.curvature) <= self._critical
 
     @property
@@ -132,13 +135,13 @@ class TailFit:
         Returns
         -------
         array (n,)
-            Share of all eigenvalues per unit of |lambda|; 0 outside of [start, top]. It integrates to `mass`.
+            Share of all eigenvalues per unit of |lambda|; 0 outside [start, top]. Its integral is `mass`.
         """
         points = np.asarray(magnitude, np.float64)
         inside = (points >= self.start) & (points <= self.top)
         logs = np.log(np.where(inside, points, self.start) / self.start)
         law = _Exponential(self.exponent - 1, math.log(self.top / self.start))
-        # The law is one of log |lambda|; the factor 1/|lambda| makes it one of |lambda|.
+        # The density of log |lambda|, divided by |lambda|, is that of |lambda|.
         return np.where(inside, self.mass * np.exp(law.log_density(logs) - logs) / self.start, 0.0)
 
 
@@ -151,28 +154,28 @@ def fit_tail(
 ) -> TailFit:
     """Fit a power law to the tail of the bulk of a spectrum.
 
-    The law is fitted by maximum likelihood between two ends, as the bulk ends at its edge and outliers are left out: in
-    y = log(|lambda|/start) it is an exponential law on [0, log(top/start)], and its one sufficient statistic is the
-    mean of y over the tail. That mean is what a quadrature gives well: nodes take part with their weights, and the
-    outermost with half of it (Euler-Maclaurin; an eigenvalue at an end takes no part, as the likelihood is conditional
-    on it).
+    The law is fitted by maximum likelihood on a bounded interval, because the bulk ends at its edge and outliers are
+    excluded: in y = log(|lambda|/start) it is an exponential law on [0, log(top/start)], whose only sufficient
+    statistic is the mean of y over the tail. A quadrature gives this mean accurately: nodes count with their weights,
+    the outermost with half of theirs (Euler-Maclaurin; an eigenvalue at an end does not count, as the likelihood is
+    conditional on it).
 
-    `start` is the point that minimises the Kolmogorov-Smirnov distance between tail and law, among those that leave at
-    least ten points in the tail, and more of its mass beyond its first node than at it: of a measure that is nearly all
-    at one node any steep law fits the steps, and its exponent would be that of the node. Steps of nodes are as high as
-    their weights whatever the operator, so the distance is that half-way up the steps.
+    `start` minimises the Kolmogorov-Smirnov distance between tail and law, among the points that leave at least ten
+    points in the tail and more mass beyond its first node than at it: if nearly all mass is at one node, any steep law
+    fits, and the exponent would describe that node. The height of a node's step is its weight, whatever the operator,
+    so the distance is taken halfway up the steps.
 
     Parameters
     ----------
     spectrum : Spectrum
-        The tail is made of the bulk's nodes and the resolved eigenvalues that are no outliers.
+        Spectrum whose bulk is used: its quadrature nodes and the resolved eigenvalues that are not outliers.
     sign : int
-        1 for the positive tail, -1 for the negative, 0 for |lambda| of both; there the tail ends before the smallest
-        |outlier| of either sign.
+        1 for the positive tail, -1 for the negative one, 0 for |lambda| of both, where the tail ends before the
+        smallest |outlier| of either sign.
     start : float, optional
-        Where the tail begins, |lambda|, if it is not to be chosen.
+        Lower end of the tail, |lambda|. Chosen from the data by default.
     confidence : float
-        Of the interval and the two verdicts, in (0, 1).
+        Level of the interval and of the two tests, in (0, 1).
 
     Returns
     -------
@@ -181,27 +184,28 @@ def fit_tail(
     Raises
     ------
     ValueError
-        If `sign`, `start` or `confidence` is out of range, the tail has fewer than ten different points, or its first
-        node has as much of its mass as all others.
+        If `sign`, `start` or `confidence` is out of range, the tail has fewer than ten distinct points, or its first
+        node holds as much mass as all others together.
 
     Notes
     -----
     Clauset, Shalizi and Newman, "Power-law distributions in empirical data" (SIAM Review 2009), for the choice of the
     start; Aban, Meerschaert and Panorska, "Parameter estimation for the truncated Pareto distribution" (2006).
 
-    The nodes of a quadrature are no sample, and their number says nothing of the error. With s the score of a point:
+    Quadrature nodes are not a sample, and their number says nothing about the error. With s the score of a point, the
+    error has three parts:
 
-    - eigenvalues as independent draws of the law give the likelihood equation the variance w/p s^2 for a weight w; a
-      probe, of which p w is the sum of chi-squared variables, adds twice that to unresolved ones, divided by the number
-      of probes. A resolved eigenvalue's weight is known;
-    - of an outermost node's weight any part may be inside of the tail (Chebyshev, Markov, Stieltjes): uniformly, this
-      is w^2/12 s^2. It does not fall with p, and is what is left for networks of millions of parameters;
-    - the spread of the exponents over the starts whose distance is up to 1.5 times the smallest.
+    - eigenvalues as independent draws of the law contribute the variance w/p s^2 for a weight w to the likelihood
+      equation; for unresolved ones a probe, for which p w is a sum of chi-squared variables, adds twice that, divided
+      by the number of probes. The weight of a resolved eigenvalue is known;
+    - any part of an outermost node's weight may be inside the tail (Chebyshev, Markov, Stieltjes); taken as uniform,
+      this is w^2/12 s^2. It does not decrease with p, and dominates for networks of millions of parameters;
+    - the spread of the exponents over all starts whose distance is at most 1.5 times the smallest.
 
-    Not included are the quadrature's error inside of the tail, which is of second order in the weights, and what comes
-    of a tail that is no power law. For Pareto eigenvalues with exponents 2 to 3 and 64 steps, intervals at 95% held in
-    95% to 99% of the draws for p = 500 to 2,000, and in all for p = 20,000 and more, where the second term is the
-    largest and too cautious.
+    Not included are the error of the quadrature inside the tail, which is of second order in the weights, and the error
+    from a tail that is not a power law. For Pareto eigenvalues with exponents 2 to 3 and 64 steps, intervals at 95%
+    covered the truth in 95% to 99% of the draws for p = 500 to 2,000, and in all draws for p >= 20,000, where the
+    second term dominates and is too cautious.
 
     Examples
     --------
@@ -213,7 +217,7 @@ def fit_tail(
     """
     check_confidence(confidence)
     if sign not in {-1, 0, 1}:
-        raise ValueError(f"sign is {sign!r}; it has to be 1 (positive tail), -1 (negative) or 0 (both, by |lambda|).")
+        raise ValueError(f"sign is {sign!r}; it must be 1 (positive tail), -1 (negative) or 0 (both, by |lambda|).")
     points = _points(spectrum, sign)
     if start is None:
         windows = [window for place in _starts(points.magnitudes) if (window := _window(points, float(place)))]
@@ -232,22 +236,22 @@ def fit_tail(
 
 
 class _Exponential(NamedTuple):
-    """Exponential law exp(-rate y), of any sign, on [0, length]."""
+    """Exponential law exp(-rate y) on [0, length]; the rate may have either sign."""
 
     rate: float
     length: float
 
     @classmethod
     def of_mean(cls, mean: float, length: float) -> _Exponential:
-        """The maximum-likelihood fit to points in (0, length) with that mean."""
+        """Return the maximum-likelihood fit to points in (0, length) with this mean."""
         share = mean / length
-        # At the root t, share < 1/t, and the same mirrored; twice that brackets it whatever is rounded off.
+        # At the root t, share < 1/t, and likewise with 1 - share; twice that brackets the root in spite of rounding.
         root = brentq(lambda scaled: _scaled_mean(scaled) - share, -2 / (1 - share), 2 / share)
         return cls(float(root) / length, length)
 
     def log_density(self, y: Array) -> Array:
         scaled = self.rate * self.length
-        # exprel(t) = (e^t - 1)/t; its argument is kept negative, where it cannot overflow.
+        # exprel(t) = (e^t - 1)/t; use negative arguments, for which it cannot overflow.
         normaliser = math.log(self.length) + max(-scaled, 0.0) + math.log(float(exprel(-abs(scaled))))
         return np.asarray(-self.rate * y - normaliser)
 
@@ -267,7 +271,7 @@ class _Exponential(NamedTuple):
 
 @cache
 def _gauss_legendre() -> tuple[Array, Array]:
-    """Nodes on [-1, 1] and their weights: to find them takes longer than all else of a fit."""
+    """Gauss-Legendre nodes on [-1, 1] and their weights; cached, as they take longer than the rest of a fit."""
     nodes, weights = np.polynomial.legendre.leggauss(GAUSS_LEGENDRE)
     return nodes, weights
 
@@ -282,13 +286,13 @@ def _scaled_mean(scaled: float) -> float:
 
 
 class _Points(NamedTuple):
-    """Points of one tail, ascending in |lambda|, shape (n,)."""
+    """Points of one tail, ascending in |lambda|; arrays have shape (n,)."""
 
     magnitudes: Array
     weights: Array
     resolved: npt.NDArray[np.bool_]
-    family: npt.NDArray[np.int64]  # probe and sign that a node is of: those of one family are one quadrature
-    sampled: float  # variance of the sampling of unresolved eigenvalues, per weight and squared score
+    family: npt.NDArray[np.int64]  # probe and sign of each node; the nodes of one family form one quadrature
+    sampled: float  # sampling variance of unresolved eigenvalues, per weight and squared score
 
     @property
     def size(self) -> int:
@@ -300,7 +304,7 @@ class _Points(NamedTuple):
         return [(self.magnitudes[mine], self.weights[mine]) for mine in nodes]
 
     def beyond(self, places: Array) -> Array:
-        """Mass of the nodes beyond places: half of the weight at a node, between nodes linear in the logarithm."""
+        """Mass beyond given points: half of a node's weight at the node, linear in the logarithm in between."""
         found = np.zeros(places.shape)
         for nodes, weights in self.families():
             after = np.cumsum(weights[::-1])[::-1] - weights / 2
@@ -308,7 +312,7 @@ class _Points(NamedTuple):
         return found
 
     def nearest(self, place: float) -> Array:
-        """Weight of the nearest node of each quadrature that reaches a place; any part of it may be beyond."""
+        """Weight of the nearest node of each quadrature that reaches a point; any part of it may lie beyond."""
         return np.array(
             [
                 weights[np.argmin(np.abs(nodes - place))]
@@ -318,7 +322,7 @@ class _Points(NamedTuple):
         )
 
     def uncertain(self, place: float) -> float:
-        """Variance of the mass beyond a place: a uniform part of each weight that may be there."""
+        """Variance of the mass beyond a point, taking a uniform part of each weight that may lie there."""
         return UNIFORM * float(np.sum(self.nearest(place) ** 2))
 
 
@@ -334,7 +338,7 @@ def _points(spectrum: Spectrum, sign: int) -> _Points:
     if sign:
         keep, outliers = keep & (sign * values > 0), outliers[sign * outliers > 0]
     if outliers.size:
-        # Beyond the first outlier of either sign only a part of the eigenvalues is left.
+        # Beyond the first outlier of either sign, the bulk is incomplete.
         keep &= magnitudes < np.abs(outliers).min()
     order = np.flatnonzero(keep)
     order = order[np.argsort(magnitudes[order], kind="stable")]
@@ -348,7 +352,7 @@ def _points(spectrum: Spectrum, sign: int) -> _Points:
 
 
 def _starts(magnitudes: Array) -> Array:
-    """Points from which on a tail may begin."""
+    """Indices of the points at which a tail may begin."""
     size = magnitudes.size
     if size < MIN_POINTS:
         return np.empty(0)
@@ -359,12 +363,12 @@ def _starts(magnitudes: Array) -> Array:
 
 
 class _Window(NamedTuple):
-    """A tail with the law that fits it. Arrays are of its two ends and of the points between them, ascending."""
+    """A tail and the law fitted to it. Arrays contain its two ends and the points between them, ascending."""
 
     points: _Points
     magnitudes: Array
     weights: Array
-    variance: Array  # of the sampling, per squared score
+    variance: Array  # sampling variance, per squared score
     mass: float
     law: _Exponential
     distance: float
@@ -376,15 +380,15 @@ class _Window(NamedTuple):
 
     @property
     def resolved(self) -> bool:
-        """Whether the nodes beyond the start hold more of the tail than the one at the start, of which half is inside.
+        """Whether the nodes beyond the start hold more of the tail than the one at the start, half of which is inside.
 
-        Otherwise the mass of the tail is not known within a factor of three, and its mean y is that of a single node:
-        an exponent then says where the node is.
+        Otherwise the mass of the tail is uncertain by a factor of three, and its mean y is that of a single node: the
+        exponent would only give the position of that node.
         """
         return float(self.points.nearest(float(self.magnitudes[0])).sum()) < self.mass
 
     def variances(self, scores: Array) -> tuple[float, float]:
-        """Variances of a mean of scores over the tail: from sampling, and from the quadrature at both ends."""
+        """Variances of the mean score over the tail: from sampling, and from the quadrature at both ends."""
         sampling = float(self.variance @ scores**2)
         start, top = (self.points.uncertain(float(place)) for place in self.magnitudes[[0, -1]])
         ends = start * float(scores[0]) ** 2 + top * float(scores[-1]) ** 2
@@ -392,13 +396,13 @@ class _Window(NamedTuple):
 
 
 def _window(points: _Points, start: float) -> _Window | None:
-    """The tail from a place on; None where its points coincide."""
+    """Return the tail from a point on; None if its points coincide."""
     top = float(points.magnitudes[-1])
     inside = np.flatnonzero((points.magnitudes > start) & (points.magnitudes < top))
     magnitudes = np.concatenate([[start], points.magnitudes[inside], [top]])
     resolved = np.concatenate([[False], points.resolved[inside], [False]])
     beyond = points.beyond(magnitudes)
-    # What of the outermost nodes is inside of the tail stands at its ends.
+    # The part of the outermost nodes that is inside the tail is placed at its ends.
     nodes, node_weights = points.magnitudes[~points.resolved], points.weights[~points.resolved]
     at_start = beyond[0] - node_weights[nodes > start].sum()
     at_top = node_weights[nodes >= top].sum() - beyond[-1]
@@ -455,10 +459,11 @@ def _tail_fit(window: _Window, start_error: float, confidence: float) -> TailFit
     shares = window.weights / window.mass
     distances = window.magnitudes / window.magnitudes[0] - 1
     exponential = _Exponential.of_mean(float(shares @ distances), float(distances[-1]))
-    # Densities of |lambda|/start: of the power law, that of its logarithm divided by it.
+    # Densities of |lambda|/start: for the power law, the density of the logarithm divided by it.
     ratios = law.log_density(logs) - logs - exponential.log_density(distances)
     ratio = float(shares @ ratios)
-    # The log-normal density is exp(-rate y - bend y^2): its score at bend = 0, less what a change of rate explains.
+    # The log-normal density is exp(-rate y - bend y^2): the score at bend = 0, minus the part that a change of the rate
+    # explains.
     score = (logs**2 - square) - (cube - mean * square) / information * (logs - mean)
     return TailFit(
         exponent=law.rate + 1,

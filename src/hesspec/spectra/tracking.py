@@ -1,4 +1,4 @@
-"""Outliers that are the same at several checkpoints, by their eigenvectors."""
+"""Tracking of outliers from checkpoint to checkpoint by the overlaps of their eigenvectors."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from scipy.optimize import linear_sum_assignment
 
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["SAME", "follow", "overlaps"]
+__all__ = ["SAME", "eigenvector_overlaps", "track_outliers"]
 
 Array = npt.NDArray[np.float64]
 
-# Squared cosine from which an eigenvector is taken for the continuation of an earlier one: an angle of 60 degrees. Of
-# unrelated vectors it is 1/d = 0.0005 in a sketch of d numbers.
+# Squared cosine above which an eigenvector counts as the continuation of an earlier one: an angle of 60 degrees. For
+# unrelated vectors it is about 1/d = 0.0005 in a sketch of d numbers.
 SAME = 0.25
 
 
-def overlaps(first: Spectrum, second: Spectrum) -> Array:
-    """Squared cosines between the eigenvectors of the outliers of two spectra of one parameter space.
+def eigenvector_overlaps(first: Spectrum, second: Spectrum) -> Array:
+    """Compute squared cosines between the outliers' eigenvectors of two spectra of the same parameter space.
 
     The spectra may be of different matrices, data, checkpoints or runs, measured at any time.
 
     Parameters
     ----------
     first, second : Spectrum
+        Spectra to compare.
 
     Returns
     -------
     array (outliers of first, outliers of second)
-        In [0, 1]; in the order of `Spectrum.outliers`. Estimates from sketches of d = 2,039 numbers: a cosine c has the
-        standard error sqrt((1 + c^2)/d), 2.2 to 3.1%. NaN for outliers beyond the 64 largest resolved eigenvalues,
-        which have no sketch.
+        Values in [0, 1], in the order of `Spectrum.outliers`. They are estimated from sketches of d = 2,039 numbers: a
+        cosine c has the standard error sqrt((1 + c^2)/d), 2.2 to 3.1%. NaN for outliers beyond the 64 largest resolved
+        eigenvalues, which have no sketch.
 
     Raises
     ------
     ValueError
-        If the spectra have different numbers of parameters, or one was written by a version that kept no sketches.
+        If the numbers of parameters differ, or one spectrum was written by a version that stored no sketches.
 
     Examples
     --------
@@ -48,7 +49,7 @@ def overlaps(first: Spectrum, second: Spectrum) -> Array:
     >>> values = torch.cat([torch.linspace(-0.1, 0.1, 3000), torch.tensor([5.0, 9.0])])
     >>> swapped = torch.cat([values[:-2], values[-2:].flip(0)])
     >>> first, second = (hesspec.spectrum(torch.diag(v), steps=32) for v in (values, swapped))
-    >>> overlaps(first, second).round(1) + 0.0
+    >>> eigenvector_overlaps(first, second).round(1) + 0.0
     array([[0., 1.],
            [1., 0.]])
     """
@@ -60,28 +61,28 @@ def overlaps(first: Spectrum, second: Spectrum) -> Array:
     return _squared_cosines(_outlier_sketches(first), _outlier_sketches(second))
 
 
-def follow(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
-    """Number the outliers of successive spectra, so that those of one eigenvector have one number.
+def track_outliers(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
+    """Number the outliers of successive spectra such that the same eigenvector keeps the same number.
 
-    Each outlier is assigned to the track whose latest eigenvector it overlaps with most, all of a checkpoint together
-    such that the sum of the squared cosines is largest; below a squared cosine of 0.25 it begins a track of its own. A
-    track may pause where its eigenvalue is inside of the bulk.
+    The outliers of a checkpoint are assigned to tracks such that the sum of squared cosines with the latest eigenvector
+    of each track is largest; below a squared cosine of 0.25 an outlier starts a new track. A track may pause while its
+    eigenvalue is inside the bulk.
 
     Parameters
     ----------
     spectra : sequence of Spectrum
-        Of one matrix of one network, in the order of training or of sample size.
+        Spectra of one matrix of one network, in the order of training or of sample size.
 
     Returns
     -------
     list of int array (outliers,)
-        Numbers of the tracks from 0 on, in the order of `Spectrum.outliers`, a list item for each spectrum. -1 for
-        outliers without a sketch.
+        Track numbers from 0, one array for each spectrum, in the order of `Spectrum.outliers`; -1 for outliers without
+        a sketch.
 
     Raises
     ------
     ValueError
-        As `overlaps`.
+        See `eigenvector_overlaps`.
     """
     latest: list[Array] = []
     found = []
@@ -108,7 +109,7 @@ def follow(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
 
 
 def _outlier_sketches(spectrum: Spectrum) -> Array:
-    """Sketches of the outliers' eigenvectors, a row each; NaN where there is none."""
+    """Sketches of the outliers' eigenvectors, one per row; NaN where there is none."""
     sketches = spectrum.eigenvector_sketches.astype(np.float64)
     places = np.flatnonzero(spectrum.is_outlier)
     if places.size and not sketches.size:

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hesspec.backend.heap import keep_freed_memory
 from hesspec.backend.memory import in_a_line, in_words
+from hesspec.backend.progress import Progress
 from hesspec.backend.suggest import unknown
 from hesspec.study.checking import faults_of
 from hesspec.study.config import StudyConfig
 from hesspec.study.failures import TASK_ERRORS, is_task_error, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
-from hesspec.study.running import Networks, Progress, lost_of, run_task, work_of
+from hesspec.study.running import Networks, lost_of, run_task, work_of
 from hesspec.study.store import Task, code_of, lock, note_memory, noted_memory, tasks_of, write_study
 
 __all__ = ["run_on_ray"]
@@ -177,7 +179,8 @@ def _work(task: Any, device: str, cpus: int) -> Exception | None:
         with lock(task) as held:
             if held is not None:
                 try:
-                    run_task(task, Networks(device), on_progress=lambda _what, _done: note_memory(task))
+                    with keep_freed_memory():
+                        run_task(task, Networks(device), on_progress=lambda _what, _done: note_memory(task))
                 except Exception as error:
                     if not is_task_error(error):
                         raise

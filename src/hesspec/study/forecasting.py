@@ -14,11 +14,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from hesspec.backend.heap import kept_heap
-from hesspec.backend.memory import free_memory
+from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.matrices import MATRICES
-from hesspec.measure.plan import Plan, shares_of
-from hesspec.operators.base import KEPT_SHARE
+from hesspec.measure.plan import Plan
 from hesspec.operators.named import operator_class
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
@@ -27,7 +25,7 @@ from hesspec.study.failures import is_task_error, let_go
 from hesspec.study.measuring import CROSS_ENTROPY, plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.running import AUTO_STEPS
-from hesspec.study.store import STRUCTURE, Run, Task, code_of, tasks_of
+from hesspec.study.store import STRUCTURE, Task, TrainingRun, code_of, tasks_of
 from hesspec.study.training import evaluate
 
 __all__ = ["TaskForecast", "forecast_study"]
@@ -95,7 +93,7 @@ class _Memory:
         (less, small), (more, large) = sizes
         # Equal where there are not so many samples.
         passing = (large.tangent - small.tangent) / (more - less) if more > less else 0.0
-        budget = int(KEPT_SHARE * free_memory(operator.device)) if products is None else products
+        budget = free_shares(operator.device).products if products is None else products
         return cls(large.kept / more, large.tangent - passing * more, passing, budget)
 
     def bytes(self, samples: int, batch_size: int) -> float:
@@ -116,7 +114,7 @@ class _Costs:
     test_samples: int
     classes: int
 
-    def training(self, run: Run) -> float:
+    def training(self, run: TrainingRun) -> float:
         """Seconds of an epoch."""
         count = run.samples_per_class * self.classes
         return (count * (self.step + self.evaluation) + self.test_samples * self.evaluation) / self.samples
@@ -139,7 +137,6 @@ class _Costs:
         return int(plan.peak_bytes - seen + wanted)
 
 
-@kept_heap()
 def forecast_study(
     config: StudyConfig,
     folder: str | os.PathLike[str],
@@ -201,7 +198,7 @@ def _problem(task: Task) -> tuple[str, str]:
     return task.runs[0].network, task.runs[0].data.name
 
 
-def _left(task: Task) -> list[tuple[Run, int]]:
+def _left(task: Task) -> list[tuple[TrainingRun, int]]:
     """Trainings that have not ended, and how many epochs each has to go."""
     return [(run, run.settings.epochs - max(len(run.history) - 1, 0)) for run in task.runs if not run.ended]
 
@@ -227,7 +224,7 @@ def _forecast(task: Task, costs: _Costs) -> TaskForecast:
     )
 
 
-def _timed(run: Run, config: StudyConfig, device: torch.device) -> _Costs:
+def _timed(run: TrainingRun, config: StudyConfig, device: torch.device) -> _Costs:
     how = config.measure
     dataset, test = run.dataset("train"), run.dataset("test")
     network = build_network(run.network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -13,12 +13,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.applications.class_structure.attribution import class_structure
-from hesspec.applications.class_structure.record import Structure
+from hesspec.applications.class_structure.record import ClassStructure
+from hesspec.backend.memory_shares import shares_of
+from hesspec.backend.progress import Meter, Progress
 from hesspec.krylov.snapshot import remove_snapshot
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES, matrix_names
-from hesspec.measure.plan import Plan, plan, shares_of
+from hesspec.measure.plan import Plan, plan
 from hesspec.measure.spectrum import spectrum
-from hesspec.operators import Traces, shard
+from hesspec.operators import GraphCache, shard_data
 from hesspec.operators.named import operator_class
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.spectrum import Spectrum
@@ -37,7 +39,6 @@ __all__ = [
 CROSS_ENTROPY: Final = nn.CrossEntropyLoss()
 
 Attribute = str | int | float | bool
-Progress = Callable[[str, float, float | None], None]
 
 
 def spectrum_file(matrix: str, split: str, checkpoint: str = "") -> str:
@@ -63,11 +64,12 @@ def measure(
     batch_size: int = 256,
     memory: str | int | None = None,
     basis: str = "auto",
+    offload: str | None = None,
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
     overwrite: bool = True,
     on_progress: Progress | None = None,
-    traces: Traces | None = None,
+    graphs: GraphCache | None = None,
     group: dist.ProcessGroup | None = None,
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",
@@ -91,7 +93,7 @@ def measure(
     memory : str or int, optional
         What a measurement may take of the device's memory beside the network: "8GB", "500MB", or a number of bytes.
         Products and the Krylov basis share it as they share what is free by default.
-    basis : str
+    basis, offload
         As in `hesspec.spectrum`.
     attributes : mapping, optional
         What else to keep with the spectra, such as network, checkpoint and epoch. Data set, split, number of classes
@@ -104,7 +106,7 @@ def measure(
     on_progress : callable, optional
         Called before the first and after every matvec with the name of the matrix, the work done on all matrices and
         their work in all (None where steps are "auto"), in matvecs of a Hessian.
-    traces : Traces, optional
+    graphs : GraphCache, optional
         As in `hesspec.Hessian`, for a network that is measured at several checkpoints.
     group : torch.distributed.ProcessGroup, optional
         Processes that all call this with the same network and data set, and share the work; the first one writes files.
@@ -146,19 +148,19 @@ def measure(
     network.eval()
     check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
-    mine = batches if group is None else shard(batches, group)
+    mine = batches if group is None else shard_data(batches, group)
     writes = group is None or dist.get_rank(group) == 0
     costs = {name: MATRICES[name].tangent / MATRICES["Hessian"].tangent for name in names}
     total = None if steps == "auto" else steps * probes * sum(costs.values())
-    meter = None if on_progress is None else _Meter(on_progress, total)
+    meter = Meter(on_progress, total)
     for_products, for_basis = (None, None) if memory is None else shares_of(memory)
     spectra: dict[str, Spectrum] = {}
     for name in names:
-        on_step = None if meter is None else meter.start(name, costs[name])
+        on_step = meter.of_steps(name, costs[name])
         file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
         running = None if snapshot is None else Path(snapshot) / Path(file).stem
         operator = operator_class(name)(
-            network, CROSS_ENTROPY, mine, params, memory=for_products, traces=traces, group=group
+            network, CROSS_ENTROPY, mine, params, memory=for_products, graphs=graphs, group=group
         )
         measured = spectrum(
             operator,
@@ -167,6 +169,7 @@ def measure(
             seed=seed,
             memory=for_basis,
             basis=basis,
+            offload=offload,
             on_step=on_step,
             snapshot=running,
             every=every,
@@ -191,6 +194,7 @@ def plan_measurement(
     batch_size: int = 256,
     memory: str | int | None = None,
     basis: str = "auto",
+    offload: str | None = None,
     devices: int = 1,
 ) -> dict[str, Plan]:
     """Plan `measure`; arguments as there and in `hesspec.plan`, plans by names in `hesspec.matrices.MATRICES`.
@@ -214,6 +218,7 @@ def plan_measurement(
             accuracy=accuracy,
             memory=memory,
             basis=basis,
+            offload=offload,
             devices=devices,
         )
         for name in names
@@ -236,7 +241,7 @@ def measure_structure(
     overwrite: bool = True,
     on_progress: Progress | None = None,
     group: dist.ProcessGroup | None = None,
-) -> Structure:
+) -> ClassStructure:
     """Measure the class structure of G of a network over a data set: see `hesspec.class_structure`.
 
     Parameters
@@ -253,7 +258,7 @@ def measure_structure(
 
     Returns
     -------
-    Structure
+    ClassStructure
 
     Raises
     ------
@@ -284,7 +289,7 @@ def measure_structure(
     found = class_structure(
         network,
         CROSS_ENTROPY,
-        batches if group is None else shard(batches, group),
+        batches if group is None else shard_data(batches, group),
         params,
         matrices=names,
         cross=cross,
@@ -301,7 +306,7 @@ def measure_structure(
     return found
 
 
-def _save(result: Spectrum | Structure, file: Path, *, overwrite: bool) -> None:
+def _save(result: Spectrum | ClassStructure, file: Path, *, overwrite: bool) -> None:
     """Save a result under its name; if another process has taken that meanwhile, under one that is free."""
     try:
         result.save(file, overwrite=overwrite)
@@ -315,24 +320,6 @@ def _save(result: Spectrum | Structure, file: Path, *, overwrite: bool) -> None:
             f"There is a file {str(file)!r} by now, which another process has written, and it was not replaced. The "
             f"result of this one is kept in {str(other)!r}."
         ) from error
-
-
-class _Meter:
-    """Adds up the work on several matrices, whose products do not cost the same."""
-
-    def __init__(self, on_progress: Progress, total: float | None) -> None:
-        self._on_progress, self._total, self._done = on_progress, total, 0.0
-
-    def start(self, matrix: str, cost: float) -> Callable[[int, int | None], None]:
-        """Report the begin of a matrix, and give what is to be called after each of its steps."""
-        before = self._done
-
-        def on_step(steps: int, of: int | None) -> None:  # noqa: ARG001 - the total of all matrices is known instead
-            self._done = before + cost * steps
-            self._on_progress(matrix, self._done, self._total)
-
-        on_step(0, None)
-        return on_step
 
 
 def check_outputs(network: nn.Module, dataset: Dataset) -> None:

@@ -16,8 +16,8 @@ import xarray as xr
 from hesspec.backend.memory import in_a_line
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
-from hesspec.spectra.tracking import follow
-from hesspec.study.store import STRUCTURE, Measurement, Run, Task, read_study, tasks_of
+from hesspec.spectra.tracking import track_outliers
+from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, read_study, tasks_of
 
 __all__ = ["open_study"]
 
@@ -60,7 +60,7 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
 
         `eigenvalue`, `error_bound` and `outlier` (whether it is one) over all of the first seven and `rank`: resolved
         eigenvalues by decreasing absolute value; `track`: the number of an outlier's eigenvector, the same at all
-        epochs (see `hesspec.spectra.tracking.follow`).
+        epochs (see `hesspec.spectra.tracking.track_outliers`).
 
         `bulk_low`, `bulk_high`, `trace`, `trace_standard_error`, `effective_rank`, `negative_mass` with its interval,
         `outliers` (their number), `wasserstein_bound`, `matvecs`, `seconds` over the first seven.
@@ -131,7 +131,7 @@ def _read(unread: list[str], read: Callable[[], T]) -> T | None:
         return None
 
 
-def _shown(task: Task) -> Run | None:
+def _shown(task: Task) -> TrainingRun | None:
     """The training that is measured, or that will be as far as is known."""
     begun = [run for run in task.runs if run.history and not run.diverged]
     if not begun:
@@ -161,14 +161,14 @@ class _Blank:
     def _new(self, dimensions: tuple[str, ...], value: float | bool | int) -> tuple[tuple[str, ...], Array]:
         return dimensions, np.full([len(self._coordinates[name]) for name in dimensions], value)
 
-    def _place(self, run: Run) -> tuple[int, int, int, int]:
+    def _place(self, run: TrainingRun) -> tuple[int, int, int, int]:
         where = (run.data.name, run.network, run.settings.seed, run.samples_per_class)
         dataset, network, seed, count = (
             self._coordinates[name].index(value) for name, value in zip(RUN_DIMENSIONS, where, strict=True)
         )
         return dataset, network, seed, count
 
-    def add_training(self, run: Run) -> None:
+    def add_training(self, run: TrainingRun) -> None:
         """Records of a training."""
         at = self._place(run)
         self._values["learning_rate"][1][at] = run.settings.learning_rate
@@ -182,7 +182,7 @@ class _Blank:
                 for name, value in zip(("loss", "error"), values, strict=True):
                     self._values[name][1][*at, column, record.epoch] = value
 
-    def add_spectra(self, run: Run, spectra: dict[Measurement, Spectrum]) -> None:
+    def add_spectra(self, run: TrainingRun, spectra: dict[Measurement, Spectrum]) -> None:
         """Spectra of one training, whose outliers are followed through its epochs."""
         where = self._place(run)
         for place, spectrum in spectra.items():
@@ -198,7 +198,7 @@ class _Blank:
             series = sorted(
                 (place for place in spectra if (place.split, place.what) == (split, what)), key=lambda x: x.epoch
             )
-            for place, tracks in zip(series, follow([spectra[place] for place in series]), strict=True):
+            for place, tracks in zip(series, track_outliers([spectra[place] for place in series]), strict=True):
                 at = (*where, self._epoch(place.epoch), *self._split_and_matrix(split, what))
                 self._values["track"][1][*at, np.flatnonzero(spectra[place].is_outlier)] = tracks
 

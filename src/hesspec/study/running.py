@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hesspec.backend.progress import Meter, Progress
 from hesspec.errors import NonFiniteError
 from hesspec.matrices import MATRICES
-from hesspec.operators import Traces
+from hesspec.operators import GraphCache
 from hesspec.study.checking import faults_of
 from hesspec.study.checkpoints import load_training_state, load_weights, save_checkpoint, save_training_state
 from hesspec.study.config import StudyConfig
@@ -23,14 +24,13 @@ from hesspec.study.failures import is_task_error, let_go, raise_failures, refuse
 from hesspec.study.folders import check_there
 from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.networks import build_network
-from hesspec.study.store import STRUCTURE, Measurement, Run, Task, code_of, lock, tasks_of, write_study
+from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, code_of, lock, tasks_of, write_study
 from hesspec.study.training import EpochRecord, TrainingState, train
 
-__all__ = ["Progress", "run_study", "run_task", "work_of"]
+__all__ = ["run_study", "run_task", "work_of"]
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, float, float], None]
 
 # Work is counted in forward passes of a sample: a step of training takes three, forwards and twice backwards, and a
 # product of a matrix the number of operations as large as one (design 3.3).
@@ -82,7 +82,7 @@ def run_study(
     target = Path(folder)
     code = code_of(config)
     tasks = tasks_of(config, target, code)
-    meter = _Meter(on_progress, sum(work_of(task) for task in tasks))
+    meter = Meter(on_progress, sum(work_of(task) for task in tasks))
     refuse_faults(faults_of(tasks, on_check=lambda what: meter.report(what, 0.0)), len(tasks))
     write_study(config, target, code)
     networks = Networks(device)
@@ -160,9 +160,9 @@ class Networks:
 
     def __init__(self, device: str = "cpu") -> None:
         self._device = torch.device(device)
-        self._found: dict[tuple[str, int, int, int], tuple[nn.Module, Traces]] = {}
+        self._found: dict[tuple[str, int, int, int], tuple[nn.Module, GraphCache]] = {}
 
-    def of(self, task: Task, data: Dataset) -> tuple[nn.Module, Traces]:
+    def of(self, task: Task, data: Dataset) -> tuple[nn.Module, GraphCache]:
         """The network of a task, as it is initialised from the task's seed, and the traces of that object."""
         run = task.runs[0]
         key = (run.network, data.channels, data.classes, data.size)
@@ -171,10 +171,10 @@ class Networks:
             torch.manual_seed(run.settings.seed)
             network = build_network(run.network, channels=data.channels, classes=data.classes, size=data.size)
         if key not in self._found:
-            self._found[key] = network.to(self._device), Traces(points=len(task.epochs))
-        found, traces = self._found[key]
+            self._found[key] = network.to(self._device), GraphCache(points=len(task.epochs))
+        found, graphs = self._found[key]
         found.load_state_dict(network.state_dict())
-        return found, traces
+        return found, graphs
 
 
 def run_task(
@@ -241,7 +241,7 @@ class _Problem:
     train_set: Dataset
     test_set: Dataset
     network: nn.Module
-    traces: Traces
+    graphs: GraphCache
 
 
 def _plus(report: Callable[[str, float], None], before: float, scale: float) -> Callable[[str, float], None]:
@@ -249,7 +249,7 @@ def _plus(report: Callable[[str, float], None], before: float, scale: float) -> 
 
 
 def _train(
-    run: Run, task: Task, problem: _Problem, report: Callable[[str, float], None], *, again: bool = False
+    run: TrainingRun, task: Task, problem: _Problem, report: Callable[[str, float], None], *, again: bool = False
 ) -> None:
     """Train from the last epoch that is kept; again from the beginning where weights are missing."""
     if run.ended and not again:
@@ -289,7 +289,7 @@ def _train(
 class _Saver:
     """Writes what a training is continued from: after wanted epochs, and between them as often as costs little."""
 
-    def __init__(self, run: Run, wanted: set[int]) -> None:
+    def __init__(self, run: TrainingRun, wanted: set[int]) -> None:
         self._run, self._wanted = run, wanted
         self._cost, self._last = 0.0, time.monotonic()
 
@@ -321,7 +321,7 @@ def _drop_losers(task: Task) -> None:
 
 
 def _measure(
-    run: Run, task: Task, measurement: Measurement, problem: _Problem, report: Callable[[str, float], None]
+    run: TrainingRun, task: Task, measurement: Measurement, problem: _Problem, report: Callable[[str, float], None]
 ) -> None:
     how, history = task.measure, run.history
     if measurement.epoch >= len(history):
@@ -377,19 +377,7 @@ def _measure(
         memory=how.memory,
         attributes=attributes,
         on_progress=on_progress,
-        traces=problem.traces,
+        graphs=problem.graphs,
     )
     check_there(run.folder)
     spectra[measurement.what].save(run.result(measurement, how))
-
-
-class _Meter:
-    """Adds up the work of all tasks."""
-
-    def __init__(self, on_progress: Progress | None, total: float) -> None:
-        self._on_progress, self._total, self.done = on_progress, total, 0.0
-
-    def report(self, what: str, beside: float) -> None:
-        """Say what is being done, and the work on it that is not in `done` yet."""
-        if self._on_progress is not None:
-            self._on_progress(what, self.done + beside, self._total)

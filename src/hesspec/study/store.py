@@ -32,8 +32,8 @@ __all__ = [
     "RUNS",
     "STUDY_FILE",
     "Measurement",
-    "Run",
     "Task",
+    "TrainingRun",
     "code_of",
     "is_whole_result",
     "lock",
@@ -83,7 +83,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One training with one learning rate, and the folder of all that comes of it.
 
     Parameters
@@ -239,7 +239,7 @@ class Run:
 class Task:
     """One network on one data set at one sample size with one seed: trainings, of which the best is measured."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[TrainingRun, ...]
     measure: MeasureConfig
 
     @property
@@ -263,7 +263,7 @@ class Task:
         ]
 
     @property
-    def best(self) -> Run | None:
+    def best(self) -> TrainingRun | None:
         """The training with the lowest final test error, and of these with the lowest test loss.
 
         None before all have ended, and where all have diverged.
@@ -354,7 +354,7 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
             for seed in config.seeds:
                 for count in data.samples_per_class or config.samples_per_class:
                     runs = tuple(
-                        Run(
+                        TrainingRun(
                             folder=folder,
                             data=data,
                             network=network,

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hesspec.backend.heap import kept_heap
 from hesspec.errors import NonFiniteError
 from hesspec.study.datasets import Dataset
 
@@ -176,7 +175,6 @@ def evaluate(network: nn.Module, dataset: Dataset, *, batch_size: int) -> tuple[
     return loss / len(dataset), wrong / len(dataset)
 
 
-@kept_heap()
 def train(
     network: nn.Module,
     train_set: Dataset,

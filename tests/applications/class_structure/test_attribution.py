@@ -27,7 +27,7 @@ def names(problem):
 
 
 def structure(problem):
-    return hesspec.ClassStructure(problem.model, problem.loss, problem.data)
+    return hesspec.ClassMeans(problem.model, problem.loss, problem.data)
 
 
 def pairs_of(problem, matrix, count=4):
@@ -55,7 +55,7 @@ def spans(problem):
 def test_shares_are_quadratic_forms_and_sum_to_the_eigenvalue(matrix, dtype, tolerance):
     parts = reference(case())
     _, values, vectors = truth(case(), matrix)
-    found = hesspec.attribute(structure(case(dtype)), pairs_of(case(dtype), matrix))
+    found = hesspec.attribute_outliers(structure(case(dtype)), pairs_of(case(dtype), matrix))
     scale = float(truth(case(), "Hessian")[1].abs().max())
     for i in range(4):
         expected = [float(vectors[:, i] @ parts[part] @ vectors[:, i]) for part in PARTS]
@@ -68,7 +68,7 @@ def test_projections_and_angles_are_those_of_dense_spans(matrix):
     problem = case()
     _, _, vectors = truth(problem, matrix)
     top = vectors[:, :4].numpy()
-    found = hesspec.attribute(structure(problem), pairs_of(problem, matrix))
+    found = hesspec.attribute_outliers(structure(problem), pairs_of(problem, matrix))
     for span, columns in spans(problem).items():
         basis = scipy.linalg.orth(columns, rcond=1e-10)
         inside = ((basis.T @ top) ** 2).sum(0)
@@ -85,7 +85,7 @@ def test_errors_of_vectors_bound_those_of_angles():
     _, _, vectors = truth(problem, "Hessian")
     operator = hesspec.Hessian(problem.model, problem.loss, problem.data)
     pairs = hesspec.eigenpairs(operator, count=4, steps=14)
-    found = hesspec.attribute(structure(problem), pairs)
+    found = hesspec.attribute_outliers(structure(problem), pairs)
     basis = scipy.linalg.orth(spans(problem)[CLASS_MEANS], rcond=1e-10)
     angles = np.sort(scipy.linalg.subspace_angles(basis, vectors[:, : pairs.values.size].numpy()))
     assert np.abs(found.angles[CLASS_MEANS] - angles).max() <= found.angle_error + 1e-6
@@ -101,7 +101,7 @@ def test_knocked_out_spectrum_is_that_of_the_projected_matrix(span, dtype, toler
     left = left[left.abs().argsort(descending=True)].numpy()
     problem = case(dtype)
     operator = hesspec.Hessian(problem.model, problem.loss, problem.data)
-    found = hesspec.knock_out(operator, structure(problem).basis(span), count=12, steps=60)
+    found = hesspec.project_out(operator, structure(problem).basis(span), count=12, steps=60)
     assert found.attributes["projected_out"] == basis.shape[1]
     assert found.eigenvalues.size >= 3
     floor = tolerance * float(values.abs().max())
@@ -111,7 +111,7 @@ def test_knocked_out_spectrum_is_that_of_the_projected_matrix(span, dtype, toler
 def test_dependent_vectors_are_knocked_out_once():
     matrix = torch.diag(torch.arange(40, 0, -1, dtype=torch.float64))
     first, second = torch.eye(40, dtype=torch.float64)[:2]
-    found = hesspec.knock_out(matrix, [first, first + 1e-12 * second, first + second], count=3, steps=40)
+    found = hesspec.project_out(matrix, [first, first + 1e-12 * second, first + second], count=3, steps=40)
     assert found.attributes["projected_out"] == 2
     assert found.eigenvalues.max() == pytest.approx(38, abs=1e-10)
 
@@ -163,13 +163,13 @@ def distances(gram):
 
 def test_files_that_hold_no_structure_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file"):
-        hesspec.Structure.load(tmp_path / "none.nc")
+        hesspec.ClassStructure.load(tmp_path / "none.nc")
     (tmp_path / "text.nc").write_text("no")
     with pytest.raises(ValueError, match="is not a NetCDF file that hesspec can read"):
-        hesspec.Structure.load(tmp_path / "text.nc")
+        hesspec.ClassStructure.load(tmp_path / "text.nc")
     hesspec.spectrum(torch.eye(4), steps=2).save(tmp_path / "spectrum.nc")
     with pytest.raises(ValueError, match="does not hold a class structure"):
-        hesspec.Structure.load(tmp_path / "spectrum.nc")
+        hesspec.ClassStructure.load(tmp_path / "spectrum.nc")
 
 
 def test_an_unknown_matrix_is_refused():

@@ -9,7 +9,7 @@ from class_structure import means, reference
 from torch import nn
 
 from hesspec.applications.class_structure.gram import slices
-from hesspec.applications.class_structure.means import ClassStructure
+from hesspec.applications.class_structure.means import ClassMeans
 
 DTYPES = [(torch.float64, 1e-12), (torch.float32, 3e-6)]
 
@@ -20,7 +20,7 @@ def case(dtype=torch.float64, sizes=(9, 7, 4), model=None, **loss):
 
 
 def structure(problem, **options):
-    return ClassStructure(problem.model, problem.loss, problem.data, **options)
+    return ClassMeans(problem.model, problem.loss, problem.data, **options)
 
 
 def names(problem):
@@ -193,11 +193,11 @@ def test_a_class_alone_in_its_samples_has_one_mean_and_no_spread():
 
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="The loss is MSELoss"):
-        ClassStructure(mlp(), nn.MSELoss(), [(torch.zeros(4, 5), torch.zeros(4, 4))])
+        ClassMeans(mlp(), nn.MSELoss(), [(torch.zeros(4, 5), torch.zeros(4, 4))])
     missing = Case(mlp(), nn.CrossEntropyLoss(), [(torch.zeros(4, 5), torch.tensor([0, 1, 1, 3]))]).to(torch.float64)
     with pytest.raises(ValueError, match=r"1 of 4 classes have no samples in the data \(2\)"):
         structure(missing).eigenvalues("class")
-    with pytest.raises(ValueError, match="part is 'rest'; it is one of 'class', 'cross', 'same' and 'sum'"):
+    with pytest.raises(ValueError, match="part is 'rest'; use one of 'class', 'cross', 'same' and 'sum'"):
         structure(case()).eigenvalues("rest")
 
 

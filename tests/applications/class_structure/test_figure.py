@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from hesspec.applications.class_structure.figure import drawn_means, map_of_means, plot_structure
-from hesspec.applications.class_structure.record import CLASS_MEANS, NOTHING, Structure
+from hesspec.applications.class_structure.record import CLASS_MEANS, NOTHING, ClassStructure
 from hesspec.spectra.spectrum import Spectrum
 
 
 def minimal(classes=3, **more):
-    return Structure(
+    return ClassStructure(
         dimension=50,
         classes=classes,
         weights=np.full((classes, classes), 0.1),
@@ -25,7 +25,7 @@ def minimal(classes=3, **more):
 def whole():
     rng = np.random.default_rng(0)
     points = rng.standard_normal((12, 5))
-    return Structure(
+    return ClassStructure(
         dimension=50,
         classes=3,
         weights=np.full((3, 3), 0.1),
@@ -73,8 +73,8 @@ def test_a_panel_for_each_thing_that_was_measured():
     panels = drawn(plot_structure(whole(), spectrum(), title="network"))
     assert list(panels) == [
         "components of $G$",
-        "outliers, predicted and measured",
-        "what outliers come from",
+        "largest eigenvalues, predicted and measured",
+        "terms of the largest eigenvalues",
         "outliers without the means",
         "map of the means (t-SNE, no unit)",
     ]
@@ -93,12 +93,12 @@ def test_values_are_those_of_the_structure():
     assert list(seen["$G_{class}$"]) == [3, 2, 1]
     assert list(seen["$G_{cross}$"]) == [0.5, 0.1]
     assert list(seen["eigenvalues of $G$"]) == [3.4, 2.3]
-    predictions = panels["outliers, predicted and measured"]
+    predictions = panels["largest eigenvalues, predicted and measured"]
     points = {container.get_label(): container[0].get_xydata() for container in predictions.containers}
     (label,) = [name for name in points if name.startswith("$G_{class}$,")]
     assert points[label].tolist() == [[3.0, 3.5], [2.0, 2.5]]
     assert "off by 17% (median)" in label
-    bars = panels["what outliers come from"].containers
+    bars = panels["terms of the largest eigenvalues"].containers
     assert bars[0][0].get_height() == pytest.approx(3.0 / 3.5)
     assert bars[4][0].get_height() == pytest.approx(-0.1 / 3.5)
     texts = [text.get_text() for text in panels["outliers without the means"].texts]
@@ -113,7 +113,7 @@ def test_the_map_keeps_groups_together_and_needs_four_means():
     assert map_of_means(minimal()) is None
     centres = np.repeat(np.eye(4) * 50, 8, axis=0)
     points = centres + np.random.default_rng(0).standard_normal(centres.shape)
-    structure = Structure(
+    structure = ClassStructure(
         dimension=9,
         classes=4,
         weights=np.ones((4, 4)),

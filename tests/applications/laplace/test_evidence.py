@@ -193,7 +193,7 @@ def test_what_is_not_a_likelihood_is_refused():
     model = nn.Linear(4, 2).double()
     with pytest.raises(ValueError, match="noise is 2, but CrossEntropyLoss"):
         marginal(model, nn.CrossEntropyLoss(), classes, noise=2.0)
-    with pytest.raises(ValueError, match="with class weights it is not a likelihood"):
+    with pytest.raises(ValueError, match="with class weights it is not a log-likelihood"):
         marginal(model, nn.CrossEntropyLoss(weight=torch.tensor([0.3, 1.0])), classes)
 
 

@@ -33,7 +33,7 @@ def test_evidence_is_saved_and_read(tmp_path):
     ("name", "value", "words"),
     [
         ("prior_precision", -1.0, "not positive and ascending"),
-        ("log_evidence", 1e9, "not all in their intervals"),
+        ("log_evidence", 1e9, "not all inside their intervals"),
         ("effective_parameters", np.nan, "not all finite"),
     ],
 )

@@ -263,7 +263,7 @@ def test_bad_input_is_told_in_sentences():
             laplace.Laplace(model, nn.CrossEntropyLoss(**option), data)
     found = posterior("classes")
     for bad in (torch.zeros(3, 5, dtype=torch.float64), torch.zeros((), dtype=torch.float64), "text", []):
-        with pytest.raises(ValueError, match="The model does not take inputs|inputs is"):
+        with pytest.raises(ValueError, match="The model does not accept inputs|inputs is"):
             found.covariance(bad)
     with pytest.raises(ValueError, match="method='mean' is unknown"):
         found.predict(new_inputs(), method="mean")

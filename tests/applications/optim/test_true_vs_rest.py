@@ -84,7 +84,7 @@ def test_a_solve_that_is_cut_off_says_so():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"damping": 0.0}, "damping is 0.0; it has to be positive"),
+        ({"damping": 0.0}, "damping is 0.0; it must be positive"),
         ({"damping": 1.0, "tolerance": -1}, "tolerance is -1"),
         ({"damping": 1.0, "max_iterations": 0}, "max_iterations is 0"),
         ({"damping": 1.0, "rhs": torch.zeros(3)}, r"rhs has shape \(3,\)"),
@@ -98,7 +98,7 @@ def test_bad_arguments_are_refused(options, message):
 
 def test_losses_without_such_rows_are_refused():
     problem = case(label_smoothing=0.1)
-    with pytest.raises(ValueError, match="label smoothing is no combination of the rows; pass it as rhs"):
+    with pytest.raises(ValueError, match="label smoothing is outside the span of the rows; pass it as rhs"):
         hesspec.solve_true_vs_rest(problem.model, problem.loss, problem.data, damping=1.0)
     with pytest.raises(ValueError, match="The loss is MSELoss"):
         hesspec.solve_true_vs_rest(mlp(), nn.MSELoss(), [(torch.zeros(4, 5), torch.zeros(4, 4))], damping=1.0)

@@ -79,7 +79,7 @@ def test_settings_of_now_count():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (torch.optim.LBFGS, "No threshold of stability is known for a LBFGS"),
+        (torch.optim.LBFGS, "No stability threshold is known for a LBFGS"),
         (torch.optim.NAdam, "known for a NAdam"),
         (lambda p: torch.optim.SGD(p, lr=0.0), "learning rate of the optimiser is 0.0"),
         (lambda p: torch.optim.SGD(p, lr=0.1, maximize=True), "maximises"),

@@ -77,9 +77,9 @@ def test_a_file_gives_back_every_field(make, tmp_path):
             {"exponents": np.array([0.1, 0.2]), "counts": np.ones(2)},
             "not finite numbers in decreasing order",
         ),
-        (exponents, {"dimension": 2}, "3 exponents, and a space of dimension 2"),
+        (exponents, {"dimension": 2}, "3 exponents, but a space of dimension 2"),
         (run, {"sharpness": np.full(4, np.nan)}, "sharpness are not all finite"),
-        (run, {"preconditioned": np.array([1.0, np.nan, 1.0, 1.0])}, "at some steps only"),
+        (run, {"preconditioned": np.array([1.0, np.nan, 1.0, 1.0])}, "missing at some steps"),
         (run, {"products": np.array([1, 1, -1, 1])}, "products are not all at least zero"),
     ],
 )
@@ -142,5 +142,5 @@ def test_a_run_without_measurements():
     monitor = stability.monitor(model, nn.MSELoss(), data, torch.optim.SGD(model.parameters(), lr=0.1))
     assert monitor.result().steps.size == 0
     assert "measurements" in repr(monitor.result())
-    with pytest.raises(ValueError, match="no measurement to plot yet"):
+    with pytest.raises(ValueError, match="no measurements to plot yet"):
         monitor.plot()

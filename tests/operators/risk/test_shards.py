@@ -19,7 +19,7 @@ def shares(monkeypatch):
         found = []
         for rank in range(size):
             monkeypatch.setattr(shards, "Ranks", lambda _, rank=rank: SimpleNamespace(rank=rank, size=size))
-            found.append(list(hesspec.shard(data, None)))
+            found.append(list(hesspec.shard_data(data, None)))
         return found
 
     return split
@@ -72,7 +72,7 @@ def test_batches_of_unknown_number_are_dealt_whole(shares):
 
 def test_the_same_share_in_every_pass(monkeypatch):
     monkeypatch.setattr(shards, "Ranks", lambda _: SimpleNamespace(rank=1, size=2))
-    share = hesspec.shard(numbered([4, 3]), None)
+    share = hesspec.shard_data(numbered([4, 3]), None)
     first, second = list(share), list(share)
     assert all(torch.equal(a[1], b[1]) for a, b in zip(first, second, strict=True))
 

@@ -33,7 +33,7 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(6, 17), nn.Tanh(), nn.Linear(17, 4)).double()
     data = [(torch.randn(12, 6, dtype=torch.float64), torch.arange(12) % 4)]
     loss = nn.CrossEntropyLoss()
-    shared = data if group is None else hesspec.shard(data, group)
+    shared = data if group is None else hesspec.shard_data(data, group)
     operator = hesspec.Hessian(model, loss, shared, group=group)
     given = {"steps": 30, "probes": probes, "basis": basis}
     # Room for 24 vectors, or slices of them.

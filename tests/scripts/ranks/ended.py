@@ -15,7 +15,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
-    mine = hesspec.shard([(torch.randn(12, 5), torch.arange(12) % 3)], dist.group.WORLD)
+    mine = hesspec.shard_data([(torch.randn(12, 5), torch.arange(12) % 3)], dist.group.WORLD)
     operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), mine, group=dist.group.WORLD)
     hesspec.spectrum(operator, steps=12, snapshot=sys.argv[1], every=0)
     dist.destroy_process_group()

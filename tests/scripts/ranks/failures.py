@@ -53,7 +53,7 @@ def main() -> None:
             time.sleep(3 * timeout.total_seconds())
 
     try:
-        shared = hesspec.shard(data, group)
+        shared = hesspec.shard_data(data, group)
         if how == "sharded":
             model.fails = last
             fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))

@@ -26,7 +26,7 @@ def compare(case: Case, matrix: str, **options: object) -> dict[str, float]:
         # Of parameters without influence, which some cases have.
         warnings.simplefilter("ignore")
         one = build(case.model, case.loss, case.data, **case.options, **options)
-        shared = hesspec.shard(case.data, group)
+        shared = hesspec.shard_data(case.data, group)
         many = build(case.model, case.loss, shared, **case.options, **options, group=group)
         vectors = torch.randn(one.shape[0], 3, generator=torch.Generator().manual_seed(7), dtype=one.dtype)
         return {

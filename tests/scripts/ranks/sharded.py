@@ -47,7 +47,7 @@ def compare(name: str, dtype: torch.dtype) -> dict[str, float]:
     group = dist.group.WORLD
     model = model.to(dtype)
     wrapped = DistributedDataParallel(model)
-    shared = hesspec.spectrum(hesspec.Hessian(wrapped, loss, hesspec.shard(data, group), group=group), steps=12)
+    shared = hesspec.spectrum(hesspec.Hessian(wrapped, loss, hesspec.shard_data(data, group), group=group), steps=12)
     alone = hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=12)
     wrapping = float(np.abs(shared.ritz_values - alone.ritz_values).max() / np.abs(alone.ritz_values).max())
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
@@ -57,10 +57,10 @@ def compare(name: str, dtype: torch.dtype) -> dict[str, float]:
     before = [value.to_local().clone() for value in model.parameters()]
     refused = ""
     try:
-        hesspec.Hessian(model, loss, hesspec.shard(data, group), group=group)
+        hesspec.Hessian(model, loss, hesspec.shard_data(data, group), group=group)
     except ValueError as error:
         refused = str(error)
-    operator = hesspec.CentralDifferenceHessian(model, loss, hesspec.shard(data, group))
+    operator = hesspec.CentralDifferenceHessian(model, loss, hesspec.shard_data(data, group))
     found = hesspec.spectrum(operator, steps=steps)
     after = [value.to_local() for value in model.parameters()]
     # The true eigenvalue of each resolved one, in order: the k largest in absolute value of either sign.
@@ -89,7 +89,7 @@ def with_ignored_targets() -> float:
     vector = torch.randn(sum(value.numel() for value in model.parameters()), dtype=torch.float64)
     exact = hesspec.Hessian(model, loss, data) @ vector
     fully_shard(model, mesh=init_device_mesh("cpu", (ranks,)))
-    operator = hesspec.CentralDifferenceHessian(model, loss, hesspec.shard(data, dist.group.WORLD))
+    operator = hesspec.CentralDifferenceHessian(model, loss, hesspec.shard_data(data, dist.group.WORLD))
     begin, end = operator.ranks.part(len(vector))
     found = operator @ vector[begin:end]
     return float((found - exact[begin:end]).norm() / exact.norm())

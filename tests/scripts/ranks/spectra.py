@@ -52,13 +52,13 @@ def measured(dtype: torch.dtype) -> dict[str, dict[str, float]]:
     model, loss, data = problem(dtype)
     group = dist.group.WORLD
     one: CurvatureOperator = hesspec.Hessian(model, loss, data)
-    many = hesspec.Hessian(model, loss, hesspec.shard(data, group), group=group)
+    many = hesspec.Hessian(model, loss, hesspec.shard_data(data, group), group=group)
     # Room for 16 vectors of a rank's slice, or of the whole.
     few = 24 * one.shape[0] * dtype.itemsize
     ways = {
         "full": {},
         "half": {"basis": "half"},
-        "half on disk": {"basis": "half on disk"},
+        "half on disk": {"basis": "half", "offload": "disk"},
         "several probes": {"probes": 3},
         "auto": {"steps": "auto", "tolerance": 0.3},
         "restarted": {"basis": "restarted", "memory": few},
@@ -96,7 +96,7 @@ def explained(dtype: torch.dtype) -> dict[str, float]:
     model, loss, data = problem(dtype)
     group = dist.group.WORLD
     one = hesspec.class_structure(model, loss, data, steps=24)
-    many = hesspec.class_structure(model, loss, hesspec.shard(data, group), steps=24, group=group)
+    many = hesspec.class_structure(model, loss, hesspec.shard_data(data, group), steps=24, group=group)
     names = (
         *("weights", "gram", "class_eigenvalues", "cross_eigenvalues", "same_eigenvalues", "sum_eigenvalues"),
         *("ritz_values", "traces", "within_traces", "outliers", "knockout_edges"),

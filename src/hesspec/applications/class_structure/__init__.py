@@ -1,1 +1,1 @@
-"""The class structure of the Gauss-Newton matrix, and what it explains of a spectrum."""
+"""Class structure of the Gauss-Newton matrix, and the outliers that it explains."""

@@ -1,4 +1,4 @@
-"""What of the outliers the class structure explains: shares, overlaps of subspaces, and knocking means out."""
+"""How much of each outlier the class structure explains: shares, subspace overlaps, spectra without the means."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.algebra import SymmetricOperator
-from hesspec.applications.class_structure.means import ClassStructure, Span, within_by_class
-from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
-from hesspec.backend.heap import kept_heap
+from hesspec.applications.class_structure.means import ClassMeans, Span, within_by_class
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
 from hesspec.backend.memory import in_words, parse_memory
+from hesspec.backend.memory_shares import free_shares, shares_of
+from hesspec.backend.progress import Progress
 from hesspec.backend.ranks import ALONE
 from hesspec.backend.suggest import unknown
 from hesspec.krylov.basis import KrylovBasis
@@ -25,8 +26,7 @@ from hesspec.krylov.projected import ProjectedOperator
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm
 from hesspec.matrices import DEFAULT_MATRICES
-from hesspec.measure.plan import shares_of
-from hesspec.measure.spectrum import Eigenpairs, agreed, basis_room, how_kept, outlier_pairs, spectrum
+from hesspec.measure.spectrum import Eigenpairs, agreed, how_kept, outlier_pairs, spectrum
 from hesspec.operators import CurvatureOperator
 from hesspec.operators.class_parts import Projections
 from hesspec.operators.named import operator_class
@@ -34,25 +34,26 @@ from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["Attribution", "attribute", "class_structure", "knock_out"]
+__all__ = ["Attribution", "attribute_outliers", "class_structure", "project_out"]
 
 Array = npt.NDArray[np.float64]
-Progress = Callable[[str, float, float | None], None]
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What of some eigenvectors of one matrix the class structure explains; fields as in `Structure`.
+    """Attribution of eigenvectors of one matrix to the class structure; fields as in `ClassStructure`.
 
     Attributes
     ----------
     shares : array (k, 5)
+        Terms v^T M v that each eigenvalue is the sum of, in the order of `SHARES`.
     in_class, in_means : array (k,)
-        The second is empty where it was not asked for.
+        Squared length of the projection of each eigenvector on the span of the class means, and on that of class and
+        cross-class means. The second is empty if `cross` is False.
     angles : mapping of span to array (r,)
-        Principal angles between all eigenvectors together and the span, radians, ascending.
+        Principal angles between all eigenvectors together and the span, in radians, ascending.
     angle_error : float
-        Bound of the error of each angle, from those of the eigenvectors.
+        Bound on the error of each angle, from those of the eigenvectors.
     """
 
     shares: Array
@@ -62,23 +63,22 @@ class Attribution:
     angle_error: float
 
 
-@kept_heap()
-def attribute(structure: ClassStructure, pairs: Eigenpairs, *, cross: bool = True) -> Attribution:
+def attribute_outliers(structure: ClassMeans, pairs: Eigenpairs, *, cross: bool = True) -> Attribution:
     """Split eigenvalues by the class structure, and compare their eigenvectors with the spans of the means.
 
-    For an eigenvector v of the Hessian, lambda = v^T G_class v + v^T G_cross v + v^T G_within v + v^T G_same v
-    + v^T H v: one push of v through the network gives all terms but the last. It also gives the inner products of v
-    with all means, and with the Gram matrix of these the projection on their span: no basis of it is formed. That costs
-    half a Gauss-Newton product for each vector, and no memory.
+    For an eigenvector v of the Hessian, lambda = v^T G_class v + v^T G_cross v + v^T G_within v + v^T G_same v + v^T H
+    v. One Jacobian-vector product with v gives all terms except the last. It also gives the inner products of v with
+    all means and hence, with their Gram matrix, the projection on their span; no basis is formed. This costs half a
+    Gauss-Newton product for each vector, and no memory.
 
     Parameters
     ----------
     structure : ClassStructure
-        Of the same model, loss and data.
+        Class structure for the same model, loss and data.
     pairs : Eigenpairs
-        Of the Hessian, G or H; k eigenvectors.
+        Eigenpairs of the Hessian, G or H, with k eigenvectors.
     cross : bool
-        Whether the span of the cross-class means is looked at, too, which needs the Gram matrix of all C^2 means.
+        Whether to include the span of the cross-class means, which needs the Gram matrix of all C^2 means.
 
     Returns
     -------
@@ -86,9 +86,9 @@ def attribute(structure: ClassStructure, pairs: Eigenpairs, *, cross: bool = Tru
 
     Notes
     -----
-    Angles are those of Björck and Golub (1973), arc cosines of the singular values of Q^T V. The angle between V and
-    the true eigenvectors is at most that of which the sine is the root of the sum of the squared vector errors, and
-    principal angles move by no more than it.
+    Angles are computed as in Björck and Golub (1973), as arc cosines of the singular values of Q^T V. The sine of the
+    angle between V and the true eigenvectors is at most the root of the sum of squared vector errors, and principal
+    angles change by at most this angle.
     """
     found = structure.project(pairs.vectors)
     shares = np.empty((len(found), len(SHARES)))
@@ -122,8 +122,7 @@ def _quadratic_forms(found: Projections) -> list[float]:
     ]
 
 
-@kept_heap()
-def knock_out(
+def project_out(
     operator: SymmetricOperator,
     vectors: Iterable[Tensor],
     *,
@@ -133,45 +132,46 @@ def knock_out(
     memory: int | None = None,
     on_step: Callable[[int, int | None], None] | None = None,
 ) -> Spectrum:
-    """Spectrum of P A P, where P projects vectors out.
+    """Measure the spectrum of P A P, where P projects vectors out.
 
     Parameters
     ----------
     operator : SymmetricOperator
-        A.
+        The operator A.
     vectors : iterable of Tensor (p,)
-        `count` of them at most. They are orthonormalised; what lies in the span of those before is left out.
-    count, steps, seed
-        `steps` and `seed` as in `hesspec.spectrum`.
+        At most `count` vectors. They are orthonormalised; those in the span of earlier ones are ignored.
+    count : int
+        Largest number of vectors.
+    steps, seed
+        See `hesspec.spectrum`.
     memory : int, optional
-        Bytes that the vectors and the Krylov basis may fill, each of them half.
+        Memory for the vectors and the Krylov basis in bytes, half of it for each.
 
     Raises
     ------
     MemoryError
-        If the vectors do not fit, with half of their bits, on the disk.
+        If the vectors do not fit on disk, even with half of their bits.
     """
     p, device = operator.shape[0], torch.device(operator.device)
     ranks = getattr(operator, "ranks", ALONE)
-    room = basis_room(device, ranks) // 2 if memory is None else memory // 2
-    # Every rank keeps all of each vector, as those of the spectrum are multiplied with whole ones.
-    keeping = agreed(ranks, lambda: how_kept(operator, p, count, "auto", room))
+    room = (int(ranks.least(free_shares(device, ranks).basis)) if memory is None else memory) // 2
+    # Every rank stores the vectors whole, as they are applied to whole Krylov vectors.
+    keeping = agreed(ranks, lambda: how_kept(operator, p, count, "auto", None, room))
     if not isinstance(keeping, Storage):
         raise MemoryError(
-            f"{count} vectors of {p:,} numbers, to be projected out, fit neither into {in_words(room)} nor on the disk."
+            f"{count} vectors of {p:,} numbers, to be projected out, fit neither into {in_words(room)} nor on disk."
         )
     basis = KrylovBasis(Space(p), dtype=operator.dtype, device=device, storage=keeping)
     for vector in vectors:
         unit = vector / norm(vector)
         basis.orthogonalise(unit)
         length = norm(unit)
-        # What is left of a vector in the span of the others is rounding, and no direction.
+        # The remainder of a vector in the span of the others is rounding, not a direction.
         if length > np.sqrt(torch.finfo(operator.dtype).eps):
             basis.append(unit / length)
     return spectrum(ProjectedOperator(operator, basis), steps=steps, seed=seed, memory=room, on_step=on_step)
 
 
-@kept_heap()
 def class_structure(
     model: nn.Module,
     loss_fn: LossFunction,
@@ -187,52 +187,52 @@ def class_structure(
     on_spectrum: Callable[[str, Spectrum], None] | None = None,
     on_progress: Progress | None = None,
     group: dist.ProcessGroup | None = None,
-) -> Structure:
-    """Measure the class structure of G, and what of the outliers of Hess, G and H it explains.
+) -> ClassStructure:
+    """Measure the class structure of G, and how much of the outliers of Hess, G and H it explains.
 
     Parameters
     ----------
     model, loss_fn, data, params, group
-        As for `ClassStructure`, with its conditions.
+        See `ClassMeans`, with its conditions.
     matrices : sequence of str
-        Whose outliers are attributed: of "Hessian", "GaussNewton" and "Residual"; of the first two the C largest
-        eigenvalues in any case. A spectrum is measured of each, and its eigenvectors take 2 C p numbers.
+        Matrices whose outliers are attributed: "Hessian", "GaussNewton", "Residual". For the first two, the C largest
+        eigenvalues are included in any case. A spectrum of each is measured, and its eigenvectors take 2 C p numbers.
     cross : bool
-        Whether the C^2 cross-class means are formed. Their number makes that dear for many classes: the passes take C/2
-        Gauss-Newton products for each slice of the parameters that fits into memory, and the Gram matrix C^4 p
-        operations. Without them there are no eigenvalues of G_cross and no span of cross-class means.
+        Whether to form the C^2 cross-class means. This is expensive for many classes: the passes cost C/2 Gauss-Newton
+        products for each slice of the parameters that fits into memory, and the Gram matrix C^4 p operations. Without
+        them there are no eigenvalues of G_cross and no span of cross-class means.
     knockout : bool
-        Whether the means are projected out of the Hessian, which takes a spectrum more, or two with `cross`.
+        Whether to project the means out of the Hessian, which needs one more spectrum, or two with `cross`.
     steps, seed
-        Of the spectra; see `hesspec.spectrum`.
+        Steps and seed of the spectra; see `hesspec.spectrum`.
     memory : str or int, optional
-        What may be taken of the device's memory, beside model, data and eigenvectors.
+        Device memory to use in addition to model, data and eigenvectors: "8GB", or a number of bytes.
     on_spectrum : callable, optional
-        Called with the name and the spectrum of each of the matrices as soon as it is measured.
+        Called with the name and the spectrum of each matrix as soon as it is measured.
     on_progress : callable, optional
-        Called with what is done now, the work done of that, and all of it (None where it is not known).
+        Called with the current phase, the work done in it, and its total (None if unknown).
 
     Returns
     -------
-    Structure
+    ClassStructure
 
     Raises
     ------
     ValueError, NonFiniteError, MemoryError
-        As `ClassStructure` and `hesspec.spectrum`.
+        See `ClassMeans` and `hesspec.spectrum`.
     """
     start = time.perf_counter()
     for name in matrices:
         if name not in DEFAULT_MATRICES:
             raise ValueError(unknown("matrix", name, DEFAULT_MATRICES))
     say = on_progress or (lambda *_: None)
-    # The structure and one operator at a time share the memory.
+    # The memory is shared by the structure and one operator at a time.
     each = None if memory is None else parse_memory(memory) // 2
     products, room = (None, None) if each is None else shares_of(each)
-    structure = ClassStructure(model, loss_fn, data, params, memory=each, group=group)
+    structure = ClassMeans(model, loss_fn, data, params, memory=each, group=group)
     say("means", 0, None)
     if cross:
-        structure.pair_gram  # noqa: B018 - formed first, so that the class means come from it
+        structure.pair_gram  # noqa: B018 - formed first, so that the class means are computed from it
     count = structure.classes
     fields: dict[str, Any] = _of_means(structure, cross=cross)
     predicted = time.perf_counter() - start
@@ -242,7 +242,7 @@ def class_structure(
     found: dict[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]] = {}
     for name in matrices:
         operator = operator_class(name)(model, loss_fn, data, params, memory=products, group=group)
-        # The bulk of H has no classes.
+        # H has no class structure.
         least = 0 if name == "Residual" else count
         pairs, places = outlier_pairs(
             operator, classes=count, least=least, steps=steps, seed=seed, memory=room, on_step=_steps_of(say, name)
@@ -252,7 +252,7 @@ def class_structure(
         found[name] = pairs, places, _attributed(structure, pairs, cross)
         if knockout and name == "Hessian":
             fields |= _knocked_out(structure, operator, pairs, cross, steps, seed, room, say)
-    return Structure(
+    return ClassStructure(
         dimension=structure.dimension,
         classes=count,
         weights=structure.weights,
@@ -276,11 +276,11 @@ def class_structure(
     )
 
 
-def _of_means(structure: ClassStructure, *, cross: bool) -> dict[str, Any]:
-    """Gram matrix of the means, and the eigenvalues that it gives."""
+def _of_means(structure: ClassMeans, *, cross: bool) -> dict[str, Any]:
+    """Gram matrix of the means, and the eigenvalues computed from it."""
     count = structure.classes
     if cross:
-        # All g_c as combinations of the g_{c,c'}, before these themselves.
+        # All g_c, as combinations of the g_{c,c'}, followed by the g_{c,c'}.
         off = structure.weights * (1 - np.eye(count))
         centres = np.zeros((count, count, count))
         centres[np.arange(count), :, np.arange(count)] = off / off.sum(1, keepdims=True)
@@ -299,11 +299,11 @@ def _of_means(structure: ClassStructure, *, cross: bool) -> dict[str, Any]:
     }
 
 
-def _attributed(structure: ClassStructure, outliers: Eigenpairs, cross: bool) -> Attribution:
-    """Attribution of outliers; angles are those of the C largest."""
-    found = attribute(structure, outliers, cross=cross)
+def _attributed(structure: ClassMeans, outliers: Eigenpairs, cross: bool) -> Attribution:
+    """Attribute eigenpairs; angles are those of the C largest."""
+    found = attribute_outliers(structure, outliers, cross=cross)
     if outliers.values.size > structure.classes:
-        largest = attribute(structure, _some(outliers, np.arange(structure.classes)), cross=cross)
+        largest = attribute_outliers(structure, _some(outliers, np.arange(structure.classes)), cross=cross)
         found = replace(found, angles=largest.angles, angle_error=largest.angle_error)
     return found
 
@@ -319,7 +319,7 @@ def _some(pairs: Eigenpairs, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
 
 
 def _of_outliers(found: Mapping[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]]) -> dict[str, Any]:
-    """Outliers and angles of all matrices, one after the other."""
+    """Attributed eigenvalues and angles of all matrices, concatenated."""
 
     def joined(parts: Iterable[Any], like: Array) -> Any:
         return np.concatenate([like, *parts])
@@ -337,7 +337,8 @@ def _of_outliers(found: Mapping[str, tuple[Eigenpairs, npt.NDArray[np.intp], Att
     attributions = [attribution for _, _, attribution in found.values()]
     return {
         "outlier_matrix": np.array(names, dtype=str),
-        # The run's own values and bounds, which hold one to one; Rayleigh quotients differ from them by less than that.
+        # Ritz values with their bounds, which hold in a one-to-one pairing; Rayleigh quotients differ by less than
+        # these.
         "outliers": joined([pairs.spectrum.eigenvalues[places] for pairs, places, _ in found.values()], empty()),
         "outlier_bounds": joined([pairs.spectrum.error_bounds[places] for pairs, places, _ in found.values()], empty()),
         "outlier_shares": joined([attribution.shares for attribution in attributions], empty(len(SHARES))),
@@ -354,7 +355,7 @@ def _of_outliers(found: Mapping[str, tuple[Eigenpairs, npt.NDArray[np.intp], Att
 
 
 def _knocked_out(
-    structure: ClassStructure,
+    structure: ClassMeans,
     hessian: CurvatureOperator,
     pairs: Eigenpairs,
     cross: bool,
@@ -367,7 +368,7 @@ def _knocked_out(
     spectra = {NOTHING: pairs.spectrum}
     spans: list[Span] = [CLASS_MEANS, ALL_MEANS] if cross else [CLASS_MEANS]
     for span in spans:
-        spectra[span] = knock_out(
+        spectra[span] = project_out(
             hessian,
             structure.basis(span),
             count=structure.span(span).shape[1],

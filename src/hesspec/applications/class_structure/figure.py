@@ -1,4 +1,4 @@
-"""Figures of a class structure, in matplotlib, and the map of the means that they and the report draw."""
+"""Matplotlib figure of a class structure, and the map of the means that it shares with the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from sklearn.manifold import TSNE
 
-from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, Structure
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, ClassStructure
 from hesspec.plot import FILL, OKABE_ITO, STYLE, bulk_on_logarithmic_axis, darkened
 from hesspec.plot.style import label_few_decades
 from hesspec.spectra.spectrum import Spectrum
@@ -30,22 +30,22 @@ COMPONENTS = (
 """Parts whose eigenvalues are drawn: name, label, colour and marker."""
 
 TERMS = dict(zip(SHARES, (OKABE_ITO[1], OKABE_ITO[2], OKABE_ITO[4], OKABE_ITO[3], "#7F7F7F"), strict=True))
-"""Colours of the terms of an outlier."""
+"""Colours of the terms of an eigenvalue."""
 
 TERM_LABELS = ("$G_{class}$", "$G_{cross}$", "$G_{within}$", "$G_{same}$", "$H$")
 
-# Means that t-SNE needs at least to have neighbours to keep near.
+# Smallest number of means for t-SNE, which needs neighbours.
 FEWEST_MEANS = 4
-# Beyond so many, the class means alone are drawn: t-SNE of the cross-class means of 30 classes takes 2 s, of 50 8 s.
+# With more means, only the class means are drawn: t-SNE of the cross-class means takes 2 s for 30 classes, 8 s for 50.
 MOST_MEANS = 1_000
-# Its usual perplexity, and how many times as many points it needs.
+# Usual perplexity of t-SNE, and the number of points that it needs as a multiple of it.
 PERPLEXITY, POINTS_PER_PERPLEXITY = 30.0, 3.0
 
 
-def map_of_means(structure: Structure) -> Array | None:
-    """Place of each mean in the plane, (K, 2), by t-SNE of the distances between them; None with fewer than 4 means.
+def map_of_means(structure: ClassStructure) -> Array | None:
+    """Embed the means in the plane, (K, 2), by t-SNE of the distances between them; None for fewer than 4 means.
 
-    Distances in the plane keep neighbours, not lengths, and have no unit (van der Maaten and Hinton 2008).
+    t-SNE preserves neighbourhoods, not distances, and has no unit (van der Maaten and Hinton 2008).
     """
     count = len(structure.gram)
     if count < FEWEST_MEANS:
@@ -59,8 +59,8 @@ def map_of_means(structure: Structure) -> Array | None:
     return np.asarray(embedding.fit_transform(distances / largest), dtype=float)
 
 
-def drawn_means(structure: Structure) -> Structure:
-    """The structure with the Gram matrix of the means that are drawn: of the class means where there are too many."""
+def drawn_means(structure: ClassStructure) -> ClassStructure:
+    """Return the structure with the means that are drawn: only the class means if there are too many."""
     if len(structure.gram) <= MOST_MEANS:
         return structure
     kept = structure.gram_other < 0
@@ -73,29 +73,31 @@ def drawn_means(structure: Structure) -> Structure:
 
 
 def class_colours(count: int) -> list[tuple[float, float, float]]:
-    """Colours (count,) of classes: the palette's, and beyond it darker ones of the same hues; labels tell the rest."""
+    """Colours (count,) of classes: the palette, then darker shades of it, repeated; labels distinguish the rest."""
     colours = [*(mpl.colors.to_rgb(colour) for colour in OKABE_ITO[:6]), *map(darkened, OKABE_ITO[:6])]
     return [colours[i % len(colours)] for i in range(count)]
 
 
-def plot_structure(structure: Structure, spectrum: Spectrum | None = None, *, title: str | None = None) -> Figure:
-    """Figure of a class structure, with a panel for each thing that was measured.
+def plot_structure(structure: ClassStructure, spectrum: Spectrum | None = None, *, title: str | None = None) -> Figure:
+    """Plot a class structure, with a panel for each quantity that was measured.
 
-    Eigenvalues of G's components below the spectrum of G; measured outliers of Hess against those that the means
-    predict; the map of the means; what each outlier comes from; what is left of the outliers without the means.
+    The panels are: eigenvalues of G's components below the spectrum of G; largest eigenvalues of Hess against those
+    that the means predict; the terms of these eigenvalues; outliers of Hess with the means projected out; the map of
+    the means.
 
     Parameters
     ----------
-    structure : Structure
+    structure : ClassStructure
+        Measured class structure.
     spectrum : Spectrum, optional
-        Of G, at the same point and on the same data.
+        Spectrum of G at the same point, on the same data.
     title : str, optional
-        Above all panels.
+        Title above all panels.
 
     Returns
     -------
     matplotlib.figure.Figure
-        5 inches for each of up to three panels in a row, 4.4 for each row.
+        Figure with up to three panels in a row, 5 by 4.4 inches each.
 
     Raises
     ------
@@ -117,9 +119,7 @@ def plot_structure(structure: Structure, spectrum: Spectrum | None = None, *, ti
     if places is not None:
         panels.append(lambda axes: _map(axes, shown, places))
     if not panels:
-        raise ValueError(
-            "There is nothing to plot: the parts of G have no eigenvalues and the Hessian has no outliers."
-        )
+        raise ValueError("There is nothing to plot: the structure has no eigenvalues of parts of G or of the Hessian.")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with mpl.rc_context(STYLE):
@@ -131,7 +131,7 @@ def plot_structure(structure: Structure, spectrum: Spectrum | None = None, *, ti
     return figure
 
 
-def _components(axes: Axes, structure: Structure, spectrum: Spectrum | None) -> None:
+def _components(axes: Axes, structure: ClassStructure, spectrum: Spectrum | None) -> None:
     drawn = [
         (label, colour, marker, getattr(structure, f"{part}_eigenvalues")) for part, label, colour, marker in COMPONENTS
     ]
@@ -147,7 +147,7 @@ def _components(axes: Axes, structure: Structure, spectrum: Spectrum | None) -> 
             markeredgecolor="white", markeredgewidth=0.4, label="eigenvalues of $G$",
         )  # fmt: skip
         axes.set_yscale("log")
-        # Rows for the components below the height of one eigenvalue.
+        # Rows for the components, below the height of one eigenvalue.
         heights = [1 / spectrum.dimension / 6 ** (row + 1) for row in range(len(drawn))]
         axes.set_ylim(heights[-1] / 3, 3 * max(y.max(initial=0), 10 / spectrum.dimension))
         axes.set_ylabel("share of eigenvalues per decade; points of $G$: 1/p")
@@ -165,7 +165,7 @@ def _components(axes: Axes, structure: Structure, spectrum: Spectrum | None) -> 
         )  # fmt: skip
     axes.set(xscale="log", xlabel="eigenvalue λ  (loss per squared parameter)", title="components of $G$")
     if spectrum is not None:
-        # Above the panel: within it, every corner may hold a curve or a row of points.
+        # Placed above the panel, as any corner inside it may contain a curve or a row of points.
         axes.legend(
             fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderaxespad=0.2, columnspacing=0.8,
             handlelength=1.0, handletextpad=0.4,
@@ -173,7 +173,7 @@ def _components(axes: Axes, structure: Structure, spectrum: Spectrum | None) -> 
         axes.set_title(axes.get_title(loc="left"), pad=22)
 
 
-def _predictions(axes: Axes, structure: Structure) -> None:
+def _predictions(axes: Axes, structure: ClassStructure) -> None:
     every: list[Array] = []
     for part, label, colour, marker in (
         ("class", "$G_{class}$", OKABE_ITO[1], "o"),
@@ -194,17 +194,18 @@ def _predictions(axes: Axes, structure: Structure) -> None:
     axes.plot([low, high], [low, high], color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     axes.set(
         xscale="log", yscale="log", xlim=(low, high), ylim=(low, high),
-        xlabel="eigenvalue predicted by the means", ylabel="outlier of Hess", title="outliers, predicted and measured",
+        xlabel="eigenvalue predicted by the means", ylabel="eigenvalue of Hess",
+        title="largest eigenvalues, predicted and measured",
     )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
-        # Fewer of them where there are several decades, so that they do not touch.
+        # Fewer labels if there are several decades, so that they do not touch.
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=9, loc="upper left")
 
 
-def _shares(axes: Axes, structure: Structure) -> None:
+def _shares(axes: Axes, structure: ClassStructure) -> None:
     mine = structure.outlier_matrix == "Hessian"
     shares = structure.outlier_shares[mine] / structure.outliers[mine][:, None]
     ranks = np.arange(1, len(shares) + 1)
@@ -217,17 +218,19 @@ def _shares(axes: Axes, structure: Structure) -> None:
         )
         up, down = up + np.clip(part, 0, None), down + np.clip(part, None, 0)
     axes.axhline(0, color="#444444", linewidth=0.8)
-    axes.set(xlabel="outlier of Hess, by size", ylabel="share of the eigenvalue", title="what outliers come from")
+    axes.set(
+        xlabel="eigenvalue of Hess, by size", ylabel="share of the eigenvalue", title="terms of the largest eigenvalues"
+    )
     axes.set_ylim(min(-0.02, 1.1 * down.min()), max(1.02, 1.02 * up.max()) + 0.2)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xticks(ranks if len(ranks) <= 12 else ranks[:: -(-len(ranks) // 12)])
     axes.legend(fontsize=9, ncols=5, loc="upper center", columnspacing=0.8, handlelength=1.0, handletextpad=0.4)
 
 
-def _knockout(axes: Axes, structure: Structure) -> None:
+def _knockout(axes: Axes, structure: ClassStructure) -> None:
     names = [NOTHING, CLASS_MEANS, ALL_MEANS][: len(structure.knockout_edges)]
     sizes = np.abs(structure.knockout_eigenvalues)
-    # Not a number where every eigenvalue is an outlier, 0 where nothing is left: there is no bulk to draw.
+    # NaN if every eigenvalue is an outlier, 0 if nothing is left: there is no bulk to draw.
     edges = np.nan_to_num(np.abs(structure.knockout_edges).max(axis=1))
     seen = [size for size in (*edges, *sizes) if size > 0] or [1.0]
     low = min(seen) / 3
@@ -249,7 +252,7 @@ def _knockout(axes: Axes, structure: Structure) -> None:
     label_few_decades(axes.xaxis)
 
 
-def _map(axes: Axes, structure: Structure, places: Array) -> None:
+def _map(axes: Axes, structure: ClassStructure, places: Array) -> None:
     colours = class_colours(structure.classes)
     centre = structure.gram_other < 0
     same = structure.gram_other == structure.gram_true
@@ -257,7 +260,7 @@ def _map(axes: Axes, structure: Structure, places: Array) -> None:
         mine = structure.gram_true == c
         axes.plot(*places[mine & ~centre & ~same].T, "o", color=colours[c], markersize=4, alpha=0.7)
         axes.plot(*places[mine & same].T, "x", color=colours[c], markersize=5)
-    # Texts do not count for the limits of axes, so class means beyond all dots, or without any, would be lost.
+    # Texts do not affect axis limits, so class means outside the range of the dots would be lost.
     axes.update_datalim(places)
     axes.autoscale_view()
     for (x, y), c in zip(places[centre], structure.gram_true[centre], strict=True):

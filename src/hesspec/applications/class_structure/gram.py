@@ -1,4 +1,4 @@
-"""Means of the logit gradients by true class, and their Gram matrices."""
+"""Gram matrices of the class-conditional means of logit gradients."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from hesspec.operators.risk.logits import LogitRows
 
 __all__ = ["Mean", "gram_of_means", "slices"]
 
-# True class c, and coefficients (C,) over c' by which the gradients of its samples are added up:
+# True class c, and coefficients (C,) over c' with which the gradients of its samples are summed:
 # sum_{i in c, c'} w_{i,c'} k_{c'} g_{i,c'}.
 Mean = tuple[int, Tensor]
 
 
-# Entries of all means whose products are added in float32, before the sum of them is in float64.
+# Number of entries of all means whose products are summed in float32 before accumulation in float64.
 PIECE = 1 << 14
 
 
 def slices(p: int, count: int, itemsize: int, budget: int) -> list[tuple[int, int]]:
-    """Slices [a, b) of flat vectors (p,) such that one of `count` vectors fits into a budget of bytes.
+    """Yield slices [a, b) of flat vectors (p,) such that a slice of `count` vectors fits into a budget of bytes.
 
     Raises
     ------
     MemoryError
-        If not even one number of each fits.
+        If not even one entry of each vector fits.
     """
     length = budget // (count * itemsize)
     if length < 1:
-        raise MemoryError(f"{count} means do not fit into {budget} bytes, not even one number of each.")
+        raise MemoryError(f"{count} means do not fit into {budget} bytes, not even one entry of each.")
     pieces = math.ceil(p / length)
     bounds = [p * i // pieces for i in range(pieces + 1)]
     return list(itertools.pairwise(bounds))
@@ -45,30 +45,31 @@ def slices(p: int, count: int, itemsize: int, budget: int) -> list[tuple[int, in
 def gram_of_means(
     risk: EmpiricalRisk, parts: Callable[[Batch], Sequence[Batch]], means: Sequence[Mean], budget: int
 ) -> Tensor:
-    """Inner products of means of the logit gradients.
+    """Compute inner products of means of the logit gradients.
 
-    Each batch is taken apart by class, so that a vector-Jacobian product for a mean of class c is over the samples of
-    class c alone: means of all classes, one for each, cost together as much as one vector-Jacobian product over all of
-    the data, which is half of a Gauss-Newton product, and a forward pass. Batches that cannot be taken apart (positions
-    of a sequence, say) cost a vector-Jacobian product for each mean.
+    Each batch is split by class, so that the vector-Jacobian product for a mean of class c runs over the samples of
+    class c only: one mean per class costs, for all classes together, one vector-Jacobian product over all data, which
+    is half of a Gauss-Newton product, plus a forward pass. Batches that cannot be split (for example by positions of a
+    sequence) cost a vector-Jacobian product for each mean.
 
-    Where the means do not fit into the budget all at once, this is repeated for slices of the parameters; what lies
-    between the loss and the parameters of a slice is all that is differentiated.
+    If the means do not fit into the budget at once, this is repeated for slices of the parameters; only the layers
+    between the loss and the parameters of a slice are differentiated.
 
     Parameters
     ----------
     risk : EmpiricalRisk
+        Model, loss and data.
     parts : callable
-        The parts of a batch that passes are made over.
+        Splits a batch into the parts over which passes run.
     means : sequence of Mean
-        K of them.
+        The K means.
     budget : int
-        Bytes that the means may take at once.
+        Memory for the means, in bytes.
 
     Returns
     -------
     Tensor (K, K)
-        float64, on the parameters' device.
+        Inner products in float64, on the parameters' device.
     """
     parameters = risk.parameters
     gram = torch.zeros(len(means), len(means), dtype=torch.float64, device=parameters.device)
@@ -91,7 +92,7 @@ def _add_all(
 
 
 def _by_class(risk: EmpiricalRisk, batch: Batch) -> Iterator[Batch]:
-    """A batch as one batch for each class where it has one target for each sample, else as it is."""
+    """Split a batch by class if it has one target for each sample; otherwise return it unchanged."""
     targets = batch.targets
     if batch.indivisible or not isinstance(targets, Tensor) or targets.dim() != 1:
         yield batch
@@ -101,11 +102,11 @@ def _by_class(risk: EmpiricalRisk, batch: Batch) -> Iterator[Batch]:
 
 
 def _add(risk: EmpiricalRisk, batch: Batch, means: Sequence[Mean], kept: Tensor, first: int) -> None:
-    """Add the batch's part of every mean to the slice of the parameters that begins at `first`."""
+    """Add the contribution of a batch to every mean, for the slice of the parameters that begins at `first`."""
     last = first + kept.shape[1]
     ends = torch.tensor(risk.parameters.sizes).cumsum(0).tolist()
     places = list(zip(risk.parameters.names, [0, *ends[:-1]], ends, strict=True))
-    # Of the slice, not more: the others are constants, which the backward pass does not go to.
+    # Only the parameters of the slice: the others are constants, which the backward pass does not reach.
     inside = {name: (begin, end) for name, begin, end in places if begin < last and end > first}
     theta = risk.leaves()
     leaves = {name: theta[name] for name in inside}

@@ -1,4 +1,4 @@
-"""The class structure of the Gauss-Newton matrix: means of the logit gradients, and the parts of G made of them."""
+"""Class structure of the Gauss-Newton matrix: class-conditional means of logit gradients, and the parts of G."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.applications.class_structure.gram import gram_of_means
-from hesspec.backend.memory import free_memory
+from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.krylov.xtrace import xtrace
-from hesspec.measure.plan import shares_of
-from hesspec.measure.spectrum import BASIS_SHARE
-from hesspec.operators.base import KEPT_SHARE
 from hesspec.operators.class_parts import (
     GaussNewtonClass,
     GaussNewtonCross,
@@ -33,7 +30,7 @@ from hesspec.operators.risk.logits import LogitRows, check_softmax_loss
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 
-__all__ = ["ClassStructure", "Part", "Span"]
+__all__ = ["ClassMeans", "Part", "Span"]
 
 Array = npt.NDArray[np.float64]
 Part = Literal["class", "cross", "same", "sum"]
@@ -45,47 +42,46 @@ OPERATORS: Final = {
     "within": GaussNewtonWithin,
     "same": GaussNewtonSame,
 }
-# Vectors that are pulled back, or pushed forward, in one pass over the data.
+# Number of vectors in one pass of Jacobian-vector or vector-Jacobian products over the data.
 TOGETHER = 8
 
 
-class ClassStructure:
-    r"""What the Gauss-Newton matrix of a softmax cross-entropy is made of, by true class c and logit c'.
+class ClassMeans:
+    r"""Decomposition of the Gauss-Newton matrix of a softmax cross-entropy by true class c and logit c'.
 
     .. math:: G = \sum_{i,c'} w_{i,c'}\, g_{i,c'} g_{i,c'}^\top
                 = G_{class} + G_{cross} + G_{within} + G_{c=c'}, \qquad
               w_{i,c'} = p_{i,c'} / N, \quad g_{i,c'} = J_i^\top (e_{c'} - p_i)
 
     Averages over the samples of class c are the cross-class means g_{c,c'}; averages of these over c' != c are the
-    class means g_c (arXiv 1901.08244, arXiv 2008.11865). Three of the four parts are sums of squares of C, C (C - 1)
-    and C means: their non-zero eigenvalues come from Gram matrices, without any eigen-iteration. The parts as operators
-    are `GaussNewtonClass`, `GaussNewtonCross`, `GaussNewtonSame` and `GaussNewtonWithin`.
+    class means g_c (arXiv 1901.08244, arXiv 2008.11865). Three of the four parts are sums of outer products of C, C (C
+    - 1) and C means, so their nonzero eigenvalues come from Gram matrices, without any iterative eigensolver. The parts
+    are available as operators: `GaussNewtonClass`, `GaussNewtonCross`, `GaussNewtonSame` and `GaussNewtonWithin`.
 
-    Nothing is computed before it is asked for. In units of a Gauss-Newton product (two products as large as a forward
-    pass forward, two back): the eigenvalues of G_class and G_same cost 1 1/4 together, and those of G_cross and the sum
-    C/2 + 1/4, where batches have one target for each sample and the means fit into memory; a vector that is pushed or
-    pulled (`project`, `eigenvectors`) costs 1/2.
+    Everything is computed on first use. In units of a Gauss-Newton product, the eigenvalues of G_class and G_same cost
+    1 1/4 together, and those of G_cross and the sum C/2 + 1/4, provided that batches have one target for each sample
+    and the means fit into memory; each vector in `project` or `eigenvectors` costs 1/2.
 
     Parameters
     ----------
     model, loss_fn, data, params
-        As for `hesspec.GaussNewton`; the loss is `torch.nn.CrossEntropyLoss` with classes as targets.
+        See `hesspec.GaussNewton`; the loss must be `torch.nn.CrossEntropyLoss` with class indices as targets.
     memory : str or int, optional
-        What may be taken of the device's memory, beside model and data: "8GB", or a number of bytes. Passes and means
-        share it. By default a safe share of what is free. Means that do not fit are had in slices of the parameters.
+        Device memory for passes and means, in addition to model and data: "8GB", or a number of bytes. By default a
+        safe share of the free memory. Means that do not fit are computed in slices of the parameters.
     group : torch.distributed.ProcessGroup, optional
-        As for `hesspec.GaussNewton`: processes that share the data, every one of which makes the same calls.
+        See `hesspec.GaussNewton`: processes that share the data; all of them must make the same calls.
 
     Raises
     ------
     ValueError
-        If the loss is another one; with the first use, if a class has no samples, targets are no integers, or there is
-        one class only; or as `hesspec.GaussNewton`.
+        If the loss is a different one; on first use, if a class has no samples, targets are not integers, or there is
+        only one class; or for the reasons of `hesspec.GaussNewton`.
 
     Notes
     -----
-    Eigenvalues of parts are exact up to the rounding of gradients: to a few eps of the parameters' dtype, times the
-    largest one. Those below K eps times the largest are taken for zero, for K means.
+    Eigenvalues of parts are exact up to the rounding of gradients, a few eps of the parameters' dtype times the largest
+    eigenvalue. For K means, those below K eps times the largest are treated as zero.
     """
 
     def __init__(
@@ -102,33 +98,32 @@ class ClassStructure:
         self._risk = EmpiricalRisk(model, loss_fn, data, params, group=group)
         check_softmax_loss(self._risk.loss)
         ranks = self._risk.ranks
-        # The same on all ranks, as it decides how many passes there are.
-        free = int(ranks.least(free_memory(self.device) // (ranks.neighbours if self.device.type == "cpu" else 1)))
-        self._budget, self._room = sizes or (int(KEPT_SHARE * free), int(BASIS_SHARE * free))
+        # The same on all ranks, as it determines the number of passes.
+        self._budget, self._room = sizes or (int(ranks.least(size)) for size in free_shares(self.device, ranks))
 
     @property
     def dimension(self) -> int:
-        """p."""
+        """Number of parameters, p."""
         return self._risk.parameters.count
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters and of all vectors."""
+        """Dtype of the parameters and of all vectors."""
         return self._risk.parameters.dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the parameters and of all vectors."""
+        """Device of the parameters and of all vectors."""
         return self._risk.parameters.device
 
     @property
     def classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return len(self.weights)
 
     @functools.cached_property
     def weights(self) -> Array:
-        """w_{c,c'} (C, C): over the samples of class c, the sum of w_{i,c'}."""
+        """Weights w_{c,c'} (C, C): sum of w_{i,c'} over the samples of class c."""
         return self._weights.cpu().numpy()
 
     @functools.cached_property
@@ -137,7 +132,7 @@ class ClassStructure:
 
     @functools.cached_property
     def _off(self) -> Tensor:
-        """Weights of c' != c, and 0."""
+        """Weights with the diagonal c' = c set to 0."""
         return self._weights * (1 - torch.eye(len(self._weights), dtype=torch.float64, device=self.device))
 
     @functools.cached_property
@@ -147,18 +142,18 @@ class ClassStructure:
     # Means, Gram matrices and eigenvalues -----------------------------------------------------------------------------
 
     def class_means(self) -> Tensor:
-        """g_c, (p, C): a column for each class, at half a Gauss-Newton product each."""
+        """Class means g_c as columns (p, C), at the cost of half a Gauss-Newton product each."""
         return self._combined(self._class_coefficients[:, : self.classes].cpu().numpy())
 
     def cross_class_means(self, c: int) -> Tensor:
-        """g_{c,c'} of one class c, (p, C): a column for each c', g_{c,c} among them."""
+        """Cross-class means g_{c,c'} of one class c as columns (p, C), one for each c' including c."""
         chosen = np.zeros((self.classes, self.classes, self.classes))
         chosen[c] = np.eye(self.classes)
         return self._combined(chosen.reshape(-1, self.classes))
 
     @functools.cached_property
     def class_gram(self) -> Array:
-        """Inner products (2C, 2C) of the class means g_c and then the means g_{c,c} of the true class's logit."""
+        """Inner products (2C, 2C) of the class means g_c, followed by the means g_{c,c} of the true class's logit."""
         if "pair_gram" in self.__dict__:
             chosen = self._class_coefficients.cpu().numpy()
             return np.asarray(chosen.T @ self.pair_gram @ chosen)
@@ -180,7 +175,7 @@ class ClassStructure:
 
     @property
     def _class_coefficients(self) -> Tensor:
-        """Coefficients (C^2, 2C) over the g_{c,c'} of all g_c and all g_{c,c}."""
+        """Coefficients (C^2, 2C) of all g_c and all g_{c,c} in terms of the g_{c,c'}."""
         count = self.classes
         chosen = torch.zeros(count, count, 2 * count, dtype=torch.float64, device=self.device)
         index = torch.arange(count, device=self.device)
@@ -189,7 +184,7 @@ class ClassStructure:
         return chosen.reshape(count**2, -1)
 
     def _vectors(self, part: Part) -> Tensor:
-        """Coefficients (C^2, K) over the g_{c,c'} of vectors whose sum of squares is a part of G."""
+        """Coefficients (C^2, K), in terms of the g_{c,c'}, of vectors whose outer products sum to a part of G."""
         count, weights = self.classes, self._weights.reshape(-1)
         means = self._class_coefficients
         if part == "class":
@@ -200,12 +195,12 @@ class ClassStructure:
         if part == "sum":
             return every * weights.sqrt()
         if part != "cross":
-            raise ValueError(f"part is {part!r}; it is one of 'class', 'cross', 'same' and 'sum'.")
+            raise ValueError(f"part is {part!r}; use one of 'class', 'cross', 'same' and 'sum'.")
         centred = every - means[:, :count].repeat_interleave(count, dim=1)
         return (centred * weights.sqrt())[:, self._off.reshape(-1) > 0]
 
     def _decomposed(self, part: Part) -> tuple[Array, Array]:
-        """Non-zero eigenvalues (k,) of a part, descending, and coefficients (C^2, k) of its eigenvectors."""
+        """Nonzero eigenvalues (k,) of a part, descending, and coefficients (C^2, k) of its eigenvectors."""
         vectors = self._vectors(part).cpu().numpy()
         if part in ("class", "same"):
             side = slice(0, self.classes) if part == "class" else slice(self.classes, None)
@@ -219,12 +214,12 @@ class ClassStructure:
         return values[kept], vectors @ (columns[:, kept] / np.sqrt(values[kept]))
 
     def eigenvalues(self, part: Part) -> Array:
-        """Non-zero eigenvalues of a part of G, descending.
+        """Return the nonzero eigenvalues of a part of G, descending.
 
         Parameters
         ----------
         part : "class", "cross", "same" or "sum"
-            The last one is that of the other three.
+            Part of G; "sum" is the sum of the other three.
 
         Raises
         ------
@@ -234,13 +229,13 @@ class ClassStructure:
         return self._decomposed(part)[0]
 
     def eigenvectors(self, part: Part, count: int | None = None) -> Tensor:
-        """Eigenvectors (p, k) of the largest eigenvalues of a part, a column each; all non-zero ones by default."""
+        """Return eigenvectors (p, k) of the largest eigenvalues of a part as columns; by default all nonzero ones."""
         return self._combined(self._decomposed(part)[1][:, :count])
 
     def span(self, span: Span) -> Array:
-        """Coefficients (C^2, r) over the g_{c,c'} of an orthonormal basis of a span of means.
+        """Coefficients (C^2, r), in terms of the g_{c,c'}, of an orthonormal basis of a span of means.
 
-        Means are brought to length 1; directions in which they differ by less than rounding are left out.
+        Means are normalised to length 1; directions in which they differ by less than rounding are dropped.
         """
         if span == "class means":
             count = self.classes
@@ -257,13 +252,13 @@ class ClassStructure:
         return np.asarray(vectors @ (columns[:, kept] / np.sqrt(values[kept])))
 
     def basis(self, span: Span) -> Iterable[Tensor]:
-        """Vectors (p,) of an orthonormal basis of a span of means, orthonormal up to rounding, a few at a time."""
+        """Yield the vectors (p,) of a basis of a span of means, orthonormal up to rounding."""
         coefficients = self.span(span)
         for start in range(0, coefficients.shape[1], TOGETHER):
             yield from self._combined(coefficients[:, start : start + TOGETHER]).T
 
     def _combined(self, coefficients: Array) -> Tensor:
-        """Combinations (p, k) of the means g_{c,c'} by coefficients (C^2, k)."""
+        """Linear combinations (p, k) of the means g_{c,c'} with coefficients (C^2, k)."""
         count = self.classes
         blocks = torch.as_tensor(coefficients.T.reshape(-1, count, count), device=self.device)
         scaled = torch.where(self._weights > 0, blocks / self._weights, 0)
@@ -279,19 +274,19 @@ class ClassStructure:
         return result
 
     def ritz_values(self, span: Span = "class means") -> Array:
-        """Rayleigh-Ritz values of G on a span of means, descending: what G's outliers are if they point there.
+        """Return the Rayleigh-Ritz values of G on a span of means, descending.
 
-        The largest one is at most the largest eigenvalue of G, the second at most the second, and so on (Cauchy); they
-        are off by the square of the sine of the angle to the span, times the eigenvalue (Parlett 1998). A value takes
-        one vector pulled and pushed: for the class means, after these, C Gauss-Newton products. G_class alone gives
-        less: G_cross and G_within have large parts in the same span.
+        The k-th value is at most the k-th largest eigenvalue of G (Cauchy); their difference is about the eigenvalue
+        times the squared sine of the angle between eigenvector and span (Parlett 1998). Each value costs a Gauss-Newton
+        product: C products for the class means, once these are known. The eigenvalues of G_class alone are smaller, as
+        G_cross and G_within have large parts in the same span.
         """
         coefficients = self.span(span)
         found: list[Projections] = []
         for start in range(0, coefficients.shape[1], TOGETHER):
             found += self.project(self._combined(coefficients[:, start : start + TOGETHER]))
-        # Vectors that are orthonormal up to rounding, which is large in directions that the means nearly share. Their
-        # inner products are had from those with the means, so that no more than a few of them are in memory.
+        # The vectors are orthonormal up to rounding, which is large in directions that the means nearly share. Their
+        # inner products are computed from those with the means, so that only a few vectors are in memory at a time.
         pairs = np.stack([one.pair.reshape(-1).cpu().numpy() for one in found])
         gram = pairs @ coefficients
         curved = np.empty_like(gram)
@@ -305,7 +300,7 @@ class ClassStructure:
     # Vectors, traces --------------------------------------------------------------------------------------------------
 
     def project(self, vectors: Tensor) -> list[Projections]:
-        """Inner products of each column of `vectors` (p, k) with all logit gradients and their means."""
+        """Compute inner products of each column of `vectors` (p, k) with all logit gradients and their means."""
         found = []
         for chosen in torch.split(vectors, TOGETHER, dim=1):
             rows, columns = self._model.pushed([vector.contiguous() for vector in chosen.T])
@@ -313,14 +308,15 @@ class ClassStructure:
         return found
 
     def trace(self, part: Literal["class", "cross", "within", "same"], *, matvecs: int = 32) -> tuple[float, float]:
-        """Trace of a part of G, and its standard error: 0 where it comes from a Gram matrix, else that of XTrace.
+        """Return the trace of a part of G and its standard error, 0 if it comes from a Gram matrix.
 
         Parameters
         ----------
         part : str
-            The traces of G_class and G_same are exact, and that of G_cross once `pair_gram` is there.
+            Part of G. The traces of G_class and G_same are exact, and so is that of G_cross once `pair_gram` is
+            computed; others are estimated by XTrace.
         matvecs : int
-            Products for XTrace (`hesspec.krylov.xtrace`), as dear as those of the Gauss-Newton matrix.
+            Number of products for XTrace (`hesspec.krylov.xtrace`); each costs as much as a Gauss-Newton product.
         """
         if part in ("class", "same") or (part == "cross" and "pair_gram" in self.__dict__):
             vectors = self._vectors(part).cpu().numpy()
@@ -333,15 +329,15 @@ class ClassStructure:
         return estimate.value, estimate.standard_error
 
     def within_traces(self, *, probes: int = 32, seed: int = 0) -> tuple[Array, Array]:
-        """Trace of the covariance within each (c, c'), sum_{i in c} w_{i,c'} ||g_{i,c'} - g_{c,c'}||^2.
+        """Estimate the trace of the covariance within each (c, c'), sum_{i in c} w_{i,c'} ||g_{i,c'} - g_{c,c'}||^2.
 
-        A random vector v gives an estimate of all C^2 of them at once, sum_i w_{i,c'} <g_{i,c'} - g_{c,c'}, v>^2
+        A random vector v gives an estimate of all C^2 traces at once, sum_i w_{i,c'} <g_{i,c'} - g_{c,c'}, v>^2
         (Hutchinson 1990), at the cost of half a Gauss-Newton product.
 
         Returns
         -------
         traces, standard_errors : array (C, C)
-            They sum to the trace of G_within.
+            Traces, which sum to the trace of G_within, and their standard errors.
         """
         generator = torch.Generator().manual_seed(seed)
         samples = []
@@ -355,9 +351,9 @@ class ClassStructure:
 
 
 class _Product:
-    """A part of G as an operator that shares all passes with its class structure."""
+    """Part of G as an operator that shares all passes with its class structure."""
 
-    def __init__(self, structure: ClassStructure, part: str) -> None:
+    def __init__(self, structure: ClassMeans, part: str) -> None:
         self._model, self._coefficients = structure._model, OPERATORS[part].coefficients  # noqa: SLF001
         self.shape = structure.dimension, structure.dimension
         self.dtype, self.device = structure.dtype, structure.device
@@ -374,7 +370,7 @@ class _Product:
 
 
 def within_by_class(found: Projections) -> Tensor:
-    """sum_{i in c} w_{i,c'} <g_{i,c'} - g_{c,c'}, v>^2, (C, C)."""
+    """Return sum_{i in c} w_{i,c'} <g_{i,c'} - g_{c,c'}, v>^2, (C, C)."""
     own = torch.stack(
         [
             row.by_class(row.weights * (t - found.pair[row.targets]) ** 2)

@@ -1,4 +1,4 @@
-"""What was found of the class structure of a curvature matrix, to keep, to plot and to report."""
+"""Result of the class structure of a curvature matrix."""
 
 from __future__ import annotations
 
@@ -15,72 +15,72 @@ if TYPE_CHECKING:
 
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["ALL_MEANS", "CLASS_MEANS", "NOTHING", "PARTS", "SHARES", "Structure"]
+__all__ = ["ALL_MEANS", "CLASS_MEANS", "NOTHING", "PARTS", "SHARES", "ClassStructure"]
 
 PARTS: Final = ("class", "cross", "within", "same")
-"""The parts of G in the order of `Structure.traces`: G = G_class + G_cross + G_within + G_same."""
+"""Parts of G in the order of `ClassStructure.traces`: G = G_class + G_cross + G_within + G_same."""
 
 SHARES: Final = (*PARTS, "residual")
-"""The terms that an eigenvalue is the sum of, v^T M v for each part M of G, and for H, in the order of
-`Structure.outlier_shares`."""
+"""Terms v^T M v that sum to an eigenvalue, for each part M of G and for H, in the order of
+`ClassStructure.outlier_shares`."""
 
 NOTHING: Final = "nothing"
 CLASS_MEANS: Final = "class means"
 ALL_MEANS: Final = "class and cross-class means"
-"""What is projected out in `Structure.knockout_removed`."""
+"""Spans that are projected out, in `ClassStructure.knockout_removed`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Structure(Record):
-    """Class structure of the Gauss-Newton matrix of a softmax cross-entropy, and what of the outliers it explains.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ClassStructure(Record):
+    """Class structure of the Gauss-Newton matrix of a softmax cross-entropy, and its contribution to outliers.
 
-    Eigenvalues and traces are in the units of the matrices. What was not asked for is empty.
+    Eigenvalues and traces are in the units of the matrices. Parts that were not requested are empty.
 
     Attributes
     ----------
     dimension, classes : int
-        p and C.
+        Numbers of parameters, p, and of classes, C.
     weights : array (C, C)
-        w_{c,c'}: sum over the samples of class c of their probability of class c', divided by N.
+        Weights w_{c,c'}: sum over the samples of class c of their probability of class c', divided by N.
     gram : array (K, K)
-        Inner products of the means: of all g_c, and then, where they were asked for, of all g_{c,c'}.
+        Inner products of the means: all g_c, followed by all g_{c,c'} if they were requested.
     gram_true, gram_other : int array (K,)
-        Class c of each mean, and c'; -1 stands for the class mean g_c, which is over all c' != c.
+        Class c and logit c' of each mean; c' is -1 for the class mean g_c, which averages over all c' != c.
     class_eigenvalues, same_eigenvalues, cross_eigenvalues, sum_eigenvalues : array
-        Non-zero eigenvalues, descending, of G_class, G_same, G_cross and the sum of these three.
+        Nonzero eigenvalues, descending, of G_class, G_same, G_cross and the sum of these three.
     ritz_values : array (r,)
         Rayleigh-Ritz values of G on the span of the class means, descending: each is at most the eigenvalue of G of the
         same rank.
     traces, trace_errors : array (4,)
-        Of the four `PARTS`, with the standard error where a trace is an estimate, else 0.
+        Traces of the four `PARTS` and their standard errors, 0 for exact traces.
     within_traces, within_errors : array (C, C)
-        Trace of the covariance of g_{i,c'} within each (c, c'), by weight, and its standard error.
+        Weighted trace of the covariance of g_{i,c'} within each (c, c'), and its standard error.
     outlier_matrix : str array (n,)
-        Class name of the matrix ("Hessian", "GaussNewton") of each eigenvalue below: its outliers, and its C largest
-        where these are fewer. Those of several matrices are one after the other, each by decreasing absolute value.
+        Class name of the matrix ("Hessian", "GaussNewton") of each eigenvalue below. These are its outliers and, in any
+        case, its C largest eigenvalues, largest absolute value first; matrices are concatenated.
     outliers, outlier_bounds : array (n,)
-        Eigenvalues and bounds of their errors.
+        Eigenvalues and their error bounds.
     outlier_shares : array (n, 5)
-        v^T M v for the terms of `SHARES`, for the eigenvector v of each outlier. They sum to the eigenvalue for the
-        Hessian; for G, too, whose residual term is rounding; for H the eigenvalue is the residual term.
+        Terms v^T M v of `SHARES` for the eigenvector v of each eigenvalue. They sum to the eigenvalue for the Hessian,
+        and for G, whose residual term is rounding; for H the eigenvalue is the residual term.
     outlier_in_class, outlier_in_means : array (n,)
         Squared length, from 0 to 1, of the projection of each eigenvector on the span of the class means, and on that
-        of class and cross-class means; NaN where it was not asked for.
+        of class and cross-class means; NaN if it was not requested.
     outlier_vector_errors : array (n,)
-        Bound of the sine of the angle between the computed and the true eigenvector (1 where nothing is known).
+        Bound on the sine of the angle between the computed and the true eigenvector; 1 if nothing is known.
     angle_matrix, angle_span : str array (m,)
         Matrix of each principal angle, and `CLASS_MEANS` or `ALL_MEANS`.
     angles, angle_errors : array (m,)
-        Principal angles, in radians and ascending, between the top eigenspace of the matrix (as many eigenvectors as
-        there are classes, or all outliers where these are fewer) and the span, with bounds of their errors.
+        Principal angles, in radians and ascending, between the top eigenspace of the matrix (its C largest
+        eigenvectors, or fewer if fewer are resolved) and the span, and their error bounds.
     knockout_removed : str array (l,)
-        `NOTHING`, `CLASS_MEANS` or `ALL_MEANS`: what was projected out of the Hessian.
+        Span that was projected out of the Hessian: `NOTHING`, `CLASS_MEANS` or `ALL_MEANS`.
     knockout_eigenvalues, knockout_bounds : array (l,)
-        Outliers of what is left, and bounds of their errors. A spectrum without outliers has no entry here.
+        Outliers of the projected Hessian, and their error bounds. A spectrum without outliers has no entry.
     knockout_edges : array (r, 2)
         Bulk edges of the Hessian after each projection, in the order `NOTHING`, `CLASS_MEANS`, `ALL_MEANS`.
     attributes : mapping
-        Network, data set, split, checkpoint, epoch and so on, as of a `Spectrum`.
+        Network, data set, split, checkpoint, epoch and so on, as in `Spectrum.attributes`.
     """
 
     KIND: ClassVar = "class structure"
@@ -172,21 +172,21 @@ class Structure(Record):
     def predicted(
         self, matrix: str = "Hessian", *, part: Literal["class", "sum", "ritz"] = "class"
     ) -> tuple[Array, Array, Array]:
-        """The largest outliers of a matrix beside the eigenvalues that the means alone predict.
+        """Compare the largest eigenvalues of a matrix with those that the means alone predict.
 
         Parameters
         ----------
         matrix : str
-            A name in `outlier_matrix`.
+            Name of a matrix in `outlier_matrix`.
         part : "class", "sum" or "ritz"
-            Eigenvalues of G_class; of G_class + G_cross + G_same, which is all of G but the spread of the samples
-            around their means; or `ritz_values`, which are of all of G in the span of the class means.
+            Prediction: eigenvalues of G_class; of G_class + G_cross + G_same, which is G without the spread of the
+            samples around their means; or `ritz_values`, which are those of G in the span of the class means.
 
         Returns
         -------
         outliers, predicted, relative_error : array (k,)
-            Positive outliers, descending, the eigenvalues in the same order, and |predicted/outlier - 1|; k is the
-            smaller number of the two.
+            Positive eigenvalues of the matrix, descending, the predicted ones in the same order, and
+            |predicted/measured - 1|; k is the smaller number of the two.
         """
         measured = self.outliers[(self.outlier_matrix == matrix) & (self.outliers > 0)]
         known = self.ritz_values if part == "ritz" else getattr(self, f"{part}_eigenvalues")
@@ -195,30 +195,28 @@ class Structure(Record):
         return measured, predicted, np.abs(predicted / measured - 1)
 
     def distances(self) -> Array:
-        """Euclidean distances between the means, (K, K), from their Gram matrix."""
+        """Return Euclidean distances between the means, (K, K), from their Gram matrix."""
         norms = np.diag(self.gram)
         return np.asarray(np.sqrt(np.clip(norms[:, None] + norms[None] - 2 * self.gram, 0, None)))
 
     def plot(self, spectrum: Spectrum | None = None) -> Figure:
-        """Figure of all that was measured; see `hesspec.applications.class_structure.figure.plot_structure`.
+        """Plot the class structure; see `hesspec.applications.class_structure.figure.plot_structure`.
 
         Parameters
         ----------
         spectrum : Spectrum, optional
-            Of G, at the same point and on the same data.
+            Spectrum of G at the same point, on the same data.
         """
-        from hesspec.applications.class_structure.figure import plot_structure  # noqa: PLC0415 - slow to import, and asked only here
+        from hesspec.applications.class_structure.figure import plot_structure  # noqa: PLC0415 - slow to import, and rarely needed
 
         return plot_structure(self, spectrum)
 
     def check(self) -> None:
-        """Raise ValueError where numbers are not those of a class structure, besides their lengths and signs."""
+        """Raise ValueError if values are inconsistent; shapes and signs have been checked before."""
         for name in ("dimension", "classes"):
             refuse_unless(getattr(self, name) >= 1, f"Its {name!r} is {getattr(self, name)}.")
         shape = self.weights.shape
-        refuse_unless(
-            shape[0] == self.classes, f"Its weights have shape {shape}, though it has {self.classes} classes."
-        )
+        refuse_unless(shape[0] == self.classes, f"Its weights have shape {shape}, but it has {self.classes} classes.")
         for name in ("gram_true", "gram_other"):
             index = getattr(self, name)
             refuse_unless(((index >= -1) & (index < self.classes)).all(), f"Its {name} are not all classes.")

@@ -40,7 +40,7 @@ __all__ = [
     "top_eigenvectors",
 ]
 
-# Results are read and drawn without PyTorch.
+# Results can be read and plotted without PyTorch.
 _MODULES = {
     "evidence": ("MarginalLikelihood",),
     "figure": ("plot_band", "plot_calibration", "plot_evidence"),
@@ -60,7 +60,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-if not TYPE_CHECKING:  # where it would make any name a name of this module
+if not TYPE_CHECKING:  # type checkers would take any name for one of this module
 
     def __getattr__(name):
         if name not in _HOME:

@@ -1,4 +1,4 @@
-r"""Evidence and effective number of parameters for all prior precisions, from one spectrum and without a product."""
+r"""Evidence and effective number of parameters for all prior precisions, from one spectrum."""
 
 from __future__ import annotations
 
@@ -13,46 +13,48 @@ from hesspec.applications.laplace.record import Evidence
 from hesspec.applications.laplace.sums import sum_over_eigenvalues
 from hesspec.errors import InputError
 from hesspec.spectra.record import Array
-from hesspec.spectra.spectrum import Estimate, Spectrum
+from hesspec.spectra.sampling import Estimate
+from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["MarginalLikelihood"]
 
 
 class MarginalLikelihood:
-    r"""p(data | prior precision) in the Laplace approximation, from a spectrum of the Gauss-Newton matrix.
+    r"""Marginal likelihood p(data | prior precision) in the Laplace approximation, from a spectrum of G.
 
-    With the prior N(0, I/t) on p parameters, and A the Hessian of minus the log-likelihood in the Gauss-Newton
-    approximation (its eigenvalues a_i are those of G times the factor that makes the loss one),
+    With the prior N(0, I/t) on p parameters, and A the Gauss-Newton approximation of the Hessian of the negative
+    log-likelihood (its eigenvalues a_i are those of G times the factor that turns the loss into one),
 
     .. math:: \log Z(t) = \log p(D | \theta) - \tfrac{t}{2} \|\theta\|^2 - \tfrac12 \sum_i \log(1 + a_i / t), \qquad
               \gamma(t) = \sum_i \frac{a_i}{a_i + t},
 
-    where gamma is the effective number of parameters (MacKay 1992). Both sums are means over the spectral measure: one
-    run gives them for every t.
+    where gamma is the effective number of parameters (MacKay 1992). Both sums are means over the spectral measure, so
+    one spectrum gives them for every t.
 
     Parameters
     ----------
     spectrum : Spectrum
-        Of `hesspec.GaussNewton` at the maximum of the posterior, measured or loaded.
+        Spectrum of `hesspec.GaussNewton` at the maximum of the posterior, measured or loaded.
     squared_norm : float
-        ||theta||^2 of the parameters that the spectrum is of.
+        Squared norm ||theta||^2 of the parameters at which the spectrum was measured.
     noise : float
-        Standard deviation of the Gaussian that `torch.nn.MSELoss` stands for, in units of the targets.
+        Standard deviation of the Gaussian likelihood of `torch.nn.MSELoss`, in units of the targets.
 
     Raises
     ------
     ValueError
-        If the spectrum is of another matrix, its loss is not a likelihood, or a number is out of range.
+        If the spectrum is that of another matrix, its loss is not a negative log-likelihood, or a number is out of
+        range.
     """
 
     def __init__(self, spectrum: Spectrum, *, squared_norm: float, noise: float = 1.0) -> None:
         if not 0 <= squared_norm < np.inf:
-            raise InputError(f"squared_norm is {squared_norm!r}; it must be a finite number of at least 0.")
+            raise InputError(f"squared_norm is {squared_norm!r}; it must be a finite nonnegative number.")
         self.spectrum, self.squared_norm = spectrum, float(squared_norm)
         self.likelihood: Likelihood = likelihood_of(spectrum.attributes, noise)
 
     def effective_parameters(self, prior: float) -> Estimate:
-        """Effective number of parameters gamma at a prior precision, with an interval of 95%.
+        """Return the effective number of parameters gamma at a prior precision, with a 95% interval.
 
         Raises
         ------
@@ -65,7 +67,7 @@ class MarginalLikelihood:
         return Estimate(found.value, found.lower, min(found.upper, float(self.spectrum.dimension)))
 
     def log_evidence(self, prior: float) -> Estimate:
-        """log p(data | prior precision) in nats, with all constants and an interval of 95%.
+        """Return log p(data | prior precision) in nats, including all constants, with a 95% interval.
 
         Raises
         ------
@@ -79,25 +81,25 @@ class MarginalLikelihood:
         return Estimate(joint - volume.value / 2, joint - volume.upper / 2, joint - volume.lower / 2)
 
     def optimise_prior(self) -> Estimate:
-        """The prior precision of largest evidence, with the interval that the one of gamma gives.
+        """Return the prior precision that maximises the evidence, with the interval that follows from that of gamma.
 
-        d log Z / d log t = (gamma(t) - t ||theta||^2)/2, where gamma falls with t: there is one maximum, the fixed
-        point t = gamma(t)/||theta||^2 of MacKay (1992). No product is taken.
+        Since d log Z / d log t = (gamma(t) - t ||theta||^2)/2 and gamma decreases with t, there is one maximum, the
+        fixed point t = gamma(t)/||theta||^2 of MacKay (1992). No products are computed.
 
         Raises
         ------
         ValueError
-            If the parameters or all eigenvalues are zero, so that the evidence has no maximum.
+            If the parameters or all eigenvalues are zero: the evidence then has no maximum.
         """
         largest = self.likelihood.scale * self.spectrum.norm
         if not largest > 0 or not self.squared_norm > 0:
             zero = "all eigenvalues are" if self.squared_norm > 0 else "the parameters are"
-            raise InputError(f"The evidence has no maximum: {zero} zero, and it is monotone in the prior precision.")
+            raise InputError(f"The evidence has no maximum: {zero} zero, so it is monotone in the prior precision.")
         value, lower, upper = (self._fixed_point(field) for field in ("value", "lower", "upper"))
         return Estimate(value, min(lower, value), max(upper, value))
 
     def _fixed_point(self, field: str) -> float:
-        """Root of gamma(t) = t ||theta||^2, for the value of gamma or for an end of its interval; 0 without a root."""
+        """Root of gamma(t) = t ||theta||^2, for the value of gamma or an end of its interval; 0 if there is none."""
 
         def excess(logarithm: float) -> float:
             prior = float(np.exp(logarithm))
@@ -106,7 +108,7 @@ class MarginalLikelihood:
         # Beyond p/||theta||^2, gamma <= p is too small.
         high = float(np.log(self.spectrum.dimension / self.squared_norm)) + 1.0
         low = high
-        # Below the smallest precision in float64 no root is looked for.
+        # No root is sought below the smallest precision in float64.
         while excess(low) <= 0:
             low -= 5.0
             if low < np.log(np.finfo(float).tiny) / 2:
@@ -116,17 +118,17 @@ class MarginalLikelihood:
         return float(np.exp(scipy.optimize.brentq(excess, low, high, xtol=1e-12, rtol=8.9e-16)))
 
     def table(self, priors: Sequence[float] | npt.NDArray[np.float64] | None = None) -> Evidence:
-        """Evidence and effective parameters for several prior precisions.
+        """Return evidence and effective parameters for several prior precisions.
 
         Parameters
         ----------
         priors : array (n,), optional
-            50 over three decades on both sides of the best one by default.
+            Prior precisions. By default 50 over three decades on both sides of the best one.
 
         Raises
         ------
         ValueError
-            If a precision is not positive, or as `optimise_prior`.
+            If a precision is not positive, or for the reasons of `optimise_prior`.
         """
         best = self.optimise_prior()
         chosen: Array = np.unique(

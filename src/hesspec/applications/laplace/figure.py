@@ -1,4 +1,4 @@
-"""Figures of a Laplace approximation: evidence against the prior, a regression's band, calibration of a classifier."""
+"""Figures of Laplace approximations: evidence, predictive band of a regression, calibration of a classifier."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Data = npt.ArrayLike
 
 
 def plot_evidence(evidence: Evidence) -> Figure:
-    """Figure of the log evidence and of the effective number of parameters against the prior precision.
+    """Plot the log evidence and the effective number of parameters against the prior precision.
 
-    Bands are intervals of 95%; the dashed line is the precision of largest evidence, with its interval.
+    Bands are 95% intervals; the dashed line is the precision that maximises the evidence, with its interval.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def plot_evidence(evidence: Evidence) -> Figure:
             axes.axvspan(evidence.best_lower, evidence.best_upper, color="#888888", alpha=0.25, linewidth=0)
             axes.axvline(evidence.best, color="#444444", linewidth=1, linestyle=(0, (4, 3)))
             axes.set(xscale="log", xlabel="prior precision", ylabel=label)
-        # Far from the maximum the evidence falls by thousands of nats, beside which the maximum would be flat.
+        # Far from the maximum the evidence falls by thousands of nats, which would flatten the maximum.
         top, span = float(evidence.log_evidence.max()), 3 * float(evidence.effective_parameters.max())
         shown = evidence.log_evidence >= top - span
         low = float(evidence.log_evidence_lower[shown].min())
@@ -55,14 +55,14 @@ def plot_evidence(evidence: Evidence) -> Figure:
 
 
 def plot_band(x: Data, mean: Data, variance: Data, *, noise: float, points: tuple[Data, Data] | None = None) -> Figure:
-    """Figure of a regression in one dimension: mean, two standard deviations of the function and of the targets.
+    """Plot a one-dimensional regression: mean, and two standard deviations of the function and of the targets.
 
     Parameters
     ----------
     x, mean, variance : array (m,)
-        Inputs, and the predictive distribution of the targets at them, noise included.
+        Inputs, and mean and variance of the targets there, noise included.
     noise : float
-        Its standard deviation.
+        Standard deviation of the noise, in units of the targets.
     points : tuple of array (n,), optional
         Inputs and targets of the training data.
 
@@ -95,19 +95,21 @@ def plot_band(x: Data, mean: Data, variance: Data, *, noise: float, points: tupl
 
 
 def calibration(probabilities: Data, targets: Data, bins: int = 10) -> tuple[Array, Array, Array, float]:
-    """Confidence and accuracy of a classifier, by its confidence in the likeliest class.
+    """Compute confidence and accuracy of a classifier in bins of its confidence in the most likely class.
 
     Parameters
     ----------
     probabilities : array (n, C)
+        Predicted class probabilities.
     targets : int array (n,)
+        True classes.
     bins : int
-        Of equal width in the confidence.
+        Number of bins of equal width in the confidence.
 
     Returns
     -------
     confidence, accuracy, counts : array (b,)
-        Means in the bins that are not empty, and the numbers of samples in them.
+        Mean confidence, accuracy and number of samples of each nonempty bin.
     error : float
         Expected calibration error: mean |accuracy - confidence|, weighted by the counts (Guo et al. 2017).
     """
@@ -123,15 +125,16 @@ def calibration(probabilities: Data, targets: Data, bins: int = 10) -> tuple[Arr
 
 
 def plot_calibration(predictions: Mapping[str, Data], targets: Data, *, bins: int = 10) -> Figure:
-    """Figure of the calibration of several predictions of the same targets: accuracy against confidence.
+    """Plot the calibration of several predictions of the same targets: accuracy against confidence.
 
     Parameters
     ----------
     predictions : mapping of str to array (n, C)
-        Class probabilities.
+        Class probabilities, by name.
     targets : int array (n,)
+        True classes.
     bins : int
-        As in `calibration`.
+        See `calibration`.
 
     Returns
     -------
@@ -149,6 +152,6 @@ def plot_calibration(predictions: Mapping[str, Data], targets: Data, *, bins: in
                 confidence, accuracy, s=12 + 120 * counts / counts.sum(), color=colour, edgecolor="white", linewidth=0.5
             )
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
-        # Above the axes: curves may be in every corner.
+        # Placed above the axes, as curves may be in every corner.
         figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=1, loc="outside upper left")
     return figure

@@ -1,4 +1,4 @@
-"""Rows of the Jacobian of a model's outputs, one input at a time, and outputs at other parameters."""
+"""Jacobian of a model's outputs, one input at a time, and outputs at other parameters."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ __all__ = ["Network"]
 
 
 class Network:
-    """The model of an empirical risk, as a function of the selected parameters and of inputs.
+    """The model of an empirical risk as a function of the selected parameters and the inputs.
 
     Parameters
     ----------
     risk : EmpiricalRisk
+        Model, loss and data.
 
     Raises
     ------
     ValueError
-        If the loss is a closure, or is computed in the model, so that outputs are not known.
+        If the loss is a closure or is computed in the model, so that the outputs are unknown.
     """
 
     def __init__(self, risk: EmpiricalRisk) -> None:
         if risk.loss.closure is not None or risk.capture is not None:
             raise InputError(
-                "The loss is computed within the model or a closure, so that its outputs are not known; predictions "
+                "The loss is computed in the model or in a closure, so its outputs are unknown; predictions "
                 "need a model that returns them, and loss_fn(outputs, targets)."
             )
         self._risk = risk
 
     def inputs(self, inputs: Any) -> tuple[Any, int]:
-        """Inputs on the model's device and in its dtype, and their number.
+        """Move inputs to the model's device and dtype, and count them.
 
         Raises
         ------
         ValueError
-            If there is no tensor, or tensors differ in their first dimension.
+            If there is no tensor, or the tensors differ in their first dimension.
         """
         device, dtype = self._risk.parameters.device, self._risk.parameters.dtype
 
@@ -56,12 +57,12 @@ class Network:
         if len(counts) != 1 or 0 in counts:
             raise InputError(
                 f"inputs is {describe(inputs)}; it must be a tensor (m, ...), or a structure of tensors with the same "
-                "first dimension m > 0, as the model takes it."
+                "first dimension m > 0, in the form that the model accepts."
             )
         return given, counts.pop()
 
     def outputs(self, inputs: Any, vector: Tensor | None = None) -> Tensor:
-        """Outputs (m, C) at the operator's parameters, or at a flat vector (p,) of others, without a graph."""
+        """Compute outputs (m, C) without a graph, at the operator's parameters or at a flat vector (p,)."""
         with torch.no_grad():
             return self._outputs(inputs, None if vector is None else self._risk.parameters.to_named(vector))
 
@@ -72,13 +73,13 @@ class Network:
             with preserved_randomness(), differentiable_kernels():
                 found = risk.loss.taken(risk.outputs(fixed, inputs, named))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise InputError(f"The model does not take inputs that are {describe(inputs)}: {error}") from error
+            raise InputError(f"The model does not accept inputs that are {describe(inputs)}: {error}") from error
         if not isinstance(found, Tensor) or found.dim() not in (1, 2):
             raise InputError(f"The model returned {describe(found)}; predictions need outputs (m, C) or (m,).")
         return found[:, None] if found.dim() == 1 else found
 
     def rows(self, inputs: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """Outputs (C,) and their Jacobian (C, p) of each input, by C backward passes."""
+        """Yield the outputs (C,) of each input and their Jacobian (C, p), by C backward passes."""
         given, count = self.inputs(inputs)
         for i in range(count):
             named = self._risk.leaves()

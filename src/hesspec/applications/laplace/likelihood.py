@@ -1,4 +1,4 @@
-"""Losses as negative logarithms of likelihoods: what they are multiplied by, and their constants."""
+"""Losses as negative log-likelihoods: their factors and constants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hesspec.errors import InputError
 __all__ = ["CATEGORICAL", "Likelihood", "likelihood_of", "positive"]
 
 CATEGORICAL = ("CrossEntropyLoss", "NLLLoss")
-"""Losses that are negative log-likelihoods of classes."""
+"""Losses that are negative log-likelihoods of class labels."""
 
 BERNOULLI = ("BCEWithLogitsLoss",)
 GAUSSIAN = ("MSELoss",)
@@ -20,17 +20,18 @@ GAUSSIAN = ("MSELoss",)
 
 @dataclass(frozen=True)
 class Likelihood:
-    """p(targets | outputs) of all data, whose negative logarithm is `scale` times the loss plus a constant.
+    """Likelihood p(targets | outputs) of all data, whose negative logarithm is `scale` times the loss plus a constant.
 
     Attributes
     ----------
     kind : {"categorical", "bernoulli", "gaussian"}
+        Distribution of the targets.
     noise : float
-        Standard deviation of each output; 1 where it is not Gaussian.
+        Standard deviation of each output if it is Gaussian; 1 otherwise.
     scale : float
-        What the loss, and with it the Gauss-Newton matrix, is multiplied by.
+        Factor of the loss, and hence of the Gauss-Newton matrix.
     log_likelihood : float
-        Of all data at the measured point, with all constants.
+        Log-likelihood of all data at the measured point, including all constants.
     """
 
     kind: str
@@ -40,36 +41,36 @@ class Likelihood:
 
 
 def likelihood_of(attributes: Mapping[str, Any], noise: float) -> Likelihood:
-    r"""Likelihood that the loss of an operator is of.
+    r"""Return the likelihood that corresponds to the loss of an operator.
 
-    `torch.nn.MSELoss` is a Gaussian of standard deviation s: its mean over T numbers (targets of all samples, each
-    with all of its outputs) has -log p = T/(2 s^2) L + T/2 log(2 pi s^2); a cross-entropy over T terms is T L itself.
+    `torch.nn.MSELoss` corresponds to a Gaussian of standard deviation s: for its mean L over T numbers (all outputs of
+    all samples), -log p = T/(2 s^2) L + T/2 log(2 pi s^2). A mean cross-entropy L over T terms has -log p = T L.
 
     Parameters
     ----------
     attributes : mapping
-        "loss", "reduction", "risk" and "terms" of an operator, or of a spectrum of it.
+        Attributes "loss", "reduction", "risk" and "terms" of an operator or its spectrum.
     noise : float
         Standard deviation of a Gaussian likelihood, in units of the targets.
 
     Raises
     ------
     ValueError
-        If the loss is not a negative log-likelihood, or the noise is not positive, or is given for a classifier.
+        If the loss is not a negative log-likelihood, the noise is not positive, or a noise is given for a classifier.
     """
     missing = [name for name in ("loss", "reduction", "risk", "terms") if name not in attributes]
     if missing:
         raise InputError(
-            f"The spectrum does not say {', '.join(missing)} of its loss; evidence needs the spectrum of a "
+            f"The spectrum does not state the {', '.join(missing)} of its loss; the evidence needs the spectrum of a "
             "hesspec.GaussNewton."
         )
     if attributes.get("matrix", "GaussNewton") != "GaussNewton":
         raise InputError(
-            f"This is the spectrum of {attributes['matrix']}; the Laplace approximation here is that of the "
+            f"This is the spectrum of {attributes['matrix']}; the Laplace approximation uses the "
             "Gauss-Newton matrix, which has no negative eigenvalues: measure hesspec.GaussNewton."
         )
     if attributes.get("output_curvature", "full") != "full":
-        raise InputError(f"The matrix is the {attributes['output_curvature']} part of G; measure all of G.")
+        raise InputError(f"The matrix is the {attributes['output_curvature']} part of G; measure the whole of G.")
     noise = positive("noise", noise)
     name, risk, terms = str(attributes["loss"]), float(attributes["risk"]), float(attributes["terms"])
     total = terms if attributes["reduction"] == "mean" else 1.0
@@ -78,23 +79,27 @@ def likelihood_of(attributes: Mapping[str, Any], noise: float) -> Likelihood:
         return Likelihood("gaussian", noise, scale, -scale * risk - terms / 2 * math.log(2 * math.pi * noise**2))
     if name not in CATEGORICAL + BERNOULLI:
         raise InputError(
-            f"The loss {name} is not a negative log-likelihood that is known here; take torch.nn.CrossEntropyLoss, "
+            f"The loss {name} is not a known negative log-likelihood; use torch.nn.CrossEntropyLoss, "
             "torch.nn.BCEWithLogitsLoss or torch.nn.MSELoss."
         )
     if noise != 1:
-        raise InputError(f"noise is {noise:g}, but {name} is the likelihood of a classifier, which has none: leave it.")
+        raise InputError(
+            f"noise is {noise:g}, but {name} is the likelihood of a classifier, which has no noise: leave it out."
+        )
     if name in CATEGORICAL and terms != round(terms):
-        raise InputError(f"The loss counts {terms:g} terms: with class weights it is not a likelihood; leave them out.")
+        raise InputError(
+            f"The loss counts {terms:g} terms: with class weights it is not a log-likelihood; leave them out."
+        )
     return Likelihood("categorical" if name in CATEGORICAL else "bernoulli", 1.0, total, -total * risk)
 
 
 def positive(name: str, value: Any) -> float:
-    """The value as a float.
+    """Return the value as a float.
 
     Raises
     ------
     ValueError
-        If it is not a positive finite number.
+        If the value is not a positive finite number.
     """
     try:
         number = float(value)

@@ -1,18 +1,18 @@
-r"""The low-rank posterior covariance from resolved eigenpairs, and bounds of its error.
+r"""Low-rank posterior covariance from resolved eigenpairs, with bounds on its error.
 
-With A = c G, c the factor that makes the loss a negative log-likelihood, and eigenpairs (a_i, v_i), i <= k,
+With A = c G, c the factor that turns the loss into a negative log-likelihood, and eigenpairs (a_i, v_i), i <= k,
 
 .. math:: \Psi = (A + t I)^{-1}, \qquad
           \Psi_k = \tfrac1t \bigl(I - V \operatorname{diag}\tfrac{a_i}{a_i + t} V^\top\bigr) \succeq \Psi .
 
-Let R = A V - V D be the residuals, orthogonal to V. A' = A - R V^T - V R^T has the columns of V as exact eigenvectors,
-and its part in their complement is that of A, whose eigenvalues are at most a_r. Then
+Let R = A V - V D be the residuals, orthogonal to V. Then A' = A - R V^T - V R^T has the columns of V as exact
+eigenvectors and agrees with A in their complement, where the eigenvalues are at most a_r, and
 
 .. math:: \|\Psi_k - \Psi\|_2 \le \frac{a_r}{t (a_r + t)} + \frac{2 r}{t} + \frac{s^2}{t^2}, \qquad
           r = \|R (D + t)^{-1}\|_F, \quad s = \|R (D + t)^{-1/2}\|_F ,
 
-by two uses of the resolvent identity. The first term is exact where the pairs are. a_r is bounded by another Lanczos
-run, in the complement.
+by applying the resolvent identity twice. The first term is the exact error if the pairs are exact. Another Lanczos run,
+in the complement, bounds a_r.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ import torch
 from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator
+from hesspec.krylov.basis import KrylovBasis
+from hesspec.krylov.projected import ProjectedOperator
+from hesspec.krylov.vectors import Space
 from hesspec.measure.spectrum import eigenpairs
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["LowRank", "complement_bound", "low_rank"]
 
-# Lanczos steps in the complement, each time.
+# Lanczos steps of each run in the complement.
 CHECK_STEPS = 16
-# Times the rounding of G, below which the complement is not symmetric enough for Lanczos.
+# Below this multiple of the rounding of G, the complement is not symmetric enough for Lanczos.
 NOISE = 100.0
 # Probability that the largest eigenvalue of the complement exceeds its bound.
 RISK = 1e-3
@@ -40,22 +43,22 @@ RISK = 1e-3
 
 @dataclass(frozen=True)
 class LowRank:
-    """Eigenpairs of G, and a bound of what is left.
+    """Eigenpairs of G, and a bound on its other eigenvalues.
 
     Attributes
     ----------
     values : float64 Tensor (k,)
-        Descending.
+        Eigenvalues, descending.
     vectors : Tensor (p, k)
-        Orthonormal columns.
+        Eigenvectors as orthonormal columns.
     residuals : float64 Tensor (k,)
-        ||G v - value v||.
+        Residual norms ||G v - value v||.
     rest : float
-        No eigenvalue of G in the complement of the vectors is larger, with a probability of 99.9%.
+        Upper bound on the eigenvalues of G in the complement of the vectors, with a probability of 99.9%.
     spectrum : Spectrum
-        Of G, from the first run.
+        Spectrum of G from the first run.
     matvecs : int
-        Products that were taken in all.
+        Total number of products.
     """
 
     values: Tensor
@@ -66,12 +69,12 @@ class LowRank:
     matvecs: int
 
     def applied(self, columns: Tensor, scale: float, prior: float) -> Tensor:
-        """Psi_k times the columns (p, n)."""
+        """Product of Psi_k with columns (p, n)."""
         a = scale * self.values
         return (columns - self._weighted(columns, a / (a + prior))) / prior
 
     def root(self, columns: Tensor, scale: float, prior: float) -> Tensor:
-        """Symmetric square root of Psi_k times the columns (p, n)."""
+        """Product of the symmetric square root of Psi_k with columns (p, n)."""
         a = scale * self.values
         # 1 - sqrt(t / (a + t)) without cancellation.
         share = a / (a + prior) / (1 + torch.sqrt(prior / (a + prior)))
@@ -81,39 +84,24 @@ class LowRank:
         return self.vectors @ (weights.to(columns.dtype)[:, None] * (self.vectors.T @ columns))
 
     def rest_error(self, scale: float, prior: float) -> float:
-        """Bound of ||Psi_k - Psi|| in the complement, where the pairs are exact."""
+        """Bound on ||Psi_k - Psi|| if the pairs are exact: the error in the complement."""
         a = scale * self.rest
         return (1.0 if math.isinf(a) else a / (a + prior)) / prior
 
     def residual_error(self, scale: float, prior: float) -> float:
-        """What the residuals add to it, in all directions."""
+        """Contribution of the residuals to the bound."""
         shifted, residuals = scale * self.values + prior, scale * self.residuals
         r = float((residuals / shifted).norm())
         s = float((residuals / shifted.sqrt()).norm())
         return 2 * r / prior + (s / prior) ** 2
 
 
-class Complement:
-    """An operator in the complement of orthonormal columns, (I - V V^T) A (I - V V^T)."""
-
-    def __init__(self, operator: SymmetricOperator, vectors: Tensor) -> None:
-        self._operator, self._vectors = operator, vectors
-        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
-
-    def __matmul__(self, given: Tensor) -> Tensor:
-        """Product with a vector (p,) or with columns (p, n)."""
-        return self._projected(self._operator @ self._projected(given))
-
-    def _projected(self, given: Tensor) -> Tensor:
-        return given - self._vectors @ (self._vectors.T @ given)
-
-
 def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -> LowRank:
-    """Eigenpairs of a positive semi-definite operator, at most `rank`, and a bound of its other eigenvalues.
+    """Compute at most `rank` eigenpairs of a positive semi-definite operator, and bound its other eigenvalues.
 
-    One Krylov run of `steps` gives the resolved pairs, and takes a product for each. As one probe sees one copy of a
-    multiple eigenvalue, a run of 16 steps follows in the complement; copies that it finds are kept, and it is repeated.
-    Where the complement is rounding, products with 16 random vectors bound it.
+    One Krylov run of `steps` steps finds the resolved pairs, with one more product for each. As a probe sees only one
+    copy of a multiple eigenvalue, a run of 16 steps in the complement follows; copies that it finds are added, and it
+    is repeated. If the complement is of the size of rounding, products with 16 random vectors bound it.
     """
     pairs = eigenpairs(operator, count=rank, steps=steps, seed=seed)
     spectrum, p = pairs.spectrum, operator.shape[0]
@@ -124,7 +112,7 @@ def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -
     while vectors.shape[1] < p:
         rounds += 1
         room = rank - vectors.shape[1]
-        complement = Complement(operator, vectors)
+        complement = ProjectedOperator(operator, _basis(vectors))
         normal = torch.randn(p, CHECK_STEPS, dtype=vectors.dtype, generator=torch.Generator().manual_seed(seed))
         normal = normal.to(operator.device)
         first = complement @ normal[:, :1]
@@ -152,22 +140,30 @@ def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -
     return LowRank(values, vectors, residuals, rest, spectrum, matvecs)
 
 
-def gaussian_bound(products: Tensor) -> float:
-    """Bound of the norm of a symmetric operator from its products (p, q) with standard normal vectors, at 99.9%.
+def _basis(vectors: Tensor) -> KrylovBasis:
+    """Orthonormal columns (p, k) as a basis."""
+    basis = KrylovBasis(Space(len(vectors)), dtype=vectors.dtype, device=vectors.device)
+    for vector in vectors.T:
+        basis.append(vector)
+    return basis
 
-    The squared norm of the products is at least the squared eigenvalue times a chi-squared variable of q degrees of
-    freedom, that of the vectors' components along its eigenvector.
+
+def gaussian_bound(products: Tensor) -> float:
+    """Bound the norm of a symmetric operator, at 99.9%, from its products (p, q) with standard normal vectors.
+
+    The squared norm of the products is at least the squared eigenvalue times a chi-squared variable with q degrees of
+    freedom, the squared components of the vectors along its eigenvector.
     """
     quantile = 2 * float(scipy.special.gammaincinv(products.shape[1] / 2, RISK))
     return float(products.double().norm()) / math.sqrt(quantile)
 
 
 def complement_bound(spectrum: Spectrum) -> float:
-    """Bound of the largest eigenvalue of a positive semi-definite operator, with a probability of 99.9%.
+    """Bound the largest eigenvalue of a positive semi-definite operator, with a probability of 99.9%.
 
-    For q Lanczos steps from a random vector of R^p, the largest Ritz value is below (1 - e) times the largest
+    After q Lanczos steps from a random vector of R^p, the largest Ritz value is below (1 - e) times the largest
     eigenvalue with a probability of at most 1.648 sqrt(p) exp(-sqrt(e) (2 q - 1)), whatever the spectrum and its
-    multiplicities are (Kuczynski and Wozniakowski 1992). Infinite where q is too small to say anything.
+    multiplicities (Kuczynski and Wozniakowski 1992). The bound is infinite if q is too small.
     """
     norm = spectrum.norm + spectrum.rounding
     if spectrum.exact:

@@ -1,4 +1,4 @@
-r"""The Laplace posterior of a network: predictive covariances, predictions and samples."""
+r"""Laplace posterior of a network: predictive covariances, predictions and samples."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from hesspec.errors import InputError
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.risk.losses import Loss, LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
-from hesspec.spectra.spectrum import Estimate
+from hesspec.spectra.sampling import Estimate
 
 __all__ = ["METHODS", "Covariance", "Laplace", "Prediction"]
 
 METHODS: Final = ("probit", "monte carlo", "network samples")
-"""How class probabilities are computed."""
+"""Methods to compute class probabilities."""
 
-# Right-hand sides that are solved together.
+# Number of right-hand sides that are solved together.
 BLOCK = 32
 
 
 class Covariance(NamedTuple):
-    """Posterior covariance of a model's outputs, for each of m inputs.
+    """Posterior covariance of a model's outputs at m inputs.
 
     Attributes
     ----------
     mean : Tensor (m, C)
-        Outputs at the maximum of the posterior.
+        Outputs of the model at the maximum of the posterior.
     values : Tensor (m, C, C)
-        J Psi J^T, in squared units of the outputs.
+        Covariance J Psi J^T of the outputs of each input, in squared units of the outputs.
     error : Tensor (m,)
-        Bound of ||values - J Psi J^T||_2. That of the low rank holds with a probability of 99.9%; its values are then
-        too large, by no more than this. Rounding is not in it.
+        Bound on ||values - J Psi J^T||_2, without rounding. For the low-rank covariance it holds with a probability of
+        99.9%; its values are too large by at most this.
     iterations : int
-        Of block conjugate gradients, over all blocks of right-hand sides; 0 without.
+        Number of block conjugate-gradient iterations, over all blocks of right-hand sides; 0 if they were not used.
     condition, condition_without : float
-        Bounds of the condition number that they had, and that they would have had without the preconditioner: the
-        number of iterations grows with its square root.
+        Bounds on the condition number of the solves with and without the preconditioner; the number of iterations grows
+        with its square root.
     """
 
     mean: Tensor
@@ -61,17 +61,17 @@ class Covariance(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Predictive distribution of each of m inputs.
+    """Predictive distribution at m inputs.
 
     Attributes
     ----------
     mean : Tensor (m, C)
-        Class probabilities of a classifier; the mean of the targets for a regression.
+        Class probabilities for a classifier; mean of the targets for a regression.
     variance : Tensor (m, C)
-        Of the targets, for a regression: posterior variance of the outputs plus noise^2. Of a classifier's outputs
-        (logits), by which they are uncertain.
+        For a regression, variance of the targets: posterior variance of the outputs plus noise^2. For a classifier,
+        posterior variance of the outputs (logits).
     error : Tensor (m,)
-        Bound of the error of `variance`; see `Covariance`. Zero where samples of the network are averaged.
+        Bound on the error of `variance`; see `Covariance`. Zero for "network samples".
     """
 
     mean: Tensor
@@ -80,46 +80,49 @@ class Prediction(NamedTuple):
 
 
 class Laplace:
-    r"""Laplace approximation N(theta, Psi) of the posterior, with the Gauss-Newton matrix of low rank or exact.
+    r"""Laplace approximation N(theta, Psi) of the posterior, with a low-rank or exact Gauss-Newton matrix.
 
     .. math:: \Psi^{-1} = c G + t I ,
 
-    where t is the precision of the prior N(0, I/t) on the selected parameters and c makes the loss a negative
+    where t is the precision of the prior N(0, I/t) on the selected parameters, and c turns the loss into a negative
     log-likelihood: the number of terms N for a mean cross-entropy, T/(2 s^2) for a mean squared error over T numbers
     with noise s. All other parameters are held constant.
 
     Parameters
     ----------
     model, loss_fn, data, params
-        As for `hesspec.GaussNewton`, at the maximum of the posterior. The loss is `torch.nn.CrossEntropyLoss`,
-        `torch.nn.BCEWithLogitsLoss` or `torch.nn.MSELoss`, the latter a Gaussian of standard deviation `noise`.
-        `params` selects the last layer, or any other subset.
+        See `hesspec.GaussNewton`; the model is at the maximum of the posterior. The loss is
+        `torch.nn.CrossEntropyLoss`, `torch.nn.BCEWithLogitsLoss` or `torch.nn.MSELoss`, the last being a Gaussian of
+        standard deviation `noise`. `params` selects the last layer or any other subset.
     prior_precision : float
-        t, in units of 1/parameter^2. It may be set later: nothing is measured again.
+        Prior precision t, in units of 1/parameter^2. It can be changed later without new measurements.
     noise : float
         Standard deviation of each output, in units of the targets.
     rank : int
-        Eigenpairs that are kept at most; p numbers each.
+        Largest number of eigenpairs to store; each takes p numbers.
     steps : int
-        Lanczos steps of the run that resolves them, and that the evidence comes from.
+        Lanczos steps of the run that resolves the eigenpairs and gives the evidence.
     seed : int
-        Of the probes.
+        Seed of the probes.
     memory, verify, group
-        As for `hesspec.GaussNewton`.
+        See `hesspec.GaussNewton`.
 
     Attributes
     ----------
     operator : GaussNewton
+        The Gauss-Newton matrix G.
     pairs : LowRank
-        Eigenpairs of G with the bound of all others.
+        Eigenpairs of G, with a bound on all other eigenvalues.
     marginal : MarginalLikelihood
+        Evidence and effective number of parameters for any prior precision.
     theta : Tensor (p,)
-        The selected parameters, the posterior's mean.
+        The selected parameters, which are the mean of the posterior.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, the loss is not a likelihood, or as `hesspec.GaussNewton`.
+        If an argument is out of range, the loss is not a negative log-likelihood, or for the reasons of
+        `hesspec.GaussNewton`.
     """
 
     def __init__(
@@ -139,22 +142,22 @@ class Laplace:
         group: dist.ProcessGroup | None = None,
     ) -> None:
         if not isinstance(rank, (int, np.integer)) or rank < 1:
-            raise InputError(f"rank is {rank!r}; it must be a positive whole number.")
+            raise InputError(f"rank is {rank!r}; it must be a positive integer.")
         self.prior_precision = prior_precision
         self.operator = GaussNewton(model, loss_fn, data, params, memory=memory, verify=verify, group=group)
-        risk = self.operator._risk  # noqa: SLF001 - the risk is the operator's, and is shared as in class_structure
+        risk = self.operator._risk  # noqa: SLF001 - shares the operator's risk, as in class_structure
         self._network = Network(risk)
         self.theta = torch.cat([value.reshape(-1) for value in risk.parameters.values])
         norm = float(self.theta.double().square().sum())
         _refuse_weighted(risk.loss)
-        # Before a long run, of which a wrong loss or noise would only tell afterwards.
+        # Checked before the long run, so that a wrong loss or noise is reported at once.
         likelihood_of(self.operator.attributes, noise)
         self.pairs = low_rank(self.operator, rank=int(rank), steps=steps, seed=seed)
         self.marginal = MarginalLikelihood(self.pairs.spectrum, squared_norm=norm, noise=noise)
 
     @property
     def prior_precision(self) -> float:
-        """Precision t of the prior."""
+        """Precision t of the prior, in units of 1/parameter^2."""
         return self._prior
 
     @prior_precision.setter
@@ -168,28 +171,28 @@ class Laplace:
     # Evidence ---------------------------------------------------------------------------------------------------------
 
     def log_evidence(self, prior: float | None = None) -> Estimate:
-        """log p(data | prior precision); see `MarginalLikelihood.log_evidence`. By default at `prior_precision`."""
+        """Return log p(data | prior), by default at `prior_precision`; see `MarginalLikelihood.log_evidence`."""
         return self.marginal.log_evidence(self._prior if prior is None else prior)
 
     def effective_parameters(self, prior: float | None = None) -> Estimate:
-        """Effective number of parameters; see `MarginalLikelihood`. By default at `prior_precision`."""
+        """Return the effective number of parameters, at `prior_precision` by default; see `MarginalLikelihood`."""
         return self.marginal.effective_parameters(self._prior if prior is None else prior)
 
     def optimise_prior(self) -> Estimate:
-        """Set `prior_precision` to that of largest evidence, and return it; see `MarginalLikelihood.optimise_prior`."""
+        """Set `prior_precision` to maximise the evidence, and return it; see `MarginalLikelihood.optimise_prior`."""
         found = self.marginal.optimise_prior()
         self.prior_precision = found.value
         return found
 
     def evidence(self, priors: Any = None) -> Evidence:
-        """Evidence and effective parameters for several priors, to plot and to save."""
+        """Return evidence and effective parameters for several priors, to plot and to save."""
         return self.marginal.table(priors)
 
     @property
     def error(self) -> float:
-        """Bound of ||Psi_k - Psi||_2 for the low-rank posterior covariance; ||Psi|| is at most 1/prior_precision.
+        """Bound on the error ||Psi_k - Psi||_2 of the low-rank covariance; ||Psi|| is at most 1/prior_precision.
 
-        It holds with a probability of 99.9%; rounding is not in it. See `hesspec.applications.laplace.low_rank`.
+        It holds with a probability of 99.9%, without rounding. See `hesspec.applications.laplace.low_rank`.
         """
         scale, prior = self._scale, self._prior
         return self.pairs.rest_error(scale, prior) + self.pairs.residual_error(scale, prior)
@@ -197,7 +200,7 @@ class Laplace:
     # Predictions ------------------------------------------------------------------------------------------------------
 
     def jacobians(self, inputs: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """Outputs (C,) and their Jacobian (C, p) of each input; C backward passes and C p numbers at a time."""
+        """Yield the outputs (C,) of each input and their Jacobian (C, p), by C backward passes."""
         return self._network.rows(inputs)
 
     def covariance(
@@ -209,21 +212,22 @@ class Laplace:
         tolerance: float = 1e-6,
         max_iterations: int = 1000,
     ) -> Covariance:
-        """Posterior covariance J Psi J^T of the outputs, for each input.
+        """Compute the posterior covariance J Psi J^T of the outputs at each input.
 
         Parameters
         ----------
         inputs : Tensor (m, ...), or a structure of tensors
-            As the model takes them.
+            Inputs of the model.
         exact : bool
-            Whether Psi J^T is computed by block conjugate gradients, in place of the low rank. Then the values X^T B +
-            X^T R (B = J^T, X the solution, R its residual) are below the true ones, by R^T Psi R, at most ||R||^2/t.
+            Whether to compute Psi J^T by block conjugate gradients instead of the low-rank approximation. The values
+            X^T B + X^T R (B = J^T, X the solution, R its residual) are then below the true ones by R^T Psi R, at most
+            ||R||^2/t.
         preconditioned : bool
-            Whether the low-rank posterior covariance preconditions them.
+            Whether to precondition with the low-rank posterior covariance.
         tolerance : float
-            Of the residuals, relative to J^T; their square is the relative error.
+            Tolerance of the residuals relative to J^T; the relative error of the values is about its square.
         max_iterations : int
-            Of each block of right-hand sides; a warning says where they were not enough.
+            Largest number of iterations for each block of right-hand sides. A warning is issued if they are not enough.
 
         Returns
         -------
@@ -232,7 +236,7 @@ class Laplace:
         Raises
         ------
         ValueError
-            If the inputs are not what the model takes.
+            If the model does not accept the inputs.
         """
         scale, prior, pairs = self._scale, self._prior, self.pairs
         largest = scale * pairs.spectrum.norm
@@ -247,7 +251,7 @@ class Laplace:
                 gram = (rows @ rows.T).double()
                 seen = (rows @ pairs.vectors).double()
                 values.append((gram - (seen * weights) @ seen.T) / prior)
-                # Trace of what is outside of the span, which bounds its norm, and of all.
+                # Trace of the part outside the span, which bounds its norm, and trace of all.
                 outside = (gram.trace() - seen.square().sum()).clamp(min=0)
                 errors.append(outside * in_rest + gram.trace() * anywhere)
                 means.append(mean)
@@ -268,7 +272,7 @@ class Laplace:
             if found.iterations >= max_iterations and not left <= tolerance:
                 warnings.warn(
                     f"Block conjugate gradients reached a relative residual of {left:.2g} in {max_iterations} "
-                    "iterations; the error bounds say what that leaves. Give them more with max_iterations.",
+                    "iterations; the error bounds include this. Increase max_iterations to reduce it.",
                     stacklevel=2,
                 )
             place = 0
@@ -304,33 +308,36 @@ class Laplace:
     def predict(
         self, inputs: Any, *, method: str = "probit", samples: int = 1000, seed: int = 0, exact: bool = False
     ) -> Prediction:
-        r"""Predictive distribution of each input.
+        r"""Compute the predictive distribution at each input.
 
-        Of a regression N(f, J Psi J^T + noise^2), with the linearised model. Of a classifier, class probabilities:
+        For a regression this is N(f, J Psi J^T + noise^2) of the linearised model. For a classifier the class
+        probabilities are, by method:
 
         - "probit": softmax(f_c / sqrt(1 + pi/8 Sigma_cc)), with the diagonal of the covariance Sigma of the logits (for
-          two classes, MacKay 1992; applied to each logit as in Faller and Martin, arXiv 2502.02345); sigmoid alike;
-        - "monte carlo": the mean over samples of N(f, Sigma), of the linearised model;
-        - "network samples": the mean over samples of the parameters, of the network itself. The mean and the variance
-          of the network's own outputs for a regression, where the other two are the same.
+          two classes, MacKay 1992; applied to each logit as in Faller and Martin, arXiv 2502.02345); likewise for the
+          sigmoid;
+        - "monte carlo": mean over samples of N(f, Sigma), that is of the linearised model;
+        - "network samples": mean over samples of the parameters, with the network itself. For a regression, this is the
+          mean and the variance of the network's own outputs, while the other two methods are the same.
 
         Parameters
         ----------
         inputs
-            As in `covariance`.
+            See `covariance`.
         method : {"probit", "monte carlo", "network samples"}
+            How the distribution is computed.
         samples, seed : int
             Number of samples, and seed of their generator.
         exact : bool
-            As in `covariance`.
+            See `covariance`.
 
         Raises
         ------
         ValueError
-            If the method is unknown, `samples` is not positive, or as `covariance`.
+            If the method is unknown, `samples` is not positive, or for the reasons of `covariance`.
         """
         if method not in METHODS:
-            raise InputError(f"method={method!r} is unknown; it is one of {', '.join(map(repr, METHODS))}.")
+            raise InputError(f"method={method!r} is unknown; use one of {', '.join(map(repr, METHODS))}.")
         kind, noise = self.marginal.likelihood.kind, self.marginal.likelihood.noise
         if method == "network samples":
             given, count = self._network.inputs(inputs)
@@ -359,40 +366,40 @@ class Laplace:
     # Samples ----------------------------------------------------------------------------------------------------------
 
     def sample(self, count: int, *, seed: int = 0) -> Tensor:
-        """Samples (n, p) of the parameters from N(theta, Psi_k); `operator.to_named` names one."""
+        """Draw samples (n, p) of the parameters from N(theta, Psi_k); `operator.to_named` splits one by parameter."""
         normal = self._normal((self.theta.numel(), _count(count)), seed)
         return self.theta + self.pairs.root(normal, self._scale, self._prior).T
 
     def functional_samples(self, inputs: Any, count: int, *, seed: int = 0) -> Tensor:
-        """Samples (n, m, C) of the linearised model's outputs, joint over inputs: f + J (theta' - theta)."""
+        """Draw samples (n, m, C) of the linearised model's outputs, joint over inputs: f + J (theta' - theta)."""
         moved = (self.sample(count, seed=seed) - self.theta).T
         return torch.stack([mean + (rows @ moved).T for mean, rows in self.jacobians(inputs)], dim=1)
 
     def _normal(self, shape: tuple[int, ...], seed: int) -> Tensor:
-        """Standard normal numbers, the same on every device."""
+        """Draw standard normal numbers, the same on every device."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, dtype=self.operator.dtype, generator=generator).to(self.operator.device)
 
 
 def _refuse_weighted(loss: Loss) -> None:
-    """Raise ValueError for a loss whose options make it another function than minus a log-likelihood."""
+    """Raise ValueError for a loss whose options make it something other than a negative log-likelihood."""
     for name in ("weight", "pos_weight", "label_smoothing"):
         value = getattr(loss.function, name, None)
         if value is not None and not (isinstance(value, float | int) and value == 0):
             raise InputError(
-                f"{loss.name} with {name} is not a negative log-likelihood, and has no evidence or posterior: leave "
+                f"{loss.name} with {name} is not a negative log-likelihood, so it has no evidence or posterior: leave "
                 f"{name} out."
             )
 
 
 def _count(samples: Any) -> int:
     if not isinstance(samples, (int, np.integer)) or samples < 1:
-        raise InputError(f"The number of samples is {samples!r}; it must be a positive whole number.")
+        raise InputError(f"The number of samples is {samples!r}; it must be a positive integer.")
     return int(samples)
 
 
 def _blocks(rows: Iterator[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Inputs in groups of about `BLOCK` outputs."""
+    """Group inputs to about `BLOCK` outputs each."""
     block: list[tuple[Tensor, Tensor]] = []
     for one in rows:
         block.append(one)

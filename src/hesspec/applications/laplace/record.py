@@ -1,4 +1,4 @@
-"""Evidence and effective number of parameters of a network for many prior precisions, to keep and to plot."""
+"""Result of the evidence and effective number of parameters for many prior precisions."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ class Evidence(Record):
     Attributes
     ----------
     dimension : int
-        p, the number of parameters that have the prior N(0, I / precision).
+        Number of parameters with the prior N(0, I / precision), p.
     squared_norm : float
-        Sum of their squares at the measured point.
+        Sum of the squares of these parameters at the measured point.
     log_likelihood : float
-        log p(data | parameters) at the measured point, in nats, with all constants.
+        log p(data | parameters) at the measured point, in nats, including all constants.
     scale : float
-        What the loss is multiplied by to be minus the log-likelihood, up to a constant.
+        Factor that turns the loss into the negative log-likelihood, up to a constant.
     noise : float
         Standard deviation of a Gaussian likelihood; 1 for others.
     prior_precision : array (n,)
-        Ascending, in units of 1 / parameter^2.
+        Prior precisions, ascending, in units of 1 / parameter^2.
     log_evidence, log_evidence_lower, log_evidence_upper : array (n,)
-        log p(data | precision), in nats, with the ends of its interval of 95%.
+        log p(data | precision) in nats, and the ends of its 95% interval.
     effective_parameters, effective_parameters_lower, effective_parameters_upper : array (n,)
-        Number of them, with the ends of its interval of 95%.
+        Effective number of parameters, and the ends of its 95% interval.
     best, best_lower, best_upper : float
-        The precision that maximises the evidence, and the interval in which the maximum is with a probability of 95%.
+        Precision that maximises the evidence, and the ends of its 95% interval.
     attributes : mapping
-        Of the spectrum.
+        Attributes of the spectrum.
     """
 
     KIND: ClassVar = "evidence of a Laplace approximation"
@@ -79,7 +79,7 @@ class Evidence(Record):
     best_upper: float
 
     def check(self) -> None:
-        """Raise ValueError where precisions are not positive and ascending, or a value is outside of its interval."""
+        """Raise ValueError unless precisions are positive and ascending, and values inside their intervals."""
         refuse_unless(self.dimension >= 1, f"Its 'dimension' is {self.dimension}.")
         for name in ("scale", "noise"):
             refuse_unless(getattr(self, name) > 0, f"Its {name!r} is {getattr(self, name)}, but should be positive.")
@@ -90,16 +90,16 @@ class Evidence(Record):
         for name in ("log_evidence", "effective_parameters"):
             value, lower, upper = (getattr(self, name + end) for end in ("", "_lower", "_upper"))
             refuse_unless(
-                bool(((lower <= value) & (value <= upper)).all()), f"Its {name} are not all in their intervals."
+                bool(((lower <= value) & (value <= upper)).all()), f"Its {name} are not all inside their intervals."
             )
 
     def plot(self) -> Figure:
-        """Figure of the evidence and the effective number of parameters against the prior, with intervals.
+        """Plot the evidence and the effective number of parameters against the prior, with intervals.
 
         Returns
         -------
         matplotlib.figure.Figure
         """
-        from hesspec.applications.laplace.figure import plot_evidence  # noqa: PLC0415 - matplotlib, asked only here
+        from hesspec.applications.laplace.figure import plot_evidence  # noqa: PLC0415 - imports matplotlib
 
         return plot_evidence(self)

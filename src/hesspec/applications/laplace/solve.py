@@ -1,4 +1,4 @@
-"""Block conjugate gradients for the precision matrix of the posterior, preconditioned with the resolved eigenpairs."""
+"""Block conjugate gradients for the posterior precision matrix, preconditioned by the resolved eigenpairs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Solved(NamedTuple):
     Attributes
     ----------
     x : Tensor (p, n)
+        Solution X.
     residual : Tensor (p, n)
         B - (A + t I) X, computed from X.
     iterations : int
-        Each took n products.
+        Number of iterations; each took n products.
     """
 
     x: Tensor
@@ -42,20 +43,24 @@ def solve(
 ) -> Solved:
     """Solve (scale G + prior I) X = B for all columns of B (p, n) at once.
 
-    The block method of O'Leary (1980) in the form of Dubrulle (2001), BCGrQ, whose residuals are kept orthonormal, so
-    that dependent columns do no harm. It runs on W (A + t) W with W the square root of the low-rank posterior
-    covariance: its condition number is (a_{k+1} + t)/t in place of (a_1 + t)/t.
+    This is the block method of O'Leary (1980) in the form BCGrQ of Dubrulle (2001), which keeps residuals orthonormal,
+    so that linearly dependent columns do no harm. It runs on W (A + t I) W with W the square root of the low-rank
+    posterior covariance, whose condition number is (a_{k+1} + t)/t instead of (a_1 + t)/t.
 
     Parameters
     ----------
-    operator : G
+    operator : SymmetricOperator
+        The Gauss-Newton matrix G.
     rhs : Tensor (p, n)
+        Right-hand sides B.
     scale, prior : float
+        Factor of G, and prior precision t.
     pairs : LowRank, optional
-        Without them there is no preconditioner.
+        Eigenpairs for the preconditioner. Without them there is none.
     tolerance : float
-        Of each column's residual in the preconditioned norm, relative to its right-hand side.
+        Tolerance of each column's residual in the preconditioned norm, relative to its right-hand side.
     max_iterations : int
+        Largest number of iterations.
     """
 
     def weighted(columns: Tensor) -> Tensor:

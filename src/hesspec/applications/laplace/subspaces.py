@@ -1,13 +1,13 @@
-r"""Subspaces of the parameters for Laplace approximations: the best one for given inputs, and how good others are.
+r"""Parameter subspaces for Laplace approximations: the optimal one for given inputs, and comparisons.
 
 With J the stacked Jacobian of the outputs of m inputs (n = m C rows), Psi the posterior covariance, and P (p, s),
 
 .. math:: \Sigma = J \Psi J^\top, \qquad \Sigma_P = J P (P^\top \Psi^{-1} P)^{-1} P^\top J^\top .
 
-P* = Psi J^T U_s, with U_s the top eigenvectors of Sigma, has Sigma_P* = U_s Lambda_s U_s^T (official code of Faller
-and Martin, "Low Rank Based Subspace Inference for the Laplace Approximation", arXiv 2502.02345). As Sigma_P is at most
-Sigma and of rank s for every P, that is optimal in every unitarily invariant norm (Eckart and Young); and a larger
-trace is better, which their metric log Tr Sigma_P uses.
+P* = Psi J^T U_s, with U_s the top eigenvectors of Sigma, has Sigma_P* = U_s Lambda_s U_s^T (official code of Faller and
+Martin, "Low Rank Based Subspace Inference for the Laplace Approximation", arXiv 2502.02345). As Sigma_P is at most
+Sigma and has rank s for every P, this is optimal in every unitarily invariant norm (Eckart and Young), and a larger
+trace is better, which justifies their metric log Tr Sigma_P.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ METRICS = ("relative_error", "trace", "log_trace", "kl", "w2")
 
 
 class Subspace(NamedTuple):
-    """The best subspace for given inputs.
+    """Optimal subspace for given inputs.
 
     Attributes
     ----------
     vectors : Tensor (p, s)
-        Orthonormal; the first r columns span the best subspace of dimension r.
+        Orthonormal columns; the first r span the optimal subspace of dimension r.
     eigenvalues : float64 Tensor (n,)
-        Of Sigma, descending.
+        Eigenvalues of Sigma, descending.
     relative_error : float
-        ||Sigma - Sigma_P||_F / ||Sigma||_F.
+        Error ||Sigma - Sigma_P||_F / ||Sigma||_F.
     """
 
     vectors: Tensor
@@ -61,20 +61,21 @@ class Subspace(NamedTuple):
 
 
 def optimal_subspace(laplace: Laplace, inputs: Any, dimension: int, *, tolerance: float = 1e-8) -> Subspace:
-    """The subspace whose Laplace approximation has the least error at these inputs.
+    """Compute the subspace whose Laplace approximation has the smallest error at given inputs.
 
-    It depends on the inputs that it is evaluated at: a benchmark for other subspaces, not a method. It takes n backward
-    passes, n solves with the precision matrix, and 2 n p numbers.
+    It depends on the inputs at which it is evaluated, so it is a benchmark for other subspaces, not a method. It needs
+    n backward passes, n solves with the precision matrix, and 2 n p numbers of memory.
 
     Parameters
     ----------
     laplace : Laplace
+        Laplace approximation.
     inputs
-        As in `Laplace.covariance`.
+        See `Laplace.covariance`.
     dimension : int
-        s, at most the number n of outputs of all inputs.
+        Dimension s, at most the number n of outputs of all inputs.
     tolerance : float
-        Of the solves.
+        Relative tolerance of the solves.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def optimal_subspace(laplace: Laplace, inputs: Any, dimension: int, *, tolerance
     n = len(sigma)
     if not isinstance(dimension, (int, np.integer)) or not 1 <= dimension <= min(n, solved.shape[0]):
         raise InputError(
-            f"dimension is {dimension!r}; it must be a whole number from 1 to {min(n, solved.shape[0])}, the number of "
+            f"dimension is {dimension!r}; it must be an integer from 1 to {min(n, solved.shape[0])}, the number of "
             "outputs of all inputs or of parameters."
         )
     values, vectors = torch.linalg.eigh(sigma)
@@ -104,22 +105,24 @@ def compare_subspaces(
     ridge: float = 0.1,
     tolerance: float = 1e-8,
 ) -> xr.Dataset:
-    """How well Laplace approximations in subspaces agree with the full one, by the dimension of the subspace.
+    """Compare Laplace approximations in subspaces with the full one, by the dimension of the subspace.
 
     Parameters
     ----------
     laplace : Laplace
+        Laplace approximation.
     inputs
-        As in `Laplace.covariance`.
+        See `Laplace.covariance`.
     subspaces : mapping of str to Tensor
-        P (p, s) of floating point, of which the first r columns span the subspace of dimension r; or indices (s,) of
-        parameters. Each takes s products.
+        Floating-point P (p, s), whose first r columns span the subspace of dimension r; or indices (s,) of parameters.
+        Each subspace needs s products.
     sizes : sequence of int
-        Dimensions r; a subspace that has fewer columns has NaN there.
+        Dimensions r. Results are NaN for a subspace with fewer columns.
     ridge : float
-        What is added to both covariances for the Kullback-Leibler divergence, in squared units of the outputs.
+        Multiple of the identity that is added to both covariances for the Kullback-Leibler divergence, in squared units
+        of the outputs.
     tolerance : float
-        Of the solves that give Sigma.
+        Relative tolerance of the solves for Sigma.
 
     Returns
     -------
@@ -136,7 +139,7 @@ def compare_subspaces(
     """
     positive("ridge", ridge)
     if not sizes or any(not isinstance(size, (int, np.integer)) or size < 1 for size in sizes):
-        raise InputError(f"sizes is {sizes!r}; it must hold positive whole numbers.")
+        raise InputError(f"sizes is {sizes!r}; it must contain positive integers.")
     rows, _, sigma = _predictive(laplace, inputs, tolerance)
     found = np.full((len(METRICS), len(subspaces), len(sizes)), np.nan)
     for i, (name, given) in enumerate(subspaces.items()):
@@ -180,7 +183,7 @@ def _metrics(sigma: Tensor, approximate: Tensor, ridge: float) -> tuple[float, .
 
 
 def _predictive(laplace: Laplace, inputs: Any, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """J (n, p), Psi J^T (p, n) and Sigma (n, n) in float64."""
+    """Return J (n, p), Psi J^T (p, n) and Sigma (n, n) in float64."""
     rows = torch.cat([rows for _, rows in laplace.jacobians(inputs)])
     found = solve(
         laplace.operator,
@@ -199,14 +202,14 @@ def _predictive(laplace: Laplace, inputs: Any, tolerance: float) -> tuple[Tensor
 
 
 def _columns(laplace: Laplace, name: str, given: Tensor) -> Tensor:
-    """P (p, s) of a subspace that is given by vectors or indices."""
+    """Return P (p, s) for a subspace given by vectors or indices."""
     p = laplace.theta.numel()
     if given.is_floating_point():
         if given.dim() != 2 or given.shape[0] != p:
-            raise InputError(f"The subspace {name!r} has shape {tuple(given.shape)}; vectors are ({p}, s).")
+            raise InputError(f"The subspace {name!r} has shape {tuple(given.shape)}; vectors must have shape ({p}, s).")
         return given.to(laplace.theta)
     if given.dim() != 1 or not bool(((given >= 0) & (given < p)).all()) or len(set(given.tolist())) != len(given):
-        raise InputError(f"The subspace {name!r} must hold different indices of parameters, from 0 to {p - 1}.")
+        raise InputError(f"The subspace {name!r} must contain distinct indices of parameters, from 0 to {p - 1}.")
     chosen = torch.zeros(p, len(given), dtype=laplace.theta.dtype, device=laplace.theta.device)
     chosen[given, torch.arange(len(given))] = 1.0
     return chosen
@@ -216,12 +219,12 @@ def _columns(laplace: Laplace, name: str, given: Tensor) -> Tensor:
 
 
 def top_eigenvectors(laplace: Laplace, size: int) -> Tensor:
-    """Top eigenvectors (p, s) of G: as P the directions of least posterior variance, a warning and not a method."""
+    """Top eigenvectors (p, s) of G: the directions of least posterior variance, for comparison only."""
     return laplace.pairs.vectors[:, :size]
 
 
 def largest_magnitude(laplace: Laplace, size: int) -> Tensor:
-    """Indices (s,) of the parameters that are largest in absolute value."""
+    """Indices (s,) of the parameters with the largest absolute value."""
     return laplace.theta.abs().topk(min(size, laplace.theta.numel())).indices
 
 
@@ -235,7 +238,7 @@ def largest_diagonal_variance(laplace: Laplace, size: int) -> Tensor:
 
 
 def last_layer(laplace: Laplace) -> Tensor:
-    """Indices of the parameters of the module that the last of the selected parameters is of."""
+    """Indices of the parameters of the module that contains the last selected parameter."""
     names = laplace.operator.names
     module = names[-1].rpartition(".")[0]
     marks = laplace.operator.to_named(torch.arange(laplace.theta.numel(), device=laplace.theta.device))
@@ -251,25 +254,25 @@ def random_subspace(laplace: Laplace, size: int, *, seed: int = 0) -> Tensor:
 
 
 def required_dimension(spectrum: Spectrum, *, prior_precision: float, noise: float = 1.0, error: float = 0.05) -> int:
-    r"""Dimension that the best subspace needs for a relative error on the training inputs, without a product.
+    r"""Estimate the dimension that the optimal subspace needs for a relative error on the training inputs.
 
-    There the eigenvalues of Sigma, in the metric of the likelihood's curvature, are a_i/(a_i + t), a_i those of the
-    precision of the data, so that the error is sqrt(sum_{i > s} L_i^2 / sum L_i^2) with L_i = a_i/(a_i + t), descending
-    (our derivation). It is an estimate: that of the spectral measure.
+    At the training inputs the eigenvalues of Sigma, in the metric of the likelihood's curvature, are L_i = a_i/(a_i +
+    t) with a_i those of the data precision, so the error is sqrt(sum_{i > s} L_i^2 / sum L_i^2), L_i descending (our
+    derivation). It is estimated from the spectral measure, without any product.
 
     Parameters
     ----------
     spectrum : Spectrum
-        Of `hesspec.GaussNewton`.
+        Spectrum of `hesspec.GaussNewton`.
     prior_precision, noise : float
-        As of `Laplace`.
+        See `Laplace`.
     error : float
         Relative error in the Frobenius norm, between 0 and 1.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or the loss is not a likelihood.
+        If an argument is out of range, or the loss is not a negative log-likelihood.
     """
     if not 0 < error < 1:
         raise InputError(f"error is {error!r}; it must be between 0 and 1.")

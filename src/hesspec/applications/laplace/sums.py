@@ -1,14 +1,14 @@
-r"""Sums over all eigenvalues of functions that are operator monotone and concave, with intervals.
+r"""Sums of operator-monotone concave functions over all eigenvalues, with intervals.
 
-log(1 + x/t) and x/(x + t) have derivatives on x > -t that alternate in sign, so that for the measure of a probe
+The derivatives of log(1 + x/t) and x/(x + t) on x > -t alternate in sign, so that for the measure of a probe
 
 .. math:: R \le v^\top f(A) v \le Q
 
 with Q the Gauss quadrature of the Krylov run and R its Gauss-Radau quadrature with a node at the left end of the
-spectrum (Golub and Meurant 1994). The nodes of R are the eigenvalues of the tridiagonal matrix with one more row, whose
-last diagonal entry puts one of them at that end. In the basis of Ritz vectors this matrix is an arrow: Ritz values on
-the diagonal, the last components of the Ritz vectors times beta, which are the residual bounds, in the last row. The
-product of first and last component alternates in sign from one Ritz value to the next.
+spectrum (Golub and Meurant 1994). The nodes of R are the eigenvalues of the tridiagonal matrix extended by a row whose
+diagonal entry places an eigenvalue at that end. In the basis of Ritz vectors this matrix is an arrow matrix: Ritz
+values on the diagonal and, in the last row, beta times the last components of the Ritz vectors, which are the residual
+bounds. The product of first and last component alternates in sign from one Ritz value to the next.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Callable
 import numpy as np
 
 from hesspec.spectra.record import Array
-from hesspec.spectra.sampling import interval, samples
-from hesspec.spectra.spectrum import Estimate, Spectrum
+from hesspec.spectra.sampling import Estimate, interval, samples
+from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["quadrature_gap", "sum_over_eigenvalues"]
 
@@ -32,16 +32,17 @@ def sum_over_eigenvalues(spectrum: Spectrum, function: Function) -> Estimate:
     Parameters
     ----------
     spectrum : Spectrum
+        Spectrum of the matrix.
     function : callable
-        f on arrays of numbers of at least 0: increasing, f(0) = 0, with derivatives of alternating signs. Ritz values
-        below zero, which are rounding, are taken as zero.
+        Function f of arrays of nonnegative numbers: increasing, f(0) = 0, with derivatives of alternating signs. Ritz
+        values below zero, which are due to rounding, are set to zero.
 
     Returns
     -------
     Estimate
-        The interval has the error bounds of resolved eigenvalues, the bracket of the quadrature, and the sampling by
-        the probes; resolved eigenvalues may have copies that a probe does not see. Rounding of the bulk, at most
-        p f(`spectrum.rounding`), is not in it.
+        The interval includes the error bounds of resolved eigenvalues, the bracket of the quadrature, and sampling by
+        the probes; resolved eigenvalues may have copies that a probe does not see. Rounding of the bulk, at most p
+        f(`spectrum.rounding`), is not included.
     """
     p = spectrum.dimension
 
@@ -57,13 +58,13 @@ def sum_over_eigenvalues(spectrum: Spectrum, function: Function) -> Estimate:
         return Estimate(value, value - down, value + up)
     lower, upper = interval(samples(spectrum, doubtful=True), clipped)
     lower = p * lower - down - p * quadrature_gap(spectrum, clipped)
-    # What is resolved is there, whatever a probe has seen of it.
+    # Resolved eigenvalues exist, whatever weight a probe has measured for them.
     least = float(resolved) - down
     return Estimate(value, min(max(lower, least), value), max(p * upper + up, value))
 
 
 def quadrature_gap(spectrum: Spectrum, function: Function) -> float:
-    """Mean over probes of Q - R, by which v^T f(A) v may be below its Gauss quadrature."""
+    """Mean over probes of Q - R, the largest amount by which v^T f(A) v can be below its Gauss quadrature."""
     unit = spectrum.norm if spectrum.norm > 0 else 1.0
     gaps = []
     for probe in range(spectrum.probes):

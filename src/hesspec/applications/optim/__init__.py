@@ -1,1 +1,1 @@
-"""Steps of optimisers that use curvature."""
+"""Curvature-based optimiser steps."""

@@ -1,4 +1,4 @@
-"""The edge of stability: how far a training is beyond it, and what dimension it explores there."""
+"""Edge of stability: sharpness and its threshold, sharpness dimension, Lyapunov exponents."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ __all__ = [
     "threshold",
 ]
 
-# Results are read from files without PyTorch, which takes seconds to import: names by their modules.
+# Results can be read from files without PyTorch, which takes seconds to import: names by the module that defines them.
 _MODULES = {
     "dimension": ("exponent_density", "sharpness_dimension"),
     "lyapunov": ("StepJacobian", "lyapunov_exponents"),
@@ -38,7 +38,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-if not TYPE_CHECKING:  # where it would make any name a name of this module
+if not TYPE_CHECKING:  # type checkers would take any name for one of this module
 
     def __getattr__(name):
         if name not in _HOME:

@@ -1,4 +1,4 @@
-"""The sharpness dimension of gradient descent, from measured spectra or exact eigenvalues."""
+"""Sharpness dimension of gradient descent, from measured spectra or exact eigenvalues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["exponent_density", "sharpness_dimension"]
 Array = npt.NDArray[np.float64]
 
 COMBINATIONS = {"ordered": ordered, "pooled": pooled}
-# Points of the density, as of `Spectrum.density`.
+# Number of points of the density, as in `Spectrum.density`.
 POINTS = 1_024
 
 
@@ -39,35 +39,35 @@ def sharpness_dimension(
     decoupled: bool = False,
     combine: Literal["ordered", "pooled"] = "ordered",
 ) -> SharpnessDimension:
-    r"""Sharpness dimension of gradient descent at a point, from the spectrum of the Hessian there.
+    r"""Compute the sharpness dimension of gradient descent at a point from the spectrum of the Hessian.
 
     With the exponents z_i = ln|1 - eta lambda_i| in decreasing order it is j + (z_1 + ... + z_j) / |z_{j+1}| with the
-    largest j for which the sum is not negative; p if that is p, and 0 if z_1 < 0. In terms of their decreasing quantile
-    function, which is how it is computed of a measure,
+    largest j for which the sum is nonnegative; p if j = p, and 0 if z_1 < 0. For a spectral measure it is computed from
+    the decreasing quantile function z of the exponents,
 
     .. math:: p \sup \{ s \in [0, 1] : \int_0^s z(u) \, du \ge 0 \}.
 
-    It increases with every exponent. A bracket of the exponents is therefore one of the dimension.
+    It increases with every exponent, so a bracket of the exponents gives one of the dimension.
 
     Parameters
     ----------
     spectra : Spectrum, array (p,), or a sequence of them
-        Of the Hessian of the loss: measured spectra, or all eigenvalues, exact. Several of one network are those of
-        minibatches (see `minibatch_spectra`). A sequence of numbers is one array.
+        Measured spectra of the Hessian of the loss, or all its exact eigenvalues. Give several spectra of one network
+        for minibatches (see `minibatch_spectra`). A sequence of numbers counts as one array.
     learning_rate : float
-        eta.
+        Learning rate eta.
     momentum : float
-        mu of heavy-ball momentum. The exponents are then those of the linear map of (w_t, w_{t-1}), ln of the moduli of
-        its eigenvalues, of which there are 2p. Unlike its singular values, these do not depend on the units of the
-        velocity.
+        Heavy-ball momentum mu. The exponents are then logarithms of the moduli of the 2p eigenvalues of the linear map
+        of (w_t, w_{t-1}). Unlike its singular values, these do not depend on the units of the velocity.
     weight_decay : float
-        Added to all eigenvalues; with momentum and `decoupled`, as that step has it.
+        Weight decay, which is added to all eigenvalues (see `hesspec.applications.stability.exponents` for decoupled
+        weight decay with momentum).
     decoupled : bool
         Whether weight decay shrinks the weights, w <- (1 - eta decay) w, instead of being part of the gradient. It
         makes a difference only with momentum.
     combine : {"ordered", "pooled"}
-        Of several spectra: "ordered" takes the mean of the k-th largest exponents for each k, "pooled" the mean of the
-        measures. The pooled dimension is never below the ordered one.
+        How to combine several spectra: "ordered" takes the mean of the k-th largest exponents for each k, "pooled" the
+        mean of the measures. The pooled dimension is never below the ordered one.
 
     Returns
     -------
@@ -76,17 +76,17 @@ def sharpness_dimension(
     Raises
     ------
     ValueError
-        If a number is out of range, or the spectra are of different dimensions or none.
+        If a number is out of range, or the spectra differ in dimension or are missing.
 
     Notes
     -----
     Tuci, Korkmaz, Simsekli and Birdal, "Generalization at the Edge of Stability" (arXiv 2604.19740): definition 4.2,
-    "ordered" as definition 4.1 has it with the minibatches of a point in place of its supremum over the attractor,
-    "pooled" as its appendix C. The bracket, and the form with momentum, are ours.
+    "ordered" follows definition 4.1, with the minibatches at a point instead of the supremum over the attractor, and
+    "pooled" follows appendix C. The bracket and the form with momentum are ours.
 
-    Bounds are those of a probability of 95% that `Spectrum.cdf_bracket` has at each point, with all resolved
-    eigenvalues counted, under the condition of `Spectrum.wasserstein_bound` that no eigenvalue lies beyond the
-    outermost node by more than that node's bound.
+    Bounds are the pointwise 95% bounds of `Spectrum.cdf_bracket`, with all resolved eigenvalues counted, under the
+    condition of `Spectrum.wasserstein_bound` that no eigenvalue lies beyond the outermost node by more than the bound
+    of that node.
 
     Examples
     --------
@@ -142,23 +142,23 @@ def sharpness_dimension(
 
 
 def exponent_density(spectrum: Spectrum, learning_rate: float, *, weight_decay: float = 0.0) -> xr.Dataset:
-    """Density of ln|1 - eta lambda| of the bulk: that of the eigenvalues, `Spectrum.density`, carried over.
+    """Compute the density of ln|1 - eta lambda| of the bulk from that of the eigenvalues, `Spectrum.density`.
 
     Parameters
     ----------
     spectrum : Spectrum
-        Of the Hessian.
+        Spectrum of the Hessian.
     learning_rate : float
-        eta.
+        Learning rate eta.
     weight_decay : float
-        Added to all eigenvalues.
+        Weight decay, which is added to all eigenvalues.
 
     Returns
     -------
     xarray.Dataset
-        `density`, in shares of all eigenvalues per unit, over `exponent` (1,024 points). It integrates to the bulk's
-        share, but for what lies below the first point, which is as far from the strongest contraction as the density of
-        eigenvalues is wide. `exponent_of_resolved` has the exponents of `Spectrum.eigenvalues`.
+        `density`, in shares of all eigenvalues per unit, over `exponent` (1,024 points). It integrates to the share of
+        the bulk, except for the part below the first point, which is about a kernel width away from the strongest
+        contraction. `exponent_of_resolved` contains the exponents of `Spectrum.eigenvalues`.
 
     Raises
     ------
@@ -167,8 +167,8 @@ def exponent_density(spectrum: Spectrum, learning_rate: float, *, weight_decay: 
 
     Notes
     -----
-    The sum, over the two eigenvalues lambda = (1 -+ exp(z)) / eta, of their density times exp(z) / eta. The pair of
-    densities is that of arXiv 2604.19740, figure 8.
+    It is the sum of the density times exp(z) / eta over the two eigenvalues lambda = (1 -+ exp(z)) / eta. Figure 8 of
+    arXiv 2604.19740 shows this pair of densities.
     """
     step = LinearStep(learning_rate, weight_decay=weight_decay)
     drawn = spectrum.density()
@@ -176,7 +176,7 @@ def exponent_density(spectrum: Spectrum, learning_rate: float, *, weight_decay: 
     levels = step.leading(grid)
     lowest = np.log(learning_rate * width)
     exponents = np.linspace(min(max(levels.min(), lowest), levels.max()), levels.max(), POINTS)
-    # ln|1 - eta lambda| is exp(z) / eta away from the centre in both directions.
+    # Eigenvalues with exponent z are exp(z) / eta away from the centre, on both sides.
     distance = np.exp(exponents) / learning_rate
     sides = [np.interp(step.centre + sign * distance, grid, drawn["density"], left=0, right=0) for sign in (-1, 1)]
     return xr.Dataset(
@@ -192,14 +192,14 @@ def exponent_density(spectrum: Spectrum, learning_rate: float, *, weight_decay: 
 def _expansion(
     step: LinearStep, measures: list[tuple[Array, Array]], chosen: Callable[[Array], npt.NDArray[np.bool_]]
 ) -> tuple[float, float]:
-    """How many eigenvalues are chosen, and the sum of their exponents; means over measures."""
+    """Number of selected eigenvalues and sum of their exponents; means over measures."""
     counts = [weights[chosen(nodes)].sum() for nodes, weights in measures]
     sums = [step.leading(nodes[chosen(nodes)]) @ weights[chosen(nodes)] for nodes, weights in measures]
     return float(np.mean(counts)), float(np.mean(sums))
 
 
 def _several(spectra: Any) -> list[Spectrum | Array]:
-    """The spectra and arrays of eigenvalues that are meant."""
+    """Return the argument as a list of spectra and arrays of eigenvalues."""
     if isinstance(spectra, Spectrum):
         return [spectra]
     given = list(spectra) if isinstance(spectra, (list, tuple)) else [spectra]
@@ -225,7 +225,7 @@ def _eigenvalues(given: Any) -> Array:
 
 
 def _atoms(each: Spectrum | Array) -> tuple[Array, Array]:
-    """Eigenvalues, and how many there are of each."""
+    """Return eigenvalues and the number of each."""
     if isinstance(each, Spectrum):
         return each.nodes, each.weights * each.dimension
     return each, np.ones(each.size)

@@ -1,4 +1,4 @@
-r"""Growth exponents of gradient descent linearised at a point, as functions of the eigenvalues of the Hessian.
+r"""Growth exponents of linearised gradient descent, as functions of the eigenvalues of the Hessian.
 
 Gradient descent with momentum mu and weight decay, :math:`v \leftarrow \mu v + \nabla L`, :math:`w \leftarrow w - \eta
 v`, maps the coordinates :math:`(w_t, w_{t-1})` along an eigenvector of eigenvalue lambda by a 2 x 2 matrix with the
@@ -25,18 +25,18 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LinearStep:
-    """One step of gradient descent, linearised: what it does to a perturbation along an eigenvector.
+    """Linearised gradient-descent step: the growth of a perturbation along an eigenvector.
 
     Parameters
     ----------
     learning_rate : float
-        eta, positive.
+        Learning rate eta, positive.
     momentum : float
-        mu of heavy-ball momentum, in [0, 1).
+        Heavy-ball momentum mu, in [0, 1).
     weight_decay : float
-        At least zero.
+        Weight decay, nonnegative.
     decoupled : bool
-        Whether weight decay shrinks the weights, instead of being part of the gradient.
+        Whether weight decay shrinks the weights instead of being part of the gradient.
 
     Raises
     ------
@@ -50,11 +50,11 @@ class LinearStep:
     decoupled: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse numbers with which nothing is trained."""
+        """Check the ranges of all parameters."""
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(
                 f"learning_rate is {self.learning_rate!r}; it must be positive and finite. The exponents of a step of "
-                "length zero are all zero, and say nothing."
+                "length zero are all zero and carry no information."
             )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum!r}; it must be at least 0 and below 1.")
@@ -62,18 +62,18 @@ class LinearStep:
             raise ValueError(f"weight_decay is {self.weight_decay!r}; it must be at least 0 and finite.")
         if self.decoupled and self.learning_rate * self.weight_decay >= 1:
             raise ValueError(
-                f"A decoupled weight_decay of {self.weight_decay!r} at a learning rate of {self.learning_rate!r} takes "
-                "all weights away in one step; their product must be below 1."
+                f"A decoupled weight_decay of {self.weight_decay!r} at a learning rate of {self.learning_rate!r} "
+                "removes all weights in one step; their product must be below 1."
             )
 
     @property
     def determinant(self) -> float:
-        """D, the product of the two roots; 0 without momentum."""
+        """Product D of the two roots; 0 without momentum."""
         kept = 1 - self.learning_rate * self.weight_decay if self.decoupled else 1.0
         return self.momentum * kept
 
     def _at_one(self, eigenvalues: Array) -> Array:
-        """e, the characteristic polynomial at 1."""
+        """Value e of the characteristic polynomial at 1."""
         decay = self.weight_decay * (1 - self.momentum if self.decoupled else 1.0)
         return np.asarray(self.learning_rate * (eigenvalues + decay))
 
@@ -83,30 +83,30 @@ class LinearStep:
 
     @property
     def threshold(self) -> float:
-        """Largest eigenvalue that does not expand: 2/eta for plain gradient descent, where the root is -1."""
+        """Largest eigenvalue that does not expand, where the root is -1: 2/eta for plain gradient descent."""
         return self._eigenvalue(2 * (1 + self.determinant))
 
     @property
     def lower_threshold(self) -> float:
-        """Smallest eigenvalue that does not expand: 0 without weight decay, where the root is 1."""
+        """Smallest eigenvalue that does not expand, where the root is 1: 0 without weight decay."""
         return self._eigenvalue(0.0)
 
     @property
     def centre(self) -> float:
-        """Eigenvalue of the fastest contraction; exponents decrease up to it, and increase from it on."""
+        """Eigenvalue of the fastest contraction; exponents decrease up to it and increase beyond it."""
         return self._eigenvalue(1 + self.determinant)
 
     @property
     def lowest(self) -> float:
-        """Exponent of the fastest contraction of `leading`: -inf without momentum, else ln(D) / 2."""
+        """Smallest value of `leading`, at the fastest contraction: -inf without momentum, ln(D) / 2 otherwise."""
         return math.log(self.determinant) / 2 if self.determinant > 0 else -math.inf
 
     def leading(self, eigenvalues: Array) -> Array:
-        """ln of the larger modulus of the two roots, for each eigenvalue; ln|1 - eta lambda| for plain descent.
+        """Logarithm of the larger modulus of the two roots for each eigenvalue; ln|1 - eta lambda| for plain descent.
 
-        For real roots that is ln|1 - 2 e / (s + 1 - D + e)| with s^2 = (1 - D)^2 - 2 e (1 + D) + e^2, where e is
-        replaced by 2 (1 + D) - e beyond the centre: exact at both thresholds, where cancellation would leave rounding
-        in the place of zero.
+        For real roots it is ln|1 - 2 e / (s + 1 - D + e)| with s^2 = (1 - D)^2 - 2 e (1 + D) + e^2, where e is replaced
+        by 2 (1 + D) - e beyond the centre. This is exact at both thresholds, where the direct formula would give
+        rounding errors instead of zero.
         """
         product = self.determinant
         e = self._at_one(eigenvalues)

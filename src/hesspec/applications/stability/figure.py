@@ -1,4 +1,4 @@
-"""Figures of the stability of a training, in matplotlib."""
+"""Matplotlib figures of stability measurements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hesspec.applications.stability.record import LyapunovExponents, SharpnessDimension, StabilityRun
-from hesspec.plot import FILL, OKABE_ITO, STYLE, three_digits
+from hesspec.backend.number_text import three_digits
+from hesspec.plot import FILL, OKABE_ITO, STYLE
 from hesspec.plot.style import label_few_decades
 from hesspec.spectra.record import Array
 
@@ -18,7 +19,7 @@ ESTIMATE, EDGE, SHARP = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[2]
 
 
 def plot_dimension(found: SharpnessDimension) -> Figure:
-    """Exponents in decreasing order, and their sum, whose zero is the sharpness dimension.
+    """Plot exponents in decreasing order, and their cumulative sum, whose zero is the sharpness dimension.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ def plot_dimension(found: SharpnessDimension) -> Figure:
         left.stairs(levels, np.append(0.0, np.cumsum(counts)), baseline=None, color=ESTIMATE, linewidth=1.8)
         left.axhline(0, color="#444444", linewidth=0.8)
         finite = levels[np.isfinite(levels)]
-        # The strongest contractions would press everything else against zero.
+        # The strongest contractions are cut off, as they would flatten everything else.
         lowest = float(np.quantile(finite, 0.02)) if finite.size else -1.0
         highest = max(found.largest_bracket[1], 0.0)
         left.set_ylim(1.15 * min(lowest, -0.05 * max(highest, 1e-12)), 1.15 * highest or 0.1)
@@ -77,14 +78,14 @@ def _level_at(levels: Array, counts: Array, grid: Array) -> Array:
 
 
 def _sum_at(levels: Array, counts: Array, grid: Array) -> Array:
-    """Sum of the largest exponents, at any number of directions."""
+    """Sum of the largest exponents for any number of directions."""
     ends = np.append(0.0, np.cumsum(counts))
     sums = np.append(0.0, np.cumsum(np.maximum(levels, -1e9) * counts))
     return np.asarray(np.interp(grid, ends, sums))
 
 
 def plot_lyapunov(found: LyapunovExponents) -> Figure:
-    """Lyapunov exponents as means over the steps so far.
+    """Plot Lyapunov exponents as running means over the steps.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def plot_lyapunov(found: LyapunovExponents) -> Figure:
 
 
 def plot_run(run: StabilityRun) -> Figure:
-    """Sharpness and its threshold, and the loss, against the step.
+    """Plot sharpness, its threshold and the loss against the step.
 
     Parameters
     ----------
@@ -123,10 +124,10 @@ def plot_run(run: StabilityRun) -> Figure:
     Raises
     ------
     ValueError
-        If there is no measurement.
+        If there are no measurements.
     """
     if not run.steps.size:
-        raise ValueError("There is no measurement to plot yet: call the monitor in the training loop.")
+        raise ValueError("There are no measurements to plot yet: call the monitor in the training loop.")
     with mpl.rc_context(STYLE):
         rows = 3 if run.is_preconditioned else 2
         figure = Figure(figsize=(7, 5.2 if rows == 2 else 7), layout="constrained")

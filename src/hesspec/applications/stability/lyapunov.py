@@ -1,4 +1,4 @@
-"""Lyapunov exponents along a run, by QR decompositions of products with the linearised steps."""
+"""Lyapunov exponents along a training run, by QR decompositions of products with the linearised steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StepJacobian", "lyapunov_exponents"]
 
 
 class StepJacobian:
-    r"""The derivative of a step of gradient descent, a linear map of (p,), or of (2p,) with momentum.
+    r"""Derivative of a gradient-descent step, a linear map on vectors (p,), or (2p,) with momentum.
 
     Without momentum it is I - eta (Hess + decay). With momentum it maps :math:`(w_t, w_{t-1})`,
 
@@ -29,9 +29,9 @@ class StepJacobian:
     Parameters
     ----------
     hessian
-        Hess at the point that the step starts from: anything symmetric with `shape`, `dtype`, `device` and `@`.
+        Hess at the starting point of the step: any symmetric operator with `shape`, `dtype`, `device` and `@`.
     learning_rate, momentum, weight_decay, decoupled
-        As in `sharpness_dimension`. With momentum the learning rate must be the same in all steps.
+        See `sharpness_dimension`. With momentum the learning rate must be the same in all steps.
 
     Raises
     ------
@@ -54,7 +54,7 @@ class StepJacobian:
         self.shape, self.dtype, self.device = (size, size), hessian.dtype, hessian.device
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """Product with a vector (p,) or the columns of a matrix (p, k); 2p in place of p with momentum."""
+        """Product with a vector (p,) or the columns of a matrix (p, k); with momentum, 2p instead of p."""
         step = self._step
         now = vectors[: self._count]
         kept = 1 + step.momentum - step.learning_rate * step.weight_decay
@@ -65,20 +65,20 @@ class StepJacobian:
 
 
 def lyapunov_exponents(jacobians: Iterable[Any], *, count: int, discard: int = 0, seed: int = 0) -> LyapunovExponents:
-    """Largest Lyapunov exponents along a run: mean growth rates of perturbations that are followed through its steps.
+    """Compute the largest Lyapunov exponents along a run: mean growth rates of perturbations under its steps.
 
     Parameters
     ----------
     jacobians : iterable
-        The derivative of each step at the point that it starts from, in order: anything with `shape` (d, d), `dtype`,
-        `device` and `@`, such as `StepJacobian`, or dense tensors. It is read once, each before the next is asked for,
-        so that a generator may train the model in between.
+        Derivative of each step at its starting point, in order: anything with `shape` (d, d), `dtype`, `device` and
+        `@`, such as `StepJacobian`, or a dense tensor. The iterable is read once, and each derivative is used before
+        the next is requested, so a generator may train the model in between.
     count : int
-        How many, k; each step takes k products.
+        Number of exponents, k; each step takes k products.
     discard : int
-        Number of first steps in which directions only settle: they are not part of the means.
+        Number of initial steps, during which the directions settle, that are excluded from the means.
     seed : int
-        Of the random directions at the start.
+        Seed of the random initial directions.
 
     Returns
     -------
@@ -87,15 +87,15 @@ def lyapunov_exponents(jacobians: Iterable[Any], *, count: int, discard: int = 0
     Raises
     ------
     ValueError
-        If a number is out of range, maps are of different sizes, or there are no more than `discard` of them.
+        If a number is out of range, the maps differ in size, or there are at most `discard` of them.
     NonFiniteError
-        If a product holds NaN or infinity.
+        If a product contains NaN or infinity.
 
     Notes
     -----
-    Benettin, Galgani, Giorgilli and Strelcyn (1980): the directions are made orthonormal again after each step by a QR
-    decomposition, and the exponents are the means of ln|R_ii|. They are exact of the maps that were given up to the
-    time that directions take to settle, which falls like 1/steps.
+    Benettin, Galgani, Giorgilli and Strelcyn (1980): the directions are orthonormalised after each step by a QR
+    decomposition, and the exponents are the means of ln|R_ii|. For the given maps, their error is due to the settling
+    of the directions and decreases like 1/steps.
 
     Examples
     --------
@@ -106,33 +106,33 @@ def lyapunov_exponents(jacobians: Iterable[Any], *, count: int, discard: int = 0
     array([ 0.4055, -0.2231])
     """
     if not isinstance(count, (int, np.integer)) or count < 1:
-        raise ValueError(f"count is {count!r}; it must be a positive whole number.")
+        raise ValueError(f"count is {count!r}; it must be a positive integer.")
     if not isinstance(discard, (int, np.integer)) or discard < 0:
-        raise ValueError(f"discard is {discard!r}; it must be a whole number, at least 0.")
+        raise ValueError(f"discard is {discard!r}; it must be a nonnegative integer.")
     directions: Tensor | None = None
     size, growth = 0, []
     for index, jacobian in enumerate(jacobians):
         if directions is None:
             size = int(jacobian.shape[0])
             if count > size:
-                raise ValueError(f"count is {count}, and there are {size} exponents in all.")
+                raise ValueError(f"count is {count}, but there are only {size} exponents.")
             generator = torch.Generator().manual_seed(seed)
             drawn = torch.randn(size, int(count), generator=generator, dtype=torch.float64)
             directions = torch.linalg.qr(drawn)[0].to(device=jacobian.device, dtype=jacobian.dtype)
         if tuple(jacobian.shape) != (size, size):
             raise ValueError(
-                f"The map of step {index} has shape {tuple(jacobian.shape)}, those before it ({size}, {size})."
+                f"The map of step {index} has shape {tuple(jacobian.shape)}, but earlier ones have ({size}, {size})."
             )
         image = (jacobian @ directions).detach()
         if not image.isfinite().all():
             raise NonFiniteError(
-                f"The product with the map of step {index} holds NaN or infinity; the run may have diverged."
+                f"The product with the map of step {index} contains NaN or infinity; the run may have diverged."
             )
         directions, lengths = torch.linalg.qr(image)
         with np.errstate(divide="ignore"):
             growth.append(np.log(lengths.diagonal().abs().double().cpu().numpy()))
     if len(growth) <= discard:
-        raise ValueError(f"There are {len(growth)} steps, of which {discard} are discarded; give more of them.")
+        raise ValueError(f"There are {len(growth)} steps, of which {discard} are discarded; provide more steps.")
     kept = np.array(growth[discard:])
     return LyapunovExponents(
         exponents=kept.mean(axis=0),

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from hesspec.measure.spectrum import spectrum
-from hesspec.operators import Hessian, Traces
+from hesspec.operators import GraphCache, Hessian
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.spectrum import Spectrum
@@ -28,20 +28,20 @@ def minibatch_spectra(
     seed: int = 0,
     params: ParameterSpec = None,
 ) -> list[Spectrum]:
-    """Measure the spectrum of the Hessian of the loss of each minibatch, for `sharpness_dimension`.
+    """Measure the spectrum of the Hessian of each minibatch's loss, for `sharpness_dimension`.
 
     Parameters
     ----------
     model, loss_fn, params
-        As in `hesspec.Hessian`.
+        See `hesspec.Hessian`.
     batches : iterable
-        Minibatches, such as a `DataLoader` that shuffles; iterated once. Each is the data of an operator of its own.
+        Minibatches, such as a `DataLoader` that shuffles; iterated once. Each is the data of a separate operator.
     runs : int, optional
-        How many batches are measured at most; all of one pass by default.
+        Largest number of batches to measure; by default all of one pass.
     steps : int or "auto"
-        As in `hesspec.spectrum`. A step takes a product with the Hessian of one minibatch.
+        See `hesspec.spectrum`. A step takes a product with the Hessian of one minibatch.
     seed : int
-        Of the probe of the first spectrum; that of run r has the seed `seed` + r.
+        Seed of the probe of the first spectrum; run r uses the seed `seed` + r.
 
     Returns
     -------
@@ -50,17 +50,17 @@ def minibatch_spectra(
     Raises
     ------
     ValueError
-        If there are no batches, or `runs` is out of range; else as `hesspec.Hessian` and `hesspec.spectrum`.
+        If there are no batches, `runs` is out of range, or for the reasons of `hesspec.Hessian` and `hesspec.spectrum`.
 
     Notes
     -----
-    arXiv 2604.19740, appendix C, takes a fresh minibatch for each run, with 500 runs of 100 steps.
+    Appendix C of arXiv 2604.19740 uses a fresh minibatch for each run, with 500 runs of 100 steps.
     """
     if runs is not None and (not isinstance(runs, (int, np.integer)) or runs < 1):
-        raise ValueError(f"runs is {runs!r}; it must be a positive whole number, or None.")
-    traces = Traces(points=100 if runs is None else int(runs))
+        raise ValueError(f"runs is {runs!r}; it must be a positive integer or None.")
+    graphs = GraphCache(points=100 if runs is None else int(runs))
     found = [
-        spectrum(Hessian(model, loss_fn, [batch], params, traces=traces), steps=steps, seed=seed + run)
+        spectrum(Hessian(model, loss_fn, [batch], params, graphs=graphs), steps=steps, seed=seed + run)
         for run, batch in enumerate(islice(batches, runs))
     ]
     if not found:

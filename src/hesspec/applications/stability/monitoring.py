@@ -1,4 +1,4 @@
-"""Sharpness against its threshold during a training loop, by a few warm-started products."""
+"""Monitoring of the sharpness and its threshold during training, with a few warm-started products."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.ritz import ritz_pairs
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import random_vector
-from hesspec.operators import Hessian, Preconditioned, Traces, preconditioner
+from hesspec.operators import GraphCache, Hessian, Preconditioned, preconditioner
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
@@ -25,34 +25,35 @@ from hesspec.spectra.record import Array
 
 __all__ = ["Monitor", "Reading", "TopEigenvalue", "monitor"]
 
-# Ritz vectors that a measurement starts from: the largest eigenvalues change their order during training.
+# Ritz vectors that a measurement starts from; several, as the largest eigenvalues swap order during training.
 KEPT = 3
-# Norms of the two other parts of a start vector, relative to that of the known ones: the last residual, in which a
-# Lanczos process has amplified what its Ritz vectors do not hold, and a random vector. With these, an eigenvalue above
-# the known one, 4 or 3.5 to 3, whose eigenvector was orthogonal to all that was known was found in the fourth
-# measurement at the latest (p = 400 and 30,000), without further products where nothing was overlooked; with 0.1 and
-# 0.1, at times not in 29.
+# Norms of the two other parts of a start vector, relative to that of the Ritz vectors: the last residual, in which the
+# Lanczos process has amplified what its Ritz vectors miss, and a random vector. With these values, an eigenvalue of 3.5
+# or 4, above a known one of 3, whose eigenvector was orthogonal to all known ones was found by the fourth measurement
+# (p = 400 and 30,000), without further products when nothing was missed; with 0.1 and 0.1, sometimes not in 29.
 RESIDUAL = 0.5
 RANDOM = 0.1
 
 
 class Reading(NamedTuple):
-    """One measurement.
+    """One measurement of a `Monitor`.
 
     Attributes
     ----------
     step : int
+        Number of the training step.
     risk : float
-        The loss of all data.
+        Loss on all data.
     sharpness, sharpness_bound : float
-        Largest Ritz value of the Hessian, and how far the nearest eigenvalue is from it at most.
+        Largest Ritz value of the Hessian, and a bound on its distance to the nearest eigenvalue.
     preconditioned, preconditioned_bound : float
-        The same of the preconditioned Hessian; nan where there is no preconditioner.
+        The same for the preconditioned Hessian; nan if there is no preconditioner.
     threshold : float
-        Of the sharpness, or of the preconditioned one where there is a preconditioner.
+        Stability threshold of the sharpness, or of the preconditioned one if there is a preconditioner.
     learning_rate : float
+        Learning rate of the optimiser.
     products : int
-        Products with the Hessian that it took.
+        Number of products with the Hessian.
     """
 
     step: int
@@ -73,20 +74,20 @@ class Reading(NamedTuple):
 
 
 class TopEigenvalue:
-    """The largest eigenvalue of an operator that changes a little from one measurement to the next.
+    """Largest eigenvalue of an operator that changes slowly from one measurement to the next.
 
-    A Lanczos process starts from the Ritz vectors of the largest Ritz values of the last measurement, its residual, and
-    a random vector, and ends when the residual of the largest Ritz value is small enough. An eigenvector that none of
-    the Ritz vectors holds is in the random part; each measurement amplifies it in the residual, from which the next one
-    starts, until it is found.
+    A Lanczos process starts from the Ritz vectors of the largest Ritz values of the last measurement, its residual and
+    a random vector, and stops when the residual of the largest Ritz value is small enough. An eigenvector that none of
+    the Ritz vectors contains is present in the random part; each measurement amplifies it in the residual, from which
+    the next one starts, until it is found.
 
     Parameters
     ----------
     tolerance : float
-        Residual, relative to the Ritz value, at which it ends. The eigenvalue is off by about its square, over the
-        relative gap to the next one.
+        Relative residual at which a measurement stops. The relative error of the eigenvalue is about its square,
+        divided by the relative gap to the next one.
     most : int
-        Products that one measurement may take.
+        Largest number of products in a measurement.
     seed : int
     """
 
@@ -96,7 +97,7 @@ class TopEigenvalue:
         self._known: Tensor | None = None
 
     def __call__(self, operator: SymmetricOperator) -> tuple[float, float, int]:
-        """Largest Ritz value, a bound of its distance to the nearest eigenvalue, and the number of products."""
+        """Return the largest Ritz value, a bound on its distance to an eigenvalue, and the number of products."""
         size, dtype, device = int(operator.shape[0]), operator.dtype, torch.device(operator.device)
         start = random_vector(size, self._generator, dtype=dtype, device=device)
         if self._known is not None:
@@ -111,7 +112,7 @@ class TopEigenvalue:
                 break
         top = torch.zeros(size, dtype=dtype, device=device)
         for rank in range(1, min(KEPT, len(process)) + 1):
-            # The first counts most; half of it and a third keep the others in sight.
+            # The first Ritz vector has the largest weight; the others follow with a half, a third, ...
             for index, coefficient in enumerate(pairs.vectors[:, -rank]):
                 top.add_(process.basis[index], alpha=float(coefficient) / rank)
         self._known = top / top.norm()
@@ -121,7 +122,7 @@ class TopEigenvalue:
 
 
 class Monitor:
-    """Measures the sharpness of a model during a training loop; made by `monitor`, which describes it."""
+    """Measures the sharpness of a model during a training loop; created by `monitor`, which documents it."""
 
     def __init__(
         self,
@@ -138,32 +139,33 @@ class Monitor:
     ) -> None:
         for name, number in (("every", every), ("most", most)):
             if not isinstance(number, (int, np.integer)) or number < 1:
-                raise ValueError(f"{name} is {number!r}; it must be a positive whole number.")
+                raise ValueError(f"{name} is {number!r}; it must be a positive integer.")
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance is {tolerance!r}; it must be above 0 and below 1.")
         self._parameters = select_parameters(model, params)
-        # It is refused here, rather than after the first step, where nothing will ever be known of it.
+        # Rejected here rather than after the first step, if no threshold is known for the optimiser.
         threshold(optimizer, self._parameters.values())
         self._problem = model, loss_fn, data
         self._params, self._optimizer, self._every = params, optimizer, int(every)
-        self._traces = Traces(points=1_000)
+        self._cached_graphs = GraphCache(points=1_000)
         how: dict[str, Any] = {"tolerance": tolerance, "most": int(most), "seed": seed}
         self._plain, self._scaled = TopEigenvalue(**how), TopEigenvalue(**how)
         self._how: dict[str, Any] = {"every": int(every), **how}
         self._readings: list[Reading] = []
 
     def __call__(self, step: int) -> Reading | None:
-        """Measure, if the step is one of those that are to be measured.
+        """Measure if the step is due.
 
         Parameters
         ----------
         step : int
-            Number of the step that was made last.
+            Number of the last training step.
 
         Raises
         ------
         ValueError, NonFiniteError, MemoryError
-            As `hesspec.Hessian` and its products, `hesspec.Preconditioned` and `threshold`. The model is as it was.
+            See `hesspec.Hessian` and its products, `hesspec.Preconditioned` and `threshold`. The model is left
+            unchanged.
         """
         if step % self._every:
             return None
@@ -181,9 +183,9 @@ class Monitor:
 
     def _measured(self, step: int) -> Reading:
         limit = threshold(self._optimizer, self._parameters.values())
-        # The first product is verified; later ones are those of the same model and loss at other weights.
+        # Only the first product is verified; later ones use the same model and loss at other weights.
         verify = not self._readings
-        hessian = Hessian(*self._problem, self._params, traces=self._traces, verify=verify)
+        hessian = Hessian(*self._problem, self._params, graphs=self._cached_graphs, verify=verify)
         value, bound, products = self._plain(hessian)
         scaled, scaled_bound, at = np.nan, np.nan, limit.value - limit.decay
         if isinstance(self._optimizer, ADAPTIVE):
@@ -200,7 +202,7 @@ class Monitor:
         return tuple(self._readings)
 
     def result(self) -> StabilityRun:
-        """All measurements so far, to save and to plot."""
+        """Return all measurements so far as a result to save and to plot."""
         readings = self._readings
 
         def real(name: str) -> Array:
@@ -221,7 +223,7 @@ class Monitor:
         )
 
     def plot(self) -> Any:
-        """Figure of sharpness and threshold against the step, as of `result`."""
+        """Plot sharpness and threshold against the step; see `StabilityRun.plot`."""
         return self.result().plot()
 
 
@@ -237,44 +239,44 @@ def monitor(
     most: int = 30,
     seed: int = 0,
 ) -> Monitor:
-    """Follow the sharpness of a model, the largest eigenvalue of its Hessian, through a training loop.
+    """Monitor the sharpness of a model, the largest eigenvalue of its Hessian, during a training loop.
 
-    The result is called with the number of each step, after it. Of adaptive optimisers it also measures the largest
-    eigenvalue of the preconditioned Hessian, with the preconditioner of the last step; `threshold` says beyond which a
-    step is unstable. The model is measured in evaluation mode. Its weights, modes and gradients, the optimiser, and all
-    global random generators are as before.
+    Call the result after each step with the number of the step. For adaptive optimisers it also measures the largest
+    eigenvalue of the preconditioned Hessian, with the preconditioner of the last step; a step is unstable beyond
+    `threshold`. The model is measured in evaluation mode. Its weights, modes and gradients, the optimiser, and all
+    global random generators are left unchanged.
 
     Parameters
     ----------
     model, loss_fn, data, params
-        As in `hesspec.Hessian`; data that is the same in each pass.
+        See `hesspec.Hessian`. The data must be the same in each pass.
     optimizer : torch.optim.SGD, Adam, AdamW, RMSprop or Adagrad
-        Whose groups with these parameters have the same settings.
+        Optimiser. All groups with these parameters must have the same settings.
     every : int
-        Steps whose number is a multiple of it are measured.
+        Interval of measurements: steps whose number is a multiple of it are measured.
     tolerance : float
-        Residual of the eigenvalue, relative to it, at which a measurement ends.
+        Residual, relative to the eigenvalue, at which a measurement stops.
     most : int
-        Products that a measurement may take for each of the two eigenvalues. The first takes most; later ones start
-        from the eigenvectors that the last one found. How many each took is in its `products`.
+        Largest number of products for each of the two eigenvalues of a measurement. The first measurement needs most;
+        later ones start from the eigenvectors found before. `Reading.products` has the number used.
     seed : int
-        Of the random part of start vectors.
+        Seed of the random part of start vectors.
 
     Returns
     -------
     Monitor
-        `monitor(step)` measures and gives a `Reading` (None at other steps); `readings`, `result()` (a `StabilityRun`)
-        and `plot()` give all of them.
+        `monitor(step)` measures and returns a `Reading` (None if the step is not due); `readings`, `result()` (a
+        `StabilityRun`) and `plot()` give all measurements.
 
     Raises
     ------
     ValueError
-        If a number is out of range, or `threshold` does not know the optimiser.
+        If a number is out of range, or `threshold` does not support the optimiser.
 
     Notes
     -----
-    A Ritz value is never above the largest eigenvalue, but for rounding. That none larger was overlooked is likely, as
-    start vectors have a random part, but not proved.
+    Up to rounding, a Ritz value never exceeds the largest eigenvalue. A larger eigenvalue is unlikely to be missed, as
+    start vectors have a random part, but this is not guaranteed.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Measures of exponents in decreasing order: bounds of them from a spectrum, means of several, and their dimension."""
+"""Decreasing rearrangements of exponents: bounds from a spectrum, means of several, and their dimension."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Array = npt.NDArray[np.float64]
 
 
 class Exponents(NamedTuple):
-    """A decreasing step function on [0, count]: the exponents of `count` directions, the largest first.
+    """Decreasing step function on [0, count]: the exponents of `count` directions, largest first.
 
     Attributes
     ----------
     levels : array (n,)
-        Descending; -inf where a direction vanishes in one step.
+        Exponents, descending; -inf for a direction that vanishes in one step.
     counts : array (n,)
-        Numbers of directions, positive, not necessarily whole.
+        Numbers of directions, positive, not necessarily integers.
     """
 
     levels: Array
@@ -33,21 +33,21 @@ class Exponents(NamedTuple):
 
     @classmethod
     def of(cls, levels: Array, counts: Array) -> Exponents:
-        """Sorted, without atoms of no weight."""
+        """Sort exponents and drop those of zero weight."""
         kept = counts > 0
         order = np.argsort(-levels[kept], kind="stable")
         return cls(levels[kept][order], counts[kept][order])
 
     def first(self, count: float) -> Exponents:
-        """The largest `count` of them."""
+        """The largest `count` exponents."""
         ends = np.minimum(np.cumsum(self.counts), count)
         return Exponents.of(self.levels, np.diff(ends, prepend=0.0))
 
 
 def dimension_of(exponents: Exponents) -> float:
-    """Largest s for which the sum of the s largest exponents is not negative, interpolated within an exponent.
+    """Largest s for which the sum of the s largest exponents is nonnegative, interpolated within an exponent.
 
-    It is j + (sum of the first j) / |exponent j + 1| with the largest j whose sum is not negative: Kaplan and Yorke's
+    It is j + (sum of the first j) / |exponent j + 1| with the largest j whose sum is nonnegative: the Kaplan-Yorke
     formula, and definition 4.2 of arXiv 2604.19740.
     """
     sums = np.cumsum(exponents.levels * exponents.counts)
@@ -60,7 +60,7 @@ def dimension_of(exponents: Exponents) -> float:
 
 
 def pooled(several: Sequence[Exponents]) -> Exponents:
-    """Mean of the measures: every direction of all of them, of equal weight."""
+    """Mean of the measures: all directions with equal weight."""
     return Exponents.of(
         np.concatenate([exponents.levels for exponents in several]),
         np.concatenate([exponents.counts for exponents in several]) / len(several),
@@ -68,9 +68,9 @@ def pooled(several: Sequence[Exponents]) -> Exponents:
 
 
 def ordered(several: Sequence[Exponents]) -> Exponents:
-    """Mean of the step functions: of the k-th largest exponents, for each k."""
+    """Mean of the step functions: mean of the k-th largest exponents for each k."""
     ends = [np.cumsum(exponents.counts) for exponents in several]
-    # Measures of the same weight may differ by rounding at the end.
+    # Measures of the same total weight may differ by rounding at the end.
     total = min(float(end[-1]) for end in ends)
     breaks = np.unique(np.concatenate([[0.0], *(end[end < total] for end in ends), [total]]))
     middles = (breaks[:-1] + breaks[1:]) / 2
@@ -81,7 +81,7 @@ def ordered(several: Sequence[Exponents]) -> Exponents:
 
 
 def with_partners(exponents: Exponents, step: LinearStep) -> Exponents:
-    """With the exponents of the smaller roots, ln D less those of the larger ones; unchanged without momentum."""
+    """Add the exponents of the smaller roots, ln D minus those of the larger ones; no change without momentum."""
     if not step.momentum > 0:
         return exponents
     levels = np.concatenate([exponents.levels, 2 * step.lowest - exponents.levels])
@@ -89,11 +89,11 @@ def with_partners(exponents: Exponents, step: LinearStep) -> Exponents:
 
 
 def bracket(spectrum: Spectrum, step: LinearStep) -> tuple[Exponents, Exponents]:
-    """Step functions that the leading exponents of a measured operator are above and below.
+    """Lower and upper step functions for the leading exponents of a measured operator.
 
-    An exponent decreases with the eigenvalue up to the centre and increases beyond it. So the most that the exponents
-    can be has as many eigenvalues as the CDF's upper bound allows on the left and, by its lower bound, on the right;
-    the least is the other way round, and what is then on neither side is at the centre.
+    An exponent decreases with the eigenvalue up to the centre and increases beyond it. So the exponents are largest
+    with as many eigenvalues on the left as the upper bound of the CDF allows and as many on the right as its lower
+    bound allows. For the smallest exponents the bounds are swapped, and the remaining eigenvalues are at the centre.
     """
     x, lower, upper = _cdf_steps(spectrum, step.centre)
     levels, left = step.leading(x), x <= step.centre
@@ -106,39 +106,39 @@ def bracket(spectrum: Spectrum, step: LinearStep) -> tuple[Exponents, Exponents]
 
 
 def _cdf_steps(spectrum: Spectrum, centre: float) -> tuple[Array, Array, Array]:
-    """Bounds of the number of eigenvalues <= x, as step functions.
+    """Bounds on the number of eigenvalues <= x, as step functions.
 
     Returns
     -------
     x : array (n,)
-        Where they may jump, ascending, `centre` among them.
+        Positions of possible jumps, ascending, including `centre`.
     lower, upper : array (n + 1,)
-        Bounds before the first, between each two, and after the last.
+        Bounds before the first jump, between consecutive ones, and after the last.
     """
     p, bounds = spectrum.dimension, spectrum.error_bounds
     copies = np.maximum(np.rint(spectrum.eigenvalue_weights * p), 1.0)
     below, above = spectrum.eigenvalues - bounds, spectrum.eigenvalues + bounds
     jumps = [below, above, np.array([centre])]
     if not spectrum.exact:
-        # No eigenvalue is taken to lie beyond the outermost node by more than that node's bound, as in
-        # `Spectrum.wasserstein_bound`; the quadrature alone would leave a little of the measure anywhere.
+        # No eigenvalue is assumed to lie beyond the outermost node by more than its bound, as in
+        # `Spectrum.wasserstein_bound`; the quadrature alone would allow a little of the measure anywhere.
         nodes = np.array([spectrum.nodes[0], spectrum.nodes[-1]])
         reach = np.array([residual_bound(spectrum, float(node)) for node in nodes]) + spectrum.rounding
         first = spectrum.ritz_values[spectrum.ritz_probe == 0]
         shift = float(np.sqrt(spectrum.rounding) * np.sqrt(spectrum.norm))
         jumps += [np.array([nodes[0] - reach[0], nodes[1] + reach[1]]), first - shift, first + shift]
     x = np.unique(np.concatenate(jumps))
-    # Between jumps both are constant.
+    # Both are constant between jumps.
     middles = (x[:-1] + x[1:]) / 2
     lower = (above <= middles[:, None]) @ copies
     upper = p - (below > middles[:, None]) @ copies
     if not spectrum.exact:
         found = spectrum.cdf_bracket(middles)
-        # No eigenvalue is outside of the ends.
+        # There are no eigenvalues outside the ends.
         begin, end = float(nodes[0] - reach[0]), float(nodes[-1] + reach[1])
         lower = np.where(middles > end, p, np.maximum(lower, p * found["operator_lower"].to_numpy()))
         upper = np.where(middles < begin, 0.0, np.minimum(upper, p * found["operator_upper"].to_numpy()))
     lower, upper = np.maximum.accumulate(lower), np.minimum.accumulate(upper[::-1])[::-1]
-    # Where the interval of 95% contradicts what is certain, that holds.
+    # Rigorous limits take precedence over the 95% interval.
     upper = np.maximum(upper, lower)
     return x, np.concatenate([[0.0], lower, [p]]), np.concatenate([[0.0], upper, [p]])

@@ -1,4 +1,4 @@
-"""What was found of the stability of a training, to keep and to plot."""
+"""Results of stability measurements: sharpness dimension, Lyapunov exponents, sharpness during training."""
 
 from __future__ import annotations
 
@@ -18,53 +18,40 @@ if TYPE_CHECKING:
 __all__ = ["LyapunovExponents", "SharpnessDimension", "StabilityRun"]
 
 
-class _Summarised(Record):
-    """A record that is shown by its summary."""
-
-    def summary(self) -> dict[str, str]:
-        """Names and values as text."""
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        """Summary, a line each."""
-        rows = self.summary()
-        width = max(map(len, rows))
-        return "\n".join([type(self).__name__, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])
-
-
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class SharpnessDimension(_Summarised):
-    """Sharpness dimension of gradient descent, with its bracket and what it consists of.
+class SharpnessDimension(Record):
+    """Sharpness dimension of gradient descent, with its bracket and the exponents that it is computed from.
 
     Exponents are growth rates of perturbations per step, dimensionless: ln|1 - eta lambda| without momentum.
 
     Attributes
     ----------
     value, low, high : float
-        The dimension, and the bracket of it: from the resolved eigenvalues and the 95% bracket of the CDF of each
-        measured spectrum; all three are equal for exact eigenvalues.
+        The dimension and its bracket, from the resolved eigenvalues and the 95% bracket of the CDF of each measured
+        spectrum; all three are equal for exact eigenvalues.
     dimension : int
-        Of the space that steps act on: p, or 2p with momentum.
+        Dimension of the space that steps act on: p, or 2p with momentum.
     spectra : int
-        How many spectra were combined.
+        Number of spectra that were combined.
     sharp_directions, negative_directions : float
-        Number of directions that expand as their eigenvalue is beyond the threshold (2/eta without momentum and weight
-        decay), and as it is below zero (with weight decay, below about minus that); mean over spectra. Estimates: where
-        many eigenvalues are near zero, their sign is not known (see `Spectrum.num_negative`).
+        Number of directions that expand because their eigenvalue exceeds the threshold (2/eta without momentum and
+        weight decay), and because it is negative (with weight decay, below about minus the decay); means over spectra.
+        These are estimates: if many eigenvalues are near zero, their signs are unknown (see `Spectrum.num_negative`).
     sharp_expansion, negative_expansion : float
-        Sums of their exponents, per step; mean over spectra.
+        Sums of their exponents, per step; means over spectra.
     learning_rate, momentum, weight_decay : float
+        Settings of gradient descent.
     decoupled : bool
-        Whether weight decay shrinks the weights.
+        Whether weight decay is decoupled from the gradient.
     combine : str
-        "ordered" or "pooled".
+        How spectra were combined: "ordered" or "pooled".
     threshold : float
         Eigenvalue beyond which directions expand.
     exponents, counts : array (n,)
-        Exponents in decreasing order, -inf where a direction vanishes in one step, and the number of directions of
+        Exponents in decreasing order, -inf for directions that vanish in one step, and the number of directions of
         each; counts sum to `dimension`.
     low_exponents, low_counts, high_exponents, high_counts : array
-        The same for the exponents from which `low` and `high` come.
+        The same for the exponents that give `low` and `high`.
     """
 
     KIND: ClassVar[str] = "sharpness dimension"
@@ -113,8 +100,8 @@ class SharpnessDimension(_Summarised):
     high_counts: Array
 
     def check(self) -> None:
-        """Raise ValueError where numbers are not those of a sharpness dimension."""
-        refuse_unless(self.dimension >= 1 and self.spectra >= 1, "It is of no directions, or of no spectra.")
+        """Raise ValueError if values are inconsistent."""
+        refuse_unless(self.dimension >= 1 and self.spectra >= 1, "It has no directions or no spectra.")
         refuse_unless(self.low <= self.value <= self.high, f"Its value {self.value} is outside of its bracket.")
         refuse_unless(self.learning_rate > 0, f"Its learning rate is {self.learning_rate}.")
         for name in ("exponents", "low_exponents", "high_exponents"):
@@ -124,12 +111,12 @@ class SharpnessDimension(_Summarised):
 
     @property
     def largest(self) -> float:
-        """The largest exponent; perturbations grow where it is positive."""
+        """The largest exponent; perturbations grow if it is positive."""
         return float(self.exponents[0])
 
     @property
     def largest_bracket(self) -> tuple[float, float]:
-        """Bracket of `largest`, as of the dimension."""
+        """Bracket of `largest`, like that of the dimension."""
         low, high = float(self.low_exponents[0]), float(self.high_exponents[0])
         return min(low, self.largest), max(high, self.largest)
 
@@ -145,7 +132,7 @@ class SharpnessDimension(_Summarised):
 
     @property
     def sharp_share(self) -> float:
-        """Share of the expansion that comes from eigenvalues beyond the threshold; nan where nothing expands."""
+        """Share of the expansion due to eigenvalues beyond the threshold; nan if nothing expands."""
         total = self.sharp_expansion + self.negative_expansion
         return self.sharp_expansion / total if total > 0 else math.nan
 
@@ -161,7 +148,7 @@ class SharpnessDimension(_Summarised):
         }
 
     def plot(self) -> Figure:
-        """Figure of the exponents and of their sum, from which the dimension comes.
+        """Plot the exponents and their cumulative sum, which determines the dimension.
 
         Returns
         -------
@@ -173,22 +160,22 @@ class SharpnessDimension(_Summarised):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class LyapunovExponents(_Summarised):
+class LyapunovExponents(Record):
     """Largest Lyapunov exponents along a run.
 
     Attributes
     ----------
     exponents : array (k,)
-        Mean growth rates per step, dimensionless, in the order of the directions: decreasing, up to what has not
-        settled.
+        Mean growth rates per step, dimensionless, in the order of the directions; decreasing, except for directions
+        that have not settled.
     growth : array (steps, k)
-        ln|R_ii| of each step, of which they are the means.
+        Growth ln|R_ii| of each step, whose means are the exponents.
     dimension : int
-        Of the space that the steps act on.
+        Dimension of the space that the steps act on.
     discarded : int
-        Steps before those in `growth`.
+        Number of discarded steps before those in `growth`.
     products : int
-        Products with the maps of all steps.
+        Number of products with the maps of all steps.
     """
 
     KIND: ClassVar[str] = "Lyapunov exponents"
@@ -206,22 +193,24 @@ class LyapunovExponents(_Summarised):
     products: int
 
     def check(self) -> None:
-        """Raise ValueError where numbers are not those of Lyapunov exponents."""
+        """Raise ValueError if values are inconsistent."""
         for name in ("exponents", "growth"):
             values = getattr(self, name)
-            refuse_unless(values.size > 0 and (values < np.inf).all(), f"Its {name} are none, or not below infinity.")
+            refuse_unless(
+                values.size > 0 and (values < np.inf).all(), f"Its {name} are empty, or contain infinity or NaN."
+            )
         count = self.exponents.size
-        refuse_unless(count <= self.dimension, f"It has {count} exponents, and a space of dimension {self.dimension}.")
+        refuse_unless(count <= self.dimension, f"It has {count} exponents, but a space of dimension {self.dimension}.")
 
     @property
     def kaplan_yorke_dimension(self) -> float:
-        """j + (sum of the j largest) / |the next one|, with the largest j whose sum is not negative.
+        """Kaplan-Yorke dimension j + (sum of the j largest) / |the next|, with the largest j whose sum is nonnegative.
 
         Raises
         ------
         ValueError
-            If the sum of all exponents is not negative, and there are more in the space: the dimension is at least
-            their number then.
+            If the sum of all exponents is nonnegative and the space has more of them: the dimension is then at least
+            their number.
         """
         descending = np.sort(self.exponents)[::-1]
         sums = np.cumsum(descending)
@@ -232,8 +221,8 @@ class LyapunovExponents(_Summarised):
         if descending.size == self.dimension:
             return float(self.dimension)
         raise ValueError(
-            f"The sum of the {descending.size} exponents is {sums[-1]:.4g}, not negative, so that the dimension is at "
-            f"least {descending.size}; it takes more exponents (count=) to know it."
+            f"The sum of the {descending.size} exponents is {sums[-1]:.4g}, not negative, so the dimension is at "
+            f"least {descending.size}; increase count= to determine it."
         )
 
     def summary(self) -> dict[str, str]:
@@ -246,7 +235,7 @@ class LyapunovExponents(_Summarised):
         }
 
     def plot(self) -> Figure:
-        """Figure of the exponents as means over the steps so far.
+        """Plot the exponents as running means over the steps.
 
         Returns
         -------
@@ -258,28 +247,29 @@ class LyapunovExponents(_Summarised):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class StabilityRun(_Summarised):
-    """Sharpness against its threshold through a training, as `monitor` measured it.
+class StabilityRun(Record):
+    """Sharpness and its threshold during training, as measured by `monitor`.
 
     Attributes
     ----------
     steps : int array (n,)
-        At which it was measured.
+        Numbers of the measured steps.
     risk : array (n,)
-        The loss of all data there.
+        Loss on all data at these steps.
     sharpness, sharpness_bounds : array (n,)
-        Largest Ritz value of the Hessian, a lower bound of its largest eigenvalue; an eigenvalue is no further from it
-        than the bound.
+        Largest Ritz value of the Hessian, a lower bound on its largest eigenvalue, and a bound on its distance to the
+        nearest eigenvalue.
     preconditioned, preconditioned_bounds : array (n,)
-        The same of the preconditioned Hessian; nan for optimisers without preconditioner.
+        The same for the preconditioned Hessian; nan for optimisers without a preconditioner.
     thresholds : array (n,)
-        Of the sharpness, or of the preconditioned sharpness where there is a preconditioner: beyond it the linearised
-        step is unstable.
+        Stability threshold of the sharpness, or of the preconditioned sharpness if there is a preconditioner; beyond it
+        the linearised step is unstable.
     learning_rates : array (n,)
+        Learning rates of the optimiser.
     products : int array (n,)
-        Products with the Hessian that the measurement took.
+        Number of products with the Hessian in each measurement.
     optimizer : str
-        Name of its class.
+        Class name of the optimiser.
     """
 
     KIND: ClassVar[str] = "stability of a training"
@@ -314,11 +304,11 @@ class StabilityRun(_Summarised):
     optimizer: str
 
     def check(self) -> None:
-        """Raise ValueError where numbers are not those of a training."""
+        """Raise ValueError if values are inconsistent."""
         known = np.isfinite(self.preconditioned)
         refuse_unless(
             bool((known == np.isfinite(self.preconditioned_bounds)).all()) and (known.all() or not known.any()),
-            "Its preconditioned sharpness is known at some steps only.",
+            "Its preconditioned sharpness is missing at some steps.",
         )
 
     @property
@@ -328,7 +318,7 @@ class StabilityRun(_Summarised):
 
     @property
     def ratios(self) -> Array:
-        """Sharpness over threshold, (n,), preconditioned where the optimiser is: 1 at the edge of stability."""
+        """Sharpness over threshold, (n,), preconditioned if the optimiser is; 1 at the edge of stability."""
         return np.asarray((self.preconditioned if self.is_preconditioned else self.sharpness) / self.thresholds)
 
     def summary(self) -> dict[str, str]:
@@ -344,7 +334,7 @@ class StabilityRun(_Summarised):
         }
 
     def plot(self) -> Figure:
-        """Figure of sharpness and threshold against the step.
+        """Plot sharpness and threshold against the step.
 
         Returns
         -------

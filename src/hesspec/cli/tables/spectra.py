@@ -6,11 +6,10 @@ from itertools import zip_longest
 
 from rich.table import Table
 
+from hesspec.backend.number_text import plus_minus, three_digits
 from hesspec.backend.text import printable
 from hesspec.cli.tables.layout import table_of
 from hesspec.matrices import symbol_of
-from hesspec.plot import three_digits
-from hesspec.report.rounding import with_bound
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["distinct_labels", "side_by_side", "stacked"]
@@ -115,17 +114,13 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
 
 def _outliers(spectrum: Spectrum) -> list[str]:
     bounds = spectrum.error_bounds[spectrum.is_outlier]
-    return [_with_bound(value, bound) for value, bound in zip(spectrum.outliers, bounds, strict=True)]
-
-
-def _with_bound(value: float, bound: float) -> str:
-    return " ± ".join(with_bound(float(value), float(bound)))
+    return [plus_minus(value, bound) for value, bound in zip(spectrum.outliers, bounds, strict=True)]
 
 
 def _largest(spectrum: Spectrum) -> str:
     if not spectrum.eigenvalues.size:
         return _NONE
-    return _with_bound(spectrum.eigenvalues[0], spectrum.error_bounds[0])
+    return plus_minus(spectrum.eigenvalues[0], spectrum.error_bounds[0])
 
 
 def _bulk(spectrum: Spectrum) -> str:
@@ -134,7 +129,7 @@ def _bulk(spectrum: Spectrum) -> str:
 
 
 def _trace(spectrum: Spectrum) -> str:
-    return _with_bound(spectrum.trace, spectrum.trace_standard_error)
+    return plus_minus(spectrum.trace, spectrum.trace_standard_error)
 
 
 def _negative(spectrum: Spectrum) -> str:

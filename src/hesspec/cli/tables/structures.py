@@ -5,18 +5,17 @@ from collections.abc import Iterator
 import numpy as np
 from rich.table import Table
 
-from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, Structure
+from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
+from hesspec.backend.number_text import plus_minus, three_digits
 from hesspec.cli.tables.layout import table_of
 from hesspec.matrices import symbol_of
-from hesspec.plot import three_digits
-from hesspec.report.rounding import with_bound
 
 __all__ = ["explained"]
 
 _NONE = "–"
 
 
-def explained(structure: Structure) -> Iterator[Table | str]:
+def explained(structure: ClassStructure) -> Iterator[Table | str]:
     """Tables of the parts of G, the largest eigenvalues of each matrix by part, and the Hessian without the means."""
     yield _parts(structure)
     for matrix in str(structure.attributes.get("matrices", "")).split():
@@ -28,7 +27,7 @@ def explained(structure: Structure) -> Iterator[Table | str]:
         yield _knockout(structure)
 
 
-def _parts(structure: Structure) -> Table:
+def _parts(structure: ClassStructure) -> Table:
     table = table_of(
         "part", "trace", "eigenvalues", "largest", "smallest", title=f"Parts of G, {structure.classes} classes"
     )
@@ -40,7 +39,7 @@ def _parts(structure: Structure) -> Table:
     return table
 
 
-def _outliers(structure: Structure, matrix: str) -> Table:
+def _outliers(structure: ClassStructure, matrix: str) -> Table:
     indices = np.flatnonzero(structure.outlier_matrix == matrix)
     name = symbol_of(matrix)
     columns = ["eigenvalue", "class", "cross", "within", "same", "H", "in class", "in means"]
@@ -81,7 +80,7 @@ def _outliers(structure: Structure, matrix: str) -> Table:
     return table
 
 
-def _knockout(structure: Structure) -> Table:
+def _knockout(structure: ClassStructure) -> Table:
     table = table_of("projected out", "outliers", "largest |outlier|", "bulk", title="The Hessian without the means")
     for name, (low, high) in zip((NOTHING, CLASS_MEANS, ALL_MEANS), structure.knockout_edges, strict=False):
         left = np.abs(structure.knockout_eigenvalues[structure.knockout_removed == name])
@@ -91,7 +90,7 @@ def _knockout(structure: Structure) -> Table:
 
 
 def _with_bound(value: float, bound: float) -> str:
-    return " ± ".join(with_bound(float(value), float(bound))) if bound > 0 else three_digits(value)
+    return plus_minus(value, bound) if bound > 0 else three_digits(value)
 
 
 def _percent(share: float) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.table import Table
 
 from hesspec.backend.memory import in_words
+from hesspec.backend.number_text import duration
 from hesspec.cli.tables.layout import table_of
-from hesspec.measure.plan import duration
 from hesspec.study.config import StudyConfig
 from hesspec.study.forecasting import TaskForecast
 from hesspec.study.store import tasks_of

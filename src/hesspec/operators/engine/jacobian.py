@@ -13,9 +13,9 @@ from torch.func import jvp, vjp
 from hesspec.errors import InputError, NonFiniteError
 from hesspec.operators.engine.differences import Differences, settled
 from hesspec.operators.engine.graph.tracing import Group, LinearTrace
+from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.passes import Passes, PrimalPass
 from hesspec.operators.engine.streaming import KeptPasses
-from hesspec.operators.engine.traces import Traces
 from hesspec.operators.model.plain import PlainModel
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, Named, OutputLoss, Predict
@@ -194,9 +194,9 @@ class CoupledPasses(JacobianPasses):
     """Products J^T couple(J v) of one batch by itself: what `hesspec.plan` times."""
 
     def __init__(
-        self, risk: EmpiricalRisk, couple: Couple, precision: str = "full", traces: Traces | None = None
+        self, risk: EmpiricalRisk, couple: Couple, precision: str = "full", graphs: GraphCache | None = None
     ) -> None:
-        super().__init__(risk, precision, traces)
+        super().__init__(risk, precision, graphs)
         self._couple = couple
 
     def build(self, batch: Batch) -> PrimalPass:
@@ -225,12 +225,14 @@ class LinearisedModel(KeptPasses):
         Bytes that kept primal passes and the pass at work may take together.
     precision : str
         Of the products: "full", "tf32" or "bfloat16".
-    traces : Traces, optional
+    graphs : GraphCache, optional
         Where traces are kept.
     """
 
-    def __init__(self, risk: EmpiricalRisk, budget: int, precision: str = "full", traces: Traces | None = None) -> None:
-        super().__init__(risk, JacobianPasses(risk, precision, traces), budget)
+    def __init__(
+        self, risk: EmpiricalRisk, budget: int, precision: str = "full", graphs: GraphCache | None = None
+    ) -> None:
+        super().__init__(risk, JacobianPasses(risk, precision, graphs), budget)
 
     def through(self, vectors: Sequence[Tensor], couple: Couple) -> list[Tensor]:
         """Part, of this rank, of J^T couple(rows, J v) for each flat vector (p,), in two passes over the data."""
@@ -302,9 +304,9 @@ class CoupledRisk(LinearisedModel):
         couple: Couple,
         budget: int,
         precision: str = "full",
-        traces: Traces | None = None,
+        graphs: GraphCache | None = None,
     ) -> None:
-        super().__init__(risk, budget, precision, traces)
+        super().__init__(risk, budget, precision, graphs)
         self._couple = couple
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -18,12 +18,12 @@ from hesspec.backend.memory import is_out_of_memory
 from hesspec.errors import InputError
 from hesspec.operators.data.structures import map_tensors, tensors_of
 from hesspec.operators.engine.budget import PassBytes, count_work, saved_bytes, trace_pays
-from hesspec.operators.engine.differences import Differences, settled
+from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.graph.precision import arithmetic
 from hesspec.operators.engine.graph.quiet import quiet_tracer
 from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
+from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.surrogate import NOT_OF_THE_LOSS
-from hesspec.operators.engine.traces import Traces
 from hesspec.operators.engine.verification import AGREE, Verdict, verify
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.model.module import ModuleState, conversions_refused
@@ -32,11 +32,9 @@ from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, Named, OutputLoss, Predict
 from hesspec.operators.risk.inspection import few_samples
 
-__all__ = ["MODES", "WAYS", "Apply", "CurvatureForm", "MatrixPasses", "Passes", "PrimalPass"]
+__all__ = ["MODES", "WAYS", "Passes", "PrimalPass"]
 
 logger = logging.getLogger(__name__)
-
-Apply = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 WAYS = ("traced", "double backward", "double backward in place", "differences")
 """How products are computed, the fastest first. In place means through the user's own module, with its parameters set
@@ -49,25 +47,6 @@ MEASURED_ONCE = 4.0
 # Gradients that are alive at once in a product by double backward, in units of what its graph keeps. Measured on two
 # CNNs with torch's allocator: 0.8 to 1.4.
 GRADIENTS = 1.5
-
-
-class CurvatureForm(Hashable, Protocol):
-    """A curvature matrix of one batch, in the two forms in which its products can be had.
-
-    Its hash tells its traces from those of other matrices.
-    """
-
-    def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
-        """M v, written with the transforms of torch.func."""
-        ...
-
-    def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
-        """v -> M v from a double-backward graph that is built here, once; theta are leaves of it."""
-        ...
-
-    def difference(self, differences: Differences, tangents: Sequence[Tensor], displacement: float) -> list[Tensor]:
-        """M v by differences of first derivatives at a relative displacement."""
-        ...
 
 
 class PrimalPass(NamedTuple):
@@ -95,7 +74,7 @@ class Passes(ABC):
     risk : EmpiricalRisk
     precision : str
         Of the products: "full", "tf32" or "bfloat16".
-    traces : Traces, optional
+    graphs : GraphCache, optional
         Where traces are kept; by default they are these passes' own.
 
     Attributes
@@ -114,9 +93,9 @@ class Passes(ABC):
     summed: ClassVar[bool] = False
     """Whether the product that verification compares is a sum over samples, whatever the loss is."""
 
-    def __init__(self, risk: EmpiricalRisk, precision: str = "full", traces: Traces | None = None) -> None:
+    def __init__(self, risk: EmpiricalRisk, precision: str = "full", graphs: GraphCache | None = None) -> None:
         self.precision, self.risk = precision, risk
-        self._traces = Traces() if traces is None else traces
+        self._cached_graphs = GraphCache() if graphs is None else graphs
         self.mode, self.why = ("", "") if precision == "full" else ("traced", f"precision {precision!r} takes a trace")
         if risk.mode != "auto":
             self.mode, self.why = risk.mode, f"mode={risk.mode!r} was asked for"
@@ -373,7 +352,7 @@ class Passes(ABC):
             batches=len(batches),
             scale=batches.samples / batch.samples,
             shapes=len(set(batches.sizes)),
-            points=self._traces.points,
+            points=self._cached_graphs.points,
             device=risk.parameters.device,
         )
         self.mode = "traced" if pays else "double backward"
@@ -389,7 +368,7 @@ class Passes(ABC):
         if self._inspection.hooked:
             raise TypeError("hooks of the user's own take part in the computation")
         key, bfloat16 = self._key(batch), self.precision == "bfloat16"
-        found = self._traces.of(self.risk, self._traced_as())
+        found = self._cached_graphs.of(self.risk, self._traced_as())
         if (bfloat16, key) not in found.linear:
             if key not in found.joint:
                 found.joint[key] = self._trace_jointly(batch)
@@ -506,94 +485,3 @@ class Passes(ABC):
                 yield stand_ins
         finally:
             state.restore()
-
-
-class MatrixPasses(Passes):
-    """Primal passes that leave v -> M v, for a matrix that is a sum over batches; see `Passes`.
-
-    Parameters
-    ----------
-    risk : EmpiricalRisk
-    form : CurvatureForm
-    precision : str
-    traces : Traces, optional
-    """
-
-    def __init__(
-        self, risk: EmpiricalRisk, form: CurvatureForm, precision: str = "full", traces: Traces | None = None
-    ) -> None:
-        super().__init__(risk, precision, traces)
-        self._form = form
-
-    def _traced_as(self) -> Hashable:
-        return self._form
-
-    def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:  # noqa: ARG002
-        values = self.risk.parameters.values
-        return values, [Group(len(values), len(values))]
-
-    def _products(
-        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        product = self._form.product(predict, loss, theta, dict(zip(theta, tangents, strict=True)))
-        return [product[name] for name in theta]
-
-    def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> Apply:  # noqa: ARG002
-        (tangent,) = trace.tangents
-        return lambda tangents: tangent(*residuals, *tangents)
-
-    def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
-        apply = self._form.retained(predict, loss, theta)
-
-        def enabled(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-            with torch.enable_grad():
-                return apply(tangents)
-
-        return enabled
-
-    def _plainly(self, plain: PlainModel, batch: Batch) -> Apply:
-        return (self._differences if self.mode == "differences" else self._in_place)(plain, batch)
-
-    def _in_place(self, plain: PlainModel, batch: Batch) -> Apply:
-        parameters = self.risk.parameters
-
-        def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-            with self._held(plain), torch.enable_grad(), differentiable_kernels():
-                theta: Named = dict(zip(parameters.names, plain.leaves, strict=True))
-                predict, loss = self.risk.in_place(plain, batch.inputs, batch.targets)
-                product = self.trial_in_place(predict, loss, theta, parameters.natural(tangents))
-                return [part.detach() for part in parameters.real(product)]
-
-        return apply
-
-    def _differences(self, plain: PlainModel, batch: Batch) -> Apply:
-        parameters = self.risk.parameters
-
-        def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-            with self._held(plain):
-                differences, given = Differences.of(self.risk, plain, batch), parameters.natural(tangents)
-                if self.displacement is None:
-                    found = settled(lambda h: self._form.difference(differences, given, h), differences.dtype)
-                    self.displacement = found.displacement
-                product = self._form.difference(differences, given, self.displacement * self.stretch)
-            return [part.to(parameters.dtype) for part in parameters.real(product)]
-
-        return apply
-
-    def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """Product with the matrix of the batch."""
-        apply = self.build(batch).apply
-        with torch.no_grad():
-            return list(apply(tangents))
-
-    def trial_by_differences(
-        self, differences: Differences, tangents: Sequence[Tensor], displacement: float
-    ) -> list[Tensor]:
-        """The product by differences."""
-        return self._form.difference(differences, tangents, displacement)
-
-    def trial_in_place(
-        self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        """The product by double backward."""
-        return self._form.retained(predict, loss, theta)(tangents)

@@ -19,8 +19,9 @@ from hesspec.backend.memory import BudgetError, in_words, is_out_of_memory, rele
 from hesspec.errors import NonFiniteError
 from hesspec.operators.engine.budget import PassBytes
 from hesspec.operators.engine.graph.precision import arithmetic
-from hesspec.operators.engine.passes import CurvatureForm, MatrixPasses, Passes
-from hesspec.operators.engine.traces import Traces
+from hesspec.operators.engine.graph_cache import GraphCache
+from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
+from hesspec.operators.engine.passes import Passes
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, loss_not_finite
 
@@ -322,7 +323,7 @@ class LinearisedRisk(KeptPasses):
         Bytes that kept primal passes and the pass at work may take together.
     precision : str
         Of the products: "full", "tf32" or "bfloat16".
-    traces : Traces, optional
+    graphs : GraphCache, optional
         Where traces are kept.
     """
 
@@ -332,9 +333,9 @@ class LinearisedRisk(KeptPasses):
         form: CurvatureForm,
         budget: int,
         precision: str = "full",
-        traces: Traces | None = None,
+        graphs: GraphCache | None = None,
     ) -> None:
-        super().__init__(risk, MatrixPasses(risk, form, precision, traces), budget)
+        super().__init__(risk, MatrixPasses(risk, form, precision, graphs), budget)
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """M v for each flat vector (p,), in one pass over the data."""

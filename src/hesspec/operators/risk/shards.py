@@ -15,7 +15,7 @@ from hesspec.operators.data.items import as_pair, check_data
 from hesspec.operators.data.structures import flatten
 from hesspec.operators.model.ambient import OwnRandomness
 
-__all__ = ["check_cut", "check_share", "is_distributed", "shard"]
+__all__ = ["check_cut", "check_share", "is_distributed", "shard_data"]
 
 
 class _Shard:
@@ -86,14 +86,14 @@ def check_cut(data: Iterable[Any], indivisible: str, ranks: Ranks) -> None:
     def check() -> None:
         if indivisible and isinstance(data, _Shard) and data.cut:
             raise ValueError(
-                f"hesspec.shard has cut batches of the data, which cannot be: {indivisible}. Give every rank whole "
-                "batches, a multiple of the number of ranks."
+                f"hesspec.shard_data has cut batches of the data, which cannot be: {indivisible}. Give every rank "
+                "whole batches, a multiple of the number of ranks."
             )
 
     ranks.together(check)
 
 
-def shard(data: Iterable[Any], group: dist.ProcessGroup) -> Iterable[Any]:
+def shard_data(data: Iterable[Any], group: dist.ProcessGroup) -> Iterable[Any]:
     """Share, of this rank, of batches that every rank of a group has, for operators with `group=`.
 
     Batches are dealt in turn. Those at the end that there are not enough of for all ranks are cut along their samples,

@@ -525,14 +525,14 @@ def test_memory_used_again_changes_no_bit(monkeypatch):
 @pytest.mark.usefixtures("traced")
 def test_a_second_checkpoint_has_transforms_of_its_own_weights(monkeypatch):
     monkeypatch.setattr(fourier, "direct_speed", lambda: 1e-9)
-    (model, data), loss, traces = network((5,)), nn.CrossEntropyLoss(), hesspec.Traces(points=2)
-    first = hesspec.GaussNewton(model, loss, data, traces=traces)
+    (model, data), loss, graphs = network((5,)), nn.CrossEntropyLoss(), hesspec.GraphCache(points=2)
+    first = hesspec.GaussNewton(model, loss, data, graphs=graphs)
     (v,) = random((first.shape[0],))
     before = first @ v
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)
-    second = hesspec.GaussNewton(model, loss, data, traces=traces) @ v
+    second = hesspec.GaussNewton(model, loss, data, graphs=graphs) @ v
     assert torch.equal(second, hesspec.GaussNewton(model, loss, data) @ v)
     assert not torch.allclose(second, before)
     assert torch.equal(first @ v, before)

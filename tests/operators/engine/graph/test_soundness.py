@@ -205,11 +205,11 @@ def test_convolutions_channels_last(model, matrix, capability, traced, monkeypat
 
 def test_batches_in_another_memory_format_share_a_trace(traced):
     x, y = torch.randn(6, 2, 4, 4, dtype=torch.float64), torch.randint(3, (6,))
-    model, traces = seeded(Permuted).double(), hesspec.Traces()
+    model, graphs = seeded(Permuted).double(), hesspec.GraphCache()
     transposed = x[3:].transpose(2, 3).contiguous().transpose(2, 3)
     products = []
     for second in (x[3:], x[3:].contiguous(memory_format=torch.channels_last), transposed):
-        operator = hesspec.GaussNewton(model, CE, [(x[:3], y[:3]), (second, y[3:])], traces=traces)
+        operator = hesspec.GaussNewton(model, CE, [(x[:3], y[:3]), (second, y[3:])], graphs=graphs)
         products.append(operator @ torch.linspace(-1, 1, operator.shape[0], dtype=torch.float64))
         assert operator.attributes["mode"] == "traced"
     for product in products[1:]:

@@ -37,13 +37,13 @@ def change(model):
 
 @pytest.mark.parametrize("matrix", [hesspec.Hessian, hesspec.GaussNewton, hesspec.Residual, hesspec.GaussNewtonWithin])
 def test_a_second_checkpoint_takes_no_trace_and_gives_the_same_product(matrix, made):
-    (model, data), loss, traces = problem(), nn.CrossEntropyLoss(), hesspec.Traces(points=2)
+    (model, data), loss, graphs = problem(), nn.CrossEntropyLoss(), hesspec.GraphCache(points=2)
     v = torch.randn(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
-    first = matrix(model, loss, data, traces=traces)
+    first = matrix(model, loss, data, graphs=graphs)
     before = first @ v
     change(model)
     count = len(made)
-    second = matrix(model, loss, data, traces=traces) @ v
+    second = matrix(model, loss, data, graphs=graphs) @ v
     assert len(made) == count > 0
 
     assert torch.equal(second, matrix(model, loss, data) @ v)
@@ -53,15 +53,15 @@ def test_a_second_checkpoint_takes_no_trace_and_gives_the_same_product(matrix, m
 
 
 def test_other_matrices_models_losses_and_parameters_have_traces_of_their_own(made):
-    (model, data), loss, traces = problem(), nn.CrossEntropyLoss(), hesspec.Traces()
+    (model, data), loss, graphs = problem(), nn.CrossEntropyLoss(), hesspec.GraphCache()
     other_model, _ = problem(width=5)
     operators = [
-        hesspec.Hessian(model, loss, data, traces=traces),
-        hesspec.GaussNewton(model, loss, data, traces=traces),
-        hesspec.GaussNewton(model, loss, data, traces=traces, output_curvature="true-vs-rest"),
-        hesspec.Hessian(other_model, loss, data, traces=traces),
-        hesspec.Hessian(model, nn.CrossEntropyLoss(label_smoothing=0.1), data, traces=traces),
-        hesspec.Hessian(model, loss, data, ["0.*"], traces=traces),
+        hesspec.Hessian(model, loss, data, graphs=graphs),
+        hesspec.GaussNewton(model, loss, data, graphs=graphs),
+        hesspec.GaussNewton(model, loss, data, graphs=graphs, output_curvature="true-vs-rest"),
+        hesspec.Hessian(other_model, loss, data, graphs=graphs),
+        hesspec.Hessian(model, nn.CrossEntropyLoss(label_smoothing=0.1), data, graphs=graphs),
+        hesspec.Hessian(model, loss, data, ["0.*"], graphs=graphs),
     ]
     alone = [
         hesspec.Hessian(model, loss, data),
@@ -82,7 +82,7 @@ def test_points_decide_whether_a_trace_pays(monkeypatch):
     monkeypatch.setattr(passes, "trace_pays", lambda *_, **how: asked.append(how["points"]) or (False, ""))
     model, data = problem()
     v = torch.randn(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
-    _ = hesspec.Hessian(model, nn.CrossEntropyLoss(), data, traces=hesspec.Traces(points=7)) @ v
+    _ = hesspec.Hessian(model, nn.CrossEntropyLoss(), data, graphs=hesspec.GraphCache(points=7)) @ v
 
     assert asked == [7]
 
@@ -90,4 +90,4 @@ def test_points_decide_whether_a_trace_pays(monkeypatch):
 @pytest.mark.parametrize("points", [0, -1, 1.5])
 def test_points_are_a_positive_number(points):
     with pytest.raises(ValueError, match=f"points is {points}"):
-        hesspec.Traces(points=points)
+        hesspec.GraphCache(points=points)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hesspec.operators.engine.graph.tracing import JointTrace, LinearTrace
     from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 
-__all__ = ["TraceSet", "Traces"]
+__all__ = ["GraphCache", "TraceSet"]
 
 
 class TraceSet(NamedTuple):
@@ -21,11 +21,11 @@ class TraceSet(NamedTuple):
     linear: dict[Hashable, LinearTrace]
 
 
-class Traces:
+class GraphCache:
     """Traces of curvature matrices, shared by operators of one model object at several of its checkpoints.
 
     A trace depends on the shapes of a batch and on the model's code, but not on its weights: a model that is measured
-    again after its weights have changed need not be traced again. Given to operators as `traces=`.
+    again after its weights have changed need not be traced again. Given to operators as `graphs=`.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ class Traces:
     >>> import torch, hesspec
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     >>> loss, data = torch.nn.CrossEntropyLoss(), [(torch.randn(20, 4), torch.randint(3, (20,)))]
-    >>> traces = hesspec.Traces(points=2)
-    >>> first = hesspec.spectrum(hesspec.Hessian(model, loss, data, traces=traces), steps=8)
+    >>> graphs = hesspec.GraphCache(points=2)
+    >>> first = hesspec.spectrum(hesspec.Hessian(model, loss, data, graphs=graphs), steps=8)
     >>> with torch.no_grad():
     ...     _ = model[0].weight.mul_(2)
-    >>> second = hesspec.spectrum(hesspec.Hessian(model, loss, data, traces=traces), steps=8)
+    >>> second = hesspec.spectrum(hesspec.Hessian(model, loss, data, graphs=graphs), steps=8)
     """
 
     def __init__(self, *, points: int = 1) -> None:

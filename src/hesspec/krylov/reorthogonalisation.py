@@ -1,0 +1,147 @@
+"""Reorthogonalisation of Lanczos residuals: against the whole basis in every step, or where and when it is needed."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hesspec.errors import NotSymmetricError
+from hesspec.krylov.lanczos_state import LanczosState
+from hesspec.krylov.orthogonality import OrthogonalityEstimate
+from hesspec.krylov.vectors import Space, norm
+
+__all__ = ["SEMI", "Reorthogonalisation", "Residual"]
+
+# Asymmetry beyond ||A|| times this power of eps, half of the digits, cannot be rounding, whose share is near eps.
+ASYMMETRY = 0.5
+# Semi-orthogonality: inner products of at most eps to this power leave eps in T (Simon 1984).
+SEMI = 0.5
+# Reorthogonalisation looks at the vectors whose inner products are beyond eps to this power (Larsen 1998).
+APART = 0.75
+# The first steps are reorthogonalised whatever the estimate: they cost little, and show an operator's asymmetry.
+WATCHED = 8
+
+
+class Residual(NamedTuple):
+    """What reorthogonalisation says of a residual w, which it changed in place.
+
+    Attributes
+    ----------
+    share : float
+        q·w, which is still to be taken away.
+    length : float
+        The norm of what is then left.
+    lost : bool
+        Whether semi-orthogonality is lost, for want of a basis.
+    """
+
+    share: float
+    length: float
+    lost: bool
+
+
+class Reorthogonalisation:
+    """Keeps a Lanczos process semi-orthogonal; see the notes of `Lanczos`.
+
+    Parameters
+    ----------
+    space : Space
+    state : LanczosState
+        Of the process: T, basis and errors are read here, `errors.defect` and `orthogonality` are written.
+    partial : bool
+        Reorthogonalise only where the omega recurrence asks for it, twice in a row each time; else in every step.
+    """
+
+    def __init__(self, space: Space, state: LanczosState, *, partial: bool) -> None:
+        self._space, self._state, self._partial = space, state, partial
+        self._eps = torch.finfo(state.basis.dtype).eps
+        self._level = self._eps**SEMI
+        self.estimate = OrthogonalityEstimate(space.size)
+
+    def apply(self, w: Tensor, q: Tensor, along: float, length: float) -> Residual:
+        """Orthogonalise the residual w (p,), in place, as much as it needs, but for its share of q.
+
+        Parameters
+        ----------
+        w, q : Tensor (p,)
+        along, length : float
+            q·w and the norm of w.
+        """
+        state, eps = self._state, self._eps
+        known, errors, t = state.orthogonality, state.errors, state.tridiagonal
+        basis, index = state.basis, state.steps - 1
+        residual = errors.divisor(length, eps)
+        products = self.estimate.predicted(t.alpha, t.beta, (eps + errors.noise) * errors.scale)
+        each = np.abs(products).max(axis=0)
+        predicted = float(each.max(initial=0.0))
+        whole = not self._partial or index < WATCHED
+        due = whole or known.streak == 1 or predicted > self._level * residual
+        lost = due and not state.keeps and predicted > self._level * residual
+        due = due and state.keeps
+        accepted, level = np.hstack([products / residual, self.estimate.random(1, eps)]), predicted / residual
+        kept = basis.kept_error(w, residual) if due else 0.0
+        if due:
+            chosen = basis.around(None if whole else np.flatnonzero(each > eps**APART * residual))
+            removed = basis.orthogonalise(w, chosen, length).numpy()
+            self._learn(removed, predicted, kept * residual, whole=whole)
+            along, length = self._space.inner_and_norm(q, w)
+            residual = errors.divisor(length, eps)
+            # A pass leaves what it removes times the basis's own departure from orthogonality; where it removes much,
+            # there were two.
+            left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * known.largest
+            rows = np.append(chosen, index) if whole else chosen
+            accepted[:, rows] = self.estimate.random(len(rows), eps + left + kept)
+            level = float(np.abs(accepted).max())
+            known.passes, known.streak = known.passes + len(chosen) / max(index + 1, 1), known.streak + 1
+        else:
+            known.streak = 0
+        if not lost:
+            self.estimate.accept(accepted)
+            known.worst, known.kept = level, kept
+            known.largest = max(known.largest, min(1.0, level))
+        return Residual(*self._against_last(w, q, along, length), lost)
+
+    def _learn(self, removed: npt.NDArray[np.float64], predicted: float, kept: float, *, whole: bool) -> None:
+        """Compare what a pass removed with what it was to find."""
+        known, errors, index = self._state.orthogonality, self._state.errors, self._state.steps - 1
+        # After two steps that were reorthogonalised there is nothing that a third could find but errors.
+        if whole and (known.streak >= 2 or known.streak == index):
+            allowance = 2 * predicted + kept + errors.noise * (errors.lengths[-1] + errors.scale)
+            self._check_symmetry(removed, index, allowance)
+            excess = np.maximum(np.abs(removed) - allowance, 0)
+            errors.defect = max(errors.defect, norm(torch.from_numpy(excess)))
+        elif not known.streak:
+            found = float(np.abs(removed[:index]).max(initial=0.0))
+            known.largest = max(known.largest, min(1.0, self.estimate.learn(predicted, found) * known.worst))
+
+    def _against_last(self, w: Tensor, q: Tensor, along: float, length: float) -> tuple[float, float]:
+        """Neighbours to working precision: the share of q that is still in w, and the norm of w without it."""
+        if not (self._partial or self._state.basis.rounded):
+            return 0.0, length
+        # q is a unit vector but for rounding, so that Pythagoras knows the norm of what will be left, without another
+        # look at it; not where most of w goes away.
+        if abs(along) < length / 2:
+            return along, length * math.sqrt(1 - (along / length) ** 2)
+        w.add_(q, alpha=-along)
+        return 0.0, self._space.norm(w)
+
+    def _check_symmetry(self, removed: npt.NDArray[np.float64], index: int, allowance: float) -> None:
+        """Products with earlier vectors are known by symmetry; what reorthogonalisation found besides them is not."""
+        earlier = np.abs(removed[:index])
+        if not earlier.size:
+            return
+        worst, t, errors = int(earlier.argmax()), self._state.tridiagonal, self._state.errors
+        tolerance = max(self._eps**ASYMMETRY * errors.scale, errors.underflow) + allowance
+        if float(earlier[worst]) > tolerance:
+            expected = t.beta[index - 1] if worst == index - 1 and index != t.starts[-1] else 0.0
+            measured = expected + float(removed[worst])
+            raise NotSymmetricError(
+                f"The operator is not symmetric: with Lanczos vectors u = q_{worst + 1} and v = q_{index + 1} (unit), "
+                f"u·Av = {measured:.6g} but v·Au = {expected:.6g}, a difference of {abs(measured - expected):.1e}. "
+                "Spectra are measured of symmetric operators only."
+            )

@@ -1,0 +1,156 @@
+"""What the page's script draws: spectra, laws, class structures and trainings as JSON, and the files to download."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hesspec.backend.number_text import exponent_text
+from hesspec.report import tables
+from hesspec.report.collection import Collection, Member, distinct
+from hesspec.report.dynamics import laws_of, pairs_of
+from hesspec.report.figures import PlotlyLook, training_figure
+from hesspec.report.structure_section import structure_csv, structure_figures, structures_over
+
+__all__ = ["Tracks", "first_shown", "has_several", "payload"]
+
+Tracks = npt.NDArray[np.int64]
+
+MARKS = ("●", "■", "▲", "⬟")
+
+
+def payload(
+    collection: Collection,
+    drawn: Sequence[dict[str, Any]],
+    tracks: Sequence[Tracks | None],
+    matrices: Sequence[str],
+    splits: Sequence[str],
+    shown: Sequence[Member],
+) -> dict[str, Any]:
+    """All data of the page's script, as JSON takes them.
+
+    Parameters
+    ----------
+    collection : Collection
+    drawn : sequence of dict
+        What the script draws of each spectrum.
+    tracks : sequence of int array or None
+        Numbers of the tracks of each spectrum's outliers.
+    matrices, splits : sequence of str
+        Names of all spectra, in the order of their colours and dashes.
+    shown : sequence of Member
+        What is drawn when the page opens.
+    """
+    members = collection.members
+    runs = distinct(item.run for item in members or collection.training) or [""]
+    laws, pairs = laws_of(members), pairs_of(members)
+    files = {
+        "outliers.csv": tables.outliers(members, tracks),
+        "spectra.csv": tables.spectra(members),
+        **({"power-laws.csv": tables.power_laws(laws)} if laws else {}),
+        **({"hess-against-g.csv": tables.hessian_against_gauss_newton(pairs)} if pairs else {}),
+        **({"training.csv": tables.training(collection.training)} if collection.training else {}),
+        **({"class-structure.csv": structure_csv(collection.structures)} if collection.structures else {}),
+    }
+    places = {member.path: index for index, member in enumerate(members)}
+    return {
+        "runs": [_run(run, [member for member in members if member.run == run]) for run in runs],
+        "matrices": [
+            {"name": name, "mark": MARKS[index % len(MARKS)], "colour": PlotlyLook(index, 0).dark}
+            for index, name in enumerate(matrices)
+        ],
+        "splits": list(splits),
+        "looks": [[PlotlyLook(i, j).to_json() for j in range(len(splits))] for i in range(len(matrices))],
+        "first": _first(shown, runs[0]),
+        "spectra": [
+            {
+                "title": member.title or "operator",
+                "place": tables.place(member),
+                **data,
+                "tracks": None if numbers is None else numbers.tolist(),
+            }
+            for member, data, numbers in zip(members, drawn, tracks, strict=True)
+        ],
+        "pairs": [
+            {
+                "hess": places[pair.hessian.path],
+                "g": places[pair.gauss_newton.path],
+                "overlaps": None if pair.overlaps is None or not pair.overlaps.size else _percents(pair.overlaps),
+            }
+            for pair in pairs
+        ],
+        "laws": [
+            {
+                "run": law.member.run,
+                "matrix": law.member.matrix,
+                "split": law.member.split,
+                "checkpoint": law.member.checkpoint,
+                "what": law.what,
+                "x": law.sizes,
+                "y": [law.law.prefactor * size**law.law.exponent for size in law.sizes],
+                "exponent": exponent_text(law.law.exponent, law.law.lower, law.law.upper),
+                "r_squared": f"{law.law.r_squared:.3f}",
+                "points": law.law.points,
+                "known": law.law.lower > 0 or law.law.upper < 0,
+            }
+            for law in laws
+            if math.isfinite(law.law.prefactor)
+        ],
+        "structures": [structure_figures(item, members) for item in collection.structures],
+        "structures_over": structures_over(collection.structures),
+        "training": [
+            {"run": item.run, "n": item.samples} | training_figure(item.records) for item in collection.training
+        ],
+        "columns": tables.PLACE,
+        "files": files,
+    }
+
+
+def _first(shown: Sequence[Member], run: str) -> dict[str, Any]:
+    """Where the controls are when the page opens: at what is shown then, or at a run without a spectrum."""
+    if not shown:
+        return {"run": run, "n": None, "checkpoint": "", "split": ""}
+    first = shown[0]
+    return {"run": first.run, "n": first.samples, "checkpoint": first.checkpoint, "split": first.split}
+
+
+def _run(name: str, members: Sequence[Member]) -> dict[str, Any]:
+    """Where the controls can be put within a run: sample sizes, and checkpoints in the order of training."""
+    ordered = members
+    if all(member.samples is not None for member in members):
+        ordered = sorted(members, key=lambda member: member.epoch or 0.0)
+    return {
+        "name": name,
+        "sizes": sorted({member.samples for member in members if member.samples is not None}),
+        "checkpoints": distinct(member.checkpoint for member in ordered),
+        "epochs": list(dict.fromkeys(member.epoch for member in ordered)),
+        "measured": sorted({(member.matrix, member.split) for member in members}),
+    }
+
+
+def _percents(overlaps: npt.NDArray[np.float64]) -> list[list[float | None]]:
+    return [[round(float(part), 3) if math.isfinite(part) else None for part in row] for row in overlaps]
+
+
+def has_several(members: Sequence[Member], name: str) -> bool:
+    """Whether there are two spectra that differ in their checkpoint, or in their sample size, alone."""
+    names = {"checkpoint", "samples"} - {name}
+    other = names.pop()
+    found: dict[tuple[object, ...], set[object]] = {}
+    for member in members:
+        key = (member.run, member.matrix, member.split, getattr(member, other))
+        found.setdefault(key, set()).add(getattr(member, name))
+    return any(len(values) > 1 for values in found.values())
+
+
+def first_shown(members: Sequence[Member]) -> list[Member]:
+    """What the page shows when it opens: the first run's last checkpoint, all matrices, train set if there is."""
+    if not members:
+        return []
+    run = [member for member in members if member.run == members[0].run]
+    here = [m for m in run if (m.checkpoint, m.samples) == (run[-1].checkpoint, run[-1].samples)]
+    return [member for member in here if member.split == here[0].split]

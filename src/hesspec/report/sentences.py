@@ -1,0 +1,160 @@
+"""What the page says of spectra and of how far a study is: its heading, sentences and tables of results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hesspec.backend.number_text import duration, plus_minus, three_digits, with_bound
+from hesspec.report import tables
+from hesspec.report.collection import Collection, Member, Training, distinct
+from hesspec.report.progress import progress, trainings
+
+__all__ = [
+    "glance",
+    "heading",
+    "not_measured",
+    "outlier_table",
+    "overview",
+    "progress_sentence",
+    "sentence",
+    "unmeasured",
+]
+
+
+def _values(members: Sequence[Member], name: str) -> list[str]:
+    return distinct(str(m.spectrum.attributes[name]) for m in members if name in m.spectrum.attributes)
+
+
+def heading(members: Sequence[Member], folder: str) -> str:
+    """Heading of the page: of which networks and data the spectra are."""
+    if not members:
+        return f"Study {folder}"
+    networks, datasets = _values(members, "network"), _values(members, "dataset")
+    what = " and ".join(distinct(member.matrix for member in members)[:3])
+    if len(networks) == 1 and len(datasets) == 1:
+        return f"Spectra of {networks[0]} on {datasets[0]}"
+    if len(networks) == 1:
+        return f"Spectra of {networks[0]}"
+    return f"Spectra in {folder}" if len(members) > 1 else f"Spectrum of {what}"
+
+
+def overview(members: Sequence[Member], folder: str) -> list[tuple[str, str]]:
+    """Names and values of the line below the heading."""
+    if not members:
+        return [("spectra", "0"), ("folder", folder)]
+    sizes = sorted({member.spectrum.dimension for member in members})
+    span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    seconds = [member.spectrum.attributes.get("seconds") for member in members]
+    total = sum(value for value in seconds if isinstance(value, int | float) and math.isfinite(value))
+    return [
+        ("spectra", f"{len(members)}"),
+        ("parameters (p)", span),
+        ("matvecs in all", f"{sum(member.spectrum.matvecs for member in members):,}"),
+        *([("time in all", duration(total))] if total else []),
+        ("folder", folder),
+    ]
+
+
+def not_measured(collection: Collection) -> dict[str, str]:
+    """How far a study without a spectrum is."""
+    known = trainings(collection.study or "")
+    parts = [f"trainings begun: {len(collection.training)}" + (f" of {known[0]}" if known else "")]
+    if collection.training:
+        parts[0] += (
+            f", the furthest at epoch {_epoch_of(max(item.reached for item in collection.training), collection)}"
+        )
+    parts.append("the first spectra are measured when all trainings of the first network have ended")
+    parts.append("make this page again then")
+    return {"of": "Not measured yet", "is": "; ".join(parts)}
+
+
+def _epoch_of(reached: float, collection: Collection) -> str:
+    """An epoch, and of how many, where all trainings are to have as many."""
+    known = trainings(collection.study or "")
+    last = known[1] if known else []
+    return f"{reached:g}" + (f" of {last[0]}" if len(last) == 1 else "")
+
+
+def unmeasured(collection: Collection) -> list[tuple[str, list[str]]]:
+    """A row for each training without a spectrum: its folder, how far it is, and the last of its record."""
+    return [
+        (
+            item.path.parent.as_posix(),
+            [_epoch_of(item.reached, collection), *(_last(item, name) for name in tables.RECORD[:4])],
+        )
+        for item in collection.unmeasured
+    ]
+
+
+def _last(item: Training, name: str) -> str:
+    value = item.records[-1].get(name)
+    if value is None:
+        return "–"
+    return f"{value:#.4g}" if name.endswith("loss") else f"{value:.2%}"
+
+
+def sentence(member: Member) -> dict[str, str]:
+    """The result of one spectrum in words: what it is of, and what it is."""
+    spectrum = member.spectrum
+    count = spectrum.outliers.size
+    classes = spectrum.attributes.get("classes")
+    words = f"{count or 'no'} outlier{'' if count == 1 else 's'}"
+    if count and classes == count and not isinstance(classes, bool):
+        words += ", as many as classes"
+    parts = [words]
+    if count:
+        value, bound = _first_outlier(member)
+        parts.append(f"the largest is {value} ± {bound}")
+    low, high = spectrum.bulk_edges
+    if math.isfinite(low):
+        parts.append(f"99% of the bulk lies between {three_digits(low)} and {three_digits(high)}")
+    return {"of": member.title or "operator", "is": "; ".join(parts)}
+
+
+def _first_outlier(member: Member) -> tuple[str, str]:
+    bounds = member.spectrum.error_bounds[member.spectrum.is_outlier]
+    return with_bound(float(member.spectrum.outliers[0]), float(bounds[0]))
+
+
+def glance(member: Member) -> list[str]:
+    """A row of the table of numbers."""
+    spectrum = member.spectrum
+    low, high = spectrum.bulk_edges
+    negative, p = spectrum.num_negative, spectrum.dimension
+    risk = spectrum.attributes.get("risk")
+    return [
+        f"{spectrum.outliers.size}",
+        " ± ".join(_first_outlier(member)) if spectrum.outliers.size else "–",
+        f"{three_digits(low)} to {three_digits(high)}" if math.isfinite(low) else "–",
+        plus_minus(spectrum.trace, spectrum.trace_standard_error),
+        f"{negative.value / p:.0%} ({negative.lower / p:.0%} to {negative.upper / p:.0%})",
+        f"{risk:.4g}" if isinstance(risk, int | float) else "–",
+    ]
+
+
+def outlier_table(member: Member) -> dict[str, Any]:
+    """Outliers of a spectrum with their error bounds, a row each."""
+    spectrum = member.spectrum
+    bounds = spectrum.error_bounds[spectrum.is_outlier]
+    return {
+        "title": member.title or "operator",
+        "run": member.run,
+        "rows": [
+            with_bound(float(value), float(bound)) for value, bound in zip(spectrum.outliers, bounds, strict=True)
+        ],
+    }
+
+
+def progress_sentence(collection: Collection) -> str:
+    """How much of a study has been measured, in words."""
+    if collection.study is None:
+        return ""
+    counts = progress(collection.study, collection.members)
+    if counts is None:
+        return f"{len(collection.members)} spectra are here."
+    present, wanted = counts
+    if present == wanted:
+        return f"All {wanted} spectra that it asks for are here."
+    return f"{present} of the {wanted} spectra that it asks for are here; the same command goes on with the others."
