@@ -37,7 +37,7 @@ def restored(kind: type[T], state: Any) -> T:
     hints = get_type_hints(kind)
     found = fields(state, {name: _classes(hint) for name, hint in hints.items()})
     for name, hint in hints.items():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             found[name] = restored(hint, found[name])
         elif get_origin(hint) is list:
             (expected,) = get_args(hint)
@@ -52,7 +52,8 @@ def _classes(hint: Any) -> type | tuple[type, ...]:
         return dict
     if isinstance(hint, types.UnionType):
         return tuple(get_origin(part) or part for part in get_args(hint))
-    return get_origin(hint) or hint
+    plain: type = get_origin(hint) or hint
+    return plain
 
 
 def fields(state: Any, types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
