@@ -86,7 +86,9 @@ def test_weights_that_are_not_finite(hesspec, here):
 
 def test_too_little_memory(hesspec):
     arguments = (*MEASURE, "--samples-per-class", "1", "--memory")
-    check(hesspec(*arguments, "300kB", "--basis", "full"), 1, "The Krylov basis of 64 vectors of 650 numbers, stored as")
+    check(
+        hesspec(*arguments, "300kB", "--basis", "full"), 1, "The Krylov basis of 64 vectors of 650 numbers, stored as"
+    )
     check(hesspec(*arguments, "1kB"), 1, "One sample takes")
     check(hesspec(*arguments, "lots"), 1, "memory='lots' is no size; give a size such as")
 

@@ -174,7 +174,7 @@ def test_a_snapshot_of_another_run_is_refused_with_the_difference(tmp_path, what
     options = {"seed": 1} if what == "seed" else {"probes": 2} if what == "probes" else {}
     with pytest.raises(ValueError, match=difference) as caught:
         hesspec.spectrum(build(model, loss, data), steps=12, snapshot=folder, **options)
-    assert "Name another folder" in str(caught.value)
+    assert "Use another folder" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -231,7 +231,7 @@ def test_a_snapshot_in_another_format_is_refused(tmp_path, monkeypatch):
         before.setattr(snapshot_files, "VERSION", 2)
         stopped(hesspec.Hessian(*problem()), tmp_path)
     with pytest.raises(
-        ValueError, match="is of version 2 of its format.*Finish the run with the hesspec that began it"
+        ValueError, match="has version 2 of the format.*Finish the run with the version of hesspec that started it"
     ):
         hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
 
@@ -354,10 +354,10 @@ def test_a_file_that_is_damaged_is_said(tmp_path):
     stopped(hesspec.Hessian(*problem()), tmp_path)
     rows = next(tmp_path.glob("rows-*"))
     rows.write_bytes(rows.read_bytes()[:20])
-    with pytest.raises(ValueError, match="cannot be read: rows-.* has 20 bytes.*Name another folder"):
+    with pytest.raises(ValueError, match="cannot be read: rows-.* has 20 bytes.*use another folder"):
         hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
     (tmp_path / "state.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is not a folder of snapshots.*Name a new or an empty folder"):
+    with pytest.raises(ValueError, match="is not a folder of snapshots.*Use a new or an empty folder"):
         hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
 
 

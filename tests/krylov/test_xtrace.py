@@ -273,5 +273,5 @@ def test_what_is_no_operator_is_refused():
 
 @pytest.mark.parametrize("p", [20, 50])
 def test_products_that_are_not_finite_are_refused(p):
-    with pytest.raises(hesspec.NonFiniteError, match="holds NaN or infinity; its trace cannot be estimated"):
+    with pytest.raises(hesspec.NonFiniteError, match="contains NaN or infinity; its trace cannot be estimated"):
         xtrace(torch.full((p, p), torch.inf))
