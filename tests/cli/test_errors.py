@@ -90,7 +90,7 @@ def test_too_little_memory(hesspec):
         hesspec(*arguments, "300kB", "--basis", "full"), 1, "The Krylov basis of 64 vectors of 650 numbers, stored as"
     )
     check(hesspec(*arguments, "1kB"), 1, "One sample takes")
-    check(hesspec(*arguments, "lots"), 1, "memory='lots' is no size; give a size such as")
+    check(hesspec(*arguments, "lots"), 1, "memory='lots' is not a valid size; use a size such as")
 
 
 def test_errors_of_cuda_are_a_line_too(hesspec, monkeypatch):

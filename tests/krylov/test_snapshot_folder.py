@@ -213,7 +213,7 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_not_taken(tmp_path, 
 @pytest.mark.parametrize("text", ["mine", "[1]", "\n", "[" * 3000])
 def test_a_file_of_others_is_not_taken_for_a_lock(tmp_path, text):
     (tmp_path / LOCK).write_text(text)
-    with pytest.raises(ValueError, match="is not a lock of hesspec"):
+    with pytest.raises(ValueError, match="is not a lock file of hesspec"):
         resume(tmp_path)
     assert (tmp_path / LOCK).read_text() == text
 
@@ -228,7 +228,7 @@ def test_something_else_in_the_place_of_the_lock_is_refused(tmp_path, what):
         lock.symlink_to(tmp_path / "elsewhere")
     else:
         lock.mkdir()
-    with pytest.raises((ValueError, OSError), match="is not a lock of hesspec|cannot be written to"):
+    with pytest.raises((ValueError, OSError), match="is not a lock file of hesspec|cannot be written to"):
         resume(folder)
     assert not (tmp_path / "elsewhere").exists()
 
@@ -315,7 +315,7 @@ def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
     with files_of_at_most(300_000), pytest.raises(OSError, match="File too large") as caught:
         hesspec.spectrum(Diagonal(), steps=8, snapshot=tmp_path, every=0)
     said = (
-        rf"{str(tmp_path)!r} cannot be written to: File too large. The file takes 400 kB, and [\d.,]+ [GMk]?B are free."
+        rf"{str(tmp_path)!r} cannot be written to: File too large. The file needs 400 kB, and [\d.,]+ [GMk]?B are free."
     )
     assert re.fullmatch(rf"{said} The previous snapshot is unharmed\.", str(caught.value))
     assert caught.value.errno == errno.EFBIG

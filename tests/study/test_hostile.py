@@ -241,12 +241,12 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 YAML: dict[str, tuple[str, str]] = {
     "nested aliases": (LAUGHS + STUDY, "stands for more than 100,000 values"),
-    "a list of itself": ("datasets: &a [*a]\n", "a part of itself"),
-    "a mapping of itself": ("&a {datasets: *a}\n", "a part of itself"),
+    "a list of itself": ("datasets: &a [*a]\n", "contains itself"),
+    "a mapping of itself": ("&a {datasets: *a}\n", "contains itself"),
     "brackets": ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
     "braces": ("{a: " * 3000 + "}" * 3000, "nested too deeply"),
     "dashes": ("- " * 3000, "nested too deeply"),
-    "long": ("# " + "x" * (1 << 20), "characters, and may have 1,048,576"),
+    "long": ("# " + "x" * (1 << 20), "characters, but may have at most 1,048,576"),
     "objects": (STUDY + "seeds: !!python/object/apply:os.mkdir ['executed']\n", "not YAML"),
     "names": (STUDY.replace("digits", "!!python/name:os.system"), "not YAML"),
     "digits": (STUDY.replace("[2]", "[" + "9" * 5000 + "]"), "study.yaml"),

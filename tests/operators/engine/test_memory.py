@@ -71,9 +71,9 @@ def test_sizes_are_read(text, size):
 @pytest.mark.parametrize(
     ("memory", "message"),
     [
-        ("much", "memory='much' is no size; give a size such as \"8GB\""),
-        ("8XB", "memory='8XB' is no size"),
-        ("", "memory='' is no size"),
+        ("much", "memory='much' is not a valid size; use a size such as \"8GB\""),
+        ("8XB", "memory='8XB' is not a valid size"),
+        ("", "memory='' is not a valid size"),
         ("-1GB", "memory='-1GB' leaves nothing"),
         (0, "memory=0 leaves nothing"),
         (-5, "memory=-5 leaves nothing"),
