@@ -175,7 +175,7 @@ SIZES: dict[str, tuple[Change, str]] = {
     "a chunk": (chunk_of_gigabytes, "declares 120 bytes of values, but has 0 bytes"),
     "a chunk that is stored": (
         lambda file: put(file, maxshape=(None,), chunks=(1 << 23,), compression="gzip", data=SECRET),
-        "it asks for 67.1 MB of memory",
+        "it requires 67.1 MB of memory",
     ),
     "variables": (lambda file: [file.create_dataset(f"v{n}", data=1.0) for n in range(1000)], "more than 1000 var"),
     "attributes": (lambda file: [file.attrs.create(f"a{n}", 1.0) for n in range(1001)], "more than 1000 attributes"),

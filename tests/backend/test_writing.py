@@ -173,14 +173,14 @@ def test_of_many_that_write_one_new_file_one_does(tmp_path, monkeypatch, links):
     for thread in threads:
         thread.join()
     assert len(errors) == 7
-    assert all("which another process has written, and it was not replaced" in error for error in errors)
+    assert all("was written by another process meanwhile, and was not replaced" in error for error in errors)
     assert (tmp_path / "a").read_bytes() in {str(number).encode() * 10_000 for number in range(8)}
     assert only(tmp_path) == ["a"]
 
 
 def test_a_result_that_is_there_is_not_replaced_where_that_is_asked_for(tmp_path, spectrum: Callable[..., Spectrum]):
     spectrum(note="first").save(tmp_path / "a.nc", overwrite=False)
-    with pytest.raises(FileExistsError, match=r"a\.nc' by now"):
+    with pytest.raises(FileExistsError, match=r"a\.nc' was written by another"):
         spectrum(note="second").save(tmp_path / "a.nc", overwrite=False)
     assert hesspec.load(tmp_path / "a.nc").attributes["note"] == "first"
     (tmp_path / "link.nc").symlink_to(tmp_path / "nowhere.nc")

@@ -23,7 +23,7 @@ def test_an_error_of_one_rank_is_raised_on_all(ranks):
 def test_ranks_with_different_weights_are_refused():
     one, other = launch_forked("failures.py", 2, "weights", LONG)
     assert other.result["error"][0] == "ValueError"
-    assert "has another '0.weight' than rank 0" in other.result["error"][1]
+    assert "has a different '0.weight' than rank 0" in other.result["error"][1]
     assert "Load the same weights on all of them" in one.result["error"][1]
 
 

@@ -151,11 +151,11 @@ def stopped(operator, folder, **options):
     [
         ("model", "weights"),
         ("data", "data"),
-        ("matrix", "matrix is Hessian, and here it is GaussNewton"),
-        ("seed", "seed is 0, and here it is 1"),
+        ("matrix", "matrix is Hessian, but here it is GaussNewton"),
+        ("seed", "seed is 0, but here it is 1"),
         ("loss", "loss"),
-        ("probes", "number of probes is 1, and here it is 2"),
-        ("dtype", "dtype is torch.float32, and here it is torch.float64"),
+        ("probes", "number of probes is 1, but here it is 2"),
+        ("dtype", "dtype is torch.float32, but here it is torch.float64"),
     ],
 )
 def test_a_snapshot_of_another_run_is_refused_with_the_difference(tmp_path, what, difference):
@@ -188,7 +188,7 @@ def normalised(activation, variance=1.0):
 SETTINGS = {
     "activation": (
         lambda data: hesspec.Hessian(normalised(nn.ReLU()), nn.CrossEntropyLoss(), data),
-        "network is Sequential [0-9a-f]+, and here it is Sequential",
+        "network is Sequential [0-9a-f]+, but here it is Sequential",
     ),
     "buffer": (lambda data: hesspec.Hessian(normalised(nn.Tanh(), 9.0), nn.CrossEntropyLoss(), data), "weights"),
     "label smoothing": (
@@ -222,7 +222,7 @@ def test_settings_that_leave_weights_as_they_are_are_told_apart(tmp_path, change
 def test_another_part_of_the_output_curvature_is_another_matrix(tmp_path):
     stopped(hesspec.GaussNewton(*problem()), tmp_path)
     part = hesspec.GaussNewton(*problem(), output_curvature="true-vs-rest")
-    with pytest.raises(ValueError, match="output curvature is full, and here it is true-vs-rest"):
+    with pytest.raises(ValueError, match="output curvature is full, but here it is true-vs-rest"):
         hesspec.spectrum(part, steps=12, snapshot=tmp_path)
 
 

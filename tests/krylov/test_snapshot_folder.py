@@ -58,7 +58,7 @@ def test_a_folder_of_others_is_refused_and_left_as_it_is(tmp_path):
     fill(folder)
     before = everything(folder)
     for action in (lambda: resume(folder), lambda: remove_snapshot(folder)):
-        with pytest.raises(ValueError, match=r"is not a folder of snapshots: it holds '\.state-.*' and \d+ more"):
+        with pytest.raises(ValueError, match=r"is not a folder of snapshots: it contains '\.state-.*' and \d+ more"):
             action()
         assert everything(folder) == before
 
@@ -357,7 +357,7 @@ def test_a_folder_that_is_removed_while_it_is_used_is_named(tmp_path):
         if done == 4:
             shutil.rmtree(folder)
 
-    with pytest.raises(OSError, match=f"{str(folder)!r} cannot be written to: .*. There is no such folder"):
+    with pytest.raises(OSError, match=f"{str(folder)!r} cannot be written to: .*. The folder does not exist"):
         hesspec.spectrum(operator(), steps=14, snapshot=folder, every=0, on_step=remove)
     assert not folder.exists()
 

@@ -54,7 +54,7 @@ def test_less_memory_streams_and_then_splits():
     assert streamed.parts == 1
     split = operator().forecast(int(0.6 * whole.size.streamed))
     assert split.parts > 1
-    with pytest.raises(MemoryError, match="One sample takes"):
+    with pytest.raises(MemoryError, match="One sample is predicted to need"):
         operator().forecast(1000)
 
 

@@ -113,9 +113,9 @@ def expanded(path: Path) -> None:
 
 
 PT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "compressed": (compressed, "it says that it holds more than it has"),
-    "payload": (with_payload, "holds Python objects other than tensors"),
-    "pickle": (pickled, "holds Python objects other than tensors"),
+    "compressed": (compressed, "it declares more data than it contains"),
+    "payload": (with_payload, "contains Python objects other than tensors"),
+    "pickle": (pickled, "contains Python objects other than tensors"),
     "expanded": (expanded, "'weight' of shape (1099511627776,) for (3, 2)"),
     "sparse": (lambda path: torch.save({"weight": torch.eye(2).to_sparse()}, path), "torch.sparse_coo"),
     "meta": (lambda path: torch.save({"weight": torch.empty(3, 2, device="meta")}, path), "without values"),

@@ -103,11 +103,11 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     p, operator = check_operator(operator), Scaled(operator)
     if not isinstance(matvecs, (int, np.integer)) or matvecs < FEWEST:
         raise ValueError(
-            f"matvecs is {matvecs!r}; it has to be a whole number of at least {FEWEST}: an error estimate takes two "
+            f"matvecs is {matvecs!r}; it must be an integer of at least {FEWEST}: an error estimate takes two "
             "test vectors, with two products each."
         )
     if not isinstance(seed, (int, np.integer)):
-        raise ValueError(f"seed is {seed!r}; it has to be a whole number.")
+        raise ValueError(f"seed is {seed!r}; it must be an integer.")
     k = int(matvecs) // 2
     if matvecs >= p:
         return _diagonal(operator, p, k)

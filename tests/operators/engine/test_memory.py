@@ -140,7 +140,7 @@ def test_what_is_kept_fits_the_budget_and_does_not_change_a_bit(matrix, mode):
     v = vector(whole)
     expected, one = whole @ v, whole.attributes["kept_bytes"] // 4
     assert whole.attributes["kept_batches"] == 4
-    assert f"kept for 4 of 4 batches, {in_words(4 * one)}" in whole.attributes["mode_reason"]
+    assert f"cached for 4 of 4 batches, {in_words(4 * one)}" in whole.attributes["mode_reason"]
     seen = set()
     for budget in torch.linspace(3.5 * one, 8 * one, 6).to(torch.long).tolist():
         operator = hessian(matrix=matrix, memory=budget)
@@ -180,7 +180,7 @@ def test_batches_that_do_not_fit_are_split(matrix, share, mode):
 
 def test_one_sample_that_does_not_fit_is_refused_with_both_numbers(mode):
     operator = hessian(memory=1000)
-    with pytest.raises(MemoryError, match=r"One sample takes .* kB .*memory for it is 1 kB.*memory=\.\.\."):
+    with pytest.raises(MemoryError, match=r"One sample is predicted .* kB .*memory for it is 1 kB.*memory=\.\.\."):
         _ = operator @ vector(operator)
 
 
@@ -265,7 +265,7 @@ def test_memory_that_runs_out_in_a_product_costs_half_of_what_is_kept(error, mod
     attributes = operator.attributes
     assert attributes["kept_batches"] == 1
     name = type(error).__name__
-    steps = [f"out of memory ({name}): kept primal passes reduced from {a} to {b}" for a, b in ((4, 2), (2, 1))]
+    steps = [f"out of memory ({name}): cached primal passes reduced from {a} to {b}" for a, b in ((4, 2), (2, 1))]
     assert attributes["mode_reason"].endswith("; ".join(steps))
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == steps
 
