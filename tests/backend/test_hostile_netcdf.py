@@ -72,10 +72,10 @@ def dangling_link(file: h5py.File) -> None:
     ("how", "reason"),
     [
         (external_storage, f"the values of '{NAME}' are in another file (external storage)."),
-        (virtual, f"the values of '{NAME}' are in other places or other files (a virtual dataset)."),
-        (external_link, f"'{NAME}' is a link to another place or another file."),
-        (soft_link, f"'{NAME}' is a link to another place or another file."),
-        (dangling_link, "'more' is a link to another place or another file."),
+        (virtual, f"the values of '{NAME}' are in other locations or other files (a virtual dataset)."),
+        (external_link, f"'{NAME}' is a link to another location or another file."),
+        (soft_link, f"'{NAME}' is a link to another location or another file."),
+        (dangling_link, "'more' is a link to another location or another file."),
     ],
 )
 def test_other_files_are_not_read(changed, how, reason):
@@ -129,18 +129,18 @@ def of_type(dtype: object) -> Change:
         (filtered(h5z.FILTER_SCALEOFFSET, 2, 0), f"needs the HDF5 filters [{h5z.FILTER_SCALEOFFSET}]"),
         (lambda file: put(file, compression="lzf"), f"needs the HDF5 filters [{h5z.FILTER_LZF}]"),
         (committed, "'mine' is not a variable"),
-        (committed_elsewhere, "has a type that is defined in another place"),
+        (committed_elsewhere, "has a type that is defined elsewhere"),
         (lambda file: file.create_group("more"), "'more' is not a variable"),
-        (of_type([("a", "<f4"), ("b", "<f4")]), "neither numbers nor texts"),
-        (of_type(h5py.opaque_dtype(np.dtype("M8[s]"))), "neither numbers nor texts"),
-        (of_type(h5py.ref_dtype), "neither numbers nor texts"),
-        (of_type(h5py.regionref_dtype), "neither numbers nor texts"),
-        (of_type(h5py.vlen_dtype(np.int32)), "neither numbers nor texts"),
-        (of_type(h5py.enum_dtype({"a": 1})), "neither numbers nor texts"),
-        (of_type(np.dtype(("<f8", 2))), "neither numbers nor texts"),
-        (of_type(np.longdouble), "neither numbers nor texts"),
-        (lambda file: file.attrs.create("norm", 1.0, dtype=[("a", "<f8")]), "neither numbers nor texts"),
-        (lambda file: file.attrs.create("norm", [1.0, 2.0]), "its attribute 'norm' is not one number or text"),
+        (of_type([("a", "<f4"), ("b", "<f4")]), "neither numbers nor strings"),
+        (of_type(h5py.opaque_dtype(np.dtype("M8[s]"))), "neither numbers nor strings"),
+        (of_type(h5py.ref_dtype), "neither numbers nor strings"),
+        (of_type(h5py.regionref_dtype), "neither numbers nor strings"),
+        (of_type(h5py.vlen_dtype(np.int32)), "neither numbers nor strings"),
+        (of_type(h5py.enum_dtype({"a": 1})), "neither numbers nor strings"),
+        (of_type(np.dtype(("<f8", 2))), "neither numbers nor strings"),
+        (of_type(np.longdouble), "neither numbers nor strings"),
+        (lambda file: file.attrs.create("norm", 1.0, dtype=[("a", "<f8")]), "neither numbers nor strings"),
+        (lambda file: file.attrs.create("norm", [1.0, 2.0]), "its attribute 'norm' is not a single number or string"),
         (lambda file: file[NAME].attrs.create("scale_factor", 2.0), "was packed into fewer bits"),
         (lambda file: file[NAME].attrs.create("add_offset", 2.0), "was packed into fewer bits"),
     ],
@@ -168,18 +168,18 @@ def bomb(file: h5py.File) -> None:
 
 
 SIZES: dict[str, tuple[Change, str]] = {
-    "nothing stored": (lambda file: put(file, shape=(1 << 30,)), "announces 8.59 GB of values, and has 0 bytes"),
+    "nothing stored": (lambda file: put(file, shape=(1 << 30,)), "declares 8.59 GB of values, but has 0 bytes"),
     "no memory has it": (lambda file: put(file, shape=(1 << 59,)), "announces 4,611,686,018 GB"),
     "two dimensions": (lambda file: put(file, shape=(1 << 31, 1 << 20)), "announces"),
-    "compressed": (bomb, "it asks for 75.5 MB of memory, and a file of its size may ask for 16.8 MB"),
-    "a chunk": (chunk_of_gigabytes, "announces 120 bytes of values, and has 0 bytes"),
+    "compressed": (bomb, "it requires 75.5 MB of memory, but a file of its size may require at most 16.8 MB"),
+    "a chunk": (chunk_of_gigabytes, "declares 120 bytes of values, but has 0 bytes"),
     "a chunk that is stored": (
         lambda file: put(file, maxshape=(None,), chunks=(1 << 23,), compression="gzip", data=SECRET),
-        "it asks for 67.1 MB of memory",
+        "it requires 67.1 MB of memory",
     ),
     "variables": (lambda file: [file.create_dataset(f"v{n}", data=1.0) for n in range(1000)], "more than 1000 var"),
     "attributes": (lambda file: [file.attrs.create(f"a{n}", 1.0) for n in range(1001)], "more than 1000 attributes"),
-    "texts": (many_texts, "its texts have more than 16,777,216 characters"),
+    "texts": (many_texts, "its strings have more than 16,777,216 characters"),
 }
 
 
@@ -210,7 +210,9 @@ def test_damaged_lists_of_texts_end_in_time(tmp_path, spectrum, structure, read_
     paths[-1].write_bytes(damaged)
     said = read_within_limits(*paths)
     assert len(said) == len(paths)
-    assert all("it is damaged: its texts are longer than the list that they are in." in sentence for sentence in said)
+    assert all(
+        "it is damaged: its strings are longer than the list that contains them." in sentence for sentence in said
+    )
 
 
 def test_what_is_not_a_regular_file_is_not_opened(tmp_path):

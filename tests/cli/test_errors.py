@@ -89,8 +89,8 @@ def test_too_little_memory(hesspec):
     check(
         hesspec(*arguments, "300kB", "--basis", "full"), 1, "The Krylov basis of 64 vectors of 650 numbers, stored as"
     )
-    check(hesspec(*arguments, "1kB"), 1, "One sample takes")
-    check(hesspec(*arguments, "lots"), 1, "memory='lots' is no size; give a size such as")
+    check(hesspec(*arguments, "1kB"), 1, "One sample is predicted to need")
+    check(hesspec(*arguments, "lots"), 1, "memory='lots' is not a valid size; use a size such as")
 
 
 def test_errors_of_cuda_are_a_line_too(hesspec, monkeypatch):
@@ -110,7 +110,7 @@ def test_errors_of_the_cpus_allocator_are_a_sentence(hesspec, monkeypatch):
 
     monkeypatch.setattr("hesspec.study.measuring.spectrum", fail)
     check(
-        hesspec(*MEASURE, "--samples-per-class", "1"), 1, "Error: Memory ran out: a block of 80 GB was asked for. Take"
+        hesspec(*MEASURE, "--samples-per-class", "1"), 1, "Error: Memory ran out: a block of 80 GB was requested. Use"
     )
 
 

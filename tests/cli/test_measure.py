@@ -193,6 +193,6 @@ def test_of_two_commands_that_write_one_file_none_loses_its_result(here, measure
     )  # fmt: skip
     assert result.exit_code == 1
     one, two = "spectra/initialisation-train-GaussNewton.nc", "spectra/initialisation-train-GaussNewton-2.nc"
-    sentence = f"There is a file {one!r} by now, which another process has written, and it was not replaced."
-    assert f"Error: {sentence} The result of this one is kept in {two!r}.\n" in result.stderr
+    sentence = f"The file {one!r} was written by another process meanwhile, and was not replaced."
+    assert f"Error: {sentence} The result of this one was saved to {two!r}.\n" in result.stderr
     assert [package.load(here / name).attributes["seed"] for name in (one, two)] == [1, 2]

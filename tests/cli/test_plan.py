@@ -35,7 +35,7 @@ def test_a_plan_for_an_accuracy(hesspec):
 def test_a_plan_that_cannot_be_made(hesspec):
     result = hesspec(*PLAN, "--memory", "1kB")
     assert result.exit_code == 1
-    assert "One sample takes" in result.stderr
+    assert "One sample is predicted to need" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [("plan",), ("plan", "small_cnn"), (*PLAN, "--tokens", "1e9")])

@@ -248,4 +248,4 @@ def test_the_death_of_a_rank_in_the_middle_ends_the_command(faulty):
     assert re.search(r"exitcode +: -9 ", ended.stderr)
     # None where the launcher is faster than the rank that is left.
     assert len(lines) <= 1
-    assert all("A rank is gone" in line for line in lines)
+    assert all("A rank exited" in line for line in lines)

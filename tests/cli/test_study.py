@@ -53,7 +53,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(hesspec, here):
 
     ended = hesspec("study", "study")
     assert ended.exit_code == 1
-    assert "Error: The results would go to a folder 'study', but that is a file" in ended.stderr
+    assert "Error: The results would be written to a folder 'study', but that is a file" in ended.stderr
 
 
 def test_a_dry_run_lists_what_is_left_and_writes_nothing(hesspec, here, file):
@@ -108,7 +108,7 @@ def test_a_task_that_fails_is_named_after_the_others_are_done_each_time(hesspec,
         assert ended.exit_code == 1
         assert "0 of 8" in ended.stdout
         for count in (2, 3):
-            assert f"Error: small_cnn on digits, n = {count}, seed 0: All trainings diverged; give" in ended.stderr
+            assert f"Error: small_cnn on digits, n = {count}, seed 0: All trainings diverged; use" in ended.stderr
     listed = hesspec("study", file, "--dry-run")
     assert listed.exit_code == 1
     assert "Left to do: 0 epochs" in listed.stdout

@@ -72,8 +72,8 @@ def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
     before = sorted(path.name for path in folder.iterdir())
     # A row's slice of two, in float64, has 800 bytes, and what it is stored in has more.
     first, second = (found["error"] for found in continued(2, folder, "full", 1, 0, 500))
-    assert first.startswith(f"OSError: {str(folder)!r} cannot be written to: File too large. The file takes ")
-    assert first.endswith("The snapshot before it is unharmed.")
+    assert first.startswith(f"OSError: {str(folder)!r} cannot be written to: File too large. The file needs ")
+    assert first.endswith("The previous snapshot is unharmed.")
     assert second.startswith("RankError: Rank 0 of 2 ended with OSError: ")
     assert before == sorted(path.name for path in folder.iterdir())
     for found in continued(2, folder, "full", 1, 0):

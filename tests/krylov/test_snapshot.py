@@ -151,11 +151,11 @@ def stopped(operator, folder, **options):
     [
         ("model", "weights"),
         ("data", "data"),
-        ("matrix", "matrix is Hessian, and here it is GaussNewton"),
-        ("seed", "seed is 0, and here it is 1"),
+        ("matrix", "matrix is Hessian, but here it is GaussNewton"),
+        ("seed", "seed is 0, but here it is 1"),
         ("loss", "loss"),
-        ("probes", "number of probes is 1, and here it is 2"),
-        ("dtype", "dtype is torch.float32, and here it is torch.float64"),
+        ("probes", "number of probes is 1, but here it is 2"),
+        ("dtype", "dtype is torch.float32, but here it is torch.float64"),
     ],
 )
 def test_a_snapshot_of_another_run_is_refused_with_the_difference(tmp_path, what, difference):
@@ -174,7 +174,7 @@ def test_a_snapshot_of_another_run_is_refused_with_the_difference(tmp_path, what
     options = {"seed": 1} if what == "seed" else {"probes": 2} if what == "probes" else {}
     with pytest.raises(ValueError, match=difference) as caught:
         hesspec.spectrum(build(model, loss, data), steps=12, snapshot=folder, **options)
-    assert "Name another folder" in str(caught.value)
+    assert "Use another folder" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -188,7 +188,7 @@ def normalised(activation, variance=1.0):
 SETTINGS = {
     "activation": (
         lambda data: hesspec.Hessian(normalised(nn.ReLU()), nn.CrossEntropyLoss(), data),
-        "network is Sequential [0-9a-f]+, and here it is Sequential",
+        "network is Sequential [0-9a-f]+, but here it is Sequential",
     ),
     "buffer": (lambda data: hesspec.Hessian(normalised(nn.Tanh(), 9.0), nn.CrossEntropyLoss(), data), "weights"),
     "label smoothing": (
@@ -222,7 +222,7 @@ def test_settings_that_leave_weights_as_they_are_are_told_apart(tmp_path, change
 def test_another_part_of_the_output_curvature_is_another_matrix(tmp_path):
     stopped(hesspec.GaussNewton(*problem()), tmp_path)
     part = hesspec.GaussNewton(*problem(), output_curvature="true-vs-rest")
-    with pytest.raises(ValueError, match="output curvature is full, and here it is true-vs-rest"):
+    with pytest.raises(ValueError, match="output curvature is full, but here it is true-vs-rest"):
         hesspec.spectrum(part, steps=12, snapshot=tmp_path)
 
 
@@ -231,7 +231,7 @@ def test_a_snapshot_in_another_format_is_refused(tmp_path, monkeypatch):
         before.setattr(snapshot_files, "VERSION", 2)
         stopped(hesspec.Hessian(*problem()), tmp_path)
     with pytest.raises(
-        ValueError, match="is of version 2 of its format.*Finish the run with the hesspec that began it"
+        ValueError, match="has version 2 of the format.*Finish the run with the version of hesspec that started it"
     ):
         hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
 
@@ -354,10 +354,10 @@ def test_a_file_that_is_damaged_is_said(tmp_path):
     stopped(hesspec.Hessian(*problem()), tmp_path)
     rows = next(tmp_path.glob("rows-*"))
     rows.write_bytes(rows.read_bytes()[:20])
-    with pytest.raises(ValueError, match="cannot be read: rows-.* has 20 bytes.*Name another folder"):
+    with pytest.raises(ValueError, match="cannot be read: rows-.* has 20 bytes.*use another folder"):
         hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
     (tmp_path / "state.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is not a folder of snapshots.*Name a new or an empty folder"):
+    with pytest.raises(ValueError, match="is not a folder of snapshots.*Use a new or an empty folder"):
         hesspec.spectrum(hesspec.Hessian(*problem()), steps=12, snapshot=tmp_path)
 
 

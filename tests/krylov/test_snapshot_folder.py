@@ -58,7 +58,7 @@ def test_a_folder_of_others_is_refused_and_left_as_it_is(tmp_path):
     fill(folder)
     before = everything(folder)
     for action in (lambda: resume(folder), lambda: remove_snapshot(folder)):
-        with pytest.raises(ValueError, match=r"is not a folder of snapshots: it holds '\.state-.*' and \d+ more"):
+        with pytest.raises(ValueError, match=r"is not a folder of snapshots: it contains '\.state-.*' and \d+ more"):
             action()
         assert everything(folder) == before
 
@@ -66,7 +66,9 @@ def test_a_folder_of_others_is_refused_and_left_as_it_is(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_one_file_of_others_is_enough_to_refuse_a_folder(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=f"it holds {re.escape(repr(name))}, and no snapshot. Name a new or an empty"):
+    with pytest.raises(
+        ValueError, match=f"it contains {re.escape(repr(name))}, but no snapshot. Use a new or an empty"
+    ):
         resume(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
@@ -99,7 +101,7 @@ def test_a_link_in_the_place_of_a_file_is_removed_and_its_target_stays(tmp_path)
 def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     for action in (resume, remove_snapshot):
-        with pytest.raises(NotADirectoryError, match="'.*file' is a file, and snapshots take a folder"):
+        with pytest.raises(NotADirectoryError, match="'.*file' is a file, but snapshots need a folder"):
             action(tmp_path / "file")
 
 
@@ -142,7 +144,7 @@ def test_a_second_run_in_the_folder_is_refused_at_once(tmp_path):
 
     hesspec.spectrum(operator(), steps=6, snapshot=tmp_path, every=0, on_step=second)
     assert len(refused) == 12
-    assert all(f"is locked by process {os.getpid()}. Wait for its end, or name another folder" in s for s in refused)
+    assert all(f"is locked by process {os.getpid()}. Wait until it ends, or use another folder" in s for s in refused)
     assert resume(tmp_path).steps == 14
 
 
@@ -211,7 +213,7 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_not_taken(tmp_path, 
 @pytest.mark.parametrize("text", ["mine", "[1]", "\n", "[" * 3000])
 def test_a_file_of_others_is_not_taken_for_a_lock(tmp_path, text):
     (tmp_path / LOCK).write_text(text)
-    with pytest.raises(ValueError, match="is not a lock of hesspec"):
+    with pytest.raises(ValueError, match="is not a lock file of hesspec"):
         resume(tmp_path)
     assert (tmp_path / LOCK).read_text() == text
 
@@ -226,7 +228,7 @@ def test_something_else_in_the_place_of_the_lock_is_refused(tmp_path, what):
         lock.symlink_to(tmp_path / "elsewhere")
     else:
         lock.mkdir()
-    with pytest.raises((ValueError, OSError), match="is not a lock of hesspec|cannot be written to"):
+    with pytest.raises((ValueError, OSError), match="is not a lock file of hesspec|cannot be written to"):
         resume(folder)
     assert not (tmp_path / "elsewhere").exists()
 
@@ -313,9 +315,9 @@ def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
     with files_of_at_most(300_000), pytest.raises(OSError, match="File too large") as caught:
         hesspec.spectrum(Diagonal(), steps=8, snapshot=tmp_path, every=0)
     said = (
-        rf"{str(tmp_path)!r} cannot be written to: File too large. The file takes 400 kB, and [\d.,]+ [GMk]?B are free."
+        rf"{str(tmp_path)!r} cannot be written to: File too large. The file needs 400 kB, and [\d.,]+ [GMk]?B are free."
     )
-    assert re.fullmatch(rf"{said} The snapshot before it is unharmed\.", str(caught.value))
+    assert re.fullmatch(rf"{said} The previous snapshot is unharmed\.", str(caught.value))
     assert caught.value.errno == errno.EFBIG
     assert read_record(tmp_path).files == before
     assert clean(tmp_path)
@@ -340,7 +342,7 @@ def test_an_error_of_the_disk_at_any_time_is_a_sentence(tmp_path, monkeypatch, n
         patched.setattr(os, "fsync", failing)
         with pytest.raises(OSError, match=f"cannot be written to: {os.strerror(number)}") as caught:
             hesspec.spectrum(operator(), steps=14, snapshot=tmp_path, every=0)
-    assert "The snapshot before it is unharmed." in str(caught.value)
+    assert "The previous snapshot is unharmed." in str(caught.value)
     # In the fourth the new state has its name already, and what the one before listed stays until it is known to be on
     # the disk: the next run removes it.
     assert clean(tmp_path) == (call != 3)
@@ -355,7 +357,7 @@ def test_a_folder_that_is_removed_while_it_is_used_is_named(tmp_path):
         if done == 4:
             shutil.rmtree(folder)
 
-    with pytest.raises(OSError, match=f"{str(folder)!r} cannot be written to: .*. There is no such folder"):
+    with pytest.raises(OSError, match=f"{str(folder)!r} cannot be written to: .*. The folder does not exist"):
         hesspec.spectrum(operator(), steps=14, snapshot=folder, every=0, on_step=remove)
     assert not folder.exists()
 
@@ -366,7 +368,10 @@ def test_a_folder_that_cannot_be_made_is_named():
 
 
 def test_a_basis_on_a_full_disk_is_a_sentence():
-    with files_of_at_most(1_000_000), pytest.raises(OSError, match="Krylov basis on disk takes another 6.4 MB, and"):
+    with (
+        files_of_at_most(1_000_000),
+        pytest.raises(OSError, match="Krylov basis on disk needs another 6.4 MB, but only"),
+    ):
         hesspec.spectrum(Diagonal(), steps=20, basis="full", offload="disk")
 
 

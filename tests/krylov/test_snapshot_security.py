@@ -209,7 +209,7 @@ def test_text_of_others_does_nothing_to_a_terminal(tmp_path):
     record, arrays = content(tmp_path)
     record["identity"]["seed"] = "\x1b]0;owned\x07\x1b[2J" + "x" * 10_000
     forge(tmp_path, record, arrays)
-    with pytest.raises(ValueError, match="is of another run: its seed is") as caught:
+    with pytest.raises(ValueError, match="belongs to another run: its seed is") as caught:
         resume(tmp_path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
@@ -218,7 +218,9 @@ def test_text_of_others_does_nothing_to_a_terminal(tmp_path):
 def test_a_basis_that_does_not_fit_is_refused_before_it_is_read(tmp_path, monkeypatch):
     interrupt(tmp_path)
     monkeypatch.setattr(snapshot_reader, "free_memory", lambda _: 1000)
-    with pytest.raises(MemoryError, match=r"basis of 5 vectors of 60 numbers, kept 'full', which needs 1.2 kB; 1 kB"):
+    with pytest.raises(
+        MemoryError, match=r"basis of 5 vectors of 60 numbers, stored as 'full', which needs 1.2 kB; 1 kB"
+    ):
         resume(tmp_path)
 
 

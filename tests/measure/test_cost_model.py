@@ -227,8 +227,8 @@ def test_rates_in_words():
         ({"context": 0}, "context is 0"),
         ({"matrix": "Hesian"}, "no matrix 'Hesian'; did you mean 'Hessian'"),
         ({"basis": "full on disk"}, "no basis for a hypothetical network 'full on disk'"),
-        ({"memory": "80XB"}, "memory='80XB' is no size"),
-        ({"activations": "much"}, "memory='much' is no size"),
+        ({"memory": "80XB"}, "memory='80XB' is not a valid size"),
+        ({"activations": "much"}, "memory='much' is not a valid size"),
         ({"steps": 0}, "steps is 0"),
     ],
 )

@@ -517,7 +517,7 @@ def test_several_probes_of_a_restarted_basis_share_its_eigenvalues():
 def test_a_basis_that_fits_nowhere_is_refused_with_sizes():
     with pytest.raises(MemoryError, match=r"60 vectors of 300 numbers, stored as 'full', needs .* GB"):
         measured(heavy_tailed(size=292), steps=60, basis="full", memory=30 * 300 * 8)
-    with pytest.raises(MemoryError, match=r"Vectors of 300 numbers .* Give it more with memory="):
+    with pytest.raises(MemoryError, match=r"Vectors of 300 numbers .* Increase memory="):
         measured(heavy_tailed(size=292), steps=60, basis="restarted", memory=5 * 300 * 8)
     with pytest.raises(ValueError, match="no basis 'hall'; did you mean 'half'"):
         measured(heavy_tailed(size=292), steps=60, basis="hall")

@@ -54,7 +54,7 @@ def test_less_memory_streams_and_then_splits():
     assert streamed.parts == 1
     split = operator().forecast(int(0.6 * whole.size.streamed))
     assert split.parts > 1
-    with pytest.raises(MemoryError, match="One sample takes"):
+    with pytest.raises(MemoryError, match="One sample is predicted to need"):
         operator().forecast(1000)
 
 
@@ -99,7 +99,7 @@ def test_the_planned_steps_reach_the_accuracy():
         ({"probes": 1.5}, "probes is 1.5; it must be"),
         ({"devices": -1}, "devices is -1; it must be"),
         ({"accuracy": 0.0}, "accuracy is 0.0; it must be positive"),
-        ({"memory": "8XB"}, "memory='8XB' is no size"),
+        ({"memory": "8XB"}, "memory='8XB' is not a valid size"),
         ({"basis": "hall"}, "no basis 'hall'"),
     ],
 )

@@ -144,11 +144,16 @@ def test_a_network_that_fits_keeps_its_small_parts_in_float32():
 @pytest.mark.parametrize(
     ("loss", "targets", "model", "message"),
     [
-        (nn.MSELoss(), torch.zeros(6, 4), mlp(4), "The loss is MSELoss; the class structure is that of softmax"),
-        (nn.CrossEntropyLoss(), torch.full((6, 4), 0.25), mlp(4), "needs the true class of every sample, as integers"),
+        (nn.MSELoss(), torch.zeros(6, 4), mlp(4), "The loss is MSELoss; the class structure requires softmax"),
+        (
+            nn.CrossEntropyLoss(),
+            torch.full((6, 4), 0.25),
+            mlp(4),
+            "requires the true class of every sample as an integer",
+        ),
         (nn.CrossEntropyLoss(), torch.tensor([0, 1, 3, 0, 1, 3]), mlp(4), r"1 of 4 classes have no samples .*\(2\)"),
         (nn.CrossEntropyLoss(), torch.zeros(6, dtype=torch.long), mlp(4), r"3 of 4 classes have no samples"),
-        (nn.CrossEntropyLoss(), torch.zeros(6, dtype=torch.long), mlp(1), "There is one class only"),
+        (nn.CrossEntropyLoss(), torch.zeros(6, dtype=torch.long), mlp(1), "There is only one class"),
     ],
 )
 def test_what_has_no_class_structure_is_refused(name, loss, targets, model, message, mode):

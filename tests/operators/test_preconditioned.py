@@ -220,20 +220,20 @@ def test_a_parameter_without_gradients_is_named():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimiser_without_state_is_a_sentence(name):
     model, loss_fn, data = problem()
-    with pytest.raises(ValueError, match="has no state of parameter '0.weight' yet: make a step first"):
+    with pytest.raises(ValueError, match="has no state for parameter '0.weight' yet: make a step first"):
         hesspec.Preconditioned(hesspec.Hessian(model, loss_fn, data), OPTIMIZERS[name](model.parameters()))
 
 
 def test_other_optimisers_and_parameters_are_sentences():
     model, loss_fn, data = problem()
     hessian = hesspec.Hessian(model, loss_fn, data)
-    with pytest.raises(ValueError, match="A SGD has no preconditioner that is known"):
+    with pytest.raises(ValueError, match="A SGD has no known preconditioner"):
         hesspec.Preconditioned(hessian, torch.optim.SGD(model.parameters(), lr=0.1))
     other = torch.optim.Adam(model[0].parameters())
     train(model, loss_fn, data, other, 1)
     with pytest.raises(ValueError, match="does not train parameter '2.weight'"):
         hesspec.Preconditioned(hessian, other)
-    with pytest.raises(ValueError, match="does not know its parameters; give the diagonal"):
+    with pytest.raises(ValueError, match="does not know its parameters; pass the diagonal"):
         hesspec.Preconditioned(torch.eye(3), other)
 
 

@@ -78,5 +78,5 @@ def test_epochs_without_numbers_are_counted():
 
 
 def test_no_record_is_an_error():
-    with pytest.raises(ValueError, match="There is no epoch to plot"):
+    with pytest.raises(ValueError, match="There is nothing to plot"):
         plot_learning_curves([])

@@ -226,7 +226,7 @@ def test_unusual_spectra_are_drawn_without_a_warning_and_without_overlaps(spectr
 
 def test_nothing_to_plot_is_an_error():
     for draw in (plot_spectrum, plot_training, plot_tail, plot_against_samples, plot_hessian_against_gauss_newton):
-        with pytest.raises(ValueError, match="no spectrum to plot"):
+        with pytest.raises(ValueError, match="no spectra to plot"):
             draw({})
 
 

@@ -361,7 +361,7 @@ def test_figures_are_not_written_through_a_link(one, tmp_path):
     (folder / "study.yaml").write_text("", encoding="utf-8")
     (tmp_path / "outside").mkdir()
     (folder / "figures").symlink_to(tmp_path / "outside")
-    with pytest.raises(NotADirectoryError, match="is a symbolic link, and figures are written to no other place"):
+    with pytest.raises(NotADirectoryError, match="is a symbolic link, but figures are not written elsewhere"):
         write_report(folder)
 
 
@@ -378,7 +378,7 @@ def test_files_that_are_being_written_are_not_looked_at(one):
 
 
 def test_a_folder_without_spectra_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"no spectrum in .* 0 files named \*\.nc"):
+    with pytest.raises(ValueError, match=r"no readable spectra in .* 0 files named \*\.nc"):
         write_report(tmp_path)
     (tmp_path / "broken.nc").write_bytes(b"")
     with pytest.raises(ValueError, match=r"1 files(.|\n)*broken\.nc: "):

@@ -36,13 +36,13 @@ def test_the_section_shows_what_the_file_holds(folder):
     text, data = page(folder)
     assert 'id="structure-title"' in text
     assert [figure["title"][:12] for figure in data["structures"][0]] == [
-        "Components o", "Outliers of ", "What each ou", "Outliers of ", "Map of the m",
+        "Components o", "Largest eige", "Terms of the", "Outliers of ", "Map of the m",
     ]  # fmt: skip
     components = traces(data, "Components")
     assert components["G<sub>class</sub>"]["x"] == [9.0, 2.0]
     assert "eigenvalues of G" in components, "the spectrum of G at the same point"
-    assert traces(data, "Outliers of Hess, pred")["G<sub>class</sub>"]["y"] == [10.0, 2.5]
-    assert traces(data, "What each")["H"]["y"] == pytest.approx([-1.0, 0.0])
+    assert traces(data, "Largest eigenvalues of Hess, pred")["G<sub>class</sub>"]["y"] == [10.0, 2.5]
+    assert traces(data, "Terms of")["H"]["y"] == pytest.approx([-1.0, 0.0])
     words = re.sub(r"<[^>]+>", " ", text[text.index('id="structure-title"') :])
     for shown in (" ± ".join(with_bound(10.0, 1e-3)), "9.00", "10.0%", "90.0%", "98.7%", "G_within"):
         assert shown in words, shown

@@ -85,7 +85,7 @@ def test_a_missing_data_set_is_found_and_the_others_are_looked_at(tmp_path: Path
 
 
 def test_a_study_with_a_fault_does_not_begin(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="1 of 2 tasks cannot be run, and nothing was begun.* n = 140, seed 0: "):
+    with pytest.raises(StudyError, match="1 of 2 tasks cannot be run, so nothing was started.* n = 140, seed 0: "):
         run_study(parse_study(STUDY.replace("[2, 3]", "[2, 140]"), "study.yaml"), tmp_path / "new")
 
     assert not (tmp_path / "new").exists()

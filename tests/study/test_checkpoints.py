@@ -193,8 +193,8 @@ def test_a_truncated_file_is_refused(tmp_path):
     ("content", "message"),
     [
         (torch.zeros(3), "an object of type 'Tensor', not a state dict"),
-        ({"epoch": 3}, "no state dict: its entry 'epoch' is an object of type 'int'"),
-        ({0: torch.zeros(3)}, "no state dict: its entry 0"),
+        ({"epoch": 3}, "not a state dict: its entry 'epoch' is an object of type 'int'"),
+        ({0: torch.zeros(3)}, "not a state dict: its entry 0"),
     ],
 )
 def test_content_that_is_no_state_dict_is_refused(tmp_path, content, message):

@@ -174,7 +174,7 @@ try:
 except StudyError as error:
     assert list(error.failures) == [small.name], error.failures
     (sentence,) = error.sentences
-    assert sentence.startswith(f"{small.name}: its worker was ended 3 times from outside"), sentence
+    assert sentence.startswith(f"{small.name}: its worker was killed 3 times from outside"), sentence
     assert " of memory at its last report." in sentence, sentence
 else:
     raise AssertionError("no error")

@@ -113,9 +113,9 @@ def expanded(path: Path) -> None:
 
 
 PT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "compressed": (compressed, "it says that it holds more than it has"),
-    "payload": (with_payload, "holds Python objects other than tensors"),
-    "pickle": (pickled, "holds Python objects other than tensors"),
+    "compressed": (compressed, "it declares more data than it contains"),
+    "payload": (with_payload, "contains Python objects other than tensors"),
+    "pickle": (pickled, "contains Python objects other than tensors"),
     "expanded": (expanded, "'weight' of shape (1099511627776,) for (3, 2)"),
     "sparse": (lambda path: torch.save({"weight": torch.eye(2).to_sparse()}, path), "torch.sparse_coo"),
     "meta": (lambda path: torch.save({"weight": torch.empty(3, 2, device="meta")}, path), "without values"),
@@ -241,12 +241,12 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 YAML: dict[str, tuple[str, str]] = {
     "nested aliases": (LAUGHS + STUDY, "stands for more than 100,000 values"),
-    "a list of itself": ("datasets: &a [*a]\n", "a part of itself"),
-    "a mapping of itself": ("&a {datasets: *a}\n", "a part of itself"),
+    "a list of itself": ("datasets: &a [*a]\n", "contains itself"),
+    "a mapping of itself": ("&a {datasets: *a}\n", "contains itself"),
     "brackets": ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
     "braces": ("{a: " * 3000 + "}" * 3000, "nested too deeply"),
     "dashes": ("- " * 3000, "nested too deeply"),
-    "long": ("# " + "x" * (1 << 20), "characters, and may have 1,048,576"),
+    "long": ("# " + "x" * (1 << 20), "characters, but may have at most 1,048,576"),
     "objects": (STUDY + "seeds: !!python/object/apply:os.mkdir ['executed']\n", "not YAML"),
     "names": (STUDY.replace("digits", "!!python/name:os.system"), "not YAML"),
     "digits": (STUDY.replace("[2]", "[" + "9" * 5000 + "]"), "study.yaml"),

@@ -108,10 +108,10 @@ def test_no_data_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"steps": 5}, "its steps is 4, and here it is 5"),
-        ({"seed": 1}, "its seed is 0, and here it is 1"),
+        ({"steps": 5}, "its steps is 4, but here it is 5"),
+        ({"seed": 1}, "its seed is 0, but here it is 1"),
         ({"loss_fn": nn.CrossEntropyLoss(label_smoothing=0.3)}, "its loss is "),
-        ({"params": ["0.*"]}, "its number of parameters is 63, and here it is 30"),
+        ({"params": ["0.*"]}, "its number of parameters is 63, but here it is 30"),
     ],
 )
 def test_a_spectrum_that_was_measured_in_another_way_is_refused(problem, tmp_path, change, difference):
@@ -120,7 +120,7 @@ def test_a_spectrum_that_was_measured_in_another_way_is_refused(problem, tmp_pat
     SpectrumRecorder(tmp_path, data={"train": data}, **how)(model, 0)
     other = SpectrumRecorder(tmp_path, data={"train": data}, **{**how, **change})
 
-    with pytest.raises(ValueError, match=f"epoch-0000-train-Hessian.nc' is of another measurement: {difference}"):
+    with pytest.raises(ValueError, match=f"epoch-0000-train-Hessian.nc' belongs to another measurement: {difference}"):
         other(model, 0)
 
 
@@ -129,9 +129,9 @@ def test_a_spectrum_of_another_model_or_of_other_data_is_refused(problem, tmp_pa
     SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4)(model, 0)
     inputs, targets = data[0]
 
-    with pytest.raises(ValueError, match="is of another measurement: its data is "):
+    with pytest.raises(ValueError, match="belongs to another measurement: its data is "):
         SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": [(inputs + 1, targets)]}, steps=4)(model, 0)
     nn.init.zeros_(model[0].bias)
-    with pytest.raises(ValueError, match="is of another measurement: its weights is "):
+    with pytest.raises(ValueError, match="belongs to another measurement: its weights is "):
         SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4)(model, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-0000-train-Hessian.nc"]

@@ -239,7 +239,7 @@ def test_a_task_whose_trainings_all_diverge_is_reported_after_the_others_are_don
         assert list(raised.value.failures) == [first.name]
         (sentence,) = raised.value.sentences
         assert sentence == (
-            "small_cnn on digits, n = 3, seed 0: All trainings diverged; give lower learning rates than 0.01. "
+            "small_cnn on digits, n = 3, seed 0: All trainings diverged; use lower learning rates than 0.01. "
             "The loss is nan."
         )
         assert second.done

@@ -157,7 +157,7 @@ def test_callbacks_see_every_epoch_and_the_asked_checkpoints_in_evaluation_mode(
 
 
 def test_a_checkpoint_epoch_outside_the_training_is_refused():
-    with pytest.raises(ValueError, match=r"no epoch 4 to make a checkpoint after; .* to 3"):
+    with pytest.raises(ValueError, match=r"no epoch 4 for a checkpoint; .* to 3"):
         train(linear(), points(8), points(8), settings(), checkpoint_epochs=[1, 4])
 
 
@@ -241,7 +241,7 @@ def test_a_training_that_goes_on_after_an_epoch_ends_with_the_same_weights(digit
 
 def test_a_file_that_is_no_state_of_a_training_is_refused(tmp_path):
     save_checkpoint(tmp_path / "weights.safetensors", linear(), {})
-    with pytest.raises(ValueError, match="holds no state of a training"):
+    with pytest.raises(ValueError, match="does not contain the state of a training"):
         load_training_state(tmp_path / "weights.safetensors", [])
 
 

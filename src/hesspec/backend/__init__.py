@@ -1,1 +1,1 @@
-"""The machine: memory, files, processes. Nothing here knows of spectra."""
+"""Access to the machine: memory, files, processes. Independent of spectra."""

@@ -1,4 +1,4 @@
-"""A lock on a file, which ends with the process that holds it."""
+"""File locks that end with the process that holds them."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ __all__ = ["FileLock"]
 
 logger = logging.getLogger(__name__)
 
-# What file systems without locks answer: NFS without its lock manager, Lustre mounted without them, FUSE.
+# Errors of file systems without locks: NFS without its lock manager, Lustre mounted without them, FUSE.
 WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-# Bytes of a note, at most.
+# Largest size of a note, in bytes.
 NOTE_BYTES: Final = 4096
 
 
 class FileLock:
-    """An exclusive lock, held from construction until `release`.
+    """Exclusive lock, held from construction until `release`.
 
-    The system drops it when the process ends, however that happens. Children that the process forks do not hold it.
-    The file carries a note for whoever finds it: who holds the lock, and what the holder leaves there.
+    The system releases it when the process ends, for whatever reason. Forked children do not hold it. The file contains
+    a note for others: who holds the lock, and what the holder writes there.
 
     Parameters
     ----------
     path : Path
-        Made if it is missing; `release` removes it.
+        Lock file, created if it is missing; `release` removes it.
 
     Attributes
     ----------
     path : Path
     note : dict
-        As the holder before left it; empty where there was none.
+        Note of the previous holder; empty if there was none.
     certain : bool
-        False on a file system without locks, where nothing keeps others out.
+        False on a file system without locks, where others are not kept out.
 
     Raises
     ------
     BlockingIOError
-        If it is held already; the message names the holder.
+        If the lock is held already; the message names the holder.
     ValueError
-        If the file at `path` is not such a file.
+        If the file at `path` is not a lock file.
     OSError
-        If the file cannot be made.
+        If the file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class FileLock:
         _HELD.add(self)
 
     def _acquire(self) -> bool:
-        """Lock the file that is at the path; False where its holder has just removed it."""
+        """Lock the file at the path; return False if its holder has just removed it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         file = os.open(self.path, flags, 0o666)
         try:
@@ -84,29 +84,29 @@ class FileLock:
             os.close(file)
             raise
         if current := _is_at(file, self.path):
-            # Once more, as the holder before may have written it after it was read.
+            # Read again, as the previous holder may have written it after it was read.
             self._file, self.note = file, _note(file, self.path)
         else:
             os.close(file)
         return current
 
     def leave(self, note: dict[str, Any]) -> None:
-        """Write the note; process and machine are added.
+        """Write the note, with the process and the machine added.
 
         Raises
         ------
         OSError
-            If it cannot be written.
+            If the note cannot be written.
         """
         if self._file is None:
             raise RuntimeError("The lock has been released.")
         text = json.dumps({**note, "pid": os.getpid(), "host": platform.node()}) + "\n"
-        # Only the first line is read, so that the file is whole between the two calls.
+        # Only the first line is read, so the file is valid between the two calls.
         os.pwrite(self._file, text.encode(), 0)
         os.truncate(self._file, len(text.encode()))
 
     def release(self) -> None:
-        """Give the lock up, and remove the file, which keeps nobody out where it cannot be removed."""
+        """Release the lock and remove the file; a file that cannot be removed does not block others."""
         if self._file is None:
             return
         with suppress(OSError):
@@ -115,14 +115,14 @@ class FileLock:
         self.close()
 
     def close(self) -> None:
-        """Give the lock up and leave the file; in a forked child, which shares it, only the child's part of it."""
+        """Release the lock and keep the file; a forked child, which shares the lock, only closes its handle."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Whether an open file is the one at a path, and not one that was there before."""
+    """Whether an open file is the one currently at a path."""
     try:
         return os.path.samestat(os.fstat(file), path.lstat())
     except FileNotFoundError:
@@ -130,9 +130,7 @@ def _is_at(file: int, path: Path) -> bool:
 
 
 def _note(file: int, path: Path) -> dict[str, Any]:
-    foreign = ValueError(
-        f"{str(path)!r} is not a lock of hesspec, which would have a file of this name there: name another folder."
-    )
+    foreign = ValueError(f"{str(path)!r} is not a lock file of hesspec, which needs this name: use another folder.")
     if not stat.S_ISREG(os.fstat(file).st_mode):
         raise foreign
     text = os.pread(file, NOTE_BYTES, 0)
@@ -154,8 +152,8 @@ def _holder(note: dict[str, Any]) -> str:
     return f" by process {pid}" + (f" on {host!r}" if isinstance(host, str) and host != platform.node() else "")
 
 
-# A lock belongs to an open file, which forked children share: a DataLoader's worker that outlives a killed process
-# would go on holding it.
+# A lock belongs to an open file, which forked children share: a DataLoader worker that outlives a killed process would
+# keep holding it.
 _HELD: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 

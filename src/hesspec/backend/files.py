@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -16,48 +16,50 @@ from hesspec.backend.text import in_words
 
 __all__ = ["atomic_path", "write_bytes", "writing_failed"]
 
-# Of a file's name, in bytes, on the file systems of Linux; and what a temporary name has besides stem and suffix.
+# Largest length of a file name in bytes on Linux, and length that a temporary name adds to stem and suffix.
 LONGEST_NAME: Final = 255
 AROUND: Final = len(".-12345678")
 
 REASONS: Final = {
-    errno.ENOSPC: "there is no room for it",
+    errno.ENOSPC: "there is no space left",
     errno.EDQUOT: "your quota of disk space is used up",
-    errno.EFBIG: "files may not become so large here (see ulimit -f)",
-    errno.EROFS: "the file system can only be read",
-    errno.ENOENT: "the folder is gone",
+    errno.EFBIG: "it exceeds the largest file size (see ulimit -f)",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "the folder does not exist",
     errno.ENOTDIR: "part of its path is a file",
     errno.EEXIST: "part of its path is a file",
     errno.ENAMETOOLONG: "the name is too long",
     errno.EACCES: "it may not be written to",
     errno.EPERM: "it may not be written to",
 }
-# Errors that say nothing of the room that there is.
+# Errors that are unrelated to free space.
 OTHER_THAN_ROOM: Final = REASONS.keys() - {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True, size: int | None = None) -> Iterator[Path]:
-    """Give a temporary path in the folder of `path`, and rename it to `path` when the block ends without an error.
+    """Yield a temporary path in the folder of `path`, which is renamed to `path` if the block ends without an error.
 
-    The folder is made if it is missing. After an error or Ctrl-C in the block the temporary file is removed and an
-    earlier file at `path` is unchanged. The temporary name keeps the suffix of `path`, as writers choose formats by it.
+    The folder is created if it is missing. After an error or Ctrl-C in the block, the temporary file is removed and an
+    existing file at `path` is unchanged. The temporary name keeps the suffix of `path`, as writers choose formats by
+    it.
 
     Parameters
     ----------
     path : path
+        Name of the file.
     overwrite : bool
-        Whether a file that is there when the block ends is replaced. If not, of two processes that write the same file
-        one gets the error.
+        Whether to replace a file that exists when the block ends. If not, and two processes write the same file, one of
+        them raises the error.
     size : int, optional
-        Bytes that the file needs, for the message of an error.
+        Size of the file in bytes, for error messages.
 
     Raises
     ------
     FileExistsError
-        If there is such a file, and it is not to be replaced.
+        If the file exists and `overwrite` is False.
     OSError
-        If the file cannot be written, in the block or around it; it says why, and what is free.
+        If the file cannot be written, in the block or around it; the message states the reason and the free space.
     """
     target = Path(path)
     temporary = None
@@ -65,7 +67,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True, size: i
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(target)
         yield temporary
-        # mkstemp makes the file private; a result is as readable as any other file that the user makes.
+        # mkstemp creates private files; results get the permissions of ordinary files of the user.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
@@ -81,41 +83,40 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True, size: i
         raise writing_failed(target, error.errno, size) from error
     finally:
         if temporary is not None:
-            # On a file system that has become read-only it stays; what ended the block is what matters.
+            # On a file system that has become read-only it remains; the error that ended the block is what matters.
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview, *, overwrite: bool = True) -> None:
-    """Write a file, whole or not at all; folder, errors and `overwrite` as of `atomic_path`."""
+    """Write a file atomically; see `atomic_path` for folder, errors and `overwrite`."""
     with atomic_path(path, overwrite=overwrite, size=len(content)) as temporary:
         temporary.write_bytes(content)
 
 
 def writing_failed(target: Path, number: int, size: int | None = None) -> OSError:
-    """The error of a file that could not be written, with a sentence as its text.
+    """Return the error for a file that could not be written, with a sentence as its message.
 
     Parameters
     ----------
     target : Path
+        Name of the file.
     number : int
-        The system's number of the error, as in `errno`.
+        System error number, as in `errno`.
     size : int, optional
-        Bytes that the file needs.
+        Size of the file in bytes.
 
     Returns
     -------
     OSError
-        Of the subclass that Python has for this number.
+        Error of the subclass that Python defines for this number.
     """
     if number == errno.EEXIST and os.path.lexists(target):
-        sentence = (
-            f"There is a file {str(target)!r} by now, which another process has written, and it was not replaced."
-        )
+        sentence = f"The file {str(target)!r} was written by another process meanwhile, and was not replaced."
     else:
         needed = "" if size is None else f"The file needs {in_words(size)}"
         room = "; ".join(filter(None, [needed, "" if number in OTHER_THAN_ROOM else _free(target.parent)]))
-        kept = " The file of this name that was there before is unchanged." if os.path.lexists(target) else ""
+        kept = " The existing file of this name is unchanged." if os.path.lexists(target) else ""
         sentence = (
             f"The file {target.name!r} cannot be written to the folder {str(target.parent)!r}: "
             f"{REASONS.get(number, os.strerror(number).lower())}.{f' {room}.' if room else ''}{kept}"
@@ -142,12 +143,12 @@ def _temporary(target: Path) -> Path:
 
 
 def _put_new(temporary: Path, target: Path) -> None:
-    """Give a file its name, unless there is one of this name; which of several processes is first, the system says."""
+    """Rename a file, unless the name exists; the system decides which of several processes is first."""
     try:
         os.link(temporary, target)
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
             raise
-        # A file system without hard links: the name is taken first, by an empty file that the whole one replaces.
+        # A file system without hard links: the name is reserved first, by an empty file that is then replaced.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         temporary.replace(target)

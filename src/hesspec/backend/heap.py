@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process for a while, so that tensors are not made of fresh pages each time."""
+"""Retention of freed memory in the process (glibc), so that new tensors reuse it instead of faulting in new pages."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ __all__ = ["Hold", "from_heap", "give_back", "keep_freed_memory"]
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 M_MMAP_MAX: Final = -4
-# Where the library itself arrives once a program has freed a large block, as programs with tensors do; see mallopt(3).
+# Value that the library itself reaches once a program has freed a large block, as programs with tensors do; see
+# mallopt(3).
 MMAP_MAX: Final = 65536
 MMAP_THRESHOLD: Final = 32 << 20
 TRIM_THRESHOLD: Final = 2 * MMAP_THRESHOLD
 
-# What the library is told while there are holds, or blocks; and what after the last of them.
+# Settings of the library while there are holds or blocks, and after the last of them.
 SETTINGS: Final = {
     "holds": ({M_TRIM_THRESHOLD: -1}, {M_TRIM_THRESHOLD: TRIM_THRESHOLD}),
     "blocks": ({M_MMAP_MAX: 0}, {M_MMAP_MAX: MMAP_MAX, M_MMAP_THRESHOLD: MMAP_THRESHOLD}),
 }
 
-# Reentrant, as the garbage collector may end a hold anywhere.
+# Reentrant, as the garbage collector may end a hold at any point.
 _lock = threading.RLock()
 _counts = dict.fromkeys(SETTINGS, 0)
 
 
 @functools.cache
 def _libc() -> ctypes.CDLL | None:
-    """The GNU C library, unless its memory is somebody else's to tune."""
+    """Return the GNU C library, unless its memory is tuned by the environment."""
     tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if tuned or not sys.platform.startswith("linux"):
         return None
@@ -44,15 +45,15 @@ def _libc() -> ctypes.CDLL | None:
 
 
 class Hold:
-    """As long as it lives, the process keeps what it frees; with the last one, what is free goes back to the system.
+    """Keeps freed memory in the process while it exists; the last one returns free memory to the system.
 
-    PyTorch has no cache of memory on the CPU, and the C library maps each large block anew: the system clears its
-    pages, one fault for each 4 KB, which takes longer than most elementwise operations on them. Side by side on two
-    cores of an AMD EPYC (Zen 5) in a virtual machine, medians of 7: product with G of a small CNN, 1,000 images, 0.43
-    -> 0.20 s; with the Hessian of VGG11-BN, 256 images, 1.73 -> 1.51 s; a training step of ResNet18, 128 images, 1.64
-    -> 1.16 s. Results are the same to the bit.
+    PyTorch has no memory cache on the CPU, and the C library maps each large block again: the system clears its pages,
+    with a fault for each 4 KB, which takes longer than most elementwise operations on them. Side by side on two cores
+    of an AMD EPYC (Zen 5) in a virtual machine, medians of 7: product with G of a small CNN, 1,000 images, 0.43 -> 0.20
+    s; with the Hessian of VGG11-BN, 256 images, 1.73 -> 1.51 s; a training step of ResNet18, 128 images, 1.64 -> 1.16
+    s. Results are bitwise identical.
 
-    It holds for all threads of the process. Without the GNU C library, or where the environment tunes its memory
+    It applies to all threads of the process. Without the GNU C library, or if the environment tunes its memory
     (MALLOC_..., GLIBC_TUNABLES), nothing is changed.
     """
 
@@ -60,14 +61,14 @@ class Hold:
         _count("holds", 1)
 
     def __del__(self) -> None:
-        """Give back, unless there is another one."""
+        """Return free memory to the system, unless there is another hold."""
         if _count("holds", -1) == 0:
             give_back()
 
 
 @contextlib.contextmanager
 def from_heap() -> Iterator[None]:
-    """Take large blocks from what the process has kept, too, within this block; somebody has to hold it."""
+    """Also serve large allocations from retained memory within this context; requires an active `Hold`."""
     _count("blocks", 1)
     try:
         yield
@@ -99,14 +100,14 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Give back what is free by now, held or not: to learn how much there is, or when it has run out."""
+    """Return free memory to the system, held or not: to find out how much there is, or when it has run out."""
     libc = _libc()
     if libc is not None:
         libc.malloc_trim(0)
 
 
 def _count(what: str, change: int) -> int:
-    """Count a hold or block more or less, and tell the library of the first and of the last; how many there are."""
+    """Update and return the number of holds or blocks; configure the library for the first and after the last."""
     with _lock:
         _counts[what] += change
         count, libc = _counts[what], _libc()

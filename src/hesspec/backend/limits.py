@@ -1,4 +1,4 @@
-"""What this process may still allocate: the system, control groups and limits of the process each set a bound."""
+"""Memory that this process may still allocate, given the system, control groups and process limits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["host_memory"]
 
 GROUPS: Final = Path("/sys/fs/cgroup")
 PROCESS: Final = Path("/proc/self")
-# Files of a group by the version of its hierarchy: limits, use, and in the statistics the pages of files, which the
-# kernel takes back before a limit is reached.
+# Files of a group by version of its hierarchy: limits, usage, and the entries for file pages in the statistics, which
+# the kernel reclaims before a limit is reached.
 Group = tuple[tuple[str, ...], str, tuple[str, ...]]
 SECOND: Final[Group] = (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
 FIRST: Final[Group] = (
@@ -25,15 +25,15 @@ FIRST: Final[Group] = (
 
 
 def host_memory(groups: Path = GROUPS, process: Path = PROCESS) -> int:
-    """Bytes that this process can still allocate.
+    """Return the bytes that this process can still allocate.
 
-    The least of what the system has available, what is left below the limit of each control group that the process is
-    in, version 1 and 2 (containers and schedulers set those), and what is left of its address space (ulimit -v).
+    The minimum of the memory available in the system, the memory left below the limit of each control group of the
+    process, version 1 and 2 (set by containers and schedulers), and the remaining address space (ulimit -v).
 
     Parameters
     ----------
     groups, process : Path
-        Where the kernel shows the control groups, and this process.
+        Folders in which the kernel describes the control groups and this process.
     """
     left = [psutil.virtual_memory().available, *_left_in_groups(groups, process)]
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -43,7 +43,7 @@ def host_memory(groups: Path = GROUPS, process: Path = PROCESS) -> int:
 
 
 def _left_in_groups(groups: Path, process: Path) -> Iterator[int]:
-    """What is left below each limit on the way from the group of this process to the root."""
+    """Memory left below each limit on the path from the group of this process to the root."""
     for line in _lines(process / "cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -52,7 +52,7 @@ def _left_in_groups(groups: Path, process: Path) -> Iterator[int]:
             root, files = groups / "memory", FIRST
         else:
             continue
-        # Within a container the path may be that of the host, whose groups are not there: its own is the root.
+        # In a container, the path may be that of the host, whose groups are not visible: its own group is the root.
         place = root / path.lstrip("/")
         for group in (place, *place.parents):
             if group.is_relative_to(root):
@@ -72,7 +72,7 @@ def _left_in(group: Path, limits: tuple[str, ...], use: str, files: tuple[str, .
 
 
 def _number(file: Path) -> int | None:
-    """Number in a file of a group; None where there is none, or no limit."""
+    """Return the number in a file of a group; None if there is none, or no limit."""
     text = next(iter(_lines(file)), "").strip()
     return int(text) if text.isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""How much memory a device has left, how much may be used, and the errors of its end."""
+"""Free memory of devices, parsing of sizes, and out-of-memory errors."""
 
 import gc
 import re
@@ -25,7 +25,7 @@ UNITS = {
     **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
     **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)},
 }
-# The CPU allocator, and C++ behind it, have no exception class of their own for this.
+# The CPU allocator, and C++ behind it, have no exception class for this.
 CPU_ALLOCATOR = (
     "DefaultCPUAllocator",
     "can't allocate memory",
@@ -33,17 +33,17 @@ CPU_ALLOCATOR = (
     "Cannot allocate memory",
     "std::bad_alloc",
 )
-# What oneDNN says when there is no memory for the code that it generates. What it cannot compute at all is a "primitive
-# descriptor" that it cannot create.
+# Message of oneDNN when there is no memory for the code that it generates. (If it does not support an operation, it
+# cannot create a "primitive descriptor".)
 NO_ROOM_FOR_CODE = "could not create a primitive"
 
 
 class BudgetError(MemoryError):
-    """The smallest piece of work does not fit into memory; the message gives the estimate and the budget."""
+    """The smallest piece of work does not fit into memory; the message states the estimate and the budget."""
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on a CPU or CUDA device; of a CPU, see `hesspec.backend.limits.host_memory`."""
+    """Return free bytes on a CPU or CUDA device; for a CPU, see `hesspec.backend.limits.host_memory`."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
@@ -52,18 +52,18 @@ def free_memory(device: torch.device) -> int:
 
 
 def parse_memory(memory: str | int) -> int:
-    """Bytes of "8GB", "500 MB", "2GiB" or a number of bytes.
+    """Convert "8GB", "500 MB", "2GiB" or a number of bytes to bytes.
 
     Raises
     ------
     ValueError
-        If it is neither, or not positive.
+        If the value is not a size, or is not positive.
     """
-    advice = 'give a size such as "8GB", "500MB" or "2GiB", or a number of bytes.'
+    advice = 'use a size such as "8GB", "500MB" or "2GiB", or a number of bytes.'
     if isinstance(memory, str):
         found = re.fullmatch(r"\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*([a-zA-Z]*)\s*", memory)
         if found is None or found[2].upper() not in UNITS:
-            raise ValueError(f"memory={memory!r} is no size; {advice}")
+            raise ValueError(f"memory={memory!r} is not a valid size; {advice}")
         size = float(found[1]) * UNITS[found[2].upper()]
     elif isinstance(memory, int) and not isinstance(memory, bool):
         size = memory
@@ -87,17 +87,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_a_line(error: BaseException) -> str:
-    """What an error says, in one line; a sentence where an allocator of the CPU raised it, which speaks of itself."""
+    """Message of an error in one line; a plain sentence for errors of CPU allocators, whose messages are technical."""
     said = " ".join(str(error).split()) or type(error).__name__
     if not is_out_of_memory(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return said
     asked = re.search(r"allocate (\d+) bytes", said)
-    block = f": a block of {in_words(int(asked[1]))} was asked for" if asked else ""
-    return f"Memory ran out{block}. Take fewer samples, smaller batches or a smaller network, or more memory."
+    block = f": a block of {in_words(int(asked[1]))} was requested" if asked else ""
+    return f"Memory ran out{block}. Use fewer samples, smaller batches, a smaller network or more memory."
 
 
 def release(device: torch.device) -> None:
-    """Give back what nothing refers to any more, after an allocation has failed."""
+    """Release unreferenced memory after an allocation has failed."""
     gc.collect()
     give_back()
     if device.type == "cuda":

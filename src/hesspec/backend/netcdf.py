@@ -1,8 +1,8 @@
-"""NetCDF files that keep results: written whole, and read without trust in what is in them.
+"""NetCDF files of results: written atomically, and validated before they are read.
 
-A file of somebody else can name other files to read (external storage, virtual datasets, links), run filters that the
-HDF5 library loads as plug-ins, and ask for any amount of memory. So nothing of a file is read before its structure is
-known to be that of a plain table of numbers and texts.
+A file from elsewhere can refer to other files (external storage, virtual datasets, links), run filters that the HDF5
+library loads as plug-ins, and request any amount of memory. So no values are read before the structure of the file is
+known to be that of plain arrays of numbers and strings.
 """
 
 from __future__ import annotations
@@ -28,64 +28,64 @@ __all__ = ["Kind", "NewerFormatError", "OtherKindError", "format_of", "read_data
 
 T = TypeVar("T")
 
-# Attribute of a dataset: SHA-256 of everything else in it. All formats from SEALED on have it.
+# Attribute of a dataset: SHA-256 of everything else in it. Present in all formats from SEALED on.
 DIGEST: Final = "hesspec_digest"
 SEALED: Final = 2
 
-# Files are not compressed by hesspec, but may have been by other programs. Spectra become some ten times smaller at
-# most; a file of zeros that asks for all memory becomes a thousand times smaller.
+# hesspec does not compress files, but other programs may have. Spectra are compressed by a factor of about ten at most;
+# a file of zeros that would fill all memory is compressed by a factor of a thousand.
 RATIO: Final = 64
 SMALL: Final = 1 << 24
 LARGEST: Final = 1 << 33
 MOST_OBJECTS: Final = 1000
 MOST_TEXT: Final = 1 << 24
 FILTERS: Final = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
-# By these, other programs keep numbers in fewer bits.
-# How an HDF5 file begins, and a collection of texts in it.
+# Attributes by which other programs store numbers in fewer bits.
+# Signatures of an HDF5 file and of a collection of strings in it.
 MAGIC: Final = b"\x89HDF\r\n\x1a\n"
 HEAP: Final = b"GCOL\x01\0\0\0"
 PACKED: Final = (b"scale_factor", b"add_offset")
 
 
 class NewerFormatError(ValueError):
-    """A file was written by a later version of hesspec, in a format that this one does not read."""
+    """The file was written by a later version of hesspec, in a format that this one does not read."""
 
 
 class OtherKindError(ValueError):
-    """A file holds something else than it was read for."""
+    """The file contains something other than expected."""
 
 
 class _RefusedError(ValueError):
-    """What is in a file is not what results are made of."""
+    """The content of a file is not that of a result."""
 
 
 def format_of(dataset: xr.Dataset, attribute: str, latest: int, what: str) -> int:
-    """Number of the format of a dataset.
+    """Return the format number of a dataset.
 
     Parameters
     ----------
     dataset : xarray.Dataset
     attribute : str
-        Name of the attribute that gives it.
+        Name of the attribute that contains it.
     latest : int
-        The last format that this version of hesspec reads.
+        Latest format that this version of hesspec reads.
     what : str
-        What the dataset should hold.
+        Expected content of the dataset.
 
     Raises
     ------
     NewerFormatError
-        If it is a later one.
+        If the format is later.
     OtherKindError
-        If there is no such attribute.
+        If the attribute does not exist.
     ValueError
-        If it is not the number of a format.
+        If it is not a format number.
     """
     version = _plain(dataset.attrs.get(attribute))
     if version is None:
         raise OtherKindError(f"It has no attribute {attribute!r}.")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"Its attribute {attribute!r} is {version!r}, which is not the number of a format.")
+        raise ValueError(f"Its attribute {attribute!r} is {version!r}, which is not a format number.")
     if version > latest:
         raise NewerFormatError(
             f"This {what} has format {version}; this version of hesspec reads up to {latest}. Update hesspec."
@@ -97,18 +97,18 @@ def format_of(dataset: xr.Dataset, attribute: str, latest: int, what: str) -> in
 
 
 def sealed(dataset: xr.Dataset) -> xr.Dataset:
-    """The dataset with a digest of its content as an attribute, by which `read_dataset` finds what has changed."""
+    """Return the dataset with a digest of its content as an attribute, by which `read_dataset` detects changes."""
     return dataset.assign_attrs({DIGEST: _digest(dataset)})
 
 
 def _digest(dataset: xr.Dataset) -> str:
-    """SHA-256 of names, shapes, types and values; the same before a dataset is written and after it is read."""
+    """Compute SHA-256 of names, shapes, types and values; the same before writing a dataset and after reading it."""
     found = hashlib.sha256()
     for name in sorted(map(str, dataset.data_vars)):
         values = np.asarray(dataset[name].to_numpy())
         found.update(repr((name, values.shape)).encode())
         if not values.size:
-            continue  # xarray writes an empty list of texts as one of numbers
+            continue  # xarray writes an empty list of strings as one of numbers
         if values.dtype.kind in "OSU":
             found.update(repr([str(value) for value in values.flat]).encode())
         else:
@@ -120,28 +120,30 @@ def _digest(dataset: xr.Dataset) -> str:
 
 
 def _plain(value: object) -> object:
-    """Python's number of a NumPy scalar, as the two are written alike."""
+    """Convert a NumPy scalar to a Python number, as both are written in the same way."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-    """Write a NetCDF file, whole or not at all.
+    """Write a NetCDF file atomically.
 
-    The file is made in memory: where a disk is full, the HDF5 library does not report an error but crashes.
+    The file is created in memory, because the HDF5 library crashes if a disk is full.
 
     Parameters
     ----------
     dataset : xarray.Dataset
+        Content of the file.
     path : path
+        Name of the file.
     overwrite : bool
-        Whether a file that is there is replaced.
+        Whether to replace an existing file.
 
     Raises
     ------
     FileExistsError
-        If there is such a file, and it is not to be replaced.
+        If the file exists and `overwrite` is False.
     OSError
-        If the folder cannot be made or written to; it says how much room the file needs.
+        If the folder cannot be created or written to; the message says how much space the file needs.
     """
     write_bytes(path, memoryview(dataset.to_netcdf(engine="h5netcdf")), overwrite=overwrite)
 
@@ -150,9 +152,9 @@ def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str], *, overwrit
 
 
 class Kind(NamedTuple, Generic[T]):
-    """A kind of dataset: what it is called, the attribute with its format's number, the last one, and how it is read.
+    """Kind of dataset: its name, the attribute with the format number, the latest format, and the function to read it.
 
-    `build` raises ValueError or KeyError where the dataset holds something else.
+    `build` raises ValueError or KeyError if the dataset contains something else.
     """
 
     name: str
@@ -162,38 +164,39 @@ class Kind(NamedTuple, Generic[T]):
 
 
 def read_dataset(path: str | os.PathLike[str], what: str, kind_of: Callable[[xr.Dataset], Kind[T]]) -> T:
-    """Read a NetCDF file, and make of it what it should hold.
+    """Read a NetCDF file, and convert it to the expected kind of object.
 
     Parameters
     ----------
     path : path
+        Name of the file.
     what : str
-        What it should hold.
+        Expected content.
     kind_of : callable
-        Kind of a dataset, whose dimensions have names of their own; OtherKindError where it is of none.
+        Returns the kind of a dataset, whose dimensions may have any names; raises OtherKindError if it is unknown.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     NewerFormatError
         If it was written by a later version of hesspec.
     ValueError
-        If the file is not a NetCDF file, is damaged, holds something else, refers to other files, or asks for more
-        memory than a result takes.
+        If the file is not a NetCDF file, is damaged, contains something else, refers to other files, or declares more
+        data than a result needs.
     OSError
-        If the system does not let the file be read.
+        If the system does not allow reading the file.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} to load a {what} from.")
-    with file.open("rb"):  # for the error of the system, which that of the HDF5 library hides
+    with file.open("rb"):  # raises the system's error, which the HDF5 library would hide
         pass
     try:
         dataset = _read(file)
     except _RefusedError as error:
         raise ValueError(f"{str(path)!r} was not read: {error}") from error
-    except Exception as error:  # on damaged bytes the HDF5 library fails with errors of any type
+    except Exception as error:  # on damaged files, the HDF5 library raises errors of any type
         raise ValueError(
             f"{str(path)!r} is not a NetCDF file that hesspec can read, or it is damaged: {_first_line(error)}"
         ) from error
@@ -202,9 +205,7 @@ def read_dataset(path: str | os.PathLike[str], what: str, kind_of: Callable[[xr.
         what = kind.name
         version = format_of(dataset, kind.attribute, kind.latest, kind.name)
         if version >= SEALED and dataset.attrs.get(DIGEST) != _digest(dataset):
-            raise ValueError(
-                "It is damaged, or was changed by another program: its content is not what its digest was made of."
-            )
+            raise ValueError("It is damaged, or was changed by another program: its content does not match its digest.")
         return kind.build(dataset)
     except NewerFormatError as error:
         raise NewerFormatError(f"{str(path)!r} cannot be read: {error}") from error
@@ -219,14 +220,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _read(file: Path) -> xr.Dataset:
-    """Variables and attributes of a file, whose structure is checked before any value is read.
+    """Read variables and attributes of a file, after checking its structure.
 
     Raises
     ------
     _RefusedError
-        If it has what a result does not have.
+        If it contains something that a result does not have.
     Exception
-        Of any type, if it is damaged.
+        Any type, if it is damaged.
     """
     bound = min(max(SMALL, RATIO * file.stat().st_size), LARGEST)
     with h5py.File(file, "r") as content:
@@ -236,7 +237,8 @@ def _read(file: Path) -> xr.Dataset:
         memory = sum(map(_memory_of, variables.values()))
         if memory > bound:
             raise _RefusedError(
-                f"it asks for {in_words(memory)} of memory, and a file of its size may ask for {in_words(bound)}."
+                f"it requires {in_words(memory)} of memory, but a file of its size may require at most "
+                f"{in_words(bound)}."
             )
         _check_heaps(file)
         texts = _Texts()
@@ -249,19 +251,19 @@ def _read(file: Path) -> xr.Dataset:
 
 
 def _names(root: h5g.GroupID) -> list[str]:
-    """Names of all that is in a group, of which nothing is a link to somewhere else."""
+    """Names of all members of a group, none of which may be a link."""
     names: list[bytes] = []
 
     def note(name: bytes) -> bool | None:
         names.append(name)
-        return True if len(names) > MOST_OBJECTS else None  # which ends the iteration
+        return True if len(names) > MOST_OBJECTS else None  # ends the iteration
 
     root.links.iterate(note)
     if len(names) > MOST_OBJECTS:
         raise _RefusedError(f"it has more than {MOST_OBJECTS} variables.")
     for name in names:
         if root.links.get_info(name).type != h5l.TYPE_HARD:
-            raise _RefusedError(f"{_shown(name)} is a link to another place or another file.")
+            raise _RefusedError(f"{_shown(name)} is a link to another location or another file.")
     return [name.decode() for name in names]
 
 
@@ -270,15 +272,15 @@ def _shown(name: bytes | str) -> str:
 
 
 def _variable(root: h5g.GroupID, name: str) -> h5d.DatasetID | None:
-    """A variable that can be read; None for a dimension, whose values are not read."""
+    """Return a variable that can be read; None for a dimension, whose values are not read."""
     if h5o.get_info(root, name.encode()).type != h5o.TYPE_DATASET:
-        raise _RefusedError(f"{name!r} is not a variable, and results have nothing else.")
+        raise _RefusedError(f"{name!r} is not a variable, but results contain only variables.")
     variable = h5d.open(root, name.encode())
     layout = variable.get_create_plist()
     if layout.get_external_count():
         raise _RefusedError(f"the values of {name!r} are in another file (external storage).")
     if layout.get_layout() not in {h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED}:
-        raise _RefusedError(f"the values of {name!r} are in other places or other files (a virtual dataset).")
+        raise _RefusedError(f"the values of {name!r} are in other locations or other files (a virtual dataset).")
     filters = {layout.get_filter(index)[0] for index in range(layout.get_nfilters())}
     if not filters <= FILTERS:
         raise _RefusedError(
@@ -295,59 +297,59 @@ def _variable(root: h5g.GroupID, name: str) -> h5d.DatasetID | None:
 
 
 def _check_type(name: str, of: h5t.TypeID) -> None:
-    """Refuse all types but numbers and texts."""
+    """Reject all types except numbers and strings."""
     if of.committed():
-        raise _RefusedError(f"{name!r} has a type that is defined in another place of the file.")
+        raise _RefusedError(f"{name!r} has a type that is defined elsewhere in the file.")
     number = of.get_class() in {h5t.INTEGER, h5t.FLOAT} and of.get_size() in {1, 2, 4, 8}
     if not number and of.get_class() != h5t.STRING:
-        raise _RefusedError(f"{name!r} holds neither numbers nor texts.")
+        raise _RefusedError(f"{name!r} contains neither numbers nor strings.")
 
 
 def _check_stored(name: str, variable: h5d.DatasetID, layout: h5p.PropDCID) -> None:
-    """Refuse a variable that announces more values than the file has of it: the others would be made up."""
+    """Reject a variable that declares more values than the file contains: the others would be filled in."""
     announced, stored = _bytes_of(variable), int(variable.get_storage_size())
     if stored < (min(announced, 1) if layout.get_nfilters() else announced):
-        raise _RefusedError(f"{name!r} announces {in_words(announced)} of values, and has {in_words(stored)}.")
+        raise _RefusedError(f"{name!r} declares {in_words(announced)} of values, but has {in_words(stored)}.")
 
 
 def _bytes_of(variable: h5d.DatasetID) -> int:
-    """Size of the values of a variable; of texts of variable length, that of what refers to them."""
+    """Size of the values of a variable; for strings of variable length, that of the references to them."""
     return int(variable.get_space().get_simple_extent_npoints()) * int(variable.get_type().get_size())
 
 
 def _memory_of(variable: h5d.DatasetID) -> int:
-    """What reading a variable takes: its values, and one of the chunks that they are stored in."""
+    """Memory for reading a variable: its values, and one of the chunks in which they are stored."""
     layout = variable.get_create_plist()
     chunked = layout.get_layout() == h5d.CHUNKED
     return _bytes_of(variable) + (math.prod(layout.get_chunk()) * int(variable.get_type().get_size()) if chunked else 0)
 
 
 def _check_heaps(file: Path) -> None:
-    """Refuse a file whose heaps of texts are damaged: the HDF5 library may search them for ever.
+    """Reject a file with damaged heaps of strings, which the HDF5 library may search forever.
 
-    A collection begins with its signature, version and size; each object in it has an index, a count of references and
-    a size of its own; index 0 is of what is free (HDF5 File Format Specification, III.E).
+    A collection starts with its signature, version and size; each object in it has an index, a reference count and a
+    size; index 0 denotes free space (HDF5 File Format Specification, III.E).
     """
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # Sizes of addresses and of lengths are eight bytes.
+        # Addresses and lengths have eight bytes.
         first = 13 if content[8] < 2 else 9
         if content[:8] != MAGIC or content[first : first + 2] != b"\x08\x08":
-            raise _RefusedError("its addresses are not of eight bytes.")
+            raise _RefusedError("its addresses do not have eight bytes.")
         start = content.find(HEAP)
         while start >= 0:
             place, end = start + 16, start + int.from_bytes(content[start + 8 : start + 16], "little")
             while place + 16 <= end <= len(content):
                 index = int.from_bytes(content[place : place + 2], "little")
                 length = int.from_bytes(content[place + 8 : place + 16], "little")
-                # The size of what is free has its own 16 bytes in it, that of a text has not.
+                # The size of free space includes its 16-byte header; that of a string does not.
                 place += 16 + -(-length // 8) * 8 if index else length if length >= 16 else len(content)
             if not start + 16 <= place <= end <= len(content):
-                raise _RefusedError("it is damaged: its texts are longer than the list that they are in.")
+                raise _RefusedError("it is damaged: its strings are longer than the list that contains them.")
             start = content.find(HEAP, start + 1)
 
 
 class _Texts:
-    """Makes texts of what h5py gives, up to a length in all: many may be one and the same text in the file."""
+    """Converts values from h5py to strings, up to a total length: the file may refer to one string many times."""
 
     def __init__(self) -> None:
         self._left = MOST_TEXT
@@ -356,7 +358,7 @@ class _Texts:
         text = value.decode() if isinstance(value, bytes) else str(value)
         self._left -= len(text)
         if self._left < 0:
-            raise _RefusedError(f"its texts have more than {MOST_TEXT:,} characters.")
+            raise _RefusedError(f"its strings have more than {MOST_TEXT:,} characters.")
         return text
 
 
@@ -371,7 +373,7 @@ def _values(variable: h5d.DatasetID, texts: _Texts) -> npt.NDArray[Any]:
 
 
 def _attributes(content: h5py.File, texts: _Texts) -> Iterator[tuple[str, int | float | str]]:
-    """Attributes of a file that hesspec gave it; names that begin with an underscore are of the NetCDF library."""
+    """Attributes written by hesspec; names that start with an underscore belong to the NetCDF library."""
     count = h5a.get_num_attrs(content.id)
     if count > MOST_OBJECTS:
         raise _RefusedError(f"it has more than {MOST_OBJECTS} attributes.")
@@ -382,6 +384,6 @@ def _attributes(content: h5py.File, texts: _Texts) -> Iterator[tuple[str, int | 
             continue
         _check_type(name, attribute.get_type())
         if attribute.get_space().get_simple_extent_npoints() != 1 or attribute.get_type().get_size() > MOST_TEXT:
-            raise _RefusedError(f"its attribute {name!r} is not one number or text.")
+            raise _RefusedError(f"its attribute {name!r} is not a single number or string.")
         value = np.asarray(content.attrs[name]).reshape(-1)[0]
         yield name, texts(value) if attribute.get_type().get_class() == h5t.STRING else value.item()

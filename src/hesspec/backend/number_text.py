@@ -12,18 +12,18 @@ MAX_DIGITS = 10
 
 
 def with_bound(value: float, bound: float) -> tuple[str, str]:
-    """Value and bound of its error, with the digits of the value that the bound leaves.
+    """Format a value and its error bound, with the digits of the value that are known.
 
     Parameters
     ----------
     value, bound : float
-        |true - value| <= bound, in one unit.
+        Value and error bound, |true - value| <= bound, in the same units.
 
     Returns
     -------
     value, bound : str
         The bound to two significant digits; the value to the same decimal place, at most ten significant digits. The
-        bound is rounded up and holds what the value's own rounding adds, so that it is true of the text.
+        bound is rounded up and includes the rounding of the value, so that it holds for the formatted value.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def _value_text(shown: Decimal, place: int) -> str:
 def _bound_text(bound: Decimal) -> str:
     if not bound:
         return "0"
-    # Rounding up carries 9.96 to 10.0, a third digit, which has to be rounded up again.
+    # Rounding up turns 9.96 into 10.0, with a third digit, which must be rounded up again.
     bound = bound.quantize(Decimal(1).scaleb(max(bound.adjusted() - 1, int(bound.as_tuple().exponent))), ROUND_CEILING)
     power = bound.adjusted()
     if -4 < power < 7:

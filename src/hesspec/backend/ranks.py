@@ -1,4 +1,4 @@
-"""Processes that share a measurement: the few collectives that it needs, and errors that reach all of them."""
+"""Processes that share a measurement: collectives, and propagation of errors to all ranks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from hesspec.errors import RankError
 
 __all__ = ["ALONE", "Ranks", "collectives_of_model"]
 
-# Functions of it have the group of all processes as a default argument, if there is one when it is first imported, and
-# keep it for good; PyTorch imports it in the first trace. Here there is none while it is. See `Ranks.group`.
+# Functions of this module have the default process group as a default argument, if it exists at the first import, and
+# keep it alive forever; PyTorch imports it in the first trace. Imported here before there is a group. See
+# `Ranks.group`.
 with mock.patch.object(type(dist.group), "WORLD", None):
     import_module("torch.distributed.nn.functional")
 
@@ -31,19 +32,19 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """The processes of a `torch.distributed` group, or this one alone.
+    """Processes of a `torch.distributed` group, or this process alone.
 
-    All methods but `part` are collective: every rank calls them, in the same order.
+    All methods except `part` are collective: every rank must call them, in the same order.
 
     Parameters
     ----------
     group : ProcessGroup, optional
-        Whose backend is Gloo or NCCL; None for this process alone.
+        Group with the backend Gloo or NCCL; None for this process alone.
 
     Attributes
     ----------
     rank, size : int
-        Number of this process in the group, and of all of them.
+        Rank of this process, and size of the group.
 
     Raises
     ------
@@ -58,8 +59,8 @@ class Ranks:
             raise ValueError("This process is not in the group; build the operator on its ranks only.")
         nccl = group is not None and "nccl" in dist.get_backend(group)
         self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
-        # Gloo's own all-gather and reduce-scatter took 0.08 and 0.10 s of 28 million floats on two ranks of a machine,
-        # sending and receiving the same slices 0.03.
+        # Gloo's own all-gather and reduce-scatter took 0.08 and 0.10 s for 28 million floats on two ranks of a machine,
+        # sending and receiving the same slices 0.03 s.
         self._native = nccl
 
     @property
@@ -67,29 +68,31 @@ class Ranks:
         """The group; None for this process alone.
 
         It is not kept alive: threads of a Gloo group that outlives `destroy_process_group` may release their last
-        tensors while Python shuts down, and that aborts the process ("terminate called without an active exception").
+        tensors during shutdown of Python, which aborts the process ("terminate called without an active exception").
 
         Raises
         ------
         ValueError
-            If it has been destroyed.
+            If the group has been destroyed.
         """
         if self._group is None:
             return None
         group = self._group()
         if group is None:
-            raise ValueError("The process group of this operator has been destroyed; measure before you destroy it.")
+            raise ValueError(
+                "The process group of this operator has been destroyed; finish measuring before destroying it."
+            )
         return group
 
     @functools.cached_property
     def neighbours(self) -> int:
-        """Number of ranks on the machine of this one, itself included."""
+        """Number of ranks on the machine of this rank, including itself."""
         return self.gather(platform.node()).count(platform.node())
 
     def part(self, size: int) -> tuple[int, int]:
-        """First index of this rank's slice of a vector (size,), and the index after its last.
+        """Return the first index of this rank's slice of a vector (size,), and the index after its last.
 
-        All slices but the last ones have ceil(size/ranks) entries, as those of a `DTensor` with the placement
+        All slices except the last ones have ceil(size/ranks) entries, like those of a `DTensor` with the placement
         `Shard(0)`.
         """
         length = -(-size // self.size)
@@ -98,7 +101,7 @@ class Ranks:
     # Numbers and objects ----------------------------------------------------------------------------------------------
 
     def numbers(self, *values: float) -> Tensor:
-        """All ranks' numbers, (ranks, k), float64."""
+        """Gather numbers from all ranks, (ranks, k), float64."""
         mine = torch.tensor(values, dtype=torch.float64)
         if self.size == 1:
             return mine[None]
@@ -108,19 +111,19 @@ class Ranks:
         return found.cpu()
 
     def total(self, value: float) -> float:
-        """Sum over the ranks in their order: the same to the bit on all of them."""
+        """Sum over the ranks in their order; bitwise identical on all of them."""
         return value if self.size == 1 else sum(self.numbers(value)[:, 0].tolist())
 
     def least(self, value: float) -> float:
-        """Least of the ranks' numbers."""
+        """Minimum of the ranks' numbers."""
         return value if self.size == 1 else float(self.numbers(value).min())
 
     def norm(self, part: float) -> float:
-        """Norm of a vector from those of its slices."""
+        """Norm of a vector from the norms of its slices."""
         return part if self.size == 1 else math.hypot(*self.numbers(part)[:, 0].tolist())
 
     def gather(self, value: T) -> list[T]:
-        """The ranks' objects, small ones."""
+        """Gather small objects from all ranks."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -129,14 +132,14 @@ class Ranks:
         return found
 
     def together(self, action: Callable[[], T]) -> T:
-        """Result of an action that communicates nothing; where it fails on one rank, all of them raise.
+        """Return the result of an action that does not communicate; if it fails on one rank, all ranks raise.
 
         Raises
         ------
         Exception
-            Its own, on the first rank where it failed.
+            The original error, on the first rank where it failed.
         RankError
-            On the others.
+            On the other ranks.
         """
         if self.size == 1:
             return action()
@@ -157,21 +160,21 @@ class Ranks:
     # Vectors ----------------------------------------------------------------------------------------------------------
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Sum over the ranks, in the place of each rank's own."""
+        """Sum tensors over the ranks, in place."""
         if self.size > 1:
             with _reported():
                 dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def whole(self, slice_: Tensor, size: int, into: Tensor | None = None) -> Tensor:
-        """The vector (size,) of which every rank has the slice `part(size)`: an all-gather.
+        """Gather the vector (size,) of which every rank has the slice `part(size)` (all-gather).
 
         Parameters
         ----------
         slice_ : Tensor
         size : int
         into : Tensor, optional
-            Room for it as `room` gives it; new memory by default.
+            Memory for the result, from `room`; new memory by default.
         """
         if self.size == 1:
             return slice_
@@ -187,13 +190,13 @@ class Ranks:
         return found[:size]
 
     def slice_of_sum(self, vector: Tensor, room: Tensor | None = None) -> Tensor:
-        """Slice, of this rank, of the sum of all ranks' vectors (size,): a reduce-scatter.
+        """Return this rank's slice of the sum of all ranks' vectors (size,) (reduce-scatter).
 
         Parameters
         ----------
         vector : Tensor (size,)
         room : Tensor, optional
-            To work in, as `room` gives it; new memory by default.
+            Working memory, from `room`; new memory by default.
         """
         if self.size == 1:
             return vector
@@ -210,11 +213,11 @@ class Ranks:
         return pieces[:, : end - begin].sum(dim=0)
 
     def room(self, size: int, like: Tensor) -> Tensor:
-        """Memory for a vector (size,), with what pads it to slices of the same length."""
+        """Allocate memory for a vector (size,), padded to slices of equal length."""
         return torch.empty(-(-size // self.size) * self.size, dtype=like.dtype, device=like.device)
 
     def _swap(self, sent: list[Tensor], received: list[Tensor]) -> None:
-        """Send one tensor to each other rank, and receive one of each."""
+        """Send one tensor to each other rank, and receive one from each."""
         others = [rank for rank in range(self.size) if rank != self.rank]
         works = [dist.isend(sent[rank], group=self.group, group_dst=rank) for rank in others]
         works += [dist.irecv(received[rank], group=self.group, group_src=rank) for rank in others]
@@ -223,7 +226,7 @@ class Ranks:
                 work.wait()
 
     def exchange(self, pieces: list[Tensor], lengths: list[int]) -> list[Tensor]:
-        """Send a piece (n,) to each rank, and receive one of each, of these lengths."""
+        """Send a piece (n,) to each rank, and receive one of these lengths from each."""
         if self.size == 1:
             return pieces
         found = torch.empty(sum(lengths), dtype=pieces[0].dtype, device=pieces[0].device)
@@ -238,17 +241,17 @@ def _padded(vector: Tensor, length: int) -> Tensor:
     return vector.contiguous() if len(vector) == length else torch.nn.functional.pad(vector, (0, length - len(vector)))
 
 
-# Renamed in PyTorch 2.14, where the old names warn.
+# Renamed in PyTorch 2.14, where the old names issue warnings.
 _all_gather: Final[Callable[..., Any]] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter: Final[Callable[..., Any]] = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Say what it means when a collective fails."""
+    """Convert failures of collectives to `RankError`."""
     try:
         with warnings.catch_warnings():
-            # Of how PyTorch implements them, which is nothing that a user can act on.
+            # Warnings about PyTorch's implementation, on which a user cannot act.
             warnings.simplefilter("ignore")
             yield
     except RuntimeError as error:
@@ -259,11 +262,11 @@ def _reported() -> Iterator[None]:
 
 @contextmanager
 def collectives_of_model() -> Iterator[None]:
-    """Say what it means when a collective fails that is a model's own; other errors of the model are as they are."""
+    """Convert failures of a model's own collectives to `RankError`; other errors of the model pass unchanged."""
     try:
         yield
     except RuntimeError as error:
-        # Gloo has no type of its own, and names its sources.
+        # Gloo has no error type; its messages name source files.
         if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
             raise
         raise _gone(error) from error
@@ -272,10 +275,10 @@ def collectives_of_model() -> Iterator[None]:
 def _gone(error: RuntimeError) -> RankError:
     cause = str(error).strip().partition("\n")[0]
     return RankError(
-        f"A rank is gone, or did not answer within the group's timeout ({cause}). Look at the output of the other "
+        f"A rank exited, or did not answer within the group's timeout ({cause}). Look at the output of the other "
         "ranks for the cause; with snapshot=..., the same call continues from the last snapshot."
     )
 
 
 ALONE: Final = Ranks()
-"""This process by itself."""
+"""This process alone."""

@@ -1,11 +1,11 @@
-"""The nearest right name for a misspelt one."""
+"""Suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Sentence that says that `name` is no `kind`, and names the nearest of the `known` ones, or all of them.
+    """Return a sentence that `name` is not a known `kind`, with the nearest of the `known` names, or all of them.
 
     Examples
     --------

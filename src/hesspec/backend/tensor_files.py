@@ -1,4 +1,4 @@
-"""Writing safetensors files, and errors of that which say what to do."""
+"""Writing of safetensors files, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -38,37 +38,38 @@ DTYPES: Final = {
 """Names of dtypes in a file."""
 
 # SHA-256, which most processors compute in hardware: 1.4 GB/s on one core of an AMD EPYC, where BLAKE2b took twice as
-# long. It runs beside the writing, which takes longer.
+# long. It runs in parallel with writing, which takes longer.
 DIGEST: Final = "sha256"
-# Of what is wrong with the disk rather than with the request.
+# Pattern of system errors, which concern the disk rather than the request.
 OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")
 
 
 def write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Write tensors in the safetensors format.
 
-    The library's own `save_file` writes to a temporary file with a name of its choice, which nobody could tell from
-    other files once the process was killed, and reports a full disk as an error that is not an `OSError`.
+    The library's own `save_file` writes to a temporary file with an arbitrary name, which could not be identified after
+    the process was killed, and reports a full disk as an error that is not an `OSError`.
 
     Parameters
     ----------
     file : binary file
-        Open for writing, and empty.
+        Empty file, open for writing.
     tensors : mapping of str to Tensor
-        On any device.
+        Tensors on any device.
     metadata : mapping of str to str, optional
+        Metadata of the file.
 
     Returns
     -------
     str
-        Digest of the file's bytes, as `digest_of` gives it.
+        Digest of the file's bytes, as from `digest_of`.
 
     Raises
     ------
     OSError
-        If it cannot be written.
+        If the file cannot be written.
     """
-    # Larger numbers first, so that each lies at a multiple of its size, as readers that map the file expect.
+    # Larger dtypes first, so that each number is aligned to its size, as readers that map the file expect.
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     content, end = [], 0
@@ -87,8 +88,8 @@ def write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The numbers of a tensor as bytes, in row-major order."""
-    # One without numbers may have strides that cannot be those of bytes.
+    """Return the numbers of a tensor as bytes, in row-major order."""
+    # An empty tensor may have strides that are invalid for bytes.
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
@@ -101,24 +102,24 @@ def _digest(blocks: list[memoryview]) -> str:
 
 
 def digest_of(file: BufferedReader) -> str:
-    """Digest of the bytes of a file from its current position on."""
+    """Compute the digest of the bytes of a file from its current position."""
     return hashlib.file_digest(file, DIGEST).hexdigest()
 
 
 @contextmanager
 def writing(folder: str | os.PathLike[str], size: int | None = None, *, after: str = "") -> Iterator[None]:
-    """Raise whatever keeps a file from being written as an `OSError` that names folder, size and free space.
+    """Convert errors of writing a file to an `OSError` that names folder, size and free space.
 
-    Of safetensors, whose errors are not `OSError`, too.
+    This includes errors of safetensors, which are not `OSError`.
 
     Parameters
     ----------
     folder : path
-        That the file goes into.
+        Folder of the file.
     size : int, optional
-        Bytes that it takes, where that matters.
+        Size of the file in bytes, if it matters.
     after : str
-        A sentence to end with where the folder is there: what is left, or what to do.
+        Final sentence if the folder exists: the state of existing files, or advice.
     """
     try:
         yield
@@ -127,7 +128,7 @@ def writing(folder: str | os.PathLike[str], size: int | None = None, *, after: s
         cause = str(error) if number is None else os.strerror(number)
         room = "" if size is None else _room(folder, size)
         if not Path(folder).is_dir():
-            room, after = "There is no such folder.", ""
+            room, after = "The folder does not exist.", ""
         said = [f"{str(folder)!r} cannot be written to: {cause}.", room, after]
         raised = OSError(" ".join(filter(None, said)))
         raised.errno = number
@@ -138,5 +139,5 @@ def _room(folder: str | os.PathLike[str], size: int) -> str:
     try:
         free = f"{in_words(shutil.disk_usage(folder).free)} are free"
     except OSError:
-        free = "what is free is not known"
-    return f"The file takes {in_words(size)}, and {free}."
+        free = "the free space is unknown"
+    return f"The file needs {in_words(size)}, and {free}."

@@ -1,4 +1,4 @@
-"""Text for terminals: numbers of bytes, rows, and text of others without what a terminal would obey."""
+"""Text for terminals: numbers of bytes, rows, and foreign text without control characters."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -6,14 +6,15 @@ from typing import Final
 
 __all__ = ["in_rows", "in_words", "printable"]
 
-# Controls, formats (which can turn the direction of a line), lone surrogates, and separators of lines and paragraphs.
+# Control and format characters (which can reverse the direction of a line), lone surrogates, line and paragraph
+# separators.
 ESCAPED: Final = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# What joins letters, or keeps them apart, in several alphabets and in emoji.
+# Characters that join or separate letters in several scripts and in emoji.
 JOINERS: Final = "\u200c\u200d"
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Text in which each character that a terminal would obey is written as an escape, but for those in `keep`.
+    r"""Escape each character that a terminal would interpret, except those in `keep`.
 
     Examples
     --------
@@ -31,7 +32,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def in_words(size: float) -> str:
-    """A number of bytes with a unit, in powers of 1000: "1.23 GB"."""
+    """Format a number of bytes with a unit, in powers of 1000: "1.23 GB"."""
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

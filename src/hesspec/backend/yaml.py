@@ -1,4 +1,4 @@
-"""YAML of somebody else, within limits: a few lines of it can stand for any number of values."""
+"""Parsing of untrusted YAML within limits, as a few lines can stand for any number of values."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import yaml
 __all__ = ["LARGEST_YAML", "parse_yaml"]
 
 LARGEST_YAML: Final = 1 << 20
-"""Characters, or bytes, that a text may have."""
-# Values, those behind aliases counted each time. The largest study has some hundred.
+"""Largest size of a text, in characters or bytes."""
+# Largest number of values, counting those behind aliases each time. The largest study has about a hundred.
 MOST_VALUES: Final = 100_000
 
 
 def parse_yaml(text: str) -> tuple[yaml.Node, Any]:
-    """The tree of a YAML text, with places in it, and what it stands for: plain values, and no other objects.
+    """Parse a YAML text to its tree, with positions, and to plain values, without other objects.
 
     Raises
     ------
     ValueError
-        If it is not YAML, or beyond the limits in length, depth or number of values.
+        If the text is not YAML, or exceeds the limits of length, depth or number of values.
     """
     if len(text) > LARGEST_YAML:
-        raise ValueError(f"it has {len(text):,} characters, and may have {LARGEST_YAML:,}")
+        raise ValueError(f"it has {len(text):,} characters, but may have at most {LARGEST_YAML:,}")
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         if tree is None:
@@ -38,11 +38,11 @@ def parse_yaml(text: str) -> tuple[yaml.Node, Any]:
 
 
 def _values_of(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Number of values that a node stands for."""
+    """Count the values that a node stands for."""
     if id(node) in known:
         found = known[id(node)]
         if found is None:
-            raise ValueError("it has a list or a mapping that is a part of itself")
+            raise ValueError("it has a list or a mapping that contains itself")
         return found
     known[id(node)] = None
     parts: list[yaml.Node] = []

@@ -1,1 +1,1 @@
-"""Numerical linear algebra on anything symmetric that has a shape, a dtype, a device and a product."""
+"""Numerical linear algebra on any symmetric operator with a shape, a dtype, a device and a product."""

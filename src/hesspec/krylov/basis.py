@@ -1,4 +1,4 @@
-"""The orthonormal basis of a Krylov space."""
+"""Orthonormal basis of a Krylov space."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hesspec.krylov.vectors import CHUNK, PIECE, Space, norm
 
 __all__ = ["KrylovBasis"]
 
-# Rows are allocated in blocks, so that a basis grows without being copied and no larger than it has to be.
+# Rows are allocated in blocks, so that a basis grows without copies and no larger than necessary.
 BLOCK = 16
-# "Twice is enough" (Daniel, Gragg, Kaufman and Stewart 1976): a second pass is needed only where the first one shortens
-# the vector. What is left along the basis is the basis's own departure from orthonormality times the share that was
-# removed. Their limit, half of the squared norm, lets it grow from vector to vector where residuals are near the
-# rounding level (to 53 eps in 232 steps on a reflection; 9 eps with this one); elsewhere the share is near eps.
+# "Twice is enough" (Daniel, Gragg, Kaufman and Stewart 1976): a second pass is needed only if the first one shortens
+# the vector. The remaining component along the basis is the basis's own deviation from orthonormality times the share
+# that was removed. Their limit, half of the squared norm, lets it grow from vector to vector if residuals are near the
+# rounding level (to 53 eps in 232 steps on a reflection; 9 eps with this limit); otherwise the share is near eps.
 CANCELLATION = 0.99
-# By Pythagoras, the share along the basis beyond which no more than that is left.
+# By Pythagoras, the share along the basis above which at most that much is left.
 REMOVED = math.sqrt(1 - CANCELLATION**2)
 # Largest entry of a scaled float16 vector, below the largest float16, 65,504; powers of two scale without rounding.
 # Entries down to 2^-29 of the largest keep all 11 bits.
@@ -33,17 +33,17 @@ LARGEST_HALF = 2.0**15
 class KrylovBasis:
     """Orthonormal vectors in R^p, in the order in which they are appended.
 
-    Of a space that is sharded, each rank keeps its slice of every vector, and all vectors below are slices; components
-    and norms are the same on all ranks, which make the same calls.
+    In a sharded space, each rank stores its slice of every vector, and all vectors below are slices; components and
+    norms are the same on all ranks, which must make the same calls.
 
     Parameters
     ----------
     space : Space
-        R^p.
+        The space R^p.
     dtype, device
-        Of the vectors.
+        Dtype and device of the vectors.
     storage : Storage
-        How they are kept. With half of the bits, what is kept differs from a vector by up to `kept_error` of it.
+        How they are stored. With half of the bits, a stored vector has an error of up to `kept_error`.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class KrylovBasis:
         return len(self._scales)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Vector `index`, shape (p,), as it is kept; a view where it is kept in full on the device."""
+        """Return the stored vector `index`, shape (p,); a view if it is stored in full precision on the device."""
         index = range(len(self))[index]
         row = self._blocks[index // BLOCK][index % BLOCK].to(device=self.device, dtype=self.dtype)
         return row.mul_(1 / self._scales[index]) if self._storage.half else row
 
     def append(self, vector: Tensor) -> None:
-        """Add a unit vector (p,) that is orthogonal to all before it."""
+        """Append a unit vector (p,) that is orthogonal to all earlier ones."""
         row, scale = self._new_row(), 1.0
         if self._storage.half:
             sharpness, largest = self._shape_of(vector, 1.0)
@@ -88,15 +88,15 @@ class KrylovBasis:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a vector as it is kept, of the whole one where it is sharded."""
+        """Bytes of a stored vector, for all ranks together."""
         return self._storage.row_bytes(self._space.size, self.dtype)
 
     def kept_row(self, index: int) -> Tensor:
-        """Vector `index` in the very numbers in which it is kept, (p,): what a snapshot writes."""
+        """Return vector `index` in its stored representation, (p,), for a snapshot."""
         return self._blocks[index // BLOCK][index % BLOCK]
 
     def state(self) -> dict[str, Any]:
-        """All but the rows that it needs to be restored."""
+        """State from which the basis can be restored, apart from its rows."""
         return {
             "scales": list(self._scales),
             "sharpness": list(self._sharpness),
@@ -114,28 +114,28 @@ class KrylovBasis:
         dtype: torch.dtype,
         device: Any,
     ) -> KrylovBasis:
-        """The basis that `state` was taken of.
+        """Restore the basis from `state`.
 
         Parameters
         ----------
         state : dict
         space : Space
         read : callable
-            Reads row `index`, as `kept_row` gave it, into a tensor (p,).
+            Reads row `index`, as returned by `kept_row`, into a tensor (p,).
         dtype, device
-            Of the vectors.
+            Dtype and device of the vectors.
 
         Raises
         ------
         ValueError
-            If it is not the state of a basis.
+            If it is not a valid state.
         OSError
-            If there is no room for it on the disk.
+            If there is no space for it on the disk.
         """
         basis = cls(space, dtype=dtype, device=device, storage=restored_storage(state))
         scales, sharpness = (list(map(float, state[name])) for name in ("scales", "sharpness"))
         if len(sharpness) != (len(scales) if basis.rounded else 0) or not all(scales):
-            raise ValueError("the scales of a basis are not those of its vectors")
+            raise ValueError("the scales of a basis do not match its vectors")
         for index, scale in enumerate(scales):
             read(index, basis._new_row())
             basis._scales.append(scale)
@@ -144,15 +144,15 @@ class KrylovBasis:
 
     @property
     def rounded(self) -> bool:
-        """Whether what is kept of a vector is not the vector itself."""
+        """Whether stored vectors are rounded."""
         return self._storage.half
 
     def kept_error(self, vector: Tensor, length: float) -> float:
-        """Inner product of vector/length, a unit vector, with what is lost of a kept vector, at most.
+        """Bound on the inner product of the unit vector vector/length with the rounding error of a stored vector.
 
         Rounding errors of entries are independent, up to half a unit u in the last place of each: their inner product
-        with w has the standard deviation u ||q * w|| / sqrt(3) <= u ||q||_4 ||w||_4 / sqrt(3). Three of them, and never
-        more than u ||q|| ||w||.
+        with w has the standard deviation u ||q * w|| / sqrt(3) <= u ||q||_4 ||w||_4 / sqrt(3). The bound is three
+        standard deviations, and at most u ||q|| ||w||.
         """
         if not self.rounded or not self._sharpness:
             return 0.0
@@ -160,7 +160,7 @@ class KrylovBasis:
         return unit * min(1.0, 3**0.5 * max(self._sharpness) * self._shape_of(vector, length)[0])
 
     def around(self, rows: npt.NDArray[np.intp] | None) -> npt.NDArray[np.intp]:
-        """Indices of all vectors in the blocks that hold these ones, which cost no more than these alone; or of all."""
+        """Return indices of all vectors in the blocks that contain these, which cost no more, or of all vectors."""
         everything = np.arange(len(self))
         return everything if rows is None else everything[np.isin(everything // BLOCK, rows // BLOCK)]
 
@@ -169,20 +169,20 @@ class KrylovBasis:
     ) -> Tensor:
         """Remove from `vector` (p,), in place, its components along the basis.
 
-        Classical Gram-Schmidt, with a second pass where cancellation asks for one.
+        Classical Gram-Schmidt, with a second pass if cancellation requires it.
 
         Parameters
         ----------
         vector : Tensor (p,)
         rows : int array, optional
-            The vectors to look at, whole blocks as `around` gives them; all by default.
+            Vectors to include, in whole blocks as returned by `around`; all by default.
         length : float, optional
-            Norm of `vector`, where it is known.
+            Norm of `vector`, if it is known.
 
         Returns
         -------
         Tensor (len(self),)
-            The components that the first pass removed, float64, on the CPU; zero for vectors that were not looked at.
+            Components that the first pass removed, float64, on the CPU; zero for vectors that were not included.
         """
         blocks = set(range(len(self._blocks))) if rows is None else set((rows // BLOCK).tolist())
         before = self._space.norm(vector) if length is None else length
@@ -206,7 +206,7 @@ class KrylovBasis:
         return components.cpu()
 
     def _pieces(self, vector: Tensor, blocks: set[int]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Chunks of blocks of rows, in the vector's precision on its device, beside those of the vector."""
+        """Yield chunks of blocks of rows, in the vector's precision on its device, with those of the vector."""
         for number in sorted(blocks):
             block = self._blocks[number][: len(self) - BLOCK * number]
             rows = slice(BLOCK * number, BLOCK * number + len(block))

@@ -1,12 +1,12 @@
-r"""Whether an eigenvalue could have further copies that a Lanczos run has not shown.
+r"""Tests of whether an eigenvalue could have further copies that a Lanczos run has not shown.
 
 Let u be a unit eigenvector of lambda, orthogonal to those found, and x_j = q_j \cdot u its component of the j-th
 Lanczos vector. From A Q = Q T + beta q e^T + F, with f_j the j-th column of F, the error of a step,
 
 .. math:: \beta_j x_{j+1} = (\lambda - \alpha_j) x_j - \beta_{j-1} x_{j-1} - f_j \cdot u,
 
-which is known from T, but for how it begins, and grows as fast as the process converges. By Bessel's inequality the sum
-of all x_j^2 is at most 1: where the solution would be far longer, there is no such u.
+which is known from T up to its initial value, and grows as fast as the process converges. By Bessel's inequality the
+sum of all x_j^2 is at most 1: if the solution would be far longer, there is no such u.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from hesspec.krylov.ritz import Array
 
 __all__ = ["outgrown_by_rounding", "outgrown_by_start"]
 
-# How many times longer than a unit vector the component of a further copy would be, had it begun with its standard
-# deviation. A normal variable is below 1/1,000 of its own with probability 8e-4.
+# Factor by which the component of a further copy would exceed a unit vector if it started with its standard deviation.
+# A normal variable is below 1/1,000 of its standard deviation with probability 8e-4.
 CERTAIN = 1e3
 
 
 def outgrown_by_rounding(values: Array, alpha: Array, beta: Array, error: float) -> npt.NDArray[np.bool_]:
-    """Which eigenvalues, found once by a run, have no further copies, as rounding would have brought these up.
+    """Return which eigenvalues found once have no further copies, because rounding would have revealed them.
 
-    A run from one vector sees one direction of an eigenspace, x_1 = 0 for all others; but the errors of its first step
-    have components along them. (Later errors need not: those of a diagonal matrix are relative to entries, which are
-    gone once the eigenvalue is found. So there are two directions to be seen, and nothing is known of a third.)
+    A run from one vector sees one direction of an eigenspace, x_1 = 0 for all others, but the errors of its first step
+    have components along them. (Later errors need not: for a diagonal matrix they are relative to entries, which vanish
+    once the eigenvalue is found. So two directions can be seen, and nothing is known about a third.)
 
     Parameters
     ----------
     values : array (k,)
         Eigenvalues.
     alpha, beta : array (m,)
-        T of the run; the last entry of beta is the norm of the residual.
+        Lanczos matrix T of the run; the last entry of beta is the norm of the residual.
     error : float
         Standard deviation of the component of a step's error along a unit vector, eps ||A|| / sqrt(p).
 
@@ -47,7 +47,7 @@ def outgrown_by_rounding(values: Array, alpha: Array, beta: Array, error: float)
 
 
 def outgrown_by_start(values: Array, alpha: Array, beta: Array, dimension: int) -> npt.NDArray[np.bool_]:
-    """Which numbers are no eigenvalues of an operator on R^q, as a run from a random vector would have found them.
+    """Return which numbers are not eigenvalues of an operator on R^q, because a random start would have found them.
 
     Its component along any unit vector, x_1, has the standard deviation 1 / sqrt(q).
 
@@ -55,9 +55,9 @@ def outgrown_by_start(values: Array, alpha: Array, beta: Array, dimension: int) 
     ----------
     values : array (k,)
     alpha, beta : array (m,)
-        T of the run.
+        Lanczos matrix T of the run.
     dimension : int
-        q.
+        Dimension q.
 
     Returns
     -------
@@ -75,6 +75,6 @@ def _outgrown(values: Array, alpha: Array, beta: Array, start: float, error: flo
         following = (values - alpha[j]) * now - (beta[j - 1] * before if j else -error)
         before, now = now, following / beta[j]
         grown |= np.abs(now) > CERTAIN
-        # Those that are decided need not go on to overflow.
+        # Those that are decided need not continue to overflow.
         now[grown], before[grown] = 0.0, 0.0
     return grown

@@ -1,4 +1,4 @@
-"""How orthogonal Lanczos vectors are, known without looking at them: the omega recurrence."""
+"""Estimate of the orthogonality of Lanczos vectors by the omega recurrence, without inner products."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ __all__ = ["OrthogonalityEstimate"]
 
 Array = npt.NDArray[np.float64]
 
-# Runs of the recurrence, each with errors of its own. The largest of so many is beyond the truth with all but certainty
-# where errors are as they are assumed to be. (Errors added with the sign of the value, as is often done, can keep an
-# exponentially growing part of it small, and miss it.)
+# Number of runs of the recurrence, each with its own random errors. Their maximum is almost certainly above the truth
+# if errors are distributed as assumed. (Adding errors with the sign of the value, as is often done, can keep an
+# exponentially growing component small and miss it.)
 SAMPLES = 16
-# Standard deviation of an error's component along another vector, in units of what independent entries give: three
-# times 1/sqrt(p) of the error's norm.
+# Standard deviation of the component of an error along another vector, relative to that of independent entries: three
+# times 1/sqrt(p) of the norm of the error.
 INDEPENDENT = 3.0
 
 
 class OrthogonalityEstimate:
-    r"""Samples of the inner products omega_{j,k} = q_j . q_k of the last two Lanczos vectors with all before them.
+    r"""Samples of the inner products omega_{j,k} = q_j . q_k of the last two Lanczos vectors with all earlier ones.
 
-    From A q_j = beta_{j-1} q_{j-1} + alpha_j q_j + beta_j q_{j+1} + f_j, written for j and for k and multiplied with
-    the other's vector,
+    From A q_j = beta_{j-1} q_{j-1} + alpha_j q_j + beta_j q_{j+1} + f_j, for j times q_k and for k times q_j,
 
     .. math:: \beta_j \omega_{j+1,k} = \beta_k \omega_{j,k+1} + (\alpha_k - \alpha_j) \omega_{j,k}
               + \beta_{k-1} \omega_{j,k-1} - \beta_{j-1} \omega_{j-1,k} + q_j \cdot f_k - q_k \cdot f_j .
 
-    The last two terms are unknown and drawn at random (Simon 1984), in several samples. Errors of the entries of a
-    product are as good as independent, so that their component along a unit vector is of the order of 1/sqrt(p) of
-    their norm. Where reorthogonalisation finds more than any sample has, the assumption was wrong, and is raised to
-    what was found.
+    The last two terms are unknown and are drawn at random (Simon 1984), in several samples. Errors of the entries of a
+    product are nearly independent, so their component along a unit vector is of the order of 1/sqrt(p) of their norm.
+    If reorthogonalisation finds larger values than any sample, the assumption was wrong, and the estimate is raised
+    accordingly.
 
     Parameters
     ----------
     size : int
-        p.
+        Dimension p.
     """
 
     def __init__(self, size: int) -> None:
@@ -50,14 +49,14 @@ class OrthogonalityEstimate:
         self._share = min(1.0, INDEPENDENT / size**0.5)
 
     def predicted(self, alpha: Sequence[float], beta: Sequence[float], error: float) -> Array:
-        """Inner products of the residual beta_j q_{j+1} with q_k, k < j.
+        """Predict the inner products of the residual beta_j q_{j+1} with q_k, k < j.
 
         Parameters
         ----------
         alpha : sequence (j + 1,)
         beta : sequence (j,)
         error : float
-            Norm of the error of a step, at most.
+            Bound on the norm of the error of a step.
 
         Returns
         -------
@@ -78,25 +77,25 @@ class OrthogonalityEstimate:
         return products
 
     def learn(self, predicted: float, found: float) -> float:
-        """Compare the largest product that was predicted with the one that was found; how much larger it was."""
+        """Compare the largest predicted inner product with the one that was found; return the ratio."""
         ratio = max(1.0, found / predicted) if predicted > 0 else 1.0
         self._share = min(1.0, self._share * ratio)
         return ratio
 
     def accept(self, products: Array) -> None:
-        """Take the vector that comes next as the last one, with these inner products (samples, j + 1)."""
+        """Advance to the next vector, with these inner products (samples, j + 1)."""
         self._before, self._last = self._last, np.clip(products, -1, 1)
 
     def random(self, count: int, level: float) -> Array:
-        """Samples (samples, count) of inner products of this size."""
+        """Draw samples (samples, count) of inner products of this size."""
         return np.asarray(level * self._random.standard_normal((SAMPLES, count)))
 
     def replace(self, level: float) -> None:
-        """Take another vector in place of the last one, with inner products of this size."""
+        """Replace the last vector by another one, with inner products of this size."""
         self._last = self.random(self._last.shape[1], level)
 
     def state(self) -> dict[str, Any]:
-        """All that it needs to go on."""
+        """State from which the estimate can be resumed."""
         return {
             "random": self._random.bit_generator.state,
             "last": self._last,
@@ -106,19 +105,19 @@ class OrthogonalityEstimate:
 
     @property
     def steps(self) -> int:
-        """Number of vectors that it knows the last one's inner products with."""
+        """Number of vectors whose inner products with the last one are estimated."""
         return int(self._last.shape[1])
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Resume where `state` was taken.
+        """Restore the estimate from `state`.
 
         Raises
         ------
         ValueError, KeyError, TypeError
-            If it is not the state of an estimate.
+            If it is not a valid state.
         """
         kept = fields(state, {"random": dict, "last": np.ndarray, "before": np.ndarray, "share": float})
         self._random.bit_generator.state = kept["random"]
         self._last, self._before, self._share = kept["last"], kept["before"], kept["share"]
         if self._last.shape != (SAMPLES, self.steps) or self._before.shape != (SAMPLES, max(self.steps - 1, 0)):
-            raise ValueError("an estimate of orthogonality is not that of a process")
+            raise ValueError("an estimate of orthogonality does not match its process")

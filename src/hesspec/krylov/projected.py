@@ -1,4 +1,4 @@
-"""An operator between two projections on the complement of a few vectors."""
+"""Operators projected on the complement of a few vectors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["ProjectedOperator"]
 
 
 class ProjectedOperator(Composable):
-    """P A P with P = I - Q Q^T: what is left of a symmetric operator A where the orthonormal vectors Q are knocked out.
+    """Projected operator P A P with P = I - Q Q^T, for a symmetric operator A and orthonormal vectors Q.
 
     Parameters
     ----------
     operator : SymmetricOperator
-        A, (p, p).
+        Operator A, (p, p).
     basis : KrylovBasis
-        Q. The eigenvalue 0 of P A P has its number of vectors as multiplicity at least.
+        Vectors Q. The multiplicity of the eigenvalue 0 of P A P is at least their number.
     """
 
     def __init__(self, operator: SymmetricOperator, basis: KrylovBasis) -> None:
@@ -30,11 +30,11 @@ class ProjectedOperator(Composable):
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Of A, and how many vectors were projected out."""
+        """Attributes of A, and the number of vectors that were projected out."""
         return {**getattr(self._operator, "attributes", {}), "projected_out": len(self._basis)}
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """P A P times a vector (p,), or times the columns of a matrix (p, k)."""
+        """Product with a vector (p,) or the columns of a matrix (p, k)."""
         columns = [vectors] if vectors.dim() == 1 else list(vectors.T)
         inside = [column.clone() for column in columns]
         for column in inside:

@@ -1,4 +1,4 @@
-"""The spectral measure that a Lanczos run gives: resolved eigenvalues, and the quadrature of the bulk."""
+"""Spectral measure from a Lanczos run: resolved eigenvalues, and quadrature of the bulk."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SpectralMeasure:
-    """The measure that the first probe gives; fields as in `Spectrum`, and the Ritz vectors in the Lanczos basis.
+    """Spectral measure from the first probe; fields as in `Spectrum`, and the Ritz vectors in the Lanczos basis.
 
     Attributes
     ----------
     complete : bool array (k,)
-        Resolved eigenvalues that have no further copies, unseen.
+        Resolved eigenvalues without further, unseen copies.
     again : bool array (k,)
-        Those of which other probes have found further copies.
+        Resolved eigenvalues of which other probes have found further copies.
     """
 
     eigenvalues: Array
@@ -50,16 +50,16 @@ class SpectralMeasure:
 
 
 def spectral_measure(lanczos: Lanczos, p: int, steps: int) -> SpectralMeasure:
-    """Resolved eigenvalues and bulk from the first `steps` steps of a run on R^p."""
+    """Compute resolved eigenvalues and bulk from the first `steps` steps of a run on R^p."""
     alpha, beta = (entries[:steps] for entries in lanczos.tridiagonal())
     starts = [start for start in lanczos.starts if start < steps]
     exact = lanczos.exhausted and steps == len(lanczos)
     if len(starts) > 1 and not exact and steps not in lanczos.starts:
-        # The blocks before an unfinished one are invariant and hold all distinct eigenvalues: it would tell less.
+        # The blocks before an unfinished one are invariant and contain all distinct eigenvalues, so it would add less.
         steps = starts.pop()
     blocks = [ritz_pairs(alpha[a:b], beta[a:b]) for a, b in zip(starts, [*starts[1:], steps], strict=True)]
     norm = max(float(np.abs(pairs.values).max()) for pairs in blocks)
-    # What a step rounds off is known relative to ||A||, of which the norm seen here is the better estimate.
+    # Rounding of a step is known relative to ||A||, for which the norm found here is a better estimate.
     rounding = max(float(np.sqrt(steps)) * rounding_unit(lanczos.dtype) * norm, lanczos.backward_error(steps))
     # Blocks before the last one are invariant: each of their Ritz values is an eigenvalue. The last one is the
     # quadrature of the complement of the others.
@@ -70,9 +70,9 @@ def spectral_measure(lanczos: Lanczos, p: int, steps: int) -> SpectralMeasure:
     bounds = clustered_bounds(eigenvalues, np.concatenate([np.zeros(begin), last.residuals[chosen]]), rounding)
     weights, complete, again = np.full(eigenvalues.size, 1 / p), np.ones(eigenvalues.size, bool), np.zeros(begin, bool)
     if exact:
-        # Restarts that broke down at once found eigenvectors at random: their eigenvalue is that of the whole rest. A
-        # random vector has 1/q of its squared length along each of q eigenvectors: its residual bounds the root mean
-        # square of their eigenvalues' distances, and each distance up to sqrt(q).
+        # Restarts that broke down immediately found random eigenvectors: their eigenvalue is that of the whole rest. A
+        # random vector has 1/q of its squared length along each of q eigenvectors, so its residual bounds the
+        # root-mean-square distance of their eigenvalues, and each distance up to a factor sqrt(q).
         weights[-1] += lanczos.rest / p
         bounds[-1] *= np.sqrt(1 + lanczos.rest)
         again = np.zeros(eigenvalues.size, bool)
@@ -82,7 +82,7 @@ def spectral_measure(lanczos: Lanczos, p: int, steps: int) -> SpectralMeasure:
         single = _near(last.values[chosen], last.values, 2 * rounding) == 1
         grown = outgrown_by_rounding(last.values[chosen], alpha[begin:steps], beta[begin:steps], error)
         complete[begin:] = single & grown
-        # An eigenvalue that an invariant block before this one has too is multiple.
+        # An eigenvalue that also occurs in an earlier invariant block is multiple.
         again = np.append(again, _near(last.values[chosen], known, 2 * rounding) > 0)
         nodes, bulk_weights, drawn = divided(last, p, rounding, complete[begin:], again[begin:], before=begin)
         sampled = np.append(np.zeros(begin), drawn)
@@ -104,26 +104,28 @@ def divided(
     *,
     before: int = 0,
 ) -> tuple[Array, Array, Array]:
-    """What a probe's measure leaves to the bulk, and what it says of resolved eigenvalues.
+    """Split the measure of a probe into the bulk and the weights of resolved eigenvalues.
 
     Parameters
     ----------
     pairs : RitzPairs
-        Of its last block.
+        Ritz pairs of its last block.
     p : int
+        Dimension of the space.
     rounding : float
+        Rounding floor, absolute.
     complete, again : bool array (k,)
-        Of the pairs that are resolved, in the order of `outermost`: see `SpectralMeasure`.
+        Flags of the resolved pairs, in the order of `outermost`: see `SpectralMeasure`.
     before : int
-        Number of eigenvalues in the blocks before.
+        Number of eigenvalues in earlier blocks.
 
     Returns
     -------
     nodes, weights : array (b,)
-        Of the bulk.
+        Quadrature of the bulk.
     sampled : array (k,)
-        The weights that the probe gives resolved eigenvalues, where they are not complete: but for the complete ones,
-        what it measured, with the weight of all that is not complete.
+        Measured weights of the resolved eigenvalues that are not complete, normalised to the weight of everything that
+        is not complete; 0 for complete ones.
     """
     chosen = outermost(pairs, rounding)
     flags = np.zeros((2, pairs.values.size), bool)
@@ -131,7 +133,7 @@ def divided(
     _, share = resolve(pairs, p - before, rounding, complete=flags[0], multiple=flags[1])
     bulk = np.flatnonzero(share)
     weights = share[bulk] / share.sum() * (1 - (before + chosen.size) / p)
-    # Zero says that an eigenvalue is complete. The weight of a second copy is rounding alone, and may be zero as well.
+    # Zero means that an eigenvalue is complete. The weight of a second copy is only rounding, and may also be zero.
     sampled = np.where(complete, 0.0, np.maximum(pairs.weights[chosen], np.finfo(np.float64).tiny))
     if not complete.all():
         sampled *= (1 - (before + complete.sum()) / p) / (1 - pairs.weights[chosen[complete]].sum())
@@ -139,12 +141,12 @@ def divided(
 
 
 def _near(values: Array, others: Array, distance: float) -> npt.NDArray[np.intp]:
-    """How many of the others are as near as that to each value."""
+    """Number of the other values that are at most this close to each value."""
     return np.asarray((np.abs(others - values[:, None]) <= distance).sum(axis=1), dtype=np.intp)
 
 
 def further_copies(found: SpectralMeasure, lanczos: Lanczos, pairs: RitzPairs) -> SpectralMeasure:
-    """The measure with what a run in the complement of its resolved eigenvalues says of further copies.
+    """Update the measure by a run in the complement of its resolved eigenvalues, which shows further copies.
 
     Parameters
     ----------
@@ -164,14 +166,14 @@ def further_copies(found: SpectralMeasure, lanczos: Lanczos, pairs: RitzPairs) -
 
 
 def first_block(lanczos: Lanczos) -> RitzPairs:
-    """Ritz pairs of a probe: those of its own start vector."""
+    """Return the Ritz pairs of a probe that belong to its start vector."""
     end = lanczos.starts[1] if len(lanczos.starts) > 1 else len(lanczos)
     alpha, beta = lanczos.tridiagonal()
     return ritz_pairs(alpha[:end], beta[:end])
 
 
 def wasserstein_distance(nodes: Array, others: Array, weights: Array, other_weights: Array) -> float:
-    """W1 distance between two discrete measures of the same mass: the integral of |F - G| for their distributions.
+    """Compute the W1 distance between two discrete measures of equal mass, the integral of |F - G| of their CDFs.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Ritz pairs, quadrature and resolved eigenvalues of a Lanczos run: design 3.2, on NumPy arrays."""
+"""Ritz pairs, quadrature and resolved eigenvalues of a Lanczos run, on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["RitzPairs", "clustered_bounds", "equal_values", "outermost", "resolv
 
 Array = npt.NDArray[np.float64]
 
-# Residual bound, relative to the eigenvalue, up to which a Ritz value counts as resolved.
+# Largest residual bound, relative to the eigenvalue, of a resolved Ritz value.
 RESOLVED = 1e-2
-# The weights of k simple eigenvalues add up to a Beta(k/2, (p - k)/2) variable; a sum beyond this upper quantile
-# (p w > 19.5 for one eigenvalue and large p) belongs to more than k eigenvalues.
+# The weights of k simple eigenvalues sum to a Beta(k/2, (p - k)/2) variable; a sum above this upper quantile (p w >
+# 19.5 for one eigenvalue and large p) belongs to more than k eigenvalues.
 MULTIPLE = 1e-5
-# The same where the eigenvalues of an invariant subspace are all that there are, and fewer than p: some have copies,
-# and one of 100 times a simple one may be taken for one of these.
+# The same quantile if the eigenvalues of an invariant subspace, fewer than p, are the whole spectrum: some must have
+# copies, so one simple eigenvalue in 100 may be mistaken for a multiple one.
 SOME_MULTIPLE = 1e-2
-# Least part of the weight of an eigenvalue of unknown multiplicity that is kept for further copies.
+# Smallest share of the weight of an eigenvalue of unknown multiplicity that is reserved for further copies.
 LEAST_SHARE = 0.1
 
 
@@ -36,9 +36,9 @@ class RitzPairs:
     weights : array (m,)
         Squared first components of the eigenvectors of T: the Gauss quadrature of the start vector's spectral measure.
     residuals : array (m,)
-        ||A y - theta y|| in exact arithmetic, beta_m |last component|.
+        Residual norms ||A y - theta y|| in exact arithmetic, beta_m |last component|.
     vectors : array (m, m)
-        Eigenvectors of T, a column each.
+        Eigenvectors of T as columns.
     """
 
     values: Array
@@ -48,7 +48,7 @@ class RitzPairs:
 
 
 def ritz_pairs(alpha: Array, beta: Array) -> RitzPairs:
-    """Ritz pairs of one block of a Lanczos run.
+    """Compute the Ritz pairs of one block of a Lanczos run.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def ritz_pairs(alpha: Array, beta: Array) -> RitzPairs:
     beta : array (m,)
         Off-diagonal of T, then the norm of the residual.
     """
-    # LAPACK squares entries: T of tiny or huge scale would under- or overflow.
+    # LAPACK squares entries: a T of tiny or huge scale would under- or overflow.
     scale = float(max(np.abs(alpha).max(), np.abs(beta).max())) or 1.0
     pair = scipy.linalg.eigh_tridiagonal(alpha / scale, beta[:-1] / scale)
     values, vectors = (np.asarray(part, np.float64) for part in pair)
@@ -65,9 +65,9 @@ def ritz_pairs(alpha: Array, beta: Array) -> RitzPairs:
 
 
 def outermost(pairs: RitzPairs, rounding: float) -> npt.NDArray[np.intp]:
-    """Ritz pairs that are eigenvalues of the operator, by decreasing absolute value.
+    """Return indices of Ritz pairs that are eigenvalues of the operator, largest absolute value first.
 
-    The walk from the outside ends at the first pair whose residual bound exceeds 1% of its value.
+    The search proceeds from the outside and ends at the first pair whose residual bound exceeds 1% of its value.
     """
     order = np.argsort(-np.abs(pairs.values), kind="stable")
     unresolved = pairs.residuals[order] + rounding > RESOLVED * np.abs(pairs.values[order])
@@ -75,7 +75,7 @@ def outermost(pairs: RitzPairs, rounding: float) -> npt.NDArray[np.intp]:
 
 
 def equal_values(ascending: Array, rounding: float) -> list[npt.NDArray[np.intp]]:
-    """Indices of values that are told apart by rounding only, an array for each eigenvalue."""
+    """Group the indices of values that differ only by rounding, one array for each eigenvalue."""
     gaps = np.diff(ascending) > 2 * rounding
     return np.split(np.arange(ascending.size), np.flatnonzero(gaps) + 1)
 
@@ -88,17 +88,17 @@ def resolve(
     complete: npt.NDArray[np.bool_] | None = None,
     multiple: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.intp], Array]:
-    """Ritz pairs that are eigenvalues of the operator, as `outermost`, and the weights of all the rest.
+    """Return Ritz pairs that are eigenvalues of the operator, as `outermost`, and the weights of the rest.
 
-    One eigenvalue is taken from each resolved pair. A simple one leaves nothing of its weight to the rest; the measured
-    weight beyond the copies that were taken is left where it is known that there are more of them, where weights say so
-    (of one eigenvalue, or of all that seem simple together), and where rounding has brought up further copies.
+    Each resolved pair accounts for one eigenvalue. A simple eigenvalue leaves no weight to the rest. Weight in excess
+    of the known copies is left to the rest if there are known to be more copies, if weights show this (for one
+    eigenvalue, or for all that seem simple together), and if rounding has produced further copies.
 
     Parameters
     ----------
     pairs : RitzPairs
     dimension : int
-        p, of the space that the start vector was drawn from.
+        Dimension p of the space from which the start vector was drawn.
     rounding : float
         Rounding floor of the residual norms, absolute.
     complete : bool array (m,), optional
@@ -128,8 +128,8 @@ def resolve(
         unclear = ~done & ~many & ~simple
         rest[heaviest[many]] = (measured - copies / dimension)[many]
         if measured[unclear].sum() > 0:
-            # What is beyond the copies of one of these alone may come out negative: it counts in their sum, and no node
-            # is given up, as it may have further copies all the same.
+            # The excess of a single one may be negative: it counts in their sum, and no node is dropped, as it may have
+            # further copies nevertheless.
             beyond = (measured - copies / dimension)[unclear]
             share = np.maximum(beyond, LEAST_SHARE * measured[unclear])
             rest[heaviest[unclear]] = share * (max(beyond.sum(), 0) / share.sum())
@@ -139,7 +139,7 @@ def resolve(
 def _eigenvalues(
     pairs: RitzPairs, ascending: npt.NDArray[np.intp], rounding: float
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Array]:
-    """Heaviest pair, number and weight of the pairs of each eigenvalue, pairs being told apart by rounding only."""
+    """Heaviest pair, number of pairs and their weight for each eigenvalue; its pairs differ only by rounding."""
     groups = [ascending[group] for group in equal_values(pairs.values[ascending], rounding)]
     return (
         np.array([group[np.argmax(pairs.weights[group])] for group in groups]),
@@ -149,26 +149,27 @@ def _eigenvalues(
 
 
 def _largest_weight(count: int, dimension: int, level: float) -> float:
-    """Most that the weights of `count` simple eigenvalues add up to, but for a probability of `level`."""
+    """Upper quantile, exceeded with probability `level`, of the sum of weights of `count` simple eigenvalues."""
     return float(scipy.special.betainccinv(count / 2, (dimension - count) / 2, level)) if 0 < count < dimension else 1.0
 
 
 def clustered_bounds(values: Array, residuals: Array, rounding: float) -> Array:
-    """Error bounds under which eigenvalues of A can be paired one-to-one with the given Ritz values.
+    """Compute error bounds under which eigenvalues of A can be paired one-to-one with Ritz values.
 
-    A single Ritz value has an eigenvalue within its residual norm. Where such intervals overlap, two could mean the
-    same eigenvalue; by Kahan's theorem k Ritz values have k eigenvalues within the spectral norm of their residual
-    matrix, which for one Lanczos run has rank one and the norm sqrt(sum rho_i^2).
+    There is an eigenvalue within the residual norm of a single Ritz value. If such intervals overlap, two Ritz values
+    could belong to the same eigenvalue; by Kahan's theorem, k Ritz values have k eigenvalues within the spectral norm
+    of their residual matrix, which for one Lanczos run has rank one and norm sqrt(sum rho_i^2).
 
     Parameters
     ----------
     values, residuals : array (k,)
     rounding : float
-        Added to every bound.
+        Rounding floor, which is added to every bound.
 
     Returns
     -------
     array (k,)
+        Error bounds.
 
     Notes
     -----

@@ -16,15 +16,15 @@ SKETCH = 2039
 unit vectors are off by 1/sqrt(d) = 2.2% at most (one standard error), and their squares, where vectors are unrelated,
 by 1/d = 0.05%."""
 
-# Of the signs: the same in all runs, or their sketches could not be compared.
+# Seed of the signs; the same in all runs, so that sketches can be compared.
 SEED = 1811
-# Rows of d numbers that are multiplied by their signs and added at a time: few enough for the processor's cache, and
+# Rows of d numbers that are multiplied by their signs and summed at a time: few enough for the processor's cache and
 # for sums in float32.
 ROWS = 128
 
 
 class Sketch:
-    """A fixed linear map from R^p to R^d that keeps inner products: random signs, then sums over places alike modulo d.
+    """Fixed linear map from R^p to R^d that approximates inner products: random signs, then sums over indices modulo d.
 
     E[Su·Sv] = u·v, with variance ((u·v)^2 + |u|^2 |v|^2)/d for vectors without a pattern of period d; for p <= d it is
     exact. Signs come from a bit generator whose stream is the same in all versions of NumPy.
@@ -32,9 +32,9 @@ class Sketch:
     Parameters
     ----------
     space : Space
-        R^p; of a sharded one, vectors are this rank's slices.
+        The space R^p; in a sharded space, vectors are this rank's slices.
     device : torch.device
-        Of the vectors.
+        Device of the vectors.
 
     References
     ----------
@@ -49,11 +49,11 @@ class Sketch:
         self._signs = torch.from_numpy(bits.astype(np.int8)).mul_(2).sub_(1).to(device)
 
     def __call__(self, vector: Tensor) -> npt.NDArray[np.float64]:
-        """Sketch of a vector (p,); shape (d,), or (p,) where p is smaller."""
+        """Compute the sketch of a vector (p,); shape (d,), or (p,) if p is smaller."""
         size = min(self._space.size, SKETCH)
         total = torch.zeros(size, dtype=torch.float64, device=vector.device)
         chunk = ROWS * size
-        # A product with ones adds up rows four times as fast as a sum over them.
+        # A product with ones sums rows four times as fast as a sum over them.
         ones = torch.ones(ROWS, dtype=vector.dtype, device=vector.device)
         for part, signs in zip(torch.split(vector, chunk), torch.split(self._signs, chunk), strict=True):
             signed = part * signs
@@ -62,5 +62,5 @@ class Sketch:
             if whole:
                 rows = signed[:whole].view(-1, size)
                 total += torch.mv(rows.T, ones[: len(rows)])
-        # Places are those in the whole vector.
+        # Indices are those in the whole vector.
         return self._space.ranks.sum_(total.roll(self._space.begin % size)).cpu().numpy()

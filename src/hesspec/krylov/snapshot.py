@@ -1,4 +1,4 @@
-"""Snapshots of a Krylov run: all that it needs to resume, written so that it is there whole or as it was before."""
+"""Snapshots of a Krylov run, from which it can be resumed; written atomically."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ __all__ = ["STATE", "Snapshot", "parse_duration", "remove_snapshot"]
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Rows go into files of about this size, each of which is forgotten by the system's cache once it is on the disk.
+# Approximate size of files of rows; each is dropped from the system's cache once it is on disk.
 FILE_BYTES: Final = 1 << 28
 UNITS: Final = {"": 1, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "hours": 3600, "minutes": 60, "seconds": 1}
 
 
 def parse_duration(every: str | float) -> float:
-    """Seconds of "10min", "30s", "2h" or a number of seconds.
+    """Convert "10min", "30s", "2h" or a number of seconds to seconds.
 
     Raises
     ------
     ValueError
-        If it is neither, or negative.
+        If the value is not a duration, or is negative.
     """
     advice = 'give a duration such as "10min", "30s" or "2h", or a number of seconds.'
     if isinstance(every, str):
@@ -73,48 +73,49 @@ def parse_duration(every: str | float) -> float:
 
 @dataclass
 class _Contents:
-    """What a snapshot that is being written has besides what JSON holds."""
+    """Content of a snapshot that cannot be stored in JSON, collected while it is written."""
 
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
     listed: dict[str, Listed] = field(default_factory=dict)
-    # By the id of each basis; it is kept so that no other one comes to have its id.
+    # By the id of each basis, which is stored so that its id is not reused.
     bases: dict[int, tuple[KrylovBasis, list[Listed]]] = field(default_factory=dict)
 
 
 class Snapshot:
-    """A folder with the last snapshot of one run, locked for as long as the run uses it.
+    """Folder with the last snapshot of one run, locked while the run uses it.
 
-    What is in it: the rows of Krylov bases, in files of as many as came between two snapshots, so that no row is
-    written twice; the vectors of the step that comes next; and `state.safetensors`, with everything that is not of
-    length p and a manifest of the other files. It is written last and renamed into place, and only then are files
-    removed that the one before listed and it does not: whenever the process dies, the folder holds the snapshot before
-    or the new one. Other files in the folder are never touched.
+    It contains the rows of Krylov bases, in files with the rows between two snapshots, so that no row is written twice;
+    the vectors for the next step; and `state.safetensors`, with everything that is not of length p and a manifest of
+    the other files. The state is written last and renamed into place, and only then are files that are no longer listed
+    removed: whenever the process dies, the folder contains the previous snapshot or the new one. Other files in the
+    folder are never touched.
 
-    Every rank of a group writes its slices into files of its own; any number of ranks can read them.
+    Every rank of a group writes its slices to separate files; any number of ranks can read them.
 
-    Use it as a context manager: its end gives the lock up.
+    Use it as a context manager, which releases the lock on exit.
 
     Parameters
     ----------
     folder : path
-        Made if it is missing; otherwise empty, or with a snapshot. All ranks of a group see the same.
+        Folder, created if it is missing; otherwise empty, or with a snapshot. It must be the same for all ranks.
     every : str or float
-        Time between two snapshots, at least: "10min", or a number of seconds.
+        Smallest time between two snapshots: "10min", or a number of seconds.
     space : Space
+        The space R^p.
     dtype, device
-        Of the vectors.
+        Dtype and device of the vectors.
     identity : dict of str to str
-        What the run is of; a snapshot of another one is refused.
+        Identity of the run (matrix, model, data and so on); a snapshot of another run is rejected.
 
     Raises
     ------
     ValueError
-        If `every` is not a valid duration, or the folder has files and no snapshot.
+        If `every` is not a valid duration, or the folder has files but no snapshot.
     BlockingIOError
         If another run uses the folder.
     OSError
-        If the folder cannot be made or written to.
+        If the folder cannot be created or written to.
     """
 
     def __init__(
@@ -132,29 +133,29 @@ class Snapshot:
         self._last = time.monotonic()
         self._numbers = itertools.count()
         self._bases: dict[int, tuple[KrylovBasis, list[Listed]]] = {}
-        # Of the snapshot that is in the folder: files that it lists, and how its state was found or left.
+        # Files listed by the snapshot in the folder, and the signature of its state.
         self._files: set[str] = set()
         self._seen: tuple[int, ...] | None = None
         self._made = False
         self._lock: FileLock | None = None
         self.seconds = 0.0
-        """Time that writing took so far."""
+        """Seconds spent on writing so far."""
         ranks = space.ranks
         ranks.together(self._claim if ranks.rank == 0 else lambda: None)
         self._run, self._session = ranks.gather(self._tokens())[0]
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return the snapshot itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the lock up; and remove what is left of a snapshot that failed, or a folder that nothing came into."""
+        """Release the lock, and remove the remains of a failed snapshot, or an empty folder."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
-        # Tidying, which the next run does where this one cannot; an error of it would hide the one that matters.
+        # Clean-up, which the next run does if this one cannot; an error here would hide the one that matters.
         with suppress(OSError):
             if _signature(self._folder) == self._seen:
                 remove_unlisted(self._folder, self._run, self._files, self._session)
@@ -171,12 +172,12 @@ class Snapshot:
         self._lock = _locked(self._folder)
 
     def _tokens(self) -> tuple[str, str]:
-        """Of the run, as a process left it with the lock or a new one, and of this process."""
+        """Tokens of the run, as stored with the lock or a new one, and of this process."""
         left = {} if self._lock is None else self._lock.note
         return (str(left["run"]) if is_token(left.get("run")) else new_token()), new_token()
 
     def _name(self, run: str, listed: set[str]) -> None:
-        """Take the token of a run, leave it with the lock, and remove what killed processes have left of it."""
+        """Adopt the token of a run, store it with the lock, and remove files left by killed processes."""
         self._run, self._files = run, listed
         if self._lock is not None:
             with writing(self._folder):
@@ -187,7 +188,7 @@ class Snapshot:
     # Writing ----------------------------------------------------------------------------------------------------------
 
     def due(self) -> bool:
-        """Whether it is time for a snapshot, by the clock of the first rank."""
+        """Whether a snapshot is due, by the clock of rank 0."""
         return bool(self._space.ranks.numbers(float(time.monotonic() - self._last >= self._every))[0, 0])
 
     def write(self, state: dict[str, Any]) -> None:
@@ -196,12 +197,13 @@ class Snapshot:
         Parameters
         ----------
         state : dict
-            Of str to None, bool, int, float, str, arrays, vectors (p,) as tensors, bases, lists and dicts of these.
+            State, a dict of None, bool, int, float, str, arrays, vectors (p,) as tensors, bases, and lists and dicts of
+            these.
 
         Raises
         ------
         OSError
-            If a file cannot be written, or another run has written to the folder. The snapshot before is unharmed.
+            If a file cannot be written, or another run has written to the folder. The previous snapshot is unharmed.
         """
         start, ranks = time.monotonic(), self._space.ranks
         contents = _Contents()
@@ -217,11 +219,11 @@ class Snapshot:
         self.seconds += self._last - start
 
     def _finish(self, record: Record) -> None:
-        """Put the state in its place, and remove files that are no longer listed."""
+        """Replace the state, and remove files that are no longer listed."""
         if _signature(self._folder) != self._seen:
             raise OSError(
                 f"The snapshot in {str(self._folder)!r} was changed or removed by another process while this run used "
-                "it. Start again, and give each run a folder of its own with snapshot=...."
+                "it. Start again, and use a separate folder for each run with snapshot=...."
             )
         with self._writing(sum(array.nbytes for array in record.arrays.values())):
             write_record(self._folder, record, self._session)
@@ -231,11 +233,11 @@ class Snapshot:
                 (self._folder / name).unlink(missing_ok=True)
 
     def _writing(self, size: int) -> AbstractContextManager[None]:
-        after = "The snapshot before it is unharmed." if self._seen else ""
+        after = "The previous snapshot is unharmed." if self._seen else ""
         return writing(self._folder, size, after=after)
 
     def _flat(self, value: Any, contents: _Contents) -> Any:
-        """What JSON takes of a value; all else goes into the contents."""
+        """Return the JSON form of a value; arrays, vectors and bases are collected in the contents."""
         if isinstance(value, dict):
             return {str(name): self._flat(entry, contents) for name, entry in value.items()}
         if isinstance(value, list):
@@ -259,7 +261,7 @@ class Snapshot:
         return value
 
     def _write_rows(self, basis: KrylovBasis) -> list[Listed]:
-        """Write those rows of a basis that are in no file yet; all of its files."""
+        """Write the rows of a basis that are not in a file yet; return all of its files."""
         files = list(self._bases[id(basis)][1]) if id(basis) in self._bases else []
         size = max(1, FILE_BYTES // max(basis.row_bytes, 1))
         for first in range(files[-1].last if files else 0, len(basis), size):
@@ -283,12 +285,12 @@ class Snapshot:
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def read(self) -> dict[str, Any] | None:
-        """The state that the last snapshot holds; None where there is none.
+        """Return the state of the last snapshot; None if there is none.
 
         Raises
         ------
         ValueError
-            If it is of another run, or a file is missing or cannot be read.
+            If it belongs to another run, or a file is missing or cannot be read.
         MemoryError
             If its vectors do not fit into memory.
         """
@@ -306,32 +308,32 @@ class Snapshot:
         return state
 
     def readable(self, action: Callable[[], T]) -> T:
-        """Result of an action that makes something of what was read; a ValueError where that cannot be."""
+        """Run an action that uses the content that was read; raise ValueError if the content is invalid."""
         return readable(self._folder, action)
 
     def _refuse_another(self, found: dict[str, str]) -> None:
         for what in {**self._identity, **found}:
             here, there = self._identity.get(what, "none"), found.get(what, "none")
             if here != there:
-                raise self.of_another_run(f"its {shown(what)} is {shown(there)}, and here it is {here}")
+                raise self.of_another_run(f"its {shown(what)} is {shown(there)}, but here it is {here}")
 
     def of_another_run(self, difference: str) -> ValueError:
-        """What is raised where a snapshot is of another run, with the difference, a clause."""
+        """Return the error for a snapshot of another run, with the difference as a clause."""
         return ValueError(
-            f"The snapshot in {str(self._folder)!r} is of another run: {difference}. Name another folder with "
-            "snapshot=..., or remove this one."
+            f"The snapshot in {str(self._folder)!r} belongs to another run: {difference}. Use another folder with "
+            "snapshot=..., or delete this one."
         )
 
 
 def remove_snapshot(folder: str | os.PathLike[str]) -> None:
-    """Remove a snapshot, once the result of its run is kept, and its folder if nothing else is in it.
+    """Remove a snapshot after the result of its run was saved, and its folder if it contains nothing else.
 
     Raises
     ------
     BlockingIOError
         If a run uses the folder.
     ValueError
-        If it is not a folder of snapshots, or its list of files cannot be read.
+        If it is not a folder of snapshots, or its manifest cannot be read.
     OSError
         If a file cannot be removed.
     """
@@ -354,13 +356,13 @@ def remove_snapshot(folder: str | os.PathLike[str]) -> None:
 
 
 def _locked(folder: Path) -> FileLock:
-    """The lock of a folder, which is made if it is missing, unless it is somebody else's."""
+    """Lock a folder, which is created if it is missing, unless it contains other files."""
     if folder.exists():
         if not folder.is_dir():
-            raise NotADirectoryError(f"{str(folder)!r} is a file, and snapshots take a folder.")
+            raise NotADirectoryError(f"{str(folder)!r} is a file, but snapshots need a folder.")
         names = {path.name for path in folder.iterdir()}
         if names and not names & {STATE, LOCK}:
-            raise _not_ours(folder, f"it holds {_some(names)}, and no snapshot")
+            raise _not_ours(folder, f"it contains {_some(names)}, but no snapshot")
     else:
         with writing(folder):
             folder.mkdir(parents=True)
@@ -368,7 +370,7 @@ def _locked(folder: Path) -> FileLock:
         return FileLock(folder / LOCK)
     except BlockingIOError as error:
         raise BlockingIOError(
-            f"Another run uses the snapshots in {str(folder)!r}: {error} Wait for its end, or name another folder "
+            f"Another run uses the snapshots in {str(folder)!r}: {error} Wait until it ends, or use another folder "
             "with snapshot=...."
         ) from None
     except OSError:
@@ -383,26 +385,26 @@ def _record(folder: Path) -> Record:
         raise _not_ours(folder, f"{STATE} in it is not one: {error}") from error
     except VersionError as error:
         raise ValueError(
-            f"The snapshot in {str(folder)!r} is of version {shown(str(error))} of its format, and this hesspec reads "
-            f"version {VERSION}. Finish the run with the hesspec that began it, or name another folder with "
-            "snapshot=... to start again."
+            f"The snapshot in {str(folder)!r} has version {shown(str(error))} of the format, but this hesspec reads "
+            f"version {VERSION}. Finish the run with the version of hesspec that started it, or use another folder "
+            "with snapshot=... to start over."
         ) from error
 
 
 def _not_ours(folder: Path, why: str) -> ValueError:
     return ValueError(
-        f"{str(folder)!r} is not a folder of snapshots: {shown(why)}. Name a new or an empty folder with snapshot=...."
+        f"{str(folder)!r} is not a folder of snapshots: {shown(why)}. Use a new or an empty folder with snapshot=...."
     )
 
 
 def _some(names: set[str]) -> str:
-    """The first of several names."""
+    """Show the first of several names."""
     first, *others = sorted(names)
     return f"{first!r}" + (f" and {len(others)} more" if others else "")
 
 
 def _signature(folder: Path) -> tuple[int, ...] | None:
-    """By which a state is known from one that another process has put in its place; None where there is none."""
+    """Signature that distinguishes a state from one that another process has written; None if there is none."""
     try:
         found = (folder / STATE).lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -411,7 +413,7 @@ def _signature(folder: Path) -> tuple[int, ...] | None:
 
 
 def _kept_array(array: np.ndarray[Any, Any], contents: _Contents) -> dict[str, Any]:
-    """An array with its order in memory, on which the last bit of a product with it may depend."""
+    """Return an array with its memory order, on which the last bit of products may depend."""
     name, transposed = key(len(contents.arrays)), array.flags.f_contiguous and not array.flags.c_contiguous
     contents.arrays[name] = np.ascontiguousarray(array.T if transposed else array)
     return {"$array": name, "transposed": transposed}

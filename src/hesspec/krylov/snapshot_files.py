@@ -1,9 +1,9 @@
-"""The files of a snapshot: vectors in safetensors files, a part of each for every rank, and the state that lists them.
+"""Files of a snapshot: vectors in safetensors files, with one part per rank, and the state that lists them.
 
-`state.safetensors` has all that is not of length p: arrays, and in its metadata a record in JSON, of which the manifest
-of the other files is a part. Each of these is listed with its size, its digest, and what it holds; the record and the
-arrays have a digest in the metadata. A file is not opened as safetensors before it has been found to be as it is
-listed.
+`state.safetensors` contains everything that is not of length p: arrays, and in its metadata a JSON record, which
+includes the manifest of the other files. Each of these is listed with its size, its digest and its content; the digest
+of the record and the arrays is in the metadata. A file is opened as safetensors only after its size and digest have
+been checked.
 """
 
 from __future__ import annotations
@@ -56,25 +56,25 @@ __all__ = [
 STATE: Final = "state.safetensors"
 LOCK: Final = "hesspec.lock"
 VERSION: Final = 4
-# Digits of a number in a name.
+# Number of digits of a number in a file name.
 DIGITS: Final = 6
-# Bytes of the state's header, at most: it has 100 for each part of a file that it lists, and a week of snapshots every
-# ten minutes on 64 ranks would have 6.5 MB.
+# Largest header of the state in bytes: it has 100 for each part of a listed file, and a week of snapshots every ten
+# minutes on 64 ranks would take 6.5 MB.
 HEADER_BYTES: Final = 1 << 23
-# Those of the header of a part, and of each of its vectors.
+# Largest header of a part, and of each of its vectors, in bytes.
 PART_BYTES: Final = 1 << 10
 VECTOR_BYTES: Final = 150
-# A run, one process or group of processes that works on it, and the number of a file.
+# File names: run, process or group of processes that works on it, and number of the file.
 NAME: Final = "(?:rows|vectors)-{run}-{session}-[0-9]{{6,}}"
 TOKEN: Final = re.compile("[0-9a-f]{12}")
 
 
 class VersionError(ValueError):
-    """A snapshot is of another version of the format."""
+    """The snapshot has a different version of the format."""
 
 
 class ForeignError(ValueError):
-    """A file that has the name of a snapshot's state is not one."""
+    """A file with the name of a snapshot's state is something else."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class Part:
     Attributes
     ----------
     begin, end : int
-        Of its slice of each vector.
+        Bounds of its slice of each vector.
     size : int
-        Bytes of its file.
+        Size of its file in bytes.
     digest : str
-        Of its file.
+        Digest of its file.
     """
 
     begin: int
@@ -99,18 +99,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Listed:
-    """Vectors that were written together, as the manifest lists them.
+    """Entry of the manifest: vectors that were written together.
 
     Attributes
     ----------
     name : str
-        Of the files, without the number of the part and the suffix.
+        Name of the files, without the number of the part and the suffix.
     first, last : int
-        Of the vectors in it, by their numbers, `last` excluded.
+        Range of numbers of its vectors, `last` excluded.
     dtype : str
-        As safetensors names it.
+        Name of the dtype in safetensors.
     parts : tuple of Part
-        One of each rank that wrote it; together they have the whole vectors.
+        Parts, one per rank that wrote it; together they contain the whole vectors.
     """
 
     name: str
@@ -124,52 +124,52 @@ class Listed:
         return part_file(self.name, part)
 
     def entry(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """JSON form of the entry."""
         parts = [[part.begin, part.end, part.size, part.digest] for part in self.parts]
         return {"first": self.first, "last": self.last, "dtype": self.dtype, "parts": parts}
 
     @classmethod
     def from_entry(cls, name: str, entry: Any, run: str) -> Listed:
-        """Of what the manifest says of it.
+        """Create the entry from its JSON form.
 
         Raises
         ------
         ValueError, KeyError, TypeError
-            If it is not what `entry` gives.
+            If it is not a valid entry.
         """
         listed = cls(name, entry["first"], entry["last"], entry["dtype"], tuple(Part(*part) for part in entry["parts"]))
         sizes = {DTYPES[dtype]: dtype.itemsize for dtype in (torch.float64, torch.float32, torch.float16)}
         numbers = [listed.first, listed.last, *(n for part in listed.parts for n in (part.begin, part.end, part.size))]
         if any(type(number) is not int for number in numbers) or not 0 <= listed.first < listed.last:
-            raise ValueError(f"{name} is listed with numbers that make no sense")
+            raise ValueError(f"{name} is listed with invalid numbers")
         if re.fullmatch(NAME.format(run=run, session=TOKEN.pattern), name) is None or listed.dtype not in sizes:
-            raise ValueError(f"{name!r} with numbers of the dtype {listed.dtype!r} is not a file of a snapshot")
+            raise ValueError(f"{name!r} with the dtype {listed.dtype!r} is not a file of a snapshot")
         ends = [0, *(part.end for part in listed.parts)]
         if [part.begin for part in listed.parts] != ends[:-1] or ends != sorted(ends):
             raise ValueError(f"the parts of {name} do not make up vectors")
         for part in listed.parts:
             content = (listed.last - listed.first) * (part.end - part.begin) * sizes[listed.dtype]
             if not content < part.size <= content + HEADER_BYTES:
-                raise ValueError(f"{name} is listed with a size that is not that of its vectors")
+                raise ValueError(f"{name} is listed with a size that does not match its vectors")
         return listed
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the state of a snapshot says.
+    """Content of the state file of a snapshot.
 
     Attributes
     ----------
     run : str
         Token of the run.
     identity : dict of str to str
-        What the run is of.
+        Identity of the run: matrix, model, data and so on.
     listed : dict of str to Listed
-        The manifest, by the names of the files.
+        Manifest, by file name.
     state : Any
-        What JSON holds of the state.
+        State as JSON.
     arrays : dict of str to array
-        What else it has that is not of length p.
+        Arrays that are not of length p.
     """
 
     run: str
@@ -180,27 +180,27 @@ class Record:
 
     @property
     def files(self) -> set[str]:
-        """Names of all files that it lists."""
+        """Names of all listed files."""
         return {listed.file(part) for listed in self.listed.values() for part in range(len(listed.parts))}
 
 
 def new_token() -> str:
-    """A token of a run, or of a process that works on it, that nothing else has."""
+    """Create a unique token of a run, or of a process that works on it."""
     return secrets.token_hex(6)
 
 
 def is_token(text: object) -> bool:
-    """Whether it can be a token."""
+    """Whether a value is a valid token."""
     return isinstance(text, str) and TOKEN.fullmatch(text) is not None
 
 
 def part_file(name: str, part: int) -> str:
-    """Name of the file of a part of vectors."""
+    """Return the file name of a part of vectors."""
     return f"{name}.{part}.safetensors"
 
 
 def key(number: int) -> str:
-    """Name of a vector in its file."""
+    """Return the name of a vector in its file."""
     return f"{number:0{DIGITS}}"
 
 
@@ -208,24 +208,24 @@ def key(number: int) -> str:
 
 
 def write_part(path: Path, vectors: Mapping[str, Tensor], begin: int, end: int) -> Part:
-    """Write a rank's slices of vectors, onto the disk.
+    """Write a rank's slices of vectors, synchronised to disk.
 
     Raises
     ------
     OSError
-        If they cannot be written; no file is left then.
+        If they cannot be written; no file is left behind.
     """
     size, digest = _write_new(path, vectors, {})
     return Part(begin, end, size, digest)
 
 
 def write_record(folder: Path, record: Record, session: str) -> None:
-    """Write the state, onto the disk, in the place of the one before.
+    """Replace the state, synchronised to disk.
 
     Raises
     ------
     OSError
-        If it cannot be written; the one before is unchanged then.
+        If it cannot be written; the previous one is then unchanged.
     """
     arrays = {name: torch.from_numpy(array) for name, array in record.arrays.items()}
     text = json.dumps(
@@ -245,7 +245,7 @@ def write_record(folder: Path, record: Record, session: str) -> None:
     temporary = folder / f".state-{record.run}-{session}.safetensors"
     _write_new(temporary, arrays, {"hesspec": text, "digest": _content_digest(text, arrays)})
     try:
-        # The names of what the state lists are on the disk before it is, and it before anything is removed.
+        # The listed files are on disk before the state, and the state before anything is removed.
         _sync(folder)
         temporary.replace(folder / STATE)
         _sync(folder)
@@ -254,14 +254,14 @@ def write_record(folder: Path, record: Record, session: str) -> None:
 
 
 def _write_new(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[int, str]:
-    """Size and digest of a new file, which is removed where it cannot be written whole."""
+    """Write a new file and return its size and digest; remove it if it cannot be written completely."""
     with path.open("xb") as file:
         try:
             digest = tensor_files.write(file, tensors, metadata)
             file.flush()
             os.fsync(file.fileno())
-            # The next file is written into the memory of the system's cache that this one leaves: a row of 113 MB
-            # took 0.10 s instead of 0.22, in a virtual machine whose memory had not been touched before.
+            # The next file reuses the memory of the system's cache that this one frees: a row of 113 MB took 0.10 s
+            # instead of 0.22 s, in a virtual machine whose memory had not been touched before.
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         except BaseException:
@@ -271,7 +271,7 @@ def _write_new(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
 
 
 def _sync(folder: Path) -> None:
-    """Put the names in a folder onto the disk."""
+    """Synchronise the names in a folder to disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -288,9 +288,9 @@ def _content_digest(text: str, arrays: Mapping[str, Tensor]) -> str:
 
 
 def remove_unlisted(folder: Path, run: str, listed: set[str], session: str = TOKEN.pattern) -> None:
-    """Remove files of a run that are not listed: what killed processes, or one session, have left.
+    """Remove files of a run that are not listed, which killed processes or one session left behind.
 
-    Files of other sessions only where the lock of the folder is held.
+    Files of other sessions are removed only if the lock of the folder is held.
     """
     vectors = NAME.format(run=run, session=session)
     own = re.compile(rf"{vectors}\.[0-9]+\.safetensors|\.state-{run}-{session}\.safetensors")
@@ -310,9 +310,9 @@ def read_record(folder: Path) -> Record:
     OSError, ValueError, KeyError, TypeError, RecursionError
         If it is damaged.
     VersionError
-        If it is of another version.
+        If it has another version.
     ForeignError
-        If it is something else.
+        If it is not a snapshot.
     """
     path = folder / STATE
     with open_regular(path) as file:
@@ -321,11 +321,11 @@ def read_record(folder: Path) -> Record:
         raise ForeignError("its header is not that of a snapshot")
     # The arrays are read into memory, and copied.
     if 2 * size > (free := free_memory(torch.device("cpu"))):
-        raise ValueError(f"{STATE} has {in_words(size)}, and {in_words(free)} of memory are free")
+        raise ValueError(f"{STATE} has {in_words(size)}, but only {in_words(free)} of memory are free")
     with safetensors.safe_open(path, "pt") as opened:
         metadata = opened.metadata() or {}
         if "hesspec" not in metadata:
-            raise ForeignError("nothing in it is of hesspec")
+            raise ForeignError("it was not written by hesspec")
         text = metadata["hesspec"]
         content = json.loads(text)
         version = content["version"]
@@ -344,40 +344,40 @@ def read_record(folder: Path) -> Record:
 
 
 def check_parts(folder: Path, listed: Listed, parts: Iterable[int]) -> None:
-    """Refuse files that are not as they are listed, without opening them as more than bytes.
+    """Reject files that differ from the manifest, reading them as bytes only.
 
     Raises
     ------
     OSError, ValueError
-        If one is another one, or cannot be read.
+        If one differs or cannot be read.
     """
     for part in parts:
         name, expected = listed.file(part), listed.parts[part]
         with open_regular(folder / name) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected.size:
-                raise ValueError(f"{name} has {size:,} bytes, and it was written with {expected.size:,}")
+                raise ValueError(f"{name} has {size:,} bytes, but was written with {expected.size:,}")
             if digest_of(file) != expected.digest:
                 raise ValueError(f"{name} is damaged, as its digest is another one")
             file.seek(0)
             if _header_bytes(file) > PART_BYTES + VECTOR_BYTES * (listed.last - listed.first):
-                raise ValueError(f"{name} has more in its header than the vectors that it is to hold")
+                raise ValueError(f"{name} has a header that is larger than that of its vectors")
 
 
 def read_vector(folder: Path, listed: Listed, number: int, begin: int, into: Tensor) -> None:
-    """Read a slice of a vector from all parts that have some of it.
+    """Read a slice of a vector from all parts that contain some of it.
 
     Parameters
     ----------
     folder : Path
     listed : Listed
-        Whose parts have been checked.
+        Entry of the manifest, whose parts have been checked.
     number : int
-        Of the vector.
+        Number of the vector.
     begin : int
-        Of the slice.
+        Start of the slice.
     into : Tensor
-        Where it goes, as long as the slice and of the dtype that was written.
+        Destination, with the length of the slice and the dtype of the file.
 
     Raises
     ------
@@ -392,18 +392,18 @@ def read_vector(folder: Path, listed: Listed, number: int, begin: int, into: Ten
         with safetensors.safe_open(folder / listed.file(index), "pt") as file:
             there = file.get_slice(key(number))
             if there.get_shape() != [part.end - part.begin] or there.get_dtype() != DTYPES[into.dtype]:
-                raise ValueError(f"vector {number} in {listed.file(index)} is not as it is listed")
+                raise ValueError(f"vector {number} in {listed.file(index)} differs from the manifest")
             into[first - begin : last - begin].copy_(there[first - part.begin : last - part.begin])
 
 
 def _header_bytes(file: BinaryIO) -> int:
-    """Length of the header of a safetensors file, as its first eight bytes say."""
+    """Return the length of the header of a safetensors file, from its first eight bytes."""
     (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
     return int(length)
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """A file to read from, which is neither a folder nor a link nor a pipe, whose reader would wait for ever.
+    """Open a file for reading, unless it is a folder, a link or a pipe, whose reader would wait forever.
 
     Raises
     ------

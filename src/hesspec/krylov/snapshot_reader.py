@@ -1,4 +1,4 @@
-"""A run's state from the files of a snapshot, which may be damaged or somebody else's."""
+"""Reading of a run's state from the files of a snapshot, which may be damaged or come from others."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ __all__ = ["Reader", "UnreadableError", "readable", "shown"]
 
 T = TypeVar("T")
 
-# What comes of content that nobody has checked: of the files themselves, and of what a run makes of it.
+# Exceptions caused by unchecked content, from the files themselves and from a run that uses it.
 FAULTS: Final = (
     *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RuntimeError),
     safetensors.SafetensorError,
 )
-# Characters of a text from a file that are shown.
+# Largest number of characters shown of a text from a file.
 SHOWN: Final = 200
 
 
 class UnreadableError(ValueError):
-    """A snapshot that cannot be read; the message says what to do."""
+    """The snapshot cannot be read; the message says what to do."""
 
 
 def readable(folder: Path, action: Callable[[], T]) -> T:
-    """Result of an action that reads a snapshot, or makes something of what was read.
+    """Run an action that reads a snapshot or uses its content.
 
     Raises
     ------
     UnreadableError
-        Where anything in the snapshot does not let it.
+        If the content of the snapshot makes the action fail.
     """
     try:
         return action()
@@ -52,35 +52,36 @@ def readable(folder: Path, action: Callable[[], T]) -> T:
             raise
         cause = str(error)
         if not isinstance(error, ValueError | OSError):
-            cause = f"it does not hold the state of a run ({type(error).__name__}: {error})"
+            cause = f"it does not contain the state of a run ({type(error).__name__}: {error})"
         raise UnreadableError(
-            f"The snapshot in {str(folder)!r} cannot be read: {shown(cause)}. Name another folder with snapshot=... to "
-            "start again, or remove this one."
+            f"The snapshot in {str(folder)!r} cannot be read: {shown(cause)}. To start over, use another folder with "
+            "snapshot=..., or delete this one."
         ) from error
 
 
 def shown(text: str) -> str:
-    """A text from a file, such that it does nothing to a terminal and does not fill it."""
+    """Make a text from a file safe to print: no control characters, limited length."""
     short = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     return short if short.isprintable() else repr(short)
 
 
 class Reader:
-    """Rebuilds what a run has put into a snapshot.
+    """Rebuilds the state of a run from a snapshot.
 
     Parameters
     ----------
     folder : Path
     record : Record
-        That was read from it.
+        Record that was read from it.
     space : Space
+        The space R^p.
     dtype, device
-        Of the vectors.
+        Dtype and device of the vectors.
 
     Attributes
     ----------
     bases : dict
-        The bases that were rebuilt and the files of each, by their ids.
+        Rebuilt bases and the files of each, by the id of the basis.
     """
 
     def __init__(self, folder: Path, record: Record, space: Space, dtype: torch.dtype, device: torch.device) -> None:
@@ -90,12 +91,12 @@ class Reader:
         self.bases: dict[int, tuple[KrylovBasis, list[Listed]]] = {}
 
     def state(self) -> dict[str, Any]:
-        """What was written.
+        """Return the state that was written.
 
         Raises
         ------
         UnreadableError
-            If a file is missing or damaged, or does not hold what the state says.
+            If a file is missing or damaged, or does not match the state.
         MemoryError
             If a basis does not fit into memory.
         """
@@ -125,7 +126,7 @@ class Reader:
         state, listed = self._full(state), [self._record.listed[name] for name in files]
         rows, ends = len(fields(state, {"scales": list})["scales"]), [0, *(one.last for one in listed)]
         if [one.first for one in listed] != ends[:-1] or ends[-1] != rows:
-            raise ValueError(f"the {rows} vectors of a basis are not those that are listed")
+            raise ValueError(f"the {rows} vectors of a basis do not match the manifest")
         owners = [one for one in listed for _ in range(one.first, one.last)]
         self._space.ranks.together(lambda: self._check_room(state, rows))
         basis = KrylovBasis.restored(
@@ -139,24 +140,24 @@ class Reader:
         return basis
 
     def _check_room(self, state: dict[str, Any], rows: int) -> None:
-        """Refuse a basis that does not fit, before any of it is read."""
+        """Reject a basis that does not fit into memory, before reading it."""
         kept = restored_storage(state)
         needed = rows * kept.row_bytes(self._space.length, self._dtype)
         room = available(kept, free_memory(self._device), self._device)
         if needed > room:
             raise MemoryError(
                 f"The snapshot in {str(self._folder)!r} has a Krylov basis of {rows} vectors of "
-                f"{self._space.size:,} numbers, kept {kept.name!r}, which needs {in_words(needed)}; {in_words(room)} "
-                "are free."
+                f"{self._space.size:,} numbers, stored as {kept.name!r}, which needs {in_words(needed)}; "
+                f"{in_words(room)} are free."
             )
 
     def _read(self, listed: Listed, number: int, into: Tensor) -> None:
-        """Read this rank's slice of a vector, whoever wrote it, from files that are as they were written."""
+        """Read this rank's slice of a vector, whichever ranks wrote it, from verified files."""
         ranks, folder = self._space.ranks, self._folder
         if listed.name not in self._checked:
             if listed.parts[-1].end != self._space.size:
                 raise ValueError(f"the vectors in {listed.name} do not have {self._space.size} numbers")
-            # Ranks share the work, and wait for one another: whole files are good, or none is used.
+            # Ranks share the checks and wait for one another: no file is used unless all are valid.
             ranks.together(lambda: check_parts(folder, listed, range(ranks.rank, len(listed.parts), ranks.size)))
             self._checked.add(listed.name)
         ranks.together(lambda: read_vector(folder, listed, number, self._space.begin, into))

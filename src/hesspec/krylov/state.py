@@ -1,4 +1,4 @@
-"""What processes say of themselves for a snapshot, and take from one."""
+"""Reading of the state of processes from a snapshot, with checks of its types."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def _classes(hint: Any) -> type | tuple[type, ...]:
 
 
 def fields(state: Any, types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    """Entries of a state that was read from a file.
+    """Return entries of a state that was read from a file, with checked types.
 
     Parameters
     ----------
     state : dict of str to Any
     types : mapping of str to type
-        Of each entry that is wanted; in a list, of the list.
+        Type of each requested entry; for a list, that of the list.
 
     Raises
     ------
@@ -71,11 +71,11 @@ def fields(state: Any, types: Mapping[str, type | tuple[type, ...]]) -> dict[str
         If one is missing or of another type.
     """
     if not isinstance(state, dict):
-        raise ValueError(f"there is a {type(state).__name__} in the place of {', '.join(types)}")
+        raise ValueError(f"there is a {type(state).__name__} instead of {', '.join(types)}")
     found = {}
     for name, expected in types.items():
         value = state.get(name)
-        # A bool is an int of Python's, and no number of steps.
+        # A bool is an int in Python, but not a number of steps.
         if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             raise ValueError(f"{name.lstrip('_')} is a {type(value).__name__}, or missing")
         found[name] = value
@@ -83,15 +83,15 @@ def fields(state: Any, types: Mapping[str, type | tuple[type, ...]]) -> dict[str
 
 
 def columns(state: Any, *names: str) -> dict[str, Any]:
-    """Arrays (n,) of float64 from a state that was read from a file, which have the same length.
+    """Return float64 arrays (n,) of equal length from a state that was read from a file.
 
     Raises
     ------
     ValueError
-        If one is missing or something else.
+        If one is missing or invalid.
     """
     found = fields(state, dict.fromkeys(names, np.ndarray))
     shapes = {array.shape for array in found.values()}
     if len(shapes) != 1 or len(shapes.pop()) != 1 or any(array.dtype != np.float64 for array in found.values()):
-        raise ValueError(f"{', '.join(names)} are not numbers that belong together")
+        raise ValueError(f"{', '.join(names)} are not arrays of numbers of the same length")
     return found

@@ -1,4 +1,4 @@
-"""Where the vectors of a Krylov basis lie, and in which precision."""
+"""Storage of Krylov bases: place (device, host, disk) and precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hesspec.backend.suggest import unknown
 
 __all__ = ["STORAGES", "Storage", "available", "restored_storage", "storages"]
 
-# Of the free memory of a host beside its device, and of a disk, what a basis may fill.
+# Share of the free memory of a host, in addition to its device, and of a disk, that a basis may use.
 HOST_SHARE, DISK_SHARE = 0.8, 0.9
 # Values of the options `basis` and `offload`, the latter after the place that needs none.
 WIDTHS: Final = ("full", "half", "restarted", "auto")
@@ -27,30 +27,30 @@ HALVES: Final = {torch.float64: torch.float32, torch.float32: torch.float16}
 
 @dataclass(frozen=True)
 class Storage:
-    """How a basis is kept.
+    """How a basis is stored.
 
     Attributes
     ----------
     half : bool
-        Whether numbers are kept with half of the bits: float32 for float64 vectors, float16 for float32 vectors, each
-        vector with a scale of its own. Semi-orthogonality asks for errors of at most sqrt(eps), and float16 rounds to
-        2^-12 = 2.4e-4, below float32's 3.5e-4. (bfloat16 rounds to 2^-9, which is semi-orthogonal only where errors
-        average out over many entries.) float32 rounds to 6e-8, above float64's 1.5e-8, where they do not average out:
-        orthogonality is estimated in any case, and its square is in the error bounds.
+        Whether numbers are stored with half of the bits: float32 for float64 vectors, float16 for float32 vectors, with
+        a scale for each vector. Semi-orthogonality requires errors of at most sqrt(eps); float16 rounds to 2^-12 =
+        2.4e-4, below float32's 3.5e-4. (bfloat16 rounds to 2^-9, which is semi-orthogonal only if errors average out
+        over many entries.) float32 rounds to 6e-8, above float64's 1.5e-8, if errors do not average out: orthogonality
+        is estimated in any case, and its square is included in the error bounds.
     place : "device", "host" or "disk"
-        In the memory of the operator's device, in that of the host, or in a memory-mapped file among the temporary
-        files of the system (the environment's TMPDIR), which has no name and so vanishes with the process.
+        In the memory of the operator's device, in that of the host, or in a memory-mapped file in the system's
+        temporary folder (TMPDIR), which has no name and therefore disappears with the process.
     """
 
     half: bool = False
     place: Literal["device", "host", "disk"] = "device"
 
     def dtype(self, vectors: torch.dtype) -> torch.dtype:
-        """Dtype in which vectors of this dtype are kept."""
+        """Dtype in which vectors of this dtype are stored."""
         return HALVES[vectors] if self.half else vectors
 
     def row_bytes(self, size: int, vectors: torch.dtype) -> int:
-        """Bytes of a vector of `size` numbers."""
+        """Bytes of a stored vector of `size` numbers."""
         return size * self.dtype(vectors).itemsize
 
     @property
@@ -59,12 +59,12 @@ class Storage:
         return f"{'half' if self.half else 'full'}{'' if self.place == 'device' else f' on {self.place}'}"
 
     def allocate(self, rows: int, size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Rows for vectors of this dtype and device, not initialised.
+        """Allocate uninitialised rows for vectors of this dtype and device.
 
         Raises
         ------
         OSError
-            If the file cannot be made, or there is no room for it.
+            If the file cannot be created, or there is no space for it.
         """
         kept = self.dtype(dtype)
         if self.place == "disk" and rows * size:
@@ -83,12 +83,12 @@ STORAGES: Final[dict[str, Storage]] = {
 
 
 def _reserve(file: int, size: int) -> None:
-    """Give a file its room on the disk now: a write to a mapped file that finds none later kills the process.
+    """Reserve disk space for a file: a write to a mapped file that finds none later kills the process.
 
     Raises
     ------
     OSError
-        If there is no room.
+        If there is no space.
     """
     try:
         if hasattr(os, "posix_fallocate"):
@@ -98,9 +98,9 @@ def _reserve(file: int, size: int) -> None:
     except OSError as error:
         folder = tempfile.gettempdir()
         raise OSError(
-            f"The Krylov basis on disk takes another {in_words(size)}, and {in_words(shutil.disk_usage(folder).free)} "
-            f"are free in {folder!r} ({error.strerror}): name a folder on a larger disk with the environment's TMPDIR, "
-            "or take fewer steps."
+            f"The Krylov basis on disk needs another {in_words(size)}, but only "
+            f"{in_words(shutil.disk_usage(folder).free)} are free in {folder!r} ({error.strerror}): set TMPDIR to a "
+            "folder on a larger disk, or take fewer steps."
         ) from error
 
 
@@ -132,7 +132,7 @@ def storages(basis: str, offload: str | None) -> list[Storage]:
 
 
 def restored_storage(state: Mapping[str, Any]) -> Storage:
-    """The storage of which a file has `half` and `place`.
+    """Return the storage with the `half` and `place` of a file.
 
     Raises
     ------
@@ -141,20 +141,20 @@ def restored_storage(state: Mapping[str, Any]) -> Storage:
     """
     found = [kept for kept in STORAGES.values() if (kept.half, kept.place) == (state["half"], state["place"])]
     if not found:
-        raise ValueError("a basis is kept in a way that there is not")
+        raise ValueError("a basis has an unknown storage")
     return found[0]
 
 
 def available(kept: Storage, budget: int, device: torch.device) -> int:
-    """Bytes that a basis may fill.
+    """Return the memory that a basis may use, in bytes.
 
     Parameters
     ----------
     kept : Storage
     budget : int
-        What it may fill on the device.
+        Memory that it may use on the device.
     device : torch.device
-        Of the vectors.
+        Device of the vectors.
     """
     if kept.place == "disk":
         return int(DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free)

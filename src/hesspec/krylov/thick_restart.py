@@ -1,4 +1,4 @@
-"""Thick-restart Lanczos: the outermost eigenpairs from a basis of bounded size."""
+"""Thick-restart Lanczos: outermost eigenpairs from a basis of bounded size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["OuterPairs", "ThickRestart"]
 
 Array = npt.NDArray[np.float64]
 
-# What changes from step to step, and its types.
+# State that changes from step to step, with its types.
 FIELDS: Final[dict[str, type]] = {
     **dict.fromkeys(("size", "most", "kept", "before", "used"), int),
     **dict.fromkeys(("floor", "residual"), float),
@@ -38,11 +38,11 @@ class OuterPairs:
     Attributes
     ----------
     values, residuals : array (k,)
-        Eigenvalues and the norms of A y - theta y.
+        Eigenvalues theta, and residual norms ||A y - theta y||.
     vectors : KrylovBasis
-        Their orthonormal vectors y.
+        Orthonormal eigenvectors y.
     matvecs : int
-        Products in all, those of the first cycle included.
+        Total number of products, including those of the first cycle.
     """
 
     values: Array
@@ -52,27 +52,27 @@ class OuterPairs:
 
 
 class ThickRestart:
-    """Going on from a Lanczos run whose basis is full: keep the outer half of its Ritz vectors, and fill up again.
+    """Continuation of a Lanczos run whose basis is full: keep the outer half of its Ritz vectors, and refill the basis.
 
-    Ends when a cycle resolves no further eigenvalue, when all that can be kept are resolved, or when the products are
-    used up.
+    It ends when a cycle resolves no further eigenvalue, when as many are resolved as can be kept, or when the products
+    are used up.
 
     Parameters
     ----------
     lanczos : Lanczos
-        Of m steps, in a single block, with a basis kept in full precision; its size m bounds that of all cycles.
+        Run of m steps, in a single block, with a basis stored in full precision; its size m is that of all cycles.
     matvecs : int
-        Most products in all.
+        Largest total number of products.
 
     Attributes
     ----------
     outer : OuterPairs or None
-        What was found, once it has ended.
+        Result, once the process has ended.
 
     Notes
     -----
-    Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems" (2000). Beside the basis, the
-    kept half of it is in memory while it is rotated.
+    Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems" (2000). While the basis is
+    rotated, the half that is kept is in memory twice.
     """
 
     def __init__(self, lanczos: Lanczos, matvecs: int) -> None:
@@ -87,17 +87,17 @@ class ThickRestart:
 
     @classmethod
     def restored(cls, state: dict[str, Any], space: Space) -> ThickRestart:
-        """The process at the point where `state` was taken.
+        """Restore the process from `state`.
 
         Raises
         ------
         ValueError
-            If it is not the state of a process.
+            If it is not a valid state.
         """
         given = fields(state, FIELDS)
         size, vectors = given["size"], len(given["basis"])
         if given["projected"].shape != (size, size) or not 0 <= given["kept"] <= vectors < size:
-            raise ValueError("a restarted basis and its matrix do not belong together")
+            raise ValueError("a restarted basis and its matrix do not match")
         process = cls.__new__(cls)
         process.outer = None
         for name, value in {**given, "space": space}.items():
@@ -105,11 +105,11 @@ class ThickRestart:
         return process
 
     def state(self) -> dict[str, Any]:
-        """All that it needs to resume, while it has not ended."""
+        """State from which an unfinished process can be resumed."""
         return {name: getattr(self, f"_{name}") for name in FIELDS}
 
     def rounding(self, steps: int) -> float:
-        """As `Lanczos.backward_error`, of more steps than the run has taken."""
+        """Rounding as in `Lanczos.backward_error`, for the larger number of steps."""
         return float(np.sqrt(steps / self._size)) * self._floor
 
     @property
@@ -123,24 +123,24 @@ class ThickRestart:
         Raises
         ------
         NonFiniteError
-            If it holds NaN or infinity.
+            If the product contains NaN or infinity.
         """
         index, basis, projected = len(self._basis), self._basis, self._projected
         basis.append(self._next)
         projected[index, index] = self._space.inner(self._next, image)
         image = image.clone()
-        # Twice: the first pass takes away couplings, which are no rounding.
+        # Twice: the first pass removes couplings, which are not due to rounding.
         basis.orthogonalise(image)
         basis.orthogonalise(image)
         self._residual = self._space.norm(image)
         if not np.isfinite(self._residual):
             raise NonFiniteError(
-                f"Product {self._used + 1} of the operator with a Lanczos vector holds NaN or infinity; nothing is "
-                "returned."
+                f"Product {self._used + 1} of the operator with a Lanczos vector contains NaN or infinity; no "
+                "result is returned."
             )
         self._used += 1
         if self._residual <= self.rounding(1):
-            # An invariant subspace: what is in it is exact, and the rest of the basis adds nothing to it.
+            # An invariant subspace: its eigenpairs are exact, and the rest of the basis adds nothing.
             values, vectors = np.linalg.eigh(projected[: index + 1, : index + 1])
             order = np.argsort(-np.abs(values), kind="stable")[: self._kept]
             self._end(values[order], np.zeros(len(order)), vectors[:, order])
@@ -152,7 +152,7 @@ class ThickRestart:
             self._turn()
 
     def _turn(self) -> None:
-        """Rotate the basis, which is full, to its outer Ritz vectors; or end."""
+        """Rotate the full basis to its outer Ritz vectors, or end."""
         values, vectors = np.linalg.eigh(self._projected)
         order = np.argsort(-np.abs(values), kind="stable")
         values, vectors = values[order], vectors[:, order]

@@ -1,4 +1,4 @@
-"""Inner products of long vectors, accumulated in float64 whatever the vectors' precision, on one rank or on many."""
+"""Operations on long vectors, on one rank or many, with inner products accumulated in float64."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from hesspec.backend.ranks import ALONE, Ranks
 
 __all__ = ["CHUNK", "PIECE", "Space", "inner", "norm", "random_vector", "reduce_and_scale"]
 
-# Sums over float32 vectors run in float64 over chunks. In float32 alone, an inner product of 28 million terms is off by
-# 1e-4 of ||q|| ||w||, which would spoil orthogonality and pass for asymmetry of the operator.
+# Sums over float32 vectors run in float64 over chunks. In float32 alone, an inner product of 28 million terms has an
+# error of 1e-4 ||q|| ||w||, which would destroy orthogonality and look like an asymmetric operator.
 CHUNK = 1 << 16
-# Norms and the entries of T come of shorter ones, each a row of a matrix: in 132 normal vectors of
-# 6e4 to 3e7 entries, squared norms were off by 1.5e-8 at most (2.1e-8 where PyTorch adds them), below eps = 1.2e-7.
+# Norms and the entries of T use shorter chunks, each a row of a matrix: for 132 normal vectors of 6e4 to 3e7 entries,
+# relative errors of squared norms were at most 1.5e-8 (2.1e-8 with sums by PyTorch), below eps = 1.2e-7.
 ROW = 1 << 12
-# Numbers of each vector that a step of several operations works on at a time: few enough for a processor's cache, so
-# that memory is read once for all of them, and many enough for calls of PyTorch to be short beside the work. A step
-# with p = 28 million took 0.09 s, with an eighth of it 0.14, with twice as many 0.08 to 0.10 (two cores, 32 MB cache).
+# Entries of each vector that a step of several operations processes at a time: few enough for the processor's cache, so
+# that memory is read once for all of them, and enough to amortise the overhead of PyTorch calls. A step with p = 28
+# million took 0.09 s, with an eighth of this 0.14 s, with twice as many 0.08 to 0.10 s (two cores, 32 MB cache).
 PIECE = 1 << 19
-# Where squares of numbers, and their sums over a chunk, neither overflow nor vanish beside eps of the sum.
+# Range in which squares of numbers, and their sums over a chunk, neither overflow nor fall below eps of the sum.
 SAFE_SQUARES = {torch.float32: (1e-20, 1e38), torch.float64: (1e-280, 1e280)}
-# Normal numbers are drawn 16 at a time, so that pieces of such lengths are what one draw gives.
+# PyTorch draws normal numbers 16 at a time, so pieces of such lengths agree with a single draw.
 DRAWN = 1 << 20
 
 
 def inner(a: Tensor, b: Tensor) -> float:
-    """a·b of two vectors (p,), accumulated in float64."""
+    """Compute a·b of two vectors (p,), accumulated in float64."""
     if a.dtype == torch.float64:
-        # Pairwise, which a plain dot product is not.
+        # Pairwise summation, unlike a plain dot product.
         return float((a * b).sum())
     whole = len(a) // ROW * ROW
     rows = a[:whole].reshape(-1, ROW), b[:whole].reshape(-1, ROW)
-    # A loop in C over dot products of BLAS, without memory of its own: 6 ms at p = 28 million, a loop in Python 12.
+    # A loop in C over BLAS dot products, without temporary memory: 6 ms at p = 28 million; a Python loop takes 12 ms.
     if a.device.type == "cpu":
-        # What overflows is seen in the result.
+        # Overflow is visible in the result.
         with np.errstate(all="ignore"):
             sums = float(np.vecdot(rows[0].numpy(), rows[1].numpy()).sum(dtype=np.float64))
     else:
@@ -47,20 +47,20 @@ def inner(a: Tensor, b: Tensor) -> float:
 
 
 def norm(a: Tensor) -> float:
-    """Euclidean norm of a vector (p,), accumulated in float64, without overflow or underflow of the squares."""
+    """Compute the norm of a vector (p,), accumulated in float64, without overflow or underflow of squares."""
     if not a.numel():
         return 0.0
     return _root(inner(a, a), a) if a.dtype == torch.float32 else _careful_norm(a)
 
 
 def _root(square: float, a: Tensor) -> float:
-    """Norm of a vector whose square was added up as `inner` does."""
+    """Return the norm of a vector, given its square from `inner`."""
     low, high = SAFE_SQUARES[a.dtype]
     return math.sqrt(square) if low < square < high else _careful_norm(a)
 
 
 def _careful_norm(a: Tensor) -> float:
-    """Norm of a vector of any scale."""
+    """Compute the norm of a vector of any scale."""
     if not a.numel():
         return 0.0
     plain = float(torch.linalg.vector_norm(a, dtype=torch.float64))
@@ -73,15 +73,15 @@ def _careful_norm(a: Tensor) -> float:
 
 
 def random_vector(size: int, generator: torch.Generator, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Standard normal vector (size,), the same for every dtype and device.
+    """Draw a standard normal vector (size,), the same for every dtype and device.
 
-    Drawn in float32 on the CPU: its direction is uniform on the sphere up to rounding.
+    It is drawn in float32 on the CPU; its direction is uniform on the sphere up to rounding.
     """
     return torch.randn(size, generator=generator).to(device=device, dtype=dtype)
 
 
 def reduce_and_scale(w: Tensor, share: float, q: Tensor, length: float) -> Tensor:
-    """(w - share q) / length of vectors (p,), in the place of w and in one pass over memory."""
+    """Compute (w - share q) / length of vectors (p,), in place in w and in one pass over memory."""
     for part, other in _pieces(w, q):
         if share:
             part.add_(other, alpha=-share)
@@ -90,30 +90,32 @@ def reduce_and_scale(w: Tensor, share: float, q: Tensor, length: float) -> Tenso
 
 
 def _pieces(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Pieces of vectors that lie at the same place; on devices other than the CPU, where calls wait in line, all."""
+    """Yield corresponding pieces of vectors; whole vectors on devices other than the CPU, where calls are queued."""
     size = PIECE if vectors[0].device.type == "cpu" else max(len(vectors[0]), 1)
     if len(vectors[0]) <= size:
-        # Nothing to split; the calls were a seventh of the time of small runs, under a profiler.
+        # Nothing to split; these calls were a seventh of the time of small runs, under a profiler.
         return iter((vectors,))
     return zip(*(torch.split(vector, size) for vector in vectors), strict=True)
 
 
 class Space:
-    """R^p, of whose vectors each rank has a slice.
+    """The space R^p, with a slice of each vector on every rank.
 
     Parameters
     ----------
     size : int
-        p.
+        Dimension p.
     ranks : Ranks, optional
+        Processes that share the vectors. By default there is one.
 
     Attributes
     ----------
     size : int
-        p.
+        Dimension p.
     begin, end : int
-        This rank's slice of each vector.
+        Bounds of this rank's slice of each vector.
     ranks : Ranks
+        Processes that share the vectors.
     """
 
     def __init__(self, size: int, ranks: Ranks = ALONE) -> None:
@@ -126,15 +128,15 @@ class Space:
         return self.end - self.begin
 
     def inner(self, a: Tensor, b: Tensor) -> float:
-        """a·b of two vectors by their slices, accumulated in float64; the same to the bit on all ranks."""
+        """Compute a·b of two vectors from their slices, accumulated in float64; bitwise identical on all ranks."""
         return self.ranks.total(inner(a, b))
 
     def norm(self, a: Tensor) -> float:
-        """Euclidean norm of a vector by its slices, as `norm`; the same to the bit on all ranks."""
+        """Compute the Euclidean norm of a vector from its slices; bitwise identical on all ranks."""
         return self.ranks.norm(norm(a))
 
     def inner_and_norm(self, a: Tensor, b: Tensor) -> tuple[float, float]:
-        """a·b and the norm of b, as `inner` and `norm`, in one pass over memory."""
+        """Compute a·b and the norm of b, in one pass over memory."""
         product = square = 0.0
         for part, other in _pieces(a, b):
             product += inner(part, other)
@@ -144,15 +146,16 @@ class Space:
     def combine(
         self, image: Tensor, terms: Sequence[tuple[float, Tensor]], along: Tensor
     ) -> tuple[Tensor, float, float]:
-        """w = image + sum of c v over terms (c, v), its inner product with `along`, and its norm, in one pass.
+        """Compute w = image + sum of c v over terms (c, v), its inner product with `along`, and its norm, in one pass.
 
         Parameters
         ----------
         image : Tensor (p,)
-            It stays as it is.
+            First summand, which is left unchanged.
         terms : sequence of (float, Tensor (p,))
-            One at least.
+            At least one term.
         along : Tensor (p,)
+            Vector for the inner product.
         """
         w = torch.empty_like(image)
         vectors = [vector for _, vector in terms]
@@ -172,11 +175,11 @@ class Space:
         return sum(found[:, 0].tolist()), math.hypot(*found[:, 1].tolist())
 
     def random_vector(self, generator: torch.Generator, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Slice of what `random_vector` draws, whatever the number of ranks; no rank holds all of it."""
+        """Draw this rank's slice of the vector of `random_vector`; it is never whole, and the same for any ranks."""
         if self.ranks.size == 1:
             return random_vector(self.size, generator, dtype=dtype, device=device)
         found = torch.empty(self.length)
-        # The last piece is longer rather than shorter than 16, of which PyTorch draws in another way.
+        # The last piece is longer than 16 rather than shorter, for which PyTorch draws differently.
         starts = range(0, max(self.size - 16, 1), DRAWN)
         for first, last in zip(starts, [*starts[1:], self.size], strict=True):
             piece = torch.randn(last - first, generator=generator)

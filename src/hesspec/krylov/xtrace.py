@@ -1,4 +1,4 @@
-"""The trace of an operator from few products, with its error: XTrace."""
+"""Trace of an operator from few products, with an error estimate: XTrace."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from hesspec.krylov.vectors import CHUNK, norm, random_vector
 
 __all__ = ["TraceEstimate", "xtrace"]
 
-# An error estimate takes two test vectors, and each a product with the vector and one with what comes of it.
+# An error estimate needs two test vectors, each with a product and a second product with the result.
 FEWEST = 4
-# Most groups of test vectors that the jackknife leaves out in turn: more than enough for a variance.
+# Largest number of groups of test vectors that the jackknife leaves out in turn: more than enough for a variance.
 GROUPS = 32
 
 
 class TraceEstimate(NamedTuple):
-    """An estimate of tr(A).
+    """Estimate of tr(A).
 
     Attributes
     ----------
     value : float
+        Estimate of the trace.
     standard_error : float
-        Half of the width of an interval of 95% on either side of `value`, which is within two of it: that of a mean of
-        k numbers with Student's t, and for what they have in common; of the size of rounding errors where the value is
-        exact up to them.
+        Standard error such that the 95% interval is `value` plus or minus two of it. It is that of a mean of k numbers,
+        corrected for Student's t and for their correlation, and of the size of rounding if the value is exact.
     matvecs : int
-        Products with a vector that it took.
+        Number of products with vectors.
     """
 
     value: float
@@ -44,33 +44,33 @@ class TraceEstimate(NamedTuple):
 
 
 def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> TraceEstimate:
-    r"""Unbiased estimate of the trace of a symmetric matrix, by XTrace.
+    r"""Estimate the trace of a symmetric matrix without bias, by XTrace.
 
     Parameters
     ----------
     operator : SymmetricOperator
-        A, (p, p) and symmetric, which is not checked; float32 or float64. `operator @ matrix` is taken for matrices
-        (p, k) too.
+        Symmetric operator A (p, p), float32 or float64; symmetry is not checked. It must also support products with
+        matrices (p, k).
     matvecs : int, optional
-        Most products with a vector, at least 4: k = matvecs // 2 test vectors take one each, and one more for each
-        dimension of the space that those products span. From `matvecs` >= p on, the diagonal is read off with p
-        products with unit vectors instead.
+        Largest number of products with vectors, at least 4: k = matvecs // 2 test vectors take one each, and one more
+        for each dimension of the span of those products. If `matvecs` >= p, the diagonal is computed by p products with
+        unit vectors instead.
     seed : int, optional
-        Of the test vectors.
+        Seed of the test vectors.
 
     Returns
     -------
     TraceEstimate
-        Exact up to rounding, with a standard error that says so, where the diagonal is read off, and where A has a rank
-        of at most k - 1. With a rank beyond, the error falls as fast as the spectrum does: it is about that of the
-        Girard-Hutchinson estimator for what is left of A without its k/2 largest eigenvalues or so.
+        The estimate. It is exact up to rounding, with a matching standard error, if the diagonal is computed or A has
+        rank at most k - 1. For larger ranks the error decreases as fast as the spectrum: it is about that of the
+        Girard-Hutchinson estimator for A without its k/2 largest eigenvalues.
 
     Raises
     ------
     ValueError
-        If the operator cannot be used, `matvecs` is not a whole number of at least 4, or `seed` is not a whole number.
+        If the operator is invalid, `matvecs` is not an integer of at least 4, or `seed` is not an integer.
     NonFiniteError
-        If a product holds NaN or infinity.
+        If a product contains NaN or infinity.
 
     Notes
     -----
@@ -82,11 +82,11 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     .. math:: t_i = \mathrm{tr}(P_i A P_i) + \frac{p - d_i}{\|\mu_i\|^2}\, \mu_i^\top A \mu_i
 
     is unbiased; the value is their mean. The error of a mean of k independent numbers would be their spread over
-    sqrt(k); these have test vectors in common, and are correlated where A has a few large eigenvalues, more than k. How
-    much that adds is seen with one test vector less, by the jackknife: the variance (k - 1)/k sum_i (x_i - x)^2, x_i
-    being the value without the i-th, is beyond the true one on average (Efron and Stein 1981), and the spread within
-    each x_i below it. The variance that is stated is the spread's, times the square root of their ratio. Student's t
-    has k/2 degrees of freedom, as numbers of which few eigenvalues decide are as skewed as squares of normal ones.
+    sqrt(k), but these share test vectors and are correlated if A has more than k large eigenvalues. The jackknife shows
+    how much this adds: the variance (k - 1)/k sum_i (x_i - x)^2, with x_i the value without the i-th test vector, is
+    above the true one on average (Efron and Stein 1981), and the spread within each x_i is below it. The stated
+    variance is that of the spread times the square root of their ratio. Student's t has k/2 degrees of freedom, as
+    numbers dominated by few eigenvalues are as skewed as squares of normal variables.
 
     P_i = Q (I - s_i s_i^T) Q^T with s_i orthogonal to all columns of R but the i-th, which is R^{-T} e_i, normalised.
     With H = Q^T A Q, w_i = Q^T omega_i, y_i = Q r_i and c_i = (I - s_i s_i^T) w_i, so that P_i omega_i = Q c_i,
@@ -94,20 +94,20 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     .. math:: \mathrm{tr}(P_i A P_i) = \mathrm{tr}\, H - s_i^\top H s_i, \qquad \|\mu_i\|^2 = p - \|c_i\|^2, \qquad
               \mu_i^\top A \mu_i = \omega_i^\top y_i - 2\, c_i^\top r_i + c_i^\top H c_i,
 
-    by A = A^T: everything is had from k x k matrices, whose entries are accumulated in float64. Columns of Y that are
-    combinations of others up to rounding add nothing to Q. Where there are some, Y without its i-th column spans the
-    same space, which is the range of A, and P_i = Q Q^T (s_i = 0).
+    by A = A^T: everything is computed from k x k matrices, whose entries are accumulated in float64. Columns of Y that
+    are combinations of others up to rounding add nothing to Q. Where there are some, Y without its i-th column spans
+    the same space, which is the range of A, and P_i = Q Q^T (s_i = 0).
 
     At most 3 k vectors are in memory at once, those that the operator returns included (and what it needs itself).
     """
     p, operator = check_operator(operator), Scaled(operator)
     if not isinstance(matvecs, (int, np.integer)) or matvecs < FEWEST:
         raise ValueError(
-            f"matvecs is {matvecs!r}; it has to be a whole number of at least {FEWEST}: an error estimate takes two "
+            f"matvecs is {matvecs!r}; it must be an integer of at least {FEWEST}: an error estimate takes two "
             "test vectors, with two products each."
         )
     if not isinstance(seed, (int, np.integer)):
-        raise ValueError(f"seed is {seed!r}; it has to be a whole number.")
+        raise ValueError(f"seed is {seed!r}; it must be an integer.")
     k = int(matvecs) // 2
     if matvecs >= p:
         return _diagonal(operator, p, k)
@@ -149,7 +149,7 @@ def _left_out(own: Tensor, r: Tensor, w: Tensor, h: Tensor, p: int) -> tuple[Ten
     rank, k = r.shape
     s, dimension = torch.zeros_like(w), rank
     if rank == k:
-        # Scaled, so that neither the inverse of a tiny R overflows nor the squares of its entries do.
+        # Scaled, so that neither the inverse of a tiny R nor the squares of its entries overflow.
         s, dimension = torch.linalg.solve_triangular(r.T / r.abs().max(), torch.eye(k).double(), upper=False), k - 1
         s /= s.norm(dim=0)
     c = w - s * (s * w).sum(0)
@@ -158,7 +158,7 @@ def _left_out(own: Tensor, r: Tensor, w: Tensor, h: Tensor, p: int) -> tuple[Ten
 
 
 def _jackknife(own: Tensor, r: Tensor, w: Tensor, h: Tensor, p: int, variance: float) -> float:
-    """Variance of the value by leaving test vectors out, over that of their mean if they were independent."""
+    """Jackknife variance of the value, divided by that of the mean of independent numbers."""
     k = len(own)
     groups = np.array_split(np.arange(k), min(k, GROUPS))
     values, spreads = [], []
@@ -167,7 +167,7 @@ def _jackknife(own: Tensor, r: Tensor, w: Tensor, h: Tensor, p: int, variance: f
         q, inner = torch.linalg.qr(r[:, kept])
         estimates, _ = _left_out(own[kept], inner, q.T @ w[:, kept], q.T @ h @ q, p)
         values.append(float(estimates.mean()))
-        # One that is left alone has no spread: that of both stands for it.
+        # A single remaining vector has no spread: that of both is used.
         spreads.append(float(estimates.var()) / len(kept) if len(kept) > 1 else variance)
     jackknife = (len(groups) - 1) ** 2 / len(groups) * float(np.var(values, ddof=1))
     spread = float(np.mean(spreads))
@@ -175,7 +175,7 @@ def _jackknife(own: Tensor, r: Tensor, w: Tensor, h: Tensor, p: int, variance: f
 
 
 def _restored(operator: Scaled, value: float, standard_error: float, matvecs: int) -> TraceEstimate:
-    """The estimate on the scale of the operator."""
+    """Convert the estimate to the scale of the operator."""
     numbers = operator.restore(np.array([value, standard_error]))
     if not np.isfinite(numbers).all():
         raise NonFiniteError(
@@ -186,7 +186,7 @@ def _restored(operator: Scaled, value: float, standard_error: float, matvecs: in
 
 
 def _diagonal(operator: Scaled, p: int, size: int) -> TraceEstimate:
-    """The sum of all e_j^T A e_j, `size` products at a time."""
+    """Sum of all e_j^T A e_j, with `size` products at a time."""
     total, largest = 0.0, 0.0
     for start in range(0, p, size):
         stop = min(start + size, p)
@@ -199,7 +199,7 @@ def _diagonal(operator: Scaled, p: int, size: int) -> TraceEstimate:
 
 
 def _test_vectors(operator: SymmetricOperator | Scaled, p: int, count: int, seed: int) -> Tensor:
-    """Rows (count, p), independent and uniform on the sphere of radius sqrt(p)."""
+    """Draw rows (count, p), independent and uniform on the sphere of radius sqrt(p)."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.empty(count, p, dtype=operator.dtype, device=operator.device)
     for row in rows:
@@ -209,28 +209,28 @@ def _test_vectors(operator: SymmetricOperator | Scaled, p: int, count: int, seed
 
 
 def _product(operator: Scaled, rows: Tensor) -> Tensor:
-    """A times the vectors that are the rows (k, p), as columns (p, k)."""
+    """Product of A with the rows (k, p), as columns (p, k)."""
     columns: Tensor = operator @ rows.T
-    # A sum is finite only if every entry is, unless it overflows by itself, which the second look rules out.
+    # A sum is finite only if every entry is; the second check rules out that the sum itself overflows.
     if not columns.sum().isfinite() and not columns.isfinite().all():
-        raise NonFiniteError("A product of the operator holds NaN or infinity; its trace cannot be estimated.")
+        raise NonFiniteError("A product of the operator contains NaN or infinity; its trace cannot be estimated.")
     return columns
 
 
 def _orthonormalise(rows: Tensor) -> Tensor:
-    """Orthonormal vectors q_1..q_r in the place of the first rows, which all rows are combinations of.
+    """Replace the first rows by orthonormal vectors q_1..q_r that span all rows.
 
-    Gram-Schmidt, twice in every case: the first pass takes away components that may be all of the row but rounding.
+    Gram-Schmidt, always twice: the first pass may remove all of the row except rounding.
 
     Parameters
     ----------
     rows : Tensor (k, p)
-        Its first r rows are overwritten; the others hold nothing of use afterwards.
+        Rows; the first r are overwritten, and the others are undefined afterwards.
 
     Returns
     -------
     Tensor (r, k)
-        Components of the former rows, one in each column, float64 on the CPU; upper triangular where r = k.
+        Components of the original rows as columns, float64 on the CPU; upper triangular if r = k.
     """
     count, rank = len(rows), 0
     lengths = [norm(row) for row in rows]
@@ -248,7 +248,7 @@ def _orthonormalise(rows: Tensor) -> Tensor:
 
 
 def _project_out(vector: Tensor, basis: Tensor) -> Tensor:
-    """Remove from `vector` (p,), in place, its components along the rows of `basis`, which are returned."""
+    """Remove from `vector` (p,), in place, its components along the rows of `basis`, and return them."""
     components = _gram(basis, vector[:, None])[:, 0]
     coefficients = components.to(vector.device)
     for part, columns in zip(torch.split(vector, CHUNK), torch.split(basis, CHUNK, dim=1), strict=True):
@@ -257,7 +257,7 @@ def _project_out(vector: Tensor, basis: Tensor) -> Tensor:
 
 
 def _gram(rows: Tensor, columns: Tensor) -> Tensor:
-    """Inner products (k, l) of rows (k, p) and columns (p, l), in float64, on the CPU."""
+    """Compute inner products (k, l) of rows (k, p) and columns (p, l), in float64, on the CPU."""
     total = torch.zeros(len(rows), columns.shape[1], dtype=torch.float64, device=rows.device)
     for a, b in zip(torch.split(rows, CHUNK, dim=1), torch.split(columns, CHUNK), strict=True):
         total += a.to(torch.float64) @ b.to(torch.float64)

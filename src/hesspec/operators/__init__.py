@@ -1,4 +1,4 @@
-"""Curvature matrices of an empirical risk as linear operators, one file a matrix or a family of them."""
+"""Curvature matrices of an empirical risk as linear operators, one file per matrix or family of matrices."""
 
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.central_difference import CentralDifferenceHessian

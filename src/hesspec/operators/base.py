@@ -1,4 +1,4 @@
-"""What all curvature matrices have in common: a symmetric linear operator on flat vectors."""
+"""Base class of all curvature matrices: a symmetric linear operator on flat vectors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["CurvatureOperator", "Linearised", "SumOverBatches"]
 
 
 class Linearised(Protocol):
-    """Products of a matrix over all batches: `LinearisedRisk`, or what has its interface."""
+    """Protocol of products of a matrix over all batches, as in `LinearisedRisk`."""
 
     value: float
     seconds: float
@@ -44,116 +44,118 @@ class Linearised(Protocol):
 
     @property
     def mode(self) -> str:
-        """How products are had."""
+        """Mode in use, such as "traced" or "double backward"."""
 
     @property
     def reason(self) -> str:
-        """Why."""
+        """Reason for the mode, as text."""
 
     @property
     def error(self) -> float:
-        """Error of products, relative to their norm, beyond the rounding of their dtype."""
+        """Error of products relative to their norm, beyond the rounding of their dtype."""
 
     @property
     def kept_batches(self) -> int:
-        """Number of batches, or parts of them, whose primal passes are kept."""
+        """Number of batches, or parts of them, whose primal passes are cached."""
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of these."""
+        """Bytes of these caches."""
 
     def step_down(self, why: str) -> None:
-        """Compute products in the next way."""
+        """Switch to the next mode."""
 
     def at_full_precision(self) -> Self:
-        """The same matrix at full precision."""
+        """Return the same matrix at full precision."""
 
     def at_twice_the_displacement(self) -> Self:
-        """The same matrix with differences over twice the displacement."""
+        """Return the same matrix with differences over twice the displacement."""
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """M v for each flat vector (p,)."""
+        """Compute M v for each flat vector (p,)."""
 
     def diagnose(self, vector: Tensor) -> NonFiniteError:
-        """Where M v is NaN or infinite."""
+        """Describe where M v is NaN or infinite."""
 
 
 class CurvatureOperator(Composable, ABC):
-    """Curvature matrix M of an empirical risk, (p, p) and symmetric, known by its products with vectors.
+    """Symmetric curvature matrix M (p, p) of an empirical risk, given by its products with vectors.
 
-    Building it reads the data once, and computes the loss of a few samples: what does not belong together is told
-    there, and how the losses of batches add up to that of all data. The first product traces the matrix once for each
-    shape of batch and runs the primal pass of every batch; from then on a product costs the tangent passes only, and
-    the primal passes of those batches that the memory has no room to keep. Problems too small for a trace to pay are
-    multiplied by double backward.
+    The constructor reads the data once and computes the loss of a few samples, to detect mismatches between model, loss
+    and data, and to find out how the losses of batches add up to that of all data. The first product traces the matrix
+    once for each shape of batch and runs the primal pass of every batch. Later products cost only the tangent passes,
+    plus the primal passes of batches that do not fit into the cache. Problems that are too small for tracing to pay off
+    use double backward.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any model, in evaluation mode, with parameters of one dtype (float32 or float64) on one device. The operator is
-        the curvature at the parameters (and buffers) that it has now: they are copied.
+        Any model in evaluation mode, with parameters of one dtype (float32 or float64) on one device. Parameters and
+        buffers are copied: later changes to the model do not affect the operator.
     loss_fn : callable
-        `loss_fn(outputs, targets)`, a function or a loss module, or `hesspec.closure(function)` of
-        `function(model, batch)`. The matrix is that of the loss of all data as one batch: a mean over its terms
-        (samples, tokens that are not ignored, masks, class weights), not over batches, or a sum. Which it is is told
-        from the losses of a few samples and of two parts of them. A loss that couples samples is neither: its batches
-        are never cut, and several of them are weighted by their numbers of samples, with a warning.
+        `loss_fn(outputs, targets)`, a function or a loss module, or `hesspec.closure(function)` of `function(model,
+        batch)`. The matrix is that of the loss of all data as one batch: a mean over its terms (samples, tokens that
+        are not ignored, masks, class weights), not over batches, or a sum. This is determined from the losses of a few
+        samples and of two parts of them. A loss that couples samples is neither: its batches are never split, and
+        several batches are weighted by their numbers of samples, with a warning.
     data : iterable
-        Anything that can be iterated again and gives the same batches in the same order each time: pairs
-        (inputs, targets), mappings with "labels" as data loaders of transformers give them, objects with their targets
-        in an attribute `y` or `labels`; of any structure for a closure. Inputs are one argument of the model, of any
-        structure; a tuple or list is its positional arguments, a mapping its keyword arguments. Tensors and NumPy
-        arrays are copied to the model's device, floating-point ones to its dtype. What happens to the data's own memory
-        later does not matter where a batch is kept, and is an error that names the change where it is read again.
+        Any iterable that can be iterated repeatedly and yields the same batches in the same order each time: pairs
+        (inputs, targets), mappings with "labels" as from data loaders of transformers, objects with their targets in an
+        attribute `y` or `labels`; batches of any structure for a closure. Inputs are a single argument of the model, of
+        any structure; a tuple or list contains positional arguments, a mapping keyword arguments. Tensors and NumPy
+        arrays are copied to the model's device, floating-point ones to its dtype. Changes to the data between passes
+        raise an error that names the change.
     params : optional
-        Names, glob patterns, submodules or parameters to differentiate by; by default all that require a gradient.
+        Parameters to differentiate with respect to: names, glob patterns, submodules or parameters. By default all that
+        require a gradient.
     terms : callable, optional
-        `targets -> number` of terms that the mean of a batch is over (of the batch, for a closure), where the loss does
-        not tell. An error if it contradicts the loss.
+        `targets -> number` of terms in the mean of a batch (`batch -> number` for a closure), if it cannot be
+        determined from the loss. An error is raised if it contradicts the loss.
     memory : str or int, optional
-        What the products may take on the model's device, beside model, data and vectors: "8GB", "500MB", "2GiB" or a
-        number of bytes. By default half of what is free there when the operator is built. It bounds predictions from
-        the shapes of all tensors; where memory runs out all the same, products go on with less. How much is kept does
-        not change them; where a batch has to be split, they change by rounding.
+        Memory for products on the model's device, in addition to model, data and vectors: "8GB", "500MB", "2GiB" or a
+        number of bytes. By default half of the free memory when the operator is built. The limit applies to predictions
+        from tensor shapes; if memory runs out nevertheless, products continue with smaller caches. The size of the
+        caches does not change the results; splitting a batch changes them by rounding.
     precision : {"full", "tf32", "bfloat16"}, optional
-        Arithmetic of the matrix products and convolutions of a product with a vector: that of the parameters; TF32, on
-        CUDA; or bfloat16 inputs with everything else, sums included, in float32. The last two are for float32, and
-        leave out loss, gradient and whatever else does not depend on the vector. `reference` is the same operator at
-        full precision, to measure the noise by.
+        Arithmetic of matrix products and convolutions in a product with a vector: "full" is that of the parameters;
+        "tf32" is for CUDA; "bfloat16" uses bfloat16 inputs with everything else, including sums, in float32. The last
+        two require float32 parameters, and do not affect the loss, the gradient, or anything else that does not depend
+        on the vector. `reference` is the same operator at full precision, to measure the error.
     mode : {"auto", "traced", "double backward", "double backward in place", "differences"}, optional
-        How products are computed. "auto" takes the first of the others that can be computed, pays, and is verified.
-        "differences" are central differences of gradients, for models without second derivatives; their error is
-        measured (see `reference`) and is part of all bounds of a spectrum.
+        How products are computed. "auto" uses the first of the other modes that works, pays off, and passes
+        verification. "differences" are central differences of gradients, for models without second derivatives; their
+        error is measured (see `reference`) and included in all bounds of a spectrum.
     verify : bool, optional
-        Whether, before the first product, one with the parameters and a few samples is compared with central
-        differences of first derivatives of the model itself, in float64 where it can be run in that. A way of computing
-        products that disagrees is not taken. What was compared, and how far apart it was, is in `attributes`.
+        Whether to compare a product for a few samples with central differences of first derivatives of the model itself
+        before the first product, in float64 if the model can run in it. A mode that disagrees is not used. The
+        comparison and its error are recorded in `attributes`.
     batch_statistics : bool, optional
-        Allow batch norm in training mode: the loss of each batch is then that with its own statistics, and batches are
-        never cut into parts.
+        Allow batch norm in training mode: the loss of each batch then uses its own statistics, and batches are never
+        split.
     graphs : GraphCache, optional
-        What operators of the same model at several checkpoints share, so that it is traced once.
+        GraphCache shared by operators of the same model at several checkpoints, so that it is traced only once.
     group : torch.distributed.ProcessGroup, optional
-        Processes that share the data: each of them has the same model, and gives its own batches as `data`
-        (`hesspec.shard_data(data, group)`, or a share of your own; no sample twice). Every rank builds the operator,
-        and multiplies it with the same vectors: products are those with the matrix of all data, the same on every rank.
-        What fails on one rank is raised on all of them.
+        Processes that share the data: each has the same model and passes its own batches as `data`
+        (`hesspec.shard_data(data, group)`, or your own split; no sample twice). Every rank builds the operator and
+        multiplies it with the same vectors; products are those with the matrix of all data, the same on every rank. An
+        error on one rank is raised on all ranks.
 
     Raises
     ------
     ValueError
-        If batch norm or dropout is active; if data is empty, can be iterated once only, or changes between passes; if
-        model, loss and data do not belong together; if parameters, memory or precision cannot be used; if ranks have
-        different weights; with the first product, if the precision is not "full" and the model cannot be traced.
+        If batch norm or dropout is active; if data is empty, can be iterated only once, or changes between passes; if
+        model, loss and data do not match; if `params`, `memory` or `precision` is invalid; if ranks have different
+        weights; in the first product, if the precision is not "full" and the model cannot be traced.
     MemoryError
-        With the first product, if not even one sample fits into the memory; the message gives both numbers.
+        In the first product, if not even one sample fits into the memory; the message states the required and the
+        available memory.
     RankError
-        If another rank failed, or is gone.
+        If another rank failed or exited.
 
     Notes
     -----
-    Weight decay is not part of the loss. Parameters that do not influence the loss have zero curvature; a warning
-    lists them.
+    Weight decay is not part of the loss. Parameters that do not influence the loss have zero curvature; a warning lists
+    them.
     """
 
     def __init__(
@@ -174,8 +176,8 @@ class CurvatureOperator(Composable, ABC):
     ) -> None:
         budget = None if memory is None else parse_memory(memory)
         if mode not in MODES:
-            raise ValueError(f"mode={mode!r} is not a known mode; it is one of {', '.join(map(repr, MODES))}.")
-        # What is copied here must be fit for autograd, whatever the caller's mode is.
+            raise ValueError(f"mode={mode!r} is not a known mode; use one of {', '.join(map(repr, MODES))}.")
+        # Copies made here must support autograd, whatever the caller's mode.
         with torch.inference_mode(mode=False):
             self._risk = EmpiricalRisk(
                 model,
@@ -199,22 +201,22 @@ class CurvatureOperator(Composable, ABC):
         mine = float(self._risk.batches.samples), float(len(self._risk.batches))
         self._counts = [int(total) for total in self.ranks.numbers(*mine).sum(0).tolist()]
         self.matvecs = 0
-        """Number of products with a vector so far."""
+        """Number of products with vectors so far."""
 
     def _check_loss(self) -> None:
-        """Raise ValueError for a loss that this matrix is not of."""
+        """Raise ValueError for a loss for which this matrix is not defined."""
 
     @abstractmethod
     def _passes(self) -> Passes:
-        """Passes that leave v -> M v of one batch by itself, to time."""
+        """Return passes that compute M v for a single batch, for timing."""
 
     @abstractmethod
     def _linearise(self) -> Linearised:
-        """All batches, within this operator's memory and at its precision."""
+        """Linearise all batches, within this operator's memory and at its precision."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(p, p)."""
+        """Shape (p, p)."""
         count = self._risk.parameters.count
         return count, count
 
@@ -230,11 +232,11 @@ class CurvatureOperator(Composable, ABC):
 
     @property
     def reference(self) -> CurvatureOperator | None:
-        """The same matrix, computed in another way that tells how far off products are; None where there is none.
+        """The same matrix computed in another way, to measure the error of products; None if there is none.
 
-        At full precision where `precision` is less, sharing traces and, as far as possible, kept passes (for bfloat16
-        it keeps none: it is meant for few products); with differences over twice the displacement where products are
-        differences. It counts its own `matvecs`.
+        If `precision` is not "full", it is the operator at full precision, which shares traces and, where possible,
+        caches (for bfloat16 it caches nothing, as only a few products are expected). If products are differences, it
+        uses twice the displacement. It has its own `matvecs`.
         """
         built = self._build()
         if self._precision == "full" and built.mode != "differences":
@@ -246,14 +248,14 @@ class CurvatureOperator(Composable, ABC):
         return other
 
     def forecast(self, memory: int | None = None, *, devices: int = 1) -> Forecast:
-        """What products take, from one timed batch; nothing of it is kept.
+        """Predict time and memory of products from one timed batch; nothing is cached.
 
         Parameters
         ----------
         memory : int, optional
-            Bytes that products may take, in place of this operator's own.
+            Memory for products in bytes, instead of this operator's own.
         devices : int
-            Number of devices that the data is spread over.
+            Number of devices that share the data.
 
         Raises
         ------
@@ -264,42 +266,42 @@ class CurvatureOperator(Composable, ABC):
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that share the data."""
+        """Processes that share the data."""
         return self._risk.ranks
 
     @property
     def samples(self) -> int:
-        """Number of samples in all batches, those of all ranks."""
+        """Number of samples in all batches of all ranks."""
         return self._counts[0]
 
     @property
     def batches(self) -> int:
-        """Number of batches, those of all ranks."""
+        """Number of batches on all ranks."""
         return self._counts[1]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the selected parameters, in the order in which flat vectors hold them."""
+        """Names of the selected parameters, in the order of flat vectors."""
         return self._risk.parameters.names
 
     @property
     def risk(self) -> float:
-        """The loss of all data at this point."""
+        """Loss on all data at this point."""
         self._build()
         return self._value
 
     @property
     def product_error(self) -> float:
-        """What products may be off by, relative to their norm, apart from the rounding of their dtype.
+        """Error of products relative to their norm, in addition to the rounding of their dtype.
 
-        It is measured in the verification, and is not zero where that found more than rounding leaves in general, as
-        where a model computes in bfloat16.
+        It is measured by verification, and is nonzero if the error exceeds ordinary rounding, for example if a model
+        computes in bfloat16.
         """
         return self._build().error
 
     @property
     def attributes(self) -> dict[str, str | int | float]:
-        """What this operator is, for the record of a measurement."""
+        """Attributes for the record of a measurement."""
         risk, built = self._risk, self._build()
         shared = {} if self.ranks.size == 1 else {"ranks": self.ranks.size}
         return {
@@ -329,9 +331,9 @@ class CurvatureOperator(Composable, ABC):
         Raises
         ------
         ValueError
-            If shape, dtype or device is another.
+            If shape, dtype or device differs.
         NonFiniteError
-            If the product holds NaN or infinity; the message names the batch and the parameter.
+            If the product contains NaN or infinity; the message names the batch and the parameter.
         """
         self._check(vectors)
         with _neutral():
@@ -341,12 +343,12 @@ class CurvatureOperator(Composable, ABC):
             return products[0] if given.dim() == 1 else torch.stack(products, dim=1)
 
     def partial_products(self, columns: Sequence[Tensor]) -> list[Tensor]:
-        """Part, of this rank, of M v for each flat vector (p,), which all ranks give alike; the parts add up to M v.
+        """Compute this rank's part of M v for each flat vector (p,), the same on all ranks; the parts sum to M v.
 
         Raises
         ------
         NonFiniteError
-            If a part holds NaN or infinity; RankError on the other ranks.
+            If a part contains NaN or infinity; the other ranks raise RankError.
         """
         built = self._build()
         products = built.products(columns)
@@ -361,18 +363,18 @@ class CurvatureOperator(Composable, ABC):
             if place := _not_finite(products):
                 column = columns[place - 1]
                 if not column.isfinite().all():
-                    raise NonFiniteError("The vector that the operator was to be multiplied with is not finite.")
+                    raise NonFiniteError("The vector contains NaN or infinity; the product cannot be computed.")
                 raise built.diagnose(column)
 
         self.ranks.together(check)
         return products
 
     def sliced(self) -> CurvatureOperator | Sliced:
-        """The operator on the slices of vectors that the ranks have; itself where there is one rank."""
+        """Return the operator on slices of vectors, one for each rank; with one rank, the operator itself."""
         return self if self.ranks.size == 1 else Sliced(self)
 
     def identity(self) -> dict[str, str]:
-        """What this operator is, by its content: the same for the same, whatever the batches and the ranks."""
+        """Content hashes that identify this operator; they do not depend on batching or the number of ranks."""
         risk = self._risk
         return {
             "matrix": type(self).__name__,
@@ -385,15 +387,15 @@ class CurvatureOperator(Composable, ABC):
         }
 
     def to_named(self, vector: Tensor) -> dict[str, Tensor]:
-        """Views of a flat vector (p,), shaped and named as the parameters are."""
+        """Return views of a flat vector (p,) with the shapes and names of the parameters."""
         return self._risk.parameters.to_named(vector)
 
     def to_flat(self, named: Mapping[str, Tensor]) -> Tensor:
-        """Flat vector (p,) of tensors named and shaped as the parameters are."""
+        """Return the flat vector (p,) of tensors with the names and shapes of the parameters."""
         return self._risk.parameters.to_flat(named)
 
     def entries_of(self, names: Sequence[str]) -> Tensor:
-        """Entries of flat vectors that belong to parameters, (n,) of int64, in ascending order.
+        """Return the indices of parameters in flat vectors, (n,) int64, ascending.
 
         Parameters
         ----------
@@ -403,7 +405,7 @@ class CurvatureOperator(Composable, ABC):
         Raises
         ------
         ValueError
-            If one matches none of them.
+            If a name or pattern matches none of them.
         """
         return self._risk.parameters.entries_of(names)
 
@@ -426,7 +428,7 @@ class CurvatureOperator(Composable, ABC):
         p = self.shape[0]
         if not isinstance(vectors, Tensor):
             raise ValueError(
-                f"The operator takes tensors, not {type(vectors).__name__}; for NumPy arrays there is .to_scipy()."
+                f"The operator takes tensors, not {type(vectors).__name__}; for NumPy arrays use .to_scipy()."
             )
         if vectors.dim() not in (1, 2) or vectors.shape[0] != p:
             raise ValueError(f"The operator takes shapes ({p},) and ({p}, k), not {tuple(vectors.shape)}.")
@@ -438,16 +440,16 @@ class CurvatureOperator(Composable, ABC):
 
 
 def _not_finite(products: Sequence[Tensor]) -> int:
-    """Number, from 1 on, of the first product that is not finite; 0 where all are."""
+    """Number, starting at 1, of the first product that is not finite; 0 if all are finite."""
     for place, product in enumerate(products, 1):
-        # A sum is finite only if every entry is, unless it overflows itself, which the second look rules out.
+        # A sum is finite only if every entry is; the second check rules out that the sum itself overflows.
         if not math.isfinite(product.sum()) and not product.isfinite().all():
             return place
     return 0
 
 
 def _neutral() -> AbstractContextManager[object]:
-    """Neutral modes of PyTorch, where the caller has set others."""
+    """Switch to neutral modes of PyTorch if the caller has set others."""
     usual = not torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
     if usual and not (torch.cuda.is_available() and torch.is_autocast_enabled("cuda")):
         return nullcontext()
@@ -455,10 +457,10 @@ def _neutral() -> AbstractContextManager[object]:
 
 
 class SumOverBatches(CurvatureOperator):
-    """A curvature matrix that is a sum of matrices of the batches; see `CurvatureOperator`."""
+    """Curvature matrix that is a sum over batches; see `CurvatureOperator`."""
 
     _form: CurvatureForm
-    """The matrix of one batch. Apart from the operator: what products keep must not keep the operator alive."""
+    """Matrix of one batch; a separate object, as cached passes must not keep the operator alive."""
 
     def _passes(self) -> MatrixPasses:
         return MatrixPasses(self._risk, self._form, self._precision, self._cached_graphs)

@@ -1,4 +1,4 @@
-"""The Hessian by central differences of gradients, of every model that has them."""
+"""Hessian by central differences of gradients, for models without second derivatives."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ class CentralDifferenceHessian(Hessian):
 
     .. math:: \mathrm{Hess}\, v \approx \frac{\nabla L(\theta + h v) - \nabla L(\theta - h v)}{2 h}, \quad \|v\| = 1
 
-    It requires first derivatives only. `Hessian` computes differences by itself where PyTorch has no second
-    derivative, and is exact elsewhere. The error of products is measured, and is part of all bounds of a spectrum (see
-    `reference`). Of a model whose parameters are sharded by `torch.distributed.fsdp.fully_shard`, which have no second
-    derivatives either, this is a `hesspec.operators.sharded_hessian.ShardedHessian`, whose vectors are slices.
+    It requires only first derivatives. `Hessian` falls back to differences by itself where PyTorch has no second
+    derivative, and is exact otherwise. The error of products is measured and included in all bounds of a spectrum (see
+    `reference`). For a model that is sharded by `torch.distributed.fsdp.fully_shard`, which has no second derivatives
+    either, this creates a `hesspec.operators.sharded_hessian.ShardedHessian`, whose vectors are slices.
 
     Parameters
     ----------
     model, loss_fn, data, params
-        As for `CurvatureOperator`.
+        See `CurvatureOperator`.
     **options
-        Further arguments of `CurvatureOperator` but `mode`; of a sharded model, `terms` alone.
+        Further arguments of `CurvatureOperator` except `mode`; only `terms` for a sharded model.
 
     Raises
     ------
     ValueError, MemoryError, RankError
-        As by `CurvatureOperator`.
+        See `CurvatureOperator`.
 
     Examples
     --------
-    Of a squared error, which is quadratic, without the error of a difference:
+    A squared error is quadratic, so differences are exact up to rounding:
 
     >>> import torch, hesspec
     >>> from torch import nn
@@ -53,7 +53,7 @@ class CentralDifferenceHessian(Hessian):
     """
 
     def __new__(cls, model: nn.Module | None = None, *args: Any, **options: Any) -> Any:
-        """Choose by how the parameters are stored; a copy is made without a model."""
+        """Choose the class by how parameters are stored; copying calls it without a model."""
         if isinstance(model, nn.Module) and any(map(is_distributed, model.parameters())):
             return ShardedHessian(model, *args, **options)
         return super().__new__(cls)
@@ -65,5 +65,5 @@ class CentralDifferenceHessian(Hessian):
 
     @property
     def attributes(self) -> dict[str, str | int | float]:
-        """What this operator is, for the record of a measurement: the matrix is the Hessian, and the mode says how."""
+        """Attributes for the record of a measurement: the matrix is the Hessian, and the mode says how."""
         return {**super().attributes, "matrix": "Hessian"}

@@ -1,4 +1,4 @@
-"""The four parts of the Gauss-Newton matrix that its class structure splits it into."""
+"""The four parts into which class structure splits the Gauss-Newton matrix."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = [
 
 
 class Projections:
-    """Inner products of one vector v with everything that G is made of, from u = J v alone.
+    """Inner products of a vector v with all logit gradients and their means, computed from u = J v.
 
     Parameters
     ----------
     rows : sequence of LogitRows
-        Of all batches.
+        Rows of all batches.
     pushed : sequence of Tensor (R, C)
-        J v in each of them.
+        J v for each batch.
     ranks : Ranks, optional
-        Processes whose batches are other ones of the same data: means are those of all.
+        Processes that hold other batches of the same data; means are taken over all of them.
 
     Attributes
     ----------
@@ -66,12 +66,12 @@ class Projections:
 
 
 def class_weights(rows: Sequence[LogitRows], ranks: Ranks = ALONE) -> Tensor:
-    """w_{c,c'} (C, C), float64: over the samples of class c, the weighted sum of their probabilities of class c'.
+    """Weights w_{c,c'} (C, C), float64: weighted sum of the probabilities of class c' over the samples of class c.
 
     Raises
     ------
     ValueError
-        If a class has no samples, which leaves it without means.
+        If a class has no samples, so that its means are undefined.
     """
     own = torch.stack([torch.bincount(row.targets[row.scale > 0], minlength=row.classes) for row in rows]).sum(0)
     counts = ranks.sum_(own)
@@ -80,21 +80,21 @@ def class_weights(rows: Sequence[LogitRows], ranks: Ranks = ALONE) -> Tensor:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
         raise ValueError(
             f"{len(missing)} of {len(counts)} classes have no samples in the data ({shown}): the class structure needs "
-            "samples of every class that the model has a logit for."
+            "samples of every class for which the model has a logit."
         )
     return ranks.sum_(torch.stack([row.by_class(row.weights) for row in rows]).sum(0))
 
 
 def _ratio(sums: Tensor, weights: Tensor) -> Tensor:
-    # Probabilities can underflow; what weighs nothing has no part in any matrix.
+    # Probabilities can underflow; terms of zero weight do not contribute to any matrix.
     return torch.where(weights > 0, sums / torch.where(weights > 0, weights, 1), 0)
 
 
 class _ClassPart(CurvatureOperator):
-    r"""A part of G = sum_{i,c'} w_{i,c'} g_{i,c'} g_{i,c'}^T, with g_{i,c'} = J_i^T (e_{c'} - p_i).
+    r"""Part of G = sum_{i,c'} w_{i,c'} g_{i,c'} g_{i,c'}^T, with g_{i,c'} = J_i^T (e_{c'} - p_i).
 
-    A product is J^T k with coefficients k_{i,c'} that are had from J v: it costs as much as one with G where primal
-    passes are kept, and a second primal pass where data is streamed. No mean is ever formed.
+    A product is J^T k with coefficients k_{i,c'} computed from J v. It costs as much as one with G if primal passes are
+    cached, and one more primal pass if they are recomputed. The means are never formed.
     """
 
     def _check_loss(self) -> None:
@@ -103,10 +103,10 @@ class _ClassPart(CurvatureOperator):
     @staticmethod
     @abstractmethod
     def coefficients(found: Projections) -> Sequence[Tensor]:
-        """k (R, C) for each batch."""
+        """Coefficients k (R, C) for each batch."""
 
     def _couple(self) -> Couple:
-        # Not a method's reference: what products keep must not keep the operator alive.
+        # Not a bound method: cached passes must not keep the operator alive.
         coefficients, ranks = self.coefficients, self.ranks
 
         def couple(rows: Sequence[LogitRows], pushed: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -127,15 +127,28 @@ def _by_class(found: Projections, k: Tensor) -> list[Tensor]:
 
 
 class GaussNewtonClass(_ClassPart):
-    r"""Part of the Gauss-Newton matrix that comes from the class means of the logit gradients.
+    r"""Part of the Gauss-Newton matrix due to the class means of the logit gradients.
 
     .. math:: G_{class} = \sum_c w_c\, g_c g_c^\top, \qquad
               g_c = \frac1{w_c} \sum_{i \in c,\, c' \ne c} w_{i,c'}\, J_i^\top (e_{c'} - p_i)
 
-    with w_{i,c'} = p_{i,c'}/N and w_c their sum (arXiv 2008.11865): rank C at most.
+    with w_{i,c'} = p_{i,c'}/N and w_c their sum (arXiv 2008.11865). Its rank is at most C.
 
-    See `CurvatureOperator` for parameters, errors and conventions. The loss is `torch.nn.CrossEntropyLoss` with classes
-    as targets, and every class has samples (ValueError).
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Model in evaluation mode, with parameters in float32 or float64, that returns logits.
+    loss_fn : torch.nn.CrossEntropyLoss
+        Loss, with class indices as targets.
+    data : iterable
+        Batches (inputs, targets), which can be iterated repeatedly and are the same in each pass.
+    params, memory, precision, mode, verify, traces, group : optional
+        See `CurvatureOperator`, which also describes errors and conventions.
+
+    Raises
+    ------
+    ValueError
+        In the first product, if a class has no samples; if the loss is a different one.
     """
 
     @staticmethod
@@ -145,12 +158,12 @@ class GaussNewtonClass(_ClassPart):
 
 
 class GaussNewtonCross(_ClassPart):
-    r"""Part of the Gauss-Newton matrix that comes from the cross-class means around the class means.
+    r"""Part of the Gauss-Newton matrix due to the deviations of cross-class means from the class means.
 
     .. math:: G_{cross} = \sum_{c' \ne c} w_{c,c'} (g_{c,c'} - g_c)(g_{c,c'} - g_c)^\top, \qquad
               g_{c,c'} = \frac1{w_{c,c'}} \sum_{i \in c} w_{i,c'}\, J_i^\top (e_{c'} - p_i)
 
-    (arXiv 2008.11865): rank C (C - 2) at most, as the differences of a class have the weighted mean 0.
+    (arXiv 2008.11865). Its rank is at most C (C - 2), as the differences of a class have weighted mean 0.
 
     See `GaussNewtonClass` for conditions.
     """
@@ -162,11 +175,12 @@ class GaussNewtonCross(_ClassPart):
 
 
 class GaussNewtonSame(_ClassPart):
-    r"""Part of the Gauss-Newton matrix that comes from the gradients of the true class's logit.
+    r"""Part of the Gauss-Newton matrix due to the gradients of the true class's logit.
 
     .. math:: G_{c=c'} = \sum_c w_{c,c}\, g_{c,c} g_{c,c}^\top
 
-    (arXiv 2008.11865): rank C at most, and small where the network fits its data: e_c - p_i is then nearly 0.
+    (arXiv 2008.11865). Its rank is at most C, and it is small if the network fits its data, as e_c - p_i is then nearly
+    0.
 
     See `GaussNewtonClass` for conditions.
     """
@@ -178,7 +192,7 @@ class GaussNewtonSame(_ClassPart):
 
 
 class GaussNewtonWithin(_ClassPart):
-    r"""Part of the Gauss-Newton matrix that comes from the samples around their means.
+    r"""Part of the Gauss-Newton matrix due to the spread of samples around their means.
 
     .. math:: G_{within} = \sum_{i,c'} w_{i,c'} (g_{i,c'} - g_{c,c'})(g_{i,c'} - g_{c,c'})^\top, \qquad c = y_i
 

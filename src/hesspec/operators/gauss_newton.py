@@ -1,4 +1,4 @@
-"""The Gauss-Newton part of the Hessian."""
+"""Gauss-Newton part of the Hessian."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = ["GaussNewton"]
 
 @dataclass(frozen=True)
 class GaussNewtonForm:
-    """The Gauss-Newton matrix of a batch, with a part of the output curvature; see `CurvatureForm`."""
+    """Gauss-Newton matrix of a batch, with all or a part of the output curvature; see `CurvatureForm`."""
 
     part: str = "full"
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
-        """J^T (d^2 l / d f^2) J v: Jacobian forward, output curvature, Jacobian transposed."""
+        """Product J^T (d^2 l / d f^2) J v: Jacobian-vector product, output curvature, vector-Jacobian product."""
         structure = predict(theta)
         outputs, rebuild = differentiable_outputs(structure)
 
@@ -49,7 +49,7 @@ class GaussNewtonForm:
         return product
 
     def retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
-        """J v as the derivative of u -> J^T u in the direction v, all from one kept graph."""
+        """Product with J v computed as the derivative of u -> J^T u in the direction v, from one retained graph."""
         leaves = tuple(theta.values())
         outputs, rebuild = differentiable_outputs(predict(theta))
         live = [i for i, output in enumerate(outputs) if output.requires_grad]
@@ -73,7 +73,7 @@ class GaussNewtonForm:
         return apply
 
     def difference(self, differences: Differences, tangents: Sequence[Tensor], displacement: float) -> list[Tensor]:
-        """J^T A J v, with differences for J v and, where A is all of the output curvature, for A (J v)."""
+        """Product J^T A J v, with differences for J v and, if A is the full output curvature, for A (J v)."""
         return differences.gauss_newton(tangents, displacement, self.part)
 
 
@@ -82,25 +82,31 @@ class GaussNewton(SumOverBatches):
 
     .. math:: G = \frac1N \sum_i J_i^\top \nabla^2_f \ell(f_i, y_i) J_i, \qquad J_i = \partial f(x_i) / \partial \theta
 
-    Positive semi-definite where the loss is convex in the outputs; for softmax cross-entropy its output curvature is
+    It is positive semi-definite if the loss is convex in the outputs. For softmax cross-entropy the output curvature is
     diag(p) - p p^T and G is the Fisher information (Schraudolph 2002; Martens 2020).
-
-    See `CurvatureOperator` for all other parameters, errors and conventions.
 
     Parameters
     ----------
+    model : torch.nn.Module
+        Model in evaluation mode, with parameters in float32 or float64.
+    loss_fn : callable
+        `loss_fn(outputs, targets)`, or `hesspec.closure(function)` of `function(model, batch)`.
+    data : iterable
+        Batches (inputs, targets), which can be iterated repeatedly and are the same in each pass.
+    params, terms, memory, precision, mode, verify, batch_statistics, traces, group : optional
+        See `CurvatureOperator`, which also describes errors and conventions.
     output_curvature : {"full", "true-vs-rest", "within-competitor"}, optional
-        Which part of the output curvature is between the Jacobians; the last two are for softmax cross-entropy with
-        class indices as targets (weighted, smoothed and ignored ones too), and add up to the first (arXiv 2605.06081).
+        Part of the output curvature between the Jacobians. The last two are for softmax cross-entropy with class
+        indices as targets (including weights, smoothing and ignored targets), and sum to the first (arXiv 2605.06081).
         "true-vs-rest", p_y (1 - p_y) (e_y - q)(e_y - q)^T with y the true class and q the softmax of all others, is the
-        Gauss-Newton matrix of a scalar, the margin f_y - logsumexp_{c != y} f_c, of which the loss is softplus of minus
-        it. "within-competitor", (1 - p_y)(diag(q) - q q^T), tells the other classes apart; it is zero with two classes.
+        Gauss-Newton matrix of a scalar, the margin s = f_y - logsumexp_{c != y} f_c, with the loss softplus(-s).
+        "within-competitor", (1 - p_y)(diag(q) - q q^T), distinguishes the other classes; it is zero for two classes.
         Both are positive semi-definite.
 
     Raises
     ------
     ValueError
-        If `output_curvature` is none of these, or not "full" for another loss or for targets that are no classes.
+        If `output_curvature` is unknown, or not "full" for another loss or for targets that are not classes.
     """
 
     def __init__(
@@ -122,8 +128,8 @@ class GaussNewton(SumOverBatches):
     ) -> None:
         if output_curvature not in OUTPUT_CURVATURES:
             known = ", ".join(map(repr, OUTPUT_CURVATURES))
-            raise ValueError(f"output_curvature={output_curvature!r} is unknown; it is one of {known}.")
-        # Before the data is looked at, of which this loss might be wrong for other reasons.
+            raise ValueError(f"output_curvature={output_curvature!r} is unknown; use one of {known}.")
+        # Before reading the data, for which this loss might be wrong for other reasons.
         check_output_curvature(output_curvature, as_module(loss_fn), torch.empty(0, dtype=torch.int64))
         super().__init__(
             model,
@@ -149,12 +155,12 @@ class GaussNewton(SumOverBatches):
 
     @property
     def attributes(self) -> dict[str, str | int | float]:
-        """What this operator is, for the record of a measurement; with "output_curvature" where that is not "full"."""
+        """Attributes for the record of a measurement, including "output_curvature" if it is not "full"."""
         part = {} if self._form.part == "full" else {"output_curvature": self._form.part}
         return {**super().attributes, **part}
 
     def identity(self) -> dict[str, str]:
-        """What this operator is, by its content; see `CurvatureOperator`."""
+        """Content hashes that identify this operator; see `CurvatureOperator`."""
         return {**super().identity(), "output curvature": self._form.part}
 
 
@@ -166,7 +172,7 @@ def _curve(
     live: Sequence[int],
     theta: Named,
 ) -> Apply:
-    """d^2 l / d f^2 in those outputs that depend on the parameters: in closed form, else from a kept graph."""
+    """Products with d^2 l / d f^2 in the outputs that depend on the parameters: closed form, or a retained graph."""
     at = tuple(output.detach().requires_grad_(i in live) for i, output in enumerate(outputs))
     with torch.no_grad():
         known = loss.curvature(rebuild(at), part)

@@ -1,4 +1,4 @@
-"""The Hessian of the loss."""
+"""Hessian of the loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Hessian", "differentiate_gradient", "materialised"]
 
 @dataclass(frozen=True)
 class HessianForm:
-    """The Hessian of a batch; see `CurvatureForm`."""
+    """Hessian of a batch; see `CurvatureForm`."""
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """Forward over reverse: d/dt grad L(theta + t v)."""
@@ -44,11 +44,20 @@ class Hessian(SumOverBatches):
 
     .. math:: \mathrm{Hess} = \nabla^2_\theta \frac1N \sum_i \ell(f(x_i; \theta), y_i)
 
-    See `CurvatureOperator` for parameters, errors and conventions.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Model in evaluation mode, with parameters in float32 or float64.
+    loss_fn : callable
+        `loss_fn(outputs, targets)`, or `hesspec.closure(function)` of `function(model, batch)`.
+    data : iterable
+        Batches (inputs, targets), which can be iterated repeatedly and are the same in each pass.
+    params, terms, memory, precision, mode, verify, batch_statistics, traces, group : optional
+        See `CurvatureOperator`, which also describes errors and conventions.
 
     Examples
     --------
-    Against the dense matrix, for a linear model with squared error, whose Hessian is 2/(N C) X^T X for each output:
+    For a linear model with squared error the Hessian is 2/(N C) X^T X for each output:
 
     >>> import torch, hesspec
     >>> from torch import nn
@@ -64,7 +73,7 @@ class Hessian(SumOverBatches):
 
 
 def differentiate_gradient(value: Tensor, leaves: Sequence[Tensor]) -> Apply:
-    """v -> (d^2 value / d leaves^2) v by reverse over reverse, from one graph that is kept.
+    """Return v -> (d^2 value / d leaves^2) v by reverse over reverse, from one retained graph.
 
     Parameters
     ----------
@@ -77,7 +86,7 @@ def differentiate_gradient(value: Tensor, leaves: Sequence[Tensor]) -> Apply:
         if value.requires_grad
         else (None,) * len(leaves)
     )
-    # Parts of the gradient that do not depend on the parameters have no graph, and no curvature.
+    # Parts of the gradient that do not depend on the parameters have no graph and no curvature.
     places = [i for i, part in enumerate(gradient) if part is not None and part.requires_grad]
     curved = [part for part in gradient if part is not None and part.requires_grad]
 
@@ -91,5 +100,5 @@ def differentiate_gradient(value: Tensor, leaves: Sequence[Tensor]) -> Apply:
 
 
 def materialised(found: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Derivatives, with zeros in the place of those that are none; `materialize_grads` looks at every tensor twice."""
+    """Replace derivatives that are None by zeros; `materialize_grads` would visit every tensor twice."""
     return [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, leaves, strict=True)]

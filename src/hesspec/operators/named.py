@@ -1,4 +1,4 @@
-"""Operators by the names of their matrices."""
+"""Lookup of operator classes by the name of the matrix."""
 
 from importlib import import_module
 
@@ -9,6 +9,6 @@ __all__ = ["operator_class"]
 
 
 def operator_class(name: str) -> type[CurvatureOperator]:
-    """Class of the operator of a matrix, by its name in `hesspec.matrices.MATRICES`."""
+    """Return the operator class of a matrix, by its name in `hesspec.matrices.MATRICES`."""
     found: type[CurvatureOperator] = getattr(import_module(MATRICES[name].module), name)
     return found

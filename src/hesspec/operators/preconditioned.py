@@ -1,4 +1,4 @@
-r"""A symmetric operator in the coordinates in which an adaptive optimiser descends, P^(-1/2) A P^(-1/2)."""
+r"""Preconditioned operators P^(-1/2) A P^(-1/2), and the preconditioners of adaptive optimisers."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["Preconditioned", "preconditioner"]
 
 
 class Preconditioned(Composable):
-    r"""P^(-1/2) A P^(-1/2) of a symmetric operator A and a positive diagonal P, as of an adaptive optimiser.
+    r"""Preconditioned operator P^(-1/2) A P^(-1/2) for a symmetric operator A and a positive diagonal P.
 
-    Where an optimiser divides its step by P, :math:`\theta \leftarrow \theta - \eta P^{-1} m`, the Hessian in the
-    coordinates :math:`P^{1/2} \theta` is this matrix. Its eigenvalues are those of :math:`P^{-1} A`, and its largest
-    one decides whether the optimiser is stable (see `hesspec.stability`).
+    If an optimiser divides its step by P, :math:`\theta \leftarrow \theta - \eta P^{-1} m`, this is the Hessian in the
+    coordinates :math:`P^{1/2} \theta`. Its eigenvalues are those of :math:`P^{-1} A`, and the largest one determines
+    whether the optimiser is stable (see `hesspec.stability`).
 
     Parameters
     ----------
-    operator
-        A: an operator of hesspec, or anything symmetric with `shape` (p, p), `dtype`, `device` and `@`.
+    operator : SymmetricOperator
+        A: an operator of hesspec, or any symmetric operator with `shape` (p, p), `dtype`, `device` and `@`.
     diagonal : Tensor (p,) or torch.optim.Optimizer
-        P, on any device and in any precision; positive and finite. Or an optimiser (Adam, AdamW, RMSprop, Adagrad) of
-        the parameters that the operator is taken by, from whose state P is read now, see `preconditioner`.
+        P, positive and finite, on any device and in any precision; or an optimiser (Adam, AdamW, RMSprop, Adagrad) of
+        the operator's parameters, from whose current state P is computed, see `preconditioner`.
 
     Attributes
     ----------
     shape, dtype, device
-        Of A.
+        Those of A.
     diagonal : Tensor (p,)
-        P, in float64 where the operator is, else in float32.
+        P, in the dtype of the operator.
 
     Raises
     ------
@@ -63,7 +63,7 @@ class Preconditioned(Composable):
             chosen = _parameters(operator)
             if chosen is None:
                 raise ValueError(
-                    f"A {type(operator).__name__} does not know its parameters; give the diagonal itself, for example "
+                    f"A {type(operator).__name__} does not know its parameters; pass the diagonal itself, for example "
                     "hesspec.operators.preconditioner(optimizer, model.named_parameters())."
                 )
             diagonal = preconditioner(diagonal, zip(chosen.names, chosen.parameters, strict=True))
@@ -76,7 +76,7 @@ class Preconditioned(Composable):
             place = int(wrong.nonzero()[0])
             raise ValueError(
                 f"The diagonal must be positive and finite; entry {place} is {float(diagonal[place])!r}, and "
-                f"{int(wrong.sum())} in all are not. An eps > 0 in the optimiser keeps it from zero."
+                f"{int(wrong.sum())} entries in all are not. Set eps > 0 in the optimiser to keep it above zero."
             )
         self.operator, self.preconditioner = operator, name
         # Rounded to the operator's precision once, so that the matrix is exactly symmetric.
@@ -90,7 +90,7 @@ class Preconditioned(Composable):
         Raises
         ------
         ValueError
-            If it is not a tensor of such a shape.
+            If the argument is not a tensor of such a shape.
         """
         if not isinstance(vectors, Tensor) or vectors.dim() not in (1, 2) or len(vectors) != len(self._scale):
             seen = tuple(vectors.shape) if isinstance(vectors, Tensor) else f"a {type(vectors).__name__}"
@@ -103,18 +103,18 @@ class Preconditioned(Composable):
 
     @property
     def matvecs(self) -> int:
-        """Number of products with a vector that A has counted so far; 0 where it does not count."""
+        """Number of products with vectors so far, as counted by A; 0 if A does not count them."""
         return int(getattr(self.operator, "matvecs", 0))
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that share the data of A."""
+        """Processes that share the data of A."""
         found: Ranks = getattr(self.operator, "ranks", ALONE)
         return found
 
     @property
     def product_error(self) -> float:
-        """What products may be off by, relative to their norm: that of A times the condition number of P^(1/2).
+        """Error of products relative to their norm: that of A times the condition number of P^(1/2).
 
         ||S e|| <= max(S) error ||A u||, and ||S A u|| >= min(S) ||A u||, with S = P^(-1/2).
         """
@@ -123,19 +123,19 @@ class Preconditioned(Composable):
 
     @property
     def reference(self) -> Preconditioned | None:
-        """The same with the reference of A, see `CurvatureOperator.reference`; None where A has none."""
+        """The same operator with the reference of A, see `CurvatureOperator.reference`; None if A has none."""
         reference = getattr(self.operator, "reference", None)
         return None if reference is None else self._of(reference, self._scale, self.diagonal)
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Of A, with what it is preconditioned by: "Tensor", or the class of the optimiser."""
+        """Attributes of A, and the kind of preconditioner: "Tensor", or the class of the optimiser."""
         known: dict[str, Any] = dict(getattr(self.operator, "attributes", {}))
         matrix = known.get("matrix", type(self.operator).__name__)
         return {**known, "matrix": f"preconditioned {matrix}", "preconditioner": self.preconditioner}
 
     def identity(self) -> dict[str, str]:
-        """What this operator is, by its content."""
+        """Content hashes that identify this operator."""
         known: Callable[[], dict[str, str]] = getattr(self.operator, "identity", dict)
         content = self._scale.cpu().contiguous().numpy().tobytes()
         if isinstance(self.operator, Tensor):
@@ -143,7 +143,7 @@ class Preconditioned(Composable):
         return {**known(), "preconditioner": hashlib.blake2b(content).hexdigest()[:16]}
 
     def sliced(self) -> Preconditioned:
-        """The operator on the slices of vectors that the ranks have; itself where there is one rank."""
+        """Return the operator on slices of vectors, one for each rank; with one rank, the operator itself."""
         if self.ranks.size == 1:
             return self
         begin, end = self.ranks.part(self.shape[0])
@@ -162,58 +162,58 @@ class Preconditioned(Composable):
 
 
 def _parameters(operator: Any) -> ParameterSelection | None:
-    """Parameters that an operator, or the first term of a sum that knows them, is taken by."""
+    """Parameters of an operator, or of the first term of a sum that has them."""
     terms = [term for _, term in operator.terms] if isinstance(operator, Combination) else [operator]
     known = [term for term in terms if isinstance(term, CurvatureOperator)]
     return known[0]._risk.parameters if known else None  # noqa: SLF001 - of the same package
 
 
 def preconditioner(optimizer: Optimizer, parameters: Iterable[tuple[str, nn.Parameter]]) -> Tensor:
-    r"""The diagonal that an optimiser divided its last step by, from its state.
+    r"""Compute the diagonal P by which an optimiser divided its last step, from its state.
 
     P is such that the step was :math:`\theta \leftarrow \theta - \eta P^{-1} m`, with the optimiser's learning rate and
-    its first moment as it keeps it (the gradient, where it keeps none):
+    its stored first moment (the gradient, if it stores none):
 
     - Adam and AdamW: :math:`(1 - \beta_1^t) (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)`, with the running maximum of
       v_t for `amsgrad`;
-    - RMSprop: :math:`\sqrt{v_t} + \epsilon`, less the square of the mean gradient under the root where `centered`;
+    - RMSprop: :math:`\sqrt{v_t} + \epsilon`, with the squared mean gradient subtracted under the root if `centered`;
     - Adagrad: :math:`(1 + (t - 1) \, lr\_decay) (\sqrt{s_t} + \epsilon)`.
 
     Parameters
     ----------
     optimizer : torch.optim.Adam, AdamW, RMSprop or Adagrad
-        After its first step.
+        Optimiser, after at least one step.
     parameters : iterable of (str, Parameter)
-        Which of its parameters, and their names for error messages, as `model.named_parameters()` gives them.
+        Parameters, with their names for error messages, as from `model.named_parameters()`.
 
     Returns
     -------
     Tensor (p,)
-        float64, in the order of `parameters`; of a complex parameter two entries for each number.
+        P in float64, in the order of `parameters`; two entries for each number of a complex parameter.
 
     Raises
     ------
     ValueError
-        If the optimiser is of another class, has made no step, or does not train one of the parameters.
+        If the optimiser is of another class, has not made a step, or does not train one of the parameters.
     """
     kind = next((kind for kind in _FROM_STATE if isinstance(optimizer, kind)), None)
     if kind is None:
         raise ValueError(
-            f"A {type(optimizer).__name__} has no preconditioner that is known; those of Adam, AdamW, RMSprop and "
-            "Adagrad are. Give the diagonal as a tensor (p,)."
+            f"A {type(optimizer).__name__} has no known preconditioner; Adam, AdamW, RMSprop and "
+            "Adagrad are supported. Pass the diagonal as a tensor (p,)."
         )
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     parts = []
     for name, parameter in parameters:
         if id(parameter) not in groups:
             raise ValueError(
-                f"The optimiser does not train parameter {name!r}; choose those that it trains with params=[...]."
+                f"The optimiser does not train parameter {name!r}; select those that it trains with params=[...]."
             )
         state = optimizer.state.get(parameter, {})
         if not state or not float(state["step"]) > 0:
             raise ValueError(
-                f"The {type(optimizer).__name__} has no state of parameter {name!r} yet: make a step first. A "
-                "parameter that never gets a gradient has none; leave it out with params=[...]."
+                f"The {type(optimizer).__name__} has no state for parameter {name!r} yet: make a step first. A "
+                "parameter that never receives a gradient has none; exclude it with params=[...]."
             )
         diagonal = _FROM_STATE[kind](groups[id(parameter)], state, float(state["step"]))
         parts.append(diagonal.reshape(-1))
@@ -221,7 +221,7 @@ def preconditioner(optimizer: Optimizer, parameters: Iterable[tuple[str, nn.Para
 
 
 def _moment(state: Mapping[str, Any], name: str) -> Tensor:
-    """A second moment in float64, the parts of complex ones as reals."""
+    """Return a second moment in float64, with complex numbers as pairs of reals."""
     moment: Tensor = state[name].detach()
     return (torch.view_as_real(moment) if moment.is_complex() else moment).double()
 
@@ -244,7 +244,7 @@ def _adagrad(group: Mapping[str, Any], state: Mapping[str, Any], step: float) ->
     return (1 + (step - 1) * float(group["lr_decay"])) * (_moment(state, "sum").sqrt() + float(group["eps"]))
 
 
-# AdamW is an Adam.
+# AdamW is a subclass of Adam.
 _FROM_STATE: dict[type[Optimizer], Callable[[Mapping[str, Any], Mapping[str, Any], float], Tensor]] = {
     Adam: _adam,
     torch.optim.AdamW: _adam,

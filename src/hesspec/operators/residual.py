@@ -1,4 +1,4 @@
-"""The residual part of the Hessian."""
+"""Residual part of the Hessian."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Residual"]
 
 @dataclass(frozen=True)
 class ResidualForm:
-    """The residual part of a batch's Hessian; see `CurvatureForm`."""
+    """Residual part of a batch's Hessian; see `CurvatureForm`."""
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """Forward over reverse on <f, delta>."""
@@ -59,10 +59,21 @@ class Residual(SumOverBatches):
 
     .. math:: H = \frac1N \sum_i \sum_c \frac{\partial \ell_i}{\partial f_c} \nabla^2_\theta f_c(x_i; \theta)
 
-    It is the Hessian of <f(theta), delta> with delta = dl/df held constant. Where the loss reaches the parameters on
-    another way than through the outputs, as a penalty on the weights does, H is all of Hess - G.
+    It is the Hessian of <f(theta), delta> with delta = dl/df held constant. If the loss depends on the parameters other
+    than through the outputs, for example by a penalty on the weights, H is defined as Hess - G.
 
-    See `CurvatureOperator` for parameters, errors and conventions.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Model in evaluation mode, with parameters in float32 or float64.
+    loss_fn : callable
+        `loss_fn(outputs, targets)`, or `hesspec.closure(function)` of `function(model, batch)`.
+    data : iterable
+        Batches (inputs, targets), which can be iterated repeatedly and are the same in each pass.
+    params, terms, memory, precision, mode, verify, batch_statistics, traces, group : optional
+        See `CurvatureOperator`, which also describes errors and conventions.
+
+
     """
 
     _form = ResidualForm()

@@ -1,4 +1,4 @@
-"""The Hessian of a model whose parameters are sharded, by central differences of its gradient."""
+"""Hessian of a model with sharded parameters, by central differences of its gradient."""
 
 from __future__ import annotations
 
@@ -29,42 +29,43 @@ from hesspec.operators.risk.shards import check_share, is_distributed
 
 __all__ = ["ShardedHessian"]
 
-# Displacements that are tried, in units of ||theta||: from a tenth down by fours, until differences of the products
-# grow again because of rounding. In float64 that is near eps^(1/3) = 6e-6.
+# Displacements that are tried, in units of ||theta||: 0.1 divided by powers of four, until differences between products
+# grow again because of rounding. In float64 the best is near eps^(1/3) = 6e-6.
 LARGEST, FACTOR, TRIED = 0.1, 4.0, 10
 
 Segment = tuple[int, int]
 
 
 class ShardedHessian:
-    r"""Hessian of the empirical risk of a model that `fully_shard` (FSDP2) has sharded.
+    r"""Hessian of the empirical risk of a model that was sharded by `fully_shard` (FSDP2).
 
     .. math:: \mathrm{Hess}\, v \approx \frac{\nabla L(\theta + h v) - \nabla L(\theta - h v)}{2 h}, \quad \|v\| = 1
 
-    PyTorch has no second derivative through FSDP2; where a model fits on a device, `Hessian` is exact, and as fast: a
-    product takes two gradients here. The displacement h is the one, of those tried with the first product, at which
-    products with neighbouring ones differ least. `reference` multiplies with twice the displacement: what truncation
-    (h^2) and rounding (1/h) leave of a product is no more than how far the two are apart, as long as one of them
-    prevails, and `hesspec.spectrum` carries it, measured in some steps and doubled, into all bounds.
+    PyTorch has no second derivatives through FSDP2. If a model fits on a device, use `Hessian`, which is exact and as
+    fast: here a product takes two gradients. The displacement h is chosen with the first product, as the one at which
+    products change least from one displacement to the next. `reference` uses twice the displacement: as long as either
+    truncation (h^2) or rounding (1/h) dominates, the error of a product is at most the difference between the two, and
+    `hesspec.spectrum` includes it, measured in some steps and doubled, in all bounds.
 
-    Vectors are slices, as of an operator whose data is shared: of R^p, in the order of `model.named_parameters()`, each
-    rank has the entries `ranks.part(p)`. Parameters are gathered layer by layer as in training, and never whole.
+    Vectors are slices, as for an operator whose data is shared by ranks: of R^p, in the order of
+    `model.named_parameters()`, each rank holds the entries `ranks.part(p)`. Parameters are gathered layer by layer as
+    in training, never all at once.
 
     Parameters
     ----------
     model : torch.nn.Module
-        In evaluation mode, with the selected parameters sharded over one dimension of devices, in one dtype, float32 or
-        float64. Between products it has the parameters that it had.
+        Model in evaluation mode, with the selected parameters sharded over one mesh dimension, all in float32 or all in
+        float64. Its parameters are unchanged between products.
     loss_fn, params, terms
-        As for `hesspec.Hessian`. Selected parameters require a gradient.
+        See `hesspec.Hessian`. Selected parameters must require a gradient.
     data : iterable of (inputs, targets)
-        This rank's share (`hesspec.shard_data(data, group)`), in batches small enough for a gradient in one pass. Ranks
-        with fewer batches than others pass one of theirs again, with no weight.
+        This rank's share of the data (`hesspec.shard_data(data, group)`), in batches small enough for a gradient in one
+        pass. Ranks with fewer batches than others repeat one of theirs with zero weight.
 
     Attributes
     ----------
     step : float or None
-        The displacement, from the first product on.
+        The displacement h; None before the first product.
     matvecs : int
         Number of products so far.
 
@@ -73,9 +74,9 @@ class ShardedHessian:
     ValueError
         If batch norm or dropout is active, the model is not sharded in this way, or data or loss cannot be used.
     NonFiniteError
-        With a product, if a loss or a gradient is NaN or infinite; RankError on the other ranks.
+        In a product, if a loss or a gradient is NaN or infinite; the other ranks raise RankError.
     RankError
-        If another rank failed, or is gone. What fails in a rank's own pass ends that rank, and the others notice.
+        If another rank failed or exited.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class ShardedHessian:
         terms: Callable[[Any], float] | None = None,
     ) -> None:
         refuse_active_modules(model)
-        # Distributed tensors, as is checked.
+        # Distributed tensors, as checked below.
         named: dict[str, Any] = dict(select_parameters(model, params))
         for name, value in named.items():
             if not is_distributed(value) or [str(place) for place in value.placements] != ["S(0)"]:
@@ -108,7 +109,7 @@ class ShardedHessian:
         if {shard.dtype for shard in shards} - {self.dtype} or self.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"The parameters are {', '.join(sorted({str(s.dtype) for s in shards}))}; curvature is measured in "
-                "float32 or float64, in one of the two."
+                "float32 or float64, the same for all parameters."
             )
         self._loss = Loss(loss_fn, terms=terms, device=self.device, dtype=self.dtype)
         check_share(data, self.ranks)
@@ -125,17 +126,17 @@ class ShardedHessian:
 
     @property
     def reference(self) -> _Doubled:
-        """The same with twice the displacement, to measure the error by."""
+        """The same operator with twice the displacement, to measure the error."""
         return _Doubled(self)
 
     @property
     def risk(self) -> float:
-        """The loss of all data, at the displaced parameters of the last product."""
+        """Loss on all data, at the displaced parameters of the last product."""
         return self._value
 
     @property
     def attributes(self) -> dict[str, str | int | float]:
-        """What this operator is, for the record of a measurement."""
+        """Attributes for the record of a measurement."""
         return {
             "matrix": "Hessian",
             "loss": self._loss.name,
@@ -149,11 +150,11 @@ class ShardedHessian:
         }
 
     def sliced(self) -> ShardedHessian:
-        """Itself: its vectors are slices."""
+        """Return this operator, whose vectors are slices already."""
         return self
 
     def identity(self) -> dict[str, str]:
-        """What this operator is, by its content, whatever the number of ranks."""
+        """Content hashes that identify this operator; they do not depend on the number of ranks."""
         return {
             "loss": loss_with_settings(self._loss.function),
             "network": architecture(self._model),
@@ -163,13 +164,13 @@ class ShardedHessian:
         }
 
     def _weights(self) -> Iterator[bytes]:
-        """Content of all parameters and buffers, gathered one after the other."""
+        """Content hash of all parameters and buffers, which are gathered one after the other."""
         fixed = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
         for value in {**self._named, **fixed}.values():
             yield octets(value.full_tensor() if is_distributed(value) else value)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """Slices of products, of those of a vector (length,) or of the columns of a matrix (length, k)."""
+        """Product with the slice of a vector (length,) or of the columns of a matrix (length, k), as slices."""
         columns = [vectors] if vectors.dim() == 1 else list(vectors.T)
         if self.step is None:
             self.step = self._chosen(columns[0])
@@ -178,7 +179,7 @@ class ShardedHessian:
         return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
 
     def difference(self, vector: Tensor, step: float) -> Tensor:
-        """Slice of the product with a vector by its slice, at a displacement of this length."""
+        """Product with a vector at a displacement of this length; vector and product are slices."""
         length = self.ranks.norm(float(torch.linalg.vector_norm(vector, dtype=torch.float64)))
         if length == 0:
             return torch.zeros_like(vector)
@@ -186,11 +187,11 @@ class ShardedHessian:
         with self._kept():
             forward = self._gradient(direction, step)
             backward = self._gradient(direction, -step)
-        # Gradients at neighbouring points are subtracted exactly (Sterbenz); what they are off by is in them before.
+        # Gradients at neighbouring points are subtracted exactly (Sterbenz); all error is in the gradients themselves.
         return self._layout.to_slice(forward.sub_(backward).mul_(length / (2 * step)))
 
     def _chosen(self, vector: Tensor) -> float:
-        """The displacement at which products with this vector change least from one to the next smaller one."""
+        """Choose the displacement at which products with this vector change least from one to the next smaller one."""
         squares = sum(float(value.to_local().detach().double().square().sum()) for value in self._named.values())
         step = LARGEST * max(math.sqrt(self.ranks.total(squares)), torch.finfo(self.dtype).tiny)
         before, best = self.difference(vector, step), (float("inf"), step)
@@ -204,7 +205,7 @@ class ShardedHessian:
         return best[1]
 
     def _gradient(self, direction: Tensor, step: float) -> Tensor:
-        """Shards, of this rank, of the gradient of the loss at theta + step direction, one after the other."""
+        """Yield this rank's shards of the gradient of the loss at theta + step direction."""
         at = 0
         with torch.no_grad():
             for value, start in zip(self._named.values(), self._start, strict=True):
@@ -212,7 +213,7 @@ class ShardedHessian:
                 shard.copy_(start.add(direction[at : at + shard.numel()].view_as(shard), alpha=step))
                 at += shard.numel()
         total, fault = 0.0, None
-        # Those that are not selected have one, too.
+        # Parameters that are not selected have a gradient, too.
         for value in self._model.parameters():
             value.grad = None
         for batch, share in self._in_step():
@@ -223,7 +224,7 @@ class ShardedHessian:
                 fault = f"The loss of batch {batch.index} is {float(loss)}; check its inputs and targets."
         shards = []
         for name, value in self._named.items():
-            # FSDP2 leaves the mean over the ranks.
+            # FSDP2 returns the mean over the ranks.
             gradient = torch.zeros_like(value.to_local()) if value.grad is None else value.grad.to_local()
             if fault is None and not gradient.isfinite().all():
                 fault = f"The gradient of {name!r} is not finite."
@@ -238,7 +239,7 @@ class ShardedHessian:
         return torch.cat(shards)
 
     def _pass(self, batch: Batch, share: float) -> Tensor:
-        """Loss of a batch times its share, with its gradient added to those of the parameters."""
+        """Return the loss of a batch times its share, and add its gradient to those of the parameters."""
         with torch.enable_grad(), Substitutes({F.cross_entropy: cross_entropy}):
             inputs = batch.inputs
             if isinstance(inputs, dict):
@@ -248,14 +249,14 @@ class ShardedHessian:
             if batch.share:
                 loss = self._loss(outputs, batch.targets) * share
             else:
-                # Its loss is a mean over no terms.
+                # Its loss is a mean over zero terms.
                 tensors, _ = differentiable_outputs(self._loss.taken(outputs))
                 loss = torch.stack([(tensor * 0).sum().to(self.dtype) for tensor in tensors]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _in_step(self) -> Iterator[tuple[Batch, float]]:
-        """Batches of this rank with their shares, and one of them without, until there are as many as on any rank."""
+        """Yield this rank's batches with their shares, padded by one of them with zero share up to the longest rank."""
         count, last = 0, None
         for batch in self._batches:
             count, last = count + 1, batch
@@ -265,7 +266,7 @@ class ShardedHessian:
             yield last, 0.0
 
     def _without_terms(self) -> Batch:
-        """A batch of a rank all of whose targets are ignored: it has no share in the loss."""
+        """Whether all targets of a batch are ignored, so that it has no share in the loss."""
         inputs, targets = as_pair(0, next(iter(self._data)))
 
         def placed(leaf: Tensor) -> Tensor:
@@ -290,7 +291,7 @@ class ShardedHessian:
 
 
 class _Doubled:
-    """Products at twice the displacement of another operator."""
+    """Operator that uses twice the displacement of another one."""
 
     def __init__(self, operator: ShardedHessian) -> None:
         self._operator = operator
@@ -298,12 +299,14 @@ class _Doubled:
     def __matmul__(self, vector: Tensor) -> Tensor:
         operator = self._operator
         if operator.step is None:
-            raise RuntimeError("The displacement is chosen with the operator's own first product.")
+            raise RuntimeError(
+                "The displacement is chosen by the operator's first product; compute one before using its reference."
+            )
         return operator.difference(vector, 2 * operator.step)
 
 
 class _Layout:
-    """Where the entries of flat vectors are: in the slices of the ranks, and in their shards of the parameters."""
+    """Correspondence between flat vectors in slices of the ranks and shards of the parameters."""
 
     def __init__(self, values: list[Any], count: int, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -318,7 +321,7 @@ class _Layout:
         self._slices = [(min(r * length, count), min((r + 1) * length, count)) for r in range(ranks.size)]
 
     def to_shards(self, vector: Tensor) -> Tensor:
-        """Shards, of this rank, of a vector, one after the other, from the slices of all ranks."""
+        """Yield this rank's shards of a vector, given the slices of all ranks."""
         me = self._ranks.rank
         begin = self._slices[me][0]
         sent = [
@@ -352,19 +355,19 @@ class _Layout:
 
 
 def _common(segments: list[Segment], slice_: Segment) -> list[Segment]:
-    """What of the segments is in a slice, in their order."""
+    """Intersections of the segments with a slice, in order."""
     cut = [(max(a, slice_[0]), min(b, slice_[1])) for a, b in segments]
     return [(a, b) for a, b in cut if a < b]
 
 
 def _within(segments: list[Segment], a: int, b: int) -> slice:
-    """Where [a, b), which one of the segments holds, is when these are put one after the other."""
+    """Position of [a, b), which lies in one of the segments, in their concatenation."""
     before = 0
     for begin, end in segments:
         if begin <= a and b <= end:
             return slice(before + a - begin, before + b - begin)
         before += end - begin
-    raise IndexError(f"[{a}, {b}) is in none of the segments.")
+    raise IndexError(f"[{a}, {b}) is not in any of the segments.")
 
 
 def _joined(pieces: list[Tensor], like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Curvature matrices on slices of vectors, where several ranks share the data."""
+"""Curvature matrices on slices of vectors, for ranks that share the data."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ __all__ = ["Sliced"]
 
 
 class Sliced:
-    """A curvature matrix whose data ranks share, on slices of vectors: each rank gives and gets its own.
+    """Curvature matrix whose data is shared by ranks, on slices of vectors, one for each rank.
 
-    A product takes two collectives: vectors are gathered from all ranks, and of the ranks' products the sums are
+    A product uses two collectives: vectors are gathered from all ranks, and the sum of the ranks' products is
     scattered.
 
     Parameters
     ----------
     operator : CurvatureOperator
+        Operator with `group=`.
     """
 
     def __init__(self, operator: CurvatureOperator) -> None:
@@ -33,13 +34,13 @@ class Sliced:
 
     @functools.cached_property
     def reference(self) -> Sliced | None:
-        """The same at full precision, as of the operator."""
+        """Reference of the operator, on slices."""
         reference = self._operator.reference
         return None if reference is None else Sliced(reference)
 
     @property
     def product_error(self) -> float:
-        """Of the operator."""
+        """Error of the operator's products, relative to their norm."""
         return self._operator.product_error
 
     @property
@@ -48,9 +49,9 @@ class Sliced:
         return self._operator.attributes
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """Slices of products, of those of a vector (length,) or of the columns of a matrix (length, k)."""
+        """Product with the slice of a vector (length,) or of the columns of a matrix (length, k), as slices."""
         columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
-        # Room for the first one is kept: to touch new memory costs as much as to send what goes into it.
+        # The buffer for the first one is kept: touching new memory costs as much as sending its content.
         if self._room is None:
             self._room = self.ranks.room(self.shape[0], vectors)
         rooms = [self._room, *(None for _ in columns[1:])]

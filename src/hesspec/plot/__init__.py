@@ -1,4 +1,4 @@
-"""Figures of spectra for talks and papers, in matplotlib."""
+"""Matplotlib figures of spectra, for talks and papers."""
 
 from hesspec.plot.dynamics import (
     plot_against_samples,

@@ -1,4 +1,4 @@
-"""Figures of outliers and bulk edges: through training, against sample size, and of one matrix against another."""
+"""Figures of outliers and bulk edges: during training, against sample size, and of one matrix against another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_against_samples", "plot_hessian_against_gauss_newton", "plot_overlaps", "plot_training"]
 
-MAX_TICKS = 8  # sample sizes that can be written below an axis without touching one another
+MAX_TICKS = 8  # number of sample sizes that can be labelled below an axis without overlap
 
 Array = npt.NDArray[np.float64]
 
@@ -37,30 +37,29 @@ def plot_training(
     title: str | None = None,
     tracks: Sequence[npt.NDArray[np.int64]] | None = None,
 ) -> Figure:
-    """Figure of the outliers and of the bulk's edges at checkpoints of one training run.
+    """Plot the outliers and the bulk edges at checkpoints of one training run.
 
     Parameters
     ----------
     spectra : mapping of str to Spectrum
-        Name of the checkpoint and spectrum of one matrix there, in the order of training. Where
-        each has an attribute `epoch`, and they ascend, the axis is the epoch; otherwise the names
-        stand side by side.
+        Spectra of one matrix by the names of the checkpoints, in the order of training. If each has an attribute
+        `epoch`, and these ascend, the axis is the epoch; otherwise the names are evenly spaced.
     title : str, optional
-        Above the panel.
+        Title above the panel.
     tracks : sequence of int array (outliers,), optional
-        Of each spectrum, as `hesspec.track_outliers` numbers its outliers: those of one number are joined, so that
-        crossings are seen. Without it those of one rank and sign are.
+        Track numbers of each spectrum's outliers, from `hesspec.track_outliers`: outliers with the same number
+        are joined, which shows crossings. By default outliers of the same rank and sign are joined.
 
     Returns
     -------
     matplotlib.figure.Figure
-        8 by 5 inches. The vertical axis is linear as far from zero as the bulk reaches at any
-        checkpoint, and logarithmic beyond.
+        Figure of 8 by 5 inches. The vertical axis is linear up to the largest extent of the bulk, and logarithmic
+        beyond.
 
     Raises
     ------
     ValueError
-        If there is no spectrum, or the tracks are not those of its outliers.
+        If there are no spectra, or the tracks do not match the outliers.
     """
     check_not_empty(spectra)
     members = list(spectra.values())
@@ -98,7 +97,7 @@ def plot_training(
 
 
 def _ranks(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
-    """Numbers of the outliers of each spectrum: those of one sign and rank have the same."""
+    """Number the outliers of each spectrum by sign and rank."""
     found = []
     for spectrum in spectra:
         positive = spectrum.outliers > 0
@@ -109,7 +108,7 @@ def _ranks(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
 def _checked(tracks: Sequence[npt.NDArray[np.int64]], spectra: Sequence[Spectrum]) -> Sequence[npt.NDArray[np.int64]]:
     given, wanted = [len(numbers) for numbers in tracks], [spectrum.outliers.size for spectrum in spectra]
     if given != wanted:
-        raise ValueError(f"tracks has {given} numbers for spectra with {wanted} outliers; give one for each outlier.")
+        raise ValueError(f"tracks has {given} numbers for spectra with {wanted} outliers; pass one for each outlier.")
     return tracks
 
 
@@ -122,7 +121,7 @@ def _draw_outliers(
     *,
     magnitude: bool = False,
 ) -> None:
-    """Draw all outliers, those of one number joined by a line; of a negative number none are."""
+    """Draw all outliers; those with the same number are joined by a line, except for negative numbers."""
     lines: dict[tuple[int, int], list[tuple[int, float, float]]] = {}
     for place, (spectrum, mine) in enumerate(zip(spectra, numbers, strict=True)):
         bounds = spectrum.error_bounds[spectrum.is_outlier]
@@ -130,7 +129,7 @@ def _draw_outliers(
             key = (int(number), 0) if number >= 0 else (-1, 1000 * place + rank)
             lines.setdefault(key, []).append((place, float(value), float(bound)))
     for line in lines.values():
-        # Not a number where there is no outlier of this number: no line leaps over such a place.
+        # NaN if there is no outlier with this number, so that no line crosses the gap.
         height, bounds = np.full(x.size, np.nan), np.full(x.size, np.nan)
         for place, value, bound in line:
             height[place], bounds[place] = value, bound
@@ -156,7 +155,7 @@ def _draw_outliers(
 
 
 def _label_last(figure: Figure, axes: Axes, x: float, spectrum: Spectrum, look: Look) -> None:
-    """Write the last checkpoint's outliers beside their points, pushed apart."""
+    """Write the values of the last checkpoint's outliers next to their points, without overlap."""
     outliers = np.sort(spectrum.outliers)
     settle(figure)
     to_points = 72 / figure.dpi
@@ -199,27 +198,27 @@ def _draw_training_legend(figure: Figure, look: Look, joined: str) -> None:
 
 
 def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None = None) -> Figure:
-    """Figure of the outliers and of the bulk's edges of one matrix against the samples per class trained on.
+    """Plot the outliers and the bulk edges of one matrix against the number of training samples per class.
 
     Parameters
     ----------
     spectra : mapping of int to Spectrum
-        Samples per class of the training set, and spectrum. Outliers of one sign and rank are joined: the networks are
-        different ones, so that their eigenvectors say nothing about one another.
+        Spectra by the number of training samples per class. Outliers of the same sign and rank are joined, as
+        eigenvectors of different networks cannot be compared.
     title : str, optional
-        Above the panel.
+        Title above the panel.
 
     Returns
     -------
     matplotlib.figure.Figure
-        8 by 5.5 inches, both axes logarithmic. With three sizes or more, power laws are fitted to the largest outlier
-        and to both edges of the bulk, the lower one where it is negative; their exponents are in the legend with 95%
-        intervals, where these do not hold zero.
+        Figure of 8 by 5.5 inches, with logarithmic axes. For at least three sizes, power laws are fitted to the largest
+        outlier and to both bulk edges, the lower one if it is negative. The legend shows their exponents with 95%
+        intervals, if these do not contain zero.
 
     Raises
     ------
     ValueError
-        If there is no spectrum.
+        If there are no spectra.
     """
     check_not_empty(spectra)
     sizes = sorted(spectra)
@@ -227,10 +226,10 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
     x = np.array(sizes, float)
     look = Look.of(0)
     edges = np.array([spectrum.bulk_edges for spectrum in members])
-    # Without negative eigenvalues the lower edge is zero but for rounding, which a logarithmic axis would show as one.
+    # Without negative eigenvalues the lower edge is zero up to rounding, which a logarithmic axis would show.
     floor = np.array([spectrum.rounding for spectrum in members])
     lower, upper = (np.where(edge > floor, edge, np.nan) for edge in (-edges[:, 0], edges[:, 1]))
-    # Of none, or of negative ones only, the fit takes nothing.
+    # The fit ignores missing and negative values.
     largest = np.array([s.outliers.max(initial=-np.inf) for s in members])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 5.5), layout="constrained")
@@ -288,7 +287,7 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
 
 
 def _draw_law(axes: Axes, x: Array, values: Array, name: str, dashes: Any) -> str | None:
-    """Draw the power law that fits, and say which it is; None where nothing is known of one."""
+    """Draw the fitted power law, and return its description; None if there is none."""
     from hesspec.spectra.power_law import fit_power_law  # noqa: PLC0415 - slow to import, and only this needs it
 
     try:
@@ -296,7 +295,7 @@ def _draw_law(axes: Axes, x: Array, values: Array, name: str, dashes: Any) -> st
     except ValueError:
         return None
     if law.lower <= 0 <= law.upper:
-        return None  # not even known whether it rises or falls
+        return None  # not even the sign of the exponent is known
     ends = x[np.isfinite(values) & (values > 0)][[0, -1]]
     axes.plot(ends, law.prefactor * ends**law.exponent, color="#000000", linewidth=1.4, linestyle=dashes, zorder=3)
     return f"{name} ∝ n^a, a = {exponent_text(law.exponent, law.lower, law.upper)}"
@@ -305,26 +304,26 @@ def _draw_law(axes: Axes, x: Array, values: Array, name: str, dashes: Any) -> st
 def plot_hessian_against_gauss_newton(
     pairs: Mapping[str, tuple[Spectrum, Spectrum]], *, title: str | None = None
 ) -> Figure:
-    """Figure of the positive outliers of Hess against those of G, rank by rank, with the line on which they are equal.
+    """Plot the positive outliers of Hess against those of G by rank, with the line of equality.
 
     Parameters
     ----------
     pairs : mapping of str to (Spectrum, Spectrum)
-        Label in the legend, and the spectra of Hess and of G of the same network and data. Two or more pairs are told
-        apart by colour and marker.
+        Spectra of Hess and of G for the same network and data, by their labels in the legend. Several pairs differ in
+        colour and marker.
     title : str, optional
-        Above the panel.
+        Title above the panel.
 
     Returns
     -------
     matplotlib.figure.Figure
-        6 by 6 inches, both axes logarithmic and of one scale. Outliers of the longer list that have no partner are
-        counted in the legend and not drawn.
+        Figure of 6 by 6 inches, with logarithmic axes of equal scale. Outliers without a partner are counted in the
+        legend and not drawn.
 
     Raises
     ------
     ValueError
-        If there is no pair.
+        If there are no pairs.
     """
     check_not_empty(pairs)
     with mpl.rc_context(STYLE):
@@ -380,28 +379,28 @@ def plot_hessian_against_gauss_newton(
 
 
 def plot_overlaps(overlaps: npt.ArrayLike, *, title: str | None = None) -> Figure:
-    """Figure of how much the eigenvectors of the outliers of Hess and of G have in common.
+    """Plot the overlaps of the outliers' eigenvectors of Hess and of G.
 
     Parameters
     ----------
     overlaps : array (outliers of Hess, outliers of G)
-        Squared cosines, as `hesspec.eigenvector_overlaps` gives them; white where they are not a number.
+        Squared cosines, from `hesspec.eigenvector_overlaps`; NaN is white.
     title : str, optional
-        Above the panel.
+        Title above the panel.
 
     Returns
     -------
     matplotlib.figure.Figure
-        6.4 by 5.6 inches, from light (0) to dark (1).
+        Figure of 6.4 by 5.6 inches, from light (0) to dark (1).
 
     Raises
     ------
     ValueError
-        If there is no outlier of one of them.
+        If one of them has no outliers.
     """
     squared = np.asarray(overlaps, np.float64)
     if squared.ndim != 2 or not squared.size:
-        raise ValueError(f"There are no overlaps to plot: their shape is {squared.shape}. Both need outliers.")
+        raise ValueError(f"There are no overlaps to plot: their shape is {squared.shape}. Both matrices need outliers.")
     rows, columns = squared.shape
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 5.6), layout="constrained")
@@ -420,6 +419,6 @@ def plot_overlaps(overlaps: npt.ArrayLike, *, title: str | None = None) -> Figur
 
 
 def _positive(spectrum: Spectrum) -> tuple[Array, Array]:
-    """Positive outliers, largest first, and the bounds of their errors."""
+    """Return positive outliers, largest first, and their error bounds."""
     mine = spectrum.is_outlier & (spectrum.eigenvalues > 0)
     return spectrum.eigenvalues[mine], spectrum.error_bounds[mine]

@@ -1,4 +1,4 @@
-"""Figure of the loss and error of one training against its epochs."""
+"""Learning curves: loss and error against the epoch."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ __all__ = ["epochs_of", "plot_learning_curves", "rate_changes"]
 
 Array = npt.NDArray[np.float64]
 
-# A rate that changes more often falls steadily: lines at its changes would fill the figure.
+# A rate that changes more often decreases steadily: lines at its changes would fill the figure.
 MAX_RATE_CHANGES = 8
-# Points of more epochs would touch one another.
+# Points of more epochs would overlap.
 MAX_MARKERS = 30
 CHANGE: dict[str, Any] = {"color": "#8A929A", "linewidth": 1.0, "linestyle": (0, (1.5, 1.5))}
 
 
 def epochs_of(records: Sequence[Mapping[str, float | None]]) -> list[float]:
-    """Numbers of the epochs as the records give them, or from 1 on where one of them does not."""
+    """Return the epoch numbers of the records, or 1, 2, ... if one of them has none."""
     epochs = [record.get("epoch") for record in records]
     given = [epoch for epoch in epochs if epoch is not None]
     return given if len(given) == len(epochs) else [float(place) for place in range(1, len(epochs) + 1)]
 
 
 def rate_changes(records: Sequence[Mapping[str, float | None]]) -> list[tuple[float, float]]:
-    """Epochs after which the learning rate changes, and the rate from there on; none where there are more than 8."""
+    """Return epochs after which the learning rate changes, and the new rates; none if there are more than 8."""
     rates = [record.get("learning_rate") for record in records]
     changes = [
         (epoch, after)
@@ -47,29 +47,29 @@ def rate_changes(records: Sequence[Mapping[str, float | None]]) -> list[tuple[fl
 
 
 def plot_learning_curves(records: Sequence[Mapping[str, float | None]], *, title: str | None = None) -> Figure:
-    """Figure of the loss and the error of one training against the epoch, on the train and on the test set.
+    """Plot loss and error of one training run against the epoch, on the training and the test set.
 
     Parameters
     ----------
     records : sequence of mapping of str to float or None
-        One for each epoch, ascending: `epoch`, `train_loss`, `test_loss` (mean, in nats), `train_error`, `test_error`
-        (fractions) and `learning_rate`. What is None or not there is left out.
+        Records by ascending epoch: `epoch`, `train_loss`, `test_loss` (mean, in nats), `train_error`, `test_error`
+        (fractions) and `learning_rate`. Values that are None or missing are omitted.
     title : str, optional
-        Above both panels.
+        Title above both panels.
 
     Returns
     -------
     matplotlib.figure.Figure
-        10 by 4 inches. The loss is on a logarithmic axis where all of it is positive; dotted lines stand where the
-        learning rate changes, unless it does so more than eight times.
+        Figure of 10 by 4 inches. The axis of the loss is logarithmic if all values are positive; dotted lines mark
+        changes of the learning rate, unless there are more than eight.
 
     Raises
     ------
     ValueError
-        If there is no record.
+        If there are no records.
     """
     if not records:
-        raise ValueError("There is no epoch to plot: the list of records is empty. Give one record for each epoch.")
+        raise ValueError("There is nothing to plot: the list of records is empty. Pass one record for each epoch.")
     epochs, changes = epochs_of(records), rate_changes(records)
     handles: list[Any] = []
     with mpl.rc_context(STYLE):

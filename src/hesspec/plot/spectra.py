@@ -44,7 +44,7 @@ Array = npt.NDArray[np.float64]
 
 
 class _Owner(NamedTuple):
-    """An outlier that wants a label."""
+    """Outlier to be labelled."""
 
     value: float
     height: float
@@ -52,29 +52,28 @@ class _Owner(NamedTuple):
 
 
 def plot_spectrum(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> Figure:
-    """Figure of one or several spectra, on a linear axis and on a logarithmic one beside it.
+    """Plot one or several spectra, on a linear axis and on a logarithmic axis.
 
-    The bulk is a light filled curve. Resolved eigenvalues are points at their share of the spectrum, 1/p unless an
-    exact spectrum has them several times; of these, outliers are dark and carry their error bounds as horizontal bars
-    and their values, largest first as far as there is room. The same function draws train against test, and Hess, G and
-    H over one another: the labels say which is which.
+    The bulk is a light filled curve. Resolved eigenvalues are points at their share of the spectrum, 1/p for simple
+    ones; outliers among them are dark, with error bounds as horizontal bars and with their values, largest first as far
+    as there is space. Use it to compare train with test, or Hess, G and H: the labels tell them apart.
 
     Parameters
     ----------
     spectra : mapping of str to Spectrum
-        Label in the legend and spectrum, in the order in which they are drawn.
+        Spectra by their labels in the legend, in the order in which they are drawn.
     title : str, optional
-        Above both panels.
+        Title above both panels.
 
     Returns
     -------
     matplotlib.figure.Figure
-        11 by 5 inches, no text below 9 pt.
+        Figure of 11 by 5 inches, with text of at least 9 pt.
 
     Raises
     ------
     ValueError
-        If there is no spectrum.
+        If there are no spectra.
     """
     check_not_empty(spectra)
     with mpl.rc_context(STYLE):
@@ -108,7 +107,7 @@ def plot_spectrum(spectra: Mapping[str, Spectrum], *, title: str | None = None) 
 
 
 def _draw_bulk(axes: Axes, x: Array, y: Array, look: Look) -> None:
-    seen = y > 0  # where the kernels have underflowed there is nothing to draw, and no logarithm
+    seen = y > 0  # where kernels underflow the density is zero and has no logarithm
     axes.fill_between(x[seen], y[seen], color=look.light, alpha=FILL, linewidth=0)
     axes.plot(x[seen], y[seen], color=look.light, linestyle=look.dashes, linewidth=1.4, label="bulk")
 
@@ -153,7 +152,7 @@ def _set_heights(axes: Axes, lowest: float) -> None:
 
 
 def _draw_inset(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) -> None:
-    """Enlarge the bulk where outliers leave it a sliver of the linear axis."""
+    """Draw an enlarged bulk if outliers leave little of the linear axis to it."""
     edges = np.array([spectrum.bulk_edges for spectrum in spectra])
     if not np.isfinite(edges).any():
         return
@@ -164,7 +163,7 @@ def _draw_inset(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) 
     before, after = (low - left) / (right - left), (right - high) / (right - left)
     if max(before, after) < 0.4:
         return
-    # The inset's own tick labels stand to its left.
+    # The tick labels of the inset are on its left.
     start, end = (1 - after + 0.16, 0.99) if after > before else (0.12, before - 0.04)
     inset = axes.inset_axes((start, 0.42, end - start, 0.5))
     for spectrum, look in zip(spectra, looks, strict=True):
@@ -209,7 +208,7 @@ def _legend_handle(look: Look) -> tuple[Patch, Line2D, Line2D]:
 def _label_outliers(
     figure: Figure, panels: tuple[Axes, Axes], spectra: Sequence[Spectrum], looks: Sequence[Look]
 ) -> None:
-    """Write values above the outliers, pushed apart; those that would land too far are left out."""
+    """Write values above the outliers without overlap; those that would be too far away are omitted."""
     settle(figure)
     owners = [
         _Owner(float(value), float(height), look)
@@ -228,7 +227,7 @@ def _label_outliers(
 
 
 def _label_side(axes: Axes, placed: list[tuple[float, _Owner]], start: float, end: float) -> None:
-    """Label the outliers of one side of the bulk, given with their abscissae in ascending order."""
+    """Label the outliers on one side of the bulk, given with ascending abscissae."""
     to_points = 72 / axes.figure.dpi
 
     def across(x: float) -> float:
@@ -268,28 +267,28 @@ def _label_side(axes: Axes, placed: list[tuple[float, _Owner]], start: float, en
 
 
 def plot_tail(spectra: Mapping[str, Spectrum], *, title: str | None = None) -> Figure:
-    """Figure of one or several spectra on logarithmic axes, with a power law fitted to the tail of each bulk.
+    """Plot one or several spectra on logarithmic axes, with a power law fitted to the tail of each bulk.
 
     Parameters
     ----------
     spectra : mapping of str to Spectrum
-        Label in the legend and spectrum. The tail is that of both signs, |lambda|; it is drawn where
-        `hesspec.spectra.tails.fit_tail` finds enough points for a fit, and these resolve the tail; dashed
-        where it does not show a power law. Beside a Gauss-Newton matrix that says of how many samples and classes it
-        is stands the Marchenko-Pastur law that it would have if its rows were noise.
+        Spectra by their labels in the legend. The tail is that of |lambda|, both signs. The fit is drawn if
+        `hesspec.spectra.tails.fit_tail` finds enough points and these resolve the tail, dashed if it does not show a
+        power law. For a Gauss-Newton matrix with known numbers of samples and classes, the Marchenko-Pastur law for
+        rows of noise is drawn as well.
     title : str, optional
-        Above the panel.
+        Title above the panel.
 
     Returns
     -------
     matplotlib.figure.Figure
-        8 by 5.5 inches, no text below 9 pt. The legend has the exponent of the density per unit of |lambda| with its
-        95% interval, and whether the power law is the better law.
+        Figure of 8 by 5.5 inches, with text of at least 9 pt. The legend shows the exponent of the density per unit of
+        |lambda| with its 95% interval, and whether a power law fits.
 
     Raises
     ------
     ValueError
-        If there is no spectrum.
+        If there are no spectra.
     """
     check_not_empty(spectra)
     with mpl.rc_context(STYLE):
@@ -344,9 +343,9 @@ def _law(spectrum: Spectrum) -> MarchenkoPasturFit | None:
 
 
 def _tail(spectrum: Spectrum) -> TailFit | None:
-    from hesspec.spectra.tails import fit_tail  # noqa: PLC0415 - slow to import, and only this needs it
+    from hesspec.spectra.tails import fit_tail  # noqa: PLC0415 - slow to import, and only needed here
 
     try:
         return fit_tail(spectrum, sign=0)
     except ValueError:
-        return None  # too few points, or all but nothing at one of them
+        return None  # too few points, or nearly all mass at one of them

@@ -1,4 +1,4 @@
-"""What all figures share: colours, markers, sizes, numbers as text, and labels that do not overlap."""
+"""Common style of all figures: colours, markers, sizes, number formats, and label placement."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = [
     "tail_verdict",
 ]
 
-# On an axis of more decades powers of ten are labels enough.
+# Axes of more decades are labelled with powers of ten only.
 FEW_DECADES = 2.5
 
 Array = npt.NDArray[np.float64]
 
-# Okabe and Ito's palette without its yellow, which is too light for lines on white.
+# Okabe-Ito palette without yellow, which is too light for lines on white.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = (
@@ -49,10 +49,10 @@ DASHES = (
     (0, (1, 3)),
 )
 
-FILL = 0.16  # opacity of the bulk, under points that must be seen on it
+FILL = 0.16  # opacity of the bulk, on which points must be visible
 
 LABEL_PITCH = 12.0  # points between neighbouring labels, a line of 9 pt text set upright
-LABEL_REACH = 40.0  # points; further from its eigenvalue a label would not be read as its own
+LABEL_REACH = 40.0  # points; largest distance of a label from its eigenvalue
 
 STYLE: dict[Any, Any] = {
     "font.size": 11.0,
@@ -74,7 +74,7 @@ STYLE: dict[Any, Any] = {
 
 
 class Look(NamedTuple):
-    """How one spectrum of an overlay is told from the others: by colour, marker and dashes."""
+    """Appearance of one spectrum in an overlay: colour, marker and dashes."""
 
     light: str
     dark: tuple[float, float, float]
@@ -85,7 +85,7 @@ class Look(NamedTuple):
     @classmethod
     def of(cls, index: int) -> Look:
         colour = OKABE_ITO[index % len(OKABE_ITO)]
-        # Later spectra get smaller markers, so that eigenvalues that coincide are both seen.
+        # Later spectra get smaller markers, so that coinciding eigenvalues are both visible.
         return cls(
             colour,
             darkened(colour),
@@ -96,30 +96,30 @@ class Look(NamedTuple):
 
 
 def darkened(colour: str) -> tuple[float, float, float]:
-    """Colour of the points that belong to an area: the same hue at 60% of its brightness."""
+    """Return the colour of points on an area: the same hue at 60% brightness."""
     red, green, blue = (0.6 * channel for channel in to_rgb(colour))
     return red, green, blue
 
 
 def spread(targets: Array, pitch: float, low: float, high: float) -> Array:
-    """Positions at least `pitch` apart in [low, high], nearest to the targets in least squares.
+    """Return positions at least `pitch` apart in [low, high] that are nearest to the targets in least squares.
 
     Parameters
     ----------
     targets : array (n,)
-        Where the labels would be if they could overlap, ascending.
+        Preferred positions of the labels, ascending.
     pitch, low, high : float
-        In the unit of the targets; n labels must fit, (n - 1) pitch <= high - low.
+        Smallest distance and limits, in the units of the targets; n labels must fit, (n - 1) pitch <= high - low.
 
     Returns
     -------
     array (n,)
-        Ascending.
+        Positions, ascending.
 
     Notes
     -----
-    With u_i = x_i - i pitch the constraint is that u ascends: isotonic regression, which pooling
-    adjacent violators solves.
+    With u_i = x_i - i pitch the constraint is that u ascends: isotonic regression, solved by pooling adjacent
+    violators.
     """
     pools: list[tuple[float, int]] = []
     for index, target in enumerate(targets):
@@ -134,25 +134,25 @@ def spread(targets: Array, pitch: float, low: float, high: float) -> Array:
 
 
 def bulk_on_logarithmic_axis(spectrum: Spectrum) -> tuple[Array, Array]:
-    """|lambda|, shape (n,), and the density of its decimal logarithm there, of both signs."""
+    """Return |lambda|, shape (n,), and the density of its decimal logarithm, for both signs together."""
     density = spectrum.log_density()
     return 10 ** density["log10_magnitude"].to_numpy(), density["density"].to_numpy()
 
 
 def tail_verdict(tail: TailFit) -> str:
-    """Whether a fitted tail is a power law, and why not if it is not, in few words."""
+    """Describe briefly whether a fitted tail is a power law, and if not, why."""
     if tail.is_power_law:
         return "a power law fits"
     return "it bends" if tail.better_than_exponential else "exponential not ruled out"
 
 
 def law_text(law: MarchenkoPasturFit) -> str:
-    """How far a bulk goes beyond the Marchenko-Pastur law, in few words."""
+    """Describe briefly how far a bulk extends beyond the Marchenko-Pastur law."""
     return f"the bulk reaches {law.edge_ratio:.2g} times as far, with {law.trace_beyond:.0%} of its trace beyond"
 
 
 def label_few_decades(*axes: Axis) -> None:
-    """Label 1, 2 and 5 of every decade of logarithmic axes that show no more than `FEW_DECADES` of them."""
+    """Label 1, 2 and 5 of every decade of logarithmic axes with at most `FEW_DECADES` decades."""
     for axis in axes:
         low, high = axis.get_view_interval()
         if 0 < high < low * 10**FEW_DECADES:
@@ -162,13 +162,13 @@ def label_few_decades(*axes: Axis) -> None:
 
 
 def check_not_empty(spectra: Collection[object]) -> None:
-    """Raise ValueError where there is nothing to draw."""
+    """Raise ValueError if there is nothing to draw."""
     if not spectra:
-        raise ValueError("There is no spectrum to plot: the mapping is empty. Give {label: spectrum}.")
+        raise ValueError("There are no spectra to plot: the mapping is empty. Pass {label: spectrum}.")
 
 
 def settle(figure: Figure) -> None:
-    """Lay the figure out: only then is it known how long an axis is in points."""
+    """Lay out the figure, which determines the length of axes in points."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)

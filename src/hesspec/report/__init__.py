@@ -1,4 +1,4 @@
-"""A self-contained interactive HTML page of the spectra in a folder."""
+"""Self-contained interactive HTML page of the spectra in a folder."""
 
 from hesspec.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""The spectra and training records of a folder, in the order and with the names under which a report shows them."""
+"""Spectra and training records of a folder, ordered and named as in the report."""
 
 from __future__ import annotations
 
@@ -31,21 +31,23 @@ CHECKPOINTS = ("initialisation", "middle", "end")
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One spectrum and where it belongs.
+    """Spectrum with its place in the report.
 
     Parameters
     ----------
     path : Path
-        Relative to the folder of the report.
+        File, relative to the folder of the report.
     spectrum : Spectrum
+        The spectrum.
     matrix, split, checkpoint : str
-        Names as the report shows them; empty where the spectrum does not say.
+        Names in the report; empty if the spectrum does not state them.
     epoch : float or None
+        Epoch of the checkpoint.
     run : str
-        What tells the training runs of the folder apart; empty where there is one. Of a study, the runs that differ in
-        sample size only have one name: they are a group.
+        Name that distinguishes the training runs of the folder; empty if there is only one. In a study, runs that
+        differ only in sample size have the same name and form a group.
     samples : int or None
-        Samples per class that the network was trained on, where the spectrum is one of a study.
+        Number of training samples per class, if the spectrum is part of a study.
     """
 
     path: Path
@@ -65,7 +67,7 @@ class Member:
 
     @cached_property
     def tail(self) -> TailFit | None:
-        """Power law of the tail of both signs; None where there are too few points, or one has nearly all weight."""
+        """Power law of the tail of both signs; None if there are too few points, or one has nearly all weight."""
         try:
             return fit_tail(self.spectrum, sign=0)
         except ValueError:
@@ -74,7 +76,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Explained:
-    """One class structure and where it belongs; names as of a `Member`."""
+    """Class structure with its place in the report; names as in `Member`."""
 
     path: Path
     structure: ClassStructure
@@ -93,7 +95,7 @@ class Explained:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The epochs of one training run: a mapping of names to numbers each, one at least."""
+    """Epochs of one training run: at least one, each a mapping of names to numbers."""
 
     path: Path
     run: str
@@ -102,23 +104,23 @@ class Training:
 
     @property
     def reached(self) -> float:
-        """The last epoch so far, by its own number or, where it has none, by how many there are."""
+        """Number of the last epoch so far; the number of epochs if they are not numbered."""
         return epochs_of(self.records)[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """All that a folder holds.
+    """Content of a folder.
 
     Parameters
     ----------
     members, structures, training
-        Spectra, class structures and records of the trainings that were measured, in order. Of a study of which
-        nothing is measured yet, there is no spectrum, and `training` has all trainings, named by their folders.
+        Spectra, class structures and records of the measured trainings, in order. If nothing in a study has been
+        measured yet, there are no spectra, and `training` has all trainings, named by their folders.
     unmeasured : list of Training
-        Those of a study that have no spectrum: their learning rate was not the best, or it is not their turn yet.
+        Trainings of a study without spectra: their learning rate was not the best, or they have not been measured yet.
     unread : list of (Path, str)
-        Files that could not be read, with the reason in words.
+        Files that could not be read, with the reason as text.
     study : str or None
         Text of the study file, if the folder is one of a study.
     """
@@ -134,14 +136,14 @@ class Collection:
 def read_folder(folder: Path) -> Collection:
     """Read every spectrum, class structure (`*.nc`) and training record (`training.json`) below a folder.
 
-    What cannot be read is left out, and listed.
+    Files that cannot be read are skipped and listed.
 
     Raises
     ------
     ValueError
-        If there is no spectrum that can be read, and the folder is not one of a study either.
+        If there are no readable spectra, and the folder is not that of a study.
     """
-    # Names that begin with a dot are files that another process is still writing. A pipe is not opened.
+    # Names that start with a dot are files that another process is still writing. Pipes are not opened.
     paths = sorted(path for path in folder.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
     members: list[Member] = []
     structures: list[Explained] = []
@@ -161,7 +163,7 @@ def read_folder(folder: Path) -> Collection:
     if not members and study is None:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in unread)
         raise ValueError(
-            f"There is no spectrum in {str(folder)!r} that can be read: {len(paths)} files named *.nc were found there "
+            f"There are no readable spectra in {str(folder)!r}: {len(paths)} files named *.nc were found there "
             f"and in its subfolders. Save spectra there with Spectrum.save.{reasons}"
         )
     members = _in_order(_with_runs(members))
@@ -187,7 +189,7 @@ def read_folder(folder: Path) -> Collection:
 
 
 def _study(folder: Path, unread: list[tuple[Path, str]]) -> str | None:
-    """Text of the study file, if there is one that can be read."""
+    """Text of the study file, if there is a readable one."""
     file = folder / STUDY_FILE
     try:
         return file.read_text(encoding="utf-8") if file.is_file() else None
@@ -199,7 +201,7 @@ def _study(folder: Path, unread: list[tuple[Path, str]]) -> str | None:
 def _trainings(
     folder: Path, members: Sequence[Member], in_study: bool, unread: list[tuple[Path, str]]
 ) -> tuple[list[Training], list[Training]]:
-    """Training records beside spectra, and of a study those without."""
+    """Training records of measured trainings and, in a study, of the others."""
     training, unmeasured = [], []
     for path in sorted(path for path in folder.rglob("training.json") if path.is_file()):
         relative = path.relative_to(folder)
@@ -219,7 +221,7 @@ def _trainings(
 
 
 def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
-    """Name of the point of training, and its epoch."""
+    """Name of the checkpoint, and its epoch."""
     epoch = attributes.get("epoch")
     number = float(epoch) if isinstance(epoch, int | float) and math.isfinite(epoch) else None
     name = str(attributes.get("checkpoint", ""))
@@ -229,10 +231,10 @@ def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
 
 
 def _result(path: Path) -> Spectrum | ClassStructure:
-    """The spectrum or the class structure in a file."""
+    """Read the spectrum or the class structure in a file."""
     found = load(path)
     if not isinstance(found, Spectrum | ClassStructure):
-        raise OtherKindError(f"{str(path)!r} holds a {found.KIND}, which has no place in the report.")
+        raise OtherKindError(f"{str(path)!r} contains a {found.KIND}, which the report does not show.")
     return found
 
 
@@ -245,7 +247,7 @@ def _explained(path: Path, structure: ClassStructure) -> Explained:
 
 
 def _run_of_structure(item: Explained, members: list[Member]) -> str:
-    """Run of the spectra of the same network, data and loss in the same folder; else a name of its own."""
+    """Run of the spectra of the same network, data and loss in the same folder; otherwise a separate name."""
     names = ("network", "dataset", "samples_per_class")
     mine = [item.structure.attributes.get(name) for name in names]
     for member in members:
@@ -268,13 +270,13 @@ def _member(path: Path, spectrum: Spectrum) -> Member:
         checkpoint=name,
         epoch=number,
         run="",
-        # Without an epoch there is no place for it among the others of its sample size.
+        # Without an epoch it cannot be ordered among the others of its sample size.
         samples=count if number is not None else None,
     )
 
 
 def _without_idle_sketches(spectrum: Spectrum) -> Spectrum:
-    """Without the sketches of eigenvectors in the bulk, which a study has a gigabyte of."""
+    """Drop sketches of eigenvectors in the bulk, which take a gigabyte in a study."""
     outliers = np.flatnonzero(spectrum.is_outlier)
     if not outliers.size or outliers[-1] + 1 >= len(spectrum.eigenvector_sketches):
         return spectrum
@@ -282,7 +284,7 @@ def _without_idle_sketches(spectrum: Spectrum) -> Spectrum:
 
 
 def _with_runs(members: list[Member]) -> list[Member]:
-    """Name the runs by as few attributes as tell all spectra of one matrix, split and checkpoint apart."""
+    """Name the runs by the fewest attributes that distinguish all spectra of one matrix, split and checkpoint."""
     parts: list[list[str]] = [[] for _ in members]
     others = [index for index, member in enumerate(members) if member.samples is None]
     grouped = [index for index, member in enumerate(members) if member.samples is not None]
@@ -317,7 +319,7 @@ def _with_runs(members: list[Member]) -> list[Member]:
 
 
 def _without_collisions(members: list[Member]) -> list[Member]:
-    """Move trainings and measurements that a newer one has replaced in a study to groups of their own."""
+    """Move trainings and measurements that newer ones have replaced in a study to separate groups."""
 
     def created(index: int) -> str:
         return str(members[index].spectrum.attributes.get("created", ""))
@@ -332,7 +334,7 @@ def _without_collisions(members: list[Member]) -> list[Member]:
     found = list(members)
     for index in order:
         member = members[index]
-        # The checkpoints of one training belong together, so it is the training that is newer or older.
+        # The checkpoints of one training belong together, so trainings are compared by age.
         newest = folders.setdefault((member.run, member.samples), member.path.parent)
         extra = [] if newest == member.path.parent else [member.path.parent.name]
         run = " · ".join(part for part in (member.run, *extra) if part)
@@ -365,7 +367,7 @@ def _in_order(members: list[Member]) -> list[Member]:
 
 
 def _rank(name: str, known: tuple[str, ...] | list[str], between: int | None = None) -> int:
-    """Place of a name among the known ones; others come after all of them, or at `between`."""
+    """Rank of a name among the known ones; others come last, or at `between`."""
     if name in known:
         return known.index(name)
     return len(known) if between is None else between
@@ -374,7 +376,7 @@ def _rank(name: str, known: tuple[str, ...] | list[str], between: int | None = N
 def _records(path: Path) -> list[dict[str, float | None]]:
     size = path.stat().st_size
     if size > LARGEST_RECORD:
-        raise ValueError(f"It has {size:,} bytes, which no record of a training has.")
+        raise ValueError(f"It has {size:,} bytes, more than any record of a training.")
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -387,7 +389,7 @@ def _records(path: Path) -> list[dict[str, float | None]]:
 def _number(value: object) -> float | None:
     if not isinstance(value, int | float):
         return None
-    # Whole numbers in JSON have any length.
+    # Integers in JSON can have any length.
     number = float(value) if abs(value) < LARGEST_NUMBER else math.inf
     return number if math.isfinite(number) else None
 

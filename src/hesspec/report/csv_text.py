@@ -1,4 +1,4 @@
-"""Tables as CSV, in which no cell is a formula."""
+"""Tables as CSV, without cells that spreadsheets would run as formulas."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Final
 
 __all__ = ["csv_text"]
 
-# What spreadsheets take for the begin of a formula, wide forms included.
+# Characters that start a formula in spreadsheets, including full-width forms.
 FORMULA: Final = tuple("=+-@＝＋－＠")
 BREAKS: Final = tuple("\t\r\n")
 
 
 def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """CSV, with floats to all of their digits, and nothing for what is not known.
+    """Format rows as CSV, with floats to all digits, and empty cells for missing values.
 
-    A text that a spreadsheet would run as a formula has an apostrophe in front, which spreadsheets take for the mark of
-    a text.
+    A text that a spreadsheet would run as a formula is preceded by an apostrophe, which marks it as text.
     """
     file = io.StringIO(newline="")
     writer = csv.writer(file)

@@ -1,4 +1,4 @@
-"""What is seen across spectra: outliers through training, power laws in sample size, outliers of Hess and of G."""
+"""Comparisons across spectra: outliers during training, power laws in sample size, outliers of Hess and of G."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """A power law in the sample size, at one epoch.
+    """Power law in the sample size, at one epoch.
 
     Parameters
     ----------
     member : Member
-        One of those that the law is of: all but its sample size is common to them.
+        One of the fitted spectra, which differ only in sample size.
     what : str
         "outlier 1" for the largest, and so on; "negative outlier 1" for the lowest, and so on; "upper bulk edge" and
-        "lower bulk edge". Of what is negative, the law is that of the magnitude.
+        "lower bulk edge". For negative values, the law is that of the magnitude.
     law : PowerLaw
+        Fitted law.
     sizes : (int, int)
-        Smallest and largest sample size that it was fitted to.
+        Smallest and largest sample size in the fit.
     """
 
     member: Member
@@ -48,7 +49,7 @@ class Pair:
     ----------
     hessian, gauss_newton : Member
     overlaps : array (outliers of Hess, outliers of G) or None
-        Squared cosines between eigenvectors; None where eigenvectors were not kept.
+        Squared cosines between eigenvectors; None if there are no sketches of eigenvectors.
     """
 
     hessian: Member
@@ -57,7 +58,7 @@ class Pair:
 
     @property
     def positive(self) -> list[tuple[int, int]]:
-        """Places, among the outliers of Hess and of G, of the positive ones of the same rank."""
+        """Indices, among the outliers of Hess and of G, of the positive ones of the same rank."""
         of_hessian, of_gauss_newton = (
             np.flatnonzero(member.spectrum.outliers > 0).tolist() for member in (self.hessian, self.gauss_newton)
         )
@@ -65,7 +66,7 @@ class Pair:
 
 
 def tracks_of(members: Sequence[Member]) -> list[npt.NDArray[np.int64] | None]:
-    """Numbers of the outliers, by which they are followed through each training; None where they cannot be."""
+    """Track numbers of the outliers in each training; None if they cannot be tracked."""
     series: dict[tuple[object, ...], list[int]] = {}
     for index, member in enumerate(members):
         series.setdefault((member.run, member.samples, member.matrix, member.split), []).append(index)
@@ -76,17 +77,17 @@ def tracks_of(members: Sequence[Member]) -> list[npt.NDArray[np.int64] | None]:
         try:
             numbers = track_outliers([members[index].spectrum for index in indices])
         except ValueError:
-            continue  # of an earlier version, without eigenvectors, or of different networks
+            continue  # from an earlier version, without sketches, or of different networks
         for index, mine in zip(indices, numbers, strict=True):
             found[index] = mine
     return found
 
 
 def laws_of(members: Sequence[Member]) -> list[Law]:
-    """Power laws of all outliers, by their ranks, and of both bulk edges against sample size, where they can be fitted.
+    """Fit power laws of outliers by rank, and of both bulk edges, against sample size, where possible.
 
-    The networks of different sample sizes are different ones, trained apart: their outliers are compared by rank, as
-    their eigenvectors have little in common.
+    Networks for different sample sizes are trained separately: their outliers are compared by rank, as their
+    eigenvectors have little in common.
     """
     series: dict[tuple[object, ...], list[Member]] = {}
     for member in members:
@@ -106,19 +107,19 @@ def laws_of(members: Sequence[Member]) -> list[Law]:
 
 
 def _magnitudes(spectra: Sequence[Spectrum]) -> Iterator[tuple[str, list[float]]]:
-    """What is followed against sample size, by name: a magnitude of each spectrum, not a number where there is none."""
+    """Quantities against sample size, by name: a magnitude of each spectrum, NaN if there is none."""
     for name, sign in (("outlier", 1), ("negative outlier", -1)):
         sizes = [np.sort(sign * spectrum.outliers[sign * spectrum.outliers > 0])[::-1] for spectrum in spectra]
         for rank in range(max(mine.size for mine in sizes)):
             yield f"{name} {rank + 1}", [float(mine[rank]) if rank < mine.size else np.nan for mine in sizes]
     for name, sign, side in (("upper bulk edge", 1, 1), ("lower bulk edge", -1, 0)):
         edges = [(sign * spectrum.bulk_edges[side], spectrum.rounding) for spectrum in spectra]
-        # The lower edge of a matrix without negative eigenvalues is zero but for rounding, which follows no law.
+        # The lower edge of a matrix without negative eigenvalues is zero up to rounding, which does not follow a law.
         yield name, [edge if edge > rounding else np.nan for edge, rounding in edges]
 
 
 def pairs_of(members: Sequence[Member]) -> list[Pair]:
-    """Hess and G wherever both were measured of the same network on the same data."""
+    """Pair Hess with G if both were measured for the same network and data."""
     places: dict[tuple[object, ...], dict[str, Member]] = {}
     for member in members:
         key = (member.run, member.samples, member.checkpoint, member.split)

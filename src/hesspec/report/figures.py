@@ -1,4 +1,4 @@
-"""What the page's script draws its figures from: plain dictionaries, with as few numbers as the figures need."""
+"""Data for the figures of the page's script: plain dictionaries, with as few numbers as possible."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ EPOCH_METRICS = (
     ("train_error", "train", 0, "error"),
     ("test_error", "test", 1, "error"),
 )
-# A curve is drawn from as few points as let log10 of the density be this exact, less than a pixel; no fewer than are
-# needed to point at it, and no more than the page of a study can hold.
+# A curve is drawn with the fewest points for this accuracy of log10 of the density, less than a pixel; but at least as
+# many as hovering needs, and at most as many as the page of a study can hold.
 CURVE_TOLERANCE = 0.01
 CURVE_FEWEST, CURVE_POINTS = 48, 240
 
 
 def plain(name: str) -> str:
-    """Name as a text that Plotly shows as it is: it would read HTML tags and, as of a template, `%{...}` in it."""
+    """Escape a name so that Plotly shows it literally: it would interpret HTML tags and `%{...}`."""
     return html.escape(name, quote=False).replace("%{", "&#37;{")
 
 
 @dataclass(frozen=True)
 class PlotlyLook:
-    """Colour, symbol and dashes of one matrix on one split.
+    """Appearance of one matrix on one split: colour, symbol and dashes.
 
     Parameters
     ----------
     matrix, split : int
-        Places among the matrices and the splits of the report.
+        Indices among the matrices and the splits of the report.
     """
 
     matrix: int
@@ -79,12 +79,12 @@ class PlotlyLook:
 
     @property
     def symbol(self) -> str:
-        """Plotly's name of the marker."""
+        """Plotly's name for the marker."""
         return self._of(SYMBOLS)
 
     @property
     def size(self) -> float:
-        """Diameter of outliers, in px: the first matrix's are larger, so that others are seen inside of them."""
+        """Diameter of outliers, in px: larger for the first matrix, so that others are visible inside them."""
         return 12.0 if self.matrix == self.split == 0 else 7.0
 
     @property
@@ -93,7 +93,7 @@ class PlotlyLook:
         return {"color": self.light, "dash": self._of(DASHES), "width": 1.8}
 
     def to_json(self) -> Json:
-        """All of it, by name."""
+        """All properties by name."""
         return {
             "dark": self.dark,
             "light": self.light,
@@ -105,13 +105,13 @@ class PlotlyLook:
 
 
 def spectrum_data(member: Member, tracks: npt.NDArray[np.int64] | None) -> Json:
-    """What the page's script draws of one spectrum, and says of it.
+    """Return the data of one spectrum for the page's script.
 
     Parameters
     ----------
     member : Member
     tracks : int array (outliers,) or None
-        Numbers of the outliers, by which they are followed through training; None where they cannot be.
+        Track numbers of the outliers during training; None if they cannot be tracked.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def spectrum_data(member: Member, tracks: npt.NDArray[np.int64] | None) -> Json:
     density = spectrum.density()
     floor = 1 / spectrum.dimension
     x, y = density["eigenvalue"].to_numpy(), density["density"].to_numpy()
-    seen = y > floor * 1e-3  # far below one eigenvalue: outside of every picture
+    seen = y > floor * 1e-3  # far below one eigenvalue: outside every figure
     magnitude, per_decade = bulk_on_logarithmic_axis(spectrum)
     visible = per_decade > floor * 1e-3
     mask = spectrum.is_outlier
@@ -163,7 +163,7 @@ def spectrum_data(member: Member, tracks: npt.NDArray[np.int64] | None) -> Json:
 
 
 def thinned(x: Array, y: Array) -> tuple[Array, Array]:
-    """Some of the points of a positive curve, by which log10 y is known within `CURVE_TOLERANCE` at the others.
+    """Select points of a positive curve from which log10 y at the others is known within `CURVE_TOLERANCE`.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def thinned(x: Array, y: Array) -> tuple[Array, Array]:
     Returns
     -------
     x, y : array (m,)
-        No more than about `CURVE_POINTS`.
+        Selected points, about `CURVE_POINTS` at most.
     """
     if x.size <= CURVE_FEWEST:
         return x, y
@@ -181,12 +181,12 @@ def thinned(x: Array, y: Array) -> tuple[Array, Array]:
     kept = np.unique(np.linspace(0, x.size - 1, CURVE_FEWEST).round().astype(int))
     while kept.size < CURVE_POINTS:
         error = np.abs(np.interp(x, x[kept], logs[kept]) - logs)
-        # The worst point of every interval, all at once.
+        # The worst point of every interval, for all intervals at once.
         ends = np.append(kept[1:-1], x.size)
         worst = [start + int(error[start:end].argmax()) for start, end in zip(kept[:-1], ends, strict=True)]
         worst = [place for place in worst if error[place] > CURVE_TOLERANCE]
         more = np.union1d(kept, worst)
-        # None are left, or they are so close together that interpolation between them is off.
+        # No points are left, or they are so close together that interpolation between them is inaccurate.
         if more.size == kept.size:
             break
         kept = more
@@ -194,7 +194,7 @@ def thinned(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _tail(tail: TailFit | None) -> Json | None:
-    """Line of the power law of the tail on the axis of |lambda|, where it is resolved."""
+    """Line of the power law of the tail on the axis of |lambda|, if it is resolved."""
     if tail is None or not tail.resolved:
         return None
     ends = np.geomspace(tail.start, tail.top * (1 - 1e-12), 12)
@@ -208,7 +208,7 @@ def _tail(tail: TailFit | None) -> Json | None:
 
 
 def _law(spectrum: Spectrum) -> Json | None:
-    """Marchenko-Pastur law that G would have if its rows were noise, and how far the bulk goes beyond it."""
+    """Marchenko-Pastur law of G for rows of noise, and how far the bulk extends beyond it."""
     law = law_of_gauss_newton(spectrum)
     if law is None:
         return None
@@ -221,7 +221,7 @@ def _peak(density: Array) -> float | None:
 
 
 def training_figure(records: Sequence[dict[str, float | None]]) -> Json:
-    """Traces of loss and error against epoch, and the epochs at which the learning rate changes."""
+    """Return traces of loss and error against epoch, and the epochs at which the learning rate changes."""
     x = epochs_of(records)
     traces: list[Json] = []
     for key, split, place, panel in EPOCH_METRICS:
@@ -251,7 +251,7 @@ def training_figure(records: Sequence[dict[str, float | None]]) -> Json:
 
 
 def _short(values: Array) -> list[float]:
-    """Five digits are finer than a pixel, and keep the file small."""
+    """Round to five digits, which is finer than a pixel and keeps the file small."""
     return [float(f"{value:.5g}") for value in values]
 
 

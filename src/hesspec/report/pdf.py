@@ -1,4 +1,4 @@
-"""Figures of a study for a paper: a PDF file for each."""
+"""Figures of a study for a paper, one PDF file each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["write_figures"]
 
 Tracks = npt.NDArray[np.int64]
 Named = tuple[str, Callable[[], Figure]]
-# TrueType outlines: text that can be searched and edited, embedded whatever the reader has.
+# TrueType outlines: embedded text that can be searched and edited.
 EMBEDDED: dict[Any, Any] = {"pdf.fonttype": 42}
 
 
@@ -47,22 +47,23 @@ def write_figures(
     Parameters
     ----------
     collection : Collection
-        Spectra that have no sample size are left out, and class structures and trainings of other groups than theirs.
+        Content of the study. Spectra without a sample size are skipped, as are class structures and trainings of other
+        groups.
     tracks : sequence
-        As `tracks_of` gives them for the spectra.
+        Track numbers of the spectra, from `tracks_of`.
     folder : Path
-        Is made; files of the same names are replaced.
+        Folder for the files, created if it is missing; files of the same names are replaced.
     everywhere : bool
-        Whether those at every sample size and at every epoch are written too; these have both in their names.
+        Whether to write figures for every sample size and epoch as well, with both in their names.
 
     Returns
     -------
     list of Path
+        Files that were written.
     """
     if folder.is_symlink():
         raise NotADirectoryError(
-            f"{str(folder)!r} is a symbolic link, and figures are written to no other place. Remove it, or put a "
-            "folder there."
+            f"{str(folder)!r} is a symbolic link, but figures are not written elsewhere. Replace it by a folder."
         )
     members = collection.members
     written: list[Path] = []
@@ -77,11 +78,11 @@ def write_figures(
         for name, draw in group.figures(everywhere):
             path = folder / f"{_unused(group.slug, name, written)}.pdf"
             with mpl.rc_context(EMBEDDED), _silent("fontTools"), warnings.catch_warnings():
-                # Letters of alphabets that the font lacks are boxes.
+                # Letters that the font lacks are drawn as boxes.
                 warnings.filterwarnings("ignore", message="Glyph .* missing from font")
                 figure = draw()
                 with atomic_path(path) as temporary:
-                    # Without a date: the same spectra give the same file.
+                    # Without a date, so that the same spectra give the same file.
                     figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
             written.append(path)
     return written
@@ -89,7 +90,7 @@ def write_figures(
 
 @contextmanager
 def _silent(name: str) -> Iterator[None]:
-    """Without what a library that is used here tells of its work, dozens of lines a figure, and of the age of fonts."""
+    """Silence fontTools, which logs dozens of lines per figure and warns about old fonts."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -100,7 +101,7 @@ def _silent(name: str) -> Iterator[None]:
 
 
 def _unused(slug: str, name: str, written: Sequence[Path]) -> str:
-    """A file's name that no other group has taken: different names may have the same letters."""
+    """Return a file name that no other group uses: different names may reduce to the same letters."""
     taken, name = {path.stem for path in written}, _safe(name)
     number, found = 1, f"{slug}-{name}"
     while found in taken:
@@ -110,7 +111,7 @@ def _unused(slug: str, name: str, written: Sequence[Path]) -> str:
 
 
 def _safe(name: str) -> str:
-    """A name as a part of a file's name, of which a file system takes 255 bytes."""
+    """Convert a name to part of a file name, which may have 255 bytes."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", name)[:100].strip("._")
 
 
@@ -133,11 +134,11 @@ class _Group:
         self.slug = _safe("-".join([*filter(None, names), *parts])) or "spectra"
         self.places = sorted({(member.samples or 0, member.epoch or 0.0) for member in members})
         self.last = max(epoch for _, epoch in self.places)
-        # While a study is running, its largest network may not have come to its last epoch.
+        # While a study is running, its largest network may not have reached its last epoch.
         self.samples, self.latest = self.places[-1]
 
     def figures(self, everywhere: bool) -> Iterator[Named]:
-        """Names of the figures, and functions that draw them."""
+        """Figure names, and functions that draw the figures."""
         yield from self._at(self.samples, self.latest)
         yield from self._through_training(self.samples)
         yield from self._over_sizes(self.last)
@@ -186,7 +187,7 @@ class _Group:
                 )
 
     def _draw(self, plot: Callable[..., Figure], what: Any, words: str, **more: Any) -> Callable[[], Figure]:
-        title = printable(f"{self.title}: {words}").replace("$", r"\$")  # which would begin a formula
+        title = printable(f"{self.title}: {words}").replace("$", r"\$")  # which would start a formula
         return lambda: plot(what, title=title, **more)
 
     def _through_training(self, samples: int) -> Iterator[Named]:
@@ -220,5 +221,5 @@ class _Group:
 
 
 def _named(place: str, figures: Iterable[Named]) -> Iterator[Named]:
-    """Figures with the place that they are of in their names."""
+    """Figures with their place in their names."""
     return ((f"{name}-{place}", draw) for name, draw in figures)

@@ -1,4 +1,4 @@
-"""How much of a study is there, told from its file alone: the study's own code is a layer of its own."""
+"""Progress of a study, determined from its file alone, as this layer does not depend on `hesspec.study`."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from hesspec.report.collection import Member
 __all__ = ["progress", "trainings"]
 
 SPLITS = ("train", "test")
-# Trainings, and spectra, of a study: the largest one has some ten thousand.
+# Largest numbers of trainings and of spectra; the largest study has about ten thousand.
 MOST = 1_000_000
-# What reading a text that is no study file raises.
+# Exceptions from reading a text that is not a study file.
 UNCLEAR = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
 
 
 def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
-    """Number of the spectra that a study file asks for and that are there, and of all that it asks for.
+    """Count the spectra that exist, and those that a study file requests.
 
     Parameters
     ----------
     text : str
-        YAML, as `hesspec study` keeps it in the folder.
+        Text of the study file (YAML), as stored by `hesspec study`.
     members : sequence of Member
+        Spectra of the folder.
 
     Returns
     -------
     present, wanted : int
-        None where the text does not say what is wanted.
+        Numbers of existing and of requested spectra; None if the text is not valid.
     """
     try:
         wanted = _wanted(parse_yaml(text)[1])
@@ -52,19 +53,19 @@ def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
 
 
 def trainings(text: str) -> tuple[int, list[int]] | None:
-    """Number of the trainings that a study file asks for, and their epochs.
+    """Count the trainings that a study file requests, and return their epochs.
 
     Parameters
     ----------
     text : str
-        As for `progress`.
+        See `progress`.
 
     Returns
     -------
     wanted : int
-        None for both where the text does not say.
+        Number of trainings; None for both if the text is not valid.
     epochs : list of int
-        Those that a training may have, ascending: one number unless data sets have numbers of their own.
+        Possible numbers of epochs, ascending: a single number unless data sets override it.
     """
     try:
         study = parse_yaml(text)[1]
@@ -77,12 +78,12 @@ def trainings(text: str) -> tuple[int, list[int]] | None:
 
 
 def _networks(study: Any) -> Iterator[tuple[str, int, str, Any, Any]]:
-    """Data set, epochs, network, seed and sample size of all that is to be trained and measured.
+    """Data sets, epochs, networks, seeds and sample sizes of a study.
 
     Raises
     ------
     ValueError
-        If that is more than a study can be of.
+        If these are more than a study can have.
     """
     left = MOST
     for item in _listed(study["datasets"]):
@@ -93,7 +94,7 @@ def _networks(study: Any) -> Iterator[tuple[str, int, str, Any, Any]]:
                 for size in _listed(data.get("samples_per_class") or study["samples_per_class"]):
                     left -= 1
                     if left < 0:
-                        raise ValueError("It asks for more trainings than a study can have.")
+                        raise ValueError("It requests more trainings than a study can have.")
                     yield str(data["name"]), last, str(network), seed, size
 
 
@@ -102,7 +103,7 @@ def _wanted(study: Any) -> set[tuple[Any, ...]]:
     networks = list(_networks(study))
     each = len(measure["epochs"]) * len(measure.get("splits", SPLITS)) * len(measure.get("matrices", DEFAULT_MATRICES))
     if len(networks) * each > MOST:
-        raise ValueError("It asks for more spectra than a study can have.")
+        raise ValueError("It requests more spectra than a study can have.")
     return {
         (data, network, seed, size, float(last if epoch == "end" else epoch), split, symbol_of(matrix))
         for data, last, network, seed, size in networks

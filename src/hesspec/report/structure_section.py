@@ -1,4 +1,4 @@
-"""The section on the class structure: Plotly figures as plain dictionaries, and tables in words."""
+"""Class-structure section of the page: Plotly figures as plain dictionaries, and tables as text."""
 
 from __future__ import annotations
 
@@ -35,18 +35,19 @@ LOGARITHMIC = {"type": "log", "exponentformat": "power", "dtick": 1, "showgrid":
 
 
 def structure_figures(item: Explained, members: Sequence[Member]) -> list[Json]:
-    """Figures of one class structure.
+    """Return the figures of one class structure.
 
     Parameters
     ----------
     item : Explained
+        Class structure.
     members : sequence of Member
-        Among which the spectrum of G at the same point is looked for.
+        Spectra, among which that of G at the same point is looked up.
 
     Returns
     -------
     list of dict
-        `title`, `traces` and `layout` of each figure; those without data are left out.
+        `title`, `traces` and `layout` of each figure; figures without data are omitted.
     """
     structure = item.structure
     spectrum = next(
@@ -70,7 +71,7 @@ def structure_figures(item: Explained, members: Sequence[Member]) -> list[Json]:
 
 
 def _finite(values: Array) -> list[float | None]:
-    """Numbers that JSON knows: None, which Plotly leaves out, where one is not finite."""
+    """Convert numbers for JSON: None, which Plotly omits, for those that are not finite."""
     return [float(value) if math.isfinite(value) else None for value in values]
 
 
@@ -141,7 +142,7 @@ def _predictions(structure: ClassStructure) -> Json | None:
                 "error_y": {"type": "data", "array": _finite(bounds[:count]), "thickness": 1.2},
                 "marker": {"color": colour, "symbol": symbol, "size": 9},
                 "text": [
-                    f"outlier {rank}: {plus_minus(m, b)}<br>predicted {three_digits(p)}, "
+                    f"eigenvalue {rank}: {plus_minus(m, b)}<br>predicted {three_digits(p)}, "
                     f"off by {e:.1%}"
                     for rank, (m, b, p, e) in enumerate(
                         zip(measured, bounds[:count], predicted, error, strict=True), start=1)
@@ -159,11 +160,11 @@ def _predictions(structure: ClassStructure) -> Json | None:
         }
     )  # fmt: skip
     return {
-        "title": "Outliers of Hess, predicted by the means and measured",
+        "title": "Largest eigenvalues of Hess, predicted by the means and measured",
         "traces": traces,
         "layout": {
             "xaxis": {"title": {"text": "predicted eigenvalue"}, "type": "log", "exponentformat": "power"},
-            "yaxis": {"title": {"text": "measured outlier"}, "type": "log", "exponentformat": "power"},
+            "yaxis": {"title": {"text": "measured eigenvalue"}, "type": "log", "exponentformat": "power"},
         },
     }
 
@@ -179,16 +180,16 @@ def _shares(structure: ClassStructure) -> Json | None:
         {
             "type": "bar", "x": ranks, "y": shares[:, i].tolist(), "name": TERM_LABELS[term],
             "marker": {"color": TERMS[term]},
-            "hovertemplate": f"%{{y:.1f}}% of outlier %{{x}}<extra>{TERM_LABELS[term]}</extra>",
+            "hovertemplate": f"%{{y:.1f}}% of eigenvalue %{{x}}<extra>{TERM_LABELS[term]}</extra>",
         }
         for i, term in enumerate(SHARES)
     ]  # fmt: skip
     return {
-        "title": "What each outlier of Hess comes from",
+        "title": "Terms of the largest eigenvalues of Hess",
         "traces": traces,
         "layout": {
             "barmode": "relative",
-            "xaxis": {"title": {"text": "outlier, by size"}, "dtick": 1 if len(ranks) <= 20 else None},
+            "xaxis": {"title": {"text": "eigenvalue, by size"}, "dtick": 1 if len(ranks) <= 20 else None},
             "yaxis": {"title": {"text": "share of the eigenvalue, %"}},
         },
     }
@@ -269,7 +270,7 @@ def _map(structure: ClassStructure) -> Json | None:
 
 
 def structures_over(items: Sequence[Explained]) -> list[Json]:
-    """Predicted and measured outliers against epoch and against sample size, where class structures differ in these."""
+    """Plot predicted and measured eigenvalues against epoch and sample size, if class structures differ in these."""
     figures = []
     for name, word in (("epoch", "epoch"), ("samples_per_class", "samples per class")):
         groups: dict[tuple[str, ...], list[tuple[float, Explained]]] = {}
@@ -280,24 +281,24 @@ def structures_over(items: Sequence[Explained]) -> list[Json]:
         differ = [len(set(parts)) > 1 for parts in zip(*groups, strict=True)]
         for group, points in groups.items():
             if len({value for value, _ in points}) > 1:
-                title = f"Class means and outliers against {word}"
+                title = f"Largest eigenvalues and class means against {word}"
                 where = " · ".join(part for part, differs in zip(group, differ, strict=True) if part and differs)
                 figures.append(_over(f"{title}: {where}" if where else title, word, sorted(points, key=lambda x: x[0])))
     return figures
 
 
 def _size(item: Explained) -> object:
-    """Samples per class: of the training set in a study, where it is that which varies."""
+    """Samples per class; in a study, those of the training set, which vary."""
     return item.structure.attributes.get("samples_per_class") if item.samples is None else item.samples
 
 
 def _all_but(name: str, item: Explained) -> tuple[str, ...]:
-    """What has to be the same for class structures to differ by one attribute only."""
+    """Attributes that must agree for class structures to differ in a single one."""
     attributes = item.structure.attributes
     count = _size(item)
     return (
         *(str(attributes.get(key, "")) for key in ("network", "dataset", "loss")),
-        "" if item.samples is None else item.run,  # which tells seeds apart
+        "" if item.samples is None else item.run,  # distinguishes seeds
         item.split,
         item.checkpoint if name == "samples_per_class" else "" if count is None else f"n = {count}",
     )
@@ -318,7 +319,7 @@ def _over(title: str, word: str, points: Sequence[tuple[float, Explained]]) -> J
             "hovertemplate": f"{word} %{{x}}: %{{y:.4g}}<extra>{label}</extra>",
         }
         for pairs, label, colour, symbol, size in (
-            (measured, "outliers of Hess", DARK, "circle", 9), (predicted, LABELS["class"], OKABE_ITO[1], "x", 7),
+            (measured, "eigenvalues of Hess", DARK, "circle", 9), (predicted, LABELS["class"], OKABE_ITO[1], "x", 7),
         )
     ]  # fmt: skip
     return {
@@ -332,12 +333,12 @@ def _over(title: str, word: str, points: Sequence[tuple[float, Explained]]) -> J
 
 
 def structure_tables(item: Explained) -> Json:
-    """Traces of the parts and a row for each outlier, in words."""
+    """Return traces of the parts and a row for each attributed eigenvalue, as text."""
     structure = item.structure
     traces = [
         (f"G_{part}", plus_minus(value, error) if error > 0 else three_digits(value))
         for part, value, error in zip(PARTS, structure.traces, structure.trace_errors, strict=False)
-    ]  # no traces where they were not asked for
+    ]  # no traces if they were not requested
     return {
         "title": item.title or "class structure",
         "file": item.path.as_posix(),
@@ -370,7 +371,7 @@ def _rows(structure: ClassStructure) -> list[Json]:
                 "rank": ranks[matrix],
                 "value": plus_minus(value, bound),
                 "predictions": [predicted, off, of_ritz, off_ritz],
-                # Of H the terms of G are no parts.
+                # Eigenvalues of H have no terms of G.
                 "shares": [
                     "–" if matrix == "Residual" else percent(share / value) for share in structure.outlier_shares[i]
                 ],
@@ -384,7 +385,7 @@ def _rows(structure: ClassStructure) -> list[Json]:
 
 
 def structure_csv(items: Sequence[Explained]) -> str:
-    """A row for each outlier of each class structure, to all digits."""
+    """Return a row for each attributed eigenvalue of each class structure, to all digits."""
     header = ["run", "split", "checkpoint", "epoch", "matrix", "eigenvalue", "error_bound", *SHARES]
 
     def rows() -> Iterable[list[object]]:

@@ -1,4 +1,4 @@
-"""The numbers behind the figures, to all digits, as CSV."""
+"""Numbers of the figures, to all digits, as CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hesspec.spectra.tails import TailFit
 __all__ = ["PLACE", "hessian_against_gauss_newton", "outliers", "place", "power_laws", "spectra", "training"]
 
 POINT = ("run", "matrix", "split", "checkpoint", "epoch")
-# What tells a spectrum from all others, in tables that the page's script makes of what it draws.
+# Columns that identify a spectrum, in tables that the page's script creates.
 PLACE = (*POINT, "n", "seed", "file")
 TAIL = ("resolved", "exponent", "lower", "upper", "start", "top", "mass", "against_exponential", "curvature")
 LAW = ("aspect", "variance", "edge_ratio", "trace_beyond", "kolmogorov_smirnov", "wasserstein")
@@ -39,7 +39,7 @@ def place(member: Member) -> list[object]:
 
 
 def outliers(members: Sequence[Member], tracks: Sequence[npt.NDArray[np.int64] | None]) -> str:
-    """A row for each outlier; outliers of one eigenvector have one `track` within a run, n, matrix and split."""
+    """Return a row for each outlier; within a run, n, matrix and split, the same eigenvector has the same `track`."""
 
     def rows() -> Iterable[list[object]]:
         for member, numbers in zip(members, tracks, strict=True):
@@ -62,7 +62,7 @@ def outliers(members: Sequence[Member], tracks: Sequence[npt.NDArray[np.int64] |
 
 
 def spectra(members: Sequence[Member]) -> str:
-    """A row for each spectrum: what is one number of it."""
+    """Return a row of scalars for each spectrum."""
     names = ("risk", "train_error", "test_error", "learning_rate")
     header = [
         *POINT, "n", "seed", "parameters", "outliers", "largest_eigenvalue", "lower_bulk_edge", "upper_bulk_edge",
@@ -88,14 +88,14 @@ def spectra(members: Sequence[Member]) -> str:
 
 
 def _tail(tail: TailFit | None) -> list[object]:
-    """Values of `TAIL`: of a tail that is not resolved there is no exponent to quote, nor what goes with it."""
+    """Values of `TAIL`; empty for a tail that is not resolved."""
     if tail is None or not tail.resolved:
         return [False, *[None] * (len(TAIL) - 1)]
     return [getattr(tail, name) for name in TAIL]
 
 
 def power_laws(laws: Sequence[Law]) -> str:
-    """A row for each power law in the sample size."""
+    """Return a row for each power law in the sample size."""
     header = [
         "run", "matrix", "split", "epoch", "what", "exponent", "lower", "upper", "prefactor", "r_squared", "points",
         "smallest_n", "largest_n",
@@ -114,7 +114,7 @@ def power_laws(laws: Sequence[Law]) -> str:
 
 
 def hessian_against_gauss_newton(pairs: Sequence[Pair]) -> str:
-    """A row for each rank of which both Hess and G have a positive outlier."""
+    """Return a row for each rank with a positive outlier in both Hess and G."""
     header = [
         "run", "split", "checkpoint", "epoch", "n", "seed", "rank", "hess", "hess_error_bound", "g", "g_error_bound",
         "relative_difference", "squared_overlap", "largest_squared_overlap", "of_g_rank",
@@ -140,7 +140,7 @@ def hessian_against_gauss_newton(pairs: Sequence[Pair]) -> str:
 
 
 def training(records: Sequence[Training]) -> str:
-    """A row for each epoch of each training."""
+    """Return a row for each epoch of each training."""
 
     def rows() -> Iterable[list[object]]:
         for item in records:

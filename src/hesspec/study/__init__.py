@@ -1,4 +1,4 @@
-"""Studies: data sets, networks, their training, measurement on the way, and all numbers of it."""
+"""Studies: data sets, networks, training, measurement during training, and their results."""
 
 from hesspec.study.checkpoints import load_weights, read_metadata, save_checkpoint
 from hesspec.study.config import StudyConfig, load_study, presets
@@ -20,7 +20,7 @@ from hesspec.study.networks import (
     vgg16_bn,
     vgg19_bn,
 )
-from hesspec.study.opening import open_study as open  # noqa: A004 - study.open() is what it does
+from hesspec.study.opening import open_study as open  # noqa: A004 - the public name is study.open()
 from hesspec.study.recorder import SpectrumRecorder
 from hesspec.study.running import run_study
 from hesspec.study.training import EpochRecord, TrainingSettings, evaluate, train

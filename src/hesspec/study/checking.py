@@ -1,4 +1,4 @@
-"""Faults of a study that can be known before its first training."""
+"""Checks of a study before its first training."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ __all__ = ["faults_of"]
 def faults_of(tasks: Iterable[Task], on_check: Callable[[str], None] = lambda _what: None) -> dict[str, Exception]:
     """Find the tasks that would fail for their data set, their network, or the names of parameters.
 
-    Every data set is read at the largest sample size that is wanted of it, and every network is built once for it and
-    shown a sample. Tasks of which nothing is left to do are not looked at: they need neither.
+    Every data set is read at its largest sample size, and every network is built once for it and run on a sample. Tasks
+    with nothing left to do are not checked.
 
     Parameters
     ----------
     tasks : iterable of Task
     on_check : callable
-        Called with what is being looked at, in words.
+        Called with a description of the current check.
 
     Returns
     -------
     dict of str to Exception
-        By the names of their tasks; empty where nothing is wrong.
+        Faults by the names of their tasks; empty if there are none.
     """
     found: dict[str, Exception] = {}
-    # Records that cannot be read keep a task from being run, which says so, and no other one.
+    # Unreadable records only affect their own task, which reports them.
     left = [task for task in tasks if task.unreadable is None and not task.done and not task.diverged]
     for data, of_data in _grouped(left, lambda task: task.runs[0].data.name).items():
         on_check(f"reading {data}")
@@ -62,7 +62,7 @@ def _grouped(tasks: Iterable[Task], key: Callable[[Task], Hashable]) -> dict[Has
 
 
 def _read(tasks: list[Task], found: dict[str, Exception]) -> Dataset | None:
-    """The training set of tasks that have one data set, at the largest size that it has; faults go to `found`."""
+    """Read the training set of tasks with the same data set, at its largest size; faults are added to `found`."""
     first = tasks[0].runs[0]
     try:
         first.dataset("test")

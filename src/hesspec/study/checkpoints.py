@@ -1,4 +1,4 @@
-"""Weights of networks in files: written as safetensors, read as safetensors or PyTorch's own."""
+"""Files of network weights: written as safetensors, read as safetensors or in PyTorch's own formats."""
 
 import difflib
 import hashlib
@@ -29,24 +29,24 @@ __all__ = [
     "save_training_state",
 ]
 
-# In the metadata of files that hesspec writes: SHA-256 of all tensors. Other writers' files have none.
+# Metadata key in files written by hesspec: SHA-256 of all tensors. Other files do not have it.
 DIGEST: Final = "hesspec_digest"
 
 
 def save_checkpoint(path: str | os.PathLike[str], network: nn.Module, metadata: Mapping[str, str]) -> None:
-    """Write a network's parameters and buffers to a safetensors file, whole or not at all.
+    """Write a network's parameters and buffers to a safetensors file, atomically.
 
-    Tensors that the network shares (tied weights) are written under each of their names, so that
-    any reader of safetensors gets a complete state dict.
+    Shared tensors (tied weights) are written under each of their names, so that any reader of safetensors gets a
+    complete state dict.
 
     Parameters
     ----------
     path
-        File to write, by custom with the suffix `.safetensors`; missing folders are made.
+        File to write, usually with the suffix `.safetensors`; missing folders are created.
     network
-        Network on any device; it is not changed.
+        Network on any device; it is left unchanged.
     metadata
-        Strings to keep with the weights, such as the epoch and the data set.
+        Strings to store with the weights, such as the epoch and the data set.
 
     Raises
     ------
@@ -62,18 +62,18 @@ def save_checkpoint(path: str | os.PathLike[str], network: nn.Module, metadata: 
                 f"The network's state {name!r} is an object of type {type(value).__name__!r}; a "
                 "checkpoint holds tensors only."
             )
-        # A clone of its own for each name, as safetensors refuses tensors that share memory.
+        # A separate clone for each name, as safetensors rejects tensors that share memory.
         tensors[name] = value.cpu().clone(memory_format=torch.contiguous_format)
     _write(path, tensors, metadata)
 
 
 def save_training_state(path: str | os.PathLike[str], state: TrainingState) -> None:
-    """Write the optimiser's part of a training's state to a safetensors file; its records are kept elsewhere.
+    """Write the optimiser's part of a training state to a safetensors file; records are stored separately.
 
     Parameters
     ----------
     path
-        File to write; missing folders are made.
+        File to write; missing folders are created.
     state
         State after an epoch.
 
@@ -87,13 +87,13 @@ def save_training_state(path: str | os.PathLike[str], state: TrainingState) -> N
 
 
 def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all, with a digest of its tensors."""
+    """Write a safetensors file atomically, with a digest of its tensors."""
     size = sum(tensor.nbytes for tensor in tensors.values())
     with atomic_path(path, size=size) as temporary:
         try:
             save_file(tensors, temporary, metadata={**metadata, DIGEST: _digest(tensors)})
         except SafetensorError as error:
-            # The library gives errors of the system as its own, with their numbers in the text.
+            # The library wraps errors of the system in its own, with their numbers in the text.
             number = re.search(r"\(os error (\d+)\)", str(error))
             if number is None:
                 raise
@@ -109,7 +109,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether there is a safetensors file that can be read, and that holds what was written, where its writer says so.
+    """Whether a safetensors file exists, is readable, and matches its digest, if it has one.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def _is_whole(path: Path, _state: tuple[int, ...]) -> bool:
 
 
 def load_training_state(path: str | os.PathLike[str], history: Sequence[EpochRecord]) -> TrainingState:
-    """Read what `save_training_state` wrote, and join it with the records of the epochs until then.
+    """Read a state written by `save_training_state`, and combine it with the records of its epochs.
 
     Raises
     ------
@@ -144,14 +144,16 @@ def load_training_state(path: str | os.PathLike[str], history: Sequence[EpochRec
     file = _existing(path)
     tensors = _read(file)
     if "generator" not in tensors:
-        raise ValueError(f"The file {str(file)!r} holds no state of a training: it has no tensor 'generator'.")
+        raise ValueError(
+            f"The file {str(file)!r} does not contain the state of a training: it has no tensor 'generator'."
+        )
     generator = tensors.pop("generator")
     momentum = {name.removeprefix("momentum."): value for name, value in tensors.items()}
     return TrainingState(history=list(history), momentum=momentum, generator=generator)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the strings that `save_checkpoint` kept with the weights, without the weights.
+    """Read the strings that `save_checkpoint` stored with the weights, without the weights.
 
     Parameters
     ----------
@@ -183,24 +185,24 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load weights from a file into a network; if they do not fit, the network stays as it was.
+    """Load weights from a file into a network; if they do not fit, the network is left unchanged.
 
     Parameters
     ----------
     network
         Network to change; its tensors keep their device and dtype.
     path
-        A `.safetensors` file, or a `.pt` or `.pth` file with a state dict, bare or as the entry
-        `"state_dict"` of a dict. The prefix `module.` of `torch.nn.DataParallel` is taken off. Of
-        tied weights one name is enough, as other writers of safetensors leave out the rest.
+        A `.safetensors` file, or a `.pt` or `.pth` file with a state dict, bare or as the entry `"state_dict"` of a
+        dict. The prefix `module.` of `torch.nn.DataParallel` is removed. One name of tied weights is enough, as other
+        writers of safetensors omit the rest.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is of another kind or damaged, holds Python objects other than tensors (it is
-        read without running any code of its own), or the names or shapes are not the network's.
+        If the file is of another kind or damaged, contains Python objects other than tensors (reading it does not run
+        any code in it), or its names or shapes do not match the network.
     """
     file = _existing(path)
     weights = _without_prefix(_read(file), network)
@@ -245,14 +247,14 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         raise _damaged(file, "safetensors", error) from error
     expected = _metadata(file).get(DIGEST)
     if expected is not None and expected != _digest(tensors):
-        raise _damaged(file, "safetensors", "its tensors are not those that were written")
+        raise _damaged(file, "safetensors", "its tensors do not match its digest")
     return tensors
 
 
 def _check_archive(file: Path) -> None:
-    """Refuse an archive whose parts are compressed, as PyTorch never writes it: a few bytes would be any number."""
+    """Reject an archive with compressed members, which PyTorch never writes: a few bytes could expand to any size."""
     if not zipfile.is_zipfile(file):
-        return  # the older format of PyTorch, which reads what is there
+        return  # the older format of PyTorch, which is not compressed
     try:
         with zipfile.ZipFile(file) as archive:
             parts = archive.infolist()
@@ -261,21 +263,21 @@ def _check_archive(file: Path) -> None:
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or (
         sum(part.file_size for part in parts) > file.stat().st_size
     ):
-        raise ValueError(f"The file {str(file)!r} was not written by PyTorch: it says that it holds more than it has.")
+        raise ValueError(f"The file {str(file)!r} was not written by PyTorch: it declares more data than it contains.")
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
     _check_archive(file)
     try:
         with warnings.catch_warnings():
-            # torch warns of what it then refuses (TorchScript), which the error below says.
+            # torch warns about what it then rejects (TorchScript), which the error below states.
             warnings.simplefilter("ignore")
             content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # on damaged bytes the unpickler fails with errors of any type
+    except Exception as error:  # on damaged files, the unpickler raises errors of any type
         raise ValueError(
-            f"The file {str(file)!r} is damaged or holds Python objects other than tensors, which "
+            f"The file {str(file)!r} is damaged or contains Python objects other than tensors, which "
             "are not read, as loading them runs code. Save weights with "
             "`torch.save(network.state_dict(), path)`."
         ) from error
@@ -283,13 +285,13 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise ValueError(
-            f"The file {str(file)!r} holds an object of type {type(content).__name__!r}, not a "
+            f"The file {str(file)!r} contains an object of type {type(content).__name__!r}, not a "
             "state dict. Save weights with `torch.save(network.state_dict(), path)`."
         )
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(
-                f"The file {str(file)!r} holds a dict that is no state dict: its entry {name!r} is "
+                f"The file {str(file)!r} contains a dict that is not a state dict: its entry {name!r} is "
                 f"an object of type {type(value).__name__!r}, not a tensor."
             )
         if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
@@ -311,7 +313,7 @@ def _without_prefix(weights: dict[str, Tensor], network: nn.Module) -> dict[str,
 
 
 def _tied(state: Mapping[str, Tensor]) -> list[list[str]]:
-    """Group the names of every tensor that has several."""
+    """Group the names of tensors with several names."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, value in state.items():
         if value.numel() > 0:
@@ -321,7 +323,7 @@ def _tied(state: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def _faults(own: Mapping[str, Tensor], given: Mapping[str, Tensor], tied: list[list[str]]) -> Iterator[str]:
-    """Say everything that keeps the given tensors from being the network's own."""
+    """Describe all differences between given tensors and those of the network."""
     missing = [name for name in own if name not in given]
     unexpected = [name for name in given if name not in own]
     if missing:
@@ -341,7 +343,7 @@ def _faults(own: Mapping[str, Tensor], given: Mapping[str, Tensor], tied: list[l
     for first, *others in tied:
         for name in others:
             if name in given and not torch.equal(given[first], given[name]):
-                yield f"{first!r} and {name!r} are one tensor in the network and differ in the file"
+                yield f"{first!r} and {name!r} are one tensor in the network but differ in the file"
 
 
 def _nearest(name: str, names: list[str]) -> str:
@@ -350,7 +352,7 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _first(items: Iterator[str], count: int) -> str:
-    """Join the first few of `count` items, enough to see what is wrong, and count the others."""
+    """Join the first few of `count` items, and count the others."""
     shown = list(itertools.islice(items, 3))
     more = f" and {count - len(shown)} more" if count > len(shown) else ""
     return ", ".join(shown) + more

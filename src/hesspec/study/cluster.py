@@ -1,4 +1,4 @@
-"""A study on many processes and machines: each task is one of Ray's."""
+"""Distribution of a study over processes and machines with Ray."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from hesspec.study.store import Task, code_of, lock, note_memory, noted_memory, 
 
 __all__ = ["run_on_ray"]
 
-# How often a task may lose its worker: to a machine that went away, or to what ends a process, which mostly is that
-# memory ran out, and then the next one ends alike. What a task has done is kept. Its errors, such as bad input, end it.
+# How often a task may lose its worker, because a machine disappeared or the process was killed, mostly by lack of
+# memory, which will kill the next one as well. Completed work of a task is kept. Errors, such as bad input, end it.
 MOST_MACHINES = 10
 MOST_WORKERS = 3
 DEVICES = ("cpu", "cuda")
-# Seconds between looks at what is done.
+# Seconds between progress checks.
 LOOK = 1.0
 
 
@@ -41,35 +41,35 @@ def run_on_ray(
     cpus: int = 1,
     on_progress: Progress | None = None,
 ) -> None:
-    """Do what of a study has not been done, on the machines of a Ray cluster.
+    """Run the remaining part of a study on the machines of a Ray cluster.
 
-    Joins the cluster that the environment variable RAY_ADDRESS names ("auto" for one that runs on this machine, as
-    `ray start` and the job launchers of Slurm and of cloud services set it up), or starts one of this machine's cores.
-    A task is one network on one data set at one sample size with one seed; the larger ones begin first. Workers that
-    are lost are replaced, and their tasks resume from what is in the folder; a task that ends its worker three times,
-    as one does that takes more memory than there is, is given up.
+    It joins the cluster given by the environment variable RAY_ADDRESS ("auto" for one that runs on this machine, as set
+    up by `ray start` and by the job launchers of Slurm and cloud services), or starts one with this machine's cores. A
+    task is one network on one data set at one sample size with one seed; larger ones start first. Lost workers are
+    replaced, and their tasks resume from the folder; a task that loses its worker three times, for example because it
+    needs too much memory, is abandoned.
 
     Parameters
     ----------
     config : StudyConfig
     folder : path
-        Of the study, on a file system that all machines share.
+        Folder of the study, on a file system that all machines share.
     device : str
-        "cpu", or "cuda", with which each task takes one GPU of those that the cluster has: this machine needs none.
+        "cpu", or "cuda", for which each task uses one GPU of the cluster; this machine needs none.
     cpus : int
-        Cores, and threads of PyTorch, of each task.
+        Number of cores and PyTorch threads for each task.
     on_progress : callable, optional
-        Called often with what is being done in words, the work done, and the work in all.
+        Called often with a description of the current work, the work done, and the total work.
 
     Raises
     ------
     ModuleNotFoundError
         If Ray is not installed.
     ValueError
-        If the device is another one, or it is "cuda" and Ray, started here, finds no GPU.
+        If the device is unknown, or it is "cuda" and Ray, started here, finds no GPU.
     StudyError
-        As `run_study`; also of tasks that were given up. A worker looks for the faults that are
-        known before anything is run: it has to have the data sets and the user's modules.
+        See `run_study`; also for abandoned tasks. A worker checks for faults before anything is run, so it must have
+        the data sets and the user's modules.
     """
     try:
         import ray  # noqa: PLC0415 - an extra
@@ -84,18 +84,18 @@ def run_on_ray(
     target = Path(folder).resolve()
     code = code_of(config)
     everything = tasks_of(_resolved(config), target, code)
-    # The largest first: no machine is left with one of them at the end.
+    # The largest first, so that none of them runs alone at the end.
     left = [task for task in everything if task.unreadable is not None or not task.done]
     tasks = sorted(left, key=lambda task: -work_of(task))
     mine = not ray.is_initialized()
     if mine:
-        # Ray answers SIGTERM by a silent end.
+        # Ray responds to SIGTERM by exiting silently.
         answer = signal.getsignal(signal.SIGTERM)
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, answer)
     try:
-        # A cluster may get GPUs while it is in use; Ray on this machine has those of its start.
+        # A cluster may gain GPUs while it is in use; Ray on this machine has those present at its start.
         fixed = mine and "RAY_ADDRESS" not in os.environ
         gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
         if device == "cuda" and fixed and not gpus:
@@ -114,7 +114,7 @@ def run_on_ray(
 
 
 def _resolved(config: StudyConfig) -> StudyConfig:
-    """The study with whole paths for the folders of its data: workers may be started in another folder than this."""
+    """Return the study with absolute paths for data folders, as workers may be started in another folder."""
     datasets = [
         data if data.folder is None else data.model_copy(update={"folder": data.folder.resolve()})
         for data in config.datasets
@@ -123,10 +123,10 @@ def _resolved(config: StudyConfig) -> StudyConfig:
 
 
 def _all_of(tasks: Sequence[Task], device: str, cpus: int, on_progress: Progress | None) -> dict[str, Exception]:
-    """Do all tasks, on a Ray that is there; the errors of those that failed, by their names."""
+    """Run all tasks on an initialised Ray; return the errors of failed tasks by name."""
     import ray  # noqa: PLC0415 - an extra
 
-    # Ray itself would try a task again and again where memory runs out.
+    # Ray itself would retry a task indefinitely if memory runs out.
     work = ray.remote(num_cpus=cpus, num_gpus=int(device == "cuda"), max_retries=0)(_work)
     lost = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
     waiting: dict[Any, Task] = {work.remote(task, device, cpus): task for task in tasks}
@@ -159,18 +159,18 @@ def _all_of(tasks: Sequence[Task], device: str, cpus: int, on_progress: Progress
 
 
 def _given_up(task: Task, times: int, error: Exception) -> Exception:
-    """The error of a task whose worker was lost once too often."""
+    """Return the error of a task whose worker was lost too often."""
     memory = noted_memory(task)
-    took = f" It took {in_words(memory)} of memory at its last report." if memory else ""
+    took = f" It used {in_words(memory)} of memory at its last report." if memory else ""
     return MemoryError(
-        f"its worker was ended {times} times from outside, as systems do where memory runs out, and the task is given "
-        f"up.{took} Give each task more memory, with fewer tasks at a time (--ray-cpus), fewer samples or "
+        f"its worker was killed {times} times from outside, as systems do when memory runs out, so the task was "
+        f"abandoned.{took} Give each task more memory, with fewer tasks at a time (--ray-cpus), fewer samples or "
         f"measure.memory in the study file. Ray says: {' '.join(str(error).split())}"
     )
 
 
 def _work(task: Any, device: str, cpus: int) -> Exception | None:
-    """One task, in a worker: what it failed of, where the others go on."""
+    """Run one task in a worker; return its error, if the other tasks can continue."""
     import torch  # noqa: PLC0415 - in the worker, whose threads are set
 
     torch.set_num_threads(cpus)
@@ -186,11 +186,11 @@ def _work(task: Any, device: str, cpus: int) -> Exception | None:
                         raise
                     return _carried(error)
                 return None
-        # A worker that Ray has given up may still be ending, or another process runs the same study.
+        # A worker that Ray has abandoned may still be exiting, or another process may run the same study.
         time.sleep(LOOK)
 
 
 def _carried(error: Exception) -> Exception:
-    """An error of the same kind that can be sent to another process, as those of libraries and of users may not."""
+    """Convert an error to one of the same kind that can be pickled, as those of libraries and users may not be."""
     kind = next((kind for kind in TASK_ERRORS if isinstance(error, kind)), MemoryError)
     return kind(in_a_line(error))

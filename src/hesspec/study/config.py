@@ -1,4 +1,4 @@
-"""Study files: what is trained and measured, read from YAML and checked."""
+"""Study files: settings of training and measurement, read from YAML and validated."""
 
 from __future__ import annotations
 
@@ -45,33 +45,33 @@ __all__ = [
 ]
 
 END: Final = "end"
-"""In a list of epochs: the last one of the training, whatever their number."""
+"""In a list of epochs, the last one of the training, whatever its number."""
 
-# A study of more is a mistake, or was made to fill memory: the largest one has some thousand trainings.
+# A larger study is a mistake or an attack; the largest one has about a thousand trainings.
 MOST_TRAININGS: Final = 100_000
 MOST_EPOCHS: Final = 1_000_000
 
 
 class _Model(BaseModel):
-    # Numbers in quotes are read as numbers: YAML takes 1e-4 for a word.
+    # Numbers in quotes are read as numbers, as YAML reads 1e-4 as a string.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Model):
-    """A data set of a study, and what of the training differs from the study's for it.
+    """Data set of a study, with its own training settings where they differ from those of the study.
 
     Attributes
     ----------
     name : str
-        As in `load_dataset`.
+        Name, as in `load_dataset`.
     folder : Path or None
-        Where its files are; a relative one is relative to where the study is started.
+        Folder of its files; a relative path is relative to the folder where the study is started.
     size : int or None
         Height and width to pad images to, in pixels.
     epochs : int or None
-        Of training, in place of the study's.
+        Number of training epochs, instead of the study's.
     samples_per_class : list of int or None
-        In place of the study's.
+        Sample sizes, instead of the study's.
     """
 
     name: str
@@ -89,7 +89,7 @@ class DataConfig(_Model):
 
 
 class LogGrid(_Model):
-    """Learning rates at equal distances in the logarithm, both ends included."""
+    """Learning rates that are evenly spaced in the logarithm, both ends included."""
 
     low: float = Field(gt=0)
     high: float = Field(gt=0)
@@ -98,11 +98,11 @@ class LogGrid(_Model):
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         if self.low > self.high:
-            raise ValueError(f"low is {self.low:g} and high is {self.high:g}; low has to be the smaller one")
+            raise ValueError(f"low is {self.low:g} and high is {self.high:g}; low must be smaller")
         return self
 
     def values(self) -> list[float]:
-        """The learning rates, ascending; to six digits, as they are part of the names of folders."""
+        """Learning rates, ascending, to six digits, as they are part of folder names."""
         return [float(f"{value:.6g}") for value in np.geomspace(self.low, self.high, self.count)]
 
 
@@ -122,17 +122,17 @@ def _fraction(value: object) -> object:
     try:
         return float(Fraction(value))
     except (ValueError, ZeroDivisionError) as error:
-        raise ValueError("it is no fraction; write it as 1/3 or 0.333") from error
+        raise ValueError("it is not a fraction; write 1/3 or 0.333") from error
 
 
 def _number_or(word: str, lowest: int) -> BeforeValidator:
-    """A whole number from `lowest` on, or a word; said once, and not for either by itself."""
+    """Type of an integer of at least `lowest` or a word, with a single error message for both."""
 
     def check(value: object) -> object:
         number = int(value) if isinstance(value, str) and value.isdecimal() else value
         if number == word or (isinstance(number, int) and not isinstance(number, bool) and number >= lowest):
             return number
-        raise ValueError(f"it has to be a whole number, at least {lowest}, or {word!r}")
+        raise ValueError(f"it must be an integer of at least {lowest}, or {word!r}")
 
     return BeforeValidator(check)
 
@@ -143,13 +143,16 @@ class TrainingConfig(_Model):
     Attributes
     ----------
     epochs : int
+        Number of epochs.
     learning_rates : list of float or LogGrid
-        Initial learning rates; of the trainings with each the one with the lowest final test error is measured.
+        Initial learning rates. A network is trained with each, and the one with the lowest final test error is
+        measured.
     momentum, weight_decay, batch_size
-        As in `TrainingSettings`.
+        See `TrainingSettings`.
     drops : list of float
-        At which fractions of the epochs the learning rate is divided by `drop_factor`, ascending, in (0, 1).
+        Fractions of the epochs at which the learning rate is divided by `drop_factor`, ascending, in (0, 1).
     drop_factor : float
+        Divisor of the learning rate at each drop.
     """
 
     epochs: int = Field(ge=1, le=MOST_EPOCHS)
@@ -164,7 +167,7 @@ class TrainingConfig(_Model):
     @classmethod
     def _ascending(cls, drops: list[float]) -> list[float]:
         if drops != sorted(drops):
-            raise ValueError(f"they have to ascend, and are {', '.join(f'{drop:.3g}' for drop in drops)}")
+            raise ValueError(f"they must ascend, but are {', '.join(f'{drop:.3g}' for drop in drops)}")
         return drops
 
     @field_validator("learning_rates", mode="before")
@@ -187,26 +190,26 @@ class TrainingConfig(_Model):
 
 
 class MeasureConfig(_Model):
-    """What is measured of every trained network.
+    """Measurements of every trained network.
 
     Attributes
     ----------
     epochs : list of int or "end"
-        After which the network is kept and measured; 0 is the initialisation.
+        Epochs after which the network is saved and measured; 0 is the initialisation.
     matrices : list of str
         Names in `hesspec.matrices.MATRICES`, or aliases.
     splits : list of str
-        "train", "test".
+        Splits: "train", "test".
     steps : int or "auto"; probes, seed : int
-        As in `hesspec.spectrum`.
+        See `hesspec.spectrum`.
     batch_size : int
-        Samples in a pass; no influence on the result but for rounding.
+        Number of samples in a pass, which affects the result only by rounding.
     params : list of str or None
         Names or patterns of parameters, as in `hesspec.Hessian`.
     memory : str or None
-        What a measurement may take, such as "8GB".
+        Memory for a measurement, such as "8GB".
     structure : bool
-        Whether the class structure of G is measured too.
+        Whether to measure the class structure of G as well.
     """
 
     epochs: list[Annotated[int | Literal["end"], _number_or(END, 0)]] = Field(min_length=1)
@@ -236,21 +239,24 @@ class MeasureConfig(_Model):
 
 
 class StudyConfig(_Model):
-    """A study: every network is trained on every data set at every sample size, and measured on the way.
+    """Study: every network is trained on every data set at every sample size, and measured during training.
 
     Attributes
     ----------
     datasets : list of DataConfig
+        Data sets.
     networks : list of str
-        As in `build_network`.
+        Networks, named as in `build_network`.
     samples_per_class : list of int
-        Of the training sets; a smaller one is part of a larger one.
+        Sizes of the training sets; smaller sets are subsets of larger ones.
     test_samples_per_class : int or None
-        Of the test set, for its error and for measurement; None for all.
+        Size of the test set, for its error and for measurement; None for all samples.
     seeds : list of int
-        Of initialisation, choice and order of the samples; each is a repetition of everything.
+        Seeds of initialisation, choice and order of the samples; everything is repeated for each.
     training : TrainingConfig
+        Training.
     measure : MeasureConfig
+        Measurements.
     """
 
     datasets: list[DataConfig] = Field(min_length=1)
@@ -283,12 +289,12 @@ class StudyConfig(_Model):
     @field_validator("datasets", "networks", "samples_per_class", "seeds")
     @classmethod
     def _each_once(cls, values: list[Any], info: ValidationInfo) -> list[Any]:
-        # Results are found by the names of data sets, wherever these are and however they are padded.
+        # Results are identified by the names of data sets, regardless of their folder and padding.
         names = set()
         for value in values:
             name = value.name if isinstance(value, DataConfig) else value
             if name in names:
-                hint = "; give the other form of it a study of its own" if info.field_name == "datasets" else ""
+                hint = "; use a separate study for the other form of it" if info.field_name == "datasets" else ""
                 raise ValueError(f"{name!r} is among the {info.field_name} twice{hint}")
             names.add(name)
         return values
@@ -298,7 +304,7 @@ class StudyConfig(_Model):
         sizes = sum(len(data.samples_per_class or self.samples_per_class) for data in self.datasets)
         trainings = sizes * len(self.networks) * len(self.seeds) * len(self.training.rates)
         if trainings > MOST_TRAININGS:
-            raise ValueError(f"it asks for {trainings:,} trainings, and may ask for {MOST_TRAININGS:,}")
+            raise ValueError(f"it requests {trainings:,} trainings, but at most {MOST_TRAININGS:,} are allowed")
         return self
 
     @model_validator(mode="after")
@@ -309,7 +315,7 @@ class StudyConfig(_Model):
             if beyond:
                 raise ValueError(
                     f"measure.epochs has {beyond[0]}, but {data.name} is trained for {last} epochs only; "
-                    "'end' stands for the last one, whatever their number"
+                    "'end' denotes the last one"
                 )
         return self
 
@@ -322,7 +328,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
 
 
 def presets() -> list[str]:
-    """Names of the studies that come with the package, which `load_study` takes like files."""
+    """Return the names of the preset studies of the package, which `load_study` accepts like files."""
     folder = files("hesspec.study").joinpath("presets")
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
@@ -342,9 +348,10 @@ def load_study(path: str | os.PathLike[str]) -> StudyConfig:
     Raises
     ------
     FileNotFoundError
-        If there is no such file or preset.
+        If the file or preset does not exist.
     ValueError
-        If it is no YAML, or not as described: every fault with its line, and the nearest right key for a wrong one.
+        If it is not YAML, or not as described; the message has every fault with its line, and the nearest valid key for
+        an unknown one.
 
     Examples
     --------
@@ -363,10 +370,10 @@ def load_study(path: str | os.PathLike[str]) -> StudyConfig:
 
 
 def study_text(file: Path) -> str:
-    """Text of a study file; ValueError, with its name, where it is not one, or too large."""
+    """Read the text of a study file; raises ValueError, with its name, if it is not a text or is too large."""
     size = file.stat().st_size
     if size > LARGEST_YAML:
-        raise ValueError(f"The study file {str(file)!r} has {size:,} bytes, and may have {LARGEST_YAML:,}.")
+        raise ValueError(f"The study file {str(file)!r} has {size:,} bytes, but may have at most {LARGEST_YAML:,}.")
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -374,7 +381,7 @@ def study_text(file: Path) -> str:
 
 
 def parse_study(text: str, name: str) -> StudyConfig:
-    """The study that a YAML text describes; `name` is what errors call it."""
+    """Parse the YAML text of a study; `name` is used in error messages."""
     try:
         tree, content = parse_yaml(text)
     except ValueError as error:
@@ -384,19 +391,19 @@ def parse_study(text: str, name: str) -> StudyConfig:
     twice = list(_repeated(tree))
     if twice:
         key, line = twice[0]
-        raise ValueError(f"{name}, line {line}: the key {key!r} is there twice.")
+        raise ValueError(f"{name}, line {line}: the key {key!r} occurs twice.")
     try:
         return StudyConfig.model_validate(content)
     except ValidationError as error:
         items = error.errors()
-        # A key that is misspelt is missing too: that is said once.
+        # A misspelt key is also missing: it is reported only once.
         meant = {(*item["loc"][:-1], _nearest_key(item["loc"])) for item in items if item["type"] == "extra_forbidden"}
         faults = [_fault(item, tree) for item in items if item["type"] != "missing" or item["loc"] not in meant]
         raise ValueError(" ".join(f"{name}, line {line}: {text}" for line, text in sorted(faults))) from error
 
 
 def _repeated(node: yaml.Node) -> Iterator[tuple[str, int]]:
-    """Keys that a mapping has twice, and their lines."""
+    """Yield duplicate keys of mappings, and their lines."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
@@ -410,7 +417,7 @@ def _repeated(node: yaml.Node) -> Iterator[tuple[str, int]]:
 
 
 def _fault(item: Any, tree: yaml.Node) -> tuple[int, str]:
-    """Line and sentence of one of pydantic's errors."""
+    """Return the line and a sentence for one of pydantic's errors."""
     path: tuple[str | int, ...] = item["loc"]
     node, reached = _descend(tree, path)
     line = node.start_mark.line + 1
@@ -422,13 +429,13 @@ def _fault(item: Any, tree: yaml.Node) -> tuple[int, str]:
         return line, f"{where} lacks the key {last!r}."
     message = str(item["msg"]).removeprefix("Value error, ").rstrip(".?")
     given = item["input"]
-    # What the message says already is not said again.
+    # Values that the message contains already are not repeated.
     shown = f" is {given!r}" if isinstance(given, str | int | float) and repr(given) not in message else ""
     return line, f"{where}{shown}: {message[:1].lower()}{message[1:]}{'?' if item['msg'].endswith('?') else '.'}"
 
 
 def _hint(path: Sequence[str | int]) -> str:
-    """Where a wrong key may belong, or what it may have meant."""
+    """Suggest where an unknown key may belong, or which key was meant."""
     nearest = _nearest_key(path)
     if nearest:
         return f"did you mean {nearest!r}?"
@@ -439,19 +446,19 @@ def _hint(path: Sequence[str | int]) -> str:
 
 
 def _nearest_key(path: Sequence[str | int]) -> str:
-    """The key that a wrong one may have meant; empty where there is none like it."""
+    """Return the key that was probably meant; empty if there is none like it."""
     return next(iter(difflib.get_close_matches(str(path[-1]), _keys_at(path[:-1]), n=1)), "")
 
 
 def _descend(node: yaml.Node, path: Sequence[str | int]) -> tuple[yaml.Node, list[str | int]]:
-    """The node that a path leads to, or as far as it does, at its key; and that part of the path."""
+    """Follow a path as far as possible; return the node, at its key, and that part of the path."""
     reached: list[str | int] = []
     place = node
     for step in path:
         if isinstance(node, yaml.MappingNode):
             found = [(key, value) for key, value in node.value if key.value == step]
             if not found:
-                continue  # names of alternatives, which are pydantic's
+                continue  # pydantic's names of alternatives
             place, node = found[0]
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             place = node = node.value[step]
@@ -462,6 +469,6 @@ def _descend(node: yaml.Node, path: Sequence[str | int]) -> tuple[yaml.Node, lis
 
 
 def _keys_at(path: Sequence[str | int]) -> list[str]:
-    """Keys that the model at a place has."""
+    """Return the keys of the model at a path."""
     model = _SECTIONS.get(str(path[0]), StudyConfig) if path else StudyConfig
     return list((LogGrid if "grid" in path else model).model_fields)

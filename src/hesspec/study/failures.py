@@ -1,4 +1,4 @@
-"""What tasks of a study may end with, and the error that tells of all of them at the end."""
+"""Errors of tasks in a study, and the error that reports all of them at the end."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TASK_ERRORS: Final = (ValueError, NonFiniteError, MemoryError, torch.OutOfMemory
 
 
 def is_task_error(error: BaseException) -> bool:
-    """Whether a task may end with an error while others go on.
+    """Whether the other tasks continue after this error of a task.
 
-    It may for its data, its network, its learning rates, its size, or a file. A file system that is gone for a moment
-    ends one task and not the rest of the week; where it is full, the others end too, each at its first write. Anything
-    else is a fault of the program or of the user's code, and ends the study.
+    They do for errors of its data, network, learning rates, size, or a file. A file system that is briefly unavailable
+    ends one task and not the rest of the week; if it is full, the others fail, too, each at its first write. Any other
+    error is a fault of the program or of the user's code, and ends the study.
     """
     return isinstance(error, TASK_ERRORS) or is_out_of_memory(error)
 
@@ -32,14 +32,14 @@ class StudyError(RuntimeError):
     Parameters
     ----------
     summary : str
-        What has happened to the study, a sentence.
+        Sentence about the state of the study.
     failures : mapping of str to Exception
-        By the names of the tasks.
+        Errors by the names of the tasks.
 
     Attributes
     ----------
     failures : dict of str to Exception
-        As given.
+        Errors by the names of the tasks.
     """
 
     def __init__(self, summary: str, failures: Mapping[str, Exception]) -> None:
@@ -48,7 +48,7 @@ class StudyError(RuntimeError):
 
     @property
     def sentences(self) -> list[str]:
-        """One for each reason, which begins with the task that it holds for, or with the first of several."""
+        """Return one sentence for each reason, starting with the task, or the first of several."""
         tasks: dict[str, list[str]] = {}
         for name, error in self.failures.items():
             tasks.setdefault(in_a_line(error), []).append(name)
@@ -60,19 +60,19 @@ def _others(count: int) -> str:
 
 
 def refuse_faults(faults: Mapping[str, Exception], tasks: int) -> None:
-    """Raise StudyError where tasks, of so many, have faults that are known before anything is run."""
+    """Raise StudyError if some tasks have faults that are known before anything is run."""
     if faults:
-        raise StudyError(f"{len(faults)} of {tasks} tasks cannot be run, and nothing was begun.", faults)
+        raise StudyError(f"{len(faults)} of {tasks} tasks cannot be run, so nothing was started.", faults)
 
 
 def raise_failures(failures: Mapping[str, Exception], tasks: int) -> None:
-    """Raise StudyError where tasks, of so many, have failed while all others were done."""
+    """Raise StudyError if some tasks have failed after all others are done."""
     if failures:
-        raise StudyError(f"{len(failures)} of {tasks} tasks failed; what is done is kept.", failures)
+        raise StudyError(f"{len(failures)} of {tasks} tasks failed; completed results are kept.", failures)
 
 
 def let_go(error: BaseException | None) -> None:
-    """Free what the frames of an error hold, such as a network that did not fit into memory; its lines are kept."""
+    """Release objects in the frames of an error, such as a network that did not fit into memory; keep its traceback."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

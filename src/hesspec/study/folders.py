@@ -1,4 +1,4 @@
-"""Folders of a study: nothing outside of them is written or removed, and what a killed process left is."""
+"""Folders of a study: nothing outside them is written or removed; remains of killed processes are removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["RUNS", "STUDY_FILE", "check_there", "hold", "remove_left", "without_
 
 RUNS: Final = "runs"
 STUDY_FILE: Final = "study.yaml"
-# Temporary files as `hesspec.backend.files.atomic_path` names them, of what a study writes.
+# Pattern of temporary files of a study, as named by `hesspec.backend.files.atomic_path`.
 LEFT: Final = re.compile(
     r"\.(?:epoch-\d{4,}(?:-(?:train|test)-[A-Za-z]+-[0-9a-f]{10})?|optimizer-\d{4,}|training|diverged|code|study)"
     r"-[a-z0-9_]{8}\.(?:safetensors|json|nc|yaml)"
@@ -24,12 +24,12 @@ LEFT: Final = re.compile(
 
 
 def without_links(folder: Path, path: Path) -> Path:
-    """The path of a folder of a study, made if it is missing, in which a study may write and remove.
+    """Return the path of a folder of a study, created if it is missing, in which it may write and remove files.
 
     Parameters
     ----------
     folder : Path
-        Of the study; it may be a link itself, as the user has named it.
+        Folder of the study; it may itself be a link, as the user chose it.
     path : Path
         `folder / RUNS`, or a folder in that.
 
@@ -38,7 +38,7 @@ def without_links(folder: Path, path: Path) -> Path:
     NotADirectoryError
         If a part of the path within the study is a symbolic link, or a file.
     FileNotFoundError
-        If the folder that it is in is not there.
+        If its parent folder does not exist.
     """
     place = folder
     for part in path.relative_to(folder).parts:
@@ -47,25 +47,25 @@ def without_links(folder: Path, path: Path) -> Path:
             place.mkdir()
         if place.is_symlink():
             raise NotADirectoryError(
-                f"{str(place)!r} is a symbolic link, and a study writes and removes nothing outside of its own folder. "
-                "Put the folder itself there, or give the whole study another place with --out."
+                f"{str(place)!r} is a symbolic link, but a study writes and removes files only in its own folder. "
+                "Replace the link by the folder, or move the whole study with --out."
             )
         if not place.is_dir():
-            raise NotADirectoryError(f"{str(place)!r} is a file, and a study needs a folder of this name.")
+            raise NotADirectoryError(f"{str(place)!r} is a file, but a study needs a folder of this name.")
     return path
 
 
 def check_there(folder: Path) -> None:
-    """Raise FileNotFoundError where the folder of a running study is there no longer."""
+    """Raise FileNotFoundError if the folder of a running study no longer exists."""
     if not (folder / STUDY_FILE).is_file():
         raise FileNotFoundError(
-            f"The folder {str(folder)!r} of this study was removed while the study was running. The same command "
-            "begins it again."
+            f"The folder {str(folder)!r} of this study was removed while the study was running. Run the same command "
+            "to start it again."
         )
 
 
 def remove_left(folder: Path) -> None:
-    """Remove temporary files in a folder that no process writes to; whoever wrote them was killed."""
+    """Remove temporary files of killed processes in a folder to which no process is writing."""
     for file in folder.iterdir():
         if LEFT.fullmatch(file.name):
             file.unlink(missing_ok=True)
@@ -73,20 +73,20 @@ def remove_left(folder: Path) -> None:
 
 @contextmanager
 def hold(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a file's lock, and give whether it is held: not where another process holds it, unless this one waits.
+    """Acquire a file lock and yield whether it is held: False if another process holds it, unless waiting.
 
-    The file is made if it is missing, and left. The lock ends with the process, however that ends.
+    The file is created if it is missing, and kept. The lock ends with the process, for whatever reason.
 
     Raises
     ------
     OSError
-        If the file cannot be made, or is a symbolic link.
+        If the file cannot be created, or is a symbolic link.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(f"{str(path)!r} is a symbolic link, and a study does not write to other places.") from error
+            raise OSError(f"{str(path)!r} is a symbolic link, but a study does not write elsewhere.") from error
         raise
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

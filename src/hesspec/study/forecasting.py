@@ -1,4 +1,4 @@
-"""What a study has left to do, and what that will take on this machine: `hesspec study FILE --dry-run`."""
+"""Prediction of the remaining work of a study on this machine: `hesspec study FILE --dry-run`."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from hesspec.study.training import evaluate
 
 __all__ = ["TaskForecast", "forecast_study"]
 
-# Samples that are timed at most; times are taken to be proportional to them.
+# Largest number of samples that are timed; times are assumed to be proportional to samples.
 TIMED_SAMPLES = 64
-# Samples in passes from which, and from twice as many, the memory of larger ones is extrapolated: few, as it is linear.
+# Number of samples in passes from which, and from twice as many, the memory of larger ones is extrapolated linearly.
 FEW = 8
-# Timed repeats of which the median counts, after one that warms up.
+# Number of timed repeats, after a warm-up; the median counts.
 REPEATS = 3
-# A class structure in units of the Hessian's measurement: its three spectra, and the means (counted in the demo).
+# Cost of a class structure relative to a measurement of the Hessian: its three spectra, and the means (from the demo).
 STRUCTURE_COST = 4.0
 
 
 @dataclass(frozen=True)
 class TaskForecast:
-    """What is left of one task.
+    """Remaining work of one task.
 
     Attributes
     ----------
     task : Task
     epochs : int
-        Of all trainings that have not ended, without those that are done and kept.
+        Remaining epochs of all trainings that have not ended.
     measurements : int
-        That are not there yet.
+        Number of missing measurements.
     training_seconds, measuring_seconds : float
-        Expected time for these; NaN where the task cannot be run.
+        Expected time for these; NaN if the task cannot be run.
     peak_bytes : int
-        Most memory that a measurement is expected to take; 0 where nothing is left, or the task cannot be run.
+        Expected peak memory of a measurement; 0 if nothing is left, or the task cannot be run.
     fault : Exception or None
         Why the task cannot be run, or cannot be run to its end.
     """
@@ -70,40 +70,40 @@ class TaskForecast:
 
 @dataclass(frozen=True)
 class _Memory:
-    """Bytes that passes take, linear in the samples, as they are kept or are in a pass at a time."""
+    """Memory of passes, linear in the numbers of cached samples and of samples in a pass."""
 
     kept: float  # of each sample
-    fixed: float  # of a pass, whatever its samples: products, and what has the parameters' shapes
+    fixed: float  # of a pass, independent of samples: products, and tensors with the parameters' shapes
     passing: float  # of each sample in a pass
     budget: int
 
     @classmethod
     def of(cls, matrix: str, problem: tuple[nn.Module, Dataset], how: MeasureConfig) -> _Memory:
-        """Seen in passes over two small batches of the data."""
+        """Measure passes over two small batches of the data."""
         network, dataset = problem
-        # Samples come class by class in turn, and class parts of G need one of each.
+        # Samples alternate between classes, and class parts of G need one of each.
         few = dataset.classes if MATRICES[matrix].by_class else FEW
         products = None if how.memory is None else shares_of(how.memory)[0]
         sizes = []
         for samples in (few, 2 * few):
-            # All of the data: how products are had depends on how much there is.
+            # All of the data, as the way of computing products depends on its size.
             operator = operator_class(matrix)(network, CROSS_ENTROPY, dataset.batches(samples), how.params)
             seen = operator.forecast(products)
             sizes.append((len(dataset) / seen.pieces, seen.size))
         (less, small), (more, large) = sizes
-        # Equal where there are not so many samples.
+        # Equal if there are not enough samples.
         passing = (large.tangent - small.tangent) / (more - less) if more > less else 0.0
         budget = free_shares(operator.device).products if products is None else products
         return cls(large.kept / more, large.tangent - passing * more, passing, budget)
 
     def bytes(self, samples: int, batch_size: int) -> float:
-        """Of all passes over as many samples: what does not fit into the budget is not kept."""
+        """Memory of all passes over this number of samples; passes that do not fit into the budget are not cached."""
         return min(samples * self.kept + self.fixed + min(samples, batch_size) * self.passing, self.budget)
 
 
 @dataclass(frozen=True)
 class _Costs:
-    """Of one network on one data set, timed on `samples` samples."""
+    """Costs of one network on one data set, timed on `samples` samples."""
 
     samples: int
     batch_size: int
@@ -120,17 +120,17 @@ class _Costs:
         return (count * (self.step + self.evaluation) + self.test_samples * self.evaluation) / self.samples
 
     def measuring(self, what: str, count: int) -> float:
-        """Seconds of a measurement on as many samples."""
+        """Seconds of a measurement on this number of samples."""
         if what == STRUCTURE:
             return STRUCTURE_COST * self.measuring("Hessian", count)
         plan = self.plans[what]
         share = count / self.samples
         products = plan.matvecs * (plan.seconds_matvec * share + plan.seconds_step)
-        # Traces are made once whatever the samples; the primal passes of the others cost less than a product.
+        # Tracing does not depend on samples; the primal passes of the others cost less than a product.
         return plan.seconds_setup + max(share - 1, 0) * plan.seconds_matvec + products
 
     def peak_bytes(self, what: str, count: int) -> int:
-        """Most bytes that the process has in a measurement on as many samples."""
+        """Peak memory of the process in a measurement on this number of samples."""
         name = "Hessian" if what == STRUCTURE else what
         plan, memory = self.plans[name], self.memory[name]
         seen, wanted = (memory.bytes(samples, self.batch_size) for samples in (self.samples, count))
@@ -144,26 +144,26 @@ def forecast_study(
     device: str = "cpu",
     on_task: Callable[[str], None] = lambda _what: None,
 ) -> list[TaskForecast]:
-    """Say what of a study is left to do, and the time that it will take in one process on this device.
+    """Predict the remaining work of a study, and its time in one process on this device.
 
     Every network is built once for every data set; a step of its training is timed, and its measurements are planned
-    from one timed batch (`hesspec.plan`). Times are proportional to samples: where data is streamed because it does not
-    fit into memory, measurements take up to twice as long. Memory is that of all samples of a task.
+    from one timed batch (`hesspec.plan`). Times are assumed proportional to samples: if passes are recomputed because
+    they do not fit into memory, measurements take up to twice as long. Memory is that for all samples of a task.
 
     Parameters
     ----------
     config : StudyConfig
     folder : path
-        Of the study; what is there already is not counted.
+        Folder of the study; existing results are not counted.
     device : str
-        Of PyTorch.
+        PyTorch device.
     on_task : callable, optional
-        Called with what is being looked at or timed, in words.
+        Called with a description of what is being checked or timed.
 
     Returns
     -------
     list of TaskForecast
-        In the order in which tasks are run; of those that cannot be run, too.
+        Predictions in the order in which tasks are run, including tasks that cannot be run.
     """
     tasks = tasks_of(config, Path(folder), code_of(config))
     unreadable = {task.name: error for task in tasks if (error := task.unreadable) is not None}
@@ -194,17 +194,17 @@ def forecast_study(
 
 
 def _problem(task: Task) -> tuple[str, str]:
-    """Network and data set, of which the costs of a task are."""
+    """Network and data set that determine the costs of a task."""
     return task.runs[0].network, task.runs[0].data.name
 
 
 def _left(task: Task) -> list[tuple[TrainingRun, int]]:
-    """Trainings that have not ended, and how many epochs each has to go."""
+    """Trainings that have not ended, and the number of their remaining epochs."""
     return [(run, run.settings.epochs - max(len(run.history) - 1, 0)) for run in task.runs if not run.ended]
 
 
 def _without_costs(task: Task, fault: Exception | None) -> TaskForecast:
-    """Of a task that cannot be run, or of which nothing is left."""
+    """Prediction for a task that cannot be run, or with nothing left."""
     if task.done or task.diverged:
         return TaskForecast(task, 0, 0, 0.0, 0.0, 0, fault=ValueError(task.diverged) if task.diverged else None)
     epochs = sum(epochs for _, epochs in _left(task))
@@ -230,7 +230,7 @@ def _timed(run: TrainingRun, config: StudyConfig, device: torch.device) -> _Cost
     network = build_network(run.network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
     network.to(device)
     names = list(dict.fromkeys([*how.matrices, *(["Hessian"] if how.structure else [])]))
-    # Samples come class by class in turn: as many of each, and at least one.
+    # Samples alternate between classes: equally many of each, and at least one.
     count = max(1, min(how.batch_size, TIMED_SAMPLES) // dataset.classes) * dataset.classes
     part = replace(dataset, inputs=dataset.inputs[:count], targets=dataset.targets[:count])
     plans = plan_measurement(
@@ -257,7 +257,7 @@ def _timed(run: TrainingRun, config: StudyConfig, device: torch.device) -> _Cost
 
 
 def _step(network: nn.Module, dataset: Dataset, batch_size: int) -> None:
-    """One epoch of training steps, without a change of the weights that matters."""
+    """Run one epoch of training steps, with negligible changes of the weights."""
     network.train()
     device = next(network.parameters()).device
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-12, momentum=0.9)

@@ -1,4 +1,4 @@
-"""Objects of the user's own code, named `module:callable`."""
+"""Objects in the user's own code, named `module:callable`."""
 
 import ast
 import difflib
@@ -16,7 +16,7 @@ from typing import Final
 
 __all__ = ["code_digest", "here_first", "load_object"]
 
-# Where modules are that come with Python or are installed.
+# Folders of modules that come with Python or are installed.
 _INSTALLED: Final = tuple(
     Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
@@ -26,8 +26,8 @@ DIGEST_DIGITS: Final = 16
 def load_object(spec: str, kind: str) -> Callable[..., object]:
     """Import the callable that `spec` names.
 
-    The current directory is in front of `sys.path`, as `python -m` has it, while the module is imported and
-    whenever the callable runs, as both may import neighbours of the module; and at no other time.
+    The current directory is first in `sys.path`, as with `python -m`, while the module is imported and whenever the
+    callable runs, as both may import neighbouring modules; and at no other time.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def load_object(spec: str, kind: str) -> Callable[..., object]:
         `"module:callable"`, the module with dots as in an import statement, for example
         `"mine.networks:lenet"`.
     kind
-        What the callable makes ("network", "data set"); it stands in the error messages only.
+        Kind of object that the callable returns ("network", "data set"), for error messages.
 
     Returns
     -------
@@ -95,21 +95,21 @@ def load_object(spec: str, kind: str) -> Callable[..., object]:
 
 
 def code_digest(spec: str) -> str:
-    """Digest of the code of the module that `spec` names, and of all modules of the user's own that it imports.
+    """Compute a digest of the module that `spec` names and of all of the user's own modules that it imports.
 
-    Of each module the whole text counts, but for comments and layout: what a callable makes may depend on any line. Not
-    seen are installed packages, files that the code reads, environment variables, and modules that are imported by a
-    name which the code puts together.
+    The whole text of each module counts, except comments and layout, as the result of a callable may depend on any
+    line. Not included are installed packages, files that the code reads, environment variables, and modules that are
+    imported by computed names.
 
     Parameters
     ----------
     spec
-        As for `load_object`. Nothing of it is run, but for the packages that the module is in.
+        See `load_object`. Only the packages that contain the module are imported.
 
     Returns
     -------
     str
-        Empty where there is no such code: an installed package, or a module that is missing or has no source.
+        The digest; empty if there is no such code: an installed package, or a module that is missing or has no source.
     """
     texts: dict[str, str] = {}
     waiting = [spec.partition(":")[0]]
@@ -128,7 +128,7 @@ def code_digest(spec: str) -> str:
 
 @contextmanager
 def here_first() -> Iterator[str]:
-    """Look for modules in the current directory first, within this block; gives its path."""
+    """Search the current directory for modules first, within this context; yields its path."""
     here = str(Path.cwd())
     if here in sys.path:
         yield here
@@ -137,15 +137,15 @@ def here_first() -> Iterator[str]:
     try:
         yield here
     finally:
-        # What runs in the block may have changed the list, too.
+        # Code in the block may have changed the list, too.
         with suppress(ValueError):
             sys.path.remove(here)
 
 
 def _own_file(module: str) -> Path | None:
-    """Source of a module, unless it is installed, or of this package, whose results have a format of their own."""
+    """Return the source of a module, unless it is installed or part of this package, whose results are versioned."""
     top = module.partition(".")[0]
-    # In this order: to look for a part of an installed package would import that package.
+    # In this order, as searching for a submodule of an installed package would import that package.
     if top == __name__.partition(".")[0] or _is_installed(_spec(top)):
         return None
     found = _spec(module)
@@ -156,12 +156,12 @@ def _own_file(module: str) -> Path | None:
 def _spec(module: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # no such package; or `__main__`, of which nothing is known where it was typed in
+    except (ImportError, ValueError):  # no such package; or `__main__`, which has no source in an interactive session
         return None
 
 
 def _is_installed(spec: ModuleSpec | None) -> bool:
-    """Whether a module is installed, or comes with Python; or there is none."""
+    """Whether a module is installed, comes with Python, or does not exist."""
     if spec is None or spec.origin in {"built-in", "frozen"}:
         return True
     places = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or ())
@@ -169,7 +169,7 @@ def _is_installed(spec: ModuleSpec | None) -> bool:
 
 
 def _imported(tree: ast.AST, package: str) -> Iterator[str]:
-    """Names of what may be a module in the import statements of a module in a package."""
+    """Yield names that may be modules in the import statements of a module in a package."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -182,6 +182,6 @@ def _imported(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _with_packages(name: str) -> Iterator[str]:
-    """A module and the packages that it is in."""
+    """Yield a module and the packages that contain it."""
     parts = name.split(".")
     return (".".join(parts[:count]) for count in range(1, len(parts) + 1))

@@ -1,4 +1,4 @@
-"""The curvature matrices of a network on a data set, measured by name, and the files that keep the spectra."""
+"""Measurement of curvature matrices by name, for a network on a data set, and files of their spectra."""
 
 import contextlib
 import itertools
@@ -35,14 +35,14 @@ __all__ = [
     "spectrum_file",
 ]
 
-# One object, as traces are shared where the loss is the same one.
+# A single object, as traces are shared only for the identical loss.
 CROSS_ENTROPY: Final = nn.CrossEntropyLoss()
 
 Attribute = str | int | float | bool
 
 
 def spectrum_file(matrix: str, split: str, checkpoint: str = "") -> str:
-    """Name of the file that `measure` writes a spectrum to.
+    """Return the name of the file to which `measure` writes a spectrum.
 
     Examples
     --------
@@ -84,54 +84,54 @@ def measure(
     matrices : sequence of str
         Names in `hesspec.matrices.MATRICES`, or aliases; each is measured once, in this order.
     params : optional
-        Parameters to differentiate by; see `hesspec.Hessian`. By default all that require a gradient.
+        Parameters to differentiate with respect to; see `hesspec.Hessian`. By default all that require a gradient.
     steps, probes, seed
-        As in `hesspec.spectrum`; every matrix is measured from the same probes.
+        See `hesspec.spectrum`; all matrices use the same probes.
     batch_size : int
-        Samples in a pass through the network, at least 1. Without influence on the result beyond rounding. The network
-        is traced once for each size of batch that occurs.
+        Number of samples in a pass through the network, at least 1. It affects the result only by rounding. The network
+        is traced once for each batch size that occurs.
     memory : str or int, optional
-        What a measurement may take of the device's memory beside the network: "8GB", "500MB", or a number of bytes.
-        Products and the Krylov basis share it as they share what is free by default.
+        Device memory for a measurement, in addition to the network: "8GB", "500MB", or a number of bytes. Products and
+        the Krylov basis share it in the same proportion as the free memory by default.
     basis, offload
         As in `hesspec.spectrum`.
     attributes : mapping, optional
-        What else to keep with the spectra, such as network, checkpoint and epoch. Data set, split, number of classes
-        and, where all classes have the same, samples of a class are added by themselves.
+        Attributes to store with the spectra, such as network, checkpoint and epoch. Data set, split, number of classes
+        and, if all classes have the same, samples per class are added automatically.
     folder : path, optional
-        Where each spectrum is saved as soon as it is complete, under the name that `spectrum_file` gives it by its
-        matrix, split and attribute `checkpoint`. The folder is made if it is missing.
+        Folder in which each spectrum is saved as soon as it is complete, with a name from `spectrum_file` by matrix,
+        split and the attribute `checkpoint`. It is created if it is missing.
     overwrite : bool
-        Whether files of these names that are there by then are replaced.
+        Whether to replace existing files of these names.
     on_progress : callable, optional
         Called before the first and after every matvec with the name of the matrix, the work done on all matrices and
         their work in all (None where steps are "auto"), in matvecs of a Hessian.
     graphs : GraphCache, optional
-        As in `hesspec.Hessian`, for a network that is measured at several checkpoints.
+        See `hesspec.Hessian`; for a network that is measured at several checkpoints.
     group : torch.distributed.ProcessGroup, optional
-        Processes that all call this with the same network and data set, and share the work; the first one writes files.
+        Processes that all call this with the same network and data set, and share the work; rank 0 writes files.
     snapshot : path, optional
-        Folder for a snapshot of each matrix's run, under the name of its file, from which the same call goes on; it is
-        removed once the spectrum is saved, or at the end where there is no `folder`.
+        Folder for a snapshot of each matrix's run, under the name of its file, from which the same call resumes. It is
+        deleted once the spectrum is saved, or at the end if there is no `folder`.
     every : str or float
         As in `hesspec.spectrum`.
 
     Returns
     -------
     dict of str to Spectrum
-        By their names in `hesspec.matrices.MATRICES`.
+        Spectra by their names in `hesspec.matrices.MATRICES`.
 
     Raises
     ------
     ValueError
-        If there is no such matrix, or the network, a parameter's name or a number is not usable.
+        If a matrix is unknown, or the network, a parameter's name or a number is invalid.
     NonFiniteError
-        If a loss or a product holds NaN or infinity.
+        If a loss or a product contains NaN or infinity.
     MemoryError
         If the Krylov basis does not fit into memory.
     FileExistsError
-        If a file is there by the time that its spectrum is complete, and is not to be replaced; the spectrum is kept
-        under another name, which the message says.
+        If a file exists by the time its spectrum is complete and `overwrite` is False; the spectrum is saved under
+        another name, which the message states.
     OSError
         If a file cannot be written.
 
@@ -197,7 +197,7 @@ def plan_measurement(
     offload: str | None = None,
     devices: int = 1,
 ) -> dict[str, Plan]:
-    """Plan `measure`; arguments as there and in `hesspec.plan`, plans by names in `hesspec.matrices.MATRICES`.
+    """Plan `measure`, with its arguments and those of `hesspec.plan`; plans by names in `hesspec.matrices.MATRICES`.
 
     Examples
     --------
@@ -242,19 +242,19 @@ def measure_structure(
     on_progress: Progress | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> ClassStructure:
-    """Measure the class structure of G of a network over a data set: see `hesspec.class_structure`.
+    """SpectralMeasure the class structure of G for a network on a data set; see `hesspec.class_structure`.
 
     Parameters
     ----------
     network, dataset, params, batch_size, attributes, overwrite, group
-        As in `measure`.
+        See `measure`.
     folder : path, optional
-        Where the structure is saved, under the name that `spectrum_file` gives "ClassStructure"; and the spectra of the
-        matrices, under theirs, as far as there are none yet.
+        Folder in which the structure is saved, with the name from `spectrum_file` for "ClassStructure", and the spectra
+        of the matrices, unless they exist.
     matrices
-        Whose outliers are attributed, names as in `measure`.
+        Matrices whose outliers are attributed, named as in `measure`.
     cross, steps, seed, memory, on_progress
-        As in `hesspec.class_structure`.
+        See `hesspec.class_structure`.
 
     Returns
     -------
@@ -263,7 +263,7 @@ def measure_structure(
     Raises
     ------
     ValueError, NonFiniteError, MemoryError, OSError
-        As `measure`; ValueError also where a class has no samples.
+        See `measure`; ValueError also if a class has no samples.
 
     Examples
     --------
@@ -307,7 +307,7 @@ def measure_structure(
 
 
 def _save(result: Spectrum | ClassStructure, file: Path, *, overwrite: bool) -> None:
-    """Save a result under its name; if another process has taken that meanwhile, under one that is free."""
+    """Save a result under its name or, if another process has taken it meanwhile, under a free name."""
     try:
         result.save(file, overwrite=overwrite)
     except FileExistsError as error:
@@ -317,13 +317,13 @@ def _save(result: Spectrum | ClassStructure, file: Path, *, overwrite: bool) -> 
                 result.save(other, overwrite=False)
                 break
         raise FileExistsError(
-            f"There is a file {str(file)!r} by now, which another process has written, and it was not replaced. The "
-            f"result of this one is kept in {str(other)!r}."
+            f"The file {str(file)!r} was written by another process meanwhile, and was not replaced. The "
+            f"result of this one was saved to {str(other)!r}."
         ) from error
 
 
 def check_outputs(network: nn.Module, dataset: Dataset) -> None:
-    """Refuse a network whose cross-entropy would be something else, or an error that only PyTorch understands.
+    """Reject a network with invalid outputs, whose cross-entropy would be wrong or fail with an obscure error.
 
     Parameters
     ----------

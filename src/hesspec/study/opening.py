@@ -1,4 +1,4 @@
-"""All numbers of a study as one labelled dataset."""
+"""Results of a study as one labelled dataset."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
-# What has a value for each measurement, with its unit.
+# Quantities with a value for each measurement, and their units.
 SCALARS: Final = {
     "bulk_low": "loss per squared parameter",
     "bulk_high": "loss per squared parameter",
@@ -45,12 +45,12 @@ RUN_DIMENSIONS: Final = ("dataset", "network", "seed", "samples_per_class")
 
 
 def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
-    """Read all results of a study, as far as they are there, into one labelled dataset.
+    """Read all available results of a study into one labelled dataset.
 
     Parameters
     ----------
     folder : path
-        Of a study: it has a `study.yaml`. The study may be running.
+        Folder of a study, with a `study.yaml`. The study may be running.
 
     Returns
     -------
@@ -68,13 +68,13 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         `loss` (mean cross-entropy in nats) and `error` (fraction) over the first four, `split` and `training_epoch`;
         `learning_rate` over the first four: the one that was kept; `parameters` over `dataset` and `network`.
 
-        Results and records that are damaged, or of a later version of hesspec, are left out. A line for each, with the
-        reason, is in the attribute `unread`, and logged as a warning.
+        Results and records that are damaged, or from a later version of hesspec, are skipped. A line for each, with the
+        reason, is in the attribute `unread`, and is logged as a warning.
 
     Raises
     ------
     FileNotFoundError
-        If the folder does not hold a study.
+        If the folder does not contain a study.
     ValueError
         If its study file is damaged.
 
@@ -123,7 +123,7 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _read(unread: list[str], read: Callable[[], T]) -> T | None:
-    """What `read` gives; None, and a line more in the list, where it cannot."""
+    """Return the result of `read`; None, with a line appended to the list, if it fails."""
     try:
         return read()
     except (ValueError, OSError) as error:
@@ -132,7 +132,7 @@ def _read(unread: list[str], read: Callable[[], T]) -> T | None:
 
 
 def _shown(task: Task) -> TrainingRun | None:
-    """The training that is measured, or that will be as far as is known."""
+    """Return the training that is or, as far as known, will be measured."""
     begun = [run for run in task.runs if run.history and not run.diverged]
     if not begun:
         return None
@@ -140,7 +140,7 @@ def _shown(task: Task) -> TrainingRun | None:
 
 
 class _Blank:
-    """The dataset while it is filled in."""
+    """The dataset while it is being filled."""
 
     def __init__(self, coordinates: dict[str, list[Any]], ranks: int, epochs: int) -> None:
         self._coordinates = {**coordinates, "rank": list(range(ranks)), "training_epoch": list(range(epochs))}
@@ -169,7 +169,7 @@ class _Blank:
         return dataset, network, seed, count
 
     def add_training(self, run: TrainingRun) -> None:
-        """Records of a training."""
+        """Add the records of a training."""
         at = self._place(run)
         self._values["learning_rate"][1][at] = run.settings.learning_rate
         for column, split in enumerate(self._coordinates["split"]):
@@ -183,7 +183,7 @@ class _Blank:
                     self._values[name][1][*at, column, record.epoch] = value
 
     def add_spectra(self, run: TrainingRun, spectra: dict[Measurement, Spectrum]) -> None:
-        """Spectra of one training, whose outliers are followed through its epochs."""
+        """Add the spectra of one training, with its outliers tracked from epoch to epoch."""
         where = self._place(run)
         for place, spectrum in spectra.items():
             at = (*where, self._epoch(place.epoch), *self._split_and_matrix(place.split, place.what))
@@ -209,7 +209,7 @@ class _Blank:
         return self._coordinates["split"].index(split), self._coordinates["matrix"].index(matrix)
 
     def dataset(self, folder: str | os.PathLike[str], unread: Sequence[str]) -> xr.Dataset:
-        """What was filled in, and what could not be read."""
+        """Return the dataset, including what could not be read."""
         result = xr.Dataset(
             {name: (dimensions, values) for name, (dimensions, values) in self._values.items()},
             coords=self._coordinates,

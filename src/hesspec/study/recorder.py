@@ -1,4 +1,4 @@
-"""Measuring inside of a training loop of the user's own."""
+"""Measurement inside the user's own training loop."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from hesspec.study.measuring import Attribute, spectrum_file
 
 __all__ = ["SpectrumRecorder"]
 
-# Attribute of a spectrum: what it is of and how it was measured, as JSON.
+# Attribute of a spectrum: everything that it depends on, as JSON.
 IDENTITY: Final = "identity"
 
 
 class SpectrumRecorder:
-    """Measures a model's curvature during a training loop, whatever that loop is.
+    """Measures a model's curvature during any training loop.
 
-    It is called with the model and the epoch (or step), anywhere in the loop. The model is measured in evaluation mode
-    and is left as it was: weights, modes of all its modules, gradients, and torch's random generators.
+    Call it with the model and the epoch (or step), anywhere in the loop. The model is measured in evaluation mode and
+    left unchanged: weights, modes of all modules, gradients, and torch's random generators.
 
-    What is there already is not measured again, so that a loop that is started anew only measures what is missing. A
-    spectrum that is there of anything else, such as other weights, loss, data, parameters, steps or seed, is neither
-    taken for the wanted one nor replaced, but refused: each training has a folder of its own.
+    Existing spectra are not measured again, so a loop that is restarted only measures what is missing. An existing
+    spectrum of anything else, such as other weights, loss, data, parameters, steps or seed, is neither used nor
+    replaced, but raises an error: use a separate folder for each training.
 
     Parameters
     ----------
     folder : path
-        Where spectra are kept, under the name `epoch-EPOCH-SPLIT-MATRIX.nc`. `hesspec report FOLDER` shows them.
+        Folder for spectra, with names `epoch-EPOCH-SPLIT-MATRIX.nc`. `hesspec report FOLDER` shows them.
     loss_fn : callable
-        As in `hesspec.Hessian`.
+        See `hesspec.Hessian`.
     data : mapping of str to iterable
-        Data sets by the name of the split, such as {"train": loader, "test": loader}: fixed ones, without augmentation
-        and shuffling (see `hesspec.Hessian`).
+        Data sets by split, such as {"train": loader, "test": loader}, without augmentation or shuffling (see
+        `hesspec.Hessian`).
     matrices : sequence of str
-        Names such as "hessian", "g", "h".
+        Names of matrices, such as "hessian", "g", "h".
     at : collection of int, optional
-        Epochs at which it measures; it does nothing at others. By default at every one.
+        Epochs at which to measure. By default all.
     steps, probes, seed
-        As in `hesspec.spectrum`.
+        See `hesspec.spectrum`.
     params, memory : optional
-        As in `hesspec.Hessian`.
+        See `hesspec.Hessian`.
     attributes : mapping, optional
-        What else to keep with the spectra, such as {"network": "my net", "dataset": "my data"}.
+        Attributes to store with the spectra, such as {"network": "my net", "dataset": "my data"}.
 
     Examples
     --------
@@ -85,7 +85,7 @@ class SpectrumRecorder:
         attributes: Mapping[str, Attribute] | None = None,
     ) -> None:
         if not data:
-            raise ValueError("There is no data to measure on: the mapping is empty. Give {'train': batches}.")
+            raise ValueError("There is no data to measure on: the mapping is empty. Pass {'train': batches}.")
         self._folder, self._loss, self._data = Path(folder), loss_fn, dict(data)
         self._names = matrix_names(matrices)
         self._at = None if at is None else set(at)
@@ -103,16 +103,16 @@ class SpectrumRecorder:
         Returns
         -------
         dict of (str, str) to Spectrum
-            By split and matrix: what was measured now.
+            Newly measured spectra, by split and matrix.
 
         Raises
         ------
         ValueError
-            If the folder has a spectrum of this name that is of something else; it says in what they differ.
+            If the folder has a spectrum of this name for something else; the message states the difference.
         FileExistsError
             If another process writes a spectrum of this name meanwhile.
         ValueError, NonFiniteError, MemoryError, OSError
-            As `hesspec.spectrum`; the model is as it was.
+            See `hesspec.spectrum`; the model is left unchanged.
         """
         found: dict[tuple[str, str], Spectrum] = {}
         if self._at is not None and epoch not in self._at:
@@ -139,21 +139,23 @@ class SpectrumRecorder:
         return found
 
     def _identity(self, operator: CurvatureOperator) -> dict[str, str]:
-        """What a spectrum depends on."""
+        """Return everything that a spectrum depends on."""
         how = {what: str(value) for what, value in self._how.items()}
         return {"number of parameters": str(operator.shape[0]), **operator.identity(), **how}
 
 
 def _refuse_another(file: Path, wanted: Mapping[str, str]) -> None:
-    """Raise ValueError where the spectrum in a file is not of what is wanted."""
+    """Raise ValueError if the spectrum in a file belongs to something else."""
     try:
         found = dict(json.loads(str(Spectrum.load(file).attributes.get(IDENTITY, "{}"))))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"The file {str(file)!r} holds something else than this recorder writes: {error}") from error
+        raise ValueError(
+            f"The file {str(file)!r} contains something that this recorder did not write: {error}"
+        ) from error
     for what, here in wanted.items():
         there = found.get(what, "not known")
         if there != here:
             raise ValueError(
-                f"The spectrum in {str(file)!r} is of another measurement: its {what} is {there}, and here it is "
-                f"{here}. Give another folder, or remove the file."
+                f"The spectrum in {str(file)!r} belongs to another measurement: its {what} is {there}, but here it is "
+                f"{here}. Use another folder, or delete the file."
             )

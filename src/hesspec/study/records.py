@@ -1,4 +1,4 @@
-"""Small JSON files of a study, read without trust: each may be damaged, of a later version, or somebody else's."""
+"""Small JSON files of a study, validated when read: each may be damaged, foreign, or from a later version."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ NAMES: Final = tuple(item.name for item in fields(EpochRecord))
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises
     ------
     ValueError
-        If it is not JSON, or larger than a study's records are; it names the file.
+        If the file is not JSON, or larger than the records of a study; the message names the file.
     OSError
         If it cannot be read.
     """
     size = file.stat().st_size
     if size > LARGEST:
-        raise ValueError(f"The file {str(file)!r} has {size:,} bytes, which no record of a study has.")
+        raise ValueError(f"The file {str(file)!r} has {size:,} bytes, more than any record of a study.")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -38,18 +38,18 @@ def read_json(file: Path) -> Any:
 
 
 def write_json(file: Path, content: object) -> None:
-    """Write a JSON file, whole or not at all; OSError as of `write_bytes`."""
+    """Write a JSON file atomically; raises the OSError of `write_bytes`."""
     write_bytes(file, json.dumps(content, indent=1).encode())
 
 
 def read_history(file: Path, epochs: int) -> list[EpochRecord]:
-    """Records of a training of so many epochs; empty where there is no such file.
+    """Read the records of a training with a number of epochs; empty if the file does not exist.
 
     Raises
     ------
     ValueError
-        If they are not those of the epochs from 0 on, are more than the training has, or a later version of hesspec
-        wrote them; it names the file.
+        If they are not those of epochs 0, 1, ..., exceed the epochs of the training, or were written by a later version
+        of hesspec; the message names the file.
     OSError
         If the file cannot be read.
     """
@@ -59,7 +59,7 @@ def read_history(file: Path, epochs: int) -> list[EpochRecord]:
     if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
         raise _damaged(file, "it is not a list of records, one for each epoch")
     if len(content) > epochs + 1:
-        raise _damaged(file, f"it has records of {len(content) - 1} epochs, and the training has {epochs}")
+        raise _damaged(file, f"it has records of {len(content) - 1} epochs, but the training has {epochs}")
     return [_record(file, epoch, record) for epoch, record in enumerate(content)]
 
 
@@ -68,7 +68,7 @@ def _record(file: Path, epoch: int, record: dict[str, Any]) -> EpochRecord:
     if further:
         raise ValueError(
             f"The file {str(file)!r} has {', '.join(map(repr, further[:3]))} in its records, which this version of "
-            "hesspec does not know: a later one has written it. Update hesspec."
+            "hesspec does not know: a later version wrote it. Update hesspec."
         )
     missing = [name for name in NAMES if name not in record]
     if missing:
@@ -82,5 +82,5 @@ def _record(file: Path, epoch: int, record: dict[str, Any]) -> EpochRecord:
 
 def _damaged(file: Path, reason: str) -> ValueError:
     return ValueError(
-        f"The file {str(file)!r} is damaged: {reason.rstrip('.')}. Remove its folder to train and measure again."
+        f"The file {str(file)!r} is damaged: {reason.rstrip('.')}. Delete its folder to train and measure again."
     )

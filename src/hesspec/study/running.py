@@ -1,4 +1,4 @@
-"""Running a study: trainings and measurements, each done once, whatever interrupts them."""
+"""Execution of studies: trainings and measurements, each done once in spite of interruptions."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ __all__ = ["run_study", "run_task", "work_of"]
 logger = logging.getLogger(__name__)
 
 
-# Work is counted in forward passes of a sample: a step of training takes three, forwards and twice backwards, and a
-# product of a matrix the number of operations as large as one (design 3.3).
+# Work is counted in forward passes of a sample: a training step takes three, one forward and two for the backward pass,
+# and a product with a matrix takes `Matrix.tangent` of them.
 STEP, EVALUATION = 3.0, 1.0
 STRUCTURE_PASSES = 4.0
-AUTO_STEPS = 64  # that "auto" is counted with
-# Share of the time that may go to writing states to continue a training from.
+AUTO_STEPS = 64  # number of steps assumed for "auto"
+# Share of the time that may be spent on writing states for resuming a training.
 SAVING = 0.1
-# Seconds between looks at tasks that other processes are working on.
+# Seconds between checks of tasks on which other processes are working.
 PATIENCE = 2.0
 
 
@@ -50,23 +50,23 @@ def run_study(
     device: str = "cpu",
     on_progress: Progress | None = None,
 ) -> None:
-    """Do what of a study has not been done, in this process.
+    """Run the remaining part of a study in this process.
 
-    Every training and every measurement is written once, whole or not at all, below `folder/runs`. A study that was
-    killed is continued by the same call, from the last epoch and the last measurement. Several processes, on one
-    machine or on several that share the folder, can run the same study: each takes what no other one works on.
+    Every training and every measurement is written once, atomically, below `folder/runs`. A study that was killed is
+    resumed by the same call, from the last epoch and the last measurement. Several processes, on one machine or on
+    several that share the folder, can run the same study: each takes tasks on which no other one works.
 
-    Results are of the code that made them. After a change in the module of a network or data set of the user's own, or
-    in what it imports of the user's own (see `hesspec.study.imports.code_digest`), they are had anew; the earlier ones
-    stay, and count again where the change is taken back.
+    Results belong to the code that computed them. After a change in the user's own module of a network or data set, or
+    in the user's own modules that it imports (see `hesspec.study.imports.code_digest`), they are computed again;
+    earlier results are kept, and are used again if the change is reverted.
 
     Parameters
     ----------
     config : StudyConfig
     folder : path
-        Of the study. What it has of an earlier state of the study is kept, and used where it still fits.
+        Folder of the study. Results of an earlier state of the study are kept, and used if they still match.
     device : str
-        Of PyTorch.
+        PyTorch device.
     on_progress : callable, optional
         Called often with what is being done in words, the work done, and the work in all.
 
@@ -75,9 +75,9 @@ def run_study(
     FileNotFoundError
         If the folder of the study is removed while it is running.
     StudyError
-        If a task failed: a network, a data set or the name of a parameter cannot be used, which is known before
-        anything is run or written; or, once all other tasks are done, what `run_task` raises. The same call tries
-        tasks that failed again.
+        If a task failed: a network, a data set or the name of a parameter is invalid, which is checked before anything
+        is run or written; or, once all other tasks are done, `run_task` raised an error. The same call retries failed
+        tasks.
     """
     target = Path(folder)
     code = code_of(config)
@@ -114,12 +114,12 @@ def run_study(
 
 
 def lost_of(tasks: Iterable[Task], failures: Mapping[str, Exception]) -> dict[str, Exception]:
-    """Tasks that did not fail, but of which something is not there at the end, by their names."""
+    """Tasks that did not fail but whose results are incomplete at the end, by name."""
     return {
         task.name: task.unreadable
         or FileNotFoundError(
-            "Not all of its results are there any longer, though each was written. The same command measures what is "
-            "missing."
+            "Some of its results have disappeared, although each was written. Run the same command to measure what "
+            "is missing."
         )
         for task in tasks
         if task.name not in failures and (task.unreadable is not None or not task.done)
@@ -127,9 +127,9 @@ def lost_of(tasks: Iterable[Task], failures: Mapping[str, Exception]) -> dict[st
 
 
 def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
-    """Work of a task, in forward passes of a sample; of all of it, or of some measurements alone."""
+    """Work of a task, or of some of its measurements only, in forward passes of a sample."""
     run = task.runs[0]
-    # All classes of the named data sets are ten, but for one: work is for progress bars, and relative.
+    # Almost all named data sets have ten classes; work is relative, for progress bars.
     train_size = run.samples_per_class * 10
     test_size = (run.test_samples_per_class or 1000) * 10
     steps = AUTO_STEPS if task.measure.steps == "auto" else task.measure.steps
@@ -145,17 +145,17 @@ def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
 
 
 def _passes(what: str) -> float:
-    """Cost of a product of what is measured, in forward passes."""
+    """Cost of a product with the measured matrix, in forward passes."""
     return MATRICES[what].tangent if what in MATRICES else STRUCTURE_PASSES
 
 
 class Networks:
-    """The networks that a process trains and measures: one object for each name, so that its traces are made once.
+    """Networks of a process: one object for each name, so that it is traced only once.
 
     Parameters
     ----------
     device : str
-        Of PyTorch, where they are.
+        PyTorch device of the networks.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -163,10 +163,10 @@ class Networks:
         self._found: dict[tuple[str, int, int, int], tuple[nn.Module, GraphCache]] = {}
 
     def of(self, task: Task, data: Dataset) -> tuple[nn.Module, GraphCache]:
-        """The network of a task, as it is initialised from the task's seed, and the traces of that object."""
+        """Return the network of a task, initialised from the task's seed, and its traces."""
         run = task.runs[0]
         key = (run.network, data.channels, data.classes, data.size)
-        # The generator is left as it was found.
+        # The generator is left unchanged.
         with torch.random.fork_rng([]):
             torch.manual_seed(run.settings.seed)
             network = build_network(run.network, channels=data.channels, classes=data.classes, size=data.size)
@@ -180,25 +180,25 @@ class Networks:
 def run_task(
     task: Task, networks: Networks, *, on_progress: Callable[[str, float], None] = lambda _what, _done: None
 ) -> None:
-    """Train with every learning rate, and measure the best; what is there already is not done again.
+    """Train with every learning rate, and measure the best; existing results are not computed again.
 
     Parameters
     ----------
     task : Task
-        Locked by the caller.
+        Task, locked by the caller.
     networks : Networks
-        Of this process.
+        Networks of this process.
     on_progress : callable
-        Called with what is being done and the work done of this task, as `work_of` counts.
+        Called with a description of the current work and the work done in this task, as counted by `work_of`.
 
     Raises
     ------
     ValueError
-        If the data set or the network cannot be used, or all trainings diverged.
+        If the data set or the network is invalid, or all trainings diverged.
     NonFiniteError, MemoryError, OSError
-        As `measure`.
+        See `measure`.
     ModuleNotFoundError
-        If a library is missing that the network or the data set comes from.
+        If a library that the network or the data set needs is missing.
     """
     if not task.done and not task.diverged:
         _run(task, networks, on_progress)
@@ -213,7 +213,7 @@ def _run(task: Task, networks: Networks, on_progress: Callable[[str, float], Non
     done = 0.0
     each = (work_of(task) - work_of(task, task.measurements)) / len(task.runs)
     for run in task.runs:
-        # Each training begins with the network as it is initialised.
+        # Each training starts from the initialised network.
         problem = _Problem(train_set, test_set, *networks.of(task, train_set))
         _train(run, task, problem, _plus(on_progress, done, each / run.settings.epochs))
         _drop_losers(task)
@@ -251,7 +251,7 @@ def _plus(report: Callable[[str, float], None], before: float, scale: float) -> 
 def _train(
     run: TrainingRun, task: Task, problem: _Problem, report: Callable[[str, float], None], *, again: bool = False
 ) -> None:
-    """Train from the last epoch that is kept; again from the beginning where weights are missing."""
+    """Train from the last saved epoch, or from the beginning if weights are missing."""
     if run.ended and not again:
         return
     wanted = set(task.epochs)
@@ -287,7 +287,7 @@ def _train(
 
 
 class _Saver:
-    """Writes what a training is continued from: after wanted epochs, and between them as often as costs little."""
+    """Writes states for resuming a training: after requested epochs, and in between as often as is cheap."""
 
     def __init__(self, run: TrainingRun, wanted: set[int]) -> None:
         self._run, self._wanted = run, wanted
@@ -301,7 +301,7 @@ class _Saver:
         asked = epoch in self._wanted or epoch == run.settings.epochs
         if not asked and self._cost > SAVING * (start - self._last):
             return
-        # In this order: the optimiser's state counts only where weights and record of its epoch are there.
+        # In this order, as the optimiser's state is valid only if weights and record of its epoch exist.
         run.write_history(state.history)
         save_training_state(run.optimizer(epoch), state)
         metadata = {"network": run.network, "dataset": run.data.name, "epoch": str(epoch)}
@@ -312,7 +312,7 @@ class _Saver:
 
 
 def _drop_losers(task: Task) -> None:
-    """Remove the weights of trainings that have ended and are not the best so far."""
+    """Remove the weights of finished trainings that are not the best so far."""
     ended = [run for run in task.runs if run.ended and not run.diverged]
     best = min(ended, key=lambda run: run.score, default=None)
     for run in ended:

@@ -1,4 +1,4 @@
-"""Where a study keeps what it has: a folder for each training, files under keys made of what they depend on."""
+"""Storage of studies: a folder for each training, with files under keys of everything that they depend on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STRUCTURE: Final = "ClassStructure"
 CODE: Final = "code.json"
 STUDY_LOCK: Final = ".study.lock"
 
-# Part of every key: results of a version that trains or measures otherwise are not taken for this one's.
+# Part of every key, so that results of versions that train or measure differently are not mixed.
 FORMAT = 1
 KEY_DIGITS = 10
 
@@ -61,13 +61,13 @@ def _key(content: dict[str, Any]) -> str:
 
 
 def _safe(name: str) -> str:
-    """A name as a part of a file's name."""
+    """Convert a name to part of a file name."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", name)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement of one checkpoint: a spectrum, or the class structure.
+    """Measurement of one checkpoint: a spectrum, or the class structure.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training with one learning rate, and the folder of all that comes of it.
+    """Training with one learning rate, and the folder of its results.
 
     Parameters
     ----------
@@ -95,9 +95,9 @@ class TrainingRun:
     samples_per_class : int
     test_samples_per_class : int or None
     settings : TrainingSettings
-        Its seed is that of the initialisation and of the choice of the samples, too.
+        Training settings; the seed also determines the initialisation and the choice of samples.
     code : str
-        Digest of the user's own code that makes the network or the data set; empty where they are hesspec's.
+        Digest of the user's own code for the network or the data set; empty if they are hesspec's.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class TrainingRun:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the weights and the record depend on. Where the data's files are is no part of it."""
+        """Everything that determines the weights and the training record; the data folder is not part of it."""
         return {
             "dataset": self.data.name,
             "size": self.data.size,
@@ -122,7 +122,7 @@ class TrainingRun:
         }
 
     def dataset(self, split: str) -> Dataset:
-        """What it is trained on, or the test set; errors as those of `load_dataset`."""
+        """Load the training set or the test set; raises the errors of `load_dataset`."""
         train = split == "train"
         return load_dataset(
             self.data.name,
@@ -140,16 +140,16 @@ class TrainingRun:
         settings = self.settings
         what = f"{_safe(self.data.name)}-{_safe(self.network)}"
         which = f"-n{self.samples_per_class}-seed{settings.seed}-lr{settings.learning_rate:g}-{_key(self.identity)}"
-        # The key tells apart what the longest names of networks would.
+        # The key distinguishes networks whose names are shortened.
         return self.folder / RUNS / f"{what[: LONGEST_NAME - len(which)]}{which}"
 
     def made(self) -> Path:
-        """Folder of this training, which is made if it is missing, without what killed processes left in it.
+        """Create the folder of this training if it is missing, and remove files left by killed processes.
 
         Raises
         ------
         OSError
-            If the folder of the study is gone, or it has a symbolic link in the place of a folder.
+            If the folder of the study does not exist, or has a symbolic link instead of a folder.
         """
         check_there(self.folder)
         remove_left(without_links(self.folder, self.path))
@@ -157,18 +157,18 @@ class TrainingRun:
 
     @property
     def history(self) -> list[EpochRecord]:
-        """Records of the epochs so far; empty where it has not begun. Errors as of `read_history`."""
+        """Records of the epochs so far; empty if it has not started. Raises the errors of `read_history`."""
         return read_history(self.path / HISTORY, self.settings.epochs)
 
     @property
     def diverged(self) -> str:
-        """Why the training ended early; empty where it has not. ValueError where the file that says so is damaged."""
+        """Why the training diverged; empty if it has not. Raises ValueError if the file with the reason is damaged."""
         file = self.path / DIVERGED
         if not file.is_file():
             return ""
         content = read_json(file)
         if not isinstance(content, dict) or not isinstance(content.get("reason"), str):
-            raise ValueError(f"The file {str(file)!r} is damaged: it gives no reason. Remove it to train again.")
+            raise ValueError(f"The file {str(file)!r} is damaged: it gives no reason. Delete it to train again.")
         return str(content["reason"])
 
     @property
@@ -178,16 +178,16 @@ class TrainingRun:
 
     @property
     def score(self) -> tuple[float, float]:
-        """Test error and test loss after the last epoch so far, by which trainings are compared."""
+        """Test error and test loss after the last epoch so far, for comparing trainings."""
         last = self.history[-1]
         return last.test_error, last.test_loss
 
     def write_history(self, history: list[EpochRecord]) -> None:
-        """Keep the records."""
+        """Write the records."""
         write_json(self.path / HISTORY, [asdict(record) for record in history])
 
     def write_diverged(self, reason: str) -> None:
-        """Keep why the training ended."""
+        """Write why the training diverged."""
         write_json(self.path / DIVERGED, {"reason": reason})
 
     def weights(self, epoch: int) -> Path:
@@ -199,11 +199,11 @@ class TrainingRun:
         return self.path / f"optimizer-{epoch:04}.safetensors"
 
     def has_weights(self, epoch: int) -> bool:
-        """Whether the weights after an epoch are there, and not damaged."""
+        """Whether the weights after an epoch exist and are valid."""
         return is_whole(self.weights(epoch))
 
     def resumable(self) -> list[int]:
-        """Epochs after which the training can go on, ascending."""
+        """Epochs from which the training can be resumed, ascending."""
         known = len(self.history)
         return [
             epoch
@@ -237,14 +237,14 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Task:
-    """One network on one data set at one sample size with one seed: trainings, of which the best is measured."""
+    """Task: one network on one data set at one sample size with one seed, trained with each learning rate."""
 
     runs: tuple[TrainingRun, ...]
     measure: MeasureConfig
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Name as text."""
         run = self.runs[0]
         return f"{run.network} on {run.data.name}, n = {run.samples_per_class}, seed {run.settings.seed}"
 
@@ -256,7 +256,7 @@ class Task:
 
     @property
     def measurements(self) -> list[Measurement]:
-        """All that is wanted, in the order of training."""
+        """All requested measurements, in the order of training."""
         wanted = [*self.measure.matrices, *([STRUCTURE] if self.measure.structure else [])]
         return [
             Measurement(epoch, split, what) for epoch in self.epochs for split in self.measure.splits for what in wanted
@@ -266,7 +266,7 @@ class Task:
     def best(self) -> TrainingRun | None:
         """The training with the lowest final test error, and of these with the lowest test loss.
 
-        None before all have ended, and where all have diverged.
+        None before all have ended, and if all have diverged.
         """
         if not all(run.ended for run in self.runs):
             return None
@@ -274,18 +274,18 @@ class Task:
 
     @property
     def diverged(self) -> str:
-        """Why there is nothing to measure, and never will be; empty unless all trainings have diverged."""
+        """Why there is nothing to measure; empty unless all trainings have diverged."""
         if not all(run.diverged for run in self.runs):
             return ""
         lowest = min(self.runs, key=lambda run: run.settings.learning_rate)
         return (
-            f"All trainings diverged; give lower learning rates than {lowest.settings.learning_rate:g}. "
+            f"All trainings diverged; use lower learning rates than {lowest.settings.learning_rate:g}. "
             f"{lowest.diverged}"
         )
 
     @property
     def unreadable(self) -> Exception | None:
-        """Why the records of its trainings cannot be read; None where they can."""
+        """Why the records of its trainings cannot be read; None if they can."""
         try:
             self.done, self.diverged  # noqa: B018 - they read all of the records
         except (ValueError, OSError) as error:
@@ -294,7 +294,7 @@ class Task:
 
     @property
     def missing(self) -> list[Measurement]:
-        """What has not been measured, or whose file is damaged."""
+        """Measurements that do not exist or whose file is damaged."""
         best = self.best
         return [m for m in self.measurements if best is None or not is_whole_result(best.result(m, self.measure))]
 
@@ -305,7 +305,7 @@ class Task:
 
 
 def is_whole_result(file: Path) -> bool:
-    """Whether a file is the whole result of a measurement, or one of a later version of hesspec.
+    """Whether a file contains a complete result of a measurement, or one from a later version of hesspec.
 
     Raises
     ------
@@ -323,28 +323,28 @@ def _is_result(file: Path, _state: tuple[int, ...]) -> bool:
     try:
         load(file)
     except NewerFormatError:
-        return True  # it says more than this version could
+        return True  # it contains more than this version could write
     except ValueError:
         return False
     return True
 
 
 def code_of(config: StudyConfig) -> dict[str, str]:
-    """Digests of the user's own code by the names of the networks and data sets that it makes: see `code_digest`."""
+    """Digests of the user's own code by the names of its networks and data sets; see `code_digest`."""
     names = [*config.networks, *(data.name for data in config.datasets)]
     return {name: digest for name in names if ":" in name and (digest := code_digest(name))}
 
 
 def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None = None) -> list[Task]:
-    """All tasks of a study, the small sample sizes first, so that there is something to see early.
+    """List all tasks of a study, small sample sizes first, so that first results appear early.
 
     Parameters
     ----------
     config : StudyConfig
     folder : Path
     code : mapping, optional
-        As `code_of` gives it. By default what the study was run with last, so that its results can be read where the
-        user's code is not, or is another one by now.
+        Digests from `code_of`. By default those of the last run of the study, so that its results can be read without
+        the user's code, or after it has changed.
     """
     tasks = []
     code = _read_code(folder) if code is None else code
@@ -379,19 +379,21 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
 
 
 def write_study(config: StudyConfig, folder: Path, code: Mapping[str, str]) -> None:
-    """Keep study file and digests of code beside the results; earlier ones are replaced, results are kept.
+    """Write the study file and the digests of code next to the results, replacing earlier ones.
 
-    A file that says the same is left as it is: it may be the user's own, with comments.
+    An equivalent file is left unchanged: it may be the user's own, with comments.
 
     Raises
     ------
     NotADirectoryError
-        If the folder is a file, or has a symbolic link in the place of a folder.
+        If the folder is a file, or has a symbolic link instead of a folder.
     OSError
         If a file cannot be written.
     """
     if folder.is_file():
-        raise NotADirectoryError(f"The results would go to a folder {str(folder)!r}, but that is a file; name another.")
+        raise NotADirectoryError(
+            f"The results would be written to a folder {str(folder)!r}, but that is a file; use another one."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with hold(without_links(folder, folder / RUNS) / STUDY_LOCK, wait=True):
         remove_left(folder)
@@ -422,14 +424,14 @@ def _read_code(folder: Path) -> dict[str, str]:
 
 
 def read_study(folder: str | os.PathLike[str]) -> StudyConfig:
-    """The study that a folder holds.
+    """Read the study in a folder.
 
     Raises
     ------
     FileNotFoundError
-        If it holds none.
+        If there is none.
     ValueError
-        If its file is not as it should be.
+        If its file is not valid.
     """
     file = Path(folder) / STUDY_FILE
     if not file.is_file():
@@ -439,9 +441,9 @@ def read_study(folder: str | os.PathLike[str]) -> StudyConfig:
 
 @contextmanager
 def lock(task: Task) -> Iterator[Literal[True] | None]:
-    """Hold a task, so that no other process works on it; gives None where another one does.
+    """Lock a task, so that no other process works on it; yields None if another one does.
 
-    The lock ends with the process, however that ends.
+    The lock ends with the process, for whatever reason.
     """
     path, folder = _lock_of(task), task.runs[0].folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -456,15 +458,15 @@ def _lock_of(task: Task) -> Path:
 
 
 def note_memory(task: Task) -> None:
-    """Note the most memory that this process had so far, for whoever finds that it was killed."""
+    """Record the peak memory of this process so far, for a message if it is killed."""
     most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Without it the task is as well: it is said in one message only.
+    # The task does not depend on it: it is used in one message only.
     with contextlib.suppress(OSError):
         _lock_of(task).write_text(str(most), encoding="ascii")
 
 
 def noted_memory(task: Task) -> int | None:
-    """What `note_memory` noted last, in bytes; None where nothing is noted."""
+    """Return the last value of `note_memory` in bytes; None if there is none."""
     try:
         return int(_lock_of(task).read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Training by stochastic gradient descent as in the founding papers, and its record."""
+"""Training by stochastic gradient descent, in the protocol of arXiv 1811.07062, and its records."""
 
 import math
 from collections.abc import Callable, Collection
@@ -25,17 +25,17 @@ class TrainingSettings:
     learning_rate
         Initial learning rate, above 0.
     momentum
-        Of SGD, in [0, 1).
+        Momentum of SGD, in [0, 1).
     weight_decay
         Coefficient of the L2 penalty on all parameters, at least 0.
     batch_size
         Samples in a step, at least 1.
     drops
-        At which fractions of the epochs the learning rate falls, ascending, in (0, 1).
+        Fractions of the epochs at which the learning rate is reduced, ascending, in (0, 1).
     drop_factor
-        What it is divided by each time, above 1.
+        Divisor of the learning rate at each drop, above 1.
     seed
-        Of the order of the samples and of dropout; the initialisation is the network's own.
+        Seed of the order of the samples and of dropout; the initialisation is that of the network.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class TrainingSettings:
             raise ValueError(f"drop_factor must be above 1, but it is {self.drop_factor}.")
 
     def learning_rate_in(self, epoch: int) -> float:
-        """Give the learning rate of an epoch's steps.
+        """Return the learning rate in an epoch.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class TrainingSettings:
         >>> [round(settings.learning_rate_in(epoch), 6) for epoch in range(1, 7)]
         [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
         """
-        # Quotients of whole numbers that are equal are equal in floating point too: an epoch at a third is at 1/3.
+        # Equal quotients of integers are also equal in floating point, so an epoch at a third is at 1/3.
         fallen = sum((epoch - 1) / self.epochs >= drop for drop in self.drops)
         return self.learning_rate / self.drop_factor**fallen
 
@@ -102,7 +102,7 @@ class EpochRecord:
     train_error, test_error
         Fraction of samples whose class is not the most probable one, in [0, 1].
     learning_rate
-        Of the epoch's steps; 0 for epoch 0, which has none.
+        Learning rate of the epoch's steps; 0 for epoch 0, which has none.
     """
 
     epoch: int
@@ -115,7 +115,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """What a training needs, beside the network's weights, to go on after an epoch as if it had not ended.
+    """State from which a training is resumed after an epoch, in addition to the network's weights.
 
     Parameters
     ----------
@@ -189,11 +189,11 @@ def train(
 ) -> list[EpochRecord]:
     """Train a network in place, on the device where it is.
 
-    The result is fixed by the network's weights and `settings`: on a CPU to the bit for one number
-    of threads, on a GPU up to the order in which it adds. Neither torch's global generator nor what
-    the callbacks draw from it has influence, and it is left as it was found.
+    The result is determined by the network's weights and `settings`: bit for bit on a CPU with a fixed number of
+    threads, and up to the order of sums on a GPU. It does not depend on torch's global generator, which is left
+    unchanged.
 
-    A last batch of one sample, which batch norm cannot normalise, joins the batch before it.
+    A last batch of one sample, which batch norm cannot normalise, is merged with the previous batch.
 
     Parameters
     ----------
@@ -209,19 +209,19 @@ def train(
     on_epoch
         Called with the record of every epoch, from 0 on, as soon as it is complete.
     on_checkpoint
-        Called with the network, in evaluation mode, and the epoch's record. It may put the network
-        in another mode but must not change its weights.
+        Called with the network, in evaluation mode, and the epoch's record. It may change the mode of the network but
+        not its weights.
     on_state
-        Called after every epoch, and after the other two, with the network and all else that `resume` needs. The
-        tensors are those in use: copy or write what is to be kept.
+        Called after every epoch, after the other two, with the network and the state for `resume`. The tensors are in
+        use: copy or write them to keep them.
     resume
-        State after the epoch from which to go on, the network having its weights from then. On a CPU the result is
-        the same to the bit as if the training had not been interrupted.
+        State after the epoch from which to resume; the network must have the weights of that epoch. On a CPU the result
+        is bitwise identical to that of an uninterrupted training.
 
     Returns
     -------
     list of EpochRecord
-        One for each epoch, from 0 to `settings.epochs`, those of `resume` among them.
+        Records of epochs 0 to `settings.epochs`, including those of `resume`.
 
     Raises
     ------
@@ -255,8 +255,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batches = _shuffled(len(train_set), settings.batch_size, generator)
-            # Dropout knows the global generator only. It is seeded for each epoch, so that the
-            # callbacks between the epochs may draw from it.
+            # Dropout uses the global generator, which is seeded for each epoch, so that callbacks between epochs may
+            # draw from it.
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
                 _take_steps(network, optimizer, train_set, batches, epoch)
@@ -288,22 +288,22 @@ def _check_epochs(checkpoint_epochs: Collection[int], last: int) -> None:
     outside = sorted(set(checkpoint_epochs) - set(range(last + 1)))
     if outside:
         raise ValueError(
-            f"There is no epoch {outside[0]} to make a checkpoint after; the training has the "
+            f"There is no epoch {outside[0]} for a checkpoint; the training has the "
             f"epochs 0 (the initialisation) to {last}."
         )
 
 
 def check_trainable(network: nn.Module, train_set: Dataset, settings: TrainingSettings) -> None:
-    """Raise ValueError where a network with batch norm would be trained on single samples."""
+    """Raise ValueError if a network with batch norm would be trained on single samples."""
     if min(settings.batch_size, len(train_set)) == 1 and _has_batch_norm(network):
         raise ValueError(
             "A network with batch norm cannot be trained on one sample at a time (batch_size="
-            f"{settings.batch_size}, {len(train_set)} training samples): give it at least two."
+            f"{settings.batch_size}, {len(train_set)} training samples): use at least two."
         )
 
 
 def _momentum(network: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """Momentum buffers that there are, by the names of the parameters."""
+    """Return the existing momentum buffers by parameter name."""
     buffers = {name: optimizer.state[value].get("momentum_buffer") for name, value in network.named_parameters()}
     return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 

@@ -187,7 +187,7 @@ def test_what_is_not_a_likelihood_is_refused():
         marginal(model, nn.HuberLoss(), data)
     with pytest.raises(ValueError, match="spectrum of Hessian"):
         laplace.MarginalLikelihood(hesspec.spectrum(hesspec.Hessian(model, nn.MSELoss(), data)), squared_norm=1.0)
-    with pytest.raises(ValueError, match="does not say loss"):
+    with pytest.raises(ValueError, match="does not state the loss"):
         laplace.MarginalLikelihood(hesspec.spectrum(Diagonal(np.ones(3))), squared_norm=1.0)
     classes = [(data[0][0], torch.arange(11) % 2)]
     model = nn.Linear(4, 2).double()

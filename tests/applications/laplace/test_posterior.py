@@ -274,5 +274,5 @@ def test_bad_input_is_told_in_sentences():
     with warnings.catch_warnings():
         # That the Gauss-Newton matrix is of a captured loss is told first.
         warnings.simplefilter("ignore")
-        with pytest.raises(ValueError, match="outputs are not known"):
+        with pytest.raises(ValueError, match="outputs are unknown"):
             laplace.Laplace(model, closure, data)

@@ -155,7 +155,7 @@ def test_bad_input_is_told_in_sentences():
     with pytest.raises(ValueError, match="shape"):
         laplace.compare_subspaces(found, x, {"short": torch.zeros(3, 2)}, [1])
     for indices in ([4], [-1], [1, 1]):
-        with pytest.raises(ValueError, match="different indices"):
+        with pytest.raises(ValueError, match="distinct indices"):
             laplace.compare_subspaces(found, x, {"out": torch.tensor(indices)}, [1])
     with pytest.raises(ValueError, match="sizes is"):
         laplace.compare_subspaces(found, x, {"all": torch.arange(4)}, [0])

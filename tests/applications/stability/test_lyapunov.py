@@ -127,7 +127,7 @@ def test_a_map_that_is_singular_has_an_exponent_of_minus_infinity():
     [
         ([], {"count": 1}, "There are 0 steps, of which 0"),
         ([torch.eye(2)] * 3, {"count": 1, "discard": 3}, "There are 3 steps, of which 3"),
-        ([torch.eye(2)], {"count": 3}, "count is 3, and there are 2"),
+        ([torch.eye(2)], {"count": 3}, "count is 3, but there are only 2"),
         ([torch.eye(2)], {"count": 0}, "count is 0"),
         ([torch.eye(2)], {"count": 1, "discard": -1}, "discard is -1"),
         ([torch.eye(2), torch.eye(3)], {"count": 1}, r"step 1 has shape \(3, 3\)"),

@@ -245,7 +245,7 @@ def test_modes_come_back_when_a_measurement_fails():
 def test_an_optimiser_that_has_not_stepped_is_a_sentence():
     model, loss_fn, data = problem()
     monitor = stability.monitor(model, loss_fn, data, torch.optim.Adam(model.parameters()))
-    with pytest.raises(ValueError, match="has no state of parameter '0.weight' yet: make a step first"):
+    with pytest.raises(ValueError, match="has no state for parameter '0.weight' yet: make a step first"):
         monitor(0)
 
 

@@ -175,7 +175,7 @@ def test_a_constant_that_changes_is_named():
             return iter([(Record(first[0].x, float(self.passes)), first[1])])
 
     operator = hesspec.Hessian(Reads(attributes).double(), CE, Changing())
-    with pytest.raises(ValueError, match=r"\(what it holds besides tensors is not the same\)"):
+    with pytest.raises(ValueError, match=r"\(its content other than tensors has changed\)"):
         _ = whole(operator)
 
 
@@ -306,7 +306,7 @@ def dataset():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (dataset(), r"data is a TensorDataset, which gives samples.*DataLoader\(data, batch_size="),
+        (dataset(), r"data is a TensorDataset, which yields samples.*DataLoader\(data, batch_size="),
         (
             DataLoader(TensorDataset(torch.randn(4, 3), torch.rand(4), torch.randint(2, (4,))), batch_size=2),
             r"Batch 0 of data is a list of 3 items, \[Tensor \(2, 3\).*\(\(x1, x2\), y\)",
@@ -336,7 +336,7 @@ def test_closures_see_the_parameters_and_any_batch(make, mode):
     x, y = torch.randn(8, 3, dtype=torch.float64), torch.randint(2, (8,))
     data = [make(x[:5], y[:5]), make(x[5:], y[5:])]
     # Objects that are not known to be made of samples cannot be cut to see how losses add up.
-    untold = pytest.warns(UserWarning, match="How the losses of batches add up is not known")
+    untold = pytest.warns(UserWarning, match="It is unknown how the losses of batches add up")
     with nullcontext() if isinstance(data[0], dict) else untold:
         operator = hesspec.Hessian(model, hesspec.closure(penalised), data)
     expected = hessian_of(model, lambda: penalised(model, {"x": x, "y": y}))
@@ -360,5 +360,5 @@ def test_the_terms_of_closures_are_of_the_batch():
 
 
 def test_a_closure_is_a_function():
-    with pytest.raises(ValueError, match="closure takes a function of the model and a batch, not a int"):
+    with pytest.raises(ValueError, match="closure requires a function of the model and a batch, not a int"):
         hesspec.closure(3)

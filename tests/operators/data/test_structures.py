@@ -200,7 +200,7 @@ def test_packed_sequences_keep_their_batch_sizes_on_the_cpu():
 
 @pytest.mark.parametrize("structure", [Plain([X, threading.Lock()]), Plain(x for x in [X]), Plain(X, threading.Lock())])
 def test_what_cannot_be_copied_is_named(structure):
-    with pytest.raises(ValueError, match="holds a Plain that cannot be copied.*tuple, dict or dataclass"):
+    with pytest.raises(ValueError, match="contains a Plain that cannot be copied.*tuple, dict or dataclass"):
         map_tensors(torch.clone, structure)
 
 

@@ -71,9 +71,9 @@ def test_sizes_are_read(text, size):
 @pytest.mark.parametrize(
     ("memory", "message"),
     [
-        ("much", "memory='much' is no size; give a size such as \"8GB\""),
-        ("8XB", "memory='8XB' is no size"),
-        ("", "memory='' is no size"),
+        ("much", "memory='much' is not a valid size; use a size such as \"8GB\""),
+        ("8XB", "memory='8XB' is not a valid size"),
+        ("", "memory='' is not a valid size"),
         ("-1GB", "memory='-1GB' leaves nothing"),
         (0, "memory=0 leaves nothing"),
         (-5, "memory=-5 leaves nothing"),
@@ -140,7 +140,7 @@ def test_what_is_kept_fits_the_budget_and_does_not_change_a_bit(matrix, mode):
     v = vector(whole)
     expected, one = whole @ v, whole.attributes["kept_bytes"] // 4
     assert whole.attributes["kept_batches"] == 4
-    assert f"kept for 4 of 4 batches, {in_words(4 * one)}" in whole.attributes["mode_reason"]
+    assert f"cached for 4 of 4 batches, {in_words(4 * one)}" in whole.attributes["mode_reason"]
     seen = set()
     for budget in torch.linspace(3.5 * one, 8 * one, 6).to(torch.long).tolist():
         operator = hessian(matrix=matrix, memory=budget)
@@ -180,7 +180,7 @@ def test_batches_that_do_not_fit_are_split(matrix, share, mode):
 
 def test_one_sample_that_does_not_fit_is_refused_with_both_numbers(mode):
     operator = hessian(memory=1000)
-    with pytest.raises(MemoryError, match=r"One sample takes .* kB .*memory for it is 1 kB.*memory=\.\.\."):
+    with pytest.raises(MemoryError, match=r"One sample is predicted .* kB .*memory for it is 1 kB.*memory=\.\.\."):
         _ = operator @ vector(operator)
 
 
@@ -189,7 +189,8 @@ def test_a_batch_that_cannot_be_split_is_refused(mode):
         gpt2().double(), CE_OF_TOKENS(), [(ids, y.flatten()) for ids, y in tokens()], terms=count_tokens, memory="20kB"
     )
     with pytest.raises(
-        MemoryError, match="Batch 0, which cannot be cut .inputs and targets do not begin with.*pass smaller batches"
+        MemoryError,
+        match="Batch 0, which cannot be split .inputs and targets differ in their first.*pass smaller batches",
     ):
         _ = operator @ vector(operator)
 
@@ -264,7 +265,7 @@ def test_memory_that_runs_out_in_a_product_costs_half_of_what_is_kept(error, mod
     attributes = operator.attributes
     assert attributes["kept_batches"] == 1
     name = type(error).__name__
-    steps = [f"out of memory ({name}): kept primal passes reduced from {a} to {b}" for a, b in ((4, 2), (2, 1))]
+    steps = [f"out of memory ({name}): cached primal passes reduced from {a} to {b}" for a, b in ((4, 2), (2, 1))]
     assert attributes["mode_reason"].endswith("; ".join(steps))
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == steps
 
@@ -282,7 +283,7 @@ def test_memory_that_keeps_running_out_splits_batches(mode, monkeypatch):
 def test_memory_that_runs_out_for_a_single_sample_is_an_error(mode, monkeypatch):
     failing(monkeypatch, ERRORS[0], range(1000))
     operator = hessian()
-    with pytest.raises(MemoryError, match="cut into single samples, one of which takes .* as predicted; the budget is"):
+    with pytest.raises(MemoryError, match="split into samples, one of which is predicted to need .*; the budget is"):
         _ = operator @ vector(operator)
 
 
@@ -354,7 +355,7 @@ def test_tracing_is_chosen_where_it_pays(samples, side, expected, monkeypatch):
     built.bytes(next(iter(operator._risk.batches)))
     assert built.mode == expected
     assert ("a trace pays" in built.why) == (expected == "traced")
-    assert "s that it saves in 64 products" in built.why
+    assert "s saved in 64 products" in built.why
 
 
 def test_the_same_problem_takes_the_same_way():

@@ -263,7 +263,7 @@ def test_of_two_symmetric_matrices_one_is_asked_for():
     def found(mode):
         return whole(hesspec.Hessian(model, lambda f, t: CE(Halved.apply(f), t), [(x, y)], mode=mode))
 
-    with pytest.raises(ValueError, match="Two matrices may be meant.*mode='differences'.*mode='double backward'"):
+    with pytest.raises(ValueError, match="The matrix is ambiguous.*mode='differences'.*mode='double backward'"):
         found("auto")
     assert (found("differences") - hess / 2).norm() <= 1e-6 * hess.norm()
     with pytest.warns(UserWarning, match=NOT_OF_THE_LOSS):

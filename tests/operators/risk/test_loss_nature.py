@@ -346,7 +346,7 @@ def test_one_batch_of_a_loss_that_couples_samples_is_measured_whole(name):
     assert operator._risk.batches.split(batch, 4) == [batch]
     # A mean over samples is cut to this.
     assert whole(hesspec.Hessian(model, by_hand, [(x, *classes(40))], memory="12kB")).isfinite().all()
-    with pytest.raises(BudgetError, match=r"cannot be cut \(the losses of its parts do not add up to its loss\)"):
+    with pytest.raises(BudgetError, match=r"cannot be split \(the losses of its parts do not add up to its loss\)"):
         whole(hesspec.Hessian(model, loss, [(x, y)], memory="12kB"))
 
 
@@ -395,7 +395,7 @@ def test_nodes_of_graphs_are_never_cut_and_count_as_the_loss_says(loss):
     operator = hesspec.Hessian(model, loss, data)
     torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
     assert all(batch.indivisible for batch in operator._risk.batches)
-    with pytest.raises(BudgetError, match="cannot be cut"):
+    with pytest.raises(BudgetError, match="cannot be split"):
         whole(hesspec.Hessian(model, loss, data, memory="5kB"))
 
 
@@ -410,7 +410,7 @@ def test_a_tensor_with_as_many_rows_as_samples_by_chance_is_not_cut():
 
     model, mask = Masked().double(), torch.rand(6, 6, dtype=torch.float64)
     (x,), (y,) = points(6), classes(6)
-    with pytest.raises(BudgetError, match="cannot be cut"):
+    with pytest.raises(BudgetError, match="cannot be split"):
         whole(hesspec.Hessian(model, CE, [((x, mask), y)], memory="2kB"))
 
 
@@ -587,7 +587,7 @@ def test_what_cannot_be_told_is_said():
 
     with pytest.warns(UserWarning, match=r"may be over samples or over .*the total of targets\[1\]"):
         operator = hesspec.Hessian(model, loss, list(zip(xs, given, strict=True)))
-    assert all(batch.indivisible == "nothing tells what its loss is a mean over" for batch in operator._risk.batches)
+    assert all(batch.indivisible == "it is unknown what its loss is a mean over" for batch in operator._risk.batches)
 
 
 # Ranks ---------------------------------------------------------------------------------------------------------------

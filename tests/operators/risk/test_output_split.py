@@ -310,7 +310,7 @@ def test_attributes_of_the_whole_are_what_they_were():
 
 @pytest.mark.parametrize("part", ["true-vs-res", "rest", None, 1])
 def test_an_unknown_part_is_refused_with_the_known_ones(part):
-    message = f"output_curvature={part!r} is unknown; it is one of 'full', 'true-vs-rest', 'within-competitor'"
+    message = f"output_curvature={part!r} is unknown; use one of 'full', 'true-vs-rest', 'within-competitor'"
     with pytest.raises(ValueError, match=message):
         hesspec.GaussNewton(mlp(), nn.CrossEntropyLoss(), batches((5,), labels(4)), output_curvature=part)
 
@@ -335,7 +335,7 @@ def test_other_losses_are_refused_when_the_operator_is_built(loss, name, part):
 def test_class_probabilities_are_refused_when_the_operator_is_built(part):
     case = CASES["class probabilities"]()
     with pytest.raises(
-        ValueError, match=f"output_curvature='{part}' needs the true class.*the targets are torch.float"
+        ValueError, match=f"output_curvature='{part}' requires the true class.*the targets are torch.float"
     ):
         hesspec.GaussNewton(case.model, case.loss, case.data, output_curvature=part)
 
@@ -343,12 +343,14 @@ def test_class_probabilities_are_refused_when_the_operator_is_built(part):
 def test_class_probabilities_in_a_later_batch_are_refused_in_the_first_product(mode):
     data = [*batches((5,), labels(4)), (torch.randn(2, 5), torch.rand(2, 4).softmax(1))]
     operator = hesspec.GaussNewton(mlp(), nn.CrossEntropyLoss(), data, output_curvature="true-vs-rest")
-    with pytest.raises(ValueError, match=r"needs the true class of every sample, and the targets are torch\.float32"):
+    with pytest.raises(
+        ValueError, match=r"requires the true class of every sample, but the targets are torch\.float32"
+    ):
         _ = operator @ torch.ones(operator.shape[0])
 
 
 def test_targets_that_are_no_tensor_are_refused():
-    with pytest.raises(ValueError, match="needs the true class of every sample, and the targets are a list"):
+    with pytest.raises(ValueError, match="requires the true class of every sample, but the targets are a list"):
         output_curvature(nn.CrossEntropyLoss(), torch.ones(3, 4), [1, 2, 3], "true-vs-rest")
 
 
@@ -360,5 +362,5 @@ def test_logits_that_are_not_among_the_outputs_are_refused():
             return 2 * outputs["a"]
 
     loss = OutputLoss(Loss(), torch.zeros(3, dtype=torch.long))
-    with pytest.raises(ValueError, match="needs the logits.*this dict does not hold them"):
+    with pytest.raises(ValueError, match="requires that the model returns the logits.*this dict does not contain them"):
         loss.curvature({"a": torch.ones(3, 4)}, "true-vs-rest")

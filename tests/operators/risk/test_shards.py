@@ -79,7 +79,7 @@ def test_the_same_share_in_every_pass(monkeypatch):
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(iter([1]), "can be iterated once only"), (3, "not an iterable"), ([(1, 2, 3)], "must be a pair")],
+    [(iter([1]), "can be iterated only once"), (3, "not an iterable"), ([(1, 2, 3)], "must be a pair")],
 )
 def test_bad_data_is_refused(shares, data, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Samples of a batch: how many there are, where they are in its structure, and batches of some of them."""
+"""Samples of a batch: their number, their positions in its structure, and batches of some of them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["Count", "Division", "count_samples", "joined"]
 
 @dataclass(frozen=True)
 class Division:
-    """Where the samples are in structures of one kind.
+    """Positions of the samples in structures of one kind.
 
-    It is found on one structure and used for others, so that a tensor which happens to have as many rows as there are
-    samples in one batch, such as a mask that all samples share, is treated alike in all of them.
+    It is determined from one structure and used for others, so that a tensor that happens to have as many rows as one
+    batch has samples, such as a mask shared by all samples, is treated in the same way in all batches.
 
     Attributes
     ----------
     rows : frozenset of str
-        Places of the tensors whose first dimension is that of the samples.
+        Paths of the tensors whose first dimension is that of the samples.
     lists : frozenset of str
-        Places of the lists and tuples that have one member for each sample.
+        Paths of the lists and tuples that have one member for each sample.
     whole : frozenset of str
-        Places of the tensors that all samples share.
+        Paths of the tensors that all samples share.
     """
 
     rows: frozenset[str]
@@ -39,7 +39,7 @@ class Division:
 
     @classmethod
     def of(cls, structure: Any, samples: int) -> Self:
-        """Places in a structure of this number of samples."""
+        """Determine the positions in a structure of this number of samples."""
         rows: set[str] = set()
         lists: set[str] = set()
         whole: set[str] = set()
@@ -56,7 +56,7 @@ class Division:
         return bool(self.rows or self.lists)
 
     def fits(self, structure: Any, samples: int) -> bool:
-        """Whether a structure of this number of samples has them in these places, and no others."""
+        """Whether a structure of this number of samples has them exactly at these positions."""
         found = set()
         for path, item in _places(structure, ""):
             if _inside(path, self.lists):
@@ -70,7 +70,7 @@ class Division:
         return found >= self.rows | self.lists
 
     def taken(self, structure: Any, group: Tensor) -> Any:
-        """Samples of a structure, by their indices (k,), ascending; what all of them share is taken whole."""
+        """Return samples of a structure by their indices (k,), ascending; shared tensors are taken whole."""
         return self._taken(structure, "", group)
 
     def _taken(self, item: Any, path: str, group: Tensor) -> Any:
@@ -93,7 +93,7 @@ class Division:
 
 
 def _places(item: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """All plain tensors, lists and tuples in a structure, with their places."""
+    """Yield all plain tensors, lists and tuples in a structure, with their paths."""
     if isinstance(item, np.ndarray):
         (item,), _ = flatten(item)
     if isinstance(item, Tensor):
@@ -107,27 +107,27 @@ def _places(item: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _inside(path: str, containers: set[str] | frozenset[str]) -> bool:
-    """Whether a place is that of a member of a container at one of these places, at any depth."""
+    """Whether a path is inside a container at one of these paths, at any depth."""
     return any(path != place and path.startswith(place) and path[len(place)] in "[." for place in containers)
 
 
 def _of_rows(members: Sequence[Any], samples: int) -> bool:
-    """Whether the members of a list are several tensors of all samples, rather than one member for each sample."""
+    """Whether the members of a list are tensors of all samples, rather than one member for each sample."""
     tensors = [member for member in members if isinstance(member, Tensor)]
     return bool(tensors) and all(rows_of(tensor) == samples for tensor in tensors)
 
 
 def _rows(tensor: Tensor, group: Tensor) -> Tensor:
-    """Samples of a tensor: a view where they are neighbours."""
+    """Return samples of a tensor, as a view if they are contiguous."""
     if bool((group.diff() == 1).all()):
         return tensor[int(group[0]) : int(group[-1]) + 1]
     return tensor.index_select(0, group.to(tensor.device))
 
 
 def joined(one: Any, other: Any, division: Division) -> Any:
-    """One structure of the samples of two, of which `division` holds; None where they cannot be joined.
+    """Join the samples of two structures with this division; None if they cannot be joined.
 
-    What all samples share must be the same in both, and rows of the same shape.
+    Shared tensors must be equal, and rows must have the same shape.
     """
     return _joined(one, other, "", division)
 
@@ -157,10 +157,11 @@ class Count(NamedTuple):
     Attributes
     ----------
     samples : int
+        Number of samples.
     agreed : bool
         Whether inputs and targets agree on it.
     first : int
-        The likeliest number of the targets alone; of the inputs, where there are no targets.
+        Most likely number according to the targets alone, or to the inputs if there are no targets.
     """
 
     samples: int
@@ -171,9 +172,9 @@ class Count(NamedTuple):
 def count_samples(inputs: Any, targets: Any) -> Count:
     """Number of samples of a batch.
 
-    It is the first dimension of tensors, or the length of a list of what is not tensors: the first such number of the
-    targets that the inputs have too. Where there are targets only, or inputs only, it is theirs; they agree then if
-    there is no other.
+    It is the first dimension of tensors, or the length of a list of other objects: the first such number of the targets
+    that also occurs in the inputs. If there are only targets or only inputs, it is theirs; they agree if there is no
+    other.
     """
     ours, theirs = list(dict.fromkeys(_counts(inputs))), list(dict.fromkeys(_counts(targets)))
     found = theirs or ours or [1]
@@ -184,13 +185,13 @@ def count_samples(inputs: Any, targets: Any) -> Count:
 
 
 def _counts(side: Any) -> Iterator[int]:
-    """Numbers that may be that of the samples, likelier ones first."""
+    """Yield candidates for the number of samples, most likely first."""
     if isinstance(side, PackedSequence):
         yield int(side.batch_sizes[0])
     firsts = [tensor.size(0) for tensor in flatten(side)[0] if tensor.dim()]
     is_list = type(side) in (list, tuple) and len(side) > 0
     bare = is_list and all(isinstance(member, Tensor | np.ndarray) for member in side)
-    # Tensors of as many rows are several inputs or targets; other lists have one member for each sample.
+    # Tensors with equal numbers of rows are several inputs or targets; other lists have one member for each sample.
     by_member = is_list and not (bare and len(set(firsts)) == 1)
     if by_member and (type(side) is list or not bare):
         yield len(side)

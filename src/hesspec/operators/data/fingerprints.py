@@ -1,4 +1,4 @@
-"""Content of data in few numbers, by which a change is found and named."""
+"""Fingerprints of data, which detect and name changes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 class Fingerprint(NamedTuple):
-    """Content of a structure.
+    """Fingerprint of a structure.
 
     Attributes
     ----------
     tensors : tuple of (str, tuple of float)
-        Place, shape and position-weighted sums of each tensor: a flip, a crop or a permutation changes them.
+        Path, shape and position-weighted sums of each tensor: a flip, a crop or a permutation changes them.
     rest : str
-        Digest of what else is known of the structure.
+        Digest of everything else in the structure.
     """
 
     tensors: tuple[tuple[str, tuple[float, ...]], ...]
@@ -33,7 +33,7 @@ class Fingerprint(NamedTuple):
 
     @classmethod
     def of(cls, **structures: Any) -> Fingerprint:
-        """Fingerprint of structures, by the names that messages give them."""
+        """Compute the fingerprint of structures, by their names in messages."""
         sums: list[tuple[str, tuple[float, ...]]] = []
         keys = []
         for name, structure in structures.items():
@@ -43,17 +43,17 @@ class Fingerprint(NamedTuple):
         return cls(tuple(sums), hashlib.blake2b(repr(keys).encode(), digest_size=16).hexdigest())
 
     def difference(self, other: Fingerprint) -> str:
-        """What of another fingerprint is not as in this one, as text; "" if nothing."""
+        """Describe how another fingerprint differs from this one; "" if it does not."""
         if [place for place, _ in self.tensors] != [place for place, _ in other.tensors]:
-            return f"it has {len(other.tensors)} tensors in other places than the {len(self.tensors)} that it had"
+            return f"it had {len(self.tensors)} tensors, and now has {len(other.tensors)} in other positions"
         for (place, mine), (_, its) in zip(self.tensors, other.tensors, strict=True):
             if not _same(mine, its):
                 return f"{place} had {_words(mine)}, and now has {_words(its)}"
-        return "" if self.rest == other.rest else "what it holds besides tensors is not the same"
+        return "" if self.rest == other.rest else "its content other than tensors has changed"
 
 
 def octets(tensor: Tensor) -> bytes:
-    """Content of a tensor of any dtype and layout, by which it is told from others."""
+    """Return the content of a tensor of any dtype and layout as bytes."""
     found = []
     for part in _dense(tensor):
         flat = part.detach().cpu().reshape(-1)
@@ -64,7 +64,7 @@ def octets(tensor: Tensor) -> bytes:
 
 
 def _dense(tensor: Tensor) -> Iterator[Tensor]:
-    """Dense tensors that are the content of any tensor."""
+    """Yield dense tensors that make up the content of any tensor."""
     if tensor.is_nested:
         for part in tensor.unbind():
             yield from _dense(part)
@@ -82,7 +82,7 @@ def _dense(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _sums(tensor: Tensor) -> tuple[float, ...]:
-    """Shape of a tensor and a position-weighted sum of its entries."""
+    """Return the shape of a tensor and a position-weighted sum of its entries."""
     numbers: list[float] = []
     for part in _dense(tensor):
         numbers.extend(part.shape)

@@ -1,4 +1,4 @@
-"""Items of data as pairs of inputs and targets, and the inputs as arguments of a model."""
+"""Conversion of items of data to inputs and targets, and of inputs to arguments of a model."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from hesspec.operators.data.structures import describe
 __all__ = ["arguments", "as_pair", "check_data"]
 
 TARGETS = ("labels", "label", "targets", "target", "y")
-"""Names under which a batch that is one mapping or object has its targets; the first that is there counts."""
+"""Names of the targets in a batch that is a mapping or an object; the first that is present is used."""
 
 
 def as_pair(index: int, item: Any, model: nn.Module | None = None) -> tuple[Any, Any]:
-    """Inputs and targets of an item of the data.
+    """Return inputs and targets of an item of the data.
 
-    A tuple or list of two is a pair. A mapping is keyword arguments of the model, with the targets under one of the
-    names `TARGETS`; these are taken out where the model's `forward` has no argument of this name. Where there are none,
-    the targets are None: the model then computes its loss by itself. Any other object with an attribute of one of these
-    names (a graph, a dataclass) is the model's input, and the attribute its targets.
+    A tuple or list of two is a pair. A mapping contains keyword arguments of the model, with the targets under one of
+    the names `TARGETS`, which are removed if the model's `forward` has no argument of this name. If there are none, the
+    targets are None: the model then computes its loss itself. Any other object with an attribute of one of these names
+    (a graph, a dataclass) is the model's input, and the attribute contains the targets.
 
     Parameters
     ----------
     index : int
-        Its place in the data.
+        Index of the item in the data.
     item
+        Item of the data.
     model : torch.nn.Module, optional
-        By default every argument is taken to be one of the model's.
+        Model. By default every argument is assumed to be one of the model's.
 
     Raises
     ------
     ValueError
-        If it is none of these.
+        If the item is none of these.
     """
     if type(item) in (list, tuple) or (isinstance(item, tuple) and hasattr(item, "_fields")):
         if len(item) == 2:
@@ -75,14 +76,14 @@ def _takes(model: nn.Module | None, name: str) -> bool:
 
 
 def _inputs(inputs: Any) -> Any:
-    """Keyword arguments of any mapping (BatchEncoding, UserDict) as a dict; anything else unchanged."""
+    """Convert any mapping of keyword arguments (BatchEncoding, UserDict) to a dict; return anything else unchanged."""
     return dict(inputs) if isinstance(inputs, Mapping) and type(inputs) is not OrderedDict else inputs
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments that a model is called with: all of a tuple or list, or of a mapping.
+    """Return the positional and keyword arguments of a model: the members of a tuple or list, or of a mapping.
 
-    Subclasses of tuple, such as named tuples and packed sequences, are one argument.
+    Subclasses of tuple, such as named tuples and packed sequences, are a single argument.
     """
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
@@ -92,10 +93,10 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def check_data(data: Any) -> None:
-    """Refuse what is not an iterable of batches, or can be iterated only once, with ValueError."""
+    """Raise ValueError unless data is an iterable of batches that can be iterated repeatedly."""
     if isinstance(data, Dataset):
         raise ValueError(
-            f"data is a {type(data).__name__}, which gives samples and not batches; pass "
+            f"data is a {type(data).__name__}, which yields samples rather than batches; pass "
             "torch.utils.data.DataLoader(data, batch_size=...), with batch_size=None if its items are batches already."
         )
     if isinstance(data, Tensor | Mapping | str):
@@ -107,7 +108,7 @@ def check_data(data: Any) -> None:
         raise ValueError(f"data is a {type(data).__name__}, which is not an iterable of (inputs, targets) batches.")
     if isinstance(data, Iterator):
         raise ValueError(
-            f"data is a {type(data).__name__}, which can be iterated once only, and every matvec needs all of it; "
+            f"data is a {type(data).__name__}, which can be iterated only once, but every product reads all of it; "
             "pass a DataLoader or a list of batches, list(data) for example."
         )
 

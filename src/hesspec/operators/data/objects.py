@@ -1,4 +1,4 @@
-"""The content of objects of any class: tensors, arrays and constants in whatever a copy of them would be made of."""
+"""Content of arbitrary objects: the tensors, arrays and constants from which a copy would be made."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, 
 
 
 class Content(NamedTuple):
-    """What an object holds.
+    """Content of an object.
 
     Attributes
     ----------
     tensors : list of Tensor
-        Each once, in the order in which they are met.
+        Tensors, each once, in order of occurrence.
     words : tuple
-        Everything else that can be told, constants by their values and arrays by their bytes: the same for an object of
-        the same content, in this process or another.
+        Everything else that is known, constants by value and arrays by bytes: equal for objects of equal content, also
+        in another process.
     """
 
     tensors: list[Tensor]
@@ -50,9 +50,9 @@ class Content(NamedTuple):
 
 
 def content_of(item: Any) -> Content:
-    """Content of an object, through its members or what `copy` and `pickle` would take of it.
+    """Return the content of an object, from its members or from what `copy` and `pickle` use.
 
-    What an object does not show to them (memory of another language, a file, a generator's state) is not part of it.
+    State that they do not see (memory of another language, a file, a generator's state) is not included.
     """
     search = _Search()
     search.visit(item)
@@ -60,20 +60,21 @@ def content_of(item: Any) -> Content:
 
 
 def rebuilt(item: Any, replaced: Mapping[int, Tensor]) -> Any:
-    """An object made of what `pickle` takes of it, as in another process, with other tensors in it.
+    """Rebuild an object from its pickled state, with other tensors in it.
 
-    Nothing is read but what was written here.
+    Only pickles written by this function are read.
 
     Parameters
     ----------
     item
+        Object to rebuild.
     replaced : mapping of int to Tensor
-        New tensors by the identities of those that they take the place of.
+        New tensors, by the id of those that they replace.
 
     Raises
     ------
     Exception
-        Whatever an object raises that cannot be pickled.
+        Any error of an object that cannot be pickled.
     """
     written = io.BytesIO()
     _Pickler(written, replaced).dump(item)
@@ -103,7 +104,7 @@ class _Search:
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self.words: list[Hashable] = []
-        # With the objects, some of which are made on the way: no identity is used again meanwhile.
+        # Stored with the objects, some of which are temporary, so that ids are not reused meanwhile.
         self._seen: dict[int, tuple[int, Any]] = {}
 
     def visit(self, item: Any) -> None:
@@ -145,8 +146,8 @@ class _Search:
         reducer = copyreg.dispatch_table.get(type(item))
         try:
             reduced = reducer(item) if reducer else item.__reduce_ex__(4)
-        except Exception as error:  # noqa: BLE001 - whatever an object raises that cannot be pickled
-            # Its attributes are all that can be had then.
+        except Exception as error:  # noqa: BLE001 - an object that cannot be pickled may raise anything
+            # Only its attributes are available then.
             self.words.append(type(error).__name__)
             self._pairs(getattr(item, "__dict__", {}))
             return

@@ -1,4 +1,4 @@
-"""Tensors in structures of any kind: found, replaced by others, and told apart from what else the structures hold."""
+"""Tensors in arbitrary structures: finding them, replacing them, and comparing the rest."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ CONSTANTS = (
     np.generic,
     enum.Enum,
 )
-"""Types whose values are all there is to them."""
+"""Types that are fully described by their values."""
 
 # NumPy's kinds of dtype that have a counterpart in PyTorch: bool, signed and unsigned integer, floating, complex.
 NUMERIC = "biufc"
 
-# Members of a structure that a message shows.
+# Largest number of members of a structure in a message.
 SHOWN = 8
 
-# What to do about an object that cannot be copied.
+# Advice for objects that cannot be copied.
 ADVICE = "pass its tensors in a tuple, dict or dataclass instead"
 
 Fill = Callable[[Iterator[Tensor]], Any]
@@ -58,19 +58,20 @@ Fill = Callable[[Iterator[Tensor]], Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Structure:
-    """What is left of a structure when its tensors are taken out.
+    """Structure without its tensors.
 
-    Structures are equal, and hash alike, if they differ in the tensors only: they have the same containers, and equal
-    constants (numbers, strings, booleans, None) in the same places. One that holds an object of which this cannot be
-    told is equal to itself alone.
+    Structures compare equal, and have the same hash, if they differ only in their tensors: they have the same
+    containers, and equal constants (numbers, strings, booleans, None) in the same positions. A structure with an object
+    that cannot be compared is equal only to itself.
 
     Attributes
     ----------
     key : hashable
+        Key for comparison.
     paths : tuple of str
-        Where each tensor is, as an expression: "['x'][0]".
+        Path of each tensor, as an expression: "['x'][0]".
     opaque : bool
-        Whether an object is among its members whose content is not known to be tensors and constants.
+        Whether it contains an object whose content is not known to be tensors and constants.
     """
 
     key: Hashable
@@ -79,15 +80,15 @@ class Structure:
     _fill: Fill
 
     def __eq__(self, other: object) -> bool:
-        """Whether the two differ in their tensors only."""
+        """Whether the two differ only in their tensors."""
         return isinstance(other, Structure) and (self is other or (not self.opaque and self.key == other.key))
 
     def __hash__(self) -> int:
-        """Of the key."""
+        """Hash of the key."""
         return hash(self.key)
 
     def fill(self, tensors: Sequence[Tensor]) -> Any:
-        """Structure with these tensors, in the order of `paths`.
+        """Return the structure with these tensors, in the order of `paths`.
 
         Raises
         ------
@@ -97,16 +98,16 @@ class Structure:
         supply = iter(tensors)
         filled = self._fill(supply)
         if next(supply, None) is not None:
-            raise RuntimeError("More tensors were given than the structure has places.")
+            raise RuntimeError("There are more tensors than the structure has positions for.")
         return filled
 
 
 def flatten(structure: Any) -> tuple[list[Tensor], Structure]:
-    """Tensors of a structure, and the rest of it.
+    """Separate the tensors of a structure from the rest of it.
 
-    Lists, tuples, named tuples, dicts, dataclasses and packed sequences are taken apart; NumPy arrays count as the
-    tensors that they are converted to. Any other object is searched for tensors in whatever its copy would be made of;
-    it makes the structure opaque, and so do tensors that are sparse, nested, quantised or of a subclass.
+    Lists, tuples, named tuples, dicts, dataclasses and packed sequences are traversed; NumPy arrays are converted to
+    tensors. Any other object is searched for tensors in the state from which it would be copied; it makes the structure
+    opaque, as do tensors that are sparse, nested, quantised or of a subclass.
     """
     tensors: list[Tensor] = []
     paths: list[str] = []
@@ -115,20 +116,20 @@ def flatten(structure: Any) -> tuple[list[Tensor], Structure]:
 
 
 def tensors_of(structure: Any) -> list[Tensor]:
-    """All tensors of a structure of any kind; see `flatten`."""
+    """Return all tensors of a structure; see `flatten`."""
     return flatten(structure)[0]
 
 
 def named_tensors(structure: Any, name: str) -> dict[str, Tensor]:
-    """All tensors of a structure by the expressions that they are reached with from a variable of this name."""
+    """Return all tensors of a structure by the expressions that access them from a variable of this name."""
     tensors, rest = flatten(structure)
     return {name + path: tensor for path, tensor in zip(rest.paths, tensors, strict=True)}
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
-    """Copy of a structure of any kind with a function of each tensor in its place.
+    """Copy a structure with a function applied to each tensor.
 
-    What is one tensor in several places is one in the copy.
+    A tensor that occurs several times is also a single tensor in the copy.
 
     Raises
     ------
@@ -136,7 +137,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
         If an object in it cannot be copied with other tensors.
     """
     tensors, rest = flatten(structure)
-    # With the tensors themselves, so that no identity is used again meanwhile.
+    # Stored with the tensors themselves, so that ids are not reused meanwhile.
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for tensor in tensors:
         if id(tensor) not in found:
@@ -145,12 +146,12 @@ def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
 
 
 def rows_of(tensor: Tensor) -> int | None:
-    """First dimension of a tensor that can be indexed along it; None for a scalar, or a sparse or nested tensor."""
+    """Return the first dimension of a tensor, if it can be indexed; None for scalars, sparse and nested tensors."""
     return len(tensor) if _is_plain(tensor) and tensor.dim() else None
 
 
 def describe(structure: Any) -> str:
-    """A structure as text, for messages: kinds, shapes and dtypes.
+    """Describe a structure for messages: kinds, shapes and dtypes.
 
     Examples
     --------
@@ -184,7 +185,7 @@ def _listed(names: Iterator[str] | None) -> Callable[[Any], str]:
 
 
 class Parts(NamedTuple):
-    """A container taken apart: what tells it from others, its members with their places, and how to build it again."""
+    """Parts of a container: its key, its members with their paths, and a function to rebuild it."""
 
     key: Any
     places: Sequence[str]
@@ -193,14 +194,14 @@ class Parts(NamedTuple):
 
 
 def parts_of(container: Any) -> Parts | None:
-    """Parts of a container whose state is known to be its members; None for any other object."""
+    """Return the parts of a container whose state is known to be its members; None for any other object."""
     kind = type(container)
     if kind in (list, tuple):
         return Parts((kind, len(container)), [f"[{i}]" for i in range(len(container))], container, kind)
     if kind in (dict, OrderedDict):
         return _parts_of_dict(container)
     named = isinstance(container, tuple) and hasattr(kind, "_fields") and not isinstance(container, PackedSequence)
-    # What is kept besides the fields might be made from them.
+    # State besides the fields might be derived from them.
     if named and not getattr(container, "__dict__", None):
         return Parts(
             kind, [f".{name}" for name in kind._fields], container, lambda members: tuple.__new__(kind, members)
@@ -232,7 +233,7 @@ def _parts_of_dataclass(container: Any) -> Parts | None:
 
 def _filled(kind: type, names: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
     def build(members: Sequence[Any]) -> Any:
-        # Its own constructor may take other arguments, and convert them.
+        # Its own constructor may take other arguments and convert them.
         built: Any = object.__new__(kind)
         for name, member in zip(names, members, strict=True):
             object.__setattr__(built, name, member)
@@ -242,7 +243,7 @@ def _filled(kind: type, names: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
 
 
 def _taken_apart(item: Any, path: str, tensors: list[Tensor], paths: list[str]) -> tuple[Hashable, Fill, bool]:
-    """Key of an item, how to fill it, and whether it is opaque; its tensors and their paths are added to the lists."""
+    """Return the key of an item, a function to fill it, and whether it is opaque; append its tensors and paths."""
     if isinstance(item, np.ndarray) and item.dtype.kind in NUMERIC:
         item = _tensor(item)
     if isinstance(item, Tensor):
@@ -271,7 +272,7 @@ def _taken_apart(item: Any, path: str, tensors: list[Tensor], paths: list[str]) 
 def _taken_apart_packed(
     packed: PackedSequence, path: str, tensors: list[Tensor], paths: list[str]
 ) -> tuple[Hashable, Fill, bool]:
-    # Batch sizes stay on the CPU, whatever device the data is moved to; values of them are read while the model runs.
+    # Batch sizes stay on the CPU, whatever the device; their values are read while the model runs.
     sizes = packed.batch_sizes.clone()
     names = [name for name in ("data", "sorted_indices", "unsorted_indices") if getattr(packed, name) is not None]
     tensors += [getattr(packed, name) for name in names]
@@ -294,19 +295,20 @@ def _taken_apart_object(item: Any, path: str, tensors: list[Tensor], paths: list
 
 
 def _copied(item: Any, content: Content, supply: Iterator[Tensor]) -> Any:
-    """Deep copy of an object with other tensors in it."""
+    """Deep-copy an object with other tensors in it."""
     given = [next(supply) for _ in content.tensors]
     replaced = {id(old): new for old, new in zip(content.tensors, given, strict=True)}
     try:
         copied = copy.deepcopy(item, dict(replaced))
     except Exception as error:
         raise ValueError(
-            f"The data holds a {type(item).__name__} that cannot be copied ({type(error).__name__}: {error}); {ADVICE}."
+            f"The data contains a {type(item).__name__} that cannot be copied ({type(error).__name__}: {error}); "
+            f"{ADVICE}."
         ) from error
     if _holds(copied, given):
         return copied
-    # A class with a __deepcopy__ of its own may share some of its members with the copies, as graphs do.
-    words = f"The data holds a {type(item).__name__} whose copies have other tensors"
+    # A class with its own __deepcopy__ may share some members with its copies, as graphs do.
+    words = f"The data contains a {type(item).__name__} whose copies have other tensors"
     try:
         copied = rebuilt(item, replaced)
     except Exception as error:
@@ -322,7 +324,7 @@ def _holds(item: Any, tensors: Sequence[Tensor]) -> bool:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether shape and dtype are all that a trace has to know of a tensor."""
+    """Whether a trace needs only the shape and dtype of a tensor."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.layout is torch.strided
@@ -332,16 +334,18 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    """Tensor of an array; it shares the array's memory where PyTorch can read it."""
+    """Convert an array to a tensor, sharing its memory if PyTorch supports it."""
     native = array.dtype.isnative and array.flags.writeable and all(stride >= 0 for stride in array.strides)
     try:
         return torch.from_numpy(array if native else array.astype(array.dtype.newbyteorder("="), order="C", copy=True))
     except TypeError as error:
-        raise ValueError(f"The data holds an array of {array.dtype}, which has no counterpart in PyTorch.") from error
+        raise ValueError(
+            f"The data contains an array of {array.dtype}, which has no counterpart in PyTorch."
+        ) from error
 
 
 def _constant(value: Any) -> Hashable:
-    """What tells a constant from others, to the sign of a zero: 1, 1.0 and True are different ones."""
+    """Return a key that distinguishes constants: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
     if isinstance(value, np.generic):
         return type(value), value.tobytes()
     if isinstance(value, enum.Enum):

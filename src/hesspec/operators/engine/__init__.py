@@ -1,1 +1,1 @@
-"""How products of curvature matrices are computed, verified and kept within a memory budget."""
+"""Computation of products of curvature matrices within a memory budget, and their verification."""

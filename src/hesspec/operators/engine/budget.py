@@ -1,7 +1,7 @@
-"""What passes over a batch cost, predicted without running them: bytes from the graph, seconds from counted work.
+"""Predicted cost of passes over a batch: bytes from the graph, seconds from operation counts.
 
-Predictions depend on shapes only, never on a clock: the same problem takes the same way every time, and gives the same
-numbers bit for bit.
+Predictions depend only on shapes, never on a clock: the same problem is always computed in the same way, with the same
+results bit for bit.
 """
 
 from __future__ import annotations
@@ -33,41 +33,41 @@ __all__ = [
 
 aten: Any = torch.ops.aten
 
-# One storage of a graph: the node that allocates it and which of the node's results it is.
+# A storage of a graph: the node that allocates it and the index of the node's result.
 Storage = tuple[fx.Node, int]
 
 
-# A spectrum takes 64 products by default; over as many a trace has to pay.
+# A spectrum takes 64 products by default, over which a trace must pay off.
 PRODUCTS = 64
 # Seconds that tracing takes for each operation of a forward pass. Measured on one CPU core (torch 2.14), Hessian and
 # Gauss-Newton: MLP of 24 operations 0.014 and 0.005; CNN, 32: 0.018 and 0.007; encoder, 522: 0.009 and 0.005;
 # ResNet18, 148: 0.030 and 0.010.
 TRACE_SECONDS = 0.02
 # Seconds that a traced product is faster than one by double backward, for each operation, each byte written and each
-# floating-point operation of a forward pass. CPU: chosen by eye to be of the size of the differences measured, 0.2 ms
-# (MLP, 100 samples), 0.9 ms (CNN, 100 digits), 14 ms (1,000 digits), 0.3 s (1,000 images 32x32), 53 ms (encoder, 64
-# sequences) and 1.0 s (VGG11-BN, 256 images): orders of magnitude apart, they need no better fit; near the border
-# either mode will do. CUDA: not measured; launches cost the same, the rest is a fraction of an H100's rates.
+# floating-point operation of a forward pass. CPU: rough fit to the measured differences, 0.2 ms (MLP, 100 samples), 0.9
+# ms (CNN, 100 digits), 14 ms (1,000 digits), 0.3 s (1,000 images 32x32), 53 ms (encoder, 64 sequences) and 1.0 s
+# (VGG11-BN, 256 images): these span orders of magnitude, and near the border either mode will do. CUDA: not measured;
+# the same cost per launch is assumed, and a fraction of an H100's rates for the rest.
 SAVED_SECONDS = {"cpu": (8e-6, 5e-10, 8e-12), "cuda": (8e-6, 4e-12, 2e-13)}
 
 
 class RandomOperationError(ValueError):
-    """A model draws random numbers."""
+    """The model draws random numbers."""
 
 
 class PassBytes(NamedTuple):
-    """Bytes that the passes over one batch allocate, beside parameters, buffers, the batch and the vectors.
+    """Bytes allocated by the passes over one batch, in addition to parameters, buffers, the batch and the vectors.
 
     Attributes
     ----------
     kept : int
-        What the primal pass leaves for the tangent passes.
+        Residuals of the primal pass for the tangent passes.
     primal : int
-        Peak of the primal pass, what it leaves included.
+        Peak of the primal pass, including residuals.
     tangent : int
-        Peak of a tangent pass beside that, its products included.
+        Additional peak of a tangent pass, including products.
     shared : int
-        What is there beside these for all batches of a shape.
+        Memory shared by all batches of one shape.
     """
 
     kept: int
@@ -82,12 +82,12 @@ class PassBytes(NamedTuple):
 
     @property
     def least(self) -> int:
-        """What passes take where none is kept."""
+        """Memory of passes if nothing is cached."""
         return self.shared + self.streamed
 
 
 class ForwardWork(NamedTuple):
-    """What the forward pass of a batch does: kernels called, floating-point operations, bytes written."""
+    """Work of the forward pass of a batch: kernels called, floating-point operations, bytes written."""
 
     operations: int
     flops: int
@@ -102,13 +102,13 @@ def trace_bytes(shared: fx.Graph, primal: fx.Graph, tangents: Sequence[fx.Graph]
 
 
 def _bytes_of(graph: fx.Graph, results: Sequence[fx.Node]) -> int:
-    """Bytes that these results of a graph take, its inputs not counted."""
+    """Bytes of these results of a graph, excluding its inputs."""
     storages = _storages(graph)
     return sum(map(_size, {storage for node in results for storage in storages[node]}))
 
 
 def _peak(graph: fx.Graph) -> int:
-    """Most bytes that are alive at once when the graph runs node by node, results included, inputs not."""
+    """Peak memory when the graph runs node by node, including results but not inputs."""
     storages = _storages(graph)
     last: dict[Storage, fx.Node] = {}
     for node in graph.nodes:
@@ -126,7 +126,7 @@ def _peak(graph: fx.Graph) -> int:
 
 
 def _storages(graph: fx.Graph) -> dict[fx.Node, tuple[Storage, ...]]:
-    """The storages that each node's results lie in; those of views are their base's."""
+    """Storages of each node's results; views share those of their base."""
     found: dict[fx.Node, tuple[Storage, ...]] = {}
     for node in graph.nodes:
         base = _base(node)
@@ -142,7 +142,7 @@ def _storages(graph: fx.Graph) -> dict[fx.Node, tuple[Storage, ...]]:
 
 
 def _base(node: fx.Node) -> fx.Node | None:
-    """The node whose memory a view shows, where the node is one."""
+    """Return the base of a view, or the node itself."""
     if node.op != "call_function":
         return None
     return node.all_input_nodes[0] if node.target is operator.getitem or is_view(node.target) else None
@@ -150,7 +150,7 @@ def _base(node: fx.Node) -> fx.Node | None:
 
 def is_view(target: Any) -> bool:
     """Whether the result of an operation shares the memory of its first input."""
-    if target is aten._unsafe_view.default:  # noqa: SLF001 - a view that autograd is not told of
+    if target is aten._unsafe_view.default:  # noqa: SLF001 - a view unknown to autograd
         return True
     schema = getattr(target, "_schema", None)
     alias = schema.returns[0].alias_info if schema is not None and schema.returns else None
@@ -160,7 +160,7 @@ def is_view(target: Any) -> bool:
 def draws(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether an operation draws random numbers with these arguments.
 
-    Fused attention is marked as random for its dropout, and draws nothing where that is zero; RNNs on CUDA likewise.
+    Fused attention is marked as random because of dropout, but draws nothing if that is zero; likewise RNNs on CUDA.
     """
     if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
         return False
@@ -186,9 +186,9 @@ def _values(node: fx.Node) -> Sequence[Any]:
 
 
 def saved_bytes(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
-    """Bytes that autograd saves for the graphs that `build` makes, without the tensors in `beside`.
+    """Bytes that autograd saves for the graphs created by `build`, without the tensors in `beside`.
 
-    Where transforms of `torch.func` in the model forbid hooks on saved tensors, the bytes of all results instead.
+    If transforms of `torch.func` in the model forbid hooks on saved tensors, the bytes of all results are returned.
     """
     try:
         return _seen_by_hooks(build, beside)
@@ -201,7 +201,7 @@ def saved_bytes(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
 
 
 def _seen_by_hooks(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
-    # Weak, and of the storage: tensors that share one are counted once, and no address is used again meanwhile.
+    # Weak references to storages: tensors that share one count once, and addresses are not reused meanwhile.
     reference = cast("Callable[[Any], Any]", StorageWeakRef)
     given = {reference(storage) for storage in map(_storage_of, beside) if storage is not None}
     found: dict[Any, int] = {}
@@ -213,23 +213,23 @@ def _seen_by_hooks(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        graphs = build()  # noqa: F841 - alive until all is counted
-        # What was saved on the way, for a gradient that has been taken since, is gone.
+        graphs = build()  # noqa: F841 - kept alive until everything is counted
+        # Tensors saved temporarily for a gradient in between are gone.
         return sum(size for storage, size in found.items() if storage not in given and not storage.expired())
 
 
 def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
-    """The storage of a tensor that has one; sparse ones have none of their own."""
+    """Return the storage of a tensor, if any; sparse ones have none of their own."""
     return tensor.untyped_storage() if tensor.layout == torch.strided and not tensor.is_nested else None
 
 
 def count_work(forward: Callable[[], Any]) -> ForwardWork:
-    """Work of a forward pass.
+    """Count the work of a forward pass.
 
     Raises
     ------
     RandomOperationError
-        If it draws random numbers.
+        If the forward pass draws random numbers.
     """
     with FlopCounterMode(display=False) as flops, _Counter() as counter:
         forward()
@@ -261,25 +261,25 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def trace_pays(
     work: ForwardWork, *, batches: int, scale: float, shapes: int, points: int, device: torch.device
 ) -> tuple[bool, str]:
-    """Whether tracing saves more than it costs over `PRODUCTS` products at each point, as predicted, and both in words.
+    """Predict whether tracing saves more than it costs over `PRODUCTS` products at each point; also as text.
 
     Parameters
     ----------
     work : ForwardWork
-        Of the forward pass of one batch.
+        Work of the forward pass of one batch.
     batches : int
         Number of batches.
     scale : float
-        Samples of all batches in units of that one's.
+        Number of samples in all batches relative to this one.
     shapes : int
-        Number of shapes of batches, each of which has its own trace.
+        Number of distinct batch shapes, each of which is traced separately.
     points : int
-        At how many points, with so many products each.
+        Number of points, with this number of products each.
     device : torch.device
     """
     by_operation, by_byte, by_flop = SAVED_SECONDS["cuda" if device.type == "cuda" else "cpu"]
     product = batches * work.operations * by_operation + scale * (work.bytes * by_byte + work.flops * by_flop)
     products = PRODUCTS * points
     cost, saving = shapes * work.operations * TRACE_SECONDS, products * product
-    words = f"predicted {cost:.2g} s for tracing against {saving:.2g} s that it saves in {products} products"
-    return saving > cost, f"a trace {'pays' if saving > cost else 'does not pay'}: {words}"
+    words = f"predicted {cost:.2g} s for tracing, {saving:.2g} s saved in {products} products"
+    return saving > cost, f"a trace {'pays off' if saving > cost else 'does not pay off'}: {words}"

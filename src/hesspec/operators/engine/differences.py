@@ -7,10 +7,10 @@ With theta displaced by s = h ||theta|| / ||v|| along v,
     J v \approx \frac{f(\theta + s v) - f(\theta - s v)}{2 s}, \qquad
     G v = J^\top \frac{\nabla_f \ell(f + t J v) - \nabla_f \ell(f - t J v)}{2 t},
 
-and H v is the difference of the first and the last. Truncation leaves an error of order h^2, rounding one of order
-eps / h: the relative displacement h is the one, of several, at which products with neighbouring ones differ least, and
-that difference is the error that is stated. A kink (of a ReLU, of max-pooling) makes a difference wrong where a unit
-switches between its two points, which the smaller displacements avoid.
+and H v is the difference of the first and the last. The truncation error is of order h^2, the rounding error of order
+eps / h. Of several relative displacements h, the one at which products change least to the next is used, and that
+change is the stated error. A kink (of a ReLU or max-pooling) makes a difference wrong if a unit switches between the
+two points, which smaller displacements avoid.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from hesspec.operators.risk.outputs import differentiable_outputs
 
 __all__ = ["Differences", "Settled", "length", "settled"]
 
-# Relative displacements h that are tried in turn. In float64 rounding and truncation balance near eps^(1/3) = 6e-6
-# for gradients of ordinary size, and smaller ones avoid kinks; in float32 near 5e-3.
+# Relative displacements h that are tried in turn. Rounding and truncation balance near eps^(1/3) = 6e-6 in float64 for
+# gradients of ordinary size, and near 5e-3 in float32; smaller ones avoid kinks.
 DISPLACEMENTS = {
     torch.float64: tuple(10.0**-k for k in range(4, 10)),
     torch.float32: tuple(0.1 * 4.0**-k for k in range(8)),
 }
-# A change from one displacement to the next that is this small, relative to the product, needs no further ones.
+# If the relative change from one displacement to the next is this small, no further ones are tried.
 ENOUGH = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 Tensors = Sequence[Tensor]
 
 
 class Settled(NamedTuple):
-    """A product at the displacement at which it changes least, that displacement, and by how much it changes there."""
+    """Product at the displacement at which it changes least, that displacement, and the change."""
 
     product: list[Tensor]
     displacement: float
@@ -59,17 +59,17 @@ class Differences:
     ----------
     plain : PlainModel
     values : dict of str to Tensor
-        The point theta, by names; `plain` holds it.
+        The point theta by name, at which `plain` is.
     evaluate : callable
         `evaluate() -> (outputs, loss of outputs)` of the batch, by plain PyTorch; the second maps outputs to a scalar.
     predict, loss : callable
-        The outputs that the Gauss-Newton matrix is of, and the loss as their function; see
+        The outputs for the Gauss-Newton matrix, and the loss as a function of them; see
         `hesspec.operators.risk.empirical_risk.EmpiricalRisk.in_place`.
     """
 
     @classmethod
     def of(cls, risk: EmpiricalRisk, plain: PlainModel, batch: Batch) -> Self:
-        """Products of one batch of a risk, whose module `plain` holds."""
+        """Create the products of one batch of a risk, whose module is in `plain`."""
         inputs, targets = plain.converted((batch.inputs, batch.targets))
         predict, loss = risk.in_place(plain, inputs, targets)
         values = dict(zip(risk.parameters.names, risk.parameters.natural(risk.parameters.values), strict=True))
@@ -87,7 +87,7 @@ class Differences:
         self._named: dict[str, Tensor] = plain.converted(dict(values))
         self._values = list(self._named.values())
         self._length = max(length(self._values), torch.finfo(torch.float64).tiny)
-        # What is detached in gradients, outputs and losses of them.
+        # Detached values in gradients, outputs and losses.
         self._constants = {name: Constants() for name in ("gradient", "outputs", "loss")}
 
     @property
@@ -96,21 +96,21 @@ class Differences:
         return torch.float64 if self._values[0].dtype in (torch.float64, torch.complex128) else torch.float32
 
     def outputs(self) -> Any:
-        """Outputs that the Gauss-Newton matrix is of, at the parameters that the module holds now."""
+        """Compute the outputs for the Gauss-Newton matrix, at the module's current parameters."""
         with self._holding("outputs"):
             return self._predict(self._named)
 
     def _holding(self, what: str) -> AbstractContextManager[Any]:
-        """Hold constant what is detached, from the first time on."""
+        """Hold detached values constant, from the first evaluation on."""
         return self._constants[what] if self._plain.detaches else nullcontext()
 
     def _loss_at(self, outputs: Any) -> Tensor:
-        """Loss as a function of the outputs that the Gauss-Newton matrix is of."""
+        """Evaluate the loss as a function of the outputs for the Gauss-Newton matrix."""
         with self._holding("loss"):
             return self._loss(outputs, self._named)
 
     def gradient(self) -> list[Tensor]:
-        """Gradient of the loss at the parameters that the module holds now."""
+        """Compute the gradient of the loss at the module's current parameters."""
         return self._value_and_gradient()[1]
 
     def _value_and_gradient(self) -> tuple[Tensor, list[Tensor]]:
@@ -121,21 +121,21 @@ class Differences:
             return value.detach(), self._pulled([value], None)
 
     def slopes(self, tangents: Tensors, displacement: float) -> tuple[float, float, float]:
-        """Slope of the loss along a vector by a difference of losses, and by gradients.
+        """Compute the slope of the loss along a vector, by a difference of losses and by gradients.
 
         Parameters
         ----------
         tangents : sequence of Tensor
-            In the shapes of the parameters.
+            Direction, in the shapes of the parameters.
         displacement : float
-            Relative to the parameters.
+            Displacement relative to the parameters.
 
         Returns
         -------
         by_loss, by_gradient : float
             The second is the mean of the slopes at the two points.
         rounding : float
-            Unit of rounding of the first.
+            Rounding unit of the first.
         """
         given = self._directed(tangents)
         if length(given) == 0:
@@ -155,29 +155,29 @@ class Differences:
         return (ahead - behind) / (2 * step), sum(slopes[-2:]) / 2, torch.finfo(self.dtype).eps * sizes / (2 * step)
 
     def hessian(self, tangents: Tensors, displacement: float) -> list[Tensor]:
-        """Product of the Hessian with a vector, given and returned in the shapes of the parameters."""
+        """Compute the product of the Hessian with a vector; both have the shapes of the parameters."""
         return self._difference(self.gradient, tangents, displacement)
 
     def pushed(self, tangents: Tensors, displacement: float) -> list[Tensor]:
-        """J v, for each differentiable tensor of the outputs."""
+        """Compute J v for each differentiable tensor of the outputs."""
 
         def heads() -> list[Tensor]:
-            # Under no_grad all results would be constants, and a model that differentiates could not.
+            # Under no_grad all results would be constants, and models that differentiate would fail.
             with torch.enable_grad():
                 return [tensor.detach().clone() for tensor in differentiable_outputs(self.outputs())[0]]
 
         return self._difference(heads, tangents, displacement)
 
     def pulled(self, cotangents: Tensors) -> list[Tensor]:
-        """J^T u, in the shapes of the parameters, at the point itself."""
+        """Compute J^T u at the point itself, in the shapes of the parameters."""
         with torch.enable_grad():
             heads, _ = differentiable_outputs(self.outputs())
             return self._pulled(heads, cotangents)
 
     def gauss_newton(self, tangents: Tensors, displacement: float, part: str = "full") -> list[Tensor]:
-        """Product of the Gauss-Newton matrix with a vector, in the shapes of the parameters.
+        """Compute the product of the Gauss-Newton matrix with a vector, in the shapes of the parameters.
 
-        A part of the output curvature (see `hesspec.operators.risk.output_curvature`) is multiplied in closed form.
+        A part of the output curvature (see `hesspec.operators.risk.output_curvature`) is applied in closed form.
         """
         pushed = self.pushed(tangents, displacement)
         with torch.enable_grad():
@@ -201,7 +201,7 @@ class Differences:
             return self._pulled(heads, curved)
 
     def residual(self, tangents: Tensors, displacement: float) -> list[Tensor]:
-        """Product of H = Hess - G with a vector, in the shapes of the parameters."""
+        """Compute the product of H = Hess - G with a vector, in the shapes of the parameters."""
         whole, part = self.hessian(tangents, displacement), self.gauss_newton(tangents, displacement)
         return [a - b for a, b in zip(whole, part, strict=True)]
 
@@ -222,10 +222,11 @@ class Differences:
         ]
 
     def _directed(self, tangents: Tensors) -> list[Tensor]:
-        """A direction without the rows of padding indices, which PyTorch's backward passes hold constant.
+        """Return a direction without the rows of padding indices, which PyTorch's backward passes hold constant.
 
-        An embedding's padding row has no gradient, though the loss moves with it: what is differentiated is the loss as
-        a function of all other entries. It has one where the weights are used elsewhere too, as by a tied head.
+        The padding row of an embedding has no gradient although the loss depends on it: the loss is differentiated as a
+        function of all other entries. It has a gradient if the weights are also used elsewhere, for example by a tied
+        head.
         """
         given = [self._plain.converted(tangent) for tangent in tangents]
         padding = self._plain.padding()
@@ -243,7 +244,7 @@ class Differences:
             return [torch.zeros_like(part) for part in function()]
         step = displacement * self._length / size
         if self._plain.detaches:
-            # At the point itself, whose constants these are.
+            # At the point itself, to which these constants belong.
             function()
         results = []
         try:
@@ -252,19 +253,19 @@ class Differences:
                 results.append(function())
         finally:
             self._plain.move(self._values)
-        # Values at neighbouring points are subtracted exactly (Sterbenz); what they are off by is in them before.
+        # Values at neighbouring points are subtracted exactly (Sterbenz); all error is in the values themselves.
         return [(a - b) / (2 * step) for a, b in zip(*results, strict=True)]
 
 
 def settled(product: Callable[[float], list[Tensor]], dtype: torch.dtype) -> Settled:
-    """Find the displacement at which a product changes least from the one before it.
+    """Find the displacement at which a product changes least from the previous one.
 
     Parameters
     ----------
     product : callable
-        From a relative displacement to the product, a list of tensors.
+        Maps a relative displacement to the product, a list of tensors.
     dtype : torch.dtype
-        Of the arithmetic, float32 or float64.
+        Dtype of the arithmetic, float32 or float64.
     """
     before: list[Tensor] | None = None
     best: Settled | None = None
@@ -274,14 +275,14 @@ def settled(product: Callable[[float], list[Tensor]], dtype: torch.dtype) -> Set
         if before is not None:
             changes = [a - b for a, b in zip(now, before, strict=True)]
             change = length(changes)
-            # A unit that switches between two points makes it rise, up to the displacements at which none does.
+            # The change grows while a unit switches between the two points, down to displacements at which none does.
             if change < least:
                 least, best = change, Settled(now, displacement, changes)
             if change <= ENOUGH[dtype] * length(now):
                 break
         before = now
     if best is None:
-        # Not finite anywhere, which whoever compares sees.
+        # Not finite at any displacement, which the caller detects.
         best = Settled(now, displacement, [torch.full_like(part, float("inf")) for part in now])
     return best
 

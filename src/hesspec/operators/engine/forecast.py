@@ -1,4 +1,4 @@
-"""What the passes of an operator take, from one batch that is timed."""
+"""Time and memory of an operator's passes, predicted from one timed batch."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 
 __all__ = ["Forecast", "forecast"]
 
-# Timed calls of each pass, after one that is not: the median of three leaves out one disturbance.
+# Number of timed calls of each pass, after a warm-up: a median of three ignores one disturbance.
 CALLS = 3
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Passes over the first batch, or a part of it that fits, and what they come to over all of the data.
+    """Timing of the passes over the first batch, or a part of it that fits, extrapolated to all data.
 
     Attributes
     ----------
     mode, why : str
-        How products are had, and why.
+        How products are computed, and why.
     parts : int
-        Number of parts that the batch is cut into.
+        Number of parts into which the batch is split.
     pieces : float
-        The data of a device in units of the part that was timed.
+        Data of a device in units of the part that was timed.
     shapes : int
-        Number of shapes of batches, each of which is traced.
+        Number of distinct batch shapes, each of which is traced.
     trace_seconds, primal_seconds, tangent_seconds : float
-        For the part: tracing its shape, and larger ones that do not fit; a primal pass; a tangent pass for one vector.
+        Seconds for the part: tracing its shape, and larger ones that do not fit; a primal pass; a tangent pass for one
+        vector.
     size : PassBytes
-        What passes over the part allocate.
+        Memory that passes over the part allocate.
     kept : float
-        Share of the data whose primal passes are kept.
+        Share of the data whose primal passes are cached.
     flops : float
-        Floating-point operations of a product, over all of the data, primal passes not counted.
+        Floating-point operations of a product over all data, without primal passes.
     apply : callable
-        Product of the part's matrix with a flat vector (p,), the part's loss being taken as that of all data.
+        Product of the part's matrix with a flat vector (p,), with the part's loss as that of all data.
     """
 
     mode: str
@@ -64,17 +65,17 @@ class Forecast:
 
     @property
     def seconds_setup(self) -> float:
-        """Seconds before the first product: all traces, and a primal pass over all of the data."""
+        """Seconds before the first product: all traces, and a primal pass over all data."""
         return self.shapes * self.trace_seconds + self.pieces * self.primal_seconds
 
     def seconds_product(self, vectors: int = 1) -> float:
-        """Seconds of a product with as many vectors, for each of them."""
+        """Seconds per vector of a product with this number of vectors."""
         streamed = (1 - self.kept) * self.primal_seconds / vectors
         return self.pieces * (self.tangent_seconds + streamed)
 
     @property
     def peak_bytes(self) -> int:
-        """Most bytes that passes take at once, what is kept included."""
+        """Peak memory of passes in bytes, including the cache."""
         kept = self.shapes * self.size.shared + round(self.kept * self.pieces) * self.size.kept
         return kept + max(self.size.tangent, self.size.streamed if self.kept < 1 else 0)
 
@@ -86,11 +87,11 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
     ----------
     risk : EmpiricalRisk
     passes : Passes
-        Of its matrix.
+        Passes of its matrix.
     budget : int
-        Bytes that kept primal passes and the pass at work may take together, on each device.
+        Memory for cached primal passes and the running pass together on each device, in bytes.
     devices : int
-        Number of devices that the data is spread over.
+        Number of devices that share the data.
 
     Raises
     ------

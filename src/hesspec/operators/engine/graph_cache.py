@@ -1,4 +1,4 @@
-"""Traces that several operators share."""
+"""Traces shared by several operators."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ __all__ = ["GraphCache", "TraceSet"]
 
 
 class TraceSet(NamedTuple):
-    """Traces of one kind of matrix, by the shape of the batch; of those that are cut, by bfloat16 or not, too."""
+    """Traces of one kind of matrix by shape of the batch; cut traces also by use of bfloat16."""
 
     joint: dict[Hashable, JointTrace]
     linear: dict[Hashable, LinearTrace]
 
 
 class GraphCache:
-    """Traces of curvature matrices, shared by operators of one model object at several of its checkpoints.
+    """Traces of curvature matrices, shared by operators of one model object at several checkpoints.
 
-    A trace depends on the shapes of a batch and on the model's code, but not on its weights: a model that is measured
-    again after its weights have changed need not be traced again. Given to operators as `graphs=`.
+    A trace depends on the shapes of a batch and on the model's code, but not on its weights, so a model need not be
+    traced again after its weights have changed. Pass one object to several operators as `graphs=`.
 
     Parameters
     ----------
     points : int
-        At how many checkpoints it is expected to be used: it decides whether tracing pays.
+        Expected number of checkpoints, which determines whether tracing pays off.
 
     Notes
     -----
-    Shared is what has the same model and loss (the very objects), in the same mode and with the same attributes and
-    settings, the same parameters and the same kind of matrix. Each operator verifies what it takes from here.
+    Traces are shared by operators with the identical model and loss objects, in the same mode and with the same
+    attributes, settings, parameters and kind of matrix. Each operator verifies the traces that it reuses.
 
     Examples
     --------
@@ -51,15 +51,15 @@ class GraphCache:
 
     def __init__(self, *, points: int = 1) -> None:
         if not isinstance(points, int) or points < 1:
-            raise ValueError(f"points is {points!r}; it has to be a positive whole number.")
+            raise ValueError(f"points is {points!r}; it must be a positive integer.")
         self.points = points
         self._found: dict[Hashable, tuple[object, TraceSet]] = {}
 
     def of(self, risk: EmpiricalRisk, matrix: Hashable) -> TraceSet:
-        """Traces of one kind of matrix of a risk; new ones are to be added."""
+        """Return the traces of one kind of matrix of a risk, to which new ones are added."""
         objects = risk.module, risk.loss_fn
-        # A trace has modes, attributes and the settings of the loss built in, which may change between operators.
+        # Modes, attributes and settings of the loss are fixed in a trace and may change between operators.
         built_in = tuple(risk.settings), loss_with_settings(risk.loss_fn)
         key = (*map(id, objects), *built_in, risk.parameters.names, tuple(risk.fixed), matrix)
-        # The objects are kept with their traces, or another one could come to have the same id.
+        # The objects are stored with their traces, as otherwise another object could get the same id.
         return self._found.setdefault(key, (objects, TraceSet({}, {})))[1]

@@ -1,4 +1,4 @@
-"""The Jacobian of a model's logits, batch by batch, and products that couple batches in the space of the logits."""
+"""Jacobian of a model's logits, batch by batch, and products that couple batches in the space of logits."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from hesspec.operators.risk.outputs import differentiable_outputs
 
 __all__ = ["Couple", "CoupledPasses", "CoupledRisk", "JacobianPass", "JacobianPasses", "LinearisedModel"]
 
-# May communicate with other ranks; all else between two couplings does not.
+# May communicate with other ranks; nothing else between two couplings does.
 Couple = Callable[[Sequence[LogitRows], Sequence[Tensor]], Sequence[Tensor]]
 
 
 class JacobianPass(NamedTuple):
-    """What the primal pass of a batch leaves.
+    """Result of the primal pass of a batch.
 
     Attributes
     ----------
     rows : LogitRows
-        The logits as rows.
+        Logits as rows.
     push : callable
-        From a tangent of the parameters to J v as rows (R, C), float64.
+        Maps a tangent of the parameters to J v as rows (R, C), float64.
     pull : callable
-        From a cotangent of the logits as rows to J^T u, shaped as the parameters.
+        Maps a cotangent of the logits as rows to J^T u, with the shapes of the parameters.
     """
 
     rows: LogitRows
@@ -48,12 +48,12 @@ class JacobianPass(NamedTuple):
 
 
 class JacobianPasses(Passes):
-    """Primal passes that leave J and J^T of the logits; see `Passes`.
+    """Primal passes for products with J and J^T of the logits; see `Passes`.
 
-    One graph has both, so that a push and a pull share all that the primal pass leaves.
+    One graph contains both, so that they share the residuals of the primal pass.
     """
 
-    # A graph that is built again for every push and every pull would cost more than differences.
+    # Rebuilding the graph for every product would cost more than differences.
     ways = ("traced", "double backward", "differences")
     summed = True
 
@@ -89,7 +89,7 @@ class JacobianPasses(Passes):
         )
 
     def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Any:
-        """Logits, J v as the derivative of u -> J^T u in the direction v, and J^T u, all from one kept graph."""
+        """Return logits, J v as the derivative of u -> J^T u in the direction v, and J^T u, from one retained graph."""
         leaves = tuple(theta.values())
         logits = _logits(loss, predict(theta))
         u = torch.zeros_like(logits, requires_grad=True)
@@ -150,7 +150,7 @@ class JacobianPasses(Passes):
         return self._in_rows(batch, logits, push, pull)
 
     def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """J^T J v of the logits."""
+        """Compute J^T J v of the logits."""
         jacobian: JacobianPass = JacobianPasses.build(self, batch).apply
         with torch.no_grad():
             return list(jacobian.pull(jacobian.push(tangents)))
@@ -158,7 +158,7 @@ class JacobianPasses(Passes):
     def trial_by_differences(
         self, differences: Differences, tangents: Sequence[Tensor], displacement: float
     ) -> list[Tensor]:
-        """J^T J v of the logits by differences."""
+        """Compute J^T J v of the logits by differences."""
         pushed = differences.pushed(tangents, displacement)
         outputs = differences.outputs()
         logits = _logits(self.risk.loss, outputs)
@@ -170,7 +170,7 @@ class JacobianPasses(Passes):
     def trial_in_place(
         self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        """J^T J v of the logits by double backward."""
+        """Compute J^T J v of the logits by double backward."""
         _, push, pull = self._retained(predict, loss, theta)
         pulled: Sequence[Tensor] = pull(push(tangents))
         return pulled
@@ -191,7 +191,7 @@ class JacobianPasses(Passes):
 
 
 class CoupledPasses(JacobianPasses):
-    """Products J^T couple(J v) of one batch by itself: what `hesspec.plan` times."""
+    """Products J^T couple(J v) of a single batch, which `hesspec.plan` times."""
 
     def __init__(
         self, risk: EmpiricalRisk, couple: Couple, precision: str = "full", graphs: GraphCache | None = None
@@ -200,7 +200,7 @@ class CoupledPasses(JacobianPasses):
         self._couple = couple
 
     def build(self, batch: Batch) -> PrimalPass:
-        """Run the primal pass of a batch. Errors are those of `bytes`."""
+        """Run the primal pass of a batch. Raises the errors of `bytes`."""
         value, jacobian, unused = super().build(batch)
 
         def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -212,21 +212,21 @@ class CoupledPasses(JacobianPasses):
 
 
 class LinearisedModel(KeptPasses):
-    """J v and J^T u of the logits over all batches; see `KeptPasses`.
+    """Products J v and J^T u of the logits over all batches; see `KeptPasses`.
 
-    Between the two all batches meet in the space of the logits, N C numbers for a vector, in float64: what is done
-    there may couple samples of different batches, and costs next to nothing.
+    Between the two, all batches are combined in the space of logits, N C numbers for each vector, in float64.
+    Operations there may couple samples of different batches and cost little.
 
     Parameters
     ----------
     risk : EmpiricalRisk
         Its loss is a cross-entropy.
     budget : int
-        Bytes that kept primal passes and the pass at work may take together.
+        Memory for cached primal passes and the running pass together, in bytes.
     precision : str
-        Of the products: "full", "tf32" or "bfloat16".
+        Precision of products: "full", "tf32" or "bfloat16".
     graphs : GraphCache, optional
-        Where traces are kept.
+        Storage for traces.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class LinearisedModel(KeptPasses):
         super().__init__(risk, JacobianPasses(risk, precision, graphs), budget)
 
     def through(self, vectors: Sequence[Tensor], couple: Couple) -> list[Tensor]:
-        """Part, of this rank, of J^T couple(rows, J v) for each flat vector (p,), in two passes over the data."""
+        """Compute this rank's part of J^T couple(rows, J v) for each flat vector (p,), in two passes over the data."""
         ranks = self._risk.ranks
         while True:
             rows, columns = self.pushed(vectors)
@@ -244,7 +244,7 @@ class LinearisedModel(KeptPasses):
             def attempt(
                 parts: dict[int, int] = parts, cotangents: Sequence[Sequence[Tensor]] = cotangents
             ) -> list[Tensor] | None:
-                # Rows belong to parts: where memory ran out and parts had to be cut, it begins anew, on all ranks.
+                # Rows belong to parts: if memory ran out and parts had to be split, all ranks start over.
                 return self._pull(cotangents) if self._parts == parts else None
 
             products = ranks.together(functools.partial(self._surviving, attempt))
@@ -253,23 +253,23 @@ class LinearisedModel(KeptPasses):
                 return products
 
     def pushed(self, vectors: Sequence[Tensor]) -> tuple[list[LogitRows], list[list[Tensor]]]:
-        """Rows of this rank's batches, and J v of each flat vector in each of them, (R, C) in float64."""
+        """Compute rows of this rank's batches, and J v of each flat vector in each batch, (R, C) in float64."""
         return self._risk.ranks.together(lambda: self._surviving(lambda: self._push(vectors)))
 
     def pulled(self, cotangents: Callable[[Sequence[LogitRows]], Sequence[Sequence[Tensor]]]) -> list[Tensor]:
-        """J^T u, flat (p,), for each u: rows (R, C) of all batches of all ranks.
+        """Compute J^T u, flat (p,), for each u, given as rows (R, C) of all batches of all ranks.
 
         Parameters
         ----------
         cotangents : callable
-            From the rows of this rank's batches to those of each u; nothing is communicated in it.
+            Maps the rows of this rank's batches to those of each u; it must not communicate.
         """
         ranks = self._risk.ranks
         parts = ranks.together(lambda: self._surviving(lambda: self._pull(cotangents(self._push([])[0]))))
         return [ranks.sum_(part) for part in parts]
 
     def parts(self, batch: Batch) -> list[Batch]:
-        """The parts that a batch is cut into so that passes over each of them fit."""
+        """Return the parts into which a batch is split so that passes over each part fit."""
         return self._cut(batch)
 
     def _push(self, vectors: Sequence[Tensor]) -> tuple[list[LogitRows], list[list[Tensor]]]:
@@ -310,11 +310,11 @@ class CoupledRisk(LinearisedModel):
         self._couple = couple
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """Part, of this rank, of M v for each flat vector (p,)."""
+        """Compute this rank's part of M v for each flat vector (p,)."""
         return self.through(vectors, self._couple)
 
     def diagnose(self, vector: Tensor) -> NonFiniteError:
-        """Find the batch and the parameter where the gradient is not finite, or else the batch where J v is not."""
+        """Find the batch and the parameter where the gradient is not finite, or the batch where J v is not."""
         fault = self._surviving(self._fault)
         if fault is not None:
             return fault
@@ -328,5 +328,5 @@ class CoupledRisk(LinearisedModel):
 def _logits(loss: OutputLoss | Loss, outputs: Any) -> Tensor:
     taken = loss.taken(outputs)
     if not isinstance(taken, Tensor):
-        raise InputError(f"The model returned {type(taken).__name__}; the class structure needs a tensor of logits.")
+        raise InputError(f"The model returned {type(taken).__name__}; the class structure requires a tensor of logits.")
     return taken

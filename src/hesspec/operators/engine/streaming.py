@@ -1,4 +1,4 @@
-"""Passes over all batches within a memory budget, and products of a curvature matrix with vectors."""
+"""Passes over all batches within a memory budget, and products of curvature matrices with vectors."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ADVICE = (
-    "Give it more with memory=..., or take fewer parameters (params=...) or a smaller model; a Krylov basis that fills "
-    "the device may be the cause too."
+    "Increase memory=..., or use fewer parameters (params=...) or a smaller model; a Krylov basis that fills "
+    "the device may also be the cause."
 )
 
-# Passes that take less are left to the C library, which keeps blocks up to this size by itself (mallopt(3)).
+# Smaller passes are left to the C library, which keeps blocks up to this size by itself (mallopt(3)).
 LARGE = 32 << 20
 
-# A batch, or a part of one: the batch's index and the number of the part.
+# A batch or a part of one: index of the batch and number of the part.
 Place = tuple[int, int]
 
 
 class Kept(NamedTuple):
-    """A primal pass that is kept."""
+    """Cached primal pass."""
 
     share: float
     size: PassBytes
@@ -52,34 +52,34 @@ class Kept(NamedTuple):
 
 
 class KeptPasses:
-    """Primal passes of all batches of a risk, kept as far as memory goes and repeated beyond.
+    """Primal passes of all batches of a risk, cached as far as memory allows and recomputed otherwise.
 
-    The first primal passes are kept, as many as the budget has room for beside the pass at work. The others are
-    repeated in every pass over the data and shared by all vectors of the pass. A batch whose passes do not fit into
-    the budget is cut into parts along its samples. Where memory runs out all the same, half of the kept primal passes
-    are given up, then half of the rest, and so on, then batches are cut into halves, and what failed is repeated. Sums
-    are taken in the order of the data in any case: how much is kept does not change a bit of a product.
+    The first primal passes are cached, as many as fit into the budget together with the running pass. The others are
+    recomputed in every pass over the data and shared by all vectors of the pass. A batch whose passes do not fit into
+    the budget is split into parts along its samples. If memory runs out nevertheless, half of the cached primal passes
+    are dropped, then half of the rest, and so on, then batches are split into halves, and the failed pass is repeated.
+    Sums are always taken in the order of the data: the size of the cache does not change a single bit of a product.
 
     Parameters
     ----------
     risk : EmpiricalRisk
     passes : Passes
     budget : int
-        Bytes that kept primal passes and the pass at work may take together.
+        Memory for cached primal passes and the running pass together, in bytes.
 
     Attributes
     ----------
     value : float
         The risk at this point.
     seconds : float
-        Time that building took.
+        Time that the set-up took.
     predicted_peak : int
-        Most bytes that passes take at once, the kept ones included, as predicted.
+        Predicted peak memory of passes in bytes, including the cache.
 
     Raises
     ------
     ValueError
-        If the model draws random numbers in its forward pass, or cannot be traced and the precision needs that.
+        If the model draws random numbers in its forward pass, or cannot be traced and the precision requires it.
     NonFiniteError
         If the loss of a batch is NaN or infinite.
     MemoryError
@@ -92,18 +92,18 @@ class KeptPasses:
         self._passes = passes
         self._full = passes if passes.precision == "full" else passes.at_full_precision()
         self._kept: dict[Place, Kept] = {}
-        # Parts that each batch is cut into, and the most that it can be cut into.
+        # Number of parts of each batch, and the largest possible number.
         self._parts = dict.fromkeys(range(len(risk.batches)), 1)
         self._most = dict(enumerate(risk.batches.sizes))
         self._places = 0
         self._shared_bytes = 0
         self._need = 0
-        # What was given up when memory ran out, and how many primal passes may still be kept then.
+        # What was dropped when memory ran out, and the number of primal passes that may still be cached.
         self._steps: list[str] = []
         self._allowed = math.inf
         self._unused: set[str] = set()
         self.value, self.seconds, self.predicted_peak = 0.0, 0.0, 0
-        # From the first passes on, in whose memory the next ones work.
+        # From the first passes on, whose memory the next ones reuse.
         self._hold = Hold() if self._device.type == "cpu" else None
         start = time.perf_counter()
         self._surviving(self._prepare)
@@ -124,42 +124,42 @@ class KeptPasses:
             )
 
     def __del__(self) -> None:
-        """Let go of what is kept before the hold on memory, which gives back what is free when it ends."""
+        """Drop the cached passes first: releasing the hold returns free memory to the system."""
         self.__dict__.pop("_kept", None)
         self.__dict__.pop("_hold", None)
 
     @property
     def mode(self) -> str:
-        """How products are had: "traced" or "double backward"."""
+        """Mode in use: "traced" or "double backward"."""
         return self._passes.mode
 
     @property
     def reason(self) -> str:
-        """Why, how much is kept, and what was given up when memory ran out, in words."""
+        """Reason for the mode, size of the cache, and what was dropped when memory ran out, as text."""
         batches = len(self._risk.batches)
         whole = f"{batches} batches" if self._places <= batches else f"{self._places} parts of {batches} batches"
-        kept = f"primal passes kept for {len(self._kept)} of {whole}, {in_words(self.kept_bytes)}"
+        kept = f"primal passes cached for {len(self._kept)} of {whole}, {in_words(self.kept_bytes)}"
         peak = f"predicted peak {in_words(self.predicted_peak)}"
         return "; ".join([self._passes.reason, kept, peak, *self._steps])
 
     @property
     def error(self) -> float:
-        """Error of products, relative to their norm, that verification found, where rounding does not leave as much."""
+        """Error of products relative to their norm, from verification, if it exceeds rounding."""
         return self._full.error
 
     def step_down(self, why: str) -> None:
-        """Compute products in the next way."""
+        """Switch to the next mode."""
         self._full.step_down(why)
         self._surviving(self._prepare)
 
     @property
     def kept_batches(self) -> int:
-        """Number of batches, or parts of them, whose primal passes are kept."""
+        """Number of batches, or parts of them, whose primal passes are cached."""
         return len(self._kept)
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the primal passes that are kept."""
+        """Bytes of the cached primal passes."""
         return sum(kept.size.kept for kept in self._kept.values())
 
     @property
@@ -168,10 +168,10 @@ class KeptPasses:
         return self._shared_bytes + self.kept_bytes
 
     def at_full_precision(self) -> Self:
-        """The same matrix at full precision, with the same traces.
+        """Return the same matrix at full precision, with the same traces.
 
-        Where only the arithmetic of the products differs (TF32), the kept primal passes are shared too; else nothing is
-        kept for it.
+        If only the arithmetic of products differs (TF32), cached primal passes are shared, too; otherwise nothing is
+        cached for it.
         """
         other = copy.copy(self)
         other._passes = self._full  # noqa: SLF001
@@ -180,13 +180,13 @@ class KeptPasses:
         return other
 
     def at_twice_the_displacement(self) -> Self:
-        """The same matrix with differences over twice the displacement."""
+        """Return the same matrix with differences over twice the displacement."""
         other = copy.copy(self)
         other._passes, other._kept = self._passes.at_twice_the_displacement(), {}  # noqa: SLF001
         return other
 
     def _fault(self) -> NonFiniteError | None:
-        """The batch and the parameter where the gradient is NaN or infinite, if it is."""
+        """Return the batch and the parameter where the gradient is NaN or infinite, if any."""
         for batch in self._risk.batches:
             for part in self._cut(batch):
                 if (fault := self._risk.fault(part)) is not None:
@@ -199,8 +199,8 @@ class KeptPasses:
         return arithmetic(self._device, tf32=self._passes.precision == "tf32")
 
     def _applications(self) -> Iterator[tuple[int, float, Any]]:
-        """Index, share and what the primal pass leaves of every batch or part, in the order of the data."""
-        # What is kept comes first in the data, always.
+        """Yield index, share and primal pass of every batch or part, in the order of the data."""
+        # Cached passes always come first in the data.
         for (index, _), kept in self._kept.items():
             yield index, kept.share, kept.apply
         if len(self._kept) < self._places:
@@ -210,12 +210,12 @@ class KeptPasses:
                         yield batch.index, part.share, self._passes.build(part).apply
 
     def _prepare(self) -> None:
-        """Cut batches that are too large, run every primal pass once, and keep the first of them."""
+        """Split batches that are too large, run every primal pass once, and cache the first ones."""
         self._kept.clear()
         self._places, self.value, self.predicted_peak = 0, 0.0, 0
         self._unused = set(self._risk.parameters.names)
         final = max((index for index, share in enumerate(self._risk.batches.shares) if share), default=-1)
-        # Largest needs so far: of parts that are repeated, and of tangent passes; what parts of a size share.
+        # Largest memory so far: of recomputed parts, of tangent passes, and shared by parts of one size.
         streamed = tangent = 0
         shared: dict[int, int] = {}
         for batch in self._risk.batches:
@@ -233,7 +233,7 @@ class KeptPasses:
                 self.predicted_peak = max(self.predicted_peak, self._held_bytes + size.primal)
                 apply = self._first(part)
                 tangent = max(tangent, size.tangent)
-                # What follows may have to be repeated in every pass, beside all that is kept.
+                # Later parts may be recomputed in every pass, in addition to the cache.
                 follows = batch.index < final or number + 1 < len(parts)
                 need = self._held_bytes + size.kept + max(tangent, size.streamed if follows else 0)
                 if not streamed and need <= self._budget and len(self._kept) < self._allowed:
@@ -244,7 +244,7 @@ class KeptPasses:
         self.predicted_peak = max(self.predicted_peak, self._held_bytes + max(tangent, streamed))
 
     def _first(self, part: Batch) -> Any:
-        """The first primal pass of a batch or part, with what is noted of it."""
+        """Run the first primal pass of a batch or part, and record its properties."""
         value, apply, unused = self._passes.build(part)
         if not value.isfinite():
             raise loss_not_finite(part, value)
@@ -253,7 +253,7 @@ class KeptPasses:
         return apply
 
     def _bytes(self, part: Batch) -> PassBytes:
-        """Bytes of the passes over a part, those of the operator at full precision included."""
+        """Bytes of the passes over a part, including those of the operator at full precision."""
         size = self._passes.bytes(part)
         if self._full is not self._passes:
             size = size._replace(primal=max(size.primal, self._full.bytes(part).streamed))
@@ -264,7 +264,7 @@ class KeptPasses:
         return self._risk.batches.split(batch, self._parts[batch.index])
 
     def _fitting(self, batch: Batch) -> list[Batch]:
-        """Cut a batch into few equal parts that fit into the budget, as predicted."""
+        """Split a batch into few equal parts that are predicted to fit into the budget."""
         index = batch.index
         self._most[index] = _most_parts(batch)
         self._parts[index], parts = cut_to_fit(
@@ -273,7 +273,7 @@ class KeptPasses:
         return parts
 
     def _surviving(self, attempt: Callable[[], T]) -> T:
-        """The result of an attempt that is repeated, with less kept or with smaller parts, where memory runs out."""
+        """Return the result of an attempt, repeated with a smaller cache or smaller parts if memory runs out."""
         while True:
             try:
                 with from_heap() if self._hold else nullcontext():
@@ -282,14 +282,14 @@ class KeptPasses:
                 if not is_out_of_memory(error):
                     raise
                 name = type(error).__name__
-            # Only here, since the traceback of the error holds all tensors of the attempt.
+            # Only here, since the traceback of the error keeps all tensors of the attempt alive.
             release(self._device)
             self._step_down(name)
 
     def _step_down(self, name: str) -> None:
         if self._kept:
             self._allowed = len(self._kept) // 2
-            step = f"kept primal passes reduced from {len(self._kept)} to {self._allowed}"
+            step = f"cached primal passes reduced from {len(self._kept)} to {self._allowed}"
             while len(self._kept) > self._allowed:
                 self._kept.popitem()
         else:
@@ -299,21 +299,21 @@ class KeptPasses:
             }
             if finer == self._parts:
                 raise BudgetError(
-                    f"Memory ran out ({name}) though nothing is kept any more and batches are cut into single samples, "
-                    f"one of which takes {in_words(self._need)} beside the model, as predicted; the budget is "
+                    f"Memory ran out ({name}) although nothing is cached and batches are split into samples, one "
+                    f"of which is predicted to need {in_words(self._need)} in addition to the model; the budget is "
                     f"{in_words(self._budget)}. {ADVICE}"
                 )
             self._allowed = 0
             self._parts.update(finer)
             self._places = sum(finer.values())
-            step = f"batches cut into {max(finer.values())} parts"
+            step = f"batches split into {max(finer.values())} parts"
         self._steps.append(f"out of memory ({name}): {step}")
         logger.warning("out of memory (%s): %s", name, step)
         release(self._device)
 
 
 class LinearisedRisk(KeptPasses):
-    """M v for one curvature matrix M of a risk that is a sum over batches; see `KeptPasses`.
+    """Products M v for a curvature matrix M that is a sum over batches; see `KeptPasses`.
 
     Parameters
     ----------
@@ -338,7 +338,7 @@ class LinearisedRisk(KeptPasses):
         super().__init__(risk, MatrixPasses(risk, form, precision, graphs), budget)
 
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """M v for each flat vector (p,), in one pass over the data."""
+        """Compute M v for each flat vector (p,), in one pass over the data."""
         return self._risk.ranks.together(lambda: self._surviving(lambda: self._pass(vectors)))
 
     def diagnose(self, vector: Tensor) -> NonFiniteError:
@@ -361,7 +361,7 @@ class LinearisedRisk(KeptPasses):
                         for total, part in zip(sums[place], parts, strict=True):
                             total.add_(part, alpha=share)
                     else:
-                        # Parameters of a small network are many for what they hold: one operation for all of them.
+                        # Small networks have many parameters with few entries: use one operation for all of them.
                         flat = torch.cat([part.reshape(-1) for part in parts])
                         results.append(flat if share == 1 else flat.mul_(share))
         return results or [torch.zeros_like(vector) for vector in vectors]
@@ -379,22 +379,22 @@ class LinearisedRisk(KeptPasses):
                         return NonFiniteError(
                             f"The matvec is not finite in batch {index}, parameter {name!r}; loss and gradient are."
                         )
-        return NonFiniteError("The sum of the batches' matvecs is not finite, though each of them is: it overflows.")
+        return NonFiniteError("The sum of the batches' matvecs is not finite, although each of them is: it overflows.")
 
 
 def cut_to_fit(
     risk: EmpiricalRisk, batch: Batch, count: int, need_of: Callable[[Batch], int], budget: int
 ) -> tuple[int, list[Batch]]:
-    """Cut a batch into few equal parts that fit into a budget, as predicted.
+    """Split a batch into few equal parts that are predicted to fit into a budget.
 
     Parameters
     ----------
     risk : EmpiricalRisk
     batch : Batch
     count : int
-        Number of parts to begin with.
+        Initial number of parts.
     need_of : callable
-        Bytes that the passes over a part take.
+        Returns the bytes that passes over a part need.
     budget : int
 
     Returns
@@ -416,7 +416,8 @@ def cut_to_fit(
             return count, parts
         if count >= most:
             raise _too_large(batch, need, budget)
-        # All but the products grows with the samples, nearly; where that was too bold, twice as many parts.
+        # Memory except for the products grows roughly with the samples; if that guess was too optimistic, double the
+        # parts.
         room = (budget - products) / max(need - products, 1)
         wanted = max(count / room, count * growth, count + 1) if room > 0 else most
         count, growth = _even(min(math.ceil(wanted), most), most), 2.0
@@ -428,14 +429,14 @@ def _most_parts(batch: Batch) -> int:
 
 def _too_large(batch: Batch, need: int, budget: int) -> BudgetError:
     single = batch.samples == 1 or not batch.indivisible
-    what = "One sample" if single else f"Batch {batch.index}, which cannot be cut ({batch.indivisible}),"
-    advice = ADVICE if single else "Give it more with memory=..., or pass smaller batches where that is the same loss."
+    what = "One sample" if single else f"Batch {batch.index}, which cannot be split ({batch.indivisible}),"
+    advice = ADVICE if single else "Increase memory=..., or pass smaller batches if that gives the same loss."
     return BudgetError(
-        f"{what} takes {in_words(need)} beside the model, as predicted, and the memory for it is "
+        f"{what} is predicted to need {in_words(need)} in addition to the model, but the memory for it is "
         f"{in_words(budget)}. {advice}"
     )
 
 
 def _even(parts: int, samples: int) -> int:
-    """A number of parts that divides the samples, where there is one up to twice as large: it saves a second trace."""
+    """Round up to a number of parts that divides the samples, if it at most doubles: this saves a second trace."""
     return next((count for count in range(parts, min(2 * parts, samples) + 1) if samples % count == 0), parts)

@@ -1,17 +1,17 @@
-"""Gradients that are not those of the loss: which matrix is meant where double backward and differences are two.
+"""Gradients that are not those of the loss: the choice between double backward and differences.
 
 A straight-through estimator, gradient reversal and a surrogate for a spike's derivative are backward passes that are
-not the derivatives of their forward passes. The gradient is then not that of the loss, and in general of no function at
-all: its Jacobian, which differences give, is not symmetric, and nothing that a spectrum says holds for it. Double
-backward differentiates the backward passes by their own rules, with one and the same derivative for each part, so that
-its matrix is symmetric, and the same as where the part is written with `detach()`, as in x + (round(x) - x).detach().
-That is the matrix that is meant. So it is where the gradient is constant between steps, as that of a network all of
-whose weights are rounded, and differences are zero.
+not the derivatives of their forward passes. The gradient is then not that of the loss, and in general not of any
+function: its Jacobian, which differences compute, is not symmetric, and a spectrum is meaningless. Double backward
+differentiates the backward passes by their own rules, with the same derivative for each part, so that its matrix is
+symmetric and agrees with that of a model written with `detach()`, as in x + (round(x) - x).detach(). That matrix is
+chosen. It is also chosen if the gradient is piecewise constant, as for a network with rounded weights, and differences
+are zero.
 
-Where both are symmetric, nothing tells which is meant, unless the gradient is nearly that of the loss: then the
-backward pass is inexact, and double backward of it may be anything. Of a hook on a tensor double backward makes what
-depends on the tensors that PyTorch keeps: a hook that halves halves the derivative of tanh twice, since that is
-computed from the tensor with the hook, and the derivative of the sine once.
+If both are symmetric, the choice is ambiguous, unless the gradient is nearly that of the loss: then the backward pass
+is inexact, and its double backward may be anything. With a hook on a tensor, double backward depends on which tensors
+PyTorch saves: a hook that halves the gradient halves the derivative of tanh twice, since that is computed from the
+tensor with the hook, and the derivative of the sine once.
 """
 
 from __future__ import annotations
@@ -35,36 +35,37 @@ NOT_OF_THE_LOSS = (
 
 HOOKED = (
     "A hook on a tensor changes gradients (Tensor.register_hook in the forward pass), so that they are not the "
-    "derivative of the loss, and the second derivative depends on which tensors PyTorch keeps. Take the hook off, or "
-    "write what it does into the model, as 0.5 * x + (0.5 * x).detach() for a hook that halves the gradient of x."
+    "derivative of the loss, and the second derivative depends on which tensors PyTorch saves. Remove the hook, or "
+    "implement it in the model, as 0.5 * x + (0.5 * x).detach() for a hook that halves the gradient of x."
 )
 
-# A slope of the loss and that by the gradient are the same within this part of themselves, besides their rounding: what
-# in the slope of a function three differences of first order leave.
+# Relative tolerance, in addition to rounding, between the slope of the loss and that from the gradient: the error that
+# three first-order differences leave.
 SAME_SLOPE = {torch.float64: 1e-6, torch.float32: 1e-3}
-# Rounding errors of a loss, in units of itself.
+# Relative rounding error of a loss.
 ROUNDINGS = 64
-# A matrix is symmetric where u'Mv and v'Mu differ by no more than this part of what the two matrices differ by, and
-# what products are off by: rounding, relative to them, and what differences are uncertain by, so many times.
+# A matrix is symmetric if u'Mv and v'Mu differ by at most this share of the difference between the two matrices, plus
+# the errors of products: relative rounding, and a multiple of the uncertainty of differences.
 SYMMETRY = 0.01
 ROUNDED = {torch.float64: 1e-10, torch.float32: 1e-5}
 CLEARLY = 10.0
-# Where differences are this small a part of double backward, the gradient is constant between steps.
+# If differences are this small relative to double backward, the gradient is piecewise constant.
 CONSTANT = 1e-6
-# Above this mismatch of slopes the gradient is of something else than the loss, and not only inexact.
+# Above this mismatch of slopes the gradient is not that of the loss, rather than just inexact.
 OTHER = 0.01
-# Vectors u that symmetry is tried with. One alone may meet two parts of a matrix that cancel.
+# Number of vectors u for the symmetry test; for a single one, two parts of a matrix may cancel.
 TRIALS = 4
 
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor] | None]
 
 
 class TensorHooks(TorchFunctionMode):
-    """Tells whether hooks are registered on tensors that are computed within this context.
+    """Detects hooks on tensors that are computed within this context.
 
     Attributes
     ----------
     found : bool
+        Whether a hook was registered.
     """
 
     def __init__(self) -> None:
@@ -78,21 +79,21 @@ class TensorHooks(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function, and note a hook."""
+        """Call a function, and record whether it registers a hook."""
         self.found |= func is Tensor.register_hook and not args[0].is_leaf
         return func(*args, **(kwargs or {}))
 
 
 def mismatch(differences: Differences, tangents: Sequence[Tensor], displacement: float) -> float:
-    """What the slope of the loss along a vector and that by its gradient differ by, relative to them; 0 for rounding.
+    """Relative difference between the slope of the loss along a vector and that from its gradient; 0 if it is rounding.
 
     Parameters
     ----------
     differences : Differences
     tangents : sequence of Tensor
-        In the shapes of the parameters.
+        Direction, in the shapes of the parameters.
     displacement : float
-        Relative to the parameters.
+        Displacement relative to the parameters.
     """
     by_loss, by_gradient, rounding = differences.slopes(tangents, displacement)
     apart, sizes = abs(by_loss - by_gradient), abs(by_loss) + abs(by_gradient)
@@ -108,30 +109,30 @@ def double_backward_meant(
     slopes: float,
     mode: str,
 ) -> Sequence[Tensor] | None:
-    """Product by double backward where that is meant, of a gradient that is not that of the loss.
+    """Return the product by double backward if that is the right matrix for a gradient that is not that of the loss.
 
     Parameters
     ----------
     by_differences, by_double_backward : callable
         Products with the matrix of a few samples, at the same point; None where there is no double backward.
     direction : sequence of Tensor
-        v, which a product has been computed with.
+        Vector v with which a product has been computed.
     settled : Settled
         That product, by differences.
     slopes : float
-        By what slopes differ; see `mismatch`.
+        Difference of slopes; see `mismatch`.
     mode : str
-        How the user wants products to be computed.
+        Mode that the user requested.
 
     Returns
     -------
     sequence of Tensor or None
-        None where differences are meant.
+        The product; None if differences are the right matrix.
 
     Raises
     ------
     InputError
-        If neither matrix is symmetric, or nothing tells which of two symmetric ones is meant.
+        If neither matrix is symmetric, or the choice between two symmetric ones is ambiguous.
     """
     one, other = settled.product, by_double_backward(direction)
     rounded = ROUNDED[one[0].dtype]
@@ -141,7 +142,7 @@ def double_backward_meant(
         # They are one matrix.
         other, apart = None, one
     if not length(apart):
-        # Both are zero, as the Gauss-Newton matrix of a loss is that is linear in the outputs.
+        # Both are zero, like the Gauss-Newton matrix of a loss that is linear in the outputs.
         return None
     tried = _directions(apart, direction)
     first = _Trial(by_differences, one, tried, direction, error)
@@ -154,9 +155,9 @@ def double_backward_meant(
         if "double backward" in mode:
             return other
         raise InputError(
-            f"Two matrices may be meant: {NOT_OF_THE_LOSS}, and both its own derivative and its double backward are "
+            f"The matrix is ambiguous: {NOT_OF_THE_LOSS}, and both its own derivative and its double backward are "
             "symmetric. Pass mode='differences' for the first or mode='double backward' for the second, which is also "
-            "that of the same model with its values held by detach(), as in x + (torch.round(x) - x).detach()."
+            "that of the same model written with detach(), as in x + (torch.round(x) - x).detach()."
         )
     if right:
         return None
@@ -166,14 +167,14 @@ def double_backward_meant(
     words += "" if second is None else f", {second.example} by double backward"
     raise InputError(
         f"There is no matrix of second derivatives: {NOT_OF_THE_LOSS}, and its own derivative M is not symmetric: u·Mv "
-        f"and v·Mu are {words}. Let the backward passes of custom autograd Functions be differentiable (made of "
-        "PyTorch's functions, without once_differentiable), or write what is constant with detach(), as in "
+        f"and v·Mu are {words}. Make the backward passes of custom autograd Functions differentiable (use "
+        "PyTorch functions, without once_differentiable), or mark constants with detach(), as in "
         "x + (torch.round(x) - x).detach()."
     )
 
 
 class _Trial:
-    """u'Mv and v'Mu of one matrix, for several u.
+    """Values u'Mv and v'Mu of one matrix for several u.
 
     Parameters
     ----------
@@ -184,7 +185,7 @@ class _Trial:
         The vectors u.
     v : sequence of Tensor
     error : float
-        What the norm of a product with a vector of the size of v may be off by.
+        Error of the norm of a product with a vector of the size of v.
     """
 
     def __init__(
@@ -209,27 +210,27 @@ class _Trial:
         return [max(map(abs, pair)) for pair in self._numbers]
 
     def apart(self, other: _Trial) -> list[float]:
-        """What the numbers of each u differ by from those of another matrix."""
+        """Differences from the values of another matrix, for each u."""
         pairs = zip(self._numbers, other._numbers, strict=True)
         return [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairs]
 
     def is_symmetric(self, scales: Sequence[float]) -> bool:
-        """Whether the two numbers are the same for all u, by these scales."""
+        """Whether the two values agree for all u, on these scales."""
         return all(
             abs(a - b) <= SYMMETRY * scale + self._error for (a, b), scale in zip(self._numbers, scales, strict=True)
         )
 
     @property
     def example(self) -> str:
-        """The numbers that differ most, as text."""
+        """The values that differ most, as text."""
         forth, back = max(self._numbers, key=lambda pair: abs(pair[0] - pair[1]))
         return f"{forth:.3g} and {back:.3g}"
 
 
 def _directions(apart: Sequence[Tensor], v: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Vectors u of the size of v, in which two matrices whose products with v are apart by this differ.
+    """Return vectors u of the size of v along which two matrices differ, given the difference of their products with v.
 
-    They are what the products differ by, with random signs of the parameters, and one that is random.
+    They are that difference, with random signs of the parameters, and one random vector.
     """
     generator, size = torch.Generator().manual_seed(1), length(v)
     found = [list(apart)]

@@ -1,10 +1,10 @@
-"""Verification: a product is compared with a truth that shares no code with it, before anything is said of it.
+"""Verification of products against a reference that shares no code with them, before any result is reported.
 
-The truth is a product by central differences of first derivatives (`Differences`), of the user's own module with its
-own loss, run by plain PyTorch in float64 where the module allows that. It is taken over a few samples, at a point near
-that of the operator, as units may stand on their kinks at the point itself (a ReLU whose input is exactly zero).
-Where the gradient is not that of the loss, it may be double backward; see `hesspec.operators.engine.surrogate`.
-A trace has the shape of its batch built in, and is given the same few samples again and again.
+The reference is a product by central differences of first derivatives (`Differences`) of the user's own module and
+loss, run by plain PyTorch, in float64 if the module supports it. It uses a few samples, at a point near that of the
+operator, as units may be exactly at a kink at the point itself (a ReLU with input zero). If the gradient is not that of
+the loss, the reference may be double backward; see `hesspec.operators.engine.surrogate`. As a trace has a fixed batch
+shape, the few samples are repeated to fill it.
 """
 
 from __future__ import annotations
@@ -40,36 +40,35 @@ __all__ = ["AGREE", "Verdict", "verify"]
 
 logger = logging.getLogger(__name__)
 
-# Distance of the point of verification, relative to the size of the parameters: far enough to leave exact ties, such as
-# biases of zero, and near enough to be another point of the same kind.
+# Distance of the verification point relative to the size of the parameters: far enough to avoid exact ties, such as
+# zero biases, and near enough to be representative.
 NEARBY = 1e-3
-# Products within this of the truth, relative to its norm, agree. Rounding in float32 leaves 1e-7 to 1e-6 in networks of
-# ordinary size, the faults that verification is for leave 1e-3 and more.
+# Relative error up to which products agree with the reference. Rounding in float32 gives 1e-7 to 1e-6 for networks of
+# ordinary size; the faults that verification is meant to find give 1e-3 and more.
 AGREE = {torch.float32: 1e-5, torch.float64: 1e-7}
-# Sums over n samples that are repeated add up roundings of one sign: of 16,000 they left sqrt(n) times eps.
+# Sums over n repeated samples accumulate roundings of one sign: sqrt(n) eps for 16,000 samples.
 SUMMED = 2.0
-# Where rounding leaves more than that, in plain double backward of the same precision as well, the product may be off
-# by so many times as much.
+# If rounding gives more, in plain double backward of the same precision as well, the error may be this factor larger.
 AS_ROUNDED = 4.0
-# A block of a product, that of one parameter, may be off by this part of itself if it is not too small to tell.
+# Relative tolerance of the block of one parameter, unless it is too small to be compared.
 BLOCK, TELLING = 0.05, 1e-6
-# Differences that change by more than this, relative to the product, are not taken for it.
+# Differences with a larger relative change are not accepted as products.
 SETTLES = 0.1
-# Above this change between neighbouring displacements, relative to the product, differences are too rough to compare
-# with; a product that they do not contradict must agree with plain double backward. Above the second they tell nothing.
+# Above the first relative change between neighbouring displacements, differences are too inaccurate to compare with; a
+# product that they do not contradict must agree with plain double backward. Above the second they are ignored.
 TELLS, HINTS = 1e-2, 0.3
 
 
 @dataclass(frozen=True)
 class _Truth:
-    """What products are compared with.
+    """Reference for products.
 
     Attributes
     ----------
     product, changes : list of Tensor
-        The product, and what it is uncertain by.
+        The product, and its uncertainty.
     surrogate : bool
-        Whether it is that of double backward, as the gradient is not that of the loss.
+        Whether it is computed by double backward, as the gradient is not that of the loss.
     """
 
     product: list[Tensor]
@@ -88,14 +87,15 @@ class Verdict:
     Attributes
     ----------
     agrees : bool
+        Whether the product agrees with the reference.
     error : float
-        Deviation from the truth, relative to the truth's norm.
+        Deviation from the reference, relative to its norm.
     text : str
-        What was compared, and how far the two are apart.
+        Description of the comparison and its result.
     worst : tuple of str
         Parameters whose blocks deviate most.
     surrogate : bool
-        Whether the gradient is not that of the loss, and the truth is double backward.
+        Whether the gradient is not that of the loss, so that the reference is double backward.
     """
 
     agrees: bool
@@ -106,13 +106,13 @@ class Verdict:
 
 
 def verify(passes: Passes, batch: Batch) -> Verdict:
-    """Compare a product of one batch, computed in the mode that the passes have, with the truth.
+    """Compare a product of one batch, computed in the current mode of the passes, with the reference.
 
     Parameters
     ----------
     passes : Passes
     batch : Batch
-        Of the shape that products are computed with.
+        Batch with the shape of the operator's products.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def _judge(
     truth: _Truth,
     summed: int,
 ) -> Verdict:
-    """Verdict on a product, which was computed of so many samples."""
+    """Judge a product that was computed from a number of samples."""
     risk = passes.risk
     size, unsure = length(truth.product), length(truth.changes)
     samples = f"{few.samples} samples" if few.samples > 1 else "1 sample"
@@ -174,7 +174,7 @@ def _judge(
         return Verdict(True, far.relative, f"error {far.relative:.1e} {against}")
     if not tells and (found_zero := _zero_to_rounding(passes, few, direction, far.total, unsure)):
         return Verdict(True, 0.0, f"{found_zero} {against}")
-    # Rounding (or a kink within it) is in plain double backward as well; whatever else is wrong is not.
+    # Rounding (or a kink within it) also affects plain double backward; other faults do not.
     other = _plain_product(passes, few, direction, double=False)
     if other is None:
         return Verdict(False, far.relative, f"error {far.relative:.1e} {against}", far.worst)
@@ -188,7 +188,7 @@ def _judge(
             )
         return Verdict(False, far.relative, f"error {far.relative:.1e} {against}", far.worst)
     apart = length(_minus(found, other)) / max(length(other), torch.finfo(torch.float64).tiny)
-    words = f"differences tell little here (they change by {unsure / max(size, 1e-300):.0e} of the product)"
+    words = f"differences are inaccurate here (they change by {unsure / max(size, 1e-300):.0e} of the product)"
     return Verdict(
         apart <= 100 * tolerance and unsure <= HINTS * size and far.total <= 3 * unsure,
         apart,
@@ -198,11 +198,11 @@ def _judge(
 
 
 def _zero_to_rounding(passes: Passes, few: Batch, direction: Sequence[Tensor], apart: float, unsure: float) -> str:
-    """Text of a product that is zero, as is the truth, to the rounding of what they are computed from; "" otherwise.
+    """Describe a product that is zero to rounding, like the reference; "" otherwise.
 
-    Of a matrix that is zero, as the residual of a model that is linear in the selected parameters, differences leave
-    the rounding of gradients. It is compared with the curvature that gradients and parameters of their sizes lead to
-    expect: that of the Hessian, or |gradient| / |theta|.
+    For a zero matrix, such as the residual of a model that is linear in the selected parameters, differences give the
+    rounding of gradients. It is compared with the curvature expected from the sizes of gradients and parameters: that
+    of the Hessian, or |gradient| / |theta|.
     """
     risk = passes.risk
     values = risk.parameters.natural(risk.parameters.values)
@@ -219,7 +219,7 @@ def _zero_to_rounding(passes: Passes, few: Batch, direction: Sequence[Tensor], a
 
 
 def _of_differences(truth: _Truth, few: Batch, names: Sequence[str]) -> Verdict:
-    """Verdict on differences themselves: whether they settle."""
+    """Judge differences themselves: whether they settle."""
     size, unsure = length(truth.product), length(truth.changes)
     change = unsure / size if size else unsure
     text = f"differences change by {change:.1e} of the product from one displacement to the next, {few.samples} samples"
@@ -227,7 +227,7 @@ def _of_differences(truth: _Truth, few: Batch, names: Sequence[str]) -> Verdict:
 
 
 class _Deviation:
-    """How far a product is from the truth, as a whole and in its blocks."""
+    """Deviation of a product from the reference, as a whole and by block."""
 
     def __init__(self, found: Sequence[Tensor], truth: _Truth, names: Sequence[str]) -> None:
         size = length(truth.product)
@@ -236,7 +236,7 @@ class _Deviation:
         unsure = [length([part]) for part in truth.changes]
         self.total = math.hypot(*apart)
         self.relative = self.total / size if size else self.total
-        # A block that is too small to tell has the rounding of the whole product in it.
+        # A block that is too small contains the rounding of the whole product.
         self.blocks = [
             name
             for name, a, b, c in zip(names, apart, own, unsure, strict=True)
@@ -287,7 +287,7 @@ def _truth(passes: Passes, few: Batch, direction: Sequence[Tensor]) -> _Truth:
 
 
 def _plain_product(passes: Passes, few: Batch, direction: Sequence[Tensor], *, double: bool) -> list[Tensor] | None:
-    """The product by double backward of the user's own module, its parameters in place; None where there is none."""
+    """Compute the product by double backward of the user's own module, in place; None if that fails."""
     risk = passes.risk
     plain = risk.plain(double=double)
     try:

@@ -1,1 +1,1 @@
-"""The user's module: what is inside its wrappers, a private copy, and how it is run."""
+"""The user's module: unwrapping, copying, and the modes in which it is run."""

@@ -1,4 +1,4 @@
-"""PyTorch's ambient modes: the conditions under which hesspec runs a user's model, whatever the caller has set."""
+"""Ambient modes of PyTorch under which hesspec runs a user's model, independent of what the caller has set."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from hesspec.operators.model.substitutes import Substitutes
 
 __all__ = ["AutocastSeen", "OwnRandomness", "differentiable_kernels", "neutral_modes", "preserved_randomness"]
 
-# Names under which `torch.utils.checkpoint.checkpoint` finds its implementations; the second depends on the version.
+# Names by which `torch.utils.checkpoint.checkpoint` finds its implementations; the second depends on the version.
 REENTRANT = "CheckpointFunction"
 NON_REENTRANT = ("_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator")
 
 
 class AutocastSeen:
-    """Whether a forward pass asked for autocast, which `neutral_modes` switches off."""
+    """Record of whether a forward pass used autocast, which `neutral_modes` switches off."""
 
     def __init__(self) -> None:
         self.dtypes: set[torch.dtype] = set()
 
     def __bool__(self) -> bool:
-        """Whether it did."""
+        """Whether autocast was used."""
         return bool(self.dtypes)
 
 
 @contextmanager
 def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
-    """Run a model with the arithmetic and the autograd that second derivatives need.
+    """Set the modes of arithmetic and autograd that second derivatives need.
 
-    Inference mode is left; autocast is off, around the model as well as inside of its forward pass, since its rounding
-    would be that of the curvature; functions that `torch.compile` has wrapped run eagerly, as compiled ones have no
-    second derivative; activation checkpointing calls the function that it wraps, as its reentrant form does not work
-    with `torch.autograd.grad` and neither form works with the transforms of `torch.func`; normalisation has gradients
-    that are right in every memory layout (`hesspec.operators.model.layouts`).
+    Inference mode is off. Autocast is off, around the model and inside its forward pass, as its rounding would enter
+    the curvature. Functions wrapped by `torch.compile` run eagerly, as compiled ones have no second derivative.
+    Activation checkpointing calls the wrapped function directly, as its reentrant form does not work with
+    `torch.autograd.grad` and neither form works with the transforms of `torch.func`.
+    Normalisation has gradients that are right in every memory layout (`hesspec.operators.model.layouts`).
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def _autocast_off(seen: AutocastSeen | None) -> Any:
 
 
 def _unchecked() -> Any:
-    """Let `torch.utils.checkpoint.checkpoint` call its function, without saving and recomputing."""
+    """Make `torch.utils.checkpoint.checkpoint` call its function without saving and recomputing."""
 
     class Direct:
         @staticmethod
@@ -103,7 +103,7 @@ def _unchecked() -> Any:
 
 
 def _eager() -> Any:
-    # Importing Dynamo takes seconds; whatever was compiled has imported it.
+    # Importing Dynamo takes seconds; if anything was compiled, it has been imported.
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
@@ -111,10 +111,10 @@ def _eager() -> Any:
 
 @contextmanager
 def differentiable_kernels(seen: AutocastSeen | None = None) -> Iterator[None]:
-    """Arithmetic that is fit for second derivatives.
+    """Use kernels whose second derivatives exist and are accurate.
 
-    Attention and the hard sigmoid keep to forms that can be differentiated twice (fused ones cannot), and cross-entropy
-    to the one whose derivatives do not cancel.
+    Attention and the hard sigmoid use forms that can be differentiated twice (fused ones cannot), and cross-entropy one
+    whose derivatives do not cancel.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -127,7 +127,7 @@ def differentiable_kernels(seen: AutocastSeen | None = None) -> Iterator[None]:
 
 @contextmanager
 def preserved_randomness() -> Iterator[None]:
-    """Put back the states of all global random number generators: PyTorch's, NumPy's and Python's."""
+    """Restore the states of all global random number generators on exit: PyTorch's, NumPy's and Python's."""
     state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global generator is what is preserved
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
@@ -139,12 +139,12 @@ def preserved_randomness() -> Iterator[None]:
 
 
 class OwnRandomness:
-    """Data that is iterated with random numbers of its own, which begin where the global ones are, and left unchanged.
+    """Data iterated with its own random state, initialised from the global one, which is left unchanged.
 
-    A `DataLoader` draws a seed for its workers in each pass, whether it shuffles or not; datasets draw what they
-    augment with. The states of the global generators are what they were whenever an item is given out, and each pass
-    begins where the last one stopped, so that data which depends on them differs from pass to pass. A `DataLoader` may
-    also count its passes, as those of accelerate do to seed their samplers; the count is put back after each of them.
+    A `DataLoader` draws a seed for its workers in each pass, whether it shuffles or not, and datasets draw random
+    augmentations. The global generators have their original states whenever an item is yielded, and each pass starts
+    where the last one stopped, so data that depends on them differs from pass to pass (and is detected). A `DataLoader`
+    may also count its passes, as those of accelerate do to seed their samplers; the count is restored after each pass.
 
     Parameters
     ----------
@@ -170,13 +170,13 @@ class OwnRandomness:
 
     @contextmanager
     def _counts_put_back(self) -> Iterator[None]:
-        """Put numbers among the attributes of a `DataLoader` back at the end of a pass."""
+        """Restore numeric attributes of a `DataLoader` at the end of a pass."""
         own = vars(self._data) if isinstance(self._data, DataLoader) else {}
         before = {name: value for name, value in own.items() if isinstance(value, int | float)}
         try:
             yield
         finally:
-            # Not by assignment, which a DataLoader refuses for some of them.
+            # Not by assignment, which a DataLoader rejects for some of them.
             own.update(before)
 
     @contextmanager

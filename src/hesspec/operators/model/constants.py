@@ -1,9 +1,9 @@
-"""What a model or a loss detaches is constant: found, and held at its values while parameters are displaced.
+"""Detached results of a model or a loss: detected, and held constant while parameters are displaced.
 
-A backward pass takes results under `torch.no_grad()`, `tensor.detach()`, `tensor.data` and `tensor.item()` for
-constants, and so does a double one. A difference of gradients would have their changes in it, which makes it the
-product with a matrix that is not even symmetric: a weight in focal loss, the target of a self-supervised one and a
-straight-through estimator are of this kind.
+A backward pass treats results of `torch.no_grad()`, `tensor.detach()`, `tensor.data` and `tensor.item()` as constants,
+and so does a double backward pass. A difference of gradients would include their changes, and would be the product with
+a matrix that is not even symmetric. Examples are the weight in a focal loss, the target of a self-supervised loss and
+straight-through estimators.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ DETACHING = frozenset(
 
 
 class _Detaching(TorchFunctionMode, ABC):
-    """Within this context functions of PyTorch whose results are detached go through `seen`.
+    """Within this context, detached results of PyTorch functions are passed to `seen`.
 
-    Not those in the forward pass of an `autograd.Function`, whose results are no constants: gradients are off there,
-    and nobody has switched them off. (One that switches them on and off again looks like `torch.no_grad` from then on.)
+    This excludes the forward pass of an `autograd.Function`, whose results are not constants: gradients are off there
+    without having been switched off. (If it switches them on and off again, it looks like `torch.no_grad` from then
+    on.)
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class _Detaching(TorchFunctionMode, ABC):
 
     @abstractmethod
     def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Result of a function that detaches."""
+        """Handle the result of a function that detaches."""
 
     def __enter__(self) -> Self:
         """Enter the context, with gradients on."""
@@ -55,7 +56,7 @@ class _Detaching(TorchFunctionMode, ABC):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function, as `seen` says where it detaches."""
+        """Call a function, and pass its result to `seen` if it detaches."""
         kwargs = kwargs or {}
         in_function = not (torch.is_grad_enabled() or self._off)
         if not in_function:
@@ -67,21 +68,22 @@ class _Detaching(TorchFunctionMode, ABC):
 
 
 def _detaches(func: Callable[..., Any]) -> bool:
-    """Whether the result of a function is a constant of a backward pass, whatever its arguments are."""
+    """Whether a backward pass treats the result of a function as a constant, whatever its arguments."""
     if func in DETACHING or func == GET_DATA:
         return True
     name = getattr(func, "__name__", "")
-    # What works in place changes a tensor that may be none; attributes are no results.
+    # In-place functions change a tensor that may not be constant; attributes are not results.
     in_place = name.endswith("_") and not name.endswith("__")
     return not torch.is_grad_enabled() and not in_place and name not in ("__get__", "__set__", "__setitem__")
 
 
 class Detachments(_Detaching):
-    """Tells whether anything that depends on parameters is detached within this context.
+    """Detects whether anything that depends on parameters is detached within this context.
 
     Attributes
     ----------
     found : bool
+        Whether a detachment was detected.
     """
 
     def __init__(self) -> None:
@@ -89,7 +91,7 @@ class Detachments(_Detaching):
         self.found = False
 
     def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Note whether an argument requires a gradient."""
+        """Record whether an argument requires a gradient."""
         given = pytree.tree_leaves((tuple(args), dict(kwargs)))
         requires = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in given)
         result = func(*args, **kwargs)
@@ -98,9 +100,9 @@ class Detachments(_Detaching):
 
 
 class Constants(_Detaching):
-    """The first time that this context is entered, what is detached in it is kept; later on it has the same values.
+    """Records detached results when this context is entered first, and replays them in later contexts.
 
-    One object is for one piece of code, whose calls of functions are the same each time.
+    Use one object for one piece of code, whose function calls must be the same each time.
     """
 
     def __init__(self) -> None:
@@ -110,22 +112,22 @@ class Constants(_Detaching):
         self._next = 0
 
     def __enter__(self) -> Self:
-        """Begin, again."""
+        """Enter the context, starting from the first detached result."""
         self._next = 0
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        """End; all that is detached has been kept."""
+        """Leave the context; all detached results have been recorded."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._complete = True
 
     def seen(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """The result, or that of the first time."""
+        """Return the result, or the recorded one."""
         result = func(*args, **kwargs)
         if not _is_number(result):
             return result
         if not self._complete:
-            # A copy, as what shares memory with a parameter moves with it.
+            # A copy, as a tensor that shares memory with a parameter changes with it.
             self._kept.append(result.detach().clone() if isinstance(result, Tensor) else result)
             return result
         self._next += 1
@@ -138,7 +140,7 @@ class Constants(_Detaching):
 
 
 def _is_number(result: Any) -> bool:
-    """Whether a result has values that move with the parameters."""
+    """Whether a result is numeric, so that it can change with the parameters."""
     if isinstance(result, Tensor):
         return result.is_floating_point() or result.is_complex()
     return isinstance(result, float)

@@ -1,4 +1,4 @@
-"""What networks, losses and weights are by their content, by which a run is told from those of others."""
+"""Content hashes of networks, losses and weights, which identify a run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hesspec.operators.data.fingerprints import octets
 
 __all__ = ["architecture", "digest", "loss_with_settings"]
 
-# Digits of a digest that are shown: 64 bits.
+# Number of digits of a digest that are shown: 64 bits.
 SHOWN = 16
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
-    """128 bits of the content of parts in this order, in hexadecimal."""
+    """Hash parts in order to 128 bits, in hexadecimal."""
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
         found.update(part.encode() if isinstance(part, str) else part)
@@ -27,17 +27,18 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 def architecture(model: nn.Module) -> str:
-    """Class of a model, and a digest of the modules that it has and of the settings that they print.
+    """Class of a model, and a digest of its modules and the settings in their `repr`.
 
-    What a module does not print, such as what its `forward` does, is not part of it.
+    Anything that the `repr` of a module does not show, such as the code of `forward`, is not included.
     """
     return f"{type(model).__name__} {digest([_without_addresses(repr(model))])[:SHOWN]}"
 
 
 def loss_with_settings(loss_fn: Any) -> str:
-    """A loss in words: its name, and the settings of a module or the arguments of a partial function.
+    """Describe a loss as text: its name, and the settings of a module or the arguments of a partial function.
 
-    Tensors among them, such as class weights, are given by their digests. What a function refers to is not part of it.
+    Tensors among them, such as class weights, are shown by their digests. Objects that a function refers to are not
+    included.
 
     Examples
     --------
@@ -53,7 +54,7 @@ def loss_with_settings(loss_fn: Any) -> str:
 
 
 def _settings(loss: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Attributes of a module and of those in it, which are those that its constructors set, and its tensors."""
+    """Attributes of a module and its submodules, as set by their constructors, and its tensors."""
     for prefix, module in loss.named_modules():
         for name, value in vars(module).items():
             if not name.startswith("_") and name != "training":
@@ -72,5 +73,5 @@ def _shown(value: Any) -> str:
 
 
 def _without_addresses(text: str) -> str:
-    """Without places in memory, which are others in each process."""
+    """Remove memory addresses, which differ between processes."""
     return re.sub(r"\bat 0x[0-9a-fA-F]+", "", text)

@@ -1,4 +1,4 @@
-"""The user's module: what is inside its wrappers, a private copy of it, and its state, which is left unchanged."""
+"""The user's module: unwrapping it, copying it, and leaving its state unchanged."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# Hooks that are part of a module's computation (weight norm, spectral norm, pruning) are defined there.
+# Modules that define hooks which are part of the computation (weight norm, spectral norm, pruning).
 OF_TORCH = "torch.nn."
-# What is no part of a module's state, or is remembered by itself.
+# Attributes that are not part of a module's state, or are recorded separately.
 SEEN_ELSEWHERE = (nn.Module, Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside of the wrappers that only change how it is run.
+    """Return the module inside wrappers that only change how it is run.
 
     These are `torch.compile`, `DataParallel`, `DistributedDataParallel`, and the engines of other libraries that keep
     the model as their only child, `module`.
@@ -49,11 +49,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Raises
     ------
     ValueError
-        If the module is compiled by TorchScript, or has parameters that are not initialised.
+        If the module was compiled by TorchScript or has uninitialised parameters.
     """
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            # The name that torch.compile gives it.
+            # Attribute name that torch.compile uses.
             model = inner
         elif isinstance(model, DistributedDataParallel | nn.DataParallel) or (
             [name for name, _ in model.named_children()] == ["module"] and hasattr(type(model), "no_sync")
@@ -64,21 +64,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(
-                f"{name or 'The model'} is a TorchScript module, which cannot be called with other parameters; pass "
+                f"{name or 'The model'} is a TorchScript module, which cannot be evaluated at other parameters; pass "
                 "the Python module that it was compiled from."
             )
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(value, UninitializedTensorMixin):
-            raise ValueError(
-                f"{name!r} is not initialised yet (a lazy module); call the model on one batch before measuring it."
-            )
+            raise ValueError(f"{name!r} is not initialised yet (a lazy module); call the model on one batch first.")
         if value.is_meta:
             raise ValueError(f"{name!r} is on the meta device and has no values; load the weights first.")
     return model
 
 
 def holders(module: nn.Module) -> dict[int, list[tuple[dict[str, Any], str]]]:
-    """Map the id of each parameter and buffer to the dictionaries, with keys, that hold it."""
+    """Map the id of each parameter and buffer to the dictionaries and keys that hold it."""
     places: dict[int, list[tuple[dict[str, Any], str]]] = {}
     for part in module.modules():
         for entries in (part._parameters, part._buffers):  # noqa: SLF001 - where modules keep them
@@ -89,34 +87,33 @@ def holders(module: nn.Module) -> dict[int, list[tuple[dict[str, Any], str]]]:
 
 
 def private_copy(module: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Module | None:
-    """Copy a module, whose later changes then have no effect on the copy.
+    """Copy a module, so that later changes to it have no effect on the copy.
 
     Parameters
     ----------
     module : torch.nn.Module
     replaced : mapping of Tensor to Tensor
-        Parameters and buffers of the module, and those that the copy has in their place.
+        Parameters and buffers of the module, with their replacements in the copy.
 
     Returns
     -------
     torch.nn.Module or None
-        None where the module cannot be copied.
+        The copy; None if the module cannot be copied.
     """
     memo: dict[int, Any] = {}
     for old, new in replaced.items():
         memo[id(old)] = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
-    # Attributes such as the weight of an old-style weight norm have a graph, and tensors with a graph refuse to be
-    # copied.
+    # Attributes such as the weight of an old-style weight norm have a graph, and tensors with a graph cannot be copied.
     for part in module.modules():
         for value in vars(part).values():
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
         copied = copy.deepcopy(module, memo)
-    except Exception as error:  # noqa: BLE001 - whatever a module's own copying raises
-        logger.info("the model cannot be copied, and is used in place: %s: %s", type(error).__name__, error)
+    except Exception as error:  # noqa: BLE001 - a module's own copying may raise anything
+        logger.info("the model cannot be copied and is used in place: %s: %s", type(error).__name__, error)
         return None
-    # Models that cache functions of their weights in evaluation mode drop these when they go through training mode.
+    # Models that cache functions of their weights in evaluation mode drop the cache when they enter training mode.
     modes = [part.training for part in copied.modules()]
     copied.train()
     for part, training in zip(copied.modules(), modes, strict=True):
@@ -126,9 +123,9 @@ def private_copy(module: nn.Module, replaced: Mapping[Tensor, Tensor]) -> nn.Mod
 
 @contextmanager
 def reparametrised(places: Iterable[tuple[list[tuple[dict[str, Any], str]], Any]]) -> Iterator[None]:
-    """Put tensors into the places of parameters or buffers of a module (see `holders`), and put those back at the end.
+    """Replace parameters or buffers of a module (see `holders`) by tensors within this context.
 
-    As `torch.func.functional_call` does for the length of one call.
+    `torch.func.functional_call` does this for a single call.
     """
     places = list(places)
     before = [[entries[name] for entries, name in where] for where, _ in places]
@@ -145,13 +142,13 @@ def reparametrised(places: Iterable[tuple[list[tuple[dict[str, Any], str]], Any]
 
 @contextmanager
 def conversions_undone() -> Iterator[None]:
-    """Undo at the end what `to()`, `double()` and the like made of any module within this context.
+    """Undo, on exit, conversions of any module by `to()`, `double()` and the like within this context.
 
-    A loss may move its teacher to the device and the dtype of the data, which are not always the user's own here.
+    A loss may move its teacher to the device and dtype of the data, which may differ from the user's here.
     """
     before: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
     values: dict[int, tuple[Tensor, Tensor]] = {}
-    convert: Callable[..., nn.Module] = nn.Module._apply  # noqa: SLF001 - what all of them call
+    convert: Callable[..., nn.Module] = nn.Module._apply  # noqa: SLF001 - all of them call it
 
     def converted(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         for part in self.modules():
@@ -175,24 +172,24 @@ def conversions_undone() -> Iterator[None]:
 
 @contextmanager
 def conversions_refused() -> Iterator[None]:
-    """Let `to()`, `double()` and the like raise RuntimeError within this context, where tensors hold nothing.
+    """Make `to()`, `double()` and the like raise RuntimeError within this context, where tensors have no data.
 
-    The module would be left with such tensors.
+    The module would be left with such tensors otherwise.
     """
 
     def refused(self: nn.Module, *_: Any, **__: Any) -> nn.Module:
-        raise RuntimeError(f"{type(self).__name__} is moved or converted in the forward pass or in the loss")
+        raise RuntimeError(f"{type(self).__name__} is moved or converted in the forward pass or the loss")
 
     with mock.patch.object(nn.Module, "_apply", refused):
         yield
 
 
 class ModuleState:
-    """Attributes of all parts of a module, to which they can be put back.
+    """Snapshot of the attributes of all submodules, which can be restored.
 
-    Containers and other objects are remembered with their content, one level deep: caches are attributes, or entries of
-    a dictionary or list that is one, and models may write into their configuration. Tensors are remembered by identity;
-    parameters and buffers as well.
+    Containers and other objects are recorded with their content, one level deep: caches are attributes, or entries of a
+    dictionary or list that is an attribute, and models may write into their configuration. Tensors, parameters and
+    buffers are recorded by identity.
 
     Parameters
     ----------
@@ -205,7 +202,7 @@ class ModuleState:
         ]
 
     def changed(self) -> list[tuple[nn.Module, str]]:
-        """Return parts, and names of those of their attributes that are not what they were."""
+        """Return submodules and the names of their attributes that have changed."""
         found = []
         for part, saved in self._saved:
             now = vars(part)
@@ -214,7 +211,7 @@ class ModuleState:
         return found
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore all attributes."""
         for part, name in self.changed():
             saved = next(saved for other, saved in self._saved if other is part)
             now = vars(part)
@@ -237,7 +234,7 @@ class ModuleState:
 
 
 def _content(value: Any) -> tuple[Any, Any]:
-    """A value and, for a container or another object that can change, a shallow copy of its content."""
+    """Return a value and, for a container or another mutable object, a shallow copy of its content."""
     if isinstance(value, dict | list | set):
         return value, copy.copy(value)
     if hasattr(value, "__dict__") and not isinstance(value, SEEN_ELSEWHERE):
@@ -263,13 +260,13 @@ def _same(now: Any, saved: tuple[Any, Any]) -> bool:
 
 
 def user_hooks(module: nn.Module) -> list[tuple[Any, int]]:
-    """Return hooks of a module's parts that are not PyTorch's own, by the dictionary that holds each, and its key."""
+    """Return hooks of a module and its submodules that are not PyTorch's own, as pairs of dictionary and key."""
     return [(hooks, key) for part in module.modules() for hooks, key, hook in _hooks(part) if _of_user(hook)]
 
 
 @contextmanager
 def without_user_hooks(module: nn.Module) -> Iterator[None]:
-    """Take hooks that are not PyTorch's own off a module and its parts, and put them back at the end."""
+    """Remove hooks that are not PyTorch's own within this context."""
     removed = [(hooks, OrderedDict(hooks)) for hooks, _ in user_hooks(module)]
     drop_user_hooks(module)
     try:
@@ -281,7 +278,7 @@ def without_user_hooks(module: nn.Module) -> Iterator[None]:
 
 
 def drop_user_hooks(module: nn.Module) -> None:
-    """Take hooks that are not PyTorch's own off a module and its parts."""
+    """Remove hooks that are not PyTorch's own from a module and its submodules."""
     for hooks, key in user_hooks(module):
         del hooks[key]
 
@@ -301,7 +298,7 @@ def _of_user(hook: Callable[..., Any]) -> bool:
 
 
 def settings(module: nn.Module) -> list[str]:
-    """Return what, apart from weights, tells a module from others: classes, modes, attributes, hooks, a line a part."""
+    """Describe a module apart from its weights: classes, modes, attributes and hooks, one line per submodule."""
     lines = []
     for name, part in module.named_modules():
         kept = {

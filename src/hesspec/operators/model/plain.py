@@ -1,9 +1,9 @@
-"""The user's own module and loss, run by plain PyTorch at given parameters: the truth that products are compared with.
+"""The user's own module and loss, run by plain PyTorch at given parameters, as the reference for verification.
 
-Nothing here is shared with the ways in which products are computed: no functional call, no trace, no substituted
-function. The parameters of the module itself hold the values that are asked for, and loss and first derivatives are
-those of `loss_fn(model(inputs), targets)`. In float64 every number of single precision on the way becomes one of double
-precision, constants included.
+No code is shared with the ways of computing products: no functional call, no trace, no substituted function. The
+parameters of the module itself are set to the requested values, and loss and first derivatives are those of
+`loss_fn(model(inputs), targets)`. In float64 every single-precision number in between is converted to double precision,
+constants included.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class PlainModel:
     double : bool
         Whether to compute in float64, whatever the module's dtype.
     observers : bool
-        Whether hooks that are not PyTorch's own are taken off meanwhile.
+        Whether hooks that are not PyTorch's own are removed meanwhile.
     volatile : bool
-        Whether the forward pass changes attributes of the module, which are then put back before each pass.
+        Whether the forward pass changes attributes of the module, which are then restored before each pass.
     detaches : bool
         Whether the forward pass or the loss detaches something, which `Differences` then holds constant.
     """
@@ -90,16 +90,16 @@ class PlainModel:
             known = {id(tensor) for tensor in [*self._selected, *self._fixed]}
             for tensor in [*loss_fn.parameters(), *loss_fn.buffers()]:
                 if id(tensor) not in known:
-                    # Class weights follow the model to its dtype.
+                    # Class weights are converted to the dtype of the model.
                     value = tensor.detach()
                     self._fixed[tensor] = value.to(dtype) if value.is_floating_point() else value
 
     @contextmanager
     def held(self, values: Sequence[Tensor]) -> Iterator[Self]:
-        """Let the module's parameters be leaves with these values, and put everything back at the end.
+        """Set the module's parameters to leaves with these values within this context, and restore everything on exit.
 
-        What is put back: the very tensors that parameters and buffers held, their gradients and `requires_grad`,
-        attributes of the module and of its parts, the state of random number generators.
+        Restored are the identical tensors of parameters and buffers, their gradients and `requires_grad`, attributes of
+        the module and its submodules, and the state of random number generators.
         """
         everything = [*self._selected, *self._fixed]
         before = [(tensor, tensor.data, tensor.requires_grad, tensor.grad) for tensor in everything if tensor.is_leaf]
@@ -130,20 +130,21 @@ class PlainModel:
                 for state in self._states:
                     state.restore()
                 for tensor, data, requires_grad, gradient in before:
-                    # In this order: tensors made in inference mode take no requirement once they are back.
+                    # In this order, as `requires_grad` cannot be set on tensors created in inference mode once they are
+                    # restored.
                     tensor.requires_grad_(requires_grad)
                     tensor.data = data
                     tensor.grad = gradient
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Outputs of the module at the parameters that it holds now."""
+        """Compute outputs of the module at its current parameters."""
         if self._volatile:
             for state in self._states:
                 state.restore()
         return self.module(*args, **kwargs)
 
     def padding(self) -> list[tuple[int, int]]:
-        """Places of embeddings among the selected parameters, and their padding rows."""
+        """Indices of embeddings among the selected parameters, and their padding rows."""
         places = {id(parameter): i for i, parameter in enumerate(self._selected)}
         return [
             (places[id(part.weight)], part.padding_idx)
@@ -154,20 +155,20 @@ class PlainModel:
         ]
 
     def move(self, values: Sequence[Tensor]) -> None:
-        """Give the selected parameters these values, within `held`."""
+        """Set the selected parameters to these values, within `held`."""
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - assignments are not arithmetic
             for parameter, value in zip(self._selected, values, strict=True):
                 parameter.data = self.converted(value)
 
     def converted(self, structure: Any) -> Any:
-        """Tensors of a structure in float64, where that is asked for."""
+        """Convert the tensors of a structure to float64 if requested."""
         if not self.double:
             return structure
         return map_tensors(_doubled, structure)
 
     @property
     def leaves(self) -> Sequence[nn.Parameter]:
-        """The selected parameters, which are leaves of the graphs of what is computed within `held`."""
+        """The selected parameters, which are the leaves of all graphs within `held`."""
         return self._selected
 
 
@@ -184,15 +185,14 @@ class _DefaultDtype:
 
 
 class _Doubling(TorchFunctionMode):
-    """Within this context functions of PyTorch that are given single precision take and give double precision.
+    """Within this context, PyTorch functions convert single-precision arguments to double precision.
 
-    Random numbers are drawn in the precision that the user's model draws them in, as the same seed gives others in
-    float64.
+    Random numbers are drawn in the precision of the user's model, as the same seed gives different ones in float64.
 
     Parameters
     ----------
     single : torch.dtype or None
-        Of random numbers that no dtype is given for; None where the model is in float64 itself.
+        Dtype of random numbers for which none is given; None if the model itself is in float64.
     """
 
     def __init__(self, single: torch.dtype | None) -> None:
@@ -206,7 +206,7 @@ class _Doubling(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Convert what a function is given, unless it is an attribute of a tensor."""
+        """Convert the arguments of a function, unless it accesses an attribute of a tensor."""
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if name in ("__get__", "__set__", "__delete__", "requires_grad_", "set_default_dtype"):
             return func(*args, **kwargs)
@@ -214,14 +214,14 @@ class _Doubling(TorchFunctionMode):
             return self._drawn(func, args, kwargs)
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
-        # What works in place works on the tensor that it is given.
+        # In-place functions must act on the original tensor.
         first = args[:1] if name.endswith("_") and not name.endswith("__") else ()
         return func(*first, *_mapped(tuple(args[len(first) :])), **_mapped(kwargs))
 
     def _drawn(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Random numbers as in single precision."""
+        """Draw random numbers as in single precision."""
         if func in DROPPED:
-            # What is not dropped is exact.
+            # Entries that are not dropped are exact.
             given = args[0] if args else kwargs.pop("input")
             ones = torch.ones_like(given, dtype=self._single)
             return given * _mapped(func(ones, *args[1:], **kwargs))
@@ -233,7 +233,7 @@ class _Doubling(TorchFunctionMode):
                 drawn = func(tensor.detach().to(self._single), *map(self._narrow, args[1:]), **kwargs)
             return tensor.copy_(drawn)
         if func in TAKING_DTYPE or (func is torch.normal and not any(isinstance(a, Tensor) for a in args)):
-            # One that is given is that of a tensor, most likely, which in single precision would be the other.
+            # A dtype that is given is most likely that of a tensor, which would be single precision in the user's run.
             dtype = kwargs.get("dtype")
             kwargs["dtype"] = self._single if dtype in (None, torch.float64) else NARROW.get(dtype, dtype)
         return _mapped(func(*map(self._narrow, args), **{name: self._narrow(value) for name, value in kwargs.items()}))

@@ -1,6 +1,6 @@
-"""Forms of PyTorch's functions that can be differentiated twice, in reverse and forward mode, without loss of digits.
+"""Substitutes for PyTorch functions that can be differentiated twice, in reverse and forward mode, accurately.
 
-Each has the value and the first derivative of the function that it takes the place of, at kinks too.
+Each has the value and the first derivative of the function that it replaces, also at kinks.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["SUBSTITUTES", "Substitutes", "cross_entropy"]
 
-# Beyond this softplus(s) is s: exp(-40) is below the rounding of float64, and exp(40) overflows in neither precision.
+# Above this softplus(s) equals s: exp(-40) is below the rounding of float64, and exp(40) does not overflow.
 LINEAR_FROM = 40.0
 
 
 def cross_entropy(
-    input: Tensor,  # noqa: A002 - the name of PyTorch's argument
+    input: Tensor,  # noqa: A002 - name of PyTorch's argument
     target: Tensor,
     weight: Tensor | None = None,
     size_average: bool | None = None,
@@ -38,12 +38,12 @@ def cross_entropy(
     .. math:: -\log \mathrm{softmax}(f)_y = \log\Bigl(1 + \sum_{c \ne y} e^{f_c - f_y}\Bigr) = \mathrm{softplus}(s),
               \qquad s = \mathrm{logsumexp}_{c \ne y} (f_c - f_y).
 
-    The usual form has the derivatives p_y - 1 and p_y (1 - p_y), which cancel where a sample is fitted well: in float32
-    a sample with 1 - p_y = 1e-4 leaves three digits of its curvature. Here the error is a rounding of the result.
+    The usual form has the derivatives p_y - 1 and p_y (1 - p_y), which cancel for samples that are fitted well: in
+    float32, 1 - p_y = 1e-4 leaves three digits of the curvature. Here the relative error is of the order of rounding.
     (The margin form is that of arXiv 2605.06081.)
 
-    Label smoothing, class probabilities and a single class are left to PyTorch: there the plain form loses nothing. So
-    is what does not fit, for PyTorch to say so.
+    Label smoothing, class probabilities and a single class are left to PyTorch, as the usual form is accurate there,
+    and so are invalid arguments, for which PyTorch raises an error.
     """
     reduction = _reduction(size_average, reduce, reduction)
     classes = 1 if input.dim() > 1 else 0
@@ -54,7 +54,7 @@ def cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
     if _values_known():
-        # It reads one number of each sample, and raises what F.cross_entropy raises for classes that there are not.
+        # It reads one number per sample, and raises the same error as F.cross_entropy for invalid classes.
         F.nll_loss(input.detach(), target, weight, ignore_index=ignore_index, reduction=reduction)
     counted = target != ignore_index
     indices = torch.where(counted, target, 0).long().unsqueeze(classes)
@@ -76,16 +76,16 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,  # noqa: ARG001 - sparse gradients have no derivative
 ) -> Tensor:
-    """Rows of `weight`. That of padding is a constant, in forward mode too, and `weight` is not written into."""
+    """Return rows of `weight`. The padding row is constant, in forward mode too, and `weight` is not modified."""
     if scale_grad_by_freq:
         raise ValueError(
-            "An embedding has scale_grad_by_freq=True: its gradients are not those of the loss, and the loss has no "
-            "curvature that belongs to them. Set scale_grad_by_freq=False for the measurement."
+            "An embedding has scale_grad_by_freq=True: its gradients are not those of the loss, so no "
+            "curvature belongs to them. Set scale_grad_by_freq=False for the measurement."
         )
     rows = F.embedding(input, weight, padding_idx)
     if max_norm is not None:
         norms = rows.detach().norm(norm_type, -1, keepdim=True)
-        # As PyTorch does, which renormalises the weight itself, with no derivative.
+        # As in PyTorch, which renormalises the weight itself without a derivative.
         scaled = torch.where(norms > max_norm, rows.detach() * (max_norm / (norms + 1e-7)), rows.detach())
         rows = _with_value(rows, scaled)
     if padding_idx is not None:
@@ -96,7 +96,7 @@ def embedding(
 def _torch_embedding(
     weight: Tensor, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
 ) -> Tensor:
-    """`torch.embedding`, to which -1 says that there is no padding."""
+    """`torch.embedding`, for which -1 means that there is no padding."""
     return embedding(indices, weight, None if padding_idx == -1 else padding_idx, None, 2.0, scale_grad_by_freq, sparse)
 
 
@@ -113,9 +113,9 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """Sums, means or maxima of rows of `weight`, one for each bag of indices."""
+    """Return sums, means or maxima of rows of `weight`, one for each bag of indices."""
     if input.is_nested or input.is_floating_point():
-        # Bags of a nested tensor, and what PyTorch refuses or warns of.
+        # Bags in a nested tensor, and arguments that PyTorch rejects or warns about.
         return F.embedding_bag(
             input,
             weight,
@@ -143,7 +143,7 @@ def embedding_bag(
         )
     if input.dim() == 2:
         offsets = torch.arange(0, input.numel(), input.shape[1], device=input.device)
-    assert offsets is not None  # noqa: S101 - checked above, where it comes from the user
+    assert offsets is not None  # noqa: S101 - checked above if it comes from the user
     indices = input.reshape(-1)
     rows = embedding(indices, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq)
     if per_sample_weights is not None:
@@ -153,7 +153,7 @@ def embedding_bag(
         counted = indices != padding_idx % len(weight)
         rows = torch.where(counted.unsqueeze(1), rows, 0)
     if include_last_offset:
-        # It is where the indices end, and PyTorch does not look at it.
+        # It is where the indices end; PyTorch ignores it.
         offsets = offsets[:-1]
     places = torch.arange(len(indices), dtype=offsets.dtype, device=offsets.device)
     bags = torch.searchsorted(offsets.contiguous(), places, right=True) - 1
@@ -168,7 +168,7 @@ def embedding_bag(
 
 
 def _largest(rows: Tensor, counted: Tensor, bags: Tensor, number: int) -> Tensor:
-    """The largest of the rows (n, d) of each bag, of equal ones the first; zero where there is none."""
+    """Return the largest of the rows (n, d) of each bag, the first of equal ones; zero for an empty bag."""
     values = torch.where(counted.unsqueeze(1), rows.detach(), -torch.inf)
     spread = bags.unsqueeze(1).expand_as(values)
     shape = number, rows.shape[1]
@@ -189,7 +189,7 @@ def gaussian_nll_loss(
     eps: float = 1e-6,
     reduction: str = "mean",
 ) -> Tensor:
-    """Negative log-likelihood of a Gaussian. Variances are checked where their values are known."""
+    """Negative log-likelihood of a Gaussian. Variances are checked if their values are known."""
     if isinstance(var, Tensor) and not _values_known():
         if var.shape != input.shape and input.shape[:-1] == var.shape:
             var = var.unsqueeze(-1)
@@ -211,7 +211,7 @@ def gaussian_nll_loss(
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
-    """relu6(x + 3) / 6, which is its definition."""
+    """Return relu6(x + 3) / 6, the definition."""
     result = F.relu6(input + 3) / 6
     return input.copy_(result) if inplace else result
 
@@ -223,9 +223,9 @@ def huber_loss(
     delta: float = 1.0,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """d^2 / 2 up to |d| = delta, and linear beyond."""
+    """Return d^2 / 2 up to |d| = delta, and a linear function beyond."""
     if input.shape != target.shape or delta <= 0 or (weight is not None and weight.shape != input.shape):
-        # What PyTorch warns of, or refuses.
+        # Arguments that PyTorch rejects or warns about.
         plain: Callable[..., Tensor] = F.huber_loss
         return plain(input, target, reduction, delta, weight)
     difference = input - target
@@ -242,7 +242,7 @@ def smooth_l1_loss(
     reduction: str = "mean",
     beta: float = 1.0,
 ) -> Tensor:
-    """d^2 / (2 beta) up to |d| = beta, and |d| - beta / 2 beyond."""
+    """Return d^2 / (2 beta) up to |d| = beta, and |d| - beta / 2 beyond."""
     reduction = _reduction(size_average, reduce, reduction)
     if input.shape != target.shape or beta <= 0:
         return F.smooth_l1_loss(input, target, reduction=reduction, beta=beta)
@@ -259,7 +259,7 @@ def soft_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """softplus(-y x), which does not overflow."""
+    """Return softplus(-y x), which does not overflow."""
     losses = F.softplus(-target * input, threshold=LINEAR_FROM)
     return _reduced(losses, _reduction(size_average, reduce, reduction))
 
@@ -315,22 +315,22 @@ def rrelu(
     training: bool = False,
     inplace: bool = False,
 ) -> Tensor:
-    """In evaluation, where it draws nothing, a leaky ReLU with the mean slope."""
+    """In evaluation mode, without random numbers, a leaky ReLU with the mean slope."""
     if training:
         return F.rrelu(input, lower, upper, training, inplace)
     return F.leaky_relu(input, (lower + upper) / 2, inplace)
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """g v / |v|. The second derivatives of PyTorch's kernel are wrong on the CPU (torch 2.14)."""
-    # -1 says that there is one norm for all.
+    """Return g v / |v|. The second derivatives of PyTorch's kernel are wrong on the CPU (torch 2.14)."""
+    # -1 means one norm for all.
     others = None if dim == -1 else [other for other in range(v.dim()) if other != dim]
     norm: Tensor = torch.linalg.vector_norm(v, 2, others, keepdim=dim != -1)
     return v * (g / norm)
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
-    """Distances of all pairs, with zero for the derivative at distance zero."""
+    """Return distances of all pairs, with derivative zero at distance zero."""
     points = min(x1.dim(), x2.dim()) >= 2 and x1.shape[-1] == x2.shape[-1]
     if p not in (1, 2) or not points or x1.dtype != x2.dtype or not x1.is_floating_point():
         return torch.cdist(x1, x2, p, compute_mode)
@@ -343,10 +343,10 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
 
 
 def _unfused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A recurrent network of elementary operations: fused ones have no forward-mode rule, or no second derivative."""
+    """Run a recurrent network with elementary operations: fused ones lack a forward-mode rule or second derivatives."""
 
     def recurrent(*args: Any, **kwargs: Any) -> Any:
-        # Not `torch.backends.mkldnn.flags`, which warns of TF32 where there is none.
+        # Not `torch.backends.mkldnn.flags`, which warns about TF32 where it does not apply.
         before = torch._C._get_mkldnn_enabled()  # noqa: SLF001 - as the public function does
         torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
         try:
@@ -377,16 +377,16 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         **{function: _unfused(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
     }
 )
-"""What takes the place of each function; its arguments are the same."""
+"""Substitute for each function, with the same arguments."""
 
 
 class Substitutes(TorchFunctionMode):
-    """Within this context calls of functions of PyTorch are calls of others with the same arguments.
+    """Within this context, calls of PyTorch functions are replaced by calls of others with the same arguments.
 
     Parameters
     ----------
     table : mapping
-        From functions to what takes their place, in which they are themselves.
+        From functions to their substitutes, inside which the original functions are called.
     """
 
     def __init__(self, table: Mapping[Any, Callable[..., Any]] = SUBSTITUTES) -> None:
@@ -400,12 +400,12 @@ class Substitutes(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call what takes the function's place, or the function."""
+        """Call the substitute of a function, or the function itself."""
         return self._table.get(func, func)(*args, **(kwargs or {}))
 
 
 def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    """The reduction that PyTorch's older arguments mean, if they are given."""
+    """Translate PyTorch's deprecated reduction arguments, if they are given."""
     if size_average is None and reduce is None:
         return reduction
     if reduce is False:
@@ -420,10 +420,10 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
 
 
 def _with_value(tensor: Tensor, value: Tensor) -> Tensor:
-    """A tensor with the derivatives of one and the value of another."""
+    """Return a tensor with the derivatives of one and the value of another."""
     return (tensor - tensor.detach()) + value.detach()
 
 
 def _values_known() -> bool:
-    """Whether tensors have values, and do not only stand for some while a function is traced."""
+    """Whether tensors have values, as opposed to placeholders while a function is traced."""
     return detect_fake_mode() is None

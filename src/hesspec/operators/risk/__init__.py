@@ -1,1 +1,1 @@
-"""The empirical risk: model, loss and data at one point."""
+"""Empirical risk: model, loss and data at one point."""

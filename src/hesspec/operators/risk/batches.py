@@ -1,4 +1,4 @@
-"""Data that is read batch by batch, and checked to be the same in every pass."""
+"""Data that is read batch by batch and checked to be the same in every pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hesspec.operators.risk.terms import SAMPLES, SUM, Terms
 __all__ = ["Batch", "Batches"]
 
 ONE_SAMPLE = "it has one sample"
-NOT_OF_SAMPLES = "inputs and targets do not begin with the same number of samples, or hold other objects than tensors"
+NOT_OF_SAMPLES = "inputs and targets differ in their first dimension, or contain objects other than tensors"
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Batch:
     Attributes
     ----------
     index : int
-        Its place in the data.
+        Index of the batch in the data.
     inputs, targets
-        As the data gives them, with tensors copied to the device, and floating-point ones to the model's dtype. What
-        happens to the data's own tensors later has no effect on them.
+        Inputs and targets from the data, with tensors copied to the device, floating-point ones to the model's dtype.
+        Later changes to the data's own tensors have no effect.
     share : float
-        What the loss of this batch is multiplied by in the loss of all data.
+        Weight of the loss of this batch in the loss of all data.
     samples : int
         Number of samples.
     indivisible : str
-        Why it cannot be cut into samples; "" if it can.
+        Why the batch cannot be split into samples; "" if it can.
     """
 
     index: int
@@ -54,39 +54,39 @@ class Batch:
     indivisible: str = ""
 
     def leaves(self) -> tuple[list[Tensor], Structure]:
-        """All tensors of inputs and targets, and the rest of them: what is not the same in all batches, and what is."""
+        """Tensors of inputs and targets, and the structures without them."""
         return flatten((self.inputs, self.targets))
 
     @property
     def opaque(self) -> bool:
-        """Whether something is in it that may not be a constant: no trace of it can be used for another batch."""
+        """Whether it contains objects that may not be constant, so that its trace is not valid for other batches."""
         return self.leaves()[1].opaque
 
 
 class Batches:
-    """Re-iterable batches with the weights that make them add up to the whole.
+    """Batches that can be iterated repeatedly, with weights such that their losses add up to that of all data.
 
     Parameters
     ----------
     data : iterable
-        A DataLoader, a list. Its items are pairs (inputs, targets), mappings of a model's arguments, or objects with
-        their targets in an attribute (see `hesspec.operators.data.items.as_pair`); of any structure for a closure.
-        Inputs are a tensor or any object, a tuple or list of positional arguments of the model, or a mapping of keyword
-        arguments.
+        A DataLoader or a list, for example. Items are pairs (inputs, targets), mappings of the model's arguments, or
+        objects with their targets in an attribute (see `hesspec.operators.data.items.as_pair`), and of any structure
+        for a closure. Inputs are a tensor or any object, a tuple or list of positional arguments of the model, or a
+        mapping of keyword arguments.
     loss : Loss
     device, dtype
-        Where tensors are brought to; dtype applies to floating-point ones.
+        Device and dtype to which tensors are moved; dtype applies to floating-point ones.
     ranks : Ranks, optional
-        Processes each of which has batches of its own, of the same data.
+        Processes, each with its own batches of the same data.
     model : torch.nn.Module, optional
-        What the batches are for.
+        Model that processes the batches.
     forward : callable, optional
-        From inputs to outputs at the model's real parameters, with the functions of PyTorch as they are. With it the
-        first thing that happens is the loss of a few samples, which tells whether model, loss and data belong
-        together, and what the loss is a mean over (see `hesspec.operators.risk.nature.Nature`).
+        From inputs to outputs at the model's real parameters, without substituted functions. If given, the loss of a
+        few samples is evaluated first, to check that model, loss and data match and to find out what the loss is a mean
+        over (see `hesspec.operators.risk.nature.Nature`).
 
     whole : str, optional
-        Why batches must not be cut; "" if they may.
+        Why batches must not be split; "" if they may.
 
     Attributes
     ----------
@@ -97,20 +97,20 @@ class Batches:
     terms : float
         Number (or total weight) of loss terms in all batches of all ranks.
     shares : list of float
-        For each batch, what its loss is multiplied by in the loss of all data; 0 for a batch without terms.
+        Weight of each batch's loss in the loss of all data; 0 for a batch without terms.
     changes_inputs : bool
-        Whether the model works in place on its inputs, and must be given copies.
+        Whether the model modifies its inputs in place, and must be given copies.
 
     Raises
     ------
     ValueError
-        If the data is empty, can be iterated only once, holds anything but batches, has no loss term at all, or
-        changes between passes (seen in the next pass); if model, loss and data do not belong together.
+        If the data is empty, can be iterated only once, contains anything other than batches, has no loss terms, or
+        changes between passes (detected in the next pass); if model, loss and data do not match.
 
     Warns
     -----
     UserWarning
-        If how the losses of several batches add up cannot be told.
+        If it cannot be determined how the losses of several batches add up.
     """
 
     def __init__(
@@ -142,32 +142,32 @@ class Batches:
         self.terms = ranks.total(sum(counts))
         if not self.terms > 0:
             raise ValueError(
-                f"The loss has no term: the terms (or weights) of all samples sum to {self.terms:g}, as where every "
-                "target has the ignored index."
+                f"The loss has no terms: the terms (or weights) of all samples sum to {self.terms:g}, for example "
+                "because every target has the ignored index."
             )
-        # A batch without terms has the mean 0/0; it adds nothing and is passed over.
+        # A batch without terms has the mean 0/0; it contributes nothing and is skipped.
         summed = self._nature.terms == SUM
         self.shares = [(1.0 if summed else count / self.terms) if count else 0.0 for count in counts]
 
     @property
     def changes_inputs(self) -> bool:
-        """Whether the model works in place on its inputs, and must be given copies."""
+        """Whether the model modifies its inputs in place, and must be given copies."""
         return self._nature.changes_inputs
 
     @property
     def indivisible(self) -> str:
-        """Why batches may not be cut, as was found on one of them; "" if they may, or it was not found out."""
+        """Why batches may not be split, as determined from one of them; "" if they may, or if it is unknown."""
         return self._nature.indivisible if self._nature.indivisible == NOT_ADDITIVE else ""
 
     @property
     def _counted(self) -> Terms:
-        """What the number of terms of a batch is; of a sum, what its mean would be over."""
+        """Rule for the number of terms of a batch; for a sum, the terms of the corresponding mean."""
         if self._nature.terms != SUM:
             return self._nature.terms
         return Terms("module") if all(Terms("module") in numbers for numbers in self._numbers) else SAMPLES
 
     def _read(self) -> tuple[int, ...]:
-        """Numbers of samples of all batches."""
+        """Read all batches and return their numbers of samples."""
         sizes: list[int] = []
         nature, loss = self._nature, self._loss
         for index, item in enumerate(self._data):
@@ -181,22 +181,20 @@ class Batches:
             known = [SAMPLES, *([] if loss.given_terms is None else [Terms("given")])]
             known += [] if loss.known_terms(targets) is None else [Terms("module")]
             self._numbers.append({terms: terms.of(loss, inputs, targets, samples) for terms in [*known, *nature.open]})
-            # Tensors that begin with another number may be what all samples share, as those of a batch that was cut.
+            # Tensors with a different first dimension may be shared by all samples, as in a batch that was split.
             self._agreed.append(agreed or (nature.adds_up and nature.divides(inputs, targets, samples)))
             self._of_targets.append(samples == first)
             self._fingerprints.append(self._fingerprint(inputs, targets))
             sizes.append(samples)
         if not sizes:
-            raise ValueError(
-                "data is empty: it has no batch. Pass a DataLoader or a list of (inputs, targets) batches."
-            )
+            raise ValueError("data is empty. Pass a DataLoader or a list of (inputs, targets) batches.")
         return tuple(sizes)
 
     def _check_counted(self, ranks: Ranks) -> None:
-        """Refuse batches whose weights depend on a number of samples that inputs and targets do not agree on.
+        """Reject batches whose weights depend on a number of samples on which inputs and targets do not agree.
 
-        Where the loss itself tells that it is a mean over samples, they are those of the targets, as the regions of an
-        image and the sequences of a batch are whose first dimension is time; if only they are counted so in every
+        If the loss itself shows that it is a mean over samples, these are the samples of the targets (for example
+        regions of an image, or sequences in a batch whose first dimension is time), provided that this holds in every
         batch.
         """
         unclear = next((index for index, agreed in enumerate(self._agreed) if not agreed), None)
@@ -206,8 +204,8 @@ class Batches:
         def check() -> None:
             if unclear is not None and several and self._nature.terms == SAMPLES and not told:
                 raise ValueError(
-                    f"Batch {unclear}: it is not clear how many samples it has, as its tensors begin with different "
-                    "numbers. Batches are weighted by the number of terms that their mean is over: pass terms=..., a "
+                    f"Batch {unclear}: it is not clear how many samples it has, as its tensors differ in their first "
+                    "dimension. Batches are weighted by the number of terms in their mean: pass terms=..., a "
                     "function of the targets that returns it, or all data as one batch."
                 )
 
@@ -218,12 +216,12 @@ class Batches:
         return len(self.shares)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches in order, checked to be those of the first pass.
+        """Yield batches in order, checking that they are those of the first pass.
 
         Raises
         ------
         ValueError
-            If a batch is not what it was, or their number changed.
+            If a batch, or the number of batches, has changed.
         """
         count = 0
         for index, item in enumerate(self._data):
@@ -243,9 +241,9 @@ class Batches:
             )
 
     def digest(self) -> int:
-        """A number of 128 bits of the content: the same whatever the samples' order and batches are.
+        """Return a 128-bit content hash that does not depend on the order of samples or on batching.
 
-        Numbers of parts of the data add up, modulo 2^128, to that of the whole. Batches that cannot be cut count as one
+        Hashes of parts of the data sum, modulo 2^128, to that of the whole. Batches that cannot be split count as one
         sample.
         """
         total = 0
@@ -261,10 +259,10 @@ class Batches:
         return total % 2**128
 
     def split(self, batch: Batch, parts: int) -> list[Batch]:
-        """Parts of a batch, of as equal numbers of samples as possible; those without a loss term are left out.
+        """Split a batch into parts of nearly equal numbers of samples; parts without a loss term are omitted.
 
-        Every tensor of inputs and targets whose first dimension is the number of samples is split, and each part is
-        given all that is not (a mask that all samples share). A batch that cannot be cut stays whole
+        Every tensor of inputs and targets whose first dimension is the number of samples is split; others, such as a
+        mask that all samples share, are given to each part. A batch that cannot be split stays whole
         (`Batch.indivisible`).
 
         Parameters
@@ -272,14 +270,14 @@ class Batches:
         batch : Batch
             One of these batches.
         parts : int
-            Their number; at most the number of samples.
+            Number of parts, at most the number of samples.
         """
         if parts == 1 or batch.indivisible:
             return [batch]
         return self.select(batch, torch.arange(batch.samples, device="cpu").tensor_split(min(parts, batch.samples)))
 
     def select(self, batch: Batch, groups: Iterable[Tensor]) -> list[Batch]:
-        """Groups of the samples of a batch that can be cut, without those that have no loss term.
+        """Yield groups of samples of a divisible batch, omitting those without a loss term.
 
         Parameters
         ----------
@@ -305,14 +303,14 @@ class Batches:
         return self._nature.terms == SUM
 
     def chosen(self, batch: Batch, indices: Tensor) -> Batch:
-        """Samples of a batch that can be cut, by their indices (k,), in any order and as often as they are named."""
+        """Return samples of a divisible batch by their indices (k,), in any order and with repetitions."""
         structure = batch.inputs, batch.targets
         inputs, targets = self._division(structure, batch.samples).taken(structure, indices)
         why = "" if len(indices) > 1 else ONE_SAMPLE
         return Batch(batch.index, inputs, targets, batch.share, len(indices), why)
 
     def terms_of(self, batch: Batch) -> float:
-        """Number, or total weight, of the loss terms of a batch."""
+        """Return the number, or total weight, of the loss terms of a batch."""
         return self._terms(batch.inputs, batch.targets, batch.samples)
 
     def _terms(self, inputs: Any, targets: Any, samples: int) -> float:
@@ -322,7 +320,7 @@ class Batches:
         return self._nature.division or Division.of(structure, samples)
 
     def _indivisible(self, inputs: Any, targets: Any, samples: int) -> str:
-        """Why a batch cannot be cut into samples; "" if it can."""
+        """Return why a batch cannot be split into samples; "" if it can."""
         if samples == 1:
             return ONE_SAMPLE
         if self._whole:
@@ -332,7 +330,7 @@ class Batches:
     def _pair(self, index: int, item: Any) -> tuple[Any, Any]:
         if self._loss.closure is not None:
             return item, None
-        # NumPy arrays as tensors, from here on.
+        # From here on, NumPy arrays are tensors.
         pair: tuple[Any, Any] = map_tensors(lambda tensor: tensor, as_pair(index, item, self._model))
         return pair
 
@@ -342,7 +340,7 @@ class Batches:
         if not difference:
             return
         if any(not other.difference(seen) for other in self._fingerprints):
-            cause = f"batch {index} is now what another batch was; set shuffle=False"
+            cause = f"batch {index} has the content of another batch; set shuffle=False"
         else:
             cause = (
                 f"batch {index} has other values than in the first pass ({difference}); switch off random "
@@ -360,10 +358,10 @@ class Batches:
         return placed
 
     def _place(self, tensor: Tensor) -> Tensor:
-        """Copy of a tensor on the device; one that requires a gradient stays itself where it is there already.
+        """Copy a tensor to the device, except one that requires a gradient and is there already.
 
-        What is kept of a pass must not depend on memory that is the user's: loaders may fill it with the next batch.
-        A tensor that requires a gradient may be known to the loss, which differentiates by it.
+        Cached passes must not depend on the user's memory, which loaders may reuse for the next batch. A tensor that
+        requires a gradient may be known to the loss, which differentiates with respect to it.
         """
         dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
         if tensor.is_complex():
@@ -376,7 +374,7 @@ class Batches:
 
 
 def _digest(structure: Any) -> int:
-    """Content of a sample in 128 bits."""
+    """Return a 128-bit content hash of a sample."""
     tensors, rest = flatten(structure)
     found = hashlib.blake2b(repr(rest.key).encode(), digest_size=16)
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""The outputs that a Gauss-Newton matrix is of, where the loss is computed in the model or is linear in its outputs."""
+"""Outputs for the Gauss-Newton matrix if the loss is computed in the model or is linear in the model's outputs."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from hesspec.operators.risk.outputs import Captured, differentiable_outputs
 
 __all__ = ["Capture", "CapturedLoss", "find_capture", "without_curvature", "words_of_split"]
 
-# How far outputs are moved to see whether a loss is linear in them, in units of their largest entry.
+# Displacement of outputs to test whether a loss is linear in them, relative to their largest entry.
 MOVED = (1.0, 8.0, 64.0)
 
 
 @dataclass(frozen=True)
 class Capture:
-    """Arguments of loss functions, and outputs, that a loss depends on the parameters through.
+    """Arguments of loss functions, and outputs, through which a loss depends on the parameters.
 
-    With z these tensors, L(theta) = l(z(theta)) as with the outputs of a model, and Hess = G + H with the Jacobian and
-    the output curvature of z. A model that returns its own loss is linear in that output; its logits are the input of
-    the cross-entropy that it calls.
+    With z these tensors, L(theta) = l(z(theta)) as for the outputs of a model, and Hess = G + H with the Jacobian and
+    the output curvature of z. If a model returns its own loss, the loss is linear in that output; the logits are the
+    input of the cross-entropy that the model calls.
 
     Attributes
     ----------
     arguments : mapping of callable to tuple of str
-        Loss functions, and names of arguments of all their calls, of which there may be more in other batches: a
-        detector has one for each image with an object.
+        Loss functions, and names of the captured arguments of all their calls. The number of calls may vary: a detector
+        has one for each image with an object.
     logits : frozenset of callable
-        Those that are given log-probabilities, which are taken for logits: they are their own log-softmax.
+        Loss functions that receive log-probabilities, which serve as logits: they are their own log-softmax.
     outputs : tuple of int
-        Which differentiable tensors of the outputs.
+        Indices of captured differentiable tensors of the outputs.
     words : str
-        What they are.
+        Description of the captured tensors.
     """
 
     arguments: Mapping[Callable[..., Tensor], tuple[str, ...]]
@@ -51,11 +51,11 @@ class Capture:
     words: str
 
     def names(self, function: Callable[..., Tensor], given: Mapping[str, Any]) -> list[str]:
-        """Which of the arguments of a call are captured."""
+        """Return the names of the captured arguments of a call."""
         return [name for name in self.arguments.get(function, ()) if isinstance(given[name], Tensor)]
 
     def predict(self, predict: Predict, loss: OutputLoss) -> Predict:
-        """z as a function of the parameters."""
+        """Compute z as a function of the parameters."""
 
         def captured(named: Named) -> Captured:
             with LossCalls() as recorder:
@@ -70,7 +70,7 @@ class Capture:
 
 
 class CapturedLoss(OutputLoss):
-    """The loss of one batch as a function of what is captured.
+    """Loss of one batch as a function of the captured tensors.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class CapturedLoss(OutputLoss):
         self.reaches = loss.reaches
 
     def __call__(self, captured: Captured, named: Named) -> Tensor:
-        """Loss at these tensors: the model runs again, and its loss functions are given them."""
+        """Evaluate the loss at these tensors: the model runs again, with them as arguments of its loss functions."""
         capture = self._capture
         # In the order of the calls; the outputs come last.
         given = iter(captured.tensors)
@@ -102,21 +102,21 @@ class CapturedLoss(OutputLoss):
             return self._inner(rebuild(tuple(replaced.get(i, tensor) for i, tensor in enumerate(tensors))), named)
 
     def taken(self, outputs: Any) -> Any:
-        """What of the outputs the loss is given: all that is captured."""
+        """Return the tensors that the loss receives: all that are captured."""
         return outputs
 
     def curvature(self, outputs: Any, part: str = "full") -> None:  # noqa: ARG002 - as of OutputLoss
-        """None: it is found by automatic differentiation.
+        """Return None: the curvature is computed by automatic differentiation.
 
         Raises
         ------
         ValueError
-            If a part of it is asked for.
+            If a part of the curvature is requested.
         """
         if part != "full":
             raise InputError(
-                f"output_curvature={part!r} needs the logits that the loss is given among the tensors that the model "
-                "returns, and the model computes its loss by itself; let it return them, and pass the loss as loss_fn."
+                f"output_curvature={part!r} requires that the model returns the logits, but the model computes "
+                "its loss itself; let it return the logits, and pass the loss as loss_fn."
             )
 
 
@@ -130,16 +130,16 @@ def _of_logits(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor
 
 
 def _classes(function: Callable[..., Tensor], tensor: Tensor) -> int | None:
-    """Dimension along which a tensor holds log-probabilities, for a loss that is linear in them."""
+    """Return the dimension along which a tensor holds log-probabilities, for a loss that is linear in them."""
     places = {F.nll_loss: (1,), F.kl_div: (1, tensor.dim() - 1)}.get(function, ())
     return next((place for place in places if is_log_probabilities(tensor, place)), None)
 
 
 class _Cut(LossCalls):
-    """Gives the results of loss functions as leaves of the graph.
+    """Replaces the results of loss functions by leaves of the graph.
 
-    Of calls in the loss itself (`in_loss`) those only that are linear in log-probabilities: the others are functions of
-    the outputs, which have their curvature.
+    For calls in the loss itself (`in_loss`), only those that are linear in log-probabilities: the others are functions
+    of the outputs with curvature.
     """
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ class _Cut(LossCalls):
 
 
 def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | None:
-    """Look for calls of loss functions in a model, or in its loss, that the loss depends on the parameters through.
+    """Find calls of loss functions, in a model or its loss, through which the loss depends on the parameters.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | 
     Returns
     -------
     Capture or None
-        None where there is no such call, or the loss depends on the parameters on another way too.
+        The calls; None if there is no such call, or the loss depends on the parameters in another way, too.
     """
     with torch.enable_grad():
         try:
@@ -182,20 +182,20 @@ def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | 
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            # A model that differentiates the result of a loss function cannot do with a leaf in its place.
+            # A model that differentiates the result of a loss function fails with a leaf in its place.
             return None
         reached = _reached(value, cut.leaves)
         if not reached:
             return None
         tensors, _ = differentiable_outputs(outputs)
-        # Those that the loss depends on besides through its loss functions.
+        # Outputs on which the loss depends other than through loss functions.
         direct = _reached(value, {i: tensor for i, tensor in enumerate(tensors) if tensor.requires_grad})
         free = tuple(
             i
             for i, tensor in enumerate(tensors)
             if i in direct and not _reached(tensor.sum(), {number: cut.leaves[number] for number in reached})
         )
-        # With what is captured held constant, nothing may depend on the parameters.
+        # With the captured tensors held constant, nothing may depend on the parameters.
         again, _, value = _run(predict, loss, theta, free)
         if value.requires_grad and _reached(value, dict(enumerate(theta.values()))):
             return None
@@ -211,7 +211,7 @@ def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | 
 
 
 def _run(predict: Predict, loss: OutputLoss, theta: Named, constant: Sequence[int]) -> tuple[_Cut, Any, Tensor]:
-    """Outputs and loss with the results of loss functions as leaves, and some of the outputs as constants."""
+    """Compute outputs and loss with the results of loss functions as leaves, and some of the outputs as constants."""
     with _Cut() as cut:
         outputs = predict(theta)
         tensors, rebuild = differentiable_outputs(outputs)
@@ -221,7 +221,7 @@ def _run(predict: Predict, loss: OutputLoss, theta: Named, constant: Sequence[in
 
 
 def _reached(value: Tensor, leaves: dict[int, Tensor]) -> list[int]:
-    """Which of the leaves a value depends on."""
+    """Return the leaves on which a value depends."""
     if not leaves or not value.requires_grad:
         return []
     slopes = torch.autograd.grad(value, tuple(leaves.values()), retain_graph=True, allow_unused=True)
@@ -229,14 +229,14 @@ def _reached(value: Tensor, leaves: dict[int, Tensor]) -> list[int]:
 
 
 def without_curvature(loss: Callable[[Any], Tensor], outputs: Any) -> str:
-    """Why a loss has no curvature in the outputs: "linear", "piecewise linear", or "" where it has some.
+    """Return why a loss has no curvature in the outputs: "linear" or "piecewise linear"; "" if it has curvature.
 
     Parameters
     ----------
     loss : callable
-        Of the outputs.
+        Loss as a function of the outputs.
     outputs
-        What the model returned, or `Captured`.
+        Outputs of the model, or `Captured`.
     """
     if _has_curvature(loss, outputs) or _has_curvature_elsewhere(loss, outputs):
         return ""
@@ -244,20 +244,20 @@ def without_curvature(loss: Callable[[Any], Tensor], outputs: Any) -> str:
 
 
 def words_of_split(capture: Capture | None, flat: str, loss: Loss) -> str:
-    """What a user is told of the Gauss-Newton matrix; "" where it is that of the model's outputs.
+    """Return the warning about the Gauss-Newton matrix; "" if it is that of the model's outputs.
 
     Parameters
     ----------
     capture : Capture or None
     flat : str
-        As of `without_curvature`.
+        Result of `without_curvature`.
     loss : Loss
     """
     found = "the model returns" if capture is None else f"its loss functions are given ({capture.words})"
     if flat == "linear":
         return (
             f"The loss is linear in what {found}: its Gauss-Newton matrix is zero by definition, and the residual is "
-            "the whole Hessian. For a Gauss-Newton matrix of logits or predictions let the model return these, and "
+            "the whole Hessian. For a Gauss-Newton matrix of logits or predictions, let the model return these, and "
             "pass the loss of them as loss_fn."
         )
     if flat:
@@ -279,7 +279,7 @@ def words_of_split(capture: Capture | None, flat: str, loss: Loss) -> str:
 
 
 def _has_curvature(loss: Callable[[Any], Tensor], outputs: Any) -> bool:
-    """Whether the second derivative of a loss in the outputs is not zero in some direction."""
+    """Whether the second derivative of a loss in the outputs is nonzero in some direction."""
     tensors, rebuild = differentiable_outputs(outputs)
     with torch.enable_grad():
         at = [tensor.detach().requires_grad_() for tensor in tensors]

@@ -11,11 +11,11 @@ __all__ = ["Bound", "Closure", "closure"]
 
 
 class Closure:
-    """A loss that calls the model itself; see `closure`."""
+    """Loss that calls the model itself; see `closure`."""
 
     def __init__(self, function: Callable[[nn.Module, Any], Tensor]) -> None:
         if not callable(function):
-            raise ValueError(f"closure takes a function of the model and a batch, not a {type(function).__name__}.")
+            raise ValueError(f"closure requires a function of the model and a batch, not a {type(function).__name__}.")
         self.function = function
         self.__name__ = getattr(function, "__name__", type(function).__name__)
 
@@ -25,21 +25,20 @@ class Closure:
 
 
 def closure(function: Callable[[nn.Module, Any], Tensor]) -> Closure:
-    """Loss that calls the model itself, on batches of any structure.
+    """Define a loss that calls the model itself, on batches of any structure.
 
     Parameters
     ----------
     function : callable
-        `function(model, batch) -> loss`, the mean loss of a batch, a scalar tensor. The model that it is given has the
-        parameters at which the loss is wanted: whatever the loss reads of them counts, such as a penalty on the
-        weights. The batch is a copy of an item of the data, on the model's device, with floating-point tensors in its
-        dtype.
+        `function(model, batch) -> loss`, the mean loss of a batch, a scalar tensor. The model has the parameters at
+        which the loss is evaluated, and any dependence on them counts, including a penalty on the weights. The batch is
+        a copy of an item of the data, on the model's device, with floating-point tensors in its dtype.
 
     Returns
     -------
     Closure
-        To pass to an operator as its loss. Several batches are weighted by their numbers of samples, the first
-        dimension of their tensors, unless `terms=` says otherwise, which is given the batch.
+        Loss to pass to an operator as `loss_fn`. Batches are weighted by their numbers of samples, the first dimension
+        of their tensors, unless `terms=`, a function of the batch, says otherwise.
 
     Raises
     ------
@@ -48,7 +47,7 @@ def closure(function: Callable[[nn.Module, Any], Tensor]) -> Closure:
 
     Examples
     --------
-    A penalty on the weights, of which the Hessian is twice the identity:
+    The Hessian of a penalty on the weights is twice the identity:
 
     >>> import torch, hesspec
     >>> model = torch.nn.Linear(2, 1)
@@ -62,7 +61,7 @@ def closure(function: Callable[[nn.Module, Any], Tensor]) -> Closure:
 
 
 class Bound(nn.Module):
-    """A closure with its model, as a module that gives the loss of a batch; its parameters are `model.*`.
+    """A closure with its model, as a module that returns the loss of a batch; its parameters are `model.*`.
 
     Parameters
     ----------

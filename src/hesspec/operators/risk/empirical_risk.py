@@ -1,4 +1,4 @@
-"""The empirical risk: model, loss and data at one point, as functions of the selected parameters, batch by batch."""
+"""Empirical risk: model, loss and data at one point, as functions of the selected parameters, batch by batch."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ OF_THE_BATCH = "its loss is that with its own batch statistics"
 
 
 class EmpiricalRisk:
-    """L(theta) = sum of loss terms over all data (or their mean), and products of its curvature matrices with vectors.
+    """Empirical risk L(theta), the mean (or sum) of loss terms over all data.
 
     Parameters
     ----------
     model : torch.nn.Module
-        In evaluation mode. A private copy of it is what products run, so that later changes have no effect.
+        Model in evaluation mode. Products run a private copy of it, so that later changes have no effect.
     loss_fn : callable
         See `hesspec.operators.risk.losses.Loss`.
     data : iterable of (inputs, targets)
@@ -56,22 +56,22 @@ class EmpiricalRisk:
     verify : bool, optional
         Whether products are compared with differences of first derivatives.
     batch_statistics : bool, optional
-        Whether batch norm in training mode is allowed: each batch is then one function of the weights, and never cut.
+        Whether batch norm in training mode is allowed: each batch is then one function of the weights and never split.
     group : ProcessGroup, optional
-        Processes each of which has batches of its own, of the same data.
+        Processes, each with its own batches of the same data.
 
     Attributes
     ----------
     module : torch.nn.Module
-        The user's, without wrappers.
+        The user's module, without wrappers.
     model : torch.nn.Module
-        The private copy; the user's own where that cannot be copied.
+        The private copy; the user's own module if it cannot be copied.
 
     Raises
     ------
     ValueError
-        If batch norm or dropout is active, or model, loss, data or params are not usable, or the ranks of the group
-        have different weights; the message says what to do.
+        If batch norm or dropout is active, model, loss, data or params are invalid, or the ranks of the group have
+        different weights; the message says what to do.
     """
 
     def __init__(
@@ -123,13 +123,13 @@ class EmpiricalRisk:
         check_cut(data, self.batches.indivisible, self.ranks)
 
     def _closed(self, module: nn.Module) -> nn.Module:
-        """The module, or, for a loss that is a closure, the module that gives the loss."""
+        """Return the module or, for a closure, the module that returns the loss."""
         return module if self.loss.closure is None else Bound(module, self.loss.closure)
 
     def _first_outputs(self, inputs: Any) -> Any:
-        """Outputs at the operator's parameters, for the look at the loss; nothing of the copy changes."""
+        """Compute outputs at the operator's parameters to examine the loss, without changing the copy."""
         state = ModuleState(self.model)
-        # Neutral modes switch gradients on: where the caller has none, parameters require none.
+        # Neutral modes enable gradients; if the caller has disabled them, parameters do not require any.
         constants = dict(zip(self.parameters.names, self.parameters.values, strict=True))
         named = None if torch.is_grad_enabled() else constants
         try:
@@ -139,18 +139,18 @@ class EmpiricalRisk:
             state.restore()
 
     def outputs(self, fixed: Named, inputs: Any, named: Named | None = None) -> Any:
-        """Outputs of the private copy with these buffers and other parameters.
+        """Compute outputs of the private copy with these buffers and other parameters.
 
         Parameters
         ----------
         fixed : dict
         inputs
-            Of a batch.
+            Inputs of a batch.
         named : dict, optional
-            Values of the selected parameters, in place of this point's own.
+            Values of the selected parameters, instead of those at this point.
         """
         if named is None:
-            # They require a gradient, as the model's own do: it may differentiate by them in its forward pass.
+            # They require a gradient, like the model's own, as its forward pass may differentiate with respect to them.
             named = self.leaves()
         args, kwargs = self._arguments(inputs)
         natural = zip(named, self.parameters.natural(named.values()), strict=True)
@@ -162,7 +162,7 @@ class EmpiricalRisk:
         return arguments(inputs) if self.loss.closure is None else ((inputs,), {})
 
     def _own(self, inputs: Any) -> Any:
-        """Inputs that a forward pass may change."""
+        """Return inputs that a forward pass may modify."""
         return copied(inputs) if self.batches.changes_inputs else inputs
 
     def _own_copy(self, batch_statistics: bool) -> nn.Module:
@@ -175,13 +175,13 @@ class EmpiricalRisk:
         if batch_statistics:
             for part in copied.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training:  # noqa: SLF001
-                    # Without running statistics to update, which are not part of the loss.
+                    # Without updating running statistics, which are not part of the loss.
                     part.track_running_stats = False
         return copied
 
     @property
     def inspection(self) -> Inspection:
-        """What a first real pass over a few samples told."""
+        """Result of the inspection of the model on a few samples."""
         if self._inspection is None:
             batch = next(iter(self.batches))
             self._inspection = inspect_model(self, few_samples(self.batches, batch)[0])
@@ -190,11 +190,11 @@ class EmpiricalRisk:
         return self._inspection
 
     def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
-        """The model as a function of named parameters, and the loss as a function of its outputs, on one batch."""
+        """Return the model as a function of named parameters and the loss as a function of outputs, for one batch."""
 
         def predict(named: Named) -> Any:
             try:
-                # What the forward pass overwrites it gets as a copy.
+                # Buffers that the forward pass overwrites are copied.
                 moved = {name: fixed[name].clone() for name in self.inspection.moved}
                 return self.outputs({**fixed, **moved}, self._own(inputs), named)
             finally:
@@ -205,7 +205,7 @@ class EmpiricalRisk:
         return self._split(predict, OutputLoss(self.loss, targets, self._around if reaches else None, reaches=reaches))
 
     def in_place(self, plain: PlainModel, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
-        """The same functions of the user's own module, at the parameters that `plain` holds instead of given ones."""
+        """Return the same functions for the user's own module, at its current parameters within `plain`."""
 
         def predict(named: Named) -> Any:  # noqa: ARG001 - the parameters are in place
             args, kwargs = self._arguments(self._own(inputs))
@@ -214,18 +214,18 @@ class EmpiricalRisk:
         return self._split(predict, OutputLoss(self.loss, targets, reaches=self.inspection.reaches))
 
     def _split(self, predict: Predict, loss: OutputLoss) -> tuple[Predict, OutputLoss]:
-        """The functions that the Gauss-Newton matrix is of: those of what is captured in the model, where it is."""
+        """Return the functions for the Gauss-Newton matrix, those of the captured tensors if there are any."""
         if self.capture is None:
             return predict, loss
         return self.capture.predict(predict, loss), CapturedLoss(self.capture, predict, loss)
 
     def split(self) -> None:
-        """Find the outputs that the Gauss-Newton matrix and the residual are of, where they are not the model's.
+        """Find the outputs for the Gauss-Newton matrix and the residual, if they are not those of the model.
 
         Warns
         -----
         UserWarning
-            If G is of other tensors, or is zero by definition.
+            If G refers to other tensors, or is zero by definition.
         """
         batch, _, _ = few_samples(self.batches, next(iter(self.batches)))
 
@@ -246,19 +246,19 @@ class EmpiricalRisk:
             warnings.warn(words, stacklevel=4)
 
     def _around(self, named: Named) -> AbstractContextManager[None]:
-        """Context within which the user's own module has these parameters."""
+        """Return a context within which the user's own module has these parameters."""
         pairs = zip(self.parameters.parameters, self.parameters.natural(named.values()), strict=True)
         return reparametrised((self._places[id(own)], value) for own, value in pairs)
 
     def plain(self, *, double: bool, found: Inspection | None = None) -> PlainModel:
-        """The user's own module and loss, to run at any parameters by plain PyTorch.
+        """Return the user's own module and loss, to be run at any parameters by plain PyTorch.
 
-        Where the module was changed since this risk was made, its private copy takes its place.
+        If the module was changed since this risk was created, its private copy is used instead.
 
         Raises
         ------
         ValueError
-            If it was changed, and there is no copy.
+            If it was changed and there is no copy.
         """
         found = self.inspection if found is None else found
         module, selected, fixed = self.module, self.parameters.parameters, self._fixed_tensors
@@ -266,7 +266,7 @@ class EmpiricalRisk:
         if change is not None:
             if self.model is self.module:
                 raise ValueError(
-                    f"The model cannot be copied, and is not as it was when the operator was made: {change}. Make a "
+                    f"The model cannot be copied and has changed since the operator was created: {change}. Create a "
                     "new operator."
                 )
             named = dict(self.model.named_parameters())
@@ -285,22 +285,22 @@ class EmpiricalRisk:
         )
 
     def _change(self) -> str | None:
-        """What of the user's module is not what it was when this risk was made, or keeps it from being run in place."""
+        """Describe what has changed in the user's module, or why it cannot be run in place; "" if it can."""
         if any(tensor.is_inference() for tensor in [*self.parameters.parameters, *self._fixed_tensors]):
-            return "it was made in inference mode"
+            return "it was created in inference mode"
         now = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         for name, tensor in zip(
             [*self.parameters.names, *self.fixed], [*self.parameters.parameters, *self._fixed_tensors], strict=True
         ):
             if now.get(name) is not tensor:
-                return f"{name!r} is another tensor"
+                return f"{name!r} is a different tensor"
         for before, line in itertools.zip_longest(self.settings, settings(self.module)):
             if line != before:
                 return f"a part of it, {before or line}, is now {line}" if before and line else "it has other parts"
         return None
 
     def plainly(self, plain: PlainModel, batch: Batch) -> Callable[[], tuple[Any, Callable[[Any], Tensor]]]:
-        """Outputs of a batch and the loss as their function, of the user's own module and loss, which `plain` holds."""
+        """Compute outputs of a batch and the loss as their function, with the user's own module and loss in `plain`."""
         inputs, targets = plain.converted((batch.inputs, batch.targets))
 
         def loss(outputs: Any) -> Tensor:
@@ -315,14 +315,14 @@ class EmpiricalRisk:
         return evaluate
 
     def at(self, values: Sequence[Tensor]) -> Self:
-        """The same risk with other values of the selected parameters."""
+        """Return the same risk with other values of the selected parameters."""
         other = copy.copy(self)
         other.parameters = copy.copy(self.parameters)
         other.parameters.values = tuple(values)
         return other
 
     def leaves(self) -> Named:
-        """The selected parameters as leaves of a new autograd graph, which share the memory of their values."""
+        """Return the selected parameters as leaves of a new autograd graph, sharing the memory of their values."""
         values = zip(self.parameters.names, self.parameters.values, strict=True)
         return {name: value.detach().requires_grad_() for name, value in values}
 
@@ -332,7 +332,7 @@ class EmpiricalRisk:
         yield from self.fixed.items()
 
     def gradient(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Loss of one batch and its gradient, by plain reverse mode."""
+        """Compute the loss of one batch and its gradient, by plain reverse mode."""
         named = self.leaves()
         leaves = tuple(named.values())
         predict, loss = self.functions(self.fixed, batch.inputs, batch.targets)
@@ -344,7 +344,7 @@ class EmpiricalRisk:
         return value.detach(), gradient
 
     def fault(self, batch: Batch) -> NonFiniteError | None:
-        """What of the loss of a batch and its gradient is NaN or infinite, if anything is."""
+        """Describe what is NaN or infinite in the loss of a batch and its gradient, if anything is."""
         value, gradient = self.gradient(batch)
         if not value.isfinite():
             return loss_not_finite(batch, value)
@@ -355,22 +355,22 @@ class EmpiricalRisk:
 
 
 def loss_not_finite(batch: Batch, value: Tensor) -> NonFiniteError:
-    """What is said of a loss that is NaN or infinite."""
+    """Error for a loss that is NaN or infinite."""
     return NonFiniteError(
         f"The loss of batch {batch.index} is {float(value)}; check its inputs and targets, and the weights."
     )
 
 
 def _refuse_sharded(model: nn.Module) -> None:
-    """Raise where this process has a part of the parameters only."""
+    """Raise if this process has only a part of the parameters."""
     sharded = any(map(is_distributed, model.parameters()))
-    # Slow to import, and imported already where a model is sharded.
+    # Slow to import, and already imported if a model is sharded.
     fsdp = sys.modules.get("torch.distributed.fsdp")
     wrapped = fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules())
     if sharded or wrapped:
         raise ValueError(
             "The model's parameters are sharded over several processes, and PyTorch has no second derivative through "
-            "that. hesspec.CentralDifferenceHessian also takes models that fully_shard has sharded; a model that fits "
+            "that. hesspec.CentralDifferenceHessian also accepts models sharded by fully_shard; a model that fits "
             "on a device is better measured unsharded, with group=... for its data."
         )
 
@@ -378,7 +378,7 @@ def _refuse_sharded(model: nn.Module) -> None:
 def _refuse_other_weights(ranks: Ranks, tensors: Mapping[str, Tensor]) -> None:
     if ranks.size == 1:
         return
-    # Exact where weights are the same, as every rank sums them in the same order.
+    # Exact if weights are equal, as every rank sums them in the same order.
     sums = {}
     for name, tensor in tensors.items():
         numbers = tensor.detach().double().nan_to_num()
@@ -389,15 +389,15 @@ def _refuse_other_weights(ranks: Ranks, tensors: Mapping[str, Tensor]) -> None:
     def compare() -> None:
         if different:
             raise ValueError(
-                f"Rank {ranks.rank} has another {different[0]!r} than rank 0: all ranks need the same model. Load the "
-                "same weights on all of them, or seed them alike."
+                f"Rank {ranks.rank} has a different {different[0]!r} than rank 0: all ranks need the same model. Load "
+                "the same weights on all ranks, or use the same seed."
             )
 
     ranks.together(compare)
 
 
 def refuse_active_modules(model: nn.Module, *, batch_statistics: bool = False) -> None:
-    """Raise where the loss would not be a mean over samples, or would be another one at each call."""
+    """Raise if the loss would not be a mean over samples, or would differ from call to call."""
     batch_norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd  # noqa: SLF001
     active = []
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""A real forward pass and loss of a few samples: what fails is explained, and what is not meant is refused."""
+"""Forward pass and loss of a few samples, to explain failures and reject common mistakes."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from hesspec.operators.risk.losses import ELEMENTWISE, Loss
 __all__ = ["ClassRange", "Evaluation", "Forward", "copied", "evaluate"]
 
 Forward = Callable[[Any], Any]
-"""From inputs to outputs, at the real parameters."""
+"""Function from inputs to outputs, at the real parameters."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A forward pass and the loss.
+    """Result of a forward pass and the loss.
 
     Attributes
     ----------
     value : float
     outputs
-        What the model returned.
+        Outputs of the model.
     calls : list of LossCall
-        Of loss functions, in the model and in the loss.
+        Calls of loss functions, in the model and in the loss.
     ranges : list of ClassRange
-        What classes may be, as far as these calls tell.
+        Valid classes, inferred from these calls.
     changes_inputs, changes_targets : bool
         Whether the model works in place on its inputs, and the loss on its targets.
     """
@@ -52,12 +52,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ClassRange:
-    """Classes that a tensor of the data may hold.
+    """Range of the classes that a tensor of the data may contain.
 
     Attributes
     ----------
     path : str
-        Where the tensor is: "targets", "inputs['labels']".
+        Path of the tensor: "targets", "inputs['labels']".
     classes : int
     ignored : int
     """
@@ -67,7 +67,7 @@ class ClassRange:
     ignored: int
 
     def check(self, index: int, named: Mapping[str, Tensor]) -> None:
-        """Raise ValueError where a batch has another class.
+        """Raise ValueError if a batch contains a class outside the range.
 
         Parameters
         ----------
@@ -84,20 +84,20 @@ class ClassRange:
             sample = wrong.nonzero()[0]
             place = ", ".join(map(str, sample.tolist()))
             raise ValueError(
-                f"Batch {index}: {self.path}[{place}] is class {int(classes[tuple(sample)])}, and the model has "
-                f"{self.classes} logits, of classes 0 to {self.classes - 1}. Give the model as many logits as there "
-                "are classes, number classes from 0, or mark targets that do not count with the loss's ignore_index "
+                f"Batch {index}: {self.path}[{place}] is class {int(classes[tuple(sample)])}, but the model has "
+                f"{self.classes} logits, for classes 0 to {self.classes - 1}. Give the model as many logits as there "
+                "are classes, number classes from 0, or mark targets to ignore with the loss's ignore_index "
                 f"({self.ignored})."
             )
 
 
 def copied(structure: Any) -> Any:
-    """Copy of a structure for a model that may work in place; tensors that require a gradient are not copied."""
+    """Copy a structure for a model that may modify it in place; tensors that require a gradient are not copied."""
     return map_tensors(lambda tensor: tensor if tensor.requires_grad else tensor.clone(), structure)
 
 
 def evaluate(index: int, inputs: Any, targets: Any, forward: Forward, loss: Loss) -> Evaluation:
-    """Forward pass and loss of a batch or some of its samples, which are left unchanged.
+    """Run the forward pass and the loss on a batch or some of its samples, which are left unchanged.
 
     Parameters
     ----------
@@ -110,8 +110,8 @@ def evaluate(index: int, inputs: Any, targets: Any, forward: Forward, loss: Loss
     Raises
     ------
     ValueError
-        If the model or the loss fails, with the error that they raised as its cause, or if the loss would not be what
-        is meant: outputs and targets that are broadcast, classes that the model does not have, and the like.
+        If the model or the loss fails, with the original error as the cause, or for common mistakes: outputs and
+        targets that are broadcast, classes that the model does not have, and the like.
     """
     try:
         with torch.no_grad():
@@ -119,7 +119,7 @@ def evaluate(index: int, inputs: Any, targets: Any, forward: Forward, loss: Loss
     except ValueError as error:
         if not isinstance(error.__cause__, RuntimeError):
             raise
-        # Models and losses that differentiate by their inputs need the graph.
+        # Models and losses that differentiate with respect to their inputs need the graph.
         with torch.enable_grad():
             return _evaluate(index, copied((inputs, targets)), forward, loss)
 
@@ -144,7 +144,7 @@ def _evaluate(index: int, batch: tuple[Any, Any], forward: Forward, loss: Loss) 
         seen = f"The model returned {describe(outputs)}, and the targets are {describe(targets)}."
         try:
             with warnings.catch_warnings():
-                # Of broadcasting, which is refused below.
+                # Warnings about broadcasting, which is rejected below.
                 warnings.filterwarnings("ignore", message="Using a target size")
                 value = loss(outputs, targets)
         except Exception as error:
@@ -178,22 +178,22 @@ def _model_failed(index: int, inputs: Any, error: Exception) -> str:
     if type(inputs) in (list, tuple):
         kind = type(inputs).__name__
         words += (
-            f" A {kind} is handed over as positional arguments, {len(inputs)} here; a model that takes one {kind} is "
-            f"given a tuple of it, (inputs,)."
+            f" A {kind} is passed as positional arguments, {len(inputs)} here; for a model that takes one {kind}, "
+            f"pass a tuple (inputs,)."
         )
     elif isinstance(inputs, Mapping):
-        words += " A mapping is handed over as keyword arguments; a model that takes one is given a tuple of it."
+        words += " A mapping is passed as keyword arguments; for a model that takes a mapping, pass a tuple (inputs,)."
     return words
 
 
 def _check_module(index: int, loss: Loss, outputs: Any, targets: Any) -> list[ClassRange]:
-    """Refuse outputs and targets that a loss module of PyTorch is not meant for; what classes may be."""
+    """Reject outputs and targets that do not suit a loss module of PyTorch, and return the range of classes."""
     if not loss.is_of_torch:
         return []
     logits, name = loss.taken(outputs), loss.name
     if not isinstance(logits, Tensor):
         raise ValueError(
-            f"Batch {index}: the model returned {_a(describe(outputs))}, and {name} takes a tensor. Say which: "
+            f"Batch {index}: the model returned {_a(describe(outputs))}, but {name} takes a tensor. Select it: "
             "loss_fn=lambda outputs, targets: loss(outputs[0], targets), for example; where it is an object that "
             "computes with the outputs, such as a distribution, let the model return tensors and build it in loss_fn."
         )
@@ -201,7 +201,7 @@ def _check_module(index: int, loss: Loss, outputs: Any, targets: Any) -> list[Cl
         return []
     if not isinstance(targets, Tensor):
         raise ValueError(
-            f"Batch {index}: the targets are {describe(targets)}, and {name} takes a tensor: torch.as_tensor(targets)."
+            f"Batch {index}: the targets are {describe(targets)}, but {name} takes a tensor: torch.as_tensor(targets)."
         )
     seen = f"Batch {index}: the model returned {describe(logits)}, and the targets are {describe(targets)}"
     if isinstance(loss.function, ELEMENTWISE):
@@ -226,7 +226,7 @@ def _check_classes(seen: str, loss: Loss, logits: Tensor, targets: Tensor) -> li
         raise ValueError(f"{seen}. {loss.name} takes classes as torch.int64: targets.long().")
     if function.weight is not None and function.weight.numel() != classes:
         raise ValueError(
-            f"{seen}. {loss.name} has weights of {function.weight.numel()} classes, and there are {classes}."
+            f"{seen}. {loss.name} has weights of {function.weight.numel()} classes, but there are {classes}."
         )
     return [] if of_probabilities else [ClassRange("targets", classes, function.ignore_index)]
 
@@ -238,7 +238,7 @@ def _expected(name: str, logits: Tensor, expected: torch.Size) -> str:
 
 
 def _advice(loss: Loss, outputs: Any, targets: Any) -> str:
-    """What to do about outputs and targets of shapes that are commonly confused; begins with a space, or is empty."""
+    """Return advice for commonly confused shapes of outputs and targets, beginning with a space; may be empty."""
     logits = loss.taken(outputs)
     logits = logits["logits"] if isinstance(logits, Mapping) and "logits" in logits else logits
     if not isinstance(logits, Tensor) or not isinstance(targets, Tensor) or not logits.dim():
@@ -251,11 +251,11 @@ def _advice(loss: Loss, outputs: Any, targets: Any) -> str:
     )
     probabilities = "Targets of the logits' shape are probabilities: targets.float(), or targets.argmax(1) for classes."
     integers = "Targets of this shape are classes, which are integers: targets.long()."
-    counts = f"There are outputs for {shape[0]} samples and targets for {targets.shape[:1].numel()}."
+    counts = f"There are outputs for {shape[0]} samples, but targets for {targets.shape[:1].numel()}."
     for applies, advice in (
         (classes and logits.dim() == 3 and targets.shape == shape[:2], positions),
         (classes and targets.shape == shape and logits.dim() > 1, probabilities),
-        (classes and targets.shape == (shape[0], 1), "Classes are one-dimensional: targets.squeeze(1)."),
+        (classes and targets.shape == (shape[0], 1), "Class targets must be one-dimensional: targets.squeeze(1)."),
         (not classes and targets.shape == shape[:1] + shape[2:] and logits.dim() > 1, integers),
         (targets.shape[:1] != shape[:1] and targets.dim() > 0, counts),
     ):
@@ -265,13 +265,13 @@ def _advice(loss: Loss, outputs: Any, targets: Any) -> str:
 
 
 def _is_broadcast(outputs: Tensor, targets: Tensor) -> bool:
-    """Whether outputs and targets of as many samples are compared across samples, or with parts of one another."""
+    """Whether outputs and targets of equal numbers of samples are broadcast against each other."""
     if outputs.shape == targets.shape:
         return False
     try:
         common = np.broadcast_shapes(tuple(outputs.shape), tuple(targets.shape))
     except ValueError:
-        return False  # which PyTorch says by itself
+        return False  # PyTorch raises its own error for this
     both = math.prod(common) > max(outputs.numel(), targets.numel())
     return both or (outputs.shape[:1] == targets.shape[:1] and outputs.dim() != targets.dim())
 
@@ -289,7 +289,7 @@ def _check_broadcast(index: int, call: LossCall) -> None:
 
 
 def _ranges_of(calls: list[LossCall], named: Mapping[str, Tensor]) -> list[ClassRange]:
-    """What classes may be, from calls whose targets are views of all of a tensor of the data."""
+    """Infer ranges of classes from calls whose targets are views of a whole tensor of the data."""
     found = []
     for call in calls:
         if call.function not in (F.cross_entropy, F.nll_loss):

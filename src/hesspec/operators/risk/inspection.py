@@ -1,4 +1,4 @@
-"""What a first real pass over a few samples tells of a model: state, hooks, randomness, and where its loss reaches."""
+"""Inspection of a model by a real pass over a few samples: state, hooks, randomness, dependence of the loss."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# Samples that a model is looked at with, at most.
+# Largest number of samples in an inspection.
 FEW = 8
-# Two passes that differ by no more than this many roundings are the same: sums that an accelerator orders freely.
+# Two passes are equal if they differ by at most this many roundings: accelerators may reorder sums.
 ROUNDINGS = 1000
 
 
 @dataclass
 class Inspection:
-    """What a first pass told.
+    """Result of the inspection of a model.
 
     Attributes
     ----------
     volatile : list of str
-        Attributes that the forward pass changes, such as caches; they are put back after every pass.
+        Attributes that the forward pass changes, such as caches; they are restored after every pass.
     moved : list of str
         Buffers that the forward pass overwrites; each pass gets copies of these.
     hooked : bool
-        Whether hooks of the user's take part in the computation, so that they stay.
+        Whether hooks of the user take part in the computation, so that they are kept.
     observers : bool
-        Whether the module has hooks of the user's that only look on; they are taken off.
+        Whether the module has hooks of the user that only observe; they are removed.
     reaches : bool
-        Whether the loss depends on the parameters on another way than through the outputs.
+        Whether the loss depends on the parameters other than through the outputs.
     autocast : AutocastSeen
-        Autocast inside of the forward pass, which is switched off.
+        Autocast inside the forward pass, which is switched off.
     double : bool
         Whether the model can be run in float64.
     detaches : bool
@@ -69,13 +69,13 @@ class Inspection:
 
 
 def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
-    """Run the model twice on a batch, with different global random numbers, and look at what that does.
+    """Run the model twice on a batch, with different global random numbers, and record the effects.
 
     Parameters
     ----------
     risk : EmpiricalRisk
     batch : Batch
-        Of few samples, where it could be cut.
+        Batch of a few samples, or whole if it cannot be split.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
     state = ModuleState(risk.model)
     with preserved_randomness(), neutral_modes():
         try:
-            # The second pass begins where the first one left buffers, attributes and random number generators.
+            # The second pass starts with the buffers, attributes and random state that the first one left.
             fixed = {name: value.clone() for name, value in risk.fixed.items()}
             first = _forward(risk, batch, fixed, found.autocast)
             found.volatile = [f"{type(part).__name__}.{name}" for part, name in state.changed()]
@@ -113,11 +113,11 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
         words = str(failure).strip().partition("\n")[0][:300].removesuffix(".")
         raise InputError(
             f"Batch {batch.index}: the gradient of the loss cannot be computed ({type(failure).__name__}: {words}). "
-            "There are no second derivatives where loss.backward() fails: choose operations, or a device, that have a "
+            "There are no second derivatives if loss.backward() fails: use operations, or a device, with a "
             "backward pass."
         ) from failure
     if found.autocast:
-        logger.info("autocast inside of the forward pass is switched off")
+        logger.info("autocast inside the forward pass is switched off")
     return found
 
 
@@ -127,11 +127,11 @@ def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch,
     Returns
     -------
     few : Batch
-        Evenly spaced samples, of a number that divides the batch's; the whole batch where it cannot be cut.
+        Evenly spaced samples, whose number divides that of the batch; the whole batch if it cannot be split.
     repeated : Batch
         The same samples over and over, as many as the batch has.
     ratio : float
-        What the loss of `repeated` is in units of that of `few`.
+        Loss of `repeated` divided by that of `few`.
     """
     samples = batch.samples
     if batch.indivisible:
@@ -147,14 +147,14 @@ def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch,
 
 
 def _forward(risk: EmpiricalRisk, batch: Batch, fixed: dict[str, Tensor], seen: AutocastSeen) -> list[Tensor]:
-    """Output tensors of a pass, which may change the buffers among `fixed`."""
+    """Return the output tensors of a pass, which may change the buffers among `fixed`."""
     with differentiable_kernels(seen):
         outputs = _without_graph(lambda: risk.outputs(fixed, copied(batch.inputs)))
     return [tensor.detach().clone() for tensor in tensors_of(outputs)]
 
 
 def _without_graph(function: Callable[[], T]) -> T:
-    """Result of a function under `torch.no_grad()`, or without, where it takes derivatives by itself."""
+    """Call a function under `torch.no_grad()`, or without it if the function differentiates by itself."""
     try:
         with torch.no_grad():
             return function()
@@ -171,7 +171,7 @@ def _compare(first: list[Tensor], second: list[Tensor], state: list[str]) -> Non
     cause = f" It changes its own state in each pass: {', '.join(state[:6])}." if state else ""
     raise ValueError(
         "The model draws random numbers in its forward pass, or depends on something that changes from pass to pass: "
-        f"two passes over the same samples differ, and every product would be of another matrix.{cause} Call "
+        f"two passes over the same samples differ, so every product would be with a different matrix.{cause} Call "
         "model.eval(), and switch off whatever is random; pass noise as an input, or draw it with a seed of its own."
     )
 
@@ -207,12 +207,12 @@ def _reaches(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
 
 
 def _differentiate(risk: EmpiricalRisk, batch: Batch, found: Inspection, *, double: bool) -> Exception | None:
-    """Compute loss and gradient, in float64 if `double`, and note whether that can be done, and what is detached.
+    """Compute loss and gradient, in float64 if `double`; record whether it works and whether anything is detached.
 
     Returns
     -------
     Exception or None
-        That which the user's module, loss or their derivative raised.
+        The error raised by the user's module, loss or their derivative.
     """
     plain = risk.plain(double=double, found=found)
     try:

@@ -1,4 +1,4 @@
-"""Logits as rows: one softmax each, with the true class and what the row counts for in the loss."""
+"""Logits as rows: one softmax each, with the true class and the weight of the row in the loss."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["LogitRows", "check_softmax_loss"]
 class LogitRows:
     """R rows of C logits: the samples of a batch, or the positions of all of its samples.
 
-    Everything is float64, whatever the model's dtype: probabilities near 1 keep what they are away from it.
+    Everything is float64, whatever the model's dtype, so that 1 - p stays accurate for probabilities near 1.
 
     Attributes
     ----------
     probabilities : Tensor (R, C)
         Softmax of the logits.
     targets : Tensor (R,)
-        True classes, int64; 0 where a row does not count.
+        True classes, int64; 0 for ignored rows.
     scale : Tensor (R,)
-        What the row's loss is multiplied by in the loss of all data: 1/N for a plain mean; 0 for ignored rows.
+        Weight of the row's loss in the loss of all data: 1/N for a plain mean; 0 for ignored rows.
     """
 
     probabilities: Tensor
@@ -37,35 +37,35 @@ class LogitRows:
 
     @classmethod
     def of(cls, loss: Loss, logits: Tensor, targets: Any, share: float) -> LogitRows:
-        """Rows of a batch.
+        """Create the rows of a batch.
 
         Parameters
         ----------
         loss : Loss
-            Of `torch.nn.CrossEntropyLoss`.
+            A `torch.nn.CrossEntropyLoss`.
         logits : Tensor (N, C) or (N, C, d1, ...)
         targets : Tensor (N,) or (N, d1, ...)
-            Classes, of an integer dtype.
+            Classes, with an integer dtype.
         share : float
-            What the loss of the batch is multiplied by in the loss of all data.
+            Weight of the batch's loss in the loss of all data.
 
         Raises
         ------
         ValueError
-            If the targets are no classes, or there is one class only.
+            If the targets are not classes, or there is only one class.
         """
         if not isinstance(targets, Tensor) or targets.is_floating_point():
             seen = str(targets.dtype) if isinstance(targets, Tensor) else type(targets).__name__
             raise InputError(
-                f"The targets are {seen}; the class structure needs the true class of every sample, as integers."
+                f"The targets are {seen}; the class structure requires the true class of every sample as an integer."
             )
         if logits.dim() < 2 or targets.shape != logits.shape[:1] + logits.shape[2:]:
             raise InputError(
-                f"Logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)} do not belong "
-                "together: the class structure needs (N, C) and (N,), or (N, C, d1, ...) and (N, d1, ...)."
+                f"Logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)} do not match: "
+                "the class structure requires (N, C) and (N,), or (N, C, d1, ...) and (N, d1, ...)."
             )
         if logits.shape[1] < 2:
-            raise InputError("There is one class only (the model has one logit): its softmax has no curvature.")
+            raise InputError("There is only one class (the model has one logit): its softmax has no curvature.")
         function = cast("nn.CrossEntropyLoss", loss.function)
         counted: Tensor = targets != function.ignore_index
         weights = row_weights(function, logits, targets, 1)
@@ -82,48 +82,48 @@ class LogitRows:
 
     @property
     def classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return self.probabilities.shape[1]
 
     @property
     def weights(self) -> Tensor:
-        """w_{i,c'}, (R, C): the scale of each row times its probabilities."""
+        """Weights w_{i,c'} (R, C): the scale of each row times its probabilities."""
         return self.scale[:, None] * self.probabilities
 
     def flat(self, tensor: Tensor) -> Tensor:
-        """A tensor that is shaped as the logits, as rows (R, C) in float64."""
+        """Reshape a tensor with the shape of the logits to rows (R, C) in float64."""
         return self._flat(tensor)
 
     def shaped(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """Inverse of `flat`: rows in the shape and dtype of the logits."""
+        """Apply the inverse of `flat`: reshape rows to the shape and dtype of the logits."""
         shape = (len(logits), *logits.shape[2:], logits.shape[1])
         return rows.to(logits.dtype).reshape(shape).movedim(-1, 1).contiguous()
 
     def centred(self, u: Tensor) -> Tensor:
-        """<e_{c'} - p_i, u_i> for all c', (R, C): with u = J v it is <g_{i,c'}, v>."""
+        """Return <e_{c'} - p_i, u_i> for all c', (R, C), which is <g_{i,c'}, v> for u = J v."""
         return u - (self.probabilities * u).sum(1, keepdim=True)
 
     def cotangent(self, coefficients: Tensor) -> Tensor:
-        """sum_{c'} w_{i,c'} k_{i,c'} (e_{c'} - p_i), (R, C), for coefficients k (R, C)."""
+        """Return sum_{c'} w_{i,c'} k_{i,c'} (e_{c'} - p_i), (R, C), for coefficients k (R, C)."""
         weighted = self.weights * coefficients
         return weighted - self.probabilities * weighted.sum(1, keepdim=True)
 
     def by_class(self, values: Tensor) -> Tensor:
-        """Sums (C, C) of values (R, C) over the rows of each class."""
+        """Sum values (R, C) over the rows of each class, (C, C)."""
         total = torch.zeros(self.classes, self.classes, dtype=torch.float64, device=values.device)
         return total.index_add_(0, self.targets, values)
 
 
 def check_softmax_loss(loss: Loss) -> None:
-    """Refuse a loss of which the outputs are not known to be softmax logits.
+    """Reject a loss whose outputs are not known to be softmax logits.
 
     Raises
     ------
     ValueError
-        If the loss is no `torch.nn.CrossEntropyLoss` or `torch.nn.functional.cross_entropy`.
+        If the loss is not `torch.nn.CrossEntropyLoss` or `torch.nn.functional.cross_entropy`.
     """
     if getattr(type(loss.function), "forward", None) is not nn.CrossEntropyLoss.forward:
         raise InputError(
-            f"The loss is {loss.name}; the class structure is that of softmax cross-entropy: pass "
+            f"The loss is {loss.name}; the class structure requires softmax cross-entropy: pass "
             "torch.nn.CrossEntropyLoss(), and a model that returns logits."
         )

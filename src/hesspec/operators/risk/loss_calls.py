@@ -1,4 +1,4 @@
-"""Calls of loss functions of `torch.nn.functional` in a model and its loss, recorded or given other arguments."""
+"""Recording and modification of calls of `torch.nn.functional` loss functions in a model and its loss."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ ELEMENTWISE = (
     F.poisson_nll_loss,
     F.kl_div,
 )
-"""Means over all entries of their input."""
+"""Loss functions that are means over all entries of their input."""
 
 FUNCTIONS = (*ELEMENTWISE, F.cross_entropy, F.nll_loss, F.gaussian_nll_loss, F.ctc_loss)
 
 SIGNATURES = {function: inspect.signature(function) for function in FUNCTIONS}
 
-# The sum of probabilities may be off by so many roundings of each of their logarithms.
+# Tolerance of the sum of probabilities, in units of the rounding of their logarithms.
 ROUNDINGS = 64
 
 
 @dataclass(frozen=True)
 class LossCall:
-    """A call of a loss function.
+    """Recorded call of a loss function.
 
     Attributes
     ----------
     function : callable
-        Of `torch.nn.functional`.
+        Function of `torch.nn.functional`.
     given : dict
-        Its arguments by name, defaults included.
+        Arguments by name, including defaults.
     result : Tensor
+        Result of the call.
     """
 
     function: Callable[..., Tensor]
@@ -67,17 +68,17 @@ class LossCall:
 
     @property
     def is_mean(self) -> bool:
-        """Whether it is a mean over its terms."""
+        """Whether the result is a mean over its terms."""
         return bool(self.given["reduction"] == "mean")
 
     @property
     def terms(self) -> float | None:
-        """Number, or total weight, of the terms that a mean is over; None where that is not known."""
+        """Number, or total weight, of the terms in the mean; None if unknown."""
         if self.function in ELEMENTWISE and self.given["reduction"] == "mean":
             shape = np.broadcast_shapes(tuple(self.input.shape), tuple(self.given["target"].shape))
             return float(math.prod(shape))
         if self.function is F.ctc_loss and self.given["reduction"] == "mean":
-            # Sequences, the loss of each of which is divided by its own length.
+            # Sequences; the loss of each is divided by its own length.
             return float(self.input.shape[1] if self.input.dim() == 3 else 1)
         if self.function not in (F.cross_entropy, F.nll_loss) or self.given["reduction"] != "mean":
             return None
@@ -89,13 +90,13 @@ class LossCall:
 
 
 class LossCalls(TorchFunctionMode):
-    """Within this context calls of loss functions are recorded.
+    """Records calls of loss functions within this context.
 
     Parameters
     ----------
     instead : callable, optional
-        `instead(number, function, given) -> Tensor`, the result of the call with this number; by default that of the
-        function.
+        `instead(number, function, given) -> Tensor` returns the result of the call with this number; by default the
+        function is called.
 
     Attributes
     ----------
@@ -114,7 +115,7 @@ class LossCalls(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call the function, and record the call of a loss function."""
+        """Call a function, and record it if it is a loss function."""
         kwargs = kwargs or {}
         signature = SIGNATURES.get(func)
         if signature is None:

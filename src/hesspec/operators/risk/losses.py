@@ -1,4 +1,4 @@
-"""Loss functions and the number of terms that their means are over."""
+"""Loss functions, and the number of terms in their means."""
 
 import copy
 import functools
@@ -41,7 +41,7 @@ ELEMENTWISE = (
 
 
 class SoftmaxDivergence(nn.KLDivLoss):
-    """`torch.nn.KLDivLoss` of logits, whose log-softmax along a dimension it takes."""
+    """`torch.nn.KLDivLoss` for logits, with a log-softmax along a dimension."""
 
     def __init__(self, classes: int, *, reduction: str, log_target: bool) -> None:
         super().__init__(reduction=reduction, log_target=log_target)
@@ -53,29 +53,29 @@ class SoftmaxDivergence(nn.KLDivLoss):
 
 
 class Loss:
-    """A loss `(outputs, targets) -> scalar`, and how batches of it add up to the loss of all data.
+    """Loss `(outputs, targets) -> scalar`, and how the losses of batches add up to that of all data.
 
-    What is measured is the curvature of `loss_fn` applied to all data as one batch, however the data is batched: a mean
-    over all its terms where the loss is a mean, their sum where it is a sum.
+    The curvature is that of `loss_fn` applied to all data as one batch, however the data is batched: a mean over all
+    its terms if the loss is a mean, their sum if it is a sum.
 
     Parameters
     ----------
     loss_fn : callable, torch.nn loss module or Closure
-        Functions of `torch.nn.functional` are taken as the modules that they belong to, `functools.partial` of them
-        included. A module whose outputs have an attribute `logits` (models of transformers) is given that. A closure
-        is the model's output already.
+        Loss. Functions of `torch.nn.functional`, and `functools.partial` of them, are converted to the corresponding
+        modules. If the outputs have an attribute `logits` (models of transformers), a loss module receives that. For a
+        closure the model's output is the loss itself.
     terms : callable, optional
-        `targets -> number`: the number of terms (or their total weight) that the mean over a batch is over; of the
-        batch for a closure.
+        `targets -> number` of terms (or their total weight) in the mean over a batch; a function of the batch for a
+        closure.
     device, dtype
-        Where tensors that the loss module holds (class weights) are to be.
+        Device and dtype for tensors of the loss module (class weights).
 
     Attributes
     ----------
     function : callable
-        Of outputs and targets.
+        Function of outputs and targets.
     reduction : str
-        "mean" or "sum": as the loss module says, until the loss of a batch has told
+        "mean" or "sum": as declared by the loss module, until it is determined from the loss of a batch
         (`hesspec.operators.risk.probe`).
 
     Raises
@@ -97,39 +97,37 @@ class Loss:
                 f"loss_fn is a {type(loss_fn).__name__}, which cannot be called as loss_fn(outputs, targets)."
             )
         if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
-            raise ValueError(f"loss_fn is the class {loss_fn.__name__}; pass one of its objects, {loss_fn.__name__}().")
+            raise ValueError(f"loss_fn is the class {loss_fn.__name__}; pass an instance, {loss_fn.__name__}().")
         loss_fn = as_module(loss_fn)
         self.closure = loss_fn if isinstance(loss_fn, Closure) else None
         if isinstance(loss_fn, nn.Module):
-            # Class weights follow the model to its device and dtype; the user's own module is left unchanged.
+            # Class weights are moved to the model's device and dtype; the user's own module is left unchanged.
             loss_fn = copy.deepcopy(loss_fn).to(device=device, dtype=dtype)
         if self.closure is None:
             _check_arity(loss_fn)
         self.function: LossFunction = loss_fn
         self.reduction = str(getattr(loss_fn, "reduction", "mean"))
         if self.reduction == "none":
-            raise ValueError(
-                "The loss has reduction 'none', which gives no scalar to differentiate twice; use 'mean' or 'sum'."
-            )
+            raise ValueError("The loss has reduction 'none', which does not return a scalar; use 'mean' or 'sum'.")
         self.name = _name(loss_fn)
         self.given_terms = terms
         self.of_logits = False
-        """Whether it is taken as one of logits, which the outputs are not by its name; see `look_at`."""
+        """Whether it is treated as a loss of logits although its outputs are log-probabilities; see `look_at`."""
         self.changes_targets = False
-        """Whether the loss function works in place on targets, which it is then given copies of."""
+        """Whether the loss function modifies targets in place, so that it receives copies."""
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
-        """Loss of one batch, a scalar tensor.
+        """Evaluate the loss of one batch, a scalar tensor.
 
         Raises
         ------
         ValueError
-            If it is not a real scalar.
+            If the loss is not a real scalar.
         """
         return self.of_taken(self.taken(outputs), targets)
 
     def of_taken(self, taken: Any, targets: Any) -> Tensor:
-        """Loss of one batch at what of the outputs it is given; errors are those of a call."""
+        """Evaluate the loss at the part of the outputs that it receives; raises the errors of a call."""
         if self.closure is not None:
             loss = taken
         else:
@@ -147,17 +145,17 @@ class Loss:
         return loss
 
     def taken(self, outputs: Any) -> Any:
-        """What of a model's outputs the loss function is given."""
+        """Return the part of a model's outputs that the loss function receives."""
         return outputs.logits if isinstance(self.function, nn.Module) and hasattr(outputs, "logits") else outputs
 
     @property
     def is_of_torch(self) -> bool:
-        """Whether it is one of the loss modules of `torch.nn`, or a subclass with the same `forward`."""
+        """Whether the loss is a loss module of `torch.nn`, or a subclass with the same `forward`."""
         forward = getattr(type(self.function), "forward", None)
         return isinstance(self.function, nn.Module) and getattr(forward, "__module__", "") == nn.MSELoss.__module__
 
     def known_terms(self, targets: Any) -> float | None:
-        """Number (or total weight) of the terms that the mean over a batch is over; None where only the loss can tell.
+        """Return the number (or total weight) of terms in the mean over a batch; None if only the loss itself shows it.
 
         Parameters
         ----------
@@ -172,11 +170,11 @@ class Loss:
         return None
 
     def look_at(self, outputs: Any) -> None:
-        """Take the loss as one of logits, where it is `NLLLoss` or `KLDivLoss` and these outputs are log-probabilities.
+        """Treat `NLLLoss` or `KLDivLoss` as a loss of logits, if these outputs are log-probabilities.
 
-        Logarithms of probabilities are logits of these probabilities: their log-softmax is themselves, whatever the
-        parameters are. The loss is the same function of the parameters then, but not linear in the outputs, and its
-        Gauss-Newton matrix that of the logits before the model's own log-softmax.
+        Logarithms of probabilities are logits of these probabilities: they are their own log-softmax, for all
+        parameters. The loss is then the same function of the parameters, but not linear in the outputs, and its
+        Gauss-Newton matrix is that of the logits before the model's own log-softmax.
         """
         loss, logits = self.function, self.taken(outputs)
         forward = getattr(type(loss), "forward", None)
@@ -196,7 +194,7 @@ def _check_arity(loss_fn: Any) -> None:
     try:
         signature = inspect.signature(loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn)
     except ValueError:
-        return  # of a builtin, which says what it takes only when it is called
+        return  # of a builtin, whose signature is unknown
     try:
         signature.bind(None, None)
     except TypeError as error:
@@ -210,12 +208,12 @@ def _returned(loss: Any) -> str:
     if isinstance(loss, Tensor):
         return f"a tensor of shape {tuple(loss.shape)}"
     if isinstance(loss, float | int):
-        return f"{type(loss).__name__}, which has no derivative (leave out .item())"
+        return f"{type(loss).__name__}, which has no derivative (omit .item())"
     return f"a {describe(loss)}"
 
 
 def as_module(loss_fn: Any) -> Any:
-    """The loss module that a function of `torch.nn.functional`, or a partial of one, belongs to; else the function."""
+    """Convert a function of `torch.nn.functional`, or a partial of one, to its loss module; return others unchanged."""
     function, keywords = loss_fn, {}
     if isinstance(loss_fn, functools.partial) and not loss_fn.args:
         function, keywords = loss_fn.func, loss_fn.keywords
@@ -225,12 +223,13 @@ def as_module(loss_fn: Any) -> Any:
 
 def _class_terms(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> float:
     if targets.is_floating_point():
-        # Targets are class probabilities (N, C, ...): the mean is over everything but the classes, weights or not.
+        # Targets are class probabilities (N, C, ...): the mean is over all dimensions but the classes, with or without
+        # weights.
         return targets.numel() / targets.shape[1 if targets.dim() > 1 else 0]
     counted = targets[targets != loss.ignore_index].long()
     if loss.weight is None:
         return float(counted.numel())
-    # Classes without a weight are refused with the first forward pass.
+    # Classes without a weight are rejected in the first forward pass.
     weights = loss.weight.to(counted.device, torch.float64)
     return float(weights[counted.clamp(0, len(weights) - 1)].sum())
 

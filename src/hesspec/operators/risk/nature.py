@@ -1,4 +1,4 @@
-"""How the losses of batches add up to that of all data, as far as the losses of a few samples tell."""
+"""How the losses of batches add up to that of all data, inferred from the losses of a few samples."""
 
 from __future__ import annotations
 
@@ -30,47 +30,47 @@ from hesspec.operators.risk.terms import SAMPLES, SUM, Terms, candidates
 
 __all__ = ["NOT_ADDITIVE", "Nature"]
 
-# Batches that are looked at, at most: the first, and others that tell apart what it leaves open.
+# Largest number of batches that are examined: the first, and others that resolve what it leaves open.
 LOOKS = 4
 
 NOT_ADDITIVE = "the losses of its parts do not add up to its loss"
-UNTOLD = "nothing tells whether the losses of its parts add up to its loss"
-AMBIGUOUS = "nothing tells what its loss is a mean over"
+UNTOLD = "it is unknown whether the losses of its parts add up to its loss"
+AMBIGUOUS = "it is unknown what its loss is a mean over"
 
 
 class Nature:
-    """What the loss of a batch is: a mean over what, a sum, or none of these.
+    """Kind of reduction in the loss of a batch: a mean (over which terms), a sum, or neither.
 
-    Batches are shown to it in order (`wants`, `look`), then the processes that share the data agree (`settle`).
+    Batches are examined in order (`wants`, `look`), then the processes that share the data agree (`settle`).
 
-    What it looks at is a few samples of a batch, at most 16, and two parts of them: the loss of a mean over terms is
-    the mean of the parts' losses, weighted by their terms, and a sum is their sum. What the terms may be is tried:
-    samples, targets that are not ignored, totals of masks or weights (`hesspec.operators.risk.terms`). Where several
-    fit, further batches are looked at that tell them apart, by their own samples or by some of them together with some
-    of an earlier batch; where there are none, the terms are those of the loss functions of PyTorch that were called,
-    else the samples. Of a batch of one sample nothing can be told but together with a second one.
+    It evaluates a few samples of a batch, at most 16, and two parts of them: a mean over terms is the mean of the
+    parts' losses weighted by their terms, and a sum is their sum. Candidates for the terms are samples, targets that
+    are not ignored, and totals of masks or weights (`hesspec.operators.risk.terms`). If several fit, further batches
+    that distinguish them are examined, alone or together with samples of an earlier batch; if there are none, the terms
+    are those of the PyTorch loss functions that were called, and otherwise the samples. A batch of one sample is only
+    informative together with a second one.
 
     Parameters
     ----------
     loss : Loss
     forward : callable or None
-        From inputs to outputs at the real parameters; None where no forward pass can be made, and the loss is taken as
-        it says.
+        From inputs to outputs at the real parameters; None if no forward pass can be run, so that the reduction
+        declared by the loss is used.
 
     Attributes
     ----------
     ranges : list of ClassRange
-        What classes may be in the data.
+        Ranges of valid classes in the data.
     changes_inputs : bool
-        Whether the model works in place on its inputs.
+        Whether the model modifies its inputs in place.
     open : list of Terms
-        What the mean may be over, as far as is known.
+        Candidates for the terms of the mean.
     terms : Terms
-        What is settled on.
+        The terms that were chosen.
     division : Division or None
-        Where the samples are in a batch that was looked at.
+        Position of the samples in a batch that was examined.
     indivisible : str
-        Why batches are never cut; "" if they may be.
+        Why batches are never split; "" if they may be.
     """
 
     def __init__(self, loss: Loss, forward: Forward | None) -> None:
@@ -81,19 +81,19 @@ class Nature:
         self.terms = SAMPLES
         self.division: Division | None = None
         self.indivisible = ""
-        # Those by which parts add up to rounding; None where no parts were given to the model.
+        # Candidates for which parts add up to rounding; None if no parts were evaluated.
         self._exact: set[Terms] | None = None
         self._backed: set[Terms] = set()
-        # The losses of the first batch that told something, as text.
+        # The losses of the first informative batch, as text.
         self._told = ""
         self._looks = 0
-        # Some samples of the batches that were looked at.
+        # Some samples of the batches that were examined.
         self._seen: list[Part] = []
-        # Of each batch that was met, what of all that was open then counts its samples alike.
+        # For each batch, the open candidates that count its samples alike.
         self._alike: list[dict[Terms, int]] = []
 
     def divides(self, inputs: Any, targets: Any, samples: int) -> bool:
-        """Whether the samples of a batch can be taken apart, as those of the first one can."""
+        """Whether the samples of a batch can be separated like those of the first one."""
         structure = inputs, targets
         if samples < 2 or flatten(structure)[1].opaque:
             return False
@@ -104,18 +104,18 @@ class Nature:
 
     @property
     def adds_up(self) -> bool:
-        """Whether parts of the batches that were looked at add up to them by their numbers of samples."""
+        """Whether the examined parts add up to their batches by numbers of samples."""
         return SAMPLES in (self._exact or ())
 
     def wants(self, inputs: Any, targets: Any, samples: int) -> bool:
-        """Whether a batch is to be looked at: the first ones, until something is told, and any that tells more."""
+        """Whether to examine a batch: the first ones until one is informative, and any that adds information."""
         if self._forward is None:
             return False
         more = not self._told or self._tells_apart(inputs, targets, samples)
         return self._looks < LOOKS and (more or bool(self._others(Part(inputs, targets, samples))))
 
     def _tells_apart(self, inputs: Any, targets: Any, samples: int) -> bool:
-        """Whether the samples of a batch count differently by what is open, which is kept for `settle`."""
+        """Whether the open candidates count the samples of a batch differently, which is recorded for `settle`."""
         alike: dict[Terms, int] = {}
         kinds: list[torch.Tensor] = []
         for terms in self.open:
@@ -132,7 +132,7 @@ class Nature:
         return len(kinds) > 1
 
     def look(self, index: int, inputs: Any, targets: Any, samples: int) -> None:
-        """Look at a batch on the model's device, which is left unchanged.
+        """Examine a batch on the model's device, which is left unchanged.
 
         Raises
         ------
@@ -150,7 +150,7 @@ class Nature:
         finding = self._look_at(index, batch, forward)
         if finding is not None:
             self._note(index, finding)
-        # Samples that what is open counts alike tell nothing of it: others of this batch may.
+        # Samples that all open candidates count alike are not informative; others of this batch may be.
         before: list[Terms] = []
         while finding is not None and self.open != before and self._tells_apart(inputs, targets, samples):
             before, finding = self.open, self._look_at(index, batch, forward)
@@ -167,7 +167,7 @@ class Nature:
         self._seen.append(some)
 
     def _some(self, batch: Part) -> Part | None:
-        """A few samples of a batch, which may be joined with those of others; None where it cannot be divided."""
+        """Return a few samples of a batch, to be joined with those of others; None if it cannot be divided."""
         structure = batch.inputs, batch.targets
         if flatten(structure)[1].opaque:
             return None
@@ -176,7 +176,7 @@ class Nature:
         if not self._exact or not self.divides(*structure, batch.samples):
             return None
         some = _taken(batch, self._in_batch(batch), torch.arange(min(batch.samples, SMALLER), device="cpu"))
-        # Not views, which would keep all of the batch.
+        # Not views, which would keep the whole batch alive.
         inputs, targets = copied((some.inputs, some.targets))
         return Part(inputs, targets, some.samples)
 
@@ -184,10 +184,9 @@ class Nature:
         return self.division or Division.of((batch.inputs, batch.targets), batch.samples)
 
     def _others(self, batch: Part) -> list[Part]:
-        """What was seen of other batches that tells something together with a batch.
+        """Return samples of other batches that are informative together with a batch.
 
-        That is where their samples count differently by what is open, and of batches of one sample, of which nothing
-        else tells.
+        These are samples that the open candidates count differently, and batches of one sample.
         """
         found = []
         for other in self._seen:
@@ -201,7 +200,7 @@ class Nature:
         return found
 
     def _look_at_both(self, index: int, one: Part, other: Part, forward: Forward) -> Finding | None:
-        """Look at samples of two batches as one batch, where they can be joined."""
+        """Examine samples of two batches as one batch, if they can be joined."""
         division = self._in_batch(one)
         if not division.divides:
             return None
@@ -212,10 +211,10 @@ class Nature:
         try:
             evaluation = self._evaluate(index, whole, forward)
         except ValueError:
-            # They belong to samples in another way than by rows.
+            # Their entries do not correspond to samples by rows.
             return None
         found = compare_parts(index, evaluation, (whole, one, other), self.open, forward, self._loss)
-        # Whether a batch may be cut is told by parts of its own, where it has any.
+        # Whether a batch may be split is determined by its own parts, if it has any.
         return found and replace(found, cut=self._exact is None)
 
     def _look_at(self, index: int, batch: Part, forward: Forward) -> Finding | None:
@@ -232,7 +231,7 @@ class Nature:
         except ValueError:
             if groups is None:
                 raise
-            # Either the model cannot do with some of the samples, or it fails, which the whole batch then shows.
+            # Either the model cannot process a subset of the samples, or it fails, which the whole batch will show.
             some, groups = batch, None
             whole = self._evaluate(index, batch, forward)
         if not self._told:
@@ -259,13 +258,13 @@ class Nature:
         return found
 
     def _note(self, index: int, finding: Finding) -> None:
-        """Keep what fits this batch too."""
+        """Keep the candidates that fit this batch as well."""
         given = next((terms for terms in self.open if terms.kind == "given"), None)
         if given is not None and finding.fits and given not in finding.fits:
             fitting = "the sum of its parts" if finding.fits[0] == SUM else f"a mean over {finding.fits[0]}"
             raise ValueError(
-                f"Batch {index}: terms= contradicts the loss, which is {finding.words}: that is {fitting}. Leave "
-                "terms= out, or let it return the number of terms that the mean is over."
+                f"Batch {index}: terms= contradicts the loss, which is {finding.words}: that is {fitting}. Omit "
+                "terms=, or let it return the number of terms in the mean."
             )
         if finding.cut:
             self._exact = set(finding.exact) & (set(finding.exact) if self._exact is None else self._exact)
@@ -274,25 +273,25 @@ class Nature:
         self._told = self._told or finding.words
 
     def settle(self, ranks: Ranks, numbers: Sequence[Mapping[Terms, float]]) -> None:
-        """Settle on what fits on all ranks, the likeliest first.
+        """Choose the most likely candidate that fits on all ranks.
 
         Parameters
         ----------
         ranks : Ranks
         numbers : sequence of mappings
-            For each batch of this rank, how many terms it has by everything that is open.
+            For each batch of this rank, its number of terms by each open candidate.
 
         Warns
         -----
         UserWarning
-            If that cannot be told of several batches.
+            If it cannot be determined for several batches.
         """
         told = [one for one in ranks.gather((self._told, self.open, self._exact, self._backed)) if one[0]]
         fits = [terms for terms in told[0][1] if all(terms in fitting for _, fitting, _, _ in told)] if told else []
         fits = [terms for terms in fits if all(terms in of for of in numbers) or terms == SUM]
         cut = [of_rank for _, _, of_rank, _ in told if of_rank is not None]
         backed = [terms for terms in fits if all(terms in of_rank for _, _, _, of_rank in told)]
-        # Where all targets count in the batches that were looked at, samples do not tell of those that do not.
+        # If all targets count in the examined batches, they give no information about ignored targets.
         backed.sort(key=lambda terms: terms == SAMPLES)
         known = known_terms(self._loss, numbers)
         assumed = SUM if self._loss.reduction == "sum" and not self._loss.given_terms else [*known, SAMPLES][0]
@@ -309,18 +308,20 @@ class Nature:
             self.indivisible = NOT_ADDITIVE if cut else UNTOLD
         several = ranks.total(len(numbers)) > 1
         if several and not fits and self.terms not in known:
-            seen = f"it is not a mean over samples, tokens or other terms, nor a sum: {told[0][0]}" if told else UNTOLD
+            seen = (
+                f"it is neither a mean over samples, tokens or other terms nor a sum: {told[0][0]}" if told else UNTOLD
+            )
             _warn(
                 ranks,
-                f"How the losses of batches add up is not known ({seen}). Batches are weighted by their numbers of "
-                "samples, and never cut. Give all data as one batch, or terms=..., the number of terms that the mean "
-                "of a batch is over.",
+                f"It is unknown how the losses of batches add up ({seen}). Batches are weighted by their numbers of "
+                "samples and never split. Pass all data as one batch, or terms=..., the number of terms in the mean "
+                "of a batch.",
             )
         if self.terms not in [*known, *backed, SUM]:
             self._settle_open(ranks, numbers)
 
     def _settle_open(self, ranks: Ranks, numbers: Sequence[Mapping[Terms, float]]) -> None:
-        """Say so where batches would have other weights if the mean was over what else fits."""
+        """Warn if batches would have different weights under the other candidates that fit."""
         other: list[Terms] = []
         for terms in self.open:
             ratios = [of[terms] / of[self.terms] for of in numbers if of[self.terms]]
@@ -336,13 +337,13 @@ class Nature:
             _warn(
                 ranks,
                 f"The mean of the loss may be over {self.terms} or over {' or '.join(named[:3])}, which give "
-                f"batches different weights; it is taken to be over {self.terms}. Pass terms=..., a function of the "
-                "targets that returns the number of terms, to say which.",
+                f"batches different weights; {self.terms} are assumed. Pass terms=..., a function of the "
+                "targets that returns the number of terms, to specify it.",
             )
 
 
 def known_terms(loss: Loss, numbers: Sequence[Mapping[Terms, float]]) -> list[Terms]:
-    """What the user, or a loss module of PyTorch, says that the mean is over."""
+    """Return the terms that the user, or a loss module of PyTorch, declares."""
     given = [Terms("given")] if loss.given_terms is not None else []
     return [*given, *([Terms("module")] if all(Terms("module") in of for of in numbers) else [])]
 

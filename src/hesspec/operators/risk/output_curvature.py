@@ -1,4 +1,4 @@
-"""Products with the curvature of common losses in the model's outputs, d^2 l / d f^2, in closed form."""
+"""Closed-form products with the output curvature d^2 l / d f^2 of common losses."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["OUTPUT_CURVATURES", "check_output_curvature", "output_curvature", "r
 Curve = Callable[[Tensor], Tensor]
 
 OUTPUT_CURVATURES = ("full", "true-vs-rest", "within-competitor")
-"""All of d^2 l / d f^2, and its two parts for softmax cross-entropy."""
+"""The full output curvature d^2 l / d f^2, and its two parts for softmax cross-entropy."""
 
-# Numbers that a temporary of the product holds at most, 64 MiB in float32: the outputs of a language model, samples x
-# tokens x vocabulary, can fill the memory several times over.
+# Largest number of entries of a temporary in a product, 64 MiB in float32: the outputs of a language model, samples x
+# tokens x vocabulary, could fill the memory several times over.
 CHUNK = 2**24
 
 
 def check_output_curvature(part: str, loss: Any, targets: Any) -> None:
-    """Refuse a part of the output curvature that this loss does not have with these targets.
+    """Reject a part of the output curvature that is undefined for this loss and these targets.
 
     Parameters
     ----------
     part : str
         One of `OUTPUT_CURVATURES`.
     loss, targets
-        As in `output_curvature`.
+        See `output_curvature`.
 
     Raises
     ------
@@ -41,52 +41,54 @@ def check_output_curvature(part: str, loss: Any, targets: Any) -> None:
         return
     if getattr(type(loss), "forward", None) is not nn.CrossEntropyLoss.forward:
         raise InputError(
-            f"output_curvature={part!r} is a part of the curvature of softmax cross-entropy, and the loss is "
+            f"output_curvature={part!r} is a part of the curvature of softmax cross-entropy, but the loss is "
             f"{getattr(loss, '__name__', type(loss).__name__)}: pass torch.nn.CrossEntropyLoss() (or "
             "torch.nn.functional.cross_entropy) and a model that returns logits, or leave it at 'full'."
         )
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         seen = str(targets.dtype) if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
         raise InputError(
-            f"output_curvature={part!r} needs the true class of every sample, and the targets are {seen}: pass class "
-            "indices (torch.int64), or leave it at 'full'."
+            f"output_curvature={part!r} requires the true class of every sample, but the targets are {seen}: pass "
+            "class indices (torch.int64), or leave it at 'full'."
         )
 
 
 def output_curvature(loss: Any, outputs: Tensor, targets: Any, part: str = "full") -> Curve | None:
-    r"""`tangent -> (d^2 l / d f^2) tangent` at these outputs, for losses of which it is known in closed form.
+    r"""Return `tangent -> (d^2 l / d f^2) tangent` at these outputs, for losses with a known closed form.
 
     Parameters
     ----------
     loss : callable
         `CrossEntropyLoss` (class indices or probabilities, with all its options), `MSELoss` or `BCEWithLogitsLoss` of
-        `torch.nn`; a subclass counts where it has the same `forward`.
+        `torch.nn`; subclasses with the same `forward` are included.
     outputs : Tensor
-        Shaped as the loss takes it.
+        Outputs, in the shape that the loss takes.
     targets
+        Targets of the loss.
     part : {"full", "true-vs-rest", "within-competitor"}, optional
-        All of it, or one of the two terms that it is the sum of for softmax cross-entropy with class indices.
+        The full output curvature, or one of its two terms for softmax cross-entropy with class indices.
 
     Returns
     -------
     callable or None
-        From a tangent of the shape of `outputs` to the product, of the same shape; None for any other loss.
+        Maps a tangent with the shape of `outputs` to the product, of the same shape; None for any other loss.
 
     Raises
     ------
     ValueError
-        If this loss does not have this part with these targets.
+        If this part is undefined for this loss and these targets.
 
     Notes
     -----
-    Softmax cross-entropy has the curvature a (diag(p) - p p^T) in every row, with a the weight of the row: the target
-    does not enter otherwise. The usual order of the product, p (u - <p, u>), cancels where one p_k is near 1, as it is
-    in every sample that is fitted well. With d = u - u_k for the likeliest class k, and s = sum_{c != k} p_c d_c,
+    Softmax cross-entropy has the curvature a (diag(p) - p p^T) in every row, with a the weight of the row; the target
+    does not enter otherwise. The usual form of the product, p (u - <p, u>), suffers from cancellation if some p_k is
+    near 1, as for every sample that is fitted well. With d = u - u_k for the most likely class k, and s = sum_{c != k}
+    p_c d_c,
 
     .. math:: \bigl((\mathrm{diag}(p) - p p^\top) u\bigr)_c = p_c (d_c - s),
 
     which is -p_k s for c = k: 1 - p_k never appears, and each entry keeps the relative accuracy of a few roundings.
-    p = exp(f - f_k) / sum exp(f - f_k) is all that is kept beside k.
+    Only p = exp(f - f_k) / sum exp(f - f_k) and k are stored.
 
     The loss is softplus(-s) of the margin s = f_y - logsumexp_{c != y} f_c of the true class y. The gradient of s is
     e_y - q, with q the softmax of all classes but y, its second derivative -(diag(q) - q q^T), and so
@@ -96,7 +98,7 @@ def output_curvature(loss: Any, outputs: Tensor, targets: Any, part: str = "full
               + \underbrace{\sigma(-s)\,(\mathrm{diag}(q) - q q^\top)}_{\text{within-competitor}},
 
     where sigma(s) = p_y (arXiv 2605.06081). Both are positive semi-definite; the second is zero with two classes.
-    Weights and label smoothing are in a.
+    Weights and label smoothing are included in a.
     """
     check_output_curvature(part, loss, targets)
     if not isinstance(targets, Tensor):
@@ -118,7 +120,7 @@ def _cross_entropy(loss: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, 
     classes = 1 if outputs.dim() > 1 else 0
     rows = row_weights(loss, outputs, targets, classes).unsqueeze(classes)
     if part == "full" or outputs.shape[classes] == 1:
-        # A single class has no competitors, and nothing to split: its curvature is zero.
+        # A single class has no competitors: its curvature is zero.
         return _covariance(torch.softmax(outputs, classes), outputs.argmax(classes, keepdim=True), rows, classes)
     true = torch.where(targets != loss.ignore_index, targets, 0).unsqueeze(classes)
     competitors = (outputs - outputs.gather(classes, true)).scatter(classes, true, -torch.inf)
@@ -130,7 +132,7 @@ def _cross_entropy(loss: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, 
         return _covariance(q, competitors.argmax(classes, keepdim=True), rest, classes)
 
     def product(tangent: Tensor, direction: Tensor, true: Tensor, factor: Tensor) -> Tensor:
-        # Entries of e_y - q sum to zero: what all classes share is taken out first, and does not cancel later.
+        # Entries of e_y - q sum to zero: subtracting what all classes share first avoids cancellation later.
         d = tangent - tangent.gather(classes, true)
         return direction * (direction * d).sum(classes, keepdim=True) * factor
 
@@ -142,7 +144,7 @@ def _covariance(p: Tensor, likeliest: Tensor, factor: Tensor, classes: int) -> C
 
     def product(tangent: Tensor, p: Tensor, likeliest: Tensor, factor: Tensor) -> Tensor:
         d = tangent - tangent.gather(classes, likeliest)
-        # d is zero in the likeliest class, so that the sum over the others is the sum over all.
+        # d is zero for the most likely class, so the sum over the others is the sum over all.
         return p * (d - (p * d).sum(classes, keepdim=True)) * factor
 
     return _in_chunks(product, (p, likeliest, factor), classes)
@@ -161,7 +163,7 @@ def _in_chunks(product: Callable[..., Tensor], constants: tuple[Tensor, ...], cl
 
 
 def row_weights(loss: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """What diag(p) - p p^T of each row is multiplied by, shaped as the outputs without their classes."""
+    """Return the factor of diag(p) - p p^T in each row, with the shape of the outputs without their classes."""
     smoothing, count = loss.label_smoothing, outputs.shape[classes]
     weight = torch.ones(count, dtype=outputs.dtype, device=outputs.device) if loss.weight is None else loss.weight
     even = smoothing * weight.mean()

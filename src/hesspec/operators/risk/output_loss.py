@@ -1,4 +1,4 @@
-"""The loss of one batch as a function of what the model returns, and its curvature there."""
+"""Loss of one batch as a function of the model's outputs, and its curvature."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Predict = Callable[[Named], Any]
 
 
 class OutputLoss:
-    """The loss of one batch as a function of the model's outputs.
+    """Loss of one batch as a function of the model's outputs.
 
     Parameters
     ----------
     loss : Loss
     targets
     around : callable, optional
-        From named parameters to a context within which the loss sees these in the model: for a loss that reaches the
-        parameters on another way than through the outputs, as a penalty on the weights does.
+        From named parameters to a context within which the model has these, for a loss that depends on the parameters
+        other than through the outputs, such as a penalty on the weights.
     reaches : bool, optional
-        Whether it does.
+        Whether the loss depends on the parameters in this way.
     """
 
     def __init__(
@@ -45,34 +45,34 @@ class OutputLoss:
         self._loss, self._targets, self._around, self.reaches = loss, targets, around, reaches
 
     def __call__(self, outputs: Any, named: Named) -> Tensor:
-        """Loss at these outputs, and at these parameters where the loss reaches them itself; a scalar."""
+        """Evaluate the loss at these outputs, and at these parameters if it depends on them directly; a scalar."""
         with nullcontext() if self._around is None else self._around(named):
             return self._loss(outputs, self._targets)
 
     def taken(self, outputs: Any) -> Any:
-        """What of the model's outputs the loss function is given."""
+        """Return the part of the model's outputs that the loss function receives."""
         return self._loss.taken(outputs)
 
     def curvature(self, outputs: Any, part: str = "full") -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]] | None:
-        """Products with d^2 l / d f^2 in closed form, where there is one.
+        """Return products with d^2 l / d f^2 in closed form, if there is one.
 
         Parameters
         ----------
         outputs
-            What the model returned, any structure. It enters as a constant.
+            Outputs of the model, of any structure, taken as constants.
         part : {"full", "true-vs-rest", "within-competitor"}, optional
             See `hesspec.operators.risk.output_curvature.output_curvature`.
 
         Returns
         -------
         callable or None
-            From tangents of the differentiable tensors of `outputs` (see `differentiable_outputs`) to the products, one
-            for each; None where the curvature of this loss has to be had by automatic differentiation.
+            Maps tangents of the differentiable tensors of `outputs` (see `differentiable_outputs`) to the products, one
+            for each; None if the curvature of this loss requires automatic differentiation.
 
         Raises
         ------
         ValueError
-            If the loss does not have this part, or a part is asked for and the logits are not among the outputs.
+            If the loss does not have this part, or a part is requested and the logits are not among the outputs.
         """
         taken = self._loss.taken(outputs)
         places = [i for i, tensor in enumerate(differentiable_outputs(outputs)[0]) if tensor is taken]
@@ -80,8 +80,8 @@ class OutputLoss:
         if curve is None:
             if part != "full":
                 raise InputError(
-                    f"output_curvature={part!r} needs the logits that the loss is given among the tensors that the "
-                    f"model returns, and this {type(outputs).__name__} does not hold them; let the model return them."
+                    f"output_curvature={part!r} requires that the model returns the logits, but this "
+                    f"{type(outputs).__name__} does not contain them; let the model return them."
                 )
             return None
         return lambda tangents: tuple(

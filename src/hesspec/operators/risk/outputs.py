@@ -1,4 +1,4 @@
-"""The differentiable tensors among a model's outputs, which may be any structure."""
+"""Differentiable tensors in a model's outputs, which may have any structure."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Captured", "differentiable_outputs"]
 
 @dataclass(frozen=True)
 class Captured:
-    """Tensors that stand for a model's outputs; see `hesspec.operators.risk.captured`.
+    """Tensors that replace a model's outputs; see `hesspec.operators.risk.captured`.
 
     Attributes
     ----------
     tensors : tuple of Tensor
     constants : dict
-        The parameters at which they were found, as constants.
+        Parameters at which they were computed, as constants.
     """
 
     tensors: tuple[Tensor, ...]
@@ -36,7 +36,7 @@ class Captured:
 def differentiable_outputs(
     outputs: Any,
 ) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], Any]]:
-    """Floating-point tensors of an output structure, and how to put others in their place.
+    """Find the floating-point tensors of an output structure, and return a function that replaces them.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def differentiable_outputs(
     -------
     tensors : tuple of Tensor
     rebuild : callable
-        From a tuple of tensors of the same shapes to the structure.
+        Builds the structure from a tuple of tensors of the same shapes.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def differentiable_outputs(
 
 
 def _flatten(outputs: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """Leaves of a structure, and how to build it of others: what PyTorch's pytrees know, and objects with tensors."""
+    """Flatten a structure (PyTorch pytrees and objects with tensors); return leaves and a function to rebuild it."""
     leaves: list[Any] = []
     builds: list[tuple[int, Callable[[list[Any]], Any]]] = []
     members, structure = pytree.tree_flatten(outputs)
@@ -103,7 +103,7 @@ def _filled(rest: Structure) -> Callable[[list[Any]], Any]:
 
 
 def _as_given(item: Any) -> Any:
-    """A distribution with the parameters that it was given, without those that were computed of them and are cached."""
+    """Return a distribution with its original parameters, without cached ones that were derived from them."""
     if not isinstance(item, Distribution):
         return item
     kept, own = copy.copy(item), vars(item)
@@ -117,10 +117,10 @@ def _as_given(item: Any) -> Any:
 
 
 def _normalised(item: Any) -> Any:
-    """An object, with the logits of categorical distributions in it normalised, as their constructors do.
+    """Return an object with the logits of its categorical distributions normalised, as their constructors do.
 
-    Those that a model made are normalised already, and the logarithm of a probability is linear in them. As a function
-    of any logits it is the cross-entropy, of which these are logits too.
+    Logits in the model's distributions are normalised already, and the logarithm of a probability is linear in them. As
+    a function of arbitrary logits it is the cross-entropy, for which these are logits too.
     """
     if isinstance(item, Distribution):
         own = vars(item)

@@ -1,4 +1,4 @@
-"""The parameters that a curvature matrix is taken with respect to, and the flat vectors that belong to them."""
+"""Selection of the parameters of a curvature matrix, and conversion to flat vectors."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping
@@ -15,22 +15,22 @@ ParameterSpec = str | nn.Module | nn.Parameter | Iterable["str | nn.Module | nn.
 
 
 class ParameterSelection:
-    """Selected parameters of a model, in the order of `model.named_parameters()`, at the values that they have now.
+    """Selected parameters of a model, in the order of `model.named_parameters()`, at their current values.
 
     Parameters
     ----------
     model : torch.nn.Module
     params : None, str, Module, Parameter, or an iterable of them
         Names, glob patterns ("features.*.weight"), submodules or parameters of the model. By default every parameter
-        that requires a gradient. Tied parameters are one, by whichever of their names they are selected.
+        that requires a gradient. Tied parameters count once and can be selected by any of their names.
 
     Attributes
     ----------
     names : tuple of str
     parameters : tuple of torch.nn.Parameter
-        The model's own.
+        The model's own parameters.
     values : tuple of Tensor
-        Copies of their values. A complex parameter is a pair of reals: its value here has the shape (..., 2) of
+        Copies of their values. Complex parameters are stored as pairs of reals, with the shape (..., 2) of
         `torch.view_as_real`.
     shapes, sizes, count
         Of these values, and the number of entries of all.
@@ -39,14 +39,14 @@ class ParameterSelection:
     Raises
     ------
     ValueError
-        If a name or pattern matches nothing, a module or parameter is none of the model's, nothing is selected, or the
-        selected parameters differ in dtype or device or are not float32 or float64.
+        If a name or pattern matches nothing, a module or parameter does not belong to the model, nothing is selected,
+        or the selected parameters differ in dtype or device or are not float32 or float64.
     """
 
     def __init__(self, model: nn.Module, params: ParameterSpec = None) -> None:
         selected = select_parameters(model, params)
         self.names = tuple(selected)
-        # A copy: the operator is the curvature at this point, whatever a training loop does to the model afterwards.
+        # A copy, as the operator is the curvature at this point even if training continues.
         self.parameters = tuple(selected.values())
         self._complex = tuple(value.is_complex() for value in self.parameters)
         self.values = tuple(
@@ -67,17 +67,17 @@ class ParameterSelection:
             )
 
     def natural(self, values: Iterable[Tensor]) -> list[Tensor]:
-        """Tensors shaped as `values` in the form that the model has: those of complex parameters are complex."""
+        """Convert tensors shaped as `values` to the model's form, in which complex parameters are complex."""
         return [
             torch.view_as_complex(value) if pair else value for value, pair in zip(values, self._complex, strict=True)
         ]
 
     def real(self, values: Iterable[Tensor]) -> list[Tensor]:
-        """Return the inverse of `natural`."""
+        """Apply the inverse of `natural`."""
         return [torch.view_as_real(value) if pair else value for value, pair in zip(values, self._complex, strict=True)]
 
     def entries_of(self, names: Iterable[str]) -> Tensor:
-        """Entries of flat vectors of parameters by their names or patterns; see `CurvatureOperator.entries_of`."""
+        """Return the indices of parameters in flat vectors; see `CurvatureOperator.entries_of`."""
         chosen: set[str] = set()
         for pattern in names:
             found = fnmatch.filter(self.names, pattern)
@@ -88,25 +88,25 @@ class ParameterSelection:
         return torch.cat([place.reshape(-1) for name, place in places if name in chosen])
 
     def to_named(self, vector: Tensor) -> dict[str, Tensor]:
-        """Views of a flat vector (p,), shaped and named as the parameters are.
+        """Return views of a flat vector (p,) with the shapes and names of the parameters.
 
         Raises
         ------
         ValueError
-            If the vector has another shape.
+            If the vector has a different shape.
         """
         if vector.shape != (self.count,):
             raise ValueError(f"A flat vector of these parameters has shape ({self.count},), not {tuple(vector.shape)}.")
         return dict(zip(self.names, self.split(vector), strict=True))
 
     def split(self, vector: Tensor) -> tuple[Tensor, ...]:
-        """Views of a flat vector (p,), shaped as the parameters are."""
+        """Return views of a flat vector (p,) with the shapes of the parameters."""
         return tuple(
             part.view(shape) for part, shape in zip(torch.split(vector, list(self.sizes)), self.shapes, strict=True)
         )
 
     def to_flat(self, named: Mapping[str, Tensor]) -> Tensor:
-        """Flat vector (p,) of tensors that are named and shaped as the parameters are.
+        """Return the flat vector (p,) of tensors with the names and shapes of the parameters.
 
         Raises
         ------
@@ -125,16 +125,16 @@ class ParameterSelection:
 
 
 def select_parameters(model: nn.Module, params: ParameterSpec = None) -> dict[str, nn.Parameter]:
-    """Selected parameters of a model by their names, in the order of `model.named_parameters()`.
+    """Return the selected parameters of a model by name, in the order of `model.named_parameters()`.
 
-    Arguments and errors are those of `ParameterSelection`.
+    See `ParameterSelection` for arguments and errors.
     """
     everything = dict(model.named_parameters())
     chosen = _choose(everything, dict(model.named_parameters(remove_duplicate=False)), params)
     if not chosen:
         raise ValueError(
-            "No parameter is selected: the model has none that requires a gradient. Name them with params=[...], "
-            "or call requires_grad_() on those that are meant."
+            "No parameter is selected: the model has none that requires a gradient. Select some with params=[...], "
+            "or call requires_grad_() on them."
         )
     return {name: value for name, value in everything.items() if name in chosen}
 
@@ -142,7 +142,7 @@ def select_parameters(model: nn.Module, params: ParameterSpec = None) -> dict[st
 def _choose(
     everything: Mapping[str, nn.Parameter], aliases: Mapping[str, nn.Parameter], params: ParameterSpec
 ) -> set[str]:
-    """Names among `everything` that a selection means; `aliases` has all names of tied parameters."""
+    """Resolve a selection to names in `everything`; `aliases` has all names of tied parameters."""
     if params is None:
         return {name for name, parameter in everything.items() if parameter.requires_grad}
     chosen: set[str] = set()
@@ -157,11 +157,11 @@ def _choose(
             matches = {name for name, parameter in everything.items() if id(parameter) in wanted}
             if len(matches) != len(wanted) or not wanted:
                 raise ValueError(
-                    f"A {type(item).__name__} in params has parameters that the model does not have, or none."
+                    f"A {type(item).__name__} in params has no parameters, or parameters that are not the model's."
                 )
         else:
             raise ValueError(
-                f"params holds a {type(item).__name__}; it takes names, glob patterns, submodules and parameters."
+                f"params contains a {type(item).__name__}; it accepts names, glob patterns, submodules and parameters."
             )
         chosen |= matches
     return chosen

@@ -1,4 +1,4 @@
-"""What a loss is of its batch, told from the losses of two parts of it: a mean over what, a sum, or neither."""
+"""Reduction of a loss over its batch (mean, sum or neither), determined from the losses of two parts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from hesspec.operators.risk.terms import SUM, Terms
 
 __all__ = ["SMALLER", "Finding", "Part", "by_calls", "check_broadcast", "compare_outputs", "compare_parts", "two_parts"]
 
-# Of the samples that are looked at, and of those the ones in the smaller part: both parts are uneven, so that a mean of
-# the parts' means is told from the mean of all.
+# Number of samples that are evaluated, and of those in the smaller part: the parts are uneven to distinguish a mean of
+# the parts' means from the mean of all.
 LOOKED_AT, SMALLER = 16, 5
 
-# What a loss may be off by, in roundings of itself and of the outputs: sums over samples and channels are taken in
-# other orders for other numbers of samples.
+# Tolerance of a loss, in roundings of itself and of the outputs: the order of sums over samples and channels depends on
+# the number of samples.
 ROUNDINGS = 1024
 
-# Means whose denominator is guarded (the total of a mask + 1e-6) do not add up to rounding, and yet are means.
+# Means with a guarded denominator (the total of a mask + 1e-6) do not add up to rounding, but are means.
 NEARLY = 1e-5
 
-# What fits worse than the best by this factor, and by more than so many roundings, does not fit.
+# A candidate that fits worse than the best by this factor, and by more than this many roundings, is rejected.
 WORSE, ALIKE = 8.0, 256
 
 
@@ -48,20 +48,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the losses of a batch and of two parts of it tell.
+    """Result of comparing the loss of a batch with those of two parts.
 
     Attributes
     ----------
     fits : tuple of Terms
-        What the mean may be over, or `SUM`; empty for none of all that was tried.
+        Terms that the mean may be over, or `SUM`; empty if no candidate fits.
     exact : frozenset of Terms
-        Those of them by which the losses of the parts add up to that of the batch to rounding, so that it may be cut.
+        Those for which the losses of the parts add up to that of the batch to rounding, so that it may be split.
     backed : frozenset of Terms
-        Those of them that are the terms of the loss functions which were called.
+        Those that are the terms of the loss functions that were called.
     words : str
         The losses, as text.
     cut : bool
-        Whether parts of the batch were given to the model.
+        Whether the model was run on parts of the batch.
     """
 
     fits: tuple[Terms, ...]
@@ -72,13 +72,13 @@ class Finding:
 
 
 def two_parts(loss: Loss, whole: Part, terms: Sequence[Terms], *, limit: int = LOOKED_AT) -> tuple[Tensor, Tensor]:
-    """Indices of the samples of two uneven parts, ascending, in which what the mean may be over differs most.
+    """Return indices of two uneven parts, ascending, for which the candidate terms differ most.
 
     Parameters
     ----------
     loss : Loss
     whole : Part
-        A batch of two samples at least.
+        A batch of at least two samples.
     terms : sequence of Terms
     limit : int
         Number of samples of both parts together.
@@ -122,8 +122,8 @@ def compare_parts(
     Returns
     -------
     Finding or None
-        None where nothing can be told: the loss is not finite, or is another one with each call, or neither part can be
-        given to the model.
+        The result; None if it is not informative: the loss is not finite or changes from call to call, or the model
+        cannot process either part.
     """
     if not math.isfinite(whole.value):
         return None
@@ -143,8 +143,8 @@ def compare_outputs(
 ) -> Finding | None:
     """Compare the loss of a batch with those of two parts of its outputs, without a forward pass.
 
-    The model may mix samples while its loss does not, as with the nodes of a graph: then batches are never cut, but
-    this tells what the loss is a mean over.
+    A model may mix samples although its loss does not, as for the nodes of a graph: then batches are never split, but
+    this determines what the loss is a mean over.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def compare_outputs(
     Returns
     -------
     Finding or None
-        None where outputs or targets are not of samples.
+        The result; None if outputs or targets are not organised by samples.
     """
     places = Division.of(batch.targets, batch.samples)
     leaves, structure = pytree.tree_flatten(loss.taken(whole.outputs))
@@ -174,7 +174,7 @@ def compare_outputs(
             with torch.no_grad(), LossCalls() as recorder:
                 value = loss.of_taken(pytree.tree_unflatten(taken, structure), copied(parts[-1].targets))
         except Exception as error:
-            # A loss that cannot do with some of the samples is not a mean over them.
+            # A loss that fails for a subset of the samples is not a mean over them.
             if is_out_of_memory(error):
                 raise
             return None
@@ -184,7 +184,7 @@ def compare_outputs(
 
 
 def check_broadcast(index: int, whole: Evaluation, batch: Part, terms: Sequence[Terms], loss: Loss) -> None:
-    """Refuse a loss of outputs (N, 1) and targets (N,), or the reverse, that is a mean only of equal shapes.
+    """Reject outputs (N, 1) with targets (N,), or the reverse, if the loss is a mean only for equal shapes.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def check_broadcast(index: int, whole: Evaluation, batch: Part, terms: Sequence[
         with torch.no_grad():
             value, other = (float(loss.of_taken(alike, copied(each)).detach()) for each in (targets, targets.flip(0)))
     except Exception as error:
-        # A loss that pairs samples on purpose may need the shapes that it has.
+        # A loss that pairs samples on purpose may need its shapes.
         if is_out_of_memory(error):
             raise
         return
@@ -229,7 +229,7 @@ def check_broadcast(index: int, whole: Evaluation, batch: Part, terms: Sequence[
 
 
 def by_calls(whole: Evaluation, batch: Part, terms: Sequence[Terms], loss: Loss) -> Finding | None:
-    """What the calls of loss functions tell of a batch that has no parts: None where the loss is none of their results.
+    """Infer the reduction of a batch without parts from calls of loss functions; None if the loss is not their result.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def by_calls(whole: Evaluation, batch: Part, terms: Sequence[Terms], loss: Loss)
 
 
 def _tried(index: int, part: Part, forward: Forward, loss: Loss) -> Evaluation | None:
-    """Evaluation of some of the samples; None where the model or the loss cannot do with them."""
+    """Evaluate some of the samples; None if the model or the loss fails on them."""
     try:
         return evaluate(index, part.inputs, part.targets, forward, loss)
     except ValueError:
@@ -274,7 +274,7 @@ def _compared(
     found: Sequence[Any],
     terms: Sequence[Terms],
 ) -> Finding:
-    """What fits, of losses and calls of two parts, each of which may be None."""
+    """Return the candidates that fit the losses and calls of two parts, each of which may be None."""
     evaluated = [(whole.value, whole.calls), *found]
     values = [math.nan if one is None else one[0] for one in evaluated]
     scale = sum(abs(value) for value in values if math.isfinite(value))
@@ -282,7 +282,7 @@ def _compared(
     off = {each: _off(each, values, number) for each, number in numbers.items()}
     noise = ROUNDINGS * _rounding(whole) * scale
     if min(off.values()) > noise:
-        # Rounding of the outputs may be larger than that of the loss, where it is a small difference of them.
+        # Rounding of the outputs may exceed that of the loss, if the loss is a small difference of them.
         noise += ROUNDINGS * _rounding(whole) * _effect(loss, whole, parts[0].targets)
     best = min(off.values())
     limit = min(max(noise, NEARLY * scale), max(WORSE * best, ALIKE * _rounding(whole) * scale))
@@ -301,7 +301,7 @@ def _compared(
 
 
 def _off(terms: Terms, values: Sequence[float], numbers: Sequence[float]) -> float:
-    """How far the loss is from that which its parts add up to."""
+    """Difference between the loss and the sum of its parts."""
     if terms == SUM:
         weights = [1.0, 1.0]
     elif numbers[0] > 0 and math.isclose(numbers[0], numbers[1] + numbers[2], rel_tol=1e-9):
@@ -314,10 +314,11 @@ def _off(terms: Terms, values: Sequence[float], numbers: Sequence[float]) -> flo
 
 
 def _backs(evaluated: tuple[float, Sequence[LossCall]] | None, number: float) -> bool:
-    """Whether calls of loss functions say that a loss is a mean over this number of terms.
+    """Whether calls of loss functions show that a loss is a mean over this number of terms.
 
-    They do where all of them are such means, and where none is one and the loss is the sum of all their results divided
-    by the number: the sum of the losses of tokens, of all of them or by chunks, over the number of tokens that count.
+    They do if all of them are such means, or if none is a mean and the loss is the sum of all their results divided by
+    the number: for example the summed loss of tokens, possibly in chunks, over the number of tokens that are not
+    ignored.
     """
     value, calls = evaluated or (math.nan, ())
     if not calls or all(call.is_mean for call in calls):
@@ -341,7 +342,7 @@ def _rounding(whole: Evaluation) -> float:
 
 
 def _effect(loss: Loss, whole: Evaluation, targets: Any) -> float:
-    """sum |f dl/df| over the outputs: what relative errors of the outputs are multiplied by in the loss."""
+    """Return sum |f dl/df| over the outputs, the factor from relative errors of outputs to the error of the loss."""
     if loss.closure is not None:
         return 0.0
     try:
@@ -351,6 +352,6 @@ def _effect(loss: Loss, whole: Evaluation, targets: Any) -> float:
             value = loss(rebuild(tuple(at)), copied(targets))
             slopes = torch.autograd.grad(value, at, allow_unused=True, materialize_grads=True)
     except (RuntimeError, ValueError):
-        # Of a loss that reaches round the outputs there is no such number.
+        # It is undefined for a loss that bypasses the outputs.
         return 0.0
     return sum(float((slope.detach() * output.detach()).abs().sum()) for slope, output in zip(slopes, at, strict=True))

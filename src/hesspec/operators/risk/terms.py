@@ -1,4 +1,4 @@
-"""What the mean of a loss may be over: samples, tokens that count, masks, weights."""
+"""Candidates for the terms of a mean loss: samples, tokens that are not ignored, masks, weights."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from hesspec.operators.risk.losses import Loss
 
 __all__ = ["SAMPLES", "SUM", "Terms", "candidates"]
 
-# What marks targets that do not count: PyTorch's default, and the numbers of padding that are usual besides.
+# Values that mark ignored targets: PyTorch's default, and other usual padding values.
 IGNORED = (-100, -1, 0)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A number of terms, or total weight, of a batch or a part of it, which the mean of its loss may be over.
+    """Rule for the number of terms, or total weight, of a batch in the mean of its loss.
 
     Attributes
     ----------
     kind : str
-        "samples"; "sum": the loss is not a mean, and each part counts once; "given": what the user's `terms=` says;
-        "module": what a loss module of PyTorch counts; and of a tensor of the data: "entries", "counted" (those that
-        are not `ignored`), "total" (a mask's or weights'), "weights" (of the classes that it holds).
+        "samples"; "sum": the loss is not a mean, and each part counts once; "given": the user's `terms=`; "module": as
+        counted by a loss module of PyTorch; and for a tensor of the data: "entries", "counted" (those that are not
+        `ignored`), "total" (of a mask or weights), "weights" (of the classes that it contains).
     path : str
-        Which tensor.
+        Path of the tensor.
     shifted : str
-        "" for all of the tensor, "next" without its first entry in the last dimension, "last" without its last one.
+        "" for the whole tensor, "next" without its first entry in the last dimension, "last" without its last one.
     ignored : int
+        Value of ignored targets.
     weights : tuple of float
-        Of each class.
+        Weight of each class.
     """
 
     kind: str
@@ -46,9 +47,9 @@ class Terms:
     weights: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        """What the mean is over, as text."""
+        """Describe the terms."""
         if not self.path:
-            return {"given": "what terms= says", "module": "the terms of the loss module"}.get(self.kind, self.kind)
+            return {"given": "the terms of terms=", "module": "the terms of the loss module"}.get(self.kind, self.kind)
         name = self.path + {"": "", "next": "[..., 1:]", "last": "[..., :-1]"}[self.shifted]
         return {
             "entries": f"entries of {name}",
@@ -58,7 +59,7 @@ class Terms:
         }[self.kind]
 
     def of(self, loss: Loss, inputs: Any, targets: Any, samples: int) -> float:
-        """Number in a batch, or a part of it.
+        """Return the number in a batch, or a part of it.
 
         Parameters
         ----------
@@ -76,7 +77,7 @@ class Terms:
         return 0.0 if tensor is None else float(self._each(tensor).sum())
 
     def of_each(self, loss: Loss, inputs: Any, targets: Any, samples: int) -> Tensor | None:
-        """Number in each sample (samples,), float64; None where it cannot be told."""
+        """Return the number in each sample (samples,), float64; None if it cannot be determined."""
         if self.kind in ("samples", "sum"):
             return torch.ones(samples, dtype=torch.float64, device="cpu")
         tensor = self._tensor(inputs, targets, loss) if self.path else None
@@ -95,7 +96,7 @@ class Terms:
         return tensor[..., 1:] if self.shifted == "next" else tensor[..., :-1]
 
     def _each(self, tensor: Tensor) -> Tensor:
-        """What each entry counts for, float64."""
+        """Return the weight of each entry, float64."""
         if self.kind == "entries":
             return torch.ones_like(tensor, dtype=torch.float64)
         if self.kind == "total":
@@ -116,15 +117,15 @@ def _tensors(inputs: Any, targets: Any, loss: Loss) -> dict[str, Tensor]:
 
 
 def candidates(loss: Loss, inputs: Any, targets: Any, calls: Iterable[LossCall]) -> list[Terms]:
-    """All that the mean of a loss may be over, likelier ones first.
+    """Return all candidates for the terms of a mean loss, most likely first.
 
     Parameters
     ----------
     loss : Loss
     inputs, targets
-        Of a batch.
+        Inputs and targets of a batch.
     calls : iterable of LossCall
-        Of loss functions, in its forward pass and loss.
+        Calls of loss functions in its forward pass and loss.
     """
     found = [SUM, SAMPLES] if loss.reduction == "sum" else [SAMPLES, SUM]
     if loss.known_terms(targets) is not None:
@@ -154,7 +155,7 @@ def _of_tensor(
     if classes:
         found += [Terms("weights", path, shifted, skip, of_class) for skip, of_class in weights]
         found += [Terms("counted", path, shifted, skip) for skip in ignored]
-    # Images and features are no weights; masks and weights have one number for each sample or position.
+    # Images and features are not weights; masks and weights have one number for each sample or position.
     if (not tensor.is_floating_point() or tensor.dim() <= 2) and bool((tensor >= 0).all()):
         found.append(Terms("total", path, shifted))
     if tensor.dim() > 1:

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm, built for the data at hand."""
+"""Networks of torchvision and timm, adapted to the data set."""
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from hesspec.backend.suggest import unknown
 
 __all__ = ["timm_network", "torchvision_network"]
 
-# What networks raise, in their making or in the first forward, where images do not suit them.
+# Exceptions of networks, in construction or in the first forward pass, if images do not suit them.
 _FAULTS = (RuntimeError, ValueError, AssertionError, TypeError, IndexError, ZeroDivisionError)
 
 

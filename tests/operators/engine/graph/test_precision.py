@@ -140,10 +140,10 @@ def test_a_model_that_cannot_be_traced_is_refused():
 @pytest.mark.parametrize(
     ("precision", "dtype", "message"),
     [
-        ("half", torch.float32, "precision='half' is unknown; it is one of 'full', 'tf32', 'bfloat16'"),
-        ("bfloat16", torch.float64, r"for float32 operators, and this one is torch\.float64.*model\.float"),
+        ("half", torch.float32, "precision='half' is unknown; use one of 'full', 'tf32', 'bfloat16'"),
+        ("bfloat16", torch.float64, r"for float32 operators, but this one is torch\.float64.*model\.float"),
         ("tf32", torch.float64, "for float32 operators"),
-        ("tf32", torch.float32, "needs a CUDA device, and the model is on cpu"),
+        ("tf32", torch.float32, "needs a CUDA device, but the model is on cpu"),
     ],
 )
 def test_precisions_that_cannot_be_had_are_refused_at_once(precision, dtype, message):

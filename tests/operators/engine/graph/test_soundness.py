@@ -129,7 +129,7 @@ state = torch.zeros(3, 3)
 @pytest.mark.parametrize("function", [writes_input, writes_statistics, higher_order])
 def test_what_writes_into_its_inputs_is_refused(function):
     x = torch.randn(3, 3)
-    with pytest.raises(UnsoundTraceError, match=r"writes into a tensor that it is given"):
+    with pytest.raises(UnsoundTraceError, match=r"writes into one of its arguments"):
         free_of_mutations(trace(function, x), [x])
 
 
@@ -244,7 +244,7 @@ def test_memory_addressed_by_strides_is_that_of_the_record():
 )
 def test_memory_past_a_tensor_is_refused(function):
     traced = trace(function, torch.randn(3, 3))
-    with pytest.raises(UnsoundTraceError, match="reads memory past the tensor"):
+    with pytest.raises(UnsoundTraceError, match="reads memory beyond its argument"):
         free_of_strides(traced.graph)
 
 

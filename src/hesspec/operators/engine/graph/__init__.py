@@ -1,1 +1,1 @@
-"""Traced graphs of products, and their rewritings, none of which changes a result."""
+"""Traced graphs of products, and rewritings that do not change their results."""

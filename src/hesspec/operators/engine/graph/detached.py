@@ -1,4 +1,4 @@
-"""What reverse mode takes for constants, taken for constants by forward mode too."""
+"""Detached results as constants in forward mode, as they are in reverse mode."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hesspec.operators.model.constants import GET_DATA
 
 __all__ = ["Detached"]
 
-"""What `tensor.data` calls."""
+"""The function that `tensor.data` calls."""
 
-# They change what a tensor is, and not only for the innermost derivative.
+# They change the tensor itself, not only for the innermost derivative.
 REFUSED = {torch.Tensor.detach_, torch.Tensor.data.__set__}  # type: ignore[attr-defined]
 
 
 class Detached(TorchFunctionMode):
-    """Within this context results under `torch.no_grad()`, and `tensor.data`, are constants of every derivative.
+    """Within this context, results under `torch.no_grad()` and `tensor.data` are constants for every derivative.
 
-    So they are in a backward pass; a forward-mode derivative looks at neither ("this API does not apply to forward-mode
-    AD", says PyTorch of `no_grad`) but for `detach()`, which is put in their place. What is written in place under
-    `no_grad` changes a tensor's value and not its derivative, as in a backward pass.
+    A backward pass treats them as constants. Forward mode ignores both (PyTorch documents for `no_grad` that "this API
+    does not apply to forward-mode AD") but respects `detach()`, which is substituted. In-place writes under `no_grad`
+    change the value of a tensor and not its derivative, as in a backward pass.
 
     Raises
     ------
     UnsoundTraceError
-        In the context, by `tensor.detach_()` and by assignment to `tensor.data`.
+        For `tensor.detach_()` and assignments to `tensor.data` within the context.
     """
 
     def __torch_function__(
@@ -41,7 +41,7 @@ class Detached(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Give functions under `no_grad` detached tensors."""
+        """Pass detached tensors to functions under `no_grad`."""
         if func in REFUSED:
             raise UnsoundTraceError(
                 f"{getattr(func, '__name__', func)} of a tensor, which forward mode does not follow"
@@ -64,7 +64,7 @@ class Detached(TorchFunctionMode):
             return detached
 
         def restore(leaf: Any) -> Any:
-            # x.contiguous() and x.add_(y) return x itself, which is no constant.
+            # x.contiguous() and x.add_(y) return x itself, which is not a constant.
             return given[id(leaf)][0] if id(leaf) in given else leaf
 
         args, kwargs = pytree.tree_map(detach, (tuple(args), dict(kwargs)))

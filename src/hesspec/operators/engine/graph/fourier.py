@@ -1,4 +1,4 @@
-"""Convolutions on small maps as batched matrix products between Fourier transforms."""
+"""Convolutions on small maps as batched matrix products of Fourier transforms."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Bilinear", "bilinear", "prefer_fourier"]
 
 aten: Any = torch.ops.aten
 
-# Multiplications of a batched product in the time that it takes to write one number of a transformed tensor and to read
-# it again, for each convolution, of which six share six transforms (with a Gauss-Newton matrix four): 13 (maps of 8x8)
-# to 28 (4x4), measured on two cores of an AMD EPYC (Zen 4).
+# Number of multiplications of a batched product in the time of writing and reading one number of a transformed tensor,
+# for each convolution; six convolutions share six transforms (four for a Gauss-Newton matrix). Measured: 13 (maps of
+# 8x8) to 28 (4x4) on two cores of an AMD EPYC (Zen 4).
 TRANSFERRED = 25
-# Of the six transforms, how many each convolution has to itself that multiply by all pixels.
+# Number of the six transforms per convolution that multiply by all pixels.
 TRANSFORMS = 1 / 3
 
 DTYPES = (torch.float32, torch.float64)
@@ -31,7 +31,7 @@ Side = Literal["inputs", "weights", "outputs"]
 
 
 class Bilinear(NamedTuple):
-    """Matrices of an algorithm for convolutions of one geometry, by the tensor that they belong to.
+    """Matrices of an algorithm for convolutions of one geometry, by the tensor to which they apply.
 
     Attributes
     ----------
@@ -58,21 +58,21 @@ class Geometry(NamedTuple):
 
 @functools.cache
 def bilinear(geometry: Geometry) -> Bilinear:
-    r"""An algorithm for convolutions y[o] = sum_u w[u] x[o + u - padding] of small maps, by Fourier transforms.
+    r"""Construct a Fourier algorithm for convolutions y[o] = sum_u w[u] x[o + u - padding] of small maps.
 
-    x being zero outside of its map, y is the convolution on a circle as long as map and padding, L pixels in each
-    dimension: a product for each frequency. All being real, one of two opposite frequencies is enough, and Gauss's
-    three real products make a complex one:
+    As x is zero outside its map, y is a circular convolution of length L (map and padding) in each dimension: one
+    product for each frequency. For real data, one of each pair of opposite frequencies is enough, and a complex product
+    takes three real ones (Gauss):
 
     .. math:: y = A ((B x) \circ (G w)), \qquad t = (3 L_h L_w - s) / 2 \text{ products},
 
-    s frequencies being their own opposites. For a kernel of 3x3, padded by one, these are 13, 37 and 121 in the place
-    of 36, 144 and 576 on maps of 2x2, 4x4 and 8x8. As it is trilinear in y, x and w, gradients take the same three
-    matrices: B^T ((A^T g) * (G w)) for the inputs and G^T ((A^T g) * (B x)) for the weights.
+    where s frequencies are their own opposites. For a 3x3 kernel with padding one, these are 13, 37 and 121 products
+    instead of 36, 144 and 576 on maps of 2x2, 4x4 and 8x8. As it is trilinear in y, x and w, gradients use the same
+    three matrices: B^T ((A^T g) * (G w)) for the inputs and G^T ((A^T g) * (B x)) for the weights.
 
-    Fourier matrices are multiples of isometries, so that it is as exact as multiplying directly is, nearly: in float32
-    relative errors (in the 2-norm) of 4e-7 where a direct convolution has 2e-7. Interpolation at small integers, with
-    yet fewer products (36 for 4x4), loses digits with the size of the map.
+    Fourier matrices are multiples of isometries, so the algorithm is nearly as accurate as a direct convolution:
+    relative errors (in the 2-norm) are 4e-7 in float32, compared with 2e-7. Interpolation at small integers needs even
+    fewer products (36 for 4x4) but loses digits as the map grows.
 
     References
     ----------
@@ -89,7 +89,7 @@ def bilinear(geometry: Geometry) -> Bilinear:
     frequencies = np.array([*own, *pairs])
 
     def waves(size: tuple[int, ...], first: tuple[int, int] = (0, 0)) -> npt.NDArray[np.complex128]:
-        """exp(-2 pi i k.o / L) at all frequencies (rows) and pixels (columns), the first of which is o = `first`."""
+        """Return exp(-2 pi i k.o / L) at all frequencies (rows) and pixels (columns), the first being o = `first`."""
         pixels = np.array([*np.ndindex(size)]) + first
         return np.asarray(np.exp(-2j * math.pi * ((frequencies / lengths) @ pixels.T)))
 
@@ -108,18 +108,18 @@ def bilinear(geometry: Geometry) -> Bilinear:
 
 
 def prefer_fourier(graph: fx.Graph, nodes: set[fx.Node]) -> None:
-    """Give convolutions on small maps, on the CPU, and their gradients Fourier transforms where that saves time.
+    """Use Fourier transforms for convolutions on small maps on the CPU, and their gradients, where it saves time.
 
-    Every tensor is transformed once, whatever it takes part in; sums of convolutions are taken before they are
-    transformed back. What does not depend on the vector is transformed with the primal pass.
+    Every tensor is transformed once; sums of convolutions are formed before transforming back. Tensors that do not
+    depend on the vector are transformed in the primal pass.
 
     Parameters
     ----------
     graph : torch.fx.Graph
-        Of a module, traced with fake tensors (`meta["val"]`); both are changed.
+        Graph of a module, traced with fake tensors (`meta["val"]`); both are modified.
     nodes : set of Node
         Nodes that may be changed, those that depend on the vector. The others keep the model's own arithmetic, so that
-        activations at a kink fall on the side on which the model has them.
+        activations at a kink stay on the side on which the model has them.
     """
     rewriting = _Rewriting(graph)
     for node in list(graph.nodes):
@@ -135,7 +135,7 @@ def prefer_fourier(graph: fx.Graph, nodes: set[fx.Node]) -> None:
 
 
 class _Product(NamedTuple):
-    """A batched product (t, ...) that is transformed back, what is added to the result, and to what it belongs."""
+    """Batched product (t, ...) that is to be transformed back, with the terms added to its result."""
 
     product: fx.Node
     side: Side
@@ -185,7 +185,7 @@ class _Rewriting:
                 self._replace(result, _Product(product, side, geometry, None), result)
 
     def sum(self, node: fx.Node) -> None:
-        """Sum before the transform, where both summands are transformed for nothing else."""
+        """Sum before the transform, if both summands are transformed only for this sum."""
         summands: Any = node.args
         one, other = map(self._products.get, summands)
         if one is None or other is None or node.kwargs or one[1:3] != other[1:3] or summands[0] is summands[1]:
@@ -204,7 +204,7 @@ class _Rewriting:
             self._replace(node, _Product(product, one.side, one.geometry, bias), node)
 
     def _replace(self, node: fx.Node, product: _Product, like: fx.Node) -> None:
-        """Transform back what takes the place of a node."""
+        """Transform back the replacement of a node."""
         shape = list(like.meta["val"].shape)
         matrix = self._constant(product.side, product.geometry, node)
         flat = call(self._graph, aten.view.default, product.product, [len(product.product.meta["val"]), -1])
@@ -219,7 +219,7 @@ class _Rewriting:
         self._products[result] = product
 
     def _transformed(self, tensor: Any, side: Side, geometry: Geometry) -> fx.Node:
-        """Transform of maps or kernels (a, b, h, w), of shape (t, a, b)."""
+        """Return the transform (t, a, b) of maps or kernels (a, b, h, w)."""
         key = tensor, side, geometry
         if key not in self._transforms:
             value = tensor.meta["val"]
@@ -252,7 +252,7 @@ class _Rewriting:
 
 
 def _geometry(node: fx.Node, inputs: Any, weight: Any, outputs: Any) -> Geometry | None:
-    """Geometry of a convolution, or its gradients, for which transforms save time; else None."""
+    """Return the geometry of a convolution or its gradients if transforms save time; otherwise None."""
     maps, kernel, result = (part.meta["val"].shape for part in (inputs, weight, outputs))
     if len(kernel) != 4 or not plain(node, outputs, math.inf) or outputs.meta["val"].dtype not in DTYPES:
         return None

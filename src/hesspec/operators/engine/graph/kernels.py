@@ -1,4 +1,4 @@
-"""Operations of a traced graph in the form in which their kernels are fastest; the mathematics stays as it is."""
+"""Selection of the fastest kernels for operations of a traced graph, without changing the mathematics."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ aten: Any = torch.ops.aten
 
 
 class LargestMaps(NamedTuple):
-    """Numbers of pixels of the largest maps on which another form of a convolution is the faster one."""
+    """Numbers of pixels of the largest maps on which an alternative form of a convolution is faster."""
 
     sample_sums: int
     channels_last: int
 
 
-# Milliseconds of forms of a convolution, 256 samples, two cores, in memory that was used before, copies included. Times
-# of AVX2 are those of the same processor, oneDNN being told to do without AVX-512 (ONEDNN_MAX_CPU_ISA).
+# Milliseconds of forms of a convolution, 256 samples, two cores, in memory that was used before, copies included. AVX2
+# times are from the same processor, with AVX-512 disabled in oneDNN (ONEDNN_MAX_CPU_ISA).
 #
 #                                          AVX-512 (AMD EPYC, Zen 5)       AVX2
 #                                          as it is  channels  sum over   as it is  channels  sum over
@@ -43,24 +43,24 @@ class LargestMaps(NamedTuple):
 LARGEST_MAPS = {"AVX512": LargestMaps(sample_sums=4, channels_last=0)}
 LARGEST_MAPS_ELSEWHERE = LargestMaps(sample_sums=16, channels_last=64)
 ZEN_5 = 26
-# Of `convolution_backward`: the gradient of the input alone, and that of the weight.
+# Output masks of `convolution_backward`: only the gradient of the input, and only that of the weight.
 MASKS = ([True, False, False], [False, True, False])
 
 
 def prefer_fast_convolutions(graph: fx.Graph, nodes: set[fx.Node]) -> None:
-    """Give convolutions on small maps, on the CPU, the form in which they are fastest.
+    """Use the fastest form for convolutions on small maps on the CPU.
 
-    With g the gradient of the output, that of the weight is sum_n x[n, i] * g[n, o] over all shifts, which is the
-    convolution of x with g, samples being summed over as channels are, stride and dilation changing places. Any of the
-    three may be faster channels last.
+    With g the gradient of the output, that of the weight is sum_n x[n, i] * g[n, o] over all shifts: the convolution of
+    x with g, in which samples take the role of channels, and stride and dilation are swapped. Each of the three may be
+    faster in channels-last format.
 
     Parameters
     ----------
     graph : torch.fx.Graph
-        Traced with fake tensors (`meta["val"]`); it is changed in place.
+        Graph traced with fake tensors (`meta["val"]`), which is modified in place.
     nodes : set of Node
         Nodes that may be changed, those that depend on the vector. The others keep the model's own arithmetic, so that
-        activations at a kink fall on the side on which the model has them.
+        activations at a kink stay on the side on which the model has them.
     """
     maps = LARGEST_MAPS.get(torch.backends.cpu.get_cpu_capability(), LARGEST_MAPS_ELSEWHERE)
     for node in list(graph.nodes):
@@ -80,10 +80,10 @@ def prefer_fast_convolutions(graph: fx.Graph, nodes: set[fx.Node]) -> None:
 
 
 def prefer_fast_products(graph: fx.Graph) -> None:
-    """Give matrix products in float32, on the CPU, the library that is faster on it.
+    """Use the faster library for float32 matrix products on the CPU.
 
-    PyTorch takes them from MKL, which leaves AVX-512 to processors of Intel: 4096 x 4096 times 4096 x 256 takes 83 ms
-    on one core of an AMD EPYC (Zen 5) and 36 ms in oneDNN, from which PyTorch has its convolutions; 49 and 19 on two.
+    PyTorch uses MKL, which uses AVX-512 only on Intel processors: 4096 x 4096 times 4096 x 256 takes 83 ms on one core
+    of an AMD EPYC (Zen 5), but 36 ms with oneDNN, which PyTorch uses for convolutions; 49 and 19 ms on two cores.
 
     Parameters
     ----------
@@ -108,13 +108,13 @@ if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)  # noqa: SLF001
     def _flops_of_linear(rows: tuple[int, int], weights: tuple[int, int], *_: Any, **__: Any) -> int:
-        """What PyTorch's counter does not know: operations of X (n, k) times the transpose of W (m, k)."""
+        """Count operations of X (n, k) times the transpose of W (m, k), which PyTorch's counter does not know."""
         return 2 * rows[0] * rows[1] * weights[0]
 
 
 @functools.cache
 def _mkl_is_slow() -> bool:
-    """Whether matrix products are MKL's, the processor has AVX-512, is not Intel's, and oneDNN is there."""
+    """Whether PyTorch uses MKL on a non-Intel processor with AVX-512, and oneDNN is available."""
     return (
         torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -125,30 +125,30 @@ def _mkl_is_slow() -> bool:
 
 @functools.cache
 def direct_speed() -> float:
-    """Multiplications that a direct convolution does while a batched matrix product does one.
+    """Return the multiplication rate of direct convolutions relative to that of batched matrix products.
 
-    Of maps of 8x8, on two cores, in thousand million a second: 125 and 78 on an AMD EPYC (Zen 4); 250 and, as matrix
-    products suggest, 87 on Zen 5, whose AVX-512 is twice as fast as its AVX2, of which MKL makes batched products.
+    For maps of 8x8 on two cores, in 10^9 per second: 125 and 78 on an AMD EPYC (Zen 4); 250 and, as matrix products
+    suggest, 87 on Zen 5, whose AVX-512 is twice as fast as its AVX2, which MKL uses for batched products.
     """
     return 2.9 if _mkl_is_slow() and _wide() else 1.6
 
 
 def _wide() -> bool:
-    """Whether AVX-512 is twice as fast as AVX2 on an AMD processor: from Zen 5, family 26, on."""
+    """Whether AVX-512 is twice as fast as AVX2 on an AMD processor: from Zen 5 (family 26)."""
     family = re.search(r"cpu family\s*:\s*(\d+)", _processor())
     return family is not None and int(family[1]) >= ZEN_5
 
 
 def _processor() -> str:
-    """What the system says of the processor; its maker is part of it."""
+    """Description of the processor by the operating system, including its vendor."""
     described = Path("/proc/cpuinfo")
     return described.read_text(encoding="utf-8", errors="replace") if described.exists() else platform.processor()
 
 
 def _channels_last(graph: fx.Graph, node: fx.Node, result: fx.Node) -> None:
-    """Run a convolution channels last, which its weight decides, and bring its result back.
+    """Run a convolution in channels-last format, which its weight determines, and convert its result back.
 
-    Where the result is channels last already, so is the convolution, and what follows counts on it.
+    If the result is in channels-last format already, so is the convolution, and later nodes rely on it.
     """
     if not result.meta["val"].is_contiguous():
         return
@@ -162,7 +162,7 @@ def _channels_last(graph: fx.Graph, node: fx.Node, result: fx.Node) -> None:
 
 
 def separate(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
-    """Take apart the gradients of a convolution by input, weight and bias; those that are left as operations of it."""
+    """Split the gradients of a convolution by input, weight and bias; return the nodes that remain convolutions."""
     if sum(node.args[10]) == 1:  # type: ignore[arg-type]
         return [node]
     singles = []
@@ -184,7 +184,7 @@ def separate(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
 
 
 def _convolve_samples(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """Replace the gradient of a weight by a convolution, which is returned."""
+    """Replace the gradient of a weight by a convolution, and return its node."""
     gradient, inputs, weight, _, stride, padding, dilation = node.args[:7]
     height, width = weight.meta["val"].shape[2:]  # type: ignore[union-attr]
     with graph.inserting_before(node):
@@ -193,7 +193,7 @@ def _convolve_samples(graph: fx.Graph, node: fx.Node) -> fx.Node:
         result = convolution = call(
             graph, aten.convolution.default, result, samples, None, dilation, padding, stride, False, [0, 0], 1
         )
-        # Where the stride leaves out the border of the input, there are shifts beyond the kernel's.
+        # If the stride skips the border of the input, there are shifts beyond those of the kernel.
         for dimension, size in ((2, height), (3, width)):
             if result.meta["val"].shape[dimension] != size:
                 result = call(graph, aten.slice.Tensor, result, dimension, 0, size)
@@ -206,7 +206,7 @@ def _convolve_samples(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def plain(node: fx.Node, output: Any, largest: float) -> bool:
-    """Whether a node is of a plain convolution on the CPU, in float32 or float64, with maps as small as that."""
+    """Whether a node is a plain convolution on the CPU, in float32 or float64, with maps at most this large."""
     value = output.meta["val"]
     weight = node.args[1 if node.target is aten.convolution.default else 2]
     transposed, groups = (node.args[6], node.args[8]) if output is node else (node.args[7], node.args[9])
@@ -223,7 +223,7 @@ def plain(node: fx.Node, output: Any, largest: float) -> bool:
 
 
 def call(graph: fx.Graph, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-    """Put an operation in, with the fake value of its result."""
+    """Insert an operation, with the fake value of its result."""
     node = graph.call_function(target, args, kwargs)
     node.meta["val"] = target(*(arg.meta["val"] if isinstance(arg, fx.Node) else arg for arg in args), **kwargs)
     return node

@@ -1,4 +1,4 @@
-"""The arithmetic of a product: float32 throughout, or matrix products and convolutions in TF32 or bfloat16."""
+"""Arithmetic of products: float32 throughout, or matrix products and convolutions in TF32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ aten: Any = torch.ops.aten
 
 PRECISIONS = ("full", "tf32", "bfloat16")
 
-# Bilinear operations, in which nearly all time goes: those that hardware has fast units for.
+# Bilinear operations, which take nearly all the time and for which hardware has fast units.
 BILINEAR = {
     aten.mm.default,
     aten.bmm.default,
@@ -28,29 +28,29 @@ BILINEAR = {
 
 
 def check_precision(precision: str, *, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a precision that an operator of this dtype cannot have on this device.
+    """Reject a precision that is not available for this dtype on this device.
 
     Raises
     ------
     ValueError
-        If it is unknown, or the operator is not float32, or TF32 is asked for where there is none.
+        If it is unknown, the operator is not float32, or TF32 is not available.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is unknown; it is one of {', '.join(map(repr, PRECISIONS))}.")
+        raise ValueError(f"precision={precision!r} is unknown; use one of {', '.join(map(repr, PRECISIONS))}.")
     if precision != "full" and dtype != torch.float32:
         raise ValueError(
-            f"precision={precision!r} is for float32 operators, and this one is {dtype}; leave it at 'full', or "
+            f"precision={precision!r} is for float32 operators, but this one is {dtype}; leave it at 'full', or "
             "convert the model with model.float()."
         )
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(
-            f"precision='tf32' needs a CUDA device, and the model is on {device}; 'bfloat16' works on any device."
+            f"precision='tf32' needs a CUDA device, but the model is on {device}; 'bfloat16' works on any device."
         )
 
 
 @contextmanager
 def arithmetic(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
-    """Matrix products and convolutions on CUDA in TF32, or in full float32, which is not cuDNN's default."""
+    """Run matrix products and convolutions on CUDA in TF32, or in full float32, which is not cuDNN's default."""
     if device.type != "cuda":
         yield
         return
@@ -66,15 +66,15 @@ def arithmetic(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
 
 
 def lower_products(graph: fx.Graph, nodes: set[fx.Node]) -> None:
-    """Give those of these nodes that are bilinear their float32 inputs in bfloat16, and their results in float32 again.
+    """Cast float32 inputs of bilinear nodes to bfloat16, and their results back to float32.
 
-    Casts of what does not depend on the vector fall into the primal part of the trace, so that residuals are kept in
-    bfloat16 where only such nodes read them.
+    Casts of values that do not depend on the vector belong to the primal part of the trace, so residuals that only such
+    nodes read are stored in bfloat16.
 
     Parameters
     ----------
     graph : torch.fx.Graph
-        Traced with fake tensors (`meta["val"]`); it is changed in place.
+        Graph traced with fake tensors (`meta["val"]`), which is modified in place.
     nodes : set of Node
         Nodes of the graph that may be changed, those that depend on the vector.
     """
@@ -85,7 +85,7 @@ def lower_products(graph: fx.Graph, nodes: set[fx.Node]) -> None:
         if not (isinstance(value, Tensor) and value.dtype == torch.float32):
             return source
         if source not in halves:
-            # Right behind its source, where every other node that reads it finds it too.
+            # Right after its source, so that other nodes that read it can share the cast.
             with graph.inserting_after(source):
                 halves[source] = _cast(graph, source, torch.bfloat16)
         return halves[source]
@@ -105,7 +105,7 @@ def lower_products(graph: fx.Graph, nodes: set[fx.Node]) -> None:
 
 
 def _widen(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """Put a cast to float32 between a node, which is bfloat16 now, and all that read it; the cast."""
+    """Insert a cast to float32 between a node, now in bfloat16, and all its readers; return the cast."""
     node.meta["val"] = _as(node.meta["val"], torch.bfloat16)
     with graph.inserting_after(node):
         wide = _cast(graph, node, torch.float32)

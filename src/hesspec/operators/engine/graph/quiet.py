@@ -1,4 +1,4 @@
-"""Silence of PyTorch's tracer while a trace is attempted, which may fail and has another way to go."""
+"""Silencing of PyTorch's tracer during a trace, which may fail without consequences."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["quiet_tracer"]
 
 @contextmanager
 def quiet_tracer() -> Iterator[None]:
-    """Within this context PyTorch's loggers and all warnings are silent.
+    """Silence PyTorch's loggers and all warnings within this context.
 
-    Fake tensors log the stack of every failure, and torch.func warns of how it is implemented: nothing of it is of any
-    use to who called for a product. What fails is raised as ever.
+    Fake tensors log the stack of every failure, and torch.func warns about its implementation, which does not help the
+    user of a product. Errors are raised as usual.
     """
     top = logging.getLogger("torch")
     loggers = [
@@ -27,7 +27,7 @@ def quiet_tracer() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.disabled = True
-        # Those that are made meanwhile, as modules are imported, take this level.
+        # Loggers created meanwhile by imports use this level.
         top.setLevel(logging.CRITICAL + 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Elementwise operations that write into the memory of an operand that nothing needs any more."""
+"""Reuse of memory: elementwise operations that write into the memory of an operand that is no longer needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["reuse_memory"]
 
 aten = torch.ops.aten
 
-# Operations in place, and the operands into whose memory the result may go.
+# In-place operations, and the operands whose memory may hold the result.
 IN_PLACE: dict[Any, tuple[Any, tuple[int, ...]]] = {
     aten.mul.Tensor: (aten.mul_.Tensor, (0, 1)),
     aten.add.Tensor: (aten.add_.Tensor, (0, 1)),
@@ -26,28 +26,28 @@ IN_PLACE: dict[Any, tuple[Any, tuple[int, ...]]] = {
 
 
 def reuse_memory(graph: fx.Graph) -> fx.Graph:
-    """Rewrite a graph so that results of elementwise operations take the memory of an operand where they can.
+    """Rewrite a graph such that elementwise operations write into the memory of an operand where possible.
 
     Half of a product with a convolutional network is elementwise work: scales of batch norm, masks of ReLU, sums of
-    terms. Written in place they touch less memory. Nothing of a result changes, to the bit. Side by side, two threads,
-    seven interleaved repeats: small CNN, 1,000 images, Hessian 1.05 (1.04 to 1.12) and Gauss-Newton 1.06 (1.02 to 1.20)
-    times as fast; ResNet18, 64 images, where convolutions dominate, 1.02 (1.00 to 1.07).
+    terms. In-place operations touch less memory. Results are bitwise identical. Side by side, two threads, seven
+    interleaved repeats: small CNN, 1,000 images, Hessian 1.05 (1.04 to 1.12) and Gauss-Newton 1.06 (1.02 to 1.20) times
+    as fast; ResNet18, 64 images, where convolutions dominate, 1.02 (1.00 to 1.07).
 
     Parameters
     ----------
     graph : torch.fx.Graph
-        Of ATen operations without mutations, with the values' shapes in `meta["val"]`.
+        Graph of ATen operations without mutations, with shapes of values in `meta["val"]`.
 
     Returns
     -------
     torch.fx.Graph
-        The same.
+        The same graph.
 
     Notes
     -----
-    An operand's memory is taken where it was allocated by an operation of this graph (inputs, kept residuals among
-    them, are not touched), this is its last use, none of its uses is a view of it, and shape, strides and dtype are the
-    result's.
+    The memory of an operand is reused if an operation of this graph allocated it (inputs, including cached residuals,
+    are never overwritten), this is its last use, none of its uses is a view of it, and it has the shape, strides and
+    dtype of the result.
     """
     place = {node: index for index, node in enumerate(graph.nodes)}
     owned: set[fx.Node] = set()
@@ -65,9 +65,9 @@ def reuse_memory(graph: fx.Graph) -> fx.Graph:
             node.target, node.kwargs = aten.threshold_backward.grad_input, {"grad_input": node.args[0]}
         elif node.target in IN_PLACE:
             target, operands = IN_PLACE[node.target]
-            # x + alpha y is no y + alpha x.
+            # x + alpha y differs from y + alpha x.
             chosen = [i for i in (operands[:1] if node.kwargs else operands) if free(node, node.args[i])]
-            # Products of matrices read what they have written already.
+            # Matrix products would read entries that they have already overwritten.
             if node.target is aten.baddbmm.default and node.args.count(node.args[0]) > 1:
                 chosen = []
             if chosen:
@@ -79,7 +79,7 @@ def reuse_memory(graph: fx.Graph) -> fx.Graph:
 
 
 def _owns(node: fx.Node) -> bool:
-    """Whether a node's value has memory of its own."""
+    """Whether a node owns the memory of its value."""
     if node.target is operator.getitem:
         source = node.args[0]
         return isinstance(source, fx.Node) and source.op == "call_function" and _owns(source)

@@ -1,4 +1,4 @@
-"""Simplifications of a traced graph of pure operations, none of which changes a result."""
+"""Simplifications of a traced graph of pure operations that do not change its results."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["merge_equal", "simplify"]
 
 aten: Any = torch.ops.aten
 
-# Operations that return their input where the result has its shape, dtype and strides; for copy it is the second input.
+# Operations that return their input if the result has its shape, dtype and strides; for copy it is the second input.
 COPIES: dict[Any, int] = {
     aten.alias.default: 0,
     aten.clone.default: 0,
@@ -26,7 +26,7 @@ FILLS: dict[Any, int] = {
     aten.fill.Scalar: 1,
     aten.scalar_tensor.default: 0,
 }
-# Linear in their first input: zero where that is.
+# Operations that are linear in their first input, hence zero if it is.
 LINEAR = {
     aten.expand.default,
     aten.view.default,
@@ -43,15 +43,15 @@ LINEAR = {
 
 
 def simplify(graph: fx.Graph) -> None:
-    """Remove copies that copy nothing, and sums with tensors that are zero whatever the inputs.
+    """Remove redundant copies, and sums with tensors that are zero for all inputs.
 
-    Forward-mode differentiation puts in both: clones of tangents, and zero tangents of what does not depend on the
-    parameters, such as the data. Signs of zeros may change, and NaN that came of 0 times infinity vanishes.
+    Forward-mode differentiation inserts both: clones of tangents, and zero tangents of values that do not depend on the
+    parameters, such as the data. Signs of zeros may change, and NaN from 0 times infinity disappears.
 
     Parameters
     ----------
     graph : torch.fx.Graph
-        Of operations without side effects, traced with fake tensors (`meta["val"]`).
+        Graph of operations without side effects, traced with fake tensors (`meta["val"]`).
     """
     zeros: set[Any] = set()
     for node in graph.nodes:
@@ -68,12 +68,12 @@ def simplify(graph: fx.Graph) -> None:
 
 
 def merge_equal(graph: fx.Graph) -> None:
-    """Merge nodes that compute the same: Gauss-Newton and residual products pass through the network twice."""
+    """Merge nodes that compute the same value: Gauss-Newton and residual products run the network twice."""
     seen: dict[tuple[Any, ...], fx.Node] = {}
     for node in list(graph.nodes):
         if node.op not in ("call_function", "get_attr"):
             continue
-        # repr tells 1 from 1.0 and True, which are equal as keys; a node's is its name, which is unique.
+        # repr distinguishes 1, 1.0 and True, which are equal as keys; that of a node is its unique name.
         key = (node.op, node.target, repr(node.args), repr(node.kwargs))
         first = seen.setdefault(key, node)
         if first is not node:

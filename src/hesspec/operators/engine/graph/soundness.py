@@ -1,7 +1,7 @@
-"""What makes a traced graph compute the function that it was traced from, at other values too.
+"""Checks and rewritings that make a traced graph valid for other values than those it was traced with.
 
-A trace is cut and rewritten in the belief that its operations are pure, and that nothing depends on how tensors lie in
-memory. Here each of these is made so, or the trace is refused.
+Traces are cut and rewritten on the assumption that their operations are pure and do not depend on memory layout. This
+module establishes both, or rejects the trace.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["UnsoundTraceError", "free_of_mutations", "free_of_strides"]
 
 aten: Any = torch.ops.aten
 
-# Write running statistics, which their schemas do not say: where the statistics are, and whether they are updated.
+# Operations that write running statistics without declaring it: positions of the statistics and of the update flag.
 SILENT_WRITERS = {
     aten.native_batch_norm.default: (3, 5),
     aten.cudnn_batch_norm.default: (3, 5),
@@ -32,31 +32,31 @@ class UnsoundTraceError(RuntimeError):
 
 
 def free_of_mutations(traced: fx.GraphModule, arguments: Sequence[Tensor]) -> fx.GraphModule:
-    """The graph without operations that write into their inputs.
+    """Return the graph without operations that write into their inputs.
 
-    `functionalize` does not look into composite operations that are called outside of any other transform: of an RNN
-    cell in plain evaluation, additions in place are left. They stand in the graph by themselves, so that they are
-    replaced when it is functionalised a second time.
+    `functionalize` does not enter composite operations that are called outside any other transform: in-place additions
+    of an RNN cell in plain evaluation remain. They are separate nodes of the graph, so functionalising it a second time
+    replaces them.
 
     Parameters
     ----------
     traced : torch.fx.GraphModule
-        Traced with fake tensors; nothing has been removed or moved.
+        Graph traced with fake tensors, unmodified.
     arguments : sequence of Tensor
-        Those that it was traced with.
+        Arguments of the trace.
 
     Returns
     -------
     torch.fx.GraphModule
-        `traced` where nothing mutates, else another one.
+        `traced` if nothing mutates, otherwise a new module.
 
     Raises
     ------
     UnsoundTraceError
-        If operations remain that write into an input, or of which that is not known.
+        If operations remain that write, or may write, into an input.
     """
     if any(map(_writes, traced.graph.nodes)):
-        # Not the module: calling it prints its source where it raises.
+        # Not the module, which prints its source if it raises.
         run = traced.forward
 
         def again(*given: Tensor) -> Any:
@@ -67,12 +67,12 @@ def free_of_mutations(traced: fx.GraphModule, arguments: Sequence[Tensor]) -> fx
         )
     for node in traced.graph.nodes:
         if _writes(node):
-            raise UnsoundTraceError(f"{node.target} writes into a tensor that it is given")
+            raise UnsoundTraceError(f"{node.target} writes into one of its arguments")
     return traced
 
 
 def _writes(node: fx.Node) -> bool:
-    """Whether a node writes into its inputs, or is not known not to."""
+    """Whether a node writes, or may write, into its inputs."""
     if node.op in ("placeholder", "output", "get_attr") or node.target is operator.getitem:
         return False
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
@@ -85,20 +85,20 @@ def _writes(node: fx.Node) -> bool:
 
 
 def free_of_strides(graph: fx.Graph) -> None:
-    """Make a graph compute the same however its inputs and intermediate results lie in memory.
+    """Make the results of a graph independent of the memory layout of inputs and intermediate results.
 
-    A kernel may return other strides than it did as a fake one, batches come in memory of any format, and faster
-    kernels take the place of others. A view is valid for some strides only; `reshape` copies where it has to.
+    A kernel may return other strides than its fake version, batches may have any memory format, and kernels are
+    replaced by faster ones. A view is valid for certain strides only; `reshape` copies if necessary.
 
     Parameters
     ----------
     graph : torch.fx.Graph
-        Of pure operations, traced with fake tensors (`meta["val"]`); it is changed in place.
+        Graph of pure operations, traced with fake tensors (`meta["val"]`), which is modified in place.
 
     Raises
     ------
     UnsoundTraceError
-        If an operation reads memory past the tensor that it is given.
+        If an operation reads memory beyond its argument.
     """
     for node in graph.nodes:
         if node.target in (aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default):  # noqa: SLF001
@@ -108,7 +108,7 @@ def free_of_strides(graph: fx.Graph) -> None:
 
 
 def _settle(graph: fx.Graph, node: fx.Node) -> None:
-    """Give an operation that addresses memory by strides a tensor that lies as recorded."""
+    """Pass a tensor with the recorded layout to an operation that addresses memory by strides."""
     source: Any = node.args[0]
     arguments: Sequence[Any] = node.args[1:] if node.target is aten.as_strided.default else node.args[2:]
     size, stride, *offset = arguments
@@ -116,7 +116,7 @@ def _settle(graph: fx.Graph, node: fx.Node) -> None:
     start: Any = offset[0] if offset and offset[0] is not None else value.storage_offset()
     last = start + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if not value.is_contiguous() or value.storage_offset() != 0 or last >= value.numel():
-        raise UnsoundTraceError(f"{node.target} reads memory past the tensor that it is given")
+        raise UnsoundTraceError(f"{node.target} reads memory beyond its argument")
     with graph.inserting_before(node):
         settled = graph.call_function(aten.clone.default, (source,), {"memory_format": torch.contiguous_format})
     settled.meta["val"] = value
