@@ -157,7 +157,7 @@ class Identity(Composable):
         return cls(int(operator.shape[0]), dtype=operator.dtype, device=operator.device)
 
     def identity(self) -> dict[str, str]:
-        """What this operator is."""
+        """Content hashes of this operator."""
         return {"matrix": "identity"}
 
     def __matmul__(self, vectors: Tensor) -> Tensor:

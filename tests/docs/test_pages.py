@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from importlib import import_module
 
 import pytest
 import torch
 from pages import PAGES, ROOT, anchors, blocks, links, name_of
 
 import hesspec
+from hesspec.spectra.record import KINDS
 
 RUNNABLE = [page for page in PAGES if page.name != "README.md" and any(not block.script for block in blocks(page))]
 
@@ -60,7 +62,11 @@ def test_every_page_is_linked_from_the_index():
 def test_file_format_lists_all_fields_and_attributes():
     text = (ROOT / "docs/reference/file-format.md").read_text()
     listed = set(re.findall(r"`(\w+)`", text))
-    results = [field.name for kind in (hesspec.Spectrum, hesspec.ClassStructure) for field in fields(kind)]
+    kinds = [
+        getattr(import_module(module), name) for module, _, name in (kind.rpartition(".") for kind in KINDS.values())
+    ]
+    assert {kind.KIND for kind in kinds} <= set(re.findall(r"^\| ([^|`]+) \| `hesspec", text, re.MULTILINE))
+    results = [name for kind in kinds for name in (kind.FORMAT_ATTRIBUTE, *(field.name for field in fields(kind)))]
     data = [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))]
     hessian = hesspec.Hessian(torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(), data)
     spectrum = hesspec.spectrum(hessian)

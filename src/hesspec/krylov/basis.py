@@ -227,7 +227,7 @@ class KrylovBasis:
         scales = torch.tensor(self._scales, dtype=torch.float64)
         weights = (coefficients.to("cpu", torch.float64) / scales[:, None]).to(device=self.device, dtype=self.dtype)
         result = KrylovBasis(self._space, dtype=self.dtype, device=self.device)
-        # A block at a time, so that beside both bases no more than a block is in memory.
+        # One block at a time, so that only one block is in memory in addition to both bases.
         for chosen in torch.split(weights, BLOCK, dim=1):
             combined = torch.zeros(chosen.shape[1], self._space.length, dtype=self.dtype, device=self.device)
             for rows, columns, part in self._pieces(combined.T, set(range(len(self._blocks)))):

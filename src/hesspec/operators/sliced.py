@@ -45,7 +45,7 @@ class Sliced:
 
     @property
     def attributes(self) -> dict[str, str | int | float]:
-        """Of the operator."""
+        """Attributes of the operator."""
         return self._operator.attributes
 
     def __matmul__(self, vectors: Tensor) -> Tensor:

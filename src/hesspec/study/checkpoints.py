@@ -51,7 +51,7 @@ def save_checkpoint(path: str | os.PathLike[str], network: nn.Module, metadata: 
     Raises
     ------
     ValueError
-        If the network's state holds something other than tensors.
+        If the network's state contains something other than tensors.
     OSError
         If the file cannot be written.
     """
@@ -60,7 +60,7 @@ def save_checkpoint(path: str | os.PathLike[str], network: nn.Module, metadata: 
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"The network's state {name!r} is an object of type {type(value).__name__!r}; a "
-                "checkpoint holds tensors only."
+                "checkpoint contains only tensors."
             )
         # A separate clone for each name, as safetensors rejects tensors that share memory.
         tensors[name] = value.cpu().clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Data sets of images and classes, held whole in memory, and small parts of them that nest."""
+"""Data sets of images and classes in memory, and nested subsets of them."""
 
 import inspect
 import operator
@@ -21,7 +21,7 @@ __all__ = ["DATASETS", "SPLITS", "Dataset", "load_dataset"]
 
 SPLITS: Final = ("train", "test")
 
-# Classes that are numbered by the labels alone. The largest data sets of images have some 20,000.
+# Largest number of classes that are numbered by the labels alone. The largest image data sets have about 20,000.
 MOST_CLASSES: Final = 1_000_000
 
 
@@ -32,10 +32,10 @@ class Dataset:
     Parameters
     ----------
     name, split
-        What the data are, as given to `load_dataset`.
+        Names of the data set and the split, as given to `load_dataset`.
     inputs
-        Tensor (N, channels, size, size), float32, normalised. A data set of the user's own may have
-        samples of another shape and type, with channels (or features) in the second dimension.
+        Tensor (N, channels, size, size), float32, normalised. A user's own data set may have samples of another shape
+        and type, with channels (or features) in the second dimension.
     targets
         Tensor (N,), int64: the class of every sample, from 0.
     class_names
@@ -44,7 +44,7 @@ class Dataset:
     Raises
     ------
     ValueError
-        If there are no samples, inputs and targets do not correspond, or a target is no class.
+        If there are no samples, inputs and targets do not correspond, or a target is not a class.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Check that inputs, targets and classes belong together."""
+        """Check that inputs, targets and classes match."""
         what = f"The {self.split} split of {self.name!r}"
         if self.targets.ndim != 1 or self.targets.dtype != torch.int64:
             raise ValueError(
@@ -94,7 +94,7 @@ class Dataset:
         return self.inputs.shape[-1]
 
     def batches(self, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-        """Cut the samples into batches, in their order.
+        """Split the samples into batches, in order.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ def load_dataset(
     by scikit-learn's stratified `train_test_split` with `random_state=0`. They are normalised with
     the mean and the standard deviation of all pixels of the training split.
 
-    A data set of the user's own is named `"module:callable"`. The callable is called with the split
+    A user's own data set is named `"module:callable"`. The callable is called with the split
     and returns a map-style data set (a `torch.utils.data.Dataset`, or anything with a length and
     indices) of samples `(input, target)`: a tensor or array, always of the same shape, and an
     integer class. Every sample is read once, so random augmentation is frozen. Its attribute
@@ -169,16 +169,16 @@ def load_dataset(
         result is ordered by place in the permutation and then by class, so that a smaller number
         gives the first samples of a larger one. None keeps all samples in their stored order.
     folder
-        Where the files are. `digits` and the user's own data sets do not read it.
+        Folder of the files. It is not used by `digits` and the user's own data sets.
     size
         Height and width of the images after padding, in pixels. None: the default of the table.
     seed
-        Of the permutation; without effect if `samples_per_class` is None.
+        Seed of the permutation; without effect if `samples_per_class` is None.
 
     Returns
     -------
     Dataset
-        Inputs float32 (as they are, for the user's own), targets int64.
+        Data set with float32 inputs (unchanged for a user's own data set) and int64 targets.
 
     Raises
     ------
@@ -187,9 +187,9 @@ def load_dataset(
         `size` is smaller than the images, a file is damaged, or the user's samples are not as
         described.
     FileNotFoundError
-        If the files are not there; it says where they were looked for and how to get them.
+        If the files are missing; the message says where they were looked for and how to get them.
     ModuleNotFoundError
-        If CIFAR is asked for and torchvision is not installed.
+        If torchvision, which CIFAR needs, is not installed.
 
     Examples
     --------
@@ -228,7 +228,7 @@ def load_dataset(
 
 
 def _kept(targets: Tensor, class_names: Sequence[str], count: int | None, seed: int, where: str) -> Tensor | slice:
-    """Give the indices of the first `count` samples of every class, ordered so that parts nest."""
+    """Return the indices of the first `count` samples of every class, ordered so that subsets nest."""
     if count is None:
         return slice(None)
     if count < 1:
@@ -240,7 +240,7 @@ def _kept(targets: Tensor, class_names: Sequence[str], count: int | None, seed: 
             f"samples_per_class={count} is too large: class {class_names[fewest]!r} has "
             f"{available[fewest]} samples in the split {where}."
         )
-    # NumPy keeps the raw stream of a bit generator in all versions, unlike its permutations (NEP 19).
+    # The raw stream of a bit generator is stable across NumPy versions, unlike its permutations (NEP 19).
     order = np.argsort(np.random.PCG64(seed).random_raw(len(targets)), kind="stable")
     permuted = targets.numpy()[order]
     columns = [order[permuted == label][:count] for label in range(len(class_names))]
@@ -248,7 +248,7 @@ def _kept(targets: Tensor, class_names: Sequence[str], count: int | None, seed: 
 
 
 def _pad(pixels: Tensor, size: int, name: str) -> Tensor:
-    """Put black around (N, channels, h, w), one more pixel below and right where it is odd."""
+    """Pad (N, channels, h, w) with black, with the extra pixel of an odd difference below and right."""
     height, width = pixels.shape[-2:]
     if size < max(height, width):
         raise ValueError(
@@ -260,7 +260,7 @@ def _pad(pixels: Tensor, size: int, name: str) -> Tensor:
 
 
 def _read_digits(split: str, folder: Path | None) -> Images:  # noqa: ARG001 - one form of reader
-    # Slow to import, and only this data set needs it.
+    # Slow to import, and only needed for this data set.
     from sklearn.datasets import load_digits  # noqa: PLC0415
     from sklearn.model_selection import train_test_split  # noqa: PLC0415
 
@@ -279,7 +279,7 @@ def _read_digits(split: str, folder: Path | None) -> Images:  # noqa: ARG001 - o
 
 
 def _read_own(name: str, split: str) -> Dataset:
-    """Read every sample that the user's callable gives."""
+    """Read every sample of the data set that the user's callable returns."""
     make = load_object(name, "data set")
     try:
         inspect.signature(make).bind(split)

@@ -45,7 +45,7 @@ class IdxSource:
     package_command: str = ""
 
     def __call__(self, split: str, folder: Path | None) -> Images:
-        """All images of a split; ValueError for damaged files, FileNotFoundError where there are none."""
+        """Read all images of a split; raises ValueError for damaged files, FileNotFoundError if there are none."""
         prefix = "train" if split == "train" else "t10k"
         image_file = self._find(f"{prefix}-images-idx3-ubyte", folder)
         label_file = self._find(f"{prefix}-labels-idx1-ubyte", folder)
@@ -152,7 +152,7 @@ class CifarSource:
     std: tuple[float, ...]
 
     def __call__(self, split: str, folder: Path | None) -> Images:
-        """All images of a split; ValueError for damaged files, FileNotFoundError where there are none."""
+        """Read all images of a split; raises ValueError for damaged files, FileNotFoundError if there are none."""
         try:
             from torchvision import datasets  # noqa: PLC0415 - an optional dependency
         except ModuleNotFoundError as error:

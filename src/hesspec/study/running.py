@@ -68,7 +68,7 @@ def run_study(
     device : str
         PyTorch device.
     on_progress : callable, optional
-        Called often with what is being done in words, the work done, and the work in all.
+        Called often with a description of the current work, the work done, and the total work.
 
     Raises
     ------
@@ -280,7 +280,7 @@ def _train(
     except NonFiniteError as error:
         reached = history or ([] if resume is None else resume.history)
         if not reached:
-            raise  # as it is initialised: no learning rate helps
+            raise  # not finite at initialisation: no learning rate helps
         run.write_history(reached)
         run.write_diverged(str(error))
         run.keep_only(set(), optimizer=None)

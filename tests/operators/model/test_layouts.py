@@ -19,12 +19,17 @@ def random(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-MEAN, VARIANCE, WEIGHT, BIAS = random(CHANNELS), random(CHANNELS).exp(), random(CHANNELS, seed=1), random(CHANNELS, seed=2)
+MEAN, VARIANCE, WEIGHT, BIAS = (
+    random(CHANNELS),
+    random(CHANNELS).exp(),
+    random(CHANNELS, seed=1),
+    random(CHANNELS, seed=2),
+)
 NORMALISATIONS = {
     "evaluation": lambda x: F.batch_norm(x, MEAN, VARIANCE, WEIGHT, BIAS),
     "without affine": lambda x: F.batch_norm(x, MEAN, VARIANCE),
     "training": lambda x: F.batch_norm(x, None, None, WEIGHT, BIAS, training=True),
-    "torch": lambda x: torch.batch_norm(x, WEIGHT, BIAS, MEAN, VARIANCE, False, 0.1, 1e-5, False),  # noqa: FBT003
+    "torch": lambda x: torch.batch_norm(x, WEIGHT, BIAS, MEAN, VARIANCE, False, 0.1, 1e-5, False),
     "instance": lambda x: F.instance_norm(x, None, None, WEIGHT, BIAS),
 }
 
@@ -35,7 +40,9 @@ def laid_out(tensor, order):
     return tensor.permute(order).contiguous().permute(inverse)
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 2, 3), (2, 4, 2, 3), (1, 4, 1, 6), (1, 4, 5), (2, 4, 5), (1, 4, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 4, 2, 3), (2, 4, 2, 3), (1, 4, 1, 6), (1, 4, 5), (2, 4, 5), (1, 4, 2, 2, 2)], ids=str
+)
 @pytest.mark.parametrize("name", NORMALISATIONS)
 def test_gradients_and_tangents_are_those_of_row_major_tensors(name, shape):
     function, x, cotangent = NORMALISATIONS[name], random(*shape), random(*shape, seed=1)
@@ -83,15 +90,15 @@ def test_one_sample_that_becomes_tokens(kind, samples, mode):
         views = [part.view(p.shape) for part, p in zip(theta.split(sizes), parameters, strict=True)]
         named = dict(zip(dict(model.named_parameters()), views, strict=True))
         total = 0.0
-        for x, y in data:
-            x = torch.tanh(F.conv2d(x, named["first.weight"], stride=2, padding=1))
-            x = F.conv2d(x, named["second.weight"], padding=1)
+        for inputs, y in data:
+            pixels = torch.tanh(F.conv2d(inputs, named["first.weight"], stride=2, padding=1))
+            pixels = F.conv2d(pixels, named["second.weight"], padding=1)
             batch = kind == "batch"
-            mean = norm.running_mean[None] if batch else x.mean((2, 3))
-            variance = norm.running_var[None] if batch else x.var((2, 3), correction=0)
-            x = (x - mean[..., None, None]) / (variance[..., None, None] + 1e-5).sqrt()
-            x = torch.tanh(x * named["norm.weight"][:, None, None] + named["norm.bias"][:, None, None])
-            tokens = x.flatten(2).transpose(1, 2)
+            mean = norm.running_mean[None] if batch else pixels.mean((2, 3))
+            variance = norm.running_var[None] if batch else pixels.var((2, 3), correction=0)
+            pixels = (pixels - mean[..., None, None]) / (variance[..., None, None] + 1e-5).sqrt()
+            pixels = torch.tanh(pixels * named["norm.weight"][:, None, None] + named["norm.bias"][:, None, None])
+            tokens = pixels.flatten(2).transpose(1, 2)
             tokens = tokens + 0.5 * tokens.softmax(1).mean(1, keepdim=True)
             logits = (tokens @ named["head.weight"].T + named["head.bias"]).mean(1)
             total = total + F.cross_entropy(logits, y, reduction="sum")

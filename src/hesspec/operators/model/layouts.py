@@ -1,9 +1,9 @@
 """Batch and instance normalisation whose gradients are right in every memory layout.
 
-PyTorch's CPU kernel of the backward pass of batch normalisation takes wrong entries where the batch is of one sample and
-the layouts of the input and of the gradient differ, as one of them may be read as channels last: a dimension of size one
-has any stride. Networks whose convolutions are followed by tokens (XCiT) give such gradients, and training by
-`loss.backward()` has them too. Instance normalisation is batch normalisation of one sample, whatever the batch.
+PyTorch's CPU kernel of the backward pass of batch normalisation takes wrong entries where the batch has one sample and
+the layouts of the input and of the gradient differ, as a dimension of size one may have any stride. Networks in which
+a convolution is followed by tokens (XCiT) have such gradients, and training by `loss.backward()` has them too. Instance
+normalisation is batch normalisation of one sample, whatever the batch.
 
 Here input and output pass through one dimension, whose layout is the same for a tensor, its tangents and its gradients.
 """

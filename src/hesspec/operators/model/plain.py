@@ -53,7 +53,7 @@ class PlainModel:
     Parameters
     ----------
     module : torch.nn.Module
-        The user's own. Between the contexts that `held` gives it is what it was, bit for bit.
+        The user's own module. Outside the contexts of `held` it is unchanged, bit for bit.
     loss_fn : callable
         The user's own.
     selected : sequence of torch.nn.Parameter

@@ -1,4 +1,4 @@
-"""What several of the built-in networks are made of."""
+"""Layers shared by several of the built-in networks."""
 
 from torch import nn
 

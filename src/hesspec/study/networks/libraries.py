@@ -66,7 +66,7 @@ def torchvision_network(name: str, *, channels: int, classes: int, size: int) ->
     elif name.startswith("maxvit_"):
         options["input_size"] = (size, size)
     elif name in {"googlenet", "inception_v3"}:
-        # The second is today's default, and said because torchvision warns that it is going to change.
+        # The second is the current default, given explicitly because torchvision warns that it will change.
         options |= {"aux_logits": False, "init_weights": True}
 
     def build() -> nn.Module:

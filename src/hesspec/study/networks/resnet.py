@@ -26,7 +26,7 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class _BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _BasicBlock(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 ones, the last four times as wide, beside a shortcut.
+    """A 3x3 convolution between two 1x1 ones, the last four times as wide, with a shortcut.
 
     The stride is that of the 3x3 convolution, as in torchvision; in arXiv 1512.03385 it is that of the first.
     """
