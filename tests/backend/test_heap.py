@@ -46,6 +46,7 @@ def test_products_share_their_memory_and_an_operator_gives_back_what_it_kept():
     assert found["end"] < 1
 
 
+@pytest.mark.long
 @known
 def test_a_spectrum_gives_back_its_basis_though_the_operator_lives():
     assert seen("spectrum")["end"] < 10

@@ -89,7 +89,7 @@ def test_nothing_certain_is_broken(first):
         check(number)
 
 
-@pytest.mark.long
+@pytest.mark.hours
 @pytest.mark.parametrize("first", range(QUICK * TOGETHER, ALL * TOGETHER, TOGETHER))
 def test_nothing_certain_is_broken_on_many_more(first):
     for number in range(first, first + TOGETHER):

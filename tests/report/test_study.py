@@ -228,6 +228,7 @@ def test_an_odd_sample_size_is_no_fault(tmp_path, make_spectrum, data_of):
     assert [run["sizes"] for run in data_of(tmp_path)[1]["runs"]] == [[]] * 4
 
 
+@pytest.mark.long
 def test_figures_of_a_study_are_pdf_files_with_their_fonts(tmp_path, write_study):
     study = write_study(
         tmp_path / "study",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import MATRICES, batches, cnn, gpt2, labels, mlp, tokens
+from sweeps import swept, traced_first
 from torch import nn
 
 import hesspec
@@ -164,7 +165,8 @@ def test_streamed_batches_do_not_add_to_the_risk_again(mode):
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("share", [0.7, 0.4, 0.15])
+@pytest.mark.parametrize("share", swept([0.7, 0.4, 0.15], 0.4))
+@traced_first
 def test_batches_that_do_not_fit_are_split(matrix, share, mode):
     data = batches((1, 4, 4), labels(4), sizes=(24, 24, 7))
     whole = hessian(data, matrix=matrix)
@@ -251,7 +253,8 @@ def failing(monkeypatch, error, calls):
     monkeypatch.setattr(Passes, "build", build)
 
 
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("error", swept(ERRORS, ERRORS[2]))
+@traced_first
 def test_memory_that_runs_out_in_a_product_costs_half_of_what_is_kept(error, mode, monkeypatch, caplog):
     expected = hessian() @ vector(hessian())
     failing(monkeypatch, error, {7, 12})
@@ -269,6 +272,7 @@ def test_memory_that_runs_out_in_a_product_costs_half_of_what_is_kept(error, mod
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == steps
 
 
+@traced_first
 def test_memory_that_keeps_running_out_splits_batches(mode, monkeypatch):
     expected = hessian() @ vector(hessian())
     failing(monkeypatch, ERRORS[2], {2, 3, 4, 5, 7})
@@ -279,6 +283,7 @@ def test_memory_that_keeps_running_out_splits_batches(mode, monkeypatch):
     close(operator @ vector(operator), expected, 1e-12)
 
 
+@traced_first
 def test_memory_that_runs_out_for_a_single_sample_is_an_error(mode, monkeypatch):
     failing(monkeypatch, ERRORS[0], range(1000))
     operator = hessian()
@@ -286,6 +291,7 @@ def test_memory_that_runs_out_for_a_single_sample_is_an_error(mode, monkeypatch)
         _ = operator @ vector(operator)
 
 
+@traced_first
 def test_memory_that_runs_out_in_the_primal_passes(mode, monkeypatch):
     expected = hessian() @ vector(hessian())
     original, made = Passes.build, []
@@ -314,6 +320,7 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch, mode):
     assert operator.attributes["kept_batches"] == 4
 
 
+@traced_first
 def test_a_spectrum_goes_on_where_memory_runs_out(mode, monkeypatch):
     expected = hesspec.spectrum(hessian(), steps=12)
     failing(monkeypatch, ERRORS[1], {18, 31, 33, 34, 41})
@@ -325,7 +332,7 @@ def test_a_spectrum_goes_on_where_memory_runs_out(mode, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
-@pytest.mark.parametrize("mode_name", ["traced", "double backward"])
+@pytest.mark.parametrize("mode_name", swept(["traced", "double backward"], "traced"))
 def test_a_process_that_runs_out_of_memory_goes_on(mode_name):
     script = Path(__file__).parents[2] / "scripts" / "out_of_memory.py"
     done = subprocess.run([sys.executable, script, mode_name], capture_output=True, text=True, check=True)  # noqa: S603

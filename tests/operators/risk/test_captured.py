@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import transformers
 from cases import gpt2
 from reference import gauss_newton_of, hessian_of, whole
+from sweeps import traced_first
 from torch import nn
 
 import hesspec
@@ -91,6 +92,7 @@ INSIDE = {
 
 @pytest.mark.parametrize("name", INSIDE)
 @pytest.mark.parametrize("form", ["pair", "mapping", "closure"])
+@traced_first
 def test_g_of_a_loss_inside_the_model_is_that_of_its_logits(name, form, mode):
     torch.manual_seed(0)
     loss = INSIDE[name]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import MATRICES
 from reference import gauss_newton_of, hessian_of, whole
+from sweeps import swept
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
@@ -41,7 +42,7 @@ class Field(nn.Module):
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("transform", [by_backward, by_gradient, by_forward, along])
+@pytest.mark.parametrize("transform", swept([by_backward, by_gradient, by_forward, along], by_gradient, along))
 def test_matrices_are_those_of_plain_double_backward(transform, matrix):
     model = Field(transform).double()
     torch.manual_seed(1)
