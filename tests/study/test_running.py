@@ -40,18 +40,21 @@ class StopHereError(Exception):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    run_study(config(), folder)
-    return folder
+def run_through(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A study that was not interrupted: its folder, and how often it reported its progress."""
+    folder, seen = tmp_path_factory.mktemp("whole"), []
+    run_study(config(), folder, on_progress=lambda what, _done, _total: seen.append(what))
+    return folder, len(seen)
 
 
 @pytest.fixture(scope="module")
-def calls(tmp_path_factory: pytest.TempPathFactory) -> int:
-    """How often a study reports its progress."""
-    seen: list[str] = []
-    run_study(config(), tmp_path_factory.mktemp("calls"), on_progress=lambda what, _done, _total: seen.append(what))
-    return len(seen)
+def whole(run_through: tuple[Path, int]) -> Path:
+    return run_through[0]
+
+
+@pytest.fixture(scope="module")
+def calls(run_through: tuple[Path, int]) -> int:
+    return run_through[1]
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
