@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import Case, batches, cnn, mlp, seeded
 from class_structure import PARTS, reference
-from sweeps import swept
+from sweeps import swept, traced_first
 from torch import nn
 
 import hesspec
@@ -60,6 +60,7 @@ def operators(case):
 
 
 @pytest.mark.parametrize("name", CASES)
+@traced_first
 def test_entries_are_those_of_the_definition(name, mode):
     case = CASES[name]().to(torch.float64)
     dense = reference(case)
@@ -74,6 +75,7 @@ def test_entries_are_those_of_the_definition(name, mode):
     ("dtype", "tolerance"), swept([(torch.float64, 1e-12), (torch.float32, 1e-6)], (torch.float64, 1e-12))
 )
 @pytest.mark.parametrize("name", CASES)
+@traced_first
 def test_parts_sum_to_gauss_newton(name, dtype, tolerance, mode):
     case = CASES[name]().to(dtype)
     whole = hesspec.GaussNewton(case.model, case.loss, case.data, **case.options)
@@ -95,7 +97,7 @@ def test_parts_are_positive_semidefinite_of_the_ranks_that_theory_gives(name):
             assert (values > 1e-12 * values.max()).sum() <= ranks[part]
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", swept(PARTS, "cross"))
 def test_memory_changes_what_is_kept_and_not_the_product(part, traced):
     case = CASES["cnn"]().to(torch.float64)
     plain = operators(case)[part]

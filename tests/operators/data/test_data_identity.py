@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from cases import batches, labels, mlp
 from reference import hessian_of, whole
-from sweeps import traced_first
+from sweeps import swept, traced_first
 from torch import nn
 
 import hesspec
@@ -106,7 +106,10 @@ def in_place_loss(out, y):
     return F.cross_entropy(out, y)
 
 
-@pytest.mark.parametrize("make", [lambda x: x, lambda x: {"x": x}, lambda x: ({"x": x},)])
+MAKES = [lambda x: x, lambda x: {"x": x}, lambda x: ({"x": x},)]
+
+
+@pytest.mark.parametrize("make", swept(MAKES, MAKES[0], MAKES[2]))
 @pytest.mark.parametrize("place", ["input", "slice", "targets"])
 @pytest.mark.parametrize("matrix", MATRICES)
 @traced_first

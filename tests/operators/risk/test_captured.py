@@ -240,6 +240,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
+@traced_first
 def test_log_probabilities_are_logits_of_the_same_loss(name, mode):
     torch.manual_seed(0)
     loss, of_logits, make = OUTSIDE[name]
