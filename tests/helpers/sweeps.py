@@ -11,7 +11,3 @@ def swept(values: Iterable[Any], *few: Any) -> list[Any]:
     values = list(values)
     assert all(value in values for value in few), few
     return [value if value in few else pytest.param(value, marks=pytest.mark.long) for value in values]
-
-
-# Of tests that ask both ways of computing products for the same; tracing is the one that can differ from PyTorch.
-traced_first = pytest.mark.parametrize("mode", swept(["traced", "double backward"], "traced"), indirect=True)

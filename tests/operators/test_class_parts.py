@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import Case, batches, cnn, mlp, seeded
 from class_structure import PARTS, reference
-from sweeps import swept, traced_first
+from sweeps import swept
 from torch import nn
 
 import hesspec
@@ -60,7 +60,6 @@ def operators(case):
 
 
 @pytest.mark.parametrize("name", CASES)
-@traced_first
 def test_entries_are_those_of_the_definition(name, mode):
     case = CASES[name]().to(torch.float64)
     dense = reference(case)
@@ -75,7 +74,6 @@ def test_entries_are_those_of_the_definition(name, mode):
     ("dtype", "tolerance"), swept([(torch.float64, 1e-12), (torch.float32, 1e-6)], (torch.float64, 1e-12))
 )
 @pytest.mark.parametrize("name", CASES)
-@traced_first
 def test_parts_sum_to_gauss_newton(name, dtype, tolerance, mode):
     case = CASES[name]().to(dtype)
     whole = hesspec.GaussNewton(case.model, case.loss, case.data, **case.options)

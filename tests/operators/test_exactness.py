@@ -37,6 +37,7 @@ def columns(case: Case, matrix: str) -> tuple[torch.Tensor, object]:
 
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("mode", ["traced", "double backward"], indirect=True)
 def test_float64_entries_agree_to_1e10(name, matrix, mode):
     result, operator = columns(CASES[name]().to(torch.float64), matrix)
     truth = reference(name).matrices[matrix]

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import gauss_newton_of, hessian_of, whole
-from sweeps import traced_first
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, TensorDataset
@@ -115,7 +114,6 @@ def two_batches(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@traced_first
 def test_products_are_of_every_batchs_own_data(kind, mode):
     data, plain = two_batches(kind)
     torch.manual_seed(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import MATRICES, batches, cnn, gpt2, labels, mlp, tokens
-from sweeps import swept, traced_first
+from sweeps import swept
 from torch import nn
 
 import hesspec
@@ -104,7 +104,7 @@ def test_errors_of_memory_are_told_from_others(error):
     assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a matmul primitive"))
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_predicted_bytes_of_residuals_are_those_that_are_kept(matrix, traced):
     operator = hessian(matrix=matrix)
     batch = next(iter(operator._risk.batches))
@@ -116,7 +116,7 @@ def test_predicted_bytes_of_residuals_are_those_that_are_kept(matrix, traced):
     assert predicted == sum(size for pointer, size in storages.items() if pointer not in given)
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_predicted_peak_is_that_of_the_allocator(matrix, mode):
     operator = hessian(batches((1, 4, 4), labels(4), sizes=(400,)), matrix=matrix)
     v = vector(operator)
@@ -135,7 +135,7 @@ def test_predicted_peak_is_that_of_the_allocator(matrix, mode):
     assert (0.85 if mode == "traced" else 0.6) * predicted <= peak <= 1.2 * predicted + 9 * 16 * 400 * 8
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_what_is_kept_fits_the_budget_and_does_not_change_a_bit(matrix, mode):
     whole = hessian(matrix=matrix)
     v = vector(whole)
@@ -164,9 +164,8 @@ def test_streamed_batches_do_not_add_to_the_risk_again(mode):
     assert operator.risk == before
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 @pytest.mark.parametrize("share", swept([0.7, 0.4, 0.15], 0.4))
-@traced_first
 def test_batches_that_do_not_fit_are_split(matrix, share, mode):
     data = batches((1, 4, 4), labels(4), sizes=(24, 24, 7))
     whole = hessian(data, matrix=matrix)
@@ -254,7 +253,6 @@ def failing(monkeypatch, error, calls):
 
 
 @pytest.mark.parametrize("error", swept(ERRORS, ERRORS[2]))
-@traced_first
 def test_memory_that_runs_out_in_a_product_costs_half_of_what_is_kept(error, mode, monkeypatch, caplog):
     expected = hessian() @ vector(hessian())
     failing(monkeypatch, error, {7, 12})
@@ -272,7 +270,6 @@ def test_memory_that_runs_out_in_a_product_costs_half_of_what_is_kept(error, mod
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == steps
 
 
-@traced_first
 def test_memory_that_keeps_running_out_splits_batches(mode, monkeypatch):
     expected = hessian() @ vector(hessian())
     failing(monkeypatch, ERRORS[2], {2, 3, 4, 5, 7})
@@ -283,7 +280,6 @@ def test_memory_that_keeps_running_out_splits_batches(mode, monkeypatch):
     close(operator @ vector(operator), expected, 1e-12)
 
 
-@traced_first
 def test_memory_that_runs_out_for_a_single_sample_is_an_error(mode, monkeypatch):
     failing(monkeypatch, ERRORS[0], range(1000))
     operator = hessian()
@@ -291,7 +287,6 @@ def test_memory_that_runs_out_for_a_single_sample_is_an_error(mode, monkeypatch)
         _ = operator @ vector(operator)
 
 
-@traced_first
 def test_memory_that_runs_out_in_the_primal_passes(mode, monkeypatch):
     expected = hessian() @ vector(hessian())
     original, made = Passes.build, []
@@ -320,7 +315,6 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch, mode):
     assert operator.attributes["kept_batches"] == 4
 
 
-@traced_first
 def test_a_spectrum_goes_on_where_memory_runs_out(mode, monkeypatch):
     expected = hesspec.spectrum(hessian(), steps=12)
     failing(monkeypatch, ERRORS[1], {18, 31, 33, 34, 41})

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 from cases import gpt2
 from reference import gauss_newton_of, hessian_of, whole
-from sweeps import traced_first
+from sweeps import swept
 from torch import nn
 
 import hesspec
@@ -91,8 +91,7 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("name", INSIDE)
-@pytest.mark.parametrize("form", ["pair", "mapping", "closure"])
-@traced_first
+@pytest.mark.parametrize("form", swept(["pair", "mapping", "closure"], "pair"))
 def test_g_of_a_loss_inside_the_model_is_that_of_its_logits(name, form, mode):
     torch.manual_seed(0)
     loss = INSIDE[name]
@@ -240,7 +239,6 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-@traced_first
 def test_log_probabilities_are_logits_of_the_same_loss(name, mode):
     torch.manual_seed(0)
     loss, of_logits, make = OUTSIDE[name]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import CASES, TokenLoss, batches, labels, mlp, seeded
-from sweeps import swept, traced_first
+from sweeps import swept
 from torch import nn
 
 import hesspec
@@ -208,7 +208,6 @@ def test_float64_entries_agree_with_the_dense_matrix(name, options, part, mode):
         ["mlp", "class weights and smoothing", "ignored class", "sum", "residual cnn"], "class weights and smoothing"
     ),
 )
-@traced_first
 def test_the_matrices_of_both_terms_add_up_to_gauss_newton(name, dtype, mode):
     case = CASES[name]().to(dtype)
     one, other, whole = (matrix(case.model, case.loss, case.data, part) for part in [*PARTS, "full"])
@@ -248,7 +247,6 @@ def test_with_two_classes_true_vs_rest_is_all_of_it(mode):
 
 
 @pytest.mark.parametrize("part", PARTS)
-@traced_first
 def test_logits_of_transformers_and_ignored_tokens(part, mode):
     case = CASES["gpt2, dict inputs, ignored tokens"]().to(torch.float64)
     # Classes come second here, (B, V, T), so that the loss is torch's own.
@@ -285,7 +283,6 @@ class Transposed(nn.Module):
 
 @pytest.mark.parametrize("size", [1, 8, 100])
 @pytest.mark.parametrize("part", PARTS)
-@traced_first
 def test_gauss_newton_in_chunks(part, size, mode, monkeypatch):
     model, data = PROBLEMS["spatial"]()
     whole = matrix(model, nn.CrossEntropyLoss(), data, part)
