@@ -7,7 +7,11 @@ import pytest
 
 
 def swept(values: Iterable[Any], *few: Any) -> list[Any]:
-    """All values, of which those that are not among the few are long tests."""
+    """All values, of which those that are not among the few are long tests; a tuple is one value for each argument."""
     values = list(values)
     assert all(value in values for value in few), few
-    return [value if value in few else pytest.param(value, marks=pytest.mark.long) for value in values]
+    return [value if value in few else _long(*value if isinstance(value, tuple) else (value,)) for value in values]
+
+
+def _long(*value: Any) -> Any:
+    return pytest.param(*value, marks=pytest.mark.long)
