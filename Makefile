@@ -2,22 +2,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench accuracy clean
+.PHONY: demo test test-all test-hours lint bench accuracy clean
 
 # The folder is the demo's own; the command itself replaces nothing.
-demo: .venv/.installed
+demo: .venv/.package
 	rm -rf hesspec-demo
 	$(BIN)/hesspec demo
 
 # A file's tests run in one process, which shares what they have in common: references, runs, traces, launched ranks.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
+# What every change must pass, in minutes.
 test: lint
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long and not hours"
 
-# Hundreds of kills and thousands of operators, which take minutes each, as well.
+# What takes long as well: browsers, kills, three ranks, sweeps of models, matrices and precisions. The coverage of each
+# part of the package is printed, and one below 85% is an error.
 test-all: lint
-	$(PYTEST)
+	$(PYTEST) -m "not hours" --cov --cov-report=json:.coverage.json
+	$(BIN)/python .ci/check_coverage.py .coverage.json
+
+# Thousands of random operators, hundreds of kills, every byte of a file: what a machine does over night.
+test-hours: .venv/.installed
+	$(PYTEST) -m hours
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check
@@ -38,16 +45,23 @@ accuracy: .venv/.peers
 	$(BIN)/python benchmarks/accuracy.py
 
 .venv/.peers: .venv/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[bench]'
+	$(INSTALL) '.[bench]'
 	touch $@
 
 clean:
 	rm -rf .venv hesspec-demo
 
 # The package states ranges; constraints.txt pins what it was tested with.
-.venv/.installed: pyproject.toml constraints.txt
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
+
+.venv/.installed: .venv/.package
+	$(INSTALL) '.[dev]'
+	touch $@
+
+# What the demo needs, and no more.
+.venv/.package: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "hesspec needs Python >= 3.11, and $(PYTHON) is older: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) .
 	touch $@

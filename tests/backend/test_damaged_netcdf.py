@@ -80,7 +80,7 @@ def test_a_damaged_class_structure_is_refused_or_the_same(tmp_path, structure):
     assert outcomes(tmp_path / "a.nc", hesspec.load, flipped(5 * EACH)) == {"refused", "the same"}
 
 
-@pytest.mark.long
+@pytest.mark.hours
 def test_any_damaged_byte_is_found(tmp_path, spectrum):
     spectrum().save(tmp_path / "a.nc")
     assert outcomes(tmp_path / "a.nc", hesspec.load, flipped(1)) == {"refused", "the same"}

@@ -35,6 +35,7 @@ def test_a_block_keeps_memory_and_gives_it_back():
     assert found["end"] < 0.5
 
 
+@pytest.mark.long
 @known
 def test_products_share_their_memory_and_an_operator_gives_back_what_it_kept():
     found = seen("operator")
@@ -46,6 +47,7 @@ def test_products_share_their_memory_and_an_operator_gives_back_what_it_kept():
     assert found["end"] < 1
 
 
+@pytest.mark.long
 @known
 def test_a_spectrum_gives_back_its_basis_though_the_operator_lives():
     assert seen("spectrum")["end"] < 10

@@ -26,7 +26,7 @@ finally:
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [((), 2), (("--help",), 0), (("--version",), 0), (("mesure",), 2), (("show", "--help"), 0), (("show", "no.nc"), 1)],
+    [((), 2), (("--help",), 0), (("--version",), 0), (("mesure",), 2), (("show", "no.nc"), 1)],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
 def test_a_command_that_needs_no_pytorch_does_not_wait_for_it(here, arguments, status):
@@ -35,6 +35,27 @@ def test_a_command_that_needs_no_pytorch_does_not_wait_for_it(here, arguments, s
     )
     assert "AssertionError" not in done.stderr
     assert done.returncode == status, done.stderr
+
+
+HELP_WITHOUT_PYTORCH = """
+import sys
+
+from typer.testing import CliRunner
+
+from hesspec.cli.app import COMMANDS, app
+
+for name in COMMANDS:
+    result = CliRunner().invoke(app, [name, "--help"], prog_name="hesspec")
+    assert result.exit_code == 0, result.output
+    assert "torch" not in sys.modules, name
+"""
+
+
+def test_the_help_of_no_command_waits_for_pytorch(here):
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", HELP_WITHOUT_PYTORCH], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_list_has_all_modules_that_are_commands():

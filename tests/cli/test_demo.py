@@ -37,6 +37,7 @@ def folder(run):
     return run[0]
 
 
+@pytest.mark.long
 def test_the_files(folder):
     spectra = {f"spectra/{c}-{s}-{m}.nc" for c in CHECKPOINTS for s in SPLITS for m in DEFAULT_MATRICES}
     figures = {
@@ -58,6 +59,7 @@ def test_the_files(folder):
     }
 
 
+@pytest.mark.long
 def test_the_folder_is_readable_as_any_other(folder):
     mine = folder.parent / "mine"
     mine.mkdir()
@@ -65,6 +67,7 @@ def test_the_folder_is_readable_as_any_other(folder):
         assert inside.stat().st_mode == mine.stat().st_mode
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("checkpoint", "epoch"), [("initialisation", 0), ("middle", 1), ("end", 3)])
 def test_the_spectra_say_what_they_are_of(folder, checkpoint, epoch):
     training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -80,6 +83,7 @@ def test_the_spectra_say_what_they_are_of(folder, checkpoint, epoch):
             assert attributes["risk"] == pytest.approx(training[epoch][f"{split}_loss"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_the_training(folder):
     records = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     assert [record["epoch"] for record in records] == [0, 1, 2, 3]
@@ -87,6 +91,7 @@ def test_the_training(folder):
     assert records[-1]["train_loss"] < records[0]["train_loss"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_what_its_spectra_are_of(folder):
     network = small_cnn(1, 10, 8)
     file = folder / "checkpoints" / "end.safetensors"
@@ -104,6 +109,7 @@ def test_a_checkpoint_is_what_its_spectra_are_of(folder):
     np.testing.assert_allclose(again.ritz_values, kept.ritz_values, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_figures(folder):
     for path in (folder / "figures").iterdir():
         image = mpl.image.imread(path)
@@ -111,6 +117,7 @@ def test_the_figures(folder):
         assert image[..., :3].std() > 0.05
 
 
+@pytest.mark.long
 def test_the_report_knows_its_folder(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Spectra of small_cnn on digits" in page
@@ -118,6 +125,7 @@ def test_the_report_knows_its_folder(folder):
     assert "unfinished" not in page
 
 
+@pytest.mark.long
 def test_what_is_printed(run):
     folder, result = run
     assert [line for line in result.stderr.splitlines() if "..." in line][:2] == [

@@ -77,6 +77,7 @@ def test_a_measurement_in_a_pipe(finished):
     load(finished / "initialisation-test-GaussNewton.nc")
 
 
+@pytest.mark.long
 def test_a_measurement_on_a_terminal(finished):
     ours, theirs = pty.openpty()
     try:
@@ -95,6 +96,7 @@ def test_a_measurement_on_a_terminal(finished):
     assert everything_below(finished) == ["initialisation-test-GaussNewton.nc"]
 
 
+@pytest.mark.long
 def test_the_demo(here):
     before = everything_below(here)
     with started("demo", "--out", here / "demo") as process:
@@ -103,6 +105,7 @@ def test_the_demo(here):
     assert everything_below(here) == before
 
 
+@pytest.mark.long
 def test_a_signal_to_end_is_answered_like_ctrl_c(finished):
     with started("measure", "small_cnn", *ENDLESS) as process:
         read_until(process.stderr, "Hess, train set ...")

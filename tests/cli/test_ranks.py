@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sweeps import swept
 
 from hesspec import load
 from hesspec.krylov import snapshot
@@ -45,14 +46,14 @@ def test_ranks_write_one_file_of_the_same_spectrum(hesspec, here):
     assert (shared.attributes["ranks"], shared.attributes["samples"]) == (2, alone.attributes["samples"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        (("measure", "smal_cnn", "--data", "digits"), "There is no network 'smal_cnn'; did you mean 'small_cnn'?"),
-        (("study", "digits-quick"), "hesspec study runs in a single process and cannot be started by torchrun"),
-        ((*MEASURE, "--out", "/proc/nowhere"), "/proc/nowhere"),
-    ],
-)
+ERRORS = [
+    (("measure", "smal_cnn", "--data", "digits"), "There is no network 'smal_cnn'; did you mean 'small_cnn'?"),
+    (("study", "digits-quick"), "hesspec study runs in a single process and cannot be started by torchrun"),
+    ((*MEASURE, "--out", "/proc/nowhere"), "/proc/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error"), swept(ERRORS, ERRORS[0]))
 def test_an_error_is_one_line_of_one_rank(here, arguments, error):
     ended = torchrun(here, 2, *arguments)
     assert ended.returncode != 0
@@ -243,6 +244,7 @@ def test_an_error_in_the_middle_of_one_rank_is_one_line(faulty):
     assert re.search(r"Root Cause.*exitcode +: 1 ", ended.stderr, re.DOTALL)
 
 
+@pytest.mark.long
 def test_the_death_of_a_rank_in_the_middle_ends_the_command(faulty):
     ended, lines = faulty("dies")
     assert re.search(r"exitcode +: -9 ", ended.stderr)

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from hesspec import load
 
 
@@ -24,6 +26,7 @@ def test_the_training_is_on_the_page(hesspec, measured, here):
     assert ">Training<" in (here / "spectra" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_figures_of_a_study_are_those_of_its_largest_sample_size_unless_all_are_asked_for(hesspec, measured, here):
     measured("--matrix", "g")
     spectrum = load(next((here / "spectra").glob("*.nc")))

@@ -4,12 +4,13 @@ import signal
 
 import pytest
 from distributed_ranks import launch_forked, results
+from sweeps import swept
 
 # Seconds until a rank that does not answer is given up: longer than a test may take, and soon.
 LONG, SHORT = 3600, 8
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", swept([2, 3], 2))
 def test_an_error_of_one_rank_is_raised_on_all(ranks):
     ended = launch_forked("failures.py", ranks, "not finite", LONG)
     errors = [one.result["error"] for one in ended]

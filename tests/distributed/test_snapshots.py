@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from distributed_ranks import SCRIPTS, launch_forked, results
+from sweeps import swept
 
 from hesspec.backend.file_lock import FileLock
 from hesspec.krylov.snapshot_files import LOCK
@@ -16,7 +17,7 @@ def continued(ranks, folder, *options):
     return results("continued.py", ranks, folder, *options, start=launch_forked)
 
 
-@pytest.mark.parametrize(("basis", "probes"), [("half", 2), ("restarted", 1)])
+@pytest.mark.parametrize(("basis", "probes"), swept([("half", 2), ("restarted", 1)], ("restarted", 1)))
 def test_a_run_resumes_on_another_number_of_ranks(tmp_path, basis, probes):
     folder = tmp_path / "snapshot"
     # Of 30 products of each probe; what a rank does before it stops is lost with it.
@@ -32,7 +33,7 @@ def test_a_run_resumes_on_another_number_of_ranks(tmp_path, basis, probes):
         assert found["sketches"] < 1e-5
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", swept([1, 2], 2))
 @pytest.mark.parametrize("part", [0, 1])
 def test_a_damaged_file_is_named(tmp_path, ranks, part):
     folder = tmp_path / "snapshot"
@@ -81,6 +82,7 @@ def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
         assert found["error"] < 1e-12
 
 
+@pytest.mark.long
 def test_ranks_that_are_killed_at_any_time_always_resume():
     script = SCRIPTS / "killed.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

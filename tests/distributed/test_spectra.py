@@ -2,20 +2,25 @@
 
 import pytest
 from distributed_ranks import results
+from sweeps import swept
 
 # Of the largest number. Float32: products differ by the order of their sums, a few eps = 1.2e-7.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
 
 
+@pytest.fixture(scope="module", params=swept(["float64", "float32"], "float64"))
+def dtype(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def found(ranks):
-    return results("spectra.py", ranks)
+def found(ranks, dtype):
+    return results("spectra.py", ranks, dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_spectrum_is_that_of_one_process_however_the_basis_is_kept(found, ranks, dtype):
     for of_rank in found:
-        for way, seen in of_rank[dtype].items():
+        for way, seen in of_rank["spectra"].items():
             if way == "eigenpairs":
                 continue
             assert seen["eigenvalues"] <= TOLERANCE[dtype], way
@@ -23,17 +28,15 @@ def test_a_spectrum_is_that_of_one_process_however_the_basis_is_kept(found, rank
             assert (seen["steps"], seen["ranks"]) == (0, ranks), way
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_every_rank_has_whole_eigenvectors(found, dtype):
     for of_rank in found:
-        for what, error in of_rank[dtype]["eigenpairs"].items():
+        for what, error in of_rank["spectra"]["eigenpairs"].items():
             assert error <= TOLERANCE[dtype], what
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_class_structure_is_that_of_one_process(found, dtype):
     for of_rank in found:
-        for what, error in of_rank[f"structure, {dtype}"].items():
+        for what, error in of_rank["structure"].items():
             assert error <= TOLERANCE[dtype], what
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_operators import SPECTRA, Operator, operator_of, paired
+from sweeps import swept
 
 import hesspec
 from hesspec.krylov.vectors import random_vector
@@ -65,7 +66,7 @@ def test_resolved_eigenvalues_pair_one_to_one_with_true_ones_within_their_bounds
     assert paired(spectrum.eigenvalues, spectrum.error_bounds, operator.eigenvalues)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", swept(MODES, "partial, half", "restarted"))
 @properties(100)
 @given(operators(), fractions)
 def test_they_do_however_the_basis_is_kept(mode, operator, fraction):
@@ -134,7 +135,7 @@ def test_no_isolated_eigenvalue_has_more_converged_copies_than_its_multiplicity(
     check_copies("full", data)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", swept(MODES, "partial, half", "restarted"))
 @properties(40)
 @given(st.data())
 def test_no_ghost_copies_appear_however_the_basis_is_kept(mode, data):

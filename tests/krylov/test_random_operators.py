@@ -17,7 +17,7 @@ from hesspec.krylov.vectors import random_vector
 BASES = ["auto", "full", "half", "half on disk", "restarted", "full on host"]
 SCALES = {torch.float32: 30.0, torch.float64: 300.0}
 # How many in a test of their own, and of how many such tests.
-TOGETHER, QUICK, ALL = 25, 20, 400
+TOGETHER, QUICK, ALL = 25, 10, 400
 
 
 def drawn(number: int) -> tuple[Operator, dict[str, object]]:
@@ -90,7 +90,7 @@ def test_nothing_certain_is_broken(first):
         check(number)
 
 
-@pytest.mark.long
+@pytest.mark.hours
 @pytest.mark.parametrize("first", range(QUICK * TOGETHER, ALL * TOGETHER, TOGETHER))
 def test_nothing_certain_is_broken_on_many_more(first):
     for number in range(first, first + TOGETHER):

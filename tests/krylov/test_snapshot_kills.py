@@ -29,6 +29,7 @@ def test_kills_at_every_call_to_the_file_system():
     assert killed("every", "dense, float64, half, 3 probes") >= 15
 
 
+@pytest.mark.long
 def test_kills_in_products_and_in_writes():
     names = [
         "dense, float32, restarted, 3 probes",
@@ -38,7 +39,7 @@ def test_kills_in_products_and_in_writes():
     assert killed("random", 30, 0, *names) >= 30
 
 
-@pytest.mark.long
+@pytest.mark.hours
 @pytest.mark.parametrize("seed", range(4))
 def test_200_kills_of_runs_of_all_kinds(seed):
     assert killed("random", 200, seed) >= 200

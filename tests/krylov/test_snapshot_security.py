@@ -193,7 +193,7 @@ def test_a_record_that_was_tampered_with_is_refused_or_does_no_harm(tmp_path, ru
     assert refused > 0.8 * len(paths)
 
 
-@pytest.mark.long
+@pytest.mark.hours
 @pytest.mark.parametrize("run", RUNS)
 def test_no_change_of_a_record_ends_in_anything_else(tmp_path, run):
     interrupt(tmp_path, run)

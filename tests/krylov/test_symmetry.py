@@ -36,8 +36,7 @@ def test_a_symmetric_operator_is_measured_with_any_number_of_probes(kind, dtype,
     for dense in (True, False):
         matrix = operator_of(KINDS[kind], dense=dense, dtype=dtype, scale=1.0, seed=1).matrix
         for probes in (1, 2, 4):
-            for seed in range(3):
-                steps = (20, 60)[seed % 2]
+            for seed, steps in enumerate((20, 60)):
                 spectrum = hesspec.spectrum(
                     matrix, steps=steps, probes=probes, seed=seed, basis=basis, **memory(basis, dtype)
                 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from cases import TokenLoss
+from sweeps import swept
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -119,7 +120,7 @@ def test_operations_of_the_real_products_of_networks(name, kind):
 
 
 @pytest.mark.usefixtures("_traced")
-@pytest.mark.parametrize("kind", [hesspec.Hessian, hesspec.GaussNewton])
+@pytest.mark.parametrize("kind", swept([hesspec.Hessian, hesspec.GaussNewton], hesspec.GaussNewton))
 def test_operations_and_memory_of_the_real_products_of_a_language_model(kind):
     torch.manual_seed(0)
     layers, width, context, words = 4, 128, 64, 512

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 from scipy.stats import wasserstein_distance
+from sweeps import swept
 
 import hesspec
 
@@ -303,13 +304,7 @@ def test_number_of_negative_eigenvalues_is_in_its_interval(name, steps):
         assert lower - 1e-9 <= (KNOWN[name] < 0).sum() <= upper + 1e-9
 
 
-@pytest.mark.parametrize(
-    "probes",
-    [
-        1,
-        16,
-    ],
-)
+@pytest.mark.parametrize("probes", swept([1, 16], 1))
 def test_interval_of_negative_eigenvalues_holds_where_quadrature_adds_nothing_to_it(probes):
     # A gap around zero, so that the bracket is next to nothing and the interval is that of sampling, two standard
     # errors: 95% of 40 seeds, of which 34 or more lie within with a probability of 0.99.
@@ -324,7 +319,7 @@ def test_signs_of_an_exact_spectrum_are_counted():
 
 
 @pytest.mark.parametrize("name", ["normal", "log-normal", "spiked", "half zero"])
-@pytest.mark.parametrize("probes", [1, 3])
+@pytest.mark.parametrize("probes", swept([1, 3], 1))
 def test_standard_errors_are_the_spread_over_seeds(name, probes):
     truth = np.random.default_rng(1).choice(KNOWN[name], 300, replace=False)
     spectra = [measured(truth, steps=16, probes=probes, seed=seed) for seed in range(200)]

@@ -1,6 +1,7 @@
 """The two ways in which products are had, forced; by themselves operators choose by predicted cost."""
 
 import pytest
+from sweeps import swept
 
 from hesspec.operators.engine import passes
 
@@ -15,8 +16,8 @@ def double_backward(monkeypatch):
     monkeypatch.setattr(passes, "trace_pays", lambda *_, **__: (False, "forced"))
 
 
-@pytest.fixture(params=["traced", "double backward"])
+@pytest.fixture(params=swept(["traced", "double backward"], "traced"))
 def mode(request):
-    """Each mode in turn, by name."""
+    """Each mode in turn, by name; traces are what can differ from PyTorch."""
     request.getfixturevalue(request.param.replace(" ", "_"))
     return request.param

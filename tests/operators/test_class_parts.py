@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import Case, batches, cnn, mlp, seeded
 from class_structure import PARTS, reference
+from sweeps import swept
 from torch import nn
 
 import hesspec
@@ -69,7 +70,9 @@ def test_entries_are_those_of_the_definition(name, mode):
         assert operator.attributes["matrix"] == NAMES[part]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), swept([(torch.float64, 1e-12), (torch.float32, 1e-6)], (torch.float64, 1e-12))
+)
 @pytest.mark.parametrize("name", CASES)
 def test_parts_sum_to_gauss_newton(name, dtype, tolerance, mode):
     case = CASES[name]().to(dtype)
@@ -92,7 +95,7 @@ def test_parts_are_positive_semidefinite_of_the_ranks_that_theory_gives(name):
             assert (values > 1e-12 * values.max()).sum() <= ranks[part]
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", swept(PARTS, "cross"))
 def test_memory_changes_what_is_kept_and_not_the_product(part, traced):
     case = CASES["cnn"]().to(torch.float64)
     plain = operators(case)[part]

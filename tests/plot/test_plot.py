@@ -208,7 +208,7 @@ def test_negative_outliers_stand_left_and_keep_their_sign_in_the_label_of_the_lo
         pytest.param(make_spectrum((), (0.0, 0.0), nodes=1, dimension=100), id="zero operator"),
         pytest.param(make_spectrum((3e-9, 1e-9), (-1e-11, 2e-11)), id="tiny"),
         pytest.param(make_spectrum((3e9, 1e9), (-1e7, 2e7)), id="huge"),
-        pytest.param(make_spectrum(np.linspace(1, 3, 200)), id="two hundred outliers"),
+        pytest.param(make_spectrum(np.linspace(1, 3, 200)), id="two hundred outliers", marks=pytest.mark.long),
         pytest.param(make_spectrum((5.0,), dimension=28_000_000), id="28 million parameters"),
     ],
 )

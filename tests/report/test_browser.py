@@ -27,7 +27,10 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser: none of {', '.join(NAMES)} is installed")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser: none of {', '.join(NAMES)} is installed"),
+]
 
 TRACES = "id => document.getElementById(id).data.map(trace => trace.name)"
 AXIS = "name => document.getElementById('spectrum').layout[name]"

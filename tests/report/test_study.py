@@ -228,6 +228,7 @@ def test_an_odd_sample_size_is_no_fault(tmp_path, make_spectrum, data_of):
     assert [run["sizes"] for run in data_of(tmp_path)[1]["runs"]] == [[]] * 4
 
 
+@pytest.mark.long
 def test_figures_of_a_study_are_pdf_files_with_their_fonts(tmp_path, write_study):
     study = write_study(
         tmp_path / "study",
@@ -288,6 +289,7 @@ def test_figures_of_a_study_are_drawn_at_every_place_if_asked_for(tmp_path, writ
     assert titles["digits · net: train, n = 10, epoch 0"] == "plot_spectrum"
 
 
+@pytest.mark.long
 def test_a_class_structure_is_drawn_without_a_word_of_its_fonts(tmp_path, write_study, make_structure, caplog):
     study = write_study(tmp_path, splits=("train",), skip=lambda size, epoch, *_: (size, epoch) != (10, 20))
     (run,) = study.glob("runs/*n10-seed0-lr0.01-*")

@@ -250,7 +250,7 @@ YAML: dict[str, tuple[str, str]] = {
     "objects": (STUDY + "seeds: !!python/object/apply:os.mkdir ['executed']\n", "not YAML"),
     "names": (STUDY.replace("digits", "!!python/name:os.system"), "not YAML"),
     "digits": (STUDY.replace("[2]", "[" + "9" * 5000 + "]"), "study.yaml"),
-    "many seeds": (f"{STUDY}seeds: [{', '.join(map(str, range(90_000)))}]\nx: 1\n", "there is no key 'x'"),
+    "many seeds": (f"{STUDY}seeds: [{', '.join(map(str, range(9_000)))}]\nx: 1\n", "there is no key 'x'"),
     "many trainings": (
         STUDY.replace("[2]", str(list(range(1, 2000)))) + f"seeds: {list(range(100))}",
         "199,900 trainings",

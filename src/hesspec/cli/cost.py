@@ -5,10 +5,6 @@ from typing import Annotated
 import typer
 
 from hesspec.cli import console, options
-from hesspec.cli.tables.plans import estimated
-from hesspec.measure.cost import cost
-from hesspec.measure.estimate import H100, Device
-from hesspec.measure.rates import parse_bandwidth, parse_count, parse_flops
 
 EXAMPLE = "hesspec cost --params 7e9 --tokens 1e9 --devices 256 --memory 80GB --bandwidth 400GB/s"
 
@@ -64,6 +60,11 @@ def command(
     Compute, communication and memory of a matrix-vector product and of a whole spectrum come from formulas; nothing is
     run. `hesspec plan` times a network that is at hand.
     """
+    from hesspec.cli.tables.plans import estimated
+    from hesspec.measure.cost import cost
+    from hesspec.measure.estimate import H100, Device
+    from hesspec.measure.rates import parse_bandwidth, parse_count, parse_flops
+
     known = {"tokens": tokens, "samples": samples, "flops_forward": flops_forward}
     rates = Device(
         H100.flops if flops is None else parse_flops(flops),

@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 
 from hesspec.cli import console
-from hesspec.cli.demonstration import CHECKPOINTS, demo
-from hesspec.cli.tables.spectra import stacked
 
 EXAMPLE = "hesspec demo"
 
@@ -27,6 +25,9 @@ def command(
     18 spectra (NetCDF files), the weights, figures, and an HTML page that shows all of them. It uses a single thread,
     so that a seed gives the same numbers on any number of cores.
     """
+    from hesspec.cli.demonstration import CHECKPOINTS, demo
+    from hesspec.cli.tables.spectra import stacked
+
     with console.progress() as show:
         result = demo(out, seed=seed, on_progress=show)
     for checkpoint in CHECKPOINTS:

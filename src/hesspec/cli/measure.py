@@ -2,20 +2,17 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hesspec.backend.ranks import Ranks
 from hesspec.cli import console, options
-from hesspec.cli.problem import Problem, check_folder
-from hesspec.cli.process_group import process_group
-from hesspec.cli.resuming import CommandRecord, file_content
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
-from hesspec.krylov.snapshot import parse_duration
 from hesspec.matrices import symbol_of
 from hesspec.spectra.record import load
-from hesspec.study.measuring import measure
+
+if TYPE_CHECKING:
+    from hesspec.cli.resuming import CommandRecord
 
 EXAMPLE = "hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"
 
@@ -64,6 +61,14 @@ def command(
     If other programs keep the machine busy, set OMP_NUM_THREADS=1: a single thread can then be many times faster than
     one thread per core.
     """
+    from hesspec.backend.ranks import Ranks
+    from hesspec.cli.devices import device_of
+    from hesspec.cli.problem import Problem
+    from hesspec.cli.process_group import process_group
+    from hesspec.cli.resuming import CommandRecord, file_content
+    from hesspec.krylov.snapshot import parse_duration
+    from hesspec.study.measuring import measure
+
     names = options.matrices_of(matrix)
     count = options.steps_of(steps)
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
@@ -89,7 +94,7 @@ def command(
         "--out": str(out.resolve()),
     }
     record = None if snapshot is None else CommandRecord(snapshot, given)
-    with process_group(options.device_of(device)) as group, console.progress() as show, record or nullcontext():
+    with process_group(device_of(device)) as group, console.progress() as show, record or nullcontext():
         ranks = Ranks(group)
         # Only the first rank looks and writes: what other ranks see depends on how far it has come.
         measured = ranks.gather(ranks.together(lambda: _prepare(out, files, record) if ranks.rank == 0 else []))[0]
@@ -125,7 +130,7 @@ def command(
         console.output.print(f"Saved {file}", soft_wrap=True)
 
 
-def _prepare(out: Path, files: dict[str, Path], record: CommandRecord | None) -> list[str]:
+def _prepare(out: Path, files: dict[str, Path], record: "CommandRecord | None") -> list[str]:
     """Prepare the output folder and the record; return the matrices that were measured before an interruption.
 
     Raises
@@ -135,6 +140,8 @@ def _prepare(out: Path, files: dict[str, Path], record: CommandRecord | None) ->
     OSError
         If a file already exists, or a folder is not writable.
     """
+    from hesspec.cli.problem import check_folder
+
     before = [] if record is None else record.results()
     measured = [name for name in before if name in files and files[name].exists()]
     check_folder(out, [file for name, file in files.items() if name not in measured])

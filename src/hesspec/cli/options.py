@@ -1,14 +1,11 @@
 """Options shared by several commands, and their values."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
 
-from hesspec.backend.suggest import unknown
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
 
 Network = Annotated[
@@ -128,23 +125,3 @@ def steps_of(text: str) -> int | Literal["auto"]:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"--steps is {text!r}; it must be a positive integer or 'auto'.")
     return int(text)
-
-
-def dtype_of(name: str) -> torch.dtype:
-    """Value of --dtype."""
-    known = {"float32": torch.float32, "float64": torch.float64}
-    if name not in known:
-        raise ValueError(unknown("dtype", name, known))
-    return known[name]
-
-
-def device_of(name: str) -> torch.device:
-    """Value of --device; under `torchrun`, cuda is the GPU of this process."""
-    kind, _, number = name.partition(":")
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        number = os.environ["LOCAL_RANK"]
-    if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()):
-        raise ValueError(unknown("device", name, ["cpu", "cuda", "cuda:0"]))
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ValueError(f"There is no device {name!r}: PyTorch finds {torch.cuda.device_count()} CUDA devices.")
-    return torch.device(f"{kind}:{number}" if number else kind)

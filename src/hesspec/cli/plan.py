@@ -5,9 +5,6 @@ from typing import Annotated
 import typer
 
 from hesspec.cli import console, options
-from hesspec.cli.problem import Problem
-from hesspec.cli.tables.plans import planned
-from hesspec.study.measuring import plan_measurement
 
 EXAMPLE = "hesspec plan small_cnn --data digits --samples-per-class 10 --accuracy 0.02"
 
@@ -60,6 +57,10 @@ def command(
 
     `hesspec cost` estimates networks that are not at hand, of any size and on any number of devices, from formulas.
     """
+    from hesspec.cli.problem import Problem
+    from hesspec.cli.tables.plans import planned
+    from hesspec.study.measuring import plan_measurement
+
     names = options.matrices_of(matrix)
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
     model, dataset = problem.load()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hesspec.cli.console import say
-from hesspec.cli.options import device_of, dtype_of
+from hesspec.cli.devices import device_of, dtype_of
 from hesspec.study import Dataset, build_network, load_dataset, load_weights, read_metadata
 from hesspec.study.measuring import Attribute, spectrum_file
 

@@ -6,11 +6,7 @@ from typing import Annotated
 import typer
 
 from hesspec.cli import console, options
-from hesspec.cli.problem import Problem, check_folder
-from hesspec.cli.process_group import process_group
-from hesspec.cli.tables.structures import explained
 from hesspec.matrices import symbol_of
-from hesspec.study.measuring import measure_structure
 
 EXAMPLE = "hesspec structure small_cnn --data digits --samples-per-class 10"
 
@@ -54,12 +50,18 @@ def command(
     CHECKPOINT-SPLIT-ClassStructure.nc; spectra that `hesspec measure` has not saved yet are saved as well.
     `hesspec report` shows all of them.
     """
+    from hesspec.cli.devices import device_of
+    from hesspec.cli.problem import Problem, check_folder
+    from hesspec.cli.process_group import process_group
+    from hesspec.cli.tables.structures import explained
+    from hesspec.study.measuring import measure_structure
+
     names = options.matrices_of(matrix)
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
     file = problem.file(out, "ClassStructure")
     model, dataset = problem.load()
     check_folder(out, [file])
-    with process_group(options.device_of(device)) as group, console.progress() as show:
+    with process_group(device_of(device)) as group, console.progress() as show:
         structure = measure_structure(
             model,
             dataset,

@@ -2,16 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hesspec.backend.presets import presets
 from hesspec.cli import console, options
-from hesspec.cli.tables.studies import forecast_table, progress_table
-from hesspec.study import StudyConfig, StudyError, load_study, presets, run_study
-from hesspec.study.cluster import run_on_ray
-from hesspec.study.folders import RUNS, STUDY_FILE
-from hesspec.study.forecasting import forecast_study
+
+if TYPE_CHECKING:
+    from hesspec.study import StudyConfig
 
 EXAMPLE = "hesspec study digits-quick --out my-study\nhesspec report my-study"
 
@@ -65,10 +64,15 @@ def command(
     even if a check fails. If a task fails later, the other tasks are completed first. Either failure prints one line
     per reason and exits with status 1; the same command retries what failed.
     """
+    from hesspec.cli.devices import device_of
+    from hesspec.cli.tables.studies import progress_table
+    from hesspec.study import StudyError, load_study, run_study
+    from hesspec.study.cluster import run_on_ray
+
     _check_ray(ray, ray_cpus, dry_run)
     config = load_study(file)
     if not ray:  # with Ray, the devices of its workers count
-        options.device_of(device)
+        device_of(device)
     folder = _results_of(Path(file)) if out is None else out
     failed: StudyError | None = None
     try:
@@ -106,12 +110,18 @@ def _check_ray(ray: bool, cpus: int | None, dry_run: bool) -> None:
 
 def _results_of(file: Path) -> Path:
     """Output folder of a study if none is given."""
+    from hesspec.study.folders import RUNS, STUDY_FILE
+
     is_stored = file.name == STUDY_FILE and (file.parent / RUNS).is_dir()
     return file.parent if is_stored else Path(file.stem)
 
 
-def _forecast(config: StudyConfig, folder: Path, device: str) -> None:
+def _forecast(config: "StudyConfig", folder: Path, device: str) -> None:
     """Print what is left to do in a study. Afterwards raises StudyError if tasks cannot be run."""
+    from hesspec.cli.tables.studies import forecast_table
+    from hesspec.study import StudyError
+    from hesspec.study.forecasting import forecast_study
+
     with console.progress() as show:
         forecasts = forecast_study(config, folder, device=device, on_task=lambda what: show(what, 0, None))
     for table in forecast_table(forecasts):

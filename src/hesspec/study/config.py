@@ -6,7 +6,6 @@ import difflib
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -26,6 +25,7 @@ from pydantic import (
 )
 
 from hesspec.backend.memory import parse_memory
+from hesspec.backend.presets import preset_file, presets
 from hesspec.backend.suggest import unknown
 from hesspec.backend.yaml import LARGEST_YAML, parse_yaml
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
@@ -327,12 +327,6 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
 }
 
 
-def presets() -> list[str]:
-    """Return the names of the preset studies of the package, which `load_study` accepts like files."""
-    folder = files("hesspec.study").joinpath("presets")
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
-
-
 def load_study(path: str | os.PathLike[str]) -> StudyConfig:
     """Read a study file, or a preset by its name.
 
@@ -360,8 +354,7 @@ def load_study(path: str | os.PathLike[str]) -> StudyConfig:
     """
     name = os.fspath(path)
     if name in presets():
-        source = files("hesspec.study").joinpath("presets", f"{name}.yaml")
-        return parse_study(source.read_text(encoding="utf-8"), f"preset {name}")
+        return parse_study(preset_file(name).read_text(encoding="utf-8"), f"preset {name}")
     if not Path(name).is_file():
         nearest = difflib.get_close_matches(name, presets(), n=1)
         hint = f"did you mean the preset {nearest[0]!r}?" if nearest else f"presets are {', '.join(presets())}."

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from cases import batches, labels, mlp
 from reference import hessian_of, whole
+from sweeps import swept
 from torch import nn
 
 import hesspec
@@ -34,7 +35,7 @@ def data():
 
 @pytest.mark.parametrize("memory", [None, "30kB"])
 @pytest.mark.parametrize("in_dict", [False, True])
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_a_loader_may_give_every_batch_in_the_same_memory(matrix, in_dict, memory, data, mode):
     model, make = mlp().double(), getattr(hesspec, matrix)
     expected = whole(make(model, CE, data))
@@ -104,9 +105,12 @@ def in_place_loss(out, y):
     return F.cross_entropy(out, y)
 
 
-@pytest.mark.parametrize("make", [lambda x: x, lambda x: {"x": x}, lambda x: ({"x": x},)])
+MAKES = [lambda x: x, lambda x: {"x": x}, lambda x: ({"x": x},)]
+
+
+@pytest.mark.parametrize("make", swept(MAKES, MAKES[0], MAKES[2]))
 @pytest.mark.parametrize("place", ["input", "slice", "targets"])
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_models_and_losses_may_work_in_place(matrix, place, make, data, mode):
     torch.manual_seed(0)
     model = InPlace(place).double()

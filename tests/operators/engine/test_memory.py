@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import MATRICES, batches, cnn, gpt2, labels, mlp, tokens
+from sweeps import swept
 from torch import nn
 
 import hesspec
@@ -103,7 +104,7 @@ def test_errors_of_memory_are_told_from_others(error):
     assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a matmul primitive"))
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_predicted_bytes_of_residuals_are_those_that_are_kept(matrix, traced):
     operator = hessian(matrix=matrix)
     batch = next(iter(operator._risk.batches))
@@ -115,7 +116,7 @@ def test_predicted_bytes_of_residuals_are_those_that_are_kept(matrix, traced):
     assert predicted == sum(size for pointer, size in storages.items() if pointer not in given)
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_predicted_peak_is_that_of_the_allocator(matrix, mode):
     operator = hessian(batches((1, 4, 4), labels(4), sizes=(400,)), matrix=matrix)
     v = vector(operator)
@@ -134,7 +135,7 @@ def test_predicted_peak_is_that_of_the_allocator(matrix, mode):
     assert (0.85 if mode == "traced" else 0.6) * predicted <= peak <= 1.2 * predicted + 9 * 16 * 400 * 8
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_what_is_kept_fits_the_budget_and_does_not_change_a_bit(matrix, mode):
     whole = hessian(matrix=matrix)
     v = vector(whole)
@@ -163,8 +164,8 @@ def test_streamed_batches_do_not_add_to_the_risk_again(mode):
     assert operator.risk == before
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("share", [0.7, 0.4, 0.15])
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
+@pytest.mark.parametrize("share", swept([0.7, 0.4, 0.15], 0.4))
 def test_batches_that_do_not_fit_are_split(matrix, share, mode):
     data = batches((1, 4, 4), labels(4), sizes=(24, 24, 7))
     whole = hessian(data, matrix=matrix)
@@ -252,7 +253,7 @@ def failing(monkeypatch, error, calls):
     monkeypatch.setattr(Passes, "build", build)
 
 
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("error", swept(ERRORS, ERRORS[2]))
 def test_memory_that_runs_out_in_a_product_costs_half_of_what_is_kept(error, mode, monkeypatch, caplog):
     expected = hessian() @ vector(hessian())
     failing(monkeypatch, error, {7, 12})
@@ -326,7 +327,7 @@ def test_a_spectrum_goes_on_where_memory_runs_out(mode, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
-@pytest.mark.parametrize("mode_name", ["traced", "double backward"])
+@pytest.mark.parametrize("mode_name", swept(["traced", "double backward"], "traced"))
 def test_a_process_that_runs_out_of_memory_goes_on(mode_name):
     script = Path(__file__).parents[2] / "scripts" / "out_of_memory.py"
     done = subprocess.run([sys.executable, script, mode_name], capture_output=True, text=True, check=True)  # noqa: S603

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import transformers
 from cases import gpt2
 from reference import gauss_newton_of, hessian_of, whole
+from sweeps import swept
 from torch import nn
 
 import hesspec
@@ -90,7 +91,7 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("name", INSIDE)
-@pytest.mark.parametrize("form", ["pair", "mapping", "closure"])
+@pytest.mark.parametrize("form", swept(["pair", "mapping", "closure"], "pair"))
 def test_g_of_a_loss_inside_the_model_is_that_of_its_logits(name, form, mode):
     torch.manual_seed(0)
     loss = INSIDE[name]

@@ -1,7 +1,8 @@
-"""Products with every matrix on every case, of this process alone and of all ranks together."""
+"""Products with every matrix on the cases that are named, of this process alone and of all ranks together."""
 
 import dataclasses
 import json
+import sys
 import warnings
 
 import torch
@@ -12,7 +13,7 @@ import hesspec
 from hesspec.operators.engine import passes
 
 # Traces take long, and what is done with them is the same for all; that of a GPT-2 takes longest.
-TRACED = {"float64": ("cnn",), "float32": ("cnn", "gpt2, dict inputs, ignored tokens")}
+TRACED = {"float64": {"cnn": MATRICES}, "float32": {"cnn": MATRICES, "gpt2, dict inputs, ignored tokens": ("Hessian",)}}
 PARTS = ("GaussNewtonClass", "GaussNewtonCross", "GaussNewtonSame", "GaussNewtonWithin")
 
 
@@ -44,12 +45,15 @@ def with_all_classes(case: Case) -> Case:
 def main() -> None:
     dist.init_process_group("gloo")
     found = {}
-    for precision, names in (("float64", list(CASES)), ("float32", list(TRACED["float32"]))):
-        cases = {name: CASES[name]().to(getattr(torch, precision)) for name in names}
+    names = sys.argv[1:]
+    for precision, chosen in (("float64", names), ("float32", [name for name in names if name in TRACED["float32"]])):
+        cases = {name: CASES[name]().to(getattr(torch, precision)) for name in chosen}
         for name, case in cases.items():
-            passes.trace_pays = lambda *_, traced=name in TRACED[precision], **__: (traced, "forced")
             for matrix in MATRICES:
+                traced = matrix in TRACED[precision].get(name, ())
+                passes.trace_pays = lambda *_, traced=traced, **__: (traced, "forced")
                 found[f"{precision}, {matrix}, {name}"] = compare(case, matrix)
+        passes.trace_pays = lambda *_, traced=precision == "float32", **__: (traced, "forced")
         cnn = with_all_classes(cases["cnn"])
         for part in PARTS:
             found[f"{precision}, {part}"] = compare(cnn, part)

@@ -1,5 +1,6 @@
 """Spectra of models that FSDP2 has sharded, and of the same models on one process."""
 
+import functools
 import json
 import sys
 import warnings
@@ -23,7 +24,7 @@ def mlp() -> tuple[nn.Module, list[nn.Module], list[object]]:
 
 
 def gpt2() -> tuple[nn.Module, list[nn.Module], list[object]]:
-    config = transformers.GPT2Config(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=23)
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, n_positions=8, vocab_size=23)
     model = transformers.GPT2LMHeadModel(config)
     batches = [torch.randint(23, (2, 8)) for _ in range(3)]
     return model, list(model.transformer.h), [({"input_ids": x}, x) for x in batches]
@@ -37,14 +38,21 @@ class NextToken(nn.Module):
         return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
 
 
-def compare(name: str, dtype: torch.dtype) -> dict[str, float]:
+def problem(name: str) -> tuple[nn.Module, list[nn.Module], nn.Module, list[object]]:
     torch.manual_seed(0)
     model, layers, data = {"mlp": mlp, "gpt2": gpt2}[name]()
-    model = model.eval().to(torch.float64)
-    loss = nn.CrossEntropyLoss() if name == "mlp" else NextToken()
-    steps = 40
-    exact = hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=100_000 if name == "mlp" else 120)
-    group = dist.group.WORLD
+    return model.eval().to(torch.float64), layers, nn.CrossEntropyLoss() if name == "mlp" else NextToken(), data
+
+
+@functools.cache
+def exact_spectrum(name: str) -> hesspec.Spectrum:
+    model, _, loss, data = problem(name)
+    return hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=100_000 if name == "mlp" else 120)
+
+
+def compare(name: str, dtype: torch.dtype) -> dict[str, float]:
+    steps, exact, group = 40, exact_spectrum(name), dist.group.WORLD
+    model, layers, loss, data = problem(name)
     model = model.to(dtype)
     wrapped = DistributedDataParallel(model)
     shared = hesspec.spectrum(hesspec.Hessian(wrapped, loss, hesspec.shard_data(data, group), group=group), steps=12)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import MATRICES, Case, batches, dense, labels, seeded
+from sweeps import swept
 from torch import nn
 from torch.func import functionalize, grad, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -198,7 +199,7 @@ def weighted(outputs, targets):
 
 
 @pytest.mark.parametrize("within", [torch.enable_grad, torch.no_grad])
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_products_of_a_model_and_a_loss_that_switch_gradients_off(matrix, within, mode):
     case = Case(seeded(Backbone), weighted, batches((5,), labels(3), (4,))).to(torch.float64)
     with within():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import MATRICES
 from reference import gauss_newton_of, hessian_of, whole
+from sweeps import swept
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
@@ -40,8 +41,8 @@ class Field(nn.Module):
         return self.transform(self.net, x)
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("transform", [by_backward, by_gradient, by_forward, along])
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
+@pytest.mark.parametrize("transform", swept([by_backward, by_gradient, by_forward, along], by_gradient, along))
 def test_matrices_are_those_of_plain_double_backward(transform, matrix):
     model = Field(transform).double()
     torch.manual_seed(1)
@@ -92,7 +93,7 @@ def by_transform(loss, named):
     return grad(loss)(named)
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 @pytest.mark.parametrize("differentiate", [with_gradients, as_it_is, by_transform])
 def test_a_model_may_differentiate_by_its_parameters(differentiate, matrix):
     model = Adapted(differentiate).double()

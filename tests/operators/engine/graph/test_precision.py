@@ -5,6 +5,7 @@ from operator import getitem
 import pytest
 import torch
 from cases import CASES, MATRICES, batches, cnn, labels, mlp
+from sweeps import swept
 from torch import nn
 
 import hesspec
@@ -31,8 +32,10 @@ def test_full_precision_is_the_default_and_its_own_reference():
     assert operator.reference is None
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer encoder", "mse", "gpt2, own loss"])
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian", "GaussNewton"))
+@pytest.mark.parametrize(
+    "name", swept(["mlp", "cnn", "transformer encoder", "mse", "gpt2, own loss"], "mlp", "cnn", "mse")
+)
 def test_bfloat16_products_are_off_by_its_rounding(name, matrix, traced):
     full, lower = operators(name, matrix)
     v = torch.randn(full.shape[0])
@@ -45,7 +48,7 @@ def test_bfloat16_products_are_off_by_its_rounding(name, matrix, traced):
     assert lower.risk == full.risk
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian", "GaussNewton"))
 def test_only_bilinear_nodes_of_the_tangent_part_are_lowered(matrix):
     _, lower = operators(matrix=matrix)
     built = lower._passes()
@@ -82,7 +85,7 @@ def test_predictions_are_of_what_runs():
     assert any(residual.dtype == torch.bfloat16 for residual in residuals)
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian", "GaussNewton"))
 def test_the_reference_is_the_operator_at_full_precision(matrix, traced):
     full, lower = operators(matrix=matrix)
     v = torch.randn(full.shape[0])

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 from cases import MATRICES, Case, batches, dense, labels, seeded
+from sweeps import swept
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -69,7 +70,7 @@ class InPlace(nn.Module):
 KINDS = ["RNNCell", "GRUCell", "in place", *(pytest.param(kind, marks=pytest.mark.long) for kind in LAYERS)]
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_of_what_writes_in_place_are_exact(kind, matrix, traced):
     case = (
@@ -185,7 +186,7 @@ def convnext():
     return torchvision.models.ConvNeXt([block(4, 8, 1), block(8, None, 1)], num_classes=3)
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 @pytest.mark.parametrize(
     ("model", "capability"),
     [(Permuted, "AVX2"), *(pytest.param(convnext, name, marks=pytest.mark.long) for name in ("AVX2", "AVX512"))],
@@ -261,7 +262,7 @@ class Spectrogram(nn.Module):
         return self.after((waves.real.square() + waves.imag.square()).flatten(1))
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_overlapping_frames(matrix, traced):
     case = Case(seeded(Spectrogram), CE, batches((16,), labels(3), (2,))).to(torch.float64)
     operator = getattr(hesspec, matrix)(case.model, case.loss, case.data)
