@@ -371,3 +371,40 @@ def test_the_padding_row_of_a_tied_embedding_counts_where_the_head_has_it(matrix
     assert operator.attributes["mode"] == "double backward"
     assert close(found, exact[matrix], 1e-12)
     assert found[8:12].any()
+
+
+class SquareWrongForOne(torch.autograd.Function):
+    """The square, whose second derivative is lost where the batch has one sample."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return 2 * grad * (x.detach() if len(x) == 1 else x)
+
+
+class Squared(nn.Module):
+    def __init__(self, square):
+        super().__init__()
+        self.first, self.second, self.square = nn.Linear(3, 4), nn.Linear(4, 2), square
+
+    def forward(self, x):
+        return self.second(self.square(self.first(x)))
+
+
+@pytest.mark.parametrize("samples", [(4, 1), (1, 4), (1,), (4, 1, 4)], ids=str)
+def test_one_sample_is_verified_as_well_as_several(samples):
+    torch.manual_seed(0)
+    data = [(torch.randn(n, 3, dtype=torch.float64), torch.arange(n) % 2) for n in samples]
+    model = seeded(lambda: Squared(SquareWrongForOne.apply)).double()
+    with pytest.warns(UserWarning, match="central differences of gradients"):
+        operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), data)
+        found = dense(operator)
+    right = Squared(torch.square).double()
+    right.load_state_dict(model.state_dict())
+    assert close(found, truth(right, nn.CrossEntropyLoss(), data), 1e-6)
+    assert operator.attributes["mode"] == "differences"

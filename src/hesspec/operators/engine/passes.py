@@ -102,6 +102,8 @@ class Passes(ABC):
         # Before any pass with fake tensors, which must not be the first.
         self._inspection = risk.inspection
         self.verdict: Verdict | None = None
+        # Whether what was verified is one sample, several, or both.
+        self._verified: frozenset[bool] = frozenset()
         self.displacement: float | None = None
         self.stretch = 1.0
         self._steps: list[str] = []
@@ -150,6 +152,9 @@ class Passes(ABC):
     def settle(self, part: Batch) -> bool:
         """Verify the way that products of a part of the data are computed in, and take the next one where it is wrong.
 
+        One part of several samples is verified, and one of a single sample, if there are any: with one sample code takes
+        other ways (`squeeze`, broadcasting, memory layouts), in models and in PyTorch.
+
         Returns
         -------
         bool
@@ -160,17 +165,21 @@ class Passes(ABC):
         ValueError
             If no way is left; the message names the parameters that differ most.
         """
-        if self.verdict is not None:
+        if (part.samples == 1) in self._verified:
             return True
         if not self.risk.verify:
-            return self._runs(part)
+            self._verified = frozenset({False, True} if self._runs(part) else {})
+            return bool(self._verified)
         verdict = verify(self, part)
         if not verdict.agrees:
             self.step_down(verdict.text, verdict)
             return False
-        self.verdict = verdict
+        self._verified |= {part.samples == 1}
         logger.info("%s: verified, %s", self.mode, verdict.text)
-        if verdict.surrogate:
+        told = self.verdict is not None and self.verdict.surrogate
+        if self.verdict is None or verdict.error > self.verdict.error:
+            self.verdict = verdict
+        if verdict.surrogate and not told:
             warnings.warn(
                 f"Products are with the derivatives of the backward passes, as double backward gives them: "
                 f"{NOT_OF_THE_LOSS}.",
@@ -215,6 +224,7 @@ class Passes(ABC):
             )
         self._steps.append(step)
         self.mode, self.why, self.verdict = self.ways[place + 1], "the next way", None
+        self._verified = frozenset()
         logger.info("%s; %s instead", step, self.mode)
         if self.mode == "differences":
             digits = "about 7 digits" if self._inspection.double else "about 3 digits"

@@ -223,6 +223,9 @@ class KeptPasses:
             if not self._places:
                 while not self._full.settle(parts[0]):
                     parts = self._fitting(batch)
+            if not self._full.settle(min(parts, key=lambda part: part.samples)):
+                # What was computed so far is of the way that is given up.
+                return self._prepare()
             for number, part in enumerate(parts):
                 size = self._bytes(part)
                 shared[part.samples] = size.shared
