@@ -225,7 +225,8 @@ class KeptPasses:
                     parts = self._fitting(batch)
             if not self._full.settle(min(parts, key=lambda part: part.samples)):
                 # What was computed so far is of the way that is given up.
-                return self._prepare()
+                self._prepare()
+                return
             for number, part in enumerate(parts):
                 size = self._bytes(part)
                 shared[part.samples] = size.shared
