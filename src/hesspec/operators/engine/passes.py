@@ -152,8 +152,8 @@ class Passes(ABC):
     def settle(self, part: Batch) -> bool:
         """Verify the way that products of a part of the data are computed in, and take the next one where it is wrong.
 
-        One part of several samples is verified, and one of a single sample, if there are any: with one sample code takes
-        other ways (`squeeze`, broadcasting, memory layouts), in models and in PyTorch.
+        One part of several samples is verified, and one of a single sample, if there are any: other code runs with one
+        sample (`squeeze`, broadcasting, memory layouts), in models and in PyTorch.
 
         Returns
         -------
