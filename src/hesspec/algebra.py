@@ -48,7 +48,7 @@ class SymmetricOperator(Protocol):
 
 
 def check_operator(operator: Any) -> int:
-    """Check that a spectrum can be computed of an operator, and return its size p.
+    """Check that the spectrum of an operator can be computed, and return its size p.
 
     Raises
     ------

@@ -169,8 +169,8 @@ def bomb(file: h5py.File) -> None:
 
 SIZES: dict[str, tuple[Change, str]] = {
     "nothing stored": (lambda file: put(file, shape=(1 << 30,)), "declares 8.59 GB of values, but has 0 bytes"),
-    "no memory has it": (lambda file: put(file, shape=(1 << 59,)), "announces 4,611,686,018 GB"),
-    "two dimensions": (lambda file: put(file, shape=(1 << 31, 1 << 20)), "announces"),
+    "no memory has it": (lambda file: put(file, shape=(1 << 59,)), "declares 4,611,686,018 GB"),
+    "two dimensions": (lambda file: put(file, shape=(1 << 31, 1 << 20)), "declares"),
     "compressed": (bomb, "it requires 75.5 MB of memory, but a file of its size may require at most 16.8 MB"),
     "a chunk": (chunk_of_gigabytes, "declares 120 bytes of values, but has 0 bytes"),
     "a chunk that is stored": (

@@ -25,7 +25,7 @@ def test_ranks_with_different_weights_are_refused():
     one, other = launch_forked("failures.py", 2, "weights", LONG)
     assert other.result["error"][0] == "ValueError"
     assert "has a different '0.weight' than rank 0" in other.result["error"][1]
-    assert "Load the same weights on all of them" in one.result["error"][1]
+    assert "Load the same weights on all ranks" in one.result["error"][1]
 
 
 def test_a_rank_without_a_share_of_the_data_says_so():

@@ -1,4 +1,4 @@
-"""State of a Lanczos process: T, its basis, the errors of its steps, and how orthogonal its vectors are."""
+"""State of a Lanczos process: T, basis, errors of its steps, and orthogonality of its vectors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hesspec.krylov.basis import KrylovBasis
 
 __all__ = ["LanczosState", "Orthogonality", "StepErrors", "Tridiagonal", "rounding_unit"]
 
-# Backward error of a step in units of eps ||A||, such that that of m steps is at most sqrt(m) times it. Measured on
-# dense operators of all kinds of spectrum (p <= 300, both precisions, any number of steps): ||A Q - Q T - beta q e^T||
-# was at most 3.0 sqrt(m) eps ||A|| in 10,000 runs (a residual dropped as rounding, up to STEP_ERROR in one step, being
-# part of it); the error of an eigenvalue was at most 2.4 sqrt(m) eps ||A|| in those of 13,500 more that took p steps. A
-# single step can take more, up to 6.7 there and 7.4 at p = 3,000, growing like sqrt(p) with the sums in a product;
-# steps do not conspire.
-# What the forward pass of a network rounds off is not in it, as that changes the matrix and not the steps: from float64
-# to float32 the top eigenvalues of small networks moved by 0.4 (untrained) to 6 eps ||A|| (fitted to a loss of 1e-3).
+# Backward error of a step in units of eps ||A||, such that that of m steps is at most sqrt(m) times as large. Measured
+# on dense operators with all kinds of spectra (p <= 300, both precisions, any number of steps): ||A Q - Q T - beta q
+# e^T|| was at most 3.0 sqrt(m) eps ||A|| in 10,000 runs (a residual dropped as rounding, up to STEP_ERROR in one step,
+# being part of it); the error of an eigenvalue was at most 2.4 sqrt(m) eps ||A|| in those of 13,500 more that took p
+# steps. A single step can take more, up to 6.7 there and 7.4 at p = 3,000, growing like sqrt(p) with the sums in a
+# product; steps do not conspire. Rounding in the forward pass of a network is not included, as it changes the matrix
+# and not the steps: from float64 to float32 the top eigenvalues of small networks moved by 0.4 (untrained) to 6 eps
+# ||A|| (fitted to a loss of 1e-3).
 STEP_ERROR = 4.0
 
 
@@ -37,7 +37,7 @@ class Tridiagonal:
     starts: list[int] = field(default_factory=list)
 
     def check(self) -> None:
-        """Raise ValueError where it is not that of a process."""
+        """Raise ValueError if it is inconsistent."""
         if len(self.beta) != len(self.alpha):
             raise ValueError("a Lanczos process has entries of T that do not belong together")
         if self.starts[:1] != [0]:
@@ -50,19 +50,19 @@ class Tridiagonal:
 
 @dataclass
 class StepErrors:
-    """What the steps of a process are off by.
+    """Errors of the steps of a process.
 
     Attributes
     ----------
     scale : float
-        Largest norm of a product with a Lanczos vector, or what it began with: ||A|| from below.
+        Largest norm of a product with a Lanczos vector, or its initial value: a lower bound on ||A||.
     underflow : float
-        Norm of what a product loses to underflow, at most.
+        Bound on the norm of the underflow error of a product.
     defect : float
-        Largest norm of what reorthogonalisation removed, beyond the three-term recurrence, from a vector that had no
-        cause to have it: rounding and asymmetry, absolute.
+        Largest norm of unexpected components that reorthogonalisation removed beyond the three-term recurrence:
+        rounding and asymmetry, absolute.
     noise : float
-        Largest norm of what a product was off by, relative to the product's, where it was measured.
+        Largest measured error of a product, relative to its norm.
     lengths : list of float
         Norms of all products.
     """
@@ -74,27 +74,27 @@ class StepErrors:
     lengths: list[float] = field(default_factory=list)
 
     def check(self, steps: int) -> None:
-        """Raise ValueError where they are not those of so many steps."""
+        """Raise ValueError if they do not match the number of steps."""
         if len(self.lengths) != steps:
             raise ValueError("a Lanczos process has norms of products that it has not taken")
         if not np.isfinite([*self.lengths, self.defect, self.noise, self.scale]).all():
             raise ValueError("a Lanczos process has errors that are not finite")
 
     def record(self, length: float, error: float, underflow: float | None) -> None:
-        """Record the norm of a product, and what it is off by."""
+        """Record the norm of a product, and its error."""
         self.lengths.append(length)
         if underflow is not None:
             self.underflow = underflow
         self.scale, self.noise = max(self.scale, length), max(self.noise, error / length if length > 0 else 0.0)
 
     def divisor(self, length: float, eps: float) -> float:
-        """Norm of a residual, to divide by: where it is less than eps of rounding, the block ends with this step."""
+        """Norm of a residual as a divisor; if it is below eps times rounding, the block ends with this step."""
         return max(length, self.underflow, eps**2 * self.scale)
 
     def backward_error(self, steps: int, unit: float, orthogonality: float) -> float:
-        """Spectral norm of what the first steps leave of A Q - Q T - beta q e^T, at most, absolute.
+        """Bound on the spectral norm of A Q - Q T - beta q e^T for the first steps, absolute.
 
-        Rounding (`unit` of ||A|| in a step), underflow and what showed of asymmetry are known for a step, and the norm
+        Rounding (`unit` times ||A|| in a step), underflow and observed asymmetry are known for each step, and the norm
         of m columns is at most sqrt(m) times the largest of theirs. Noise is known relative to the product: its
         Frobenius norm is that share of ||A Q||_F.
         """
@@ -108,20 +108,20 @@ class StepErrors:
 
 @dataclass
 class Orthogonality:
-    """How orthogonal the vectors of a process are, and what was done for it.
+    """Orthogonality of the vectors of a process, and the reorthogonalisation so far.
 
     Attributes
     ----------
     largest : float
         Largest |q_j . q_k|, as estimated.
     passes : float
-        Number of steps that were reorthogonalised, those against a part of the basis counting as this part.
+        Number of reorthogonalised steps; fractional for steps against a part of the basis.
     streak : int
-        Number of the last steps, one after the other, that were reorthogonalised.
+        Number of consecutive last steps that were reorthogonalised.
     worst : float
-        Largest inner product of the last vector with those before it, as estimated.
+        Largest estimated inner product of the last vector with earlier ones.
     kept : float
-        What of it is lost in a kept basis, see `KrylovBasis.kept_error`.
+        Error of it in a stored basis, see `KrylovBasis.kept_error`.
     """
 
     largest: float = 0.0
@@ -131,21 +131,21 @@ class Orthogonality:
     kept: float = 0.0
 
     def check(self) -> None:
-        """Raise ValueError where these are not numbers of a process."""
+        """Raise ValueError if the numbers are invalid."""
         if not np.isfinite([self.worst, self.kept]).all() or not 0 <= self.largest <= 1:
             raise ValueError("a Lanczos process has numbers of its orthogonality that make no sense")
 
 
 @dataclass
 class LanczosState:
-    """All that changes from step to step, but for the estimate of orthogonality.
+    """Everything that changes from step to step, except the estimate of orthogonality.
 
     Attributes
     ----------
     keeps : bool
-        Whether it keeps a basis.
+        Whether the basis is stored.
     basis : KrylovBasis
-        Empty where it keeps none.
+        Empty if it is not stored.
     errors : StepErrors
     tridiagonal : Tridiagonal
     orthogonality : Orthogonality
@@ -155,7 +155,7 @@ class LanczosState:
     next : Tensor (p,) or None
         The vector to multiply.
     last : Tensor (p,) or None
-        The one before, within the same block; in a snapshot not where it is the last row of the basis.
+        The previous one in the same block; omitted in a snapshot if it is the last row of the basis.
     """
 
     keeps: bool
@@ -180,7 +180,7 @@ class LanczosState:
         return self.exhausted or self.spent
 
     def check(self) -> None:
-        """Raise ValueError where it is not the state of a process."""
+        """Raise ValueError if the state is inconsistent."""
         self.tridiagonal.check()
         self.errors.check(self.steps)
         self.orthogonality.check()

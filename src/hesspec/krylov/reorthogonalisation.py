@@ -1,4 +1,4 @@
-"""Reorthogonalisation of Lanczos residuals: against the whole basis in every step, or where and when it is needed."""
+"""Reorthogonalisation of Lanczos residuals: in full in every step, or partial when it is needed."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = ["SEMI", "Reorthogonalisation", "Residual"]
 ASYMMETRY = 0.5
 # Semi-orthogonality: inner products of at most eps to this power leave eps in T (Simon 1984).
 SEMI = 0.5
-# Reorthogonalisation looks at the vectors whose inner products are beyond eps to this power (Larsen 1998).
+# Reorthogonalisation includes the vectors whose inner products exceed eps to this power (Larsen 1998).
 APART = 0.75
-# The first steps are reorthogonalised whatever the estimate: they cost little, and show an operator's asymmetry.
+# The first steps are always reorthogonalised: they cost little, and reveal an asymmetric operator.
 WATCHED = 8
 
 
 class Residual(NamedTuple):
-    """What reorthogonalisation says of a residual w, which it changed in place.
+    """Result of reorthogonalising a residual w in place.
 
     Attributes
     ----------
     share : float
-        q·w, which is still to be taken away.
+        Inner product q·w, which remains to be removed.
     length : float
-        The norm of what is then left.
+        Norm of the residual after its removal.
     lost : bool
-        Whether semi-orthogonality is lost, for want of a basis.
+        Whether semi-orthogonality is lost because the basis is not stored.
     """
 
     share: float
@@ -52,9 +52,10 @@ class Reorthogonalisation:
     ----------
     space : Space
     state : LanczosState
-        Of the process: T, basis and errors are read here, `errors.defect` and `orthogonality` are written.
+        State of the process: T, basis and errors are read, `errors.defect` and `orthogonality` are updated.
     partial : bool
-        Reorthogonalise only where the omega recurrence asks for it, twice in a row each time; else in every step.
+        Reorthogonalise only when the omega recurrence requires it, each time in two consecutive steps; otherwise
+        always.
     """
 
     def __init__(self, space: Space, state: LanczosState, *, partial: bool) -> None:
@@ -64,13 +65,13 @@ class Reorthogonalisation:
         self.estimate = OrthogonalityEstimate(space.size)
 
     def apply(self, w: Tensor, q: Tensor, along: float, length: float) -> Residual:
-        """Orthogonalise the residual w (p,), in place, as much as it needs, but for its share of q.
+        """Orthogonalise the residual w (p,) in place as far as necessary, except for its share of q.
 
         Parameters
         ----------
         w, q : Tensor (p,)
         along, length : float
-            q·w and the norm of w.
+            Inner product q·w, and the norm of w.
         """
         state, eps = self._state, self._eps
         known, errors, t = state.orthogonality, state.errors, state.tridiagonal
@@ -91,8 +92,8 @@ class Reorthogonalisation:
             self._learn(removed, predicted, kept * residual, whole=whole)
             along, length = self._space.inner_and_norm(q, w)
             residual = errors.divisor(length, eps)
-            # A pass leaves what it removes times the basis's own departure from orthogonality; where it removes much,
-            # there were two.
+            # A pass leaves the removed component times the basis's own deviation from orthogonality; if it removes
+            # much, there were two passes.
             left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * known.largest
             rows = np.append(chosen, index) if whole else chosen
             accepted[:, rows] = self.estimate.random(len(rows), eps + left + kept)
@@ -107,9 +108,9 @@ class Reorthogonalisation:
         return Residual(*self._against_last(w, q, along, length), lost)
 
     def _learn(self, removed: npt.NDArray[np.float64], predicted: float, kept: float, *, whole: bool) -> None:
-        """Compare what a pass removed with what it was to find."""
+        """Compare the component that a pass removed with the prediction."""
         known, errors, index = self._state.orthogonality, self._state.errors, self._state.steps - 1
-        # After two steps that were reorthogonalised there is nothing that a third could find but errors.
+        # After two reorthogonalised steps, a third could only find errors.
         if whole and (known.streak >= 2 or known.streak == index):
             allowance = 2 * predicted + kept + errors.noise * (errors.lengths[-1] + errors.scale)
             self._check_symmetry(removed, index, allowance)
@@ -120,18 +121,17 @@ class Reorthogonalisation:
             known.largest = max(known.largest, min(1.0, self.estimate.learn(predicted, found) * known.worst))
 
     def _against_last(self, w: Tensor, q: Tensor, along: float, length: float) -> tuple[float, float]:
-        """Neighbours to working precision: the share of q that is still in w, and the norm of w without it."""
+        """Orthogonalise neighbours to working precision: share of q that is still in w, and norm of w without it."""
         if not (self._partial or self._state.basis.rounded):
             return 0.0, length
-        # q is a unit vector but for rounding, so that Pythagoras knows the norm of what will be left, without another
-        # look at it; not where most of w goes away.
+        # q is a unit vector up to rounding, so the remaining norm follows from Pythagoras, unless most of w is removed.
         if abs(along) < length / 2:
             return along, length * math.sqrt(1 - (along / length) ** 2)
         w.add_(q, alpha=-along)
         return 0.0, self._space.norm(w)
 
     def _check_symmetry(self, removed: npt.NDArray[np.float64], index: int, allowance: float) -> None:
-        """Products with earlier vectors are known by symmetry; what reorthogonalisation found besides them is not."""
+        """Check symmetry, which determines products with earlier vectors, against what reorthogonalisation found."""
         earlier = np.abs(removed[:index])
         if not earlier.size:
             return

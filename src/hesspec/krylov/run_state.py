@@ -1,4 +1,4 @@
-"""What a Krylov run has found so far: all that a snapshot holds of it, besides its operator."""
+"""State of a Krylov run: everything that a snapshot contains, apart from the operator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["RunState", "restored_run"]
 
 @dataclass(kw_only=True)
 class _Numbers:
-    """Numbers and words of a run; see `RunState`."""
+    """Numbers and strings of a run; see `RunState`."""
 
     phase: str = "first"
     stopped: str = ""
@@ -44,46 +44,46 @@ class _Numbers:
 
 @dataclass(kw_only=True)
 class RunState(_Numbers):
-    """What a run has found, and the processes at work.
+    """Results of a run so far, and its active processes.
 
     Attributes
     ----------
     phase : str
-        "first", "restart", "bulk" or "others": the one that comes next, or is at work.
+        Current or next phase: "first", "restart", "bulk" or "others".
     stopped : str
         Why the first probe ended, as text.
     done : int
-        Products of steps so far.
+        Number of products in steps so far.
     steps : int
-        Steps of the first probe.
+        Number of steps of the first probe.
     exact : bool
         Whether the Krylov spaces filled R^p.
     passes : float
-        Number of steps that were reorthogonalised.
+        Number of reorthogonalised steps.
     apart : float
-        What products differ by from those before a snapshot, relative to their norm.
+        Difference of products from those before a snapshot, relative to their norm.
     first_error, first_product
-        Norm of what the first product is off by, and its sketch.
+        Norm of the error of the first product, and its sketch.
     limit, together : int or None
-        What depends on the memory that was free: most steps, and probes in lockstep, where they are chosen.
+        Choices that depend on free memory: largest number of steps, and number of probes in lockstep.
     exponent : int or None
-        Of the scale of the run, see `Scaled`.
+        Exponent of the scale of the run, see `Scaled`.
     keeping : Storage or int
-        How the basis is kept, or the size of one that is restarted.
+        Storage of the basis, or the size of a restarted one.
     pairs : list of RitzPairs
-        Of the probes, and after restarts of the bulk's run.
+        Ritz pairs of the probes and, after restarts, of the run for the bulk.
     bulks : list of (array, array)
-        Nodes and weights of the bulk, of each probe.
+        Nodes and weights of the bulk for each probe.
     sketches : list of array
-        Of the vectors of the first probe; after restarts of the resolved eigenvectors.
+        Sketches of the vectors of the first probe; after restarts, of the resolved eigenvectors.
     found : SpectralMeasure or None
-        That of the first probe, from the end of its first phase on.
+        Measure of the first probe, once its first phase has ended.
     deflated : KrylovBasis or None
-        Resolved eigenvectors that processes are kept orthogonal to.
+        Resolved eigenvectors to which processes are kept orthogonal.
     top : KrylovBasis or None
-        Eigenvectors that were wanted.
+        Requested eigenvectors.
     lanczos, restart, group
-        The processes at work: of the first probe or the bulk; of restarts; of the other probes.
+        Active processes: of the first probe or the bulk; of restarts; of the other probes.
     """
 
     keeping: Storage | int
@@ -99,7 +99,7 @@ class RunState(_Numbers):
 
     @property
     def measure(self) -> SpectralMeasure:
-        """The measure of the first probe.
+        """Measure of the first probe.
 
         Raises
         ------
@@ -115,7 +115,7 @@ class RunState(_Numbers):
         self.found = found
 
     def flat(self) -> dict[str, Any]:
-        """All of it, as `Snapshot.write` takes it."""
+        """Return the state in the form that `Snapshot.write` accepts."""
         return {
             **{item.name: getattr(self, item.name) for item in dataclasses.fields(_Numbers)},
             "keeping": state_of(self.keeping) if isinstance(self.keeping, Storage) else self.keeping,
@@ -131,12 +131,12 @@ class RunState(_Numbers):
         }
 
     def check(self, width: int) -> None:
-        """Raise ValueError where it lacks what its phase has.
+        """Raise ValueError if the state is inconsistent with its phase.
 
         Parameters
         ----------
         width : int
-            Numbers of a sketch.
+            Length of a sketch.
         """
         there = {
             "first": True,
@@ -165,17 +165,17 @@ class RunState(_Numbers):
 
 
 def restored_run(state: Any, generator: torch.Generator, space: Space, *, partial: bool) -> RunState:
-    """What `RunState.flat` gave; errors of many kinds where it is something else.
+    """Restore a run from the result of `RunState.flat`; raises errors of many kinds if the state is invalid.
 
     Parameters
     ----------
     state : dict
-        That was read from a file.
+        State that was read from a file.
     generator : torch.Generator
-        Of the run.
+        Generator of the run.
     space : Space
     partial : bool
-        Whether processes that keep a basis are reorthogonalised where it is needed only.
+        Whether processes with a stored basis use partial reorthogonalisation.
     """
     numbers = restored(_Numbers, state)
     entries = fields(
@@ -223,7 +223,7 @@ def _bulk(state: Any) -> tuple[Array, Array]:
 
 
 def _measure(state: Any) -> SpectralMeasure:
-    """The measure, whose arrays belong together."""
+    """Return the measure, after checking that its arrays match."""
     columns(state, "eigenvalues", "error_bounds", "eigenvalue_weights", "eigenvalue_sampled")
     columns(state, "bulk_nodes", "bulk_weights")
     return restored(SpectralMeasure, state)

@@ -47,7 +47,7 @@ def restored(kind: type[T], state: Any) -> T:
 
 
 def _classes(hint: Any) -> type | tuple[type, ...]:
-    """What `isinstance` takes for a type as it is written."""
+    """Convert an annotation to an argument of `isinstance`."""
     if dataclasses.is_dataclass(hint):
         return dict
     if isinstance(hint, types.UnionType):

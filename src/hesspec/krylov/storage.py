@@ -27,7 +27,7 @@ HALVES: Final = {torch.float64: torch.float32, torch.float32: torch.float16}
 
 @dataclass(frozen=True)
 class Storage:
-    """How a basis is stored.
+    """Storage of a Krylov basis.
 
     Attributes
     ----------

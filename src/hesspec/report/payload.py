@@ -1,4 +1,4 @@
-"""What the page's script draws: spectra, laws, class structures and trainings as JSON, and the files to download."""
+"""Data of the page's script: spectra, laws, class structures and trainings as JSON, and files for download."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def payload(
     splits: Sequence[str],
     shown: Sequence[Member],
 ) -> dict[str, Any]:
-    """All data of the page's script, as JSON takes them.
+    """Return all data of the page's script as JSON types.
 
     Parameters
     ----------
     collection : Collection
     drawn : sequence of dict
-        What the script draws of each spectrum.
+        Data of each spectrum.
     tracks : sequence of int array or None
-        Numbers of the tracks of each spectrum's outliers.
+        Track numbers of each spectrum's outliers.
     matrices, splits : sequence of str
         Names of all spectra, in the order of their colours and dashes.
     shown : sequence of Member
-        What is drawn when the page opens.
+        Spectra that are drawn when the page opens.
     """
     members = collection.members
     runs = distinct(item.run for item in members or collection.training) or [""]
@@ -111,7 +111,7 @@ def payload(
 
 
 def _first(shown: Sequence[Member], run: str) -> dict[str, Any]:
-    """Where the controls are when the page opens: at what is shown then, or at a run without a spectrum."""
+    """Initial state of the controls: at the spectra that are shown, or at a run without spectra."""
     if not shown:
         return {"run": run, "n": None, "checkpoint": "", "split": ""}
     first = shown[0]
@@ -119,7 +119,7 @@ def _first(shown: Sequence[Member], run: str) -> dict[str, Any]:
 
 
 def _run(name: str, members: Sequence[Member]) -> dict[str, Any]:
-    """Where the controls can be put within a run: sample sizes, and checkpoints in the order of training."""
+    """Possible states of the controls within a run: sample sizes, and checkpoints in the order of training."""
     ordered = members
     if all(member.samples is not None for member in members):
         ordered = sorted(members, key=lambda member: member.epoch or 0.0)
@@ -137,7 +137,7 @@ def _percents(overlaps: npt.NDArray[np.float64]) -> list[list[float | None]]:
 
 
 def has_several(members: Sequence[Member], name: str) -> bool:
-    """Whether there are two spectra that differ in their checkpoint, or in their sample size, alone."""
+    """Whether two spectra differ only in their checkpoint, or only in their sample size."""
     names = {"checkpoint", "samples"} - {name}
     other = names.pop()
     found: dict[tuple[object, ...], set[object]] = {}
@@ -148,7 +148,7 @@ def has_several(members: Sequence[Member], name: str) -> bool:
 
 
 def first_shown(members: Sequence[Member]) -> list[Member]:
-    """What the page shows when it opens: the first run's last checkpoint, all matrices, train set if there is."""
+    """Spectra shown when the page opens: the first run's last checkpoint, all matrices, the training set if any."""
     if not members:
         return []
     run = [member for member in members if member.run == members[0].run]

@@ -1,4 +1,4 @@
-"""Tables of what was run: the attributes of spectra, those in common and those in which files differ."""
+"""Tables of the runs: attributes that spectra have in common, and those in which files differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORDS = {
     "train_samples_per_class": "training samples per class (n)",
     "training_seed": "seed of the training",
 }
-# Said elsewhere on the page, for each spectrum.
+# Shown elsewhere on the page, for each spectrum.
 IDENTITY = ("matrix", "split", "checkpoint", "epoch")
 MANY, LONG = 6, 300  # values, and letters of them, in a cell of the table of what is common
 
@@ -43,7 +43,7 @@ def _rows(attributes: Mapping[str, object]) -> list[tuple[str, str]]:
 
 
 def common_attributes(members: Sequence[Member]) -> list[tuple[str, str]]:
-    """Every attribute, with the one value or the several that the spectra have."""
+    """Return every attribute, with its value or values in the spectra."""
     found: dict[str, list[str]] = {"Lanczos steps": [f"{member.spectrum.steps}" for member in members]}
     for member in members:
         attributes = {name: value for name, value in member.spectrum.attributes.items() if name not in IDENTITY}
@@ -63,7 +63,7 @@ def common_attributes(members: Sequence[Member]) -> list[tuple[str, str]]:
 
 
 def listed(members: Sequence[Member]) -> dict[str, Any]:
-    """One table of all files, with a column for every attribute in which they differ."""
+    """Return a table of all files, with a column for every attribute in which they differ."""
     rows = [
         dict(_rows(member.spectrum.attributes)) | {"Lanczos steps": f"{member.spectrum.steps}"} for member in members
     ]
@@ -79,7 +79,7 @@ def listed(members: Sequence[Member]) -> dict[str, Any]:
 
 
 def details(member: Member) -> dict[str, Any]:
-    """What the page lists of one file: its name, the summary of its spectrum, and all attributes."""
+    """Return the page's entry of a file: its name, the summary of its spectrum, and all attributes."""
     return {
         "file": member.path.as_posix(),
         "title": member.title or "operator",

@@ -1,4 +1,4 @@
-"""What the page says of spectra and of how far a study is: its heading, sentences and tables of results."""
+"""Text of the page about spectra and the progress of a study: heading, sentences and tables of results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _values(members: Sequence[Member], name: str) -> list[str]:
 
 
 def heading(members: Sequence[Member], folder: str) -> str:
-    """Heading of the page: of which networks and data the spectra are."""
+    """Heading of the page, with the networks and data of the spectra."""
     if not members:
         return f"Study {folder}"
     networks, datasets = _values(members, "network"), _values(members, "dataset")
@@ -58,7 +58,7 @@ def overview(members: Sequence[Member], folder: str) -> list[tuple[str, str]]:
 
 
 def not_measured(collection: Collection) -> dict[str, str]:
-    """How far a study without a spectrum is."""
+    """Progress of a study without spectra."""
     known = trainings(collection.study or "")
     parts = [f"trainings begun: {len(collection.training)}" + (f" of {known[0]}" if known else "")]
     if collection.training:
@@ -71,14 +71,14 @@ def not_measured(collection: Collection) -> dict[str, str]:
 
 
 def _epoch_of(reached: float, collection: Collection) -> str:
-    """An epoch, and of how many, where all trainings are to have as many."""
+    """An epoch, and the total number of epochs if it is the same for all trainings."""
     known = trainings(collection.study or "")
     last = known[1] if known else []
     return f"{reached:g}" + (f" of {last[0]}" if len(last) == 1 else "")
 
 
 def unmeasured(collection: Collection) -> list[tuple[str, list[str]]]:
-    """A row for each training without a spectrum: its folder, how far it is, and the last of its record."""
+    """Return a row for each training without spectra: its folder, its progress, and its last record."""
     return [
         (
             item.path.parent.as_posix(),
@@ -96,7 +96,7 @@ def _last(item: Training, name: str) -> str:
 
 
 def sentence(member: Member) -> dict[str, str]:
-    """The result of one spectrum in words: what it is of, and what it is."""
+    """Describe the result of one spectrum as text."""
     spectrum = member.spectrum
     count = spectrum.outliers.size
     classes = spectrum.attributes.get("classes")
@@ -119,7 +119,7 @@ def _first_outlier(member: Member) -> tuple[str, str]:
 
 
 def glance(member: Member) -> list[str]:
-    """A row of the table of numbers."""
+    """Return a row of the table of numbers."""
     spectrum = member.spectrum
     low, high = spectrum.bulk_edges
     negative, p = spectrum.num_negative, spectrum.dimension
@@ -135,7 +135,7 @@ def glance(member: Member) -> list[str]:
 
 
 def outlier_table(member: Member) -> dict[str, Any]:
-    """Outliers of a spectrum with their error bounds, a row each."""
+    """Return the outliers of a spectrum with their error bounds, one per row."""
     spectrum = member.spectrum
     bounds = spectrum.error_bounds[spectrum.is_outlier]
     return {
@@ -148,7 +148,7 @@ def outlier_table(member: Member) -> dict[str, Any]:
 
 
 def progress_sentence(collection: Collection) -> str:
-    """How much of a study has been measured, in words."""
+    """Progress of the measurements of a study, as text."""
     if collection.study is None:
         return ""
     counts = progress(collection.study, collection.members)

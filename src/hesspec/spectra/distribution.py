@@ -1,4 +1,4 @@
-"""Distribution of the estimated measure: its CDF with a rigorous bracket, and the quantiles and counts from that."""
+"""Distribution of the estimated measure: CDF, rigorous bracket, quantiles and counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["bulk_edge_estimates", "bulk_range", "cdf", "cdf_bracket", "count_negative"]
 
 # Share of the bulk beyond each of its edges. Networks have about as many outliers as classes, 10 of 4,000 eigenvalues
-# or more: whether these count as bulk moves the edges little.
+# or more, so the edges hardly depend on whether these count as bulk.
 EDGE_SHARE: Final = 0.005
 
 
@@ -46,8 +46,8 @@ def cdf_bracket(spectrum: Spectrum, x: Array | None) -> xr.Dataset:
     leak = spectrum.rounding / shift if shift > 0 else 0.0
     slack = 2 * leak + leak**2
     cumulative = np.concatenate([[0.0], np.cumsum(weights), [np.inf]])
-    # i Ritz values are certainly <= x: the sum of all of them but the last is certainly below the CDF. Where the
-    # Krylov space of the probe is invariant, they are all that there is of its measure.
+    # i Ritz values are certainly <= x: the sum of the weights of all of them but the last is certainly below the CDF.
+    # If the Krylov space of the probe is invariant, they make up its whole measure.
     between = 0 if (spectrum.ritz_bounds[first] <= spectrum.rounding).all() else 1
     certain = np.searchsorted(nodes, x - shift, side="right")
     lower = cumulative[np.maximum(certain - between, 0)] - slack
@@ -113,7 +113,7 @@ def count_negative(spectrum: Spectrum) -> Estimate:
     else:
         bracket = spectrum.cdf_bracket(np.array([-spectrum.rounding, spectrum.rounding]))
         lower, upper = spectrum.dimension * bracket.operator_lower[0], spectrum.dimension * bracket.operator_upper[1]
-        # Resolved eigenvalues have signs that no sampling changes.
+        # The signs of resolved eigenvalues do not depend on sampling.
         copies = spectrum.eigenvalue_weights * spectrum.dimension
         signs = np.abs(spectrum.eigenvalues) > spectrum.error_bounds
         lower = max(float(lower), float(copies[signs & (spectrum.eigenvalues < 0)].sum()))
@@ -124,8 +124,8 @@ def count_negative(spectrum: Spectrum) -> Estimate:
 def _signs(spectrum: Spectrum) -> tuple[float, float]:
     """Least and largest number of negative eigenvalues of an exact spectrum.
 
-    Eigenvalues of a root mean square distance of `rounding` from a common value a have the other sign in at most
-    the share (rounding / a)^2 of cases.
+    Of eigenvalues with a root-mean-square distance of `rounding` from a common value a, at most the share (rounding /
+    a)^2 has the opposite sign.
     """
     copies, sizes = np.rint(spectrum.eigenvalue_weights * spectrum.dimension), np.abs(spectrum.eigenvalues)
     share = np.where(sizes > spectrum.rounding, spectrum.rounding / np.where(sizes > 0, sizes, 1.0), 1.0) ** 2

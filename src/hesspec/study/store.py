@@ -89,7 +89,7 @@ class TrainingRun:
     Parameters
     ----------
     folder : Path
-        Of the study.
+        Folder of the study.
     data : DataConfig
     network : str
     samples_per_class : int

@@ -16,7 +16,7 @@ __all__ = ["EpochRecord", "TrainingSettings", "TrainingState", "check_trainable"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How a network is trained: SGD with momentum, in the protocol of arXiv 1811.07062.
+    """Settings of training by SGD with momentum, in the protocol of arXiv 1811.07062.
 
     Parameters
     ----------

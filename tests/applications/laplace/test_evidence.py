@@ -183,7 +183,7 @@ def test_priors_and_noise_must_be_positive(bad):
 
 def test_what_is_not_a_likelihood_is_refused():
     model, _, data, _ = regression(*random_regression())
-    with pytest.raises(ValueError, match="HuberLoss is not a negative log-likelihood"):
+    with pytest.raises(ValueError, match="HuberLoss is not a known negative log-likelihood"):
         marginal(model, nn.HuberLoss(), data)
     with pytest.raises(ValueError, match="spectrum of Hessian"):
         laplace.MarginalLikelihood(hesspec.spectrum(hesspec.Hessian(model, nn.MSELoss(), data)), squared_norm=1.0)

@@ -256,7 +256,7 @@ def test_bad_input_is_told_in_sentences():
         laplace.Laplace(model, loss, data, noise=2.0)
     with pytest.raises(ValueError, match="rank is 0"):
         laplace.Laplace(model, loss, data, rank=0)
-    with pytest.raises(ValueError, match="not a negative log-likelihood"):
+    with pytest.raises(ValueError, match="not a known negative log-likelihood"):
         laplace.Laplace(model, nn.MultiLabelSoftMarginLoss(), [(x, nn.functional.one_hot(y, 3)) for x, y in data])
     for option in ({"weight": torch.ones(3, dtype=torch.float64)}, {"label_smoothing": 0.1}):
         with pytest.raises(ValueError, match="with (weight|label_smoothing) is not a negative log-likelihood"):

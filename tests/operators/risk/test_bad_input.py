@@ -209,7 +209,7 @@ def test_wrong_vectors_are_refused(vector, message):
     [
         ("0.wieght", "did you mean '0.weight'"),
         (["conv*"], "no parameter or pattern 'conv\\*'"),
-        (nn.Linear(2, 2), "that the model does not have"),
+        (nn.Linear(2, 2), "parameters that are not the model's"),
         ([3], "params contains a int"),
     ],
 )

@@ -69,7 +69,7 @@ WRONG = {
     "labels as floats, own loss": (Gives(3), cross_entropy, (X, Y.float()), r"targets\.long\(\)"),
     "labels as 32-bit integers": (Gives(3), CE, (X, Y.int()), r"torch\.int64: targets\.long\(\)"),
     "one-hot labels as integers": (Gives(3), CE, (X, one_hot()), r"targets\.float\(\), or targets\.argmax\(1\)"),
-    "class 3 of 3": (Gives(3), CE, (X, with_class(3)), r"targets\[1\] is class 3, and the model has 3 logits.*0 to 2"),
+    "class 3 of 3": (Gives(3), CE, (X, with_class(3)), r"targets\[1\] is class 3, but the model has 3 logits.*0 to 2"),
     "class -1": (Gives(3), CE, (X, with_class(-1, 5)), r"targets\[5\] is class -1.*ignore_index \(-100\)"),
     "class 3 of 3, log-probabilities": (
         Gives(3, lambda f: f.log_softmax(1)),

@@ -326,7 +326,7 @@ class LinearisedRisk(KeptPasses):
     budget : int
         Bytes that kept primal passes and the pass at work may take together.
     precision : str
-        Of the products: "full", "tf32" or "bfloat16".
+        Precision of products: "full", "tf32" or "bfloat16".
     graphs : GraphCache, optional
         Where traces are kept.
     """

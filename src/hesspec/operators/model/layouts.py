@@ -1,4 +1,4 @@
-"""Batch and instance normalisation whose gradients are right in every memory layout.
+"""Batch and instance normalisation with correct gradients in every memory layout.
 
 PyTorch's CPU kernel of the backward pass of batch normalisation takes wrong entries where the batch has one sample and
 the layouts of the input and of the gradient differ, as a dimension of size one may have any stride. Networks in which
@@ -22,7 +22,7 @@ __all__ = ["IN_ANY_LAYOUT"]
 
 
 def _contiguous(tensor: Tensor) -> Tensor:
-    """A tensor in row-major layout, with gradients and tangents in row-major layout."""
+    """Return a tensor in row-major layout, with gradients and tangents in row-major layout."""
     return tensor.reshape(-1).view(tensor.shape)
 
 
@@ -48,4 +48,4 @@ IN_ANY_LAYOUT: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         **{function: _of_any_batch(function) for function in (F.instance_norm, torch.instance_norm)},
     }
 )
-"""What takes the place of each function; its arguments, values and derivatives are the same."""
+"""Substitute for each function, with the same arguments, values and derivatives."""
