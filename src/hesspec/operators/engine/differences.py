@@ -188,8 +188,8 @@ class Differences:
                 return self._pulled(heads, curve(pushed))
             at = [head.detach() for head in heads]
             # Outputs that are zero move as far as they do with the parameters.
-            size = length(pushed) * self._length / (length(tangents) or 1.0)
-            step = displacement * (length(at) or size) / max(length(pushed), 1e-30)
+            own = length(at) / max(length(pushed), 1e-30)
+            step = displacement * (own or self._length / (length(tangents) or 1.0))
             if self._plain.detaches:
                 self._loss_at(rebuild(tuple(at)))
 
