@@ -225,7 +225,7 @@ class _Doubling(TorchFunctionMode):
             func = Tensor.double
         if func is torch._grouped_mm:  # noqa: SLF001 - what grouped_mm of torch.nn.functional calls
             func = _grouped_mm
-        # What works in place works on the tensor that it is given.
+        # In-place functions must act on the original tensor.
         first = args[:1] if name.endswith("_") and not name.endswith("__") else ()
         return func(*first, *_mapped(tuple(args[len(first) :])), **_mapped(kwargs))
 
