@@ -84,7 +84,7 @@ _images(
     ),
 )
 _timm("levit_128s", side=64, img_size=64, embed_dim=(16, 24), num_heads=(2, 2), depth=(1, 1), key_dim=8)
-_timm("efficientformer_l1", side=64)
+_timm("efficientformer_l1", side=224, **LONG)
 _timm("efficientformerv2_s0", side=64, depths=(1, 1, 1, 1), embed_dims=(8, 8, 16, 16), num_vit=1, img_size=64)
 _timm("mobilevit_xxs", **LONG)
 _timm("resnest14d", **LONG)

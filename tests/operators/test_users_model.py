@@ -112,6 +112,38 @@ def test_nothing_of_the_model_changes(way, warm):
     assert torch.allclose(found, dense(plain, mode="double backward"), atol=1e-6 if way == "differences" else 1e-12)
 
 
+class Recorder(nn.Module):
+    """Keeps what it computes in containers, and in containers within them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        self.outputs, self.means = [], {"outputs": [], "layers": {"last": [], "sizes": {3}}}
+        self.holder = SimpleNamespace(outputs=[])
+
+    def forward(self, x):
+        found = self.net(x)
+        self.outputs.append(found)
+        self.means["outputs"].append(found.mean())
+        self.means["layers"]["last"].append(found)
+        self.means["layers"]["sizes"].add(len(found))
+        self.holder.outputs.append(found)
+        return found
+
+
+@pytest.mark.parametrize("way", passes.WAYS)
+def test_what_a_model_keeps_in_containers_is_what_it_was(way):
+    model = Recorder()
+    kept = model.outputs, model.means, model.means["outputs"], model.means["layers"], model.holder.outputs
+    found = dense(model, mode=way)
+    assert torch.allclose(found, dense(network()), atol=1e-6 if way == "differences" else 1e-12)
+    assert model.outputs == []
+    assert model.means == {"outputs": [], "layers": {"last": [], "sizes": {3}}}
+    assert model.holder.outputs == []
+    now = model.outputs, model.means, model.means["outputs"], model.means["layers"], model.holder.outputs
+    assert all(one is other for one, other in zip(kept, now, strict=True))
+
+
 @pytest.mark.parametrize("way", passes.WAYS[1:])
 def test_a_buffer_that_the_forward_pass_overwrites_is_what_it_was(way):
     class Recording(nn.Module):

@@ -19,12 +19,14 @@ from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.ranks import Ranks
 from hesspec.errors import NonFiniteError
 from hesspec.operators.data.fingerprints import octets
+from hesspec.operators.engine.differences import length
 from hesspec.operators.engine.forecast import Forecast, forecast
 from hesspec.operators.engine.graph.precision import check_precision
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
 from hesspec.operators.engine.passes import MODES, Passes
 from hesspec.operators.engine.streaming import LinearisedRisk
+from hesspec.operators.engine.verification import SETTLES
 from hesspec.operators.model.ambient import neutral_modes
 from hesspec.operators.model.content import architecture, digest, loss_with_settings
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
@@ -62,8 +64,8 @@ class Linearised(Protocol):
     def kept_bytes(self) -> int:
         """Bytes of these caches."""
 
-    def step_down(self, why: str) -> None:
-        """Switch to the next mode."""
+    def avoid_infinities(self) -> bool:
+        """Switch to the next mode, as a product is not finite, and return True, if that may help."""
 
     def at_full_precision(self) -> Self:
         """Return the same matrix at full precision."""
@@ -352,11 +354,16 @@ class CurvatureOperator(Composable, ABC):
         """
         built = self._build()
         products = built.products(columns)
-        # Forward over reverse may divide zero by zero where double backward does not (the determinant of a matrix with
-        # equal singular values).
-        if built.mode == "traced" and self._precision == "full" and _not_finite(products):
-            built.step_down("its product is not finite")
-            products = built.products(columns)
+        if _not_finite(products) and _not_finite(built.products(list(map(_at_most_one, columns)))):
+            # It does not overflow. Forward over reverse may divide zero by zero where double backward does not (the
+            # determinant of a matrix with equal singular values), and that where differences do not (functions of
+            # equal eigenvalues).
+            while all(column.isfinite().all() for column in columns) and built.avoid_infinities():
+                products = built.products(columns)
+                if not _not_finite(products):
+                    break
+            if built.mode == "differences" and not _not_finite(products):
+                _check_steady(products, built.at_twice_the_displacement().products(columns))
         self.matvecs += len(columns)
 
         def check() -> None:
@@ -446,6 +453,22 @@ def _not_finite(products: Sequence[Tensor]) -> int:
         if not math.isfinite(product.sum()) and not product.isfinite().all():
             return place
     return 0
+
+
+def _at_most_one(vector: Tensor) -> Tensor:
+    """The vector in units of its largest entry."""
+    return vector / vector.abs().max().clamp(min=torch.finfo(vector.dtype).tiny)
+
+
+def _check_steady(products: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    """Raise NonFiniteError where differences, taken where double backward is not finite, depend on the displacement."""
+    change = max(length([a - b]) / max(length([a]), 1e-300) for a, b in zip(products, others, strict=True))
+    if not change <= SETTLES:
+        raise NonFiniteError(
+            "The matvec is not finite, though loss and gradient are, and differences of gradients change by "
+            f"{change:.0%} of themselves with twice the displacement: the loss has no second derivative at these "
+            "parameters. Look for powers below 2, square roots and norms of zero."
+        )
 
 
 def _neutral() -> AbstractContextManager[object]:

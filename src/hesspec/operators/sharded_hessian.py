@@ -193,7 +193,7 @@ class ShardedHessian:
     def _chosen(self, vector: Tensor) -> float:
         """Choose the displacement at which products with this vector change least from one to the next smaller one."""
         squares = sum(float(value.to_local().detach().double().square().sum()) for value in self._named.values())
-        step = LARGEST * max(math.sqrt(self.ranks.total(squares)), torch.finfo(self.dtype).tiny)
+        step = LARGEST * (math.sqrt(self.ranks.total(squares)) or 1.0)
         before, best = self.difference(vector, step), (float("inf"), step)
         for _ in range(TRIED):
             step /= FACTOR

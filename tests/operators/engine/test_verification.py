@@ -408,3 +408,49 @@ def test_one_sample_is_verified_as_well_as_several(samples):
     right.load_state_dict(model.state_dict())
     assert close(found, truth(right, nn.CrossEntropyLoss(), data), 1e-6)
     assert operator.attributes["mode"] == "differences"
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-8])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parameters_that_are_zero_or_nearly_so_are_verified(matrix, activation, scale, dtype):
+    """They have no size that a displacement could be relative to; neither have the outputs."""
+    _, loss, data = problem(dtype)
+    model = seeded(lambda: nn.Sequential(nn.Linear(5, 7), activation(), nn.Linear(7, 3))).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    operator = getattr(hesspec, matrix)(model, loss, data)
+    found = dense(operator)
+    assert operator.attributes["mode"] == "double backward"
+    assert "verified, error" in operator.attributes["mode_reason"]
+    wide, (x, y) = model.double(), (torch.cat(part) for part in zip(*_doubled(data), strict=True))
+    hessian = hessian_of(wide, lambda: loss(wide(x), y))
+    newton = gauss_newton_of(wide, lambda: wide(x), lambda f: loss(f, y))
+    exact = {"Hessian": hessian, "GaussNewton": newton, "Residual": hessian - newton}[matrix]
+    assert float((found.double() - exact).norm()) < (1e-6 if dtype == torch.float32 else 1e-12) * float(hessian.norm())
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_differences_at_parameters_that_are_zero_are_not(matrix):
+    _, loss, data = problem(torch.float64)
+    model = problem(torch.float64)[0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    found = dense(getattr(hesspec, matrix)(model, loss, data, mode="differences"))
+    exact = dense(getattr(hesspec, matrix)(model, loss, data, mode="double backward"))
+    assert float(exact.norm()) > 0.1
+    assert close(found, exact, 1e-6)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("scale", [1e-14, 1e-30])
+def test_differences_that_rounding_prevails_in_are_refused(matrix, scale):
+    model, loss, data = problem(torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    with pytest.raises(ValueError, match="No product with this matrix can be trusted"):
+        dense(getattr(hesspec, matrix)(model, loss, data, mode="differences"))

@@ -30,7 +30,7 @@ from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 from hesspec.operators.risk.output_loss import OutputLoss, Predict
 from hesspec.operators.risk.outputs import differentiable_outputs
 
-__all__ = ["Differences", "Settled", "length", "settled"]
+__all__ = ["DISPLACEMENTS", "Differences", "Settled", "length", "settled"]
 
 # Relative displacements h that are tried in turn. Rounding and truncation balance near eps^(1/3) = 6e-6 in float64 for
 # gradients of ordinary size, and near 5e-3 in float32; smaller ones avoid kinks.
@@ -86,7 +86,8 @@ class Differences:
         self._plain, self._evaluate, self._predict, self._loss = plain, evaluate, predict, loss
         self._named: dict[str, Tensor] = plain.converted(dict(values))
         self._values = list(self._named.values())
-        self._length = max(length(self._values), torch.finfo(torch.float64).tiny)
+        # Parameters that are zero have no scale of their own.
+        self._length = length(self._values) or 1.0
         # Detached values in gradients, outputs and losses.
         self._constants = {name: Constants() for name in ("gradient", "outputs", "loss")}
 
@@ -186,7 +187,9 @@ class Differences:
             if part != "full" and (curve := self._loss.curvature(structure, part)) is not None:
                 return self._pulled(heads, curve(pushed))
             at = [head.detach() for head in heads]
-            step = displacement * max(length(at), 1e-30) / max(length(pushed), 1e-30)
+            # Outputs that are zero move as far as they do with the parameters.
+            own = length(at) / max(length(pushed), 1e-30)
+            step = displacement * (own or self._length / (length(tangents) or 1.0))
             if self._plain.detaches:
                 self._loss_at(rebuild(tuple(at)))
 

@@ -36,6 +36,8 @@ ADVICE = (
     "the device may also be the cause."
 )
 
+BY_ITSELF = " With mode='auto' the other ways to compute products are tried."
+
 # Smaller passes are left to the C library, which keeps blocks up to this size by itself (mallopt(3)).
 LARGE = 32 << 20
 
@@ -147,10 +149,14 @@ class KeptPasses:
         """Error of products relative to their norm, from verification, if it exceeds rounding."""
         return self._full.error
 
-    def step_down(self, why: str) -> None:
-        """Switch to the next mode."""
-        self._full.step_down(why)
+    def avoid_infinities(self) -> bool:
+        """Switch to the next mode, as a product is not finite, and return True, if that may help."""
+        passes = self._full
+        if self._passes is not passes or self._risk.mode != "auto" or passes.mode == passes.ways[-1] or self._fault():
+            return False
+        passes.step_down("its product is not finite")
         self._surviving(self._prepare)
+        return True
 
     @property
     def kept_batches(self) -> int:
@@ -382,6 +388,7 @@ class LinearisedRisk(KeptPasses):
                     if not entry.isfinite().all():
                         return NonFiniteError(
                             f"The matvec is not finite in batch {index}, parameter {name!r}; loss and gradient are."
+                            f"{BY_ITSELF if self._risk.mode != 'auto' else ''}"
                         )
         return NonFiniteError("The sum of the batches' matvecs is not finite, although each of them is: it overflows.")
 

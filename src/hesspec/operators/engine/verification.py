@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hesspec.backend.memory import is_out_of_memory
 from hesspec.errors import InputError
-from hesspec.operators.engine.differences import Differences, length, settled
+from hesspec.operators.engine.differences import DISPLACEMENTS, Differences, length, settled
 from hesspec.operators.engine.surrogate import (
     HOOKED,
     NOT_OF_THE_LOSS,
@@ -36,13 +36,15 @@ from hesspec.operators.risk.inspection import few_samples
 if TYPE_CHECKING:
     from hesspec.operators.engine.passes import Passes
 
-__all__ = ["AGREE", "Verdict", "verify"]
+__all__ = ["AGREE", "SETTLES", "Verdict", "verify"]
 
 logger = logging.getLogger(__name__)
 
 # Distance of the verification point relative to the size of the parameters: far enough to avoid exact ties, such as
 # zero biases, and near enough to be representative.
 NEARBY = 1e-3
+# Parameters of a smaller norm are verified at random ones of norm 1.
+NEARLY_ZERO = 1e-6
 # Relative error up to which products agree with the reference. Rounding in float32 gives 1e-7 to 1e-6 for networks of
 # ordinary size; the faults that verification is meant to find give 1e-3 and more.
 AGREE = {torch.float32: 1e-5, torch.float64: 1e-7}
@@ -122,7 +124,12 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     risk = passes.risk
     few, repeated, ratio = few_samples(risk.batches, batch)
     generator = torch.Generator().manual_seed(0)
-    values, direction = _nearby(risk, generator), _direction(risk, generator)
+    norm, arithmetic = length(risk.parameters.values), torch.float64 if risk.inspection.double else torch.float32
+    if passes.mode == "differences" and 0 < norm < torch.finfo(arithmetic).eps / DISPLACEMENTS[arithmetic][0]:
+        return Verdict(False, math.inf, f"parameters of norm {norm:.0e} are too small for differences of gradients")
+    # Whether differences have enough digits depends on how small the parameters are.
+    smallest = 0.0 if passes.mode == "differences" else NEARLY_ZERO
+    values, direction = _nearby(risk, generator, smallest), _direction(risk, generator)
     truth = _truth(passes.at(risk.at(values)), few, direction)
     if not truth.is_finite:
         values = list(risk.parameters.values)
@@ -210,7 +217,7 @@ def _zero_to_rounding(passes: Passes, few: Batch, direction: Sequence[Tensor], a
     with plain.held(values):
         differences = Differences.of(risk, plain, few)
         given = risk.parameters.natural(direction)
-        slope = length(differences.gradient()) * length(given) / max(length(values), 1e-300)
+        slope = length(differences.gradient()) * length(given) / (length(values) or 1.0)
         expected = max(slope, length(differences.hessian(given, NEARBY)))
     allowed = AGREE[risk.parameters.dtype] * expected
     if not max(apart, unsure) <= allowed:
@@ -305,13 +312,16 @@ def _plain_product(passes: Passes, few: Batch, direction: Sequence[Tensor], *, d
         return None
 
 
-def _nearby(risk: EmpiricalRisk, generator: torch.Generator) -> list[Tensor]:
+def _nearby(risk: EmpiricalRisk, generator: torch.Generator, smallest: float) -> list[Tensor]:
     values = risk.parameters.values
-    overall = length(values) / math.sqrt(risk.parameters.count)
+    norm, root = length(values), math.sqrt(risk.parameters.count)
+    if norm <= smallest:
+        # What a displacement relative to the parameters changes would be lost in rounding.
+        return [value + torch.randn(value.shape, generator=generator).to(value) / root for value in values]
     return [
         value
         + NEARBY
-        * (length([value]) / math.sqrt(value.numel()) if value.any() else overall)
+        * (length([value]) / math.sqrt(value.numel()) if value.any() else norm / root)
         * torch.randn(value.shape, generator=generator).to(value)
         for value in values
     ]

@@ -37,6 +37,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 OF_TORCH = "torch.nn."
 # Attributes that are not part of a module's state, or are recorded separately.
 SEEN_ELSEWHERE = (nn.Module, Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
+# How deep containers in containers are remembered, which may hold themselves.
+DEPTH = 3
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -187,9 +189,9 @@ def conversions_refused() -> Iterator[None]:
 class ModuleState:
     """Snapshot of the attributes of all submodules, which can be restored.
 
-    Containers and other objects are recorded with their content, one level deep: caches are attributes, or entries of a
-    dictionary or list that is an attribute, and models may write into their configuration. Tensors, parameters and
-    buffers are recorded by identity.
+    Containers and other objects are remembered with their content: caches are attributes, or entries of a dictionary or
+    list that is one, and models may write into their configuration. Containers are remembered with the containers in
+    them, down to `DEPTH`; tensors by identity, parameters and buffers as well.
 
     Parameters
     ----------
@@ -197,16 +199,14 @@ class ModuleState:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._saved = [
-            (part, {name: _content(value) for name, value in vars(part).items()}) for part in module.modules()
-        ]
+        self._saved = [(part, {name: _Kept(value) for name, value in vars(part).items()}) for part in module.modules()]
 
     def changed(self) -> list[tuple[nn.Module, str]]:
         """Return submodules and the names of their attributes that have changed."""
         found = []
         for part, saved in self._saved:
             now = vars(part)
-            names = [name for name in saved if name not in now or not _same(now[name], saved[name])]
+            names = [name for name in saved if name not in now or not saved[name].is_still(now[name])]
             found += [(part, name) for name in [*names, *(name for name in now if name not in saved)]]
         return found
 
@@ -214,49 +214,60 @@ class ModuleState:
         """Restore all attributes."""
         for part, name in self.changed():
             saved = next(saved for other, saved in self._saved if other is part)
-            now = vars(part)
             if name not in saved:
-                del now[name]
+                del vars(part)[name]
                 continue
-            value, content = saved[name]
-            if isinstance(value, dict | OrderedDict):
-                value.clear()
-                value.update(content)
-            elif isinstance(value, list):
-                value[:] = content
-            elif isinstance(value, set):
-                value.clear()
-                value.update(content)
-            elif content is not None:
-                vars(value).clear()
-                vars(value).update(content)
-            now[name] = value
+            vars(part)[name] = saved[name].restored()
 
 
-def _content(value: Any) -> tuple[Any, Any]:
-    """Return a value and, for a container or another mutable object, a shallow copy of its content."""
-    if isinstance(value, dict | list | set):
-        return value, copy.copy(value)
-    if hasattr(value, "__dict__") and not isinstance(value, SEEN_ELSEWHERE):
-        return value, dict(vars(value))
-    return value, None
+class _Kept:
+    """A value and, for a container or another object that can change, its content."""
 
+    def __init__(self, value: Any, depth: int = DEPTH) -> None:
+        self._value = value
+        self._content: Any = None
+        self._within: list[_Kept] = []
+        if isinstance(value, dict | list | set):
+            self._content = copy.copy(value)
+            entries: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        elif hasattr(value, "__dict__") and not isinstance(value, SEEN_ELSEWHERE):
+            self._content = dict(vars(value))
+            entries = self._content.values()
+        else:
+            return
+        if depth:
+            self._within = [_Kept(entry, depth - 1) for entry in entries if isinstance(entry, dict | list | set)]
 
-def _same(now: Any, saved: tuple[Any, Any]) -> bool:
-    value, content = saved
-    if now is not value:
-        return type(now) is type(value) and isinstance(value, PLAIN) and now == value
-    if content is None:
-        return True
-    if not isinstance(value, dict | list | set):
-        value = vars(value)
-    if len(value) != len(content):
-        return False
-    if isinstance(value, dict):
-        return all(key in content and entry is content[key] for key, entry in value.items())
-    if isinstance(value, list):
-        return all(entry is other for entry, other in zip(value, content, strict=True))
-    return bool(value == content)
+    def is_still(self, now: Any) -> bool:
+        """Whether a value is this one, unchanged."""
+        value, content = self._value, self._content
+        if now is not value:
+            return type(now) is type(value) and isinstance(value, PLAIN) and now == value
+        if content is None:
+            return True
+        held = value if isinstance(value, dict | list | set) else vars(value)
+        if len(held) != len(content):
+            return False
+        if isinstance(held, dict):
+            equal = all(key in content and entry is content[key] for key, entry in held.items())
+        elif isinstance(held, list):
+            equal = all(entry is other for entry, other in zip(held, content, strict=True))
+        else:
+            equal = bool(held == content)
+        return equal and all(kept.is_still(kept._value) for kept in self._within)  # noqa: SLF001 - of this class
+
+    def restored(self) -> Any:
+        """The value, with the content that it had."""
+        value, content = self._value, self._content
+        if isinstance(value, list):
+            value[:] = content
+        elif content is not None:
+            held = value if isinstance(value, dict | set) else vars(value)
+            held.clear()
+            held.update(content)
+        for kept in self._within:
+            kept.restored()
+        return value
 
 
 def user_hooks(module: nn.Module) -> list[tuple[Any, int]]:

@@ -65,7 +65,9 @@ class PlainModel:
     observers : bool
         Whether hooks that are not PyTorch's own are removed meanwhile.
     volatile : bool
-        Whether the forward pass changes attributes of the module, which are then restored before each pass.
+        Whether the forward pass changes attributes of the module, which are then put back before each pass.
+    moved : sequence of Tensor
+        Those among `fixed` that the forward pass writes into, which are then put back before each pass.
     detaches : bool
         Whether the forward pass or the loss detaches something, which `Differences` then holds constant.
     """
@@ -80,9 +82,10 @@ class PlainModel:
         double: bool,
         observers: bool,
         volatile: bool,
+        moved: Sequence[Tensor],
         detaches: bool,
     ) -> None:
-        self._volatile, self.detaches = volatile, detaches
+        self._volatile, self._moved, self.detaches = volatile, list(moved), detaches
         self.module, self.loss_fn, self.double = module, loss_fn, double
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
         self._dtype = dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
@@ -112,9 +115,8 @@ class PlainModel:
             try:
                 for tensor in everything:
                     tensor.grad = None
-                for tensor, value in self._fixed.items():
-                    # A copy, as the forward pass may change it.
-                    tensor.data = self.converted(value.detach().clone())
+                for tensor in self._fixed:
+                    self._put(tensor, self._fixed[tensor])
                     if isinstance(tensor, nn.Parameter):
                         tensor.requires_grad_(False)
                 self.move(values)
@@ -141,6 +143,8 @@ class PlainModel:
         if self._volatile:
             for state in self._states:
                 state.restore()
+        for tensor in self._moved:
+            self._put(tensor, self._fixed[tensor])
         return self.module(*args, **kwargs)
 
     def padding(self) -> list[tuple[int, int]]:
@@ -155,10 +159,15 @@ class PlainModel:
         ]
 
     def move(self, values: Sequence[Tensor]) -> None:
-        """Set the selected parameters to these values, within `held`."""
+        """Give the selected parameters these values, within `held`."""
+        for parameter, value in zip(self._selected, values, strict=True):
+            self._put(parameter, value)
+
+    def _put(self, tensor: Tensor, value: Tensor) -> None:
+        """Give a parameter or buffer a copy of a value, as the forward pass may change it."""
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - assignments are not arithmetic
-            for parameter, value in zip(self._selected, values, strict=True):
-                parameter.data = self.converted(value)
+            converted = self.converted(value.detach())
+            tensor.data = converted.clone() if converted.data_ptr() == value.data_ptr() else converted
 
     def converted(self, structure: Any) -> Any:
         """Convert the tensors of a structure to float64 if requested."""
@@ -214,6 +223,8 @@ class _Doubling(TorchFunctionMode):
             return self._drawn(func, args, kwargs)
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
+        if func is torch._grouped_mm:  # noqa: SLF001 - what grouped_mm of torch.nn.functional calls
+            func = _grouped_mm
         # In-place functions must act on the original tensor.
         first = args[:1] if name.endswith("_") and not name.endswith("__") else ()
         return func(*first, *_mapped(tuple(args[len(first) :])), **_mapped(kwargs))
@@ -240,6 +251,29 @@ class _Doubling(TorchFunctionMode):
 
     def _narrow(self, value: Any) -> Any:
         return value.to(self._single) if isinstance(value, Tensor) and value.dtype == torch.float64 else value
+
+
+def _grouped_mm(
+    a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """`torch.nn.functional.grouped_mm`, which PyTorch has not in double precision: the experts' products, one by one.
+
+    Rows, or columns, beyond the last group are zero.
+    """
+    ends = [] if offs is None else offs.tolist()
+    groups = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    if a.dim() == 3 and b.dim() == 3:
+        found = torch.bmm(a, b)
+    elif a.dim() == 2 and b.dim() == 2:
+        found = torch.stack([a[:, group] @ b[group] for group in groups])
+    elif a.dim() == 2:
+        parts = [a[group] @ b[i] for i, group in enumerate(groups)]
+        found = F.pad(torch.cat(parts), (0, 0, 0, len(a) - ends[-1]))
+    else:
+        parts = [a[i] @ b[:, group] for i, group in enumerate(groups)]
+        found = F.pad(torch.cat(parts, dim=1), (0, b.shape[1] - ends[-1]))
+    found = found if bias is None else found + bias
+    return found if out_dtype is None else found.to(out_dtype)
 
 
 def _mapped(value: Any) -> Any:

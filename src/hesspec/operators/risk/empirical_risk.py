@@ -129,9 +129,10 @@ class EmpiricalRisk:
     def _first_outputs(self, inputs: Any) -> Any:
         """Compute outputs at the operator's parameters to examine the loss, without changing the copy."""
         state = ModuleState(self.model)
-        # Neutral modes enable gradients; if the caller has disabled them, parameters do not require any.
-        constants = dict(zip(self.parameters.names, self.parameters.values, strict=True))
-        named = None if torch.is_grad_enabled() else constants
+        # Neutral modes switch gradients on: where the caller has none, parameters require none. They are copies, as the
+        # forward pass may change them.
+        differentiated = torch.is_grad_enabled()
+        named = {name: value.detach().clone().requires_grad_(differentiated) for name, value in self.leaves().items()}
         try:
             with preserved_randomness(), neutral_modes():
                 return self.outputs({name: value.clone() for name, value in self.fixed.items()}, inputs, named)
@@ -152,6 +153,10 @@ class EmpiricalRisk:
         if named is None:
             # They require a gradient, like the model's own, as its forward pass may differentiate with respect to them.
             named = self.leaves()
+        if self._inspection is not None:
+            # What the forward pass writes into must not be what graphs and later passes need.
+            copies = {name: named[name].clone() for name in self._inspection.overwritten}
+            named = {name: copies.get(name, value) for name, value in named.items()}
         args, kwargs = self._arguments(inputs)
         natural = zip(named, self.parameters.natural(named.values()), strict=True)
         prefix = "" if self.loss.closure is None else "model."
@@ -281,6 +286,7 @@ class EmpiricalRisk:
             double=double,
             observers=found.observers,
             volatile=bool(found.volatile),
+            moved=[tensor for name, tensor in zip(self.fixed, fixed, strict=True) if name in found.moved],
             detaches=found.detaches,
         )
 

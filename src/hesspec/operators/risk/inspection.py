@@ -18,6 +18,7 @@ from hesspec.operators.model.constants import Detachments
 from hesspec.operators.model.module import ModuleState, drop_user_hooks, user_hooks, without_user_hooks
 from hesspec.operators.risk.batches import Batch, Batches
 from hesspec.operators.risk.first_pass import copied
+from hesspec.operators.risk.output_loss import Named
 
 if TYPE_CHECKING:
     from hesspec.operators.risk.empirical_risk import EmpiricalRisk
@@ -43,7 +44,9 @@ class Inspection:
     volatile : list of str
         Attributes that the forward pass changes, such as caches; they are restored after every pass.
     moved : list of str
-        Buffers that the forward pass overwrites; each pass gets copies of these.
+        Buffers and constant parameters that the forward pass writes into; each pass gets copies of these.
+    overwritten : list of str
+        Selected parameters that it writes into without changing them but by rounding; likewise.
     hooked : bool
         Whether hooks of the user take part in the computation, so that they are kept.
     observers : bool
@@ -55,11 +58,12 @@ class Inspection:
     double : bool
         Whether the model can be run in float64.
     detaches : bool
-        Whether the forward pass or the loss detaches something that depends on the parameters.
+        Whether the forward pass or the loss detaches something that depends on the parameters, to be held constant.
     """
 
     volatile: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
+    overwritten: list[str] = field(default_factory=list)
     hooked: bool = False
     observers: bool = False
     reaches: bool = False
@@ -80,23 +84,26 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
     Raises
     ------
     ValueError
-        If the two passes differ, or there is no gradient.
+        If the two passes differ, parameters are changed by a pass, or there is no gradient.
     """
     found = Inspection()
     state = ModuleState(risk.model)
     with preserved_randomness(), neutral_modes():
         try:
-            # The second pass starts with the buffers, attributes and random state that the first one left.
-            fixed = {name: value.clone() for name, value in risk.fixed.items()}
-            first = _forward(risk, batch, fixed, found.autocast)
+            # The second pass begins where the first one left buffers, attributes and random number generators.
+            fixed, named = _copies(risk)
+            memory = {name: value.data_ptr() for name, value in {**fixed, **named}.items()}
+            first = _forward(risk, batch, fixed, named, found.autocast)
             found.volatile = [f"{type(part).__name__}.{name}" for part, name in state.changed()]
-            found.moved = [name for name, value in fixed.items() if not _close(value, risk.fixed[name])]
-            _compare(first, _forward(risk, batch, fixed, found.autocast), [*found.volatile, *found.moved])
+            found.moved = _written(fixed, risk.fixed, memory)
+            values = dict(zip(risk.parameters.names, risk.parameters.values, strict=True))
+            found.overwritten = _written(named, values, memory)
+            _refuse_changed_parameters(risk, {**fixed, **named}, {**risk.fixed, **values})
+            _compare(first, _forward(risk, batch, fixed, named, found.autocast), [*found.volatile, *found.moved])
             state.restore()
             if user_hooks(risk.model):
                 with without_user_hooks(risk.model):
-                    fixed = {name: value.clone() for name, value in risk.fixed.items()}
-                    bare = _forward(risk, batch, fixed, found.autocast)
+                    bare = _forward(risk, batch, *_copies(risk), found.autocast)
                 state.restore()
                 found.observers = all(map(_close, bare, first)) and len(bare) == len(first)
                 found.hooked = not found.observers
@@ -146,11 +153,40 @@ def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch,
     return batch, batch, 1.0
 
 
-def _forward(risk: EmpiricalRisk, batch: Batch, fixed: dict[str, Tensor], seen: AutocastSeen) -> list[Tensor]:
-    """Return the output tensors of a pass, which may change the buffers among `fixed`."""
+def _forward(risk: EmpiricalRisk, batch: Batch, fixed: Named, named: Named, seen: AutocastSeen) -> list[Tensor]:
+    """Output tensors of a pass, which may change what it is given."""
     with differentiable_kernels(seen):
-        outputs = _without_graph(lambda: risk.outputs(fixed, copied(batch.inputs)))
+        outputs = _without_graph(lambda: risk.outputs(fixed, copied(batch.inputs), named))
     return [tensor.detach().clone() for tensor in tensors_of(outputs)]
+
+
+def _copies(risk: EmpiricalRisk) -> tuple[Named, Named]:
+    """Copies of buffers and constant parameters, and of the selected parameters as leaves."""
+    fixed = {name: value.clone() for name, value in risk.fixed.items()}
+    return fixed, {name: value.detach().clone().requires_grad_() for name, value in risk.leaves().items()}
+
+
+def _written(after: Named, before: Named, memory: dict[str, int]) -> list[str]:
+    """Names of copies that were written into or given other memory, whether that changed them or not."""
+    # `Tensor.data` is not counted in versions.
+    return [
+        name
+        for name, value in after.items()
+        if value._version or value.data_ptr() != memory[name] or not _close(value.detach(), before[name])  # noqa: SLF001
+    ]
+
+
+def _refuse_changed_parameters(risk: EmpiricalRisk, after: Named, before: Named) -> None:
+    names = [name for name, _ in risk.module.named_parameters()]
+    changed = [name for name in names if not _close(after[name].detach(), before[name])]
+    if changed:
+        rest = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise InputError(
+            f"The forward pass changes parameters in place: {', '.join(changed[:4])}{rest}. The loss is then not a "
+            "function of the weights that the model has now. Where only the first call does so, as of models that "
+            "rescale their weights once, call the model on a batch, in evaluation mode, before measuring it; otherwise "
+            "compute with a changed copy of the weight in the forward pass. The model was left unchanged."
+        )
 
 
 def _without_graph(function: Callable[[], T]) -> T:
@@ -226,7 +262,8 @@ def _differentiate(risk: EmpiricalRisk, batch: Batch, found: Inspection, *, doub
             raise
         logger.info("the model cannot be run in %s", "float64" if double else "its own dtype", exc_info=error)
         return error
-    found.detaches = detachments.found
+    # What is computed to be written into parameters must follow them.
+    found.detaches = detachments.found and not found.overwritten
     wide = (torch.float64, torch.complex128)
     if double:
         found.double = value.dtype == torch.float64 and all(part is None or part.dtype in wide for part in gradient)
