@@ -97,7 +97,7 @@ WRONG = {
     ),
     "tokens, own loss": (Language(), cross_entropy, (IDS, IDS), r"out\[:, :-1\] and y\[:, 1:\]"),
     "labels as a list": (Gives(3), CE, (X, Y.tolist()), r"targets are list \[0, 1, 2, 0, 1, 2\].*torch\.as_tensor"),
-    "no targets": (Gives(3), CE, (X, None), "the targets are None, and CrossEntropyLoss takes a tensor"),
+    "no targets": (Gives(3), CE, (X, None), "the targets are None, but CrossEntropyLoss takes a tensor"),
     "class weights of another length": (
         Gives(3),
         nn.CrossEntropyLoss(weight=torch.ones(2)),
