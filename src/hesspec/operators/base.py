@@ -65,7 +65,7 @@ class Linearised(Protocol):
         """Bytes of these caches."""
 
     def avoid_infinities(self) -> bool:
-        """Switch to the next mode, as a product is not finite, and return True, if that may help."""
+        """After a product that is not finite, switch to the next mode and return True, if that may help."""
 
     def at_full_precision(self) -> Self:
         """Return the same matrix at full precision."""

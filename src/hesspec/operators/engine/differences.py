@@ -187,7 +187,7 @@ class Differences:
             if part != "full" and (curve := self._loss.curvature(structure, part)) is not None:
                 return self._pulled(heads, curve(pushed))
             at = [head.detach() for head in heads]
-            # Outputs that are zero move as far as they do with the parameters.
+            # Outputs of zero have no scale: their displacement follows from that of the parameters.
             own = length(at) / max(length(pushed), 1e-30)
             step = displacement * (own or self._length / (length(tangents) or 1.0))
             if self._plain.detaches:

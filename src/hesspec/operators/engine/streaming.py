@@ -150,7 +150,7 @@ class KeptPasses:
         return self._full.error
 
     def avoid_infinities(self) -> bool:
-        """Switch to the next mode, as a product is not finite, and return True, if that may help."""
+        """After a product that is not finite, switch to the next mode and return True, if that may help."""
         passes = self._full
         if self._passes is not passes or self._risk.mode != "auto" or passes.mode == passes.ways[-1] or self._fault():
             return False

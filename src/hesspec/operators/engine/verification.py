@@ -127,7 +127,7 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     norm, arithmetic = length(risk.parameters.values), torch.float64 if risk.inspection.double else torch.float32
     if passes.mode == "differences" and 0 < norm < torch.finfo(arithmetic).eps / DISPLACEMENTS[arithmetic][0]:
         return Verdict(False, math.inf, f"parameters of norm {norm:.0e} are too small for differences of gradients")
-    # Whether differences have enough digits depends on how small the parameters are.
+    # Differences are verified at the parameters themselves, as the digits that they keep depend on the norm.
     smallest = 0.0 if passes.mode == "differences" else NEARLY_ZERO
     values, direction = _nearby(risk, generator, smallest), _direction(risk, generator)
     truth = _truth(passes.at(risk.at(values)), few, direction)
@@ -316,7 +316,7 @@ def _nearby(risk: EmpiricalRisk, generator: torch.Generator, smallest: float) ->
     values = risk.parameters.values
     norm, root = length(values), math.sqrt(risk.parameters.count)
     if norm <= smallest:
-        # What a displacement relative to the parameters changes would be lost in rounding.
+        # A change by a displacement relative to the parameters would be lost in rounding.
         return [value + torch.randn(value.shape, generator=generator).to(value) / root for value in values]
     return [
         value

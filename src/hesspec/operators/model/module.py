@@ -37,7 +37,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 OF_TORCH = "torch.nn."
 # Attributes that are not part of a module's state, or are recorded separately.
 SEEN_ELSEWHERE = (nn.Module, Tensor, type, types.FunctionType, types.MethodType, types.ModuleType)
-# How deep containers in containers are remembered, which may hold themselves.
+# Maximum depth of nested containers that are remembered; containers may hold themselves.
 DEPTH = 3
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
@@ -257,7 +257,7 @@ class _Kept:
         return equal and all(kept.is_still(kept._value) for kept in self._within)  # noqa: SLF001 - of this class
 
     def restored(self) -> Any:
-        """The value, with the content that it had."""
+        """Return the value with its remembered content restored."""
         value, content = self._value, self._content
         if isinstance(value, list):
             value[:] = content

@@ -65,9 +65,9 @@ class PlainModel:
     observers : bool
         Whether hooks that are not PyTorch's own are removed meanwhile.
     volatile : bool
-        Whether the forward pass changes attributes of the module, which are then put back before each pass.
+        Whether the forward pass changes attributes of the module; they are then restored before each pass.
     moved : sequence of Tensor
-        Those among `fixed` that the forward pass writes into, which are then put back before each pass.
+        Buffers and constant parameters that the forward pass writes into; they are restored before each pass.
     detaches : bool
         Whether the forward pass or the loss detaches something, which `Differences` then holds constant.
     """
@@ -256,7 +256,7 @@ class _Doubling(TorchFunctionMode):
 def _grouped_mm(
     a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
 ) -> Tensor:
-    """`torch.nn.functional.grouped_mm`, which PyTorch has not in double precision: the experts' products, one by one.
+    """`torch.nn.functional.grouped_mm` in double precision, which PyTorch lacks, one product for each expert.
 
     Rows, or columns, beyond the last group are zero.
     """

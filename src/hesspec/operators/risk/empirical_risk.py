@@ -154,7 +154,7 @@ class EmpiricalRisk:
             # They require a gradient, like the model's own, as its forward pass may differentiate with respect to them.
             named = self.leaves()
         if self._inspection is not None:
-            # What the forward pass writes into must not be what graphs and later passes need.
+            # The forward pass must not write into tensors that graphs and later passes need.
             copies = {name: named[name].clone() for name in self._inspection.overwritten}
             named = {name: copies.get(name, value) for name, value in named.items()}
         args, kwargs = self._arguments(inputs)

@@ -46,7 +46,7 @@ class Inspection:
     moved : list of str
         Buffers and constant parameters that the forward pass writes into; each pass gets copies of these.
     overwritten : list of str
-        Selected parameters that it writes into without changing them but by rounding; likewise.
+        Selected parameters that it writes into and changes by no more than rounding; copied likewise.
     hooked : bool
         Whether hooks of the user take part in the computation, so that they are kept.
     observers : bool
@@ -84,13 +84,13 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
     Raises
     ------
     ValueError
-        If the two passes differ, parameters are changed by a pass, or there is no gradient.
+        If the two passes differ, a pass changes parameters, or there is no gradient.
     """
     found = Inspection()
     state = ModuleState(risk.model)
     with preserved_randomness(), neutral_modes():
         try:
-            # The second pass begins where the first one left buffers, attributes and random number generators.
+            # The second pass starts from the buffers, attributes and generators as the first one left them.
             fixed, named = _copies(risk)
             memory = {name: value.data_ptr() for name, value in {**fixed, **named}.items()}
             first = _forward(risk, batch, fixed, named, found.autocast)
@@ -154,7 +154,7 @@ def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch,
 
 
 def _forward(risk: EmpiricalRisk, batch: Batch, fixed: Named, named: Named, seen: AutocastSeen) -> list[Tensor]:
-    """Output tensors of a pass, which may change what it is given."""
+    """Output tensors of a pass; the pass may change its arguments."""
     with differentiable_kernels(seen):
         outputs = _without_graph(lambda: risk.outputs(fixed, copied(batch.inputs), named))
     return [tensor.detach().clone() for tensor in tensors_of(outputs)]
@@ -168,7 +168,7 @@ def _copies(risk: EmpiricalRisk) -> tuple[Named, Named]:
 
 def _written(after: Named, before: Named, memory: dict[str, int]) -> list[str]:
     """Names of copies that were written into or given other memory, whether that changed them or not."""
-    # `Tensor.data` is not counted in versions.
+    # Changes through `Tensor.data` do not raise the version.
     return [
         name
         for name, value in after.items()
@@ -183,7 +183,7 @@ def _refuse_changed_parameters(risk: EmpiricalRisk, after: Named, before: Named)
         rest = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise InputError(
             f"The forward pass changes parameters in place: {', '.join(changed[:4])}{rest}. The loss is then not a "
-            "function of the weights that the model has now. Where only the first call does so, as of models that "
+            "function of the weights that the model has now. If only the first call does so, as in models that "
             "rescale their weights once, call the model on a batch, in evaluation mode, before measuring it; otherwise "
             "compute with a changed copy of the weight in the forward pass. The model was left unchanged."
         )
@@ -262,7 +262,7 @@ def _differentiate(risk: EmpiricalRisk, batch: Batch, found: Inspection, *, doub
             raise
         logger.info("the model cannot be run in %s", "float64" if double else "its own dtype", exc_info=error)
         return error
-    # What is computed to be written into parameters must follow them.
+    # Values computed to be written into parameters must depend on them.
     found.detaches = detachments.found and not found.overwritten
     wide = (torch.float64, torch.complex128)
     if double:
