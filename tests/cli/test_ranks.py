@@ -238,6 +238,7 @@ def faulty(here, monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_an_error_in_the_middle_of_one_rank_is_one_line(faulty):
     ended, lines = faulty("raises")
     assert lines == ["Error: batch 3 cannot be read"]

@@ -17,7 +17,8 @@ def continued(ranks, folder, *options):
     return results("continued.py", ranks, folder, *options, start=launch_forked)
 
 
-@pytest.mark.parametrize(("basis", "probes"), swept([("half", 2), ("restarted", 1)], ("restarted", 1)))
+@pytest.mark.long  # three ranks
+@pytest.mark.parametrize(("basis", "probes"), [("half", 2), ("restarted", 1)])
 def test_a_run_resumes_on_another_number_of_ranks(tmp_path, basis, probes):
     folder = tmp_path / "snapshot"
     # Of 30 products of each probe; what a rank does before it stops is lost with it.

@@ -127,6 +127,7 @@ def test_workers_are_told_the_whole_path_of_a_folder_of_data(tmp_path: Path, mon
     assert [data.folder for data in _resolved(study).datasets] == [tmp_path / "data"]
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_loses_nothing_and_nothing_is_done_twice(
     tmp_path: Path, on_ray: Callable[[str], subprocess.CompletedProcess[str]]
 ) -> None:
@@ -182,6 +183,7 @@ assert tasks_of(study, folder)[1].done
 """
 
 
+@pytest.mark.long
 def test_a_task_that_ends_its_worker_again_and_again_is_given_up_and_the_others_are_done(
     tmp_path: Path, on_ray: Callable[[str], subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
