@@ -1,4 +1,4 @@
-"""The Lanczos recurrence, restarted in the complement of an invariant subspace."""
+"""Lanczos recurrence, restarted in the complement of an invariant subspace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Lanczos", "check_product"]
 
 
 def check_product(q: Tensor, image: Any) -> Tensor:
-    """The product with this vector, without a graph; ValueError where it is not one."""
+    """Check the product with this vector and return it without a graph; raises ValueError if it is invalid."""
     if not isinstance(image, Tensor) or image.shape != q.shape or image.dtype != q.dtype:
         seen = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
         raise ValueError(
@@ -34,44 +34,43 @@ def check_product(q: Tensor, image: Any) -> Tensor:
 
 
 class Lanczos:
-    """A Q = Q T + beta_m q_{m+1} e_m^T, step by step, with Q semi-orthogonal at least.
+    """Lanczos process A Q = Q T + beta_m q_{m+1} e_m^T, step by step, with Q at least semi-orthogonal.
 
-    When the Krylov space becomes invariant before the dimension is reached, the process goes on from a new random
-    vector in its complement: T is then block diagonal, and each block belongs to a start vector of its own.
+    If the Krylov space becomes invariant before the dimension is reached, the process continues from a new random
+    vector in its complement: T is then block diagonal, with a start vector for each block.
 
     Parameters
     ----------
     start : Tensor (p,)
-        Start vector; need not be normalised. Of a sharded space, as all vectors here, this rank's slice of it.
+        Start vector, not necessarily normalised. In a sharded space, this and all other vectors are this rank's slices.
     generator : torch.Generator
-        For start vectors of later blocks.
+        Generator for start vectors of later blocks.
     deflated : KrylovBasis, optional
-        Orthonormal vectors that everything is kept orthogonal to: the process then is that of P A P, P the projector
-        onto their complement.
+        Orthonormal vectors to which everything is kept orthogonal: the process is then that of P A P with P the
+        projector onto their complement.
     norm : float
-        ||A|| from below, where P A P may be smaller: products round off what is relative to it.
+        Lower bound on ||A||, as P A P may be smaller: rounding of products is relative to ||A||.
     storage : Storage, optional
-        How the basis is kept; without it none is, and the process ends where its vectors cease to be semi-orthogonal.
+        How the basis is stored; if None, it is not stored, and the process ends when semi-orthogonality is lost.
     partial : bool
-        Reorthogonalise only where the omega recurrence says that semi-orthogonality, |q_j . q_k| <= sqrt(eps), would
-        be lost, twice in a row each time; else in every step.
+        Reorthogonalise only when the omega recurrence predicts that semi-orthogonality, |q_j . q_k| <= sqrt(eps), would
+        be lost, each time in two consecutive steps; otherwise in every step.
     space : Space, optional
-        R^p, where its vectors are sharded.
+        The space R^p, if its vectors are sharded.
 
     Notes
     -----
     Lanczos 1950; full reorthogonalisation as in Golub and Van Loan, Matrix Computations, 10.3; partial as in Simon
     1984. Let Q = N R with N orthonormal, R = I + U, U upper triangular and of the size omega of the inner products. To
     first order in omega the entries of N^T A N below the diagonal are those of T whatever reorthogonalisation removed,
-    and so are those above it by symmetry; the diagonal differs by beta_j (q_j . q_{j+1}). So neighbours have to be
-    orthogonal to working precision (a vector of full precision sees to that in each step), and all others to sqrt(eps),
-    which leaves omega^2 ||A|| = eps ||A||. The same argument lets the basis be kept with half of the bits.
+    and so are those above it by symmetry; the diagonal differs by beta_j (q_j . q_{j+1}). So neighbours must be
+    orthogonal to working precision (ensured in each step by a vector in full precision), and all others to sqrt(eps),
+    which leaves omega^2 ||A|| = eps ||A||. By the same argument the basis can be stored with half of the bits.
 
-    Where two random vectors in the complement, one after the other, turn out to be eigenvectors up to rounding, the
-    operator is taken to be a multiple of the identity there: the norm of (A - a I) v, v uniform on the sphere of R^q,
-    is the root mean square of q eigenvalues' distances from a times a factor that is below 1/x with probability at most
-    0.8/x, for each vector alone. No single eigenvalue can be told to better than sqrt(q) times that, as a random vector
-    sees 1/q of it.
+    If two consecutive random vectors in the complement are eigenvectors up to rounding, the operator is assumed to be a
+    multiple of the identity there: the norm of (A - a I) v, for v uniform on the sphere of R^q, is the root-mean-square
+    distance of q eigenvalues from a times a factor that is below 1/x with probability at most 0.8/x, for each vector
+    separately. A single eigenvalue is only known to sqrt(q) times that, as a random vector contains 1/q of it.
     """
 
     def __init__(
@@ -121,22 +120,22 @@ class Lanczos:
         return self._state.next
 
     def step(self, image: Tensor, error: float = 0.0, underflow: float | None = None) -> None:
-        """Take the product of the operator with `vector`.
+        """Advance by one step, given the product of the operator with `vector`.
 
         Parameters
         ----------
         image : Tensor (p,)
         error : float
-            Norm of what this product is known to be off by.
+            Norm of the known error of this product.
         underflow : float, optional
-            Norm of what it lost to underflow, at most, where it was scaled; p smallest numbers by default.
+            Bound on the norm of its underflow error, if it was scaled; by default p times the smallest number.
 
         Raises
         ------
         ValueError
             If the product is not a tensor like the vector.
         NonFiniteError
-            If the product holds NaN or infinity.
+            If the product contains NaN or infinity.
         NotSymmetricError
             If the operator is not symmetric.
         RuntimeError
@@ -159,15 +158,15 @@ class Lanczos:
             terms.append((-t.beta[-1], state.last))
         w, along, length = self.space.combine(image, terms, q)
         if self._deflated is not None:
-            # After the recurrence, not before it: what rounding leaves along the deflated vectors would be carried on
-            # by it and grow like its polynomials at 0, without limit where 0 is outside the spectrum.
+            # After the recurrence, not before it: rounding errors along the deflated vectors would be propagated and
+            # grow like its polynomials at 0, without limit if 0 is outside the spectrum.
             self._deflated.orthogonalise(w)
             along, length = self.space.inner_and_norm(q, w)
         t.alpha.append(alpha)
         share, beta, state.spent = self._reorthogonalisation.apply(w, q, along, length)
         if self._deflated is not None and beta <= torch.finfo(self.dtype).eps ** SEMI * state.errors.scale:
-            # What the deflated vectors and the basis, which are orthogonal to some accuracy, have left of each other in
-            # so short a vector can be much of it.
+            # The deflated vectors and the basis are orthogonal only to some accuracy, and their remaining components
+            # can dominate so short a vector.
             w.add_(q, alpha=-share)
             self._deflated.orthogonalise(w)
             share, beta = 0.0, self.space.norm(w)
@@ -181,9 +180,9 @@ class Lanczos:
             state.last, state.next = q, reduce_and_scale(w, share, q, beta)
 
     def _negligible(self) -> float:
-        """Norm up to which a residual is nothing but rounding: that of a step, and that of the basis as it is kept.
+        """Norm up to which a residual is only rounding, of a step and of the stored basis.
 
-        Components of the size omega ||A|| are removed along vectors that are off by the error of keeping them.
+        Components of size omega ||A|| are removed along vectors that have the error of their storage.
         """
         errors, known = self._state.errors, self._state.orthogonality
         return max(max(rounding_unit(self.dtype), known.largest * known.kept) * errors.scale, errors.underflow)
@@ -191,7 +190,7 @@ class Lanczos:
     # Blocks -----------------------------------------------------------------------------------------------------------
 
     def _end_block(self, residual: float) -> None:
-        """End a block, whose space is invariant up to a residual, and begin another one where there can be one."""
+        """End a block, whose space is invariant up to a residual, and start another one if possible."""
         state, starts, index = self._state, self.starts, len(self) - 1
         state.errors.defect = max(state.errors.defect, residual)
         state.tridiagonal.beta.append(0.0)
@@ -206,7 +205,7 @@ class Lanczos:
     def _begin_block(self, start: Tensor) -> None:
         state = self._state
         self.starts.append(len(self))
-        # A start vector in the complement loses most of its length where the complement is small: three passes.
+        # A start vector loses most of its length if the complement is small: three passes.
         for _ in range(3):
             start.div_(self.space.norm(start))
             if self._deflated is not None:
@@ -227,17 +226,17 @@ class Lanczos:
         return np.array(self._state.tridiagonal.alpha), np.array(self._state.tridiagonal.beta)
 
     def backward_error(self, steps: int) -> float:
-        """Spectral norm of what the first steps leave of A Q - Q T - beta q e^T, at most, absolute."""
+        """Bound on the spectral norm of A Q - Q T - beta q e^T for the first steps, absolute."""
         return self._state.errors.backward_error(steps, rounding_unit(self.dtype), self._state.orthogonality.largest)
 
     @property
     def basis(self) -> KrylovBasis:
-        """The Lanczos vectors that have been multiplied; none where none is kept."""
+        """Lanczos vectors that have been multiplied; empty if they are not stored."""
         return self._state.basis
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the vectors."""
+        """Dtype of the vectors."""
         return self._state.basis.dtype
 
     @property
@@ -247,14 +246,14 @@ class Lanczos:
 
     @property
     def passes(self) -> float:
-        """Number of steps that were reorthogonalised, a fraction where against a part of the basis."""
+        """Number of reorthogonalised steps; fractional if against a part of the basis."""
         return self._state.orthogonality.passes
 
     @property
     def rest(self) -> int:
         """Dimension of the space, beyond the basis, on which the operator is known to be a multiple of the identity.
 
-        0 where the basis fills the space; the eigenvalue is the last one of T.
+        It is 0 if the basis fills the space; the eigenvalue is the last one of T.
         """
         return self._state.rest
 
@@ -265,7 +264,7 @@ class Lanczos:
 
     @property
     def spent(self) -> bool:
-        """Whether the process ended for want of a basis."""
+        """Whether the process ended because the basis is not stored."""
         return self._state.spent
 
     @property
@@ -276,7 +275,7 @@ class Lanczos:
     # Snapshots --------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """All that the process needs to resume, besides generator, deflated vectors and space."""
+        """State from which the process resumes, apart from generator, deflated vectors and space."""
         kept = self._state
         if kept.keeps and not kept.basis.rounded:
             # It is the last row of the basis.
@@ -293,12 +292,12 @@ class Lanczos:
         deflated: KrylovBasis | None = None,
         partial: bool,
     ) -> Lanczos:
-        """The process at the point where `state` was taken; it resumes to the same bits.
+        """Restore the process from `state`; it resumes bit for bit.
 
         Raises
         ------
         ValueError, KeyError, TypeError
-            If it is not the state of a process.
+            If it is not a valid state.
         """
         kept = restored(LanczosState, state)
         kept.check()

@@ -1,4 +1,4 @@
-"""The Krylov run behind a spectrum: its probes one after the other, and snapshots from which it resumes."""
+"""Krylov run of a spectrum: its probes in turn, and snapshots from which it resumes."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ __all__ = ["PARTIAL_FROM", "KrylovRun", "OnStep"]
 
 OnStep = Callable[[int, int | None], None]
 
-# "auto" looks at the measure from this step on, and each so many steps: often enough to waste few matvecs.
+# First step at which "auto" checks the measure, and interval of checks, short enough to waste few matvecs.
 AUTO_FIRST: Final = 16
 AUTO_EVERY: Final = 8
-# Reorthogonalising fully reads the basis in every step, which costs less than the rest of a step where it fits into the
-# processor's cache; from this p on it is done where it is needed.
+# Full reorthogonalisation reads the basis in every step, which is cheap if it fits into the processor's cache; from
+# this p on, partial reorthogonalisation is used.
 PARTIAL_FROM: Final = 1 << 18
-# Products whose error is measured, against those of the reference, are the 1st, 2nd, 4th, 8th ...; the largest error
-# seen, times this, stands for those of all.
+# The error of the 1st, 2nd, 4th, 8th ... product is measured against the reference; the largest, times this factor, is
+# used for all.
 NOISE_MARGIN: Final = 2.0
-# Resolved eigenvalues whose eigenvectors are kept as sketches, the largest: 8 KB each.
+# Number of the largest resolved eigenvalues whose eigenvectors are stored as sketches, 8 KB each.
 SKETCHED: Final = 64
-# Products of an operator and of the same one with other batches, threads or ranks differ by less than eps to this
-# power, in float32 1.7e-3 of their norm. They differed by 2e-6 at most (ResNet18, VGG11, a small CNN), but a ReLU whose
-# input is within rounding of zero may pass here and not there: float32 and float64 differed by 3.5e-4.
+# Products computed with different batching, threads or ranks agree to eps to this power times their norm, 1.7e-3 in
+# float32. The largest measured difference was 2e-6 (ResNet18, VGG11, a small CNN), but a ReLU whose input is within
+# rounding of zero may be active in one and not in the other: float32 and float64 differed by 3.5e-4.
 SAME: Final = 0.4
 
 
 class KrylovRun:
-    """Lanczos processes of all probes, and the measure that they add up to.
+    """Lanczos processes of all probes, and the measure that they yield.
 
-    A run has four phases, of which it has the second and the third only where a basis is restarted: the first probe;
-    restarts of its basis; a run for the bulk that keeps no basis; the other probes.
+    A run has four phases: the first probe; restarts of its basis; a run for the bulk without a stored basis; the other
+    probes. The second and the third only occur if the basis is restarted.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class KrylovRun:
     # Phases -----------------------------------------------------------------------------------------------------------
 
     def first(self, limit: int, tolerance: float | None) -> None:
-        """Run the first probe. Its basis goes with the end of it."""
+        """Run the first probe, and free its basis at the end."""
         if self._state.phase == "first":
             self._first(limit, tolerance)
         if self._state.restart is not None:
@@ -145,7 +145,7 @@ class KrylovRun:
         state.pairs.append(first_block(lanczos))
         state.lanczos = None
         if capacity < limit and not lanczos.exhausted and len(lanczos.starts) == 1:
-            # Half of the products may go to the restarts.
+            # Half of the products may be used for restarts.
             state.restart = ThickRestart(lanczos, max(limit // 2, len(lanczos)))
             state.phase = "restart"
             return
@@ -160,7 +160,7 @@ class KrylovRun:
     def _run_first(self, lanczos: Lanczos, limit: int, tolerance: float | None) -> str:
         while not lanczos.finished and len(lanczos) < limit:
             self._keep_snapshot()
-            # Sketches are linear: those of the Lanczos vectors give those of all Ritz vectors.
+            # Sketches are linear, so those of Ritz vectors follow from those of Lanczos vectors.
             self._state.sketches.append(self._sketch(lanczos.vector))
             self._advance([lanczos])
             if tolerance is not None and len(lanczos) >= AUTO_FIRST and len(lanczos) % AUTO_EVERY == 0:
@@ -185,7 +185,7 @@ class KrylovRun:
             eigenvalues=outer.values,
             error_bounds=clustered_bounds(outer.values, outer.residuals, floor),
             eigenvalue_weights=np.full(k, 1 / self._p),
-            # The run for the bulk, and the other probes, measure whatever further copies they have.
+            # Further copies are measured by the run for the bulk and by the other probes.
             eigenvalue_sampled=np.zeros(k),
             complete=np.zeros(k, bool),
             again=np.zeros(k, bool),
@@ -201,10 +201,10 @@ class KrylovRun:
         state.restart, state.phase = None, "bulk"
 
     def _bulk(self, limit: int) -> None:
-        """Measure the bulk by a run that keeps nothing.
+        """Measure the bulk by a run without a stored basis.
 
-        It is orthogonal to what is resolved, which is what makes Lanczos vectors lose orthogonality, and ends where its
-        own do.
+        It is orthogonal to the resolved eigenvectors, along which Lanczos vectors lose orthogonality, and ends when its
+        own vectors lose it.
         """
         state = self._state
         if state.lanczos is None:
@@ -238,7 +238,7 @@ class KrylovRun:
         together = state.together = state.together or together
         storage = None if isinstance(state.keeping, int) else state.keeping
         nodes, weights = state.bulks[0]
-        # After restarts, which took their share of the first probe's steps, as many as its bulk was given.
+        # After restarts, which used part of the first probe's steps, as many steps as for its bulk.
         steps = state.steps if storage is not None else len(nodes)
         mass = float(weights.sum())
         while (waiting := self._probes - len(state.bulks)) > 0:
@@ -259,25 +259,25 @@ class KrylovRun:
         self._look_back()
 
     def _look_back(self) -> None:
-        """Measure the bulk of the first probe again, with what the others have said of multiplicities."""
+        """Recompute the bulk of the first probe with the multiplicities found by the other probes."""
         found, first = self._state.measure, self._state.pairs[0]
         if isinstance(self._state.keeping, int) or found.eigenvalues.size != outermost(first, found.rounding).size:
-            # What the first probe measured is in no bulk, or is known from several of its blocks.
+            # The first probe has no bulk, or multiplicities are known from several of its blocks.
             return
         nodes, weights, sampled = divided(first, self._p, found.rounding, found.complete, found.again)
         self._state.bulks[0] = nodes, weights
         self._state.measure = replace(found, eigenvalue_sampled=sampled)
 
     def confirm(self) -> None:
-        """Multiply the first vector once more, at the end, and refuse an operator that is not one fixed matrix.
+        """Multiply the first vector once more at the end, and reject an operator that is not a fixed matrix.
 
-        Symmetry is tested along the way, but an operator that drifts can be symmetric at all times. What its product
-        moved by, less than that, is part of all bounds.
+        Symmetry is tested during the run, but an operator that drifts can be symmetric at all times. Smaller changes of
+        the product are included in all bounds.
 
         Raises
         ------
         ValueError
-            If the product is another one than at the beginning.
+            If the product differs from that at the beginning.
         """
         if self._state.first_product is None:
             raise RuntimeError("Nothing was multiplied yet.")
@@ -297,7 +297,7 @@ class KrylovRun:
         self._space.ranks.together(refuse)
         found = self._state.measure
         if apart > rounding_unit(self._dtype) * found.norm:
-            # Each product may have moved by as much, relative to its norm, which is at most that of the operator.
+            # Each product may have changed by this much relative to its norm, which is at most that of the operator.
             moved = apart * math.sqrt(self._state.steps) * (found.norm / length if length > 0 else 1.0)
             self._state.measure = replace(
                 found, error_bounds=found.error_bounds + moved, rounding=found.rounding + moved
@@ -325,7 +325,7 @@ class KrylovRun:
         )
 
     def _advance(self, group: Sequence[Lanczos]) -> None:
-        """One step of each process, with one product for all of them."""
+        """Advance each process by one step, with one product for all of them."""
         vectors = [lanczos.vector for lanczos in group]
         for lanczos, vector, product in zip(group, vectors, self._multiply(vectors), strict=True):
             image = check_product(vector, product)
@@ -336,9 +336,9 @@ class KrylovRun:
             self._state.passes += lanczos.passes - passes
 
     def _error(self, step: int, vector: Tensor, image: Tensor) -> float:
-        """Norm of what the product is off by, where the operator can tell and it is time to ask.
+        """Norm of the error of a product, measured at certain steps if the operator has a reference.
 
-        No less than what the operator states of itself, and, after a snapshot, than products differ from those before.
+        It is at least the error that the operator states and, after a snapshot, the difference from earlier products.
         """
         # What an operator states may be that of its last product, as of a sum of others.
         relative = max(self._state.apart, float(getattr(self._given, "product_error", 0.0)))
@@ -358,7 +358,7 @@ class KrylovRun:
     # Snapshots --------------------------------------------------------------------------------------------------------
 
     def _keep_snapshot(self) -> None:
-        """Write a snapshot if it is time: before a product, so that all that was decided is in it."""
+        """Write a snapshot if it is due: before a product, so that all decisions are included."""
         if self._snapshot is not None and self._snapshot.due():
             self._state.exponent = self._operator.exponent
             self._snapshot.write({**self._state.flat(), "generator": self._generator.get_state().numpy()})
@@ -376,10 +376,10 @@ class KrylovRun:
         return restored_run(state, self._generator, self._space, partial=self._p >= PARTIAL_FROM)
 
     def _compare(self, before: npt.NDArray[np.float64], snapshot: Snapshot) -> None:
-        """Multiply the first vector of the run again, and refuse an operator whose product is another one.
+        """Multiply the first vector of the run again, and reject an operator whose product differs.
 
-        What the operator says of itself (`identity`) leaves out what code does: of a loss function, of a `forward`, of
-        operators of others. Lanczos would go on with any, and none of its bounds would tell.
+        The operator's `identity` does not include code: of a loss function, of a `forward`, of foreign operators.
+        Lanczos would continue with any operator without any bound showing it.
         """
         length, apart, allowed = self._moved(before)
 
@@ -395,12 +395,13 @@ class KrylovRun:
         self._state.apart = max(self._state.apart, apart / length if length else 0.0)
 
     def _moved(self, before: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-        """Multiply the first vector of the run again: norm of its product, its distance now, and what is rounding."""
-        # As the run made it: another division by its norm would be another vector, and its product look like noise.
+        """Multiply the first vector of the run again: norm of the product, its change, and the allowed rounding."""
+        # As created by the run: normalising it again would give a different vector, and a difference that looks like
+        # noise.
         generator = torch.Generator().manual_seed(self._seed)
         now = self._sketch(self._operator @ self._start(None, generator=generator).vector)
         length, apart = float(np.linalg.norm(before)), float(np.linalg.norm(now - before))
-        # Either product may be off by as much as was measured.
+        # Each of the two products may have the measured error.
         return length, apart, torch.finfo(self._dtype).eps ** SAME * length + 2 * self._state.first_error
 
     @property
@@ -413,7 +414,7 @@ class KrylovRun:
     # Result -----------------------------------------------------------------------------------------------------------
 
     def measure(self) -> dict[str, Any]:
-        """The measure of all probes: the fields of a `hesspec.Spectrum` but for its attributes."""
+        """Measure of all probes: the fields of a `hesspec.Spectrum` except its attributes."""
         state, restore = self._state, self._restored
         found, count = state.measure, len(state.bulks)
         order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
@@ -442,11 +443,11 @@ class KrylovRun:
 
     @property
     def reorthogonalised_steps(self) -> float:
-        """Number of steps that were orthogonalised against the basis; a fraction where against part of it."""
+        """Number of steps with reorthogonalisation against the basis; fractional if against a part of it."""
         return round(self._state.passes, 2)
 
     def _restored(self, numbers: Array) -> Array:
-        """Numbers on the scale of the operator.
+        """Convert numbers to the scale of the operator.
 
         Raises
         ------
@@ -465,5 +466,5 @@ class KrylovRun:
         if not chosen.size:
             return np.empty((0, 0), np.float32)
         sketches = found.resolved_vectors[:, chosen].T @ np.stack(self._state.sketches)
-        # In float32, whose rounding is nothing beside the sketches' own error.
+        # In float32, whose rounding is negligible compared with the error of sketches.
         return sketches.astype(np.float32)

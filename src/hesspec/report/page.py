@@ -1,4 +1,4 @@
-"""The HTML page: its file, which holds all that it shows and runs no script but its own."""
+"""HTML page of a report: a self-contained file that runs only its own scripts."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ __all__ = ["report_on", "write_report"]
 
 logger = logging.getLogger(__name__)
 
-# Files of which each has its own two tables; of more there is one table, a row each.
+# Largest number of files with two tables each; more files share one table with a row each.
 MANY_FILES = 40
 
 
 def write_report(
     folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, all_figures: bool = False
 ) -> Path:
-    """Write one self-contained HTML page of all spectra below a folder; it opens without a network.
+    """Write one self-contained HTML page of all spectra below a folder, which opens offline.
 
     Parameters
     ----------
@@ -57,27 +57,26 @@ def write_report(
         Every `*.nc` in it and in its subfolders is read as a spectrum or a class structure, and every `training.json`
         as a list of records, one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`,
         `test_error` and `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on
-        the page, and logged as warnings. Where there is a `study.yaml`, the folder is one of `hesspec study`: its
-        figures at the largest sample size and the last epoch are also written as PDF, into the folder `figures` beside
-        the page.
+        the page, and logged as warnings. If there is a `study.yaml`, the folder is that of a study: its figures at the
+        largest sample size and the last epoch are also written as PDF, to the folder `figures` next to the page.
     path : path, optional
-        Of the page; `report.html` in the folder by default. It is there whole or not at all.
+        Name of the page; by default `report.html` in the folder. It is written atomically.
     all_figures : bool
-        Whether the figures of a study at all other sample sizes and epochs are written as PDF too, which takes about
-        a second for each.
+        Whether to write PDF figures of a study at all other sample sizes and epochs as well, which takes about a second
+        each.
 
     Returns
     -------
     Path
-        Of the page.
+        The page.
 
     Raises
     ------
     NotADirectoryError
-        If there is no such folder, or `figures` is a symbolic link.
+        If the folder does not exist, or `figures` is a symbolic link.
     ValueError
-        If no spectrum in it can be read, and it has no `study.yaml` either. Of a study that has not measured anything
-        yet the page tells how far the trainings are.
+        If it contains no readable spectra and no `study.yaml`. For a study that has not measured anything yet, the page
+        shows the progress of its trainings.
     OSError
         If the page or a figure cannot be written.
     """
@@ -87,7 +86,7 @@ def write_report(
 def report_on(
     folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, all_figures: bool = False
 ) -> tuple[Path, list[str]]:
-    """As `write_report`: the page, and the names of the files that could not be read."""
+    """Write the report as `write_report`; return the page and the names of unreadable files."""
     source = Path(folder)
     if not source.is_dir():
         raise NotADirectoryError(f"There is no folder {str(source)!r} to report on.")
@@ -105,11 +104,11 @@ def report_on(
 
 
 def _drawn(collection: Collection) -> tuple[Collection, list[dict[str, Any]]]:
-    """What can be drawn of a collection, and what the page's script draws of each spectrum; the others are listed."""
+    """Return what can be drawn of a collection, and the data of each spectrum; list the others as unread."""
     members, drawn, unread = [], [], [*collection.unread]
     for member in collection.members:
         try:
-            with np.errstate(all="ignore"):  # what overflows is no JSON
+            with np.errstate(all="ignore"):  # infinities are not valid JSON
                 data = {"glance": glance(member), **spectrum_data(member, None)}
             json.dumps(data, allow_nan=False)
         except (ValueError, ArithmeticError):
@@ -171,12 +170,12 @@ def _resource(name: str) -> str:
 
 
 def _with_line_ends(text: str) -> str:
-    """Text with the ends of lines as browsers read them, so that a digest of it is theirs."""
+    """Normalise line ends as browsers do, so that digests agree."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _policy(*scripts: str) -> Markup:
-    """Content security policy of a page that runs these scripts and no other one, and asks for nothing elsewhere."""
+    """Content security policy of a page that runs only these scripts and makes no requests."""
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     policy = (
@@ -187,7 +186,7 @@ def _policy(*scripts: str) -> Markup:
 
 
 def _embedded(value: object) -> Markup:
-    """JSON that no text in it can end or break out of, inside of a script element."""
+    """JSON that is safe inside a script element, whatever text it contains."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""The result of a measurement: a spectral measure with resolved eigenvalues, their error bounds, and what was run."""
+"""Result of a measurement: spectral measure, resolved eigenvalues with error bounds, and a record of the run."""
 
 from __future__ import annotations
 
@@ -26,50 +26,51 @@ __all__ = ["Spectrum"]
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Spectrum(Record):
-    """Spectral measure of a symmetric operator on R^p, as one Krylov run gives it.
+    """Spectral measure of a symmetric operator on R^p, from one Krylov run.
 
     The measure is (1/p) sum_i delta(x - lambda_i). Its estimate has one atom for every resolved eigenvalue and the
-    Gauss quadrature nodes of the bulk; together their weights are 1. Arrays are float64 and are not to be written to.
+    Gauss quadrature nodes of the bulk; their weights sum to 1. Arrays are float64 and must not be modified.
 
     Parameters
     ----------
     dimension : int
-        p.
+        Dimension p of the space.
     eigenvalues : array (k,)
         Resolved eigenvalues, largest absolute value first.
     error_bounds : array (k,)
-        |true - given| <= bound for each of them, in a one-to-one pairing with eigenvalues of the operator as its
-        products are computed; what a float32 forward pass rounds off a network changes the operator itself. It holds
-        for each of n copies whose number is known, and 1/sqrt(n) of it for the root mean square of their distances.
+        Error bounds, |true - given| <= bound, in a one-to-one pairing with eigenvalues of the operator that the
+        products define; rounding in a float32 forward pass of a network changes that operator itself. For n known
+        copies of an eigenvalue, the bound holds for each, and 1/sqrt(n) of it for the root mean square of their
+        distances.
     eigenvalue_weights : array (k,)
-        Their shares of the measure: 1/p each; multiples of it where the multiplicity is known (`exact`).
+        Their shares of the measure: 1/p each, or a multiple of it if the multiplicity is known (`exact`).
     eigenvalue_sampled : array (k,)
-        The weights that the first probe measured for those of them which may have further copies that it cannot see; 0
-        for those of which all copies are known.
+        Weights that the first probe measured for eigenvalues that may have further copies, which it cannot see; 0 for
+        those whose copies are all known.
     eigenvector_sketches : float32 array (s, d)
-        Of the first s of `eigenvalues`: random projections of their unit eigenvectors to d numbers, the same in every
-        run, by which `eigenvector_overlaps` compares spectra (see `hesspec.krylov.sketch`). Empty where there are none.
+        Random projections to d numbers, the same in every run, of the unit eigenvectors of the first s `eigenvalues`,
+        by which `eigenvector_overlaps` compares spectra (see `hesspec.krylov.sketch`). Empty if there are none.
     bulk_nodes, bulk_weights : array (b,)
         Quadrature of the rest of the measure, averaged over probes.
     bulk_probe : int array (b,)
-        The probe that each bulk node comes from.
+        Probe of each bulk node.
     ritz_values, ritz_weights, ritz_bounds : array (r,)
         Raw Ritz values, quadrature weights (sum 1 for each probe) and residual bounds of every probe. Probes after the
-        first start orthogonal to the resolved eigenvectors and see the operator deflated.
+        first start orthogonal to the resolved eigenvectors and sample the deflated operator.
     ritz_probe : int array (r,)
-        The probe that each belongs to.
+        Probe of each Ritz value.
     norm : float
         Largest absolute Ritz value, the estimate of the spectral norm ||A||.
     rounding : float
-        Rounding floor of eigenvalues, absolute: what the arithmetic adds to every bound.
+        Rounding floor of eigenvalues, absolute, which is included in every bound.
     probes, steps, matvecs : int
-        Number of probes, Lanczos steps of the first probe, products with the operator in all.
+        Number of probes, Lanczos steps of the first probe, and total number of products with the operator.
     exact : bool
         Whether the Krylov spaces filled R^p, so that this is the whole spectrum with its multiplicities.
     stopped : str
-        Why the run ended, in words.
+        Why the run ended, as text.
     attributes : mapping of str to str, int, float or bool
-        What was measured: matrix, seed, dtype, seconds and so on.
+        Description of the measurement: matrix, seed, dtype, seconds and so on.
 
     Notes
     -----
@@ -135,12 +136,12 @@ class Spectrum(Record):
     eigenvalue_sampled: Array = field(default_factory=lambda: np.empty(0))
 
     def __post_init__(self) -> None:
-        """Take all resolved eigenvalues to be sampled where nothing is said of it: in files of earlier versions."""
+        """Treat all resolved eigenvalues as sampled if nothing is stored, as in files of earlier versions."""
         if self.eigenvalue_sampled.shape != self.eigenvalues.shape:
             object.__setattr__(self, "eigenvalue_sampled", self._measured_weights())
 
     def _measured_weights(self) -> Array:
-        """Weights that the first probe gives resolved eigenvalues, by its nearest Ritz values; 0 where exact."""
+        """Weights of resolved eigenvalues from the first probe, by its nearest Ritz values; 0 if exact."""
         first = self.ritz_probe == 0
         if self.exact or not first.any():
             return np.zeros(self.eigenvalues.size)
@@ -148,7 +149,7 @@ class Spectrum(Record):
         return np.asarray(self.ritz_weights[first][nearest])
 
     def check(self) -> None:
-        """Raise ValueError where numbers are not those of a spectrum, besides their lengths and signs."""
+        """Raise ValueError if values are inconsistent; shapes and signs have been checked before."""
         for name in ("dimension", "probes", "steps"):
             refuse_unless(getattr(self, name) >= 1, f"Its {name!r} is {getattr(self, name)}.")
         for name in ("bulk_probe", "ritz_probe"):
@@ -193,51 +194,51 @@ class Spectrum(Record):
 
     @property
     def outlier_p_values(self) -> Array:
-        """Of each of `eigenvalues`, the probability that a bulk without outliers has one as clear, shape (k,).
+        """P-values of `eigenvalues`, shape (k,): how often a bulk without outliers shows one as clear.
 
-        By the rule of `hesspec.spectra.outliers`: how improbable the gap between the eigenvalue and the bulk is among
-        the spacings of the bulk next to it. With a level of your own, `spectrum.outlier_p_values <= level` are the
-        outliers.
+        The rule of `hesspec.spectra.outliers` compares the gap between the eigenvalue and the bulk with the spacings of
+        the adjacent bulk. For another level, the outliers are those with `spectrum.outlier_p_values <= level`.
         """
         return outlier_p_values(self)
 
     @property
     def bulk_edges(self) -> tuple[float, float]:
-        """Quantiles between which 99% of the bulk lie, as `bulk_edge_estimates`; (nan, nan) where there is no bulk."""
+        """Quantiles that enclose 99% of the bulk, see `bulk_edge_estimates`; (nan, nan) if there is no bulk."""
         low, high = self.bulk_edge_estimates
         return low.value, high.value
 
     @property
     def bulk_edge_estimates(self) -> tuple[Estimate, Estimate]:
-        """Quantiles of 0.5% and 99.5% of the bulk, the measure without outliers, with their intervals.
+        """Quantiles of 0.5% and 99.5% of the bulk (the measure without outliers), with their intervals.
 
-        Whether one eigenvalue or ten are outliers hardly moves them. Intervals are those of `cdf_bracket` for the
-        operator, of 95%; where a quantile is further out than it reaches, they end at the outermost point of the bulk.
+        They hardly depend on whether one eigenvalue or ten are outliers. Intervals are the 95% intervals of
+        `cdf_bracket` for the operator; if a quantile is beyond its range, they end at the outermost point of the bulk.
         """
         return bulk_edge_estimates(self)
 
     @property
     def bulk_range(self) -> tuple[float, float]:
-        """Smallest and largest point of the bulk, between which `density` is drawn; (nan, nan) where there is none.
+        """Smallest and largest point of the bulk, the range of `density`; (nan, nan) if there is no bulk.
 
-        Zero instead of a smallest point that is zero up to rounding: of a positive semi-definite operator.
+        A smallest point that is zero up to rounding is replaced by zero, as for a positive semi-definite operator.
         """
         return bulk_range(self)
 
     def expectation(self, function: Callable[[Array], Array]) -> tuple[float, float]:
-        """Mean of a function of the eigenvalues under the measure, and its standard error.
+        """Compute the mean of a function of the eigenvalues under the measure, and its standard error.
 
         Parameters
         ----------
         function : callable
-            From an array of eigenvalues to an array of the same shape.
+            Maps an array of eigenvalues to an array of the same shape.
 
         Returns
         -------
         mean, standard_error : float
-            For a probe uniform on the sphere of R^q, Var[v^T f(A) v] = 2 Var_mu(f) / (q + 2), mu being the spectral
-            measure; here q = p - k, as resolved eigenvalues are not sampled. It needs no second probe, falls like
-            1/sqrt(p), and is zero where the spectrum is exact. The quadrature's own error is not in it.
+            For a probe that is uniform on the sphere of R^q, Var[v^T f(A) v] = 2 Var_mu(f) / (q + 2) with the spectral
+            measure mu; here q = p - k, as resolved eigenvalues are not sampled. The standard error does not need a
+            second probe, decreases like 1/sqrt(p), and is zero if the spectrum is exact. It does not include the error
+            of the quadrature.
         """
         mean = self.eigenvalue_weights @ function(self.eigenvalues) + self.bulk_weights @ function(self.bulk_nodes)
         return float(mean), float(standard_error(samples(self, doubtful=False), function))
@@ -245,50 +246,51 @@ class Spectrum(Record):
     # Densities and distribution ---------------------------------------------------------------------------------------
 
     def density(self, grid: Array | None = None, width: float | None = None) -> xr.Dataset:
-        """Density of the bulk, the measure without outliers: each of its points a Gaussian.
+        """Compute the density of the bulk (the measure without outliers), with a Gaussian for each of its points.
 
-        It integrates to the share of the bulk, ends at `bulk_range`, and has the mass of each point on its side of
-        them: what a Gaussian would have beyond is reflected.
+        It integrates to the share of the bulk and is zero outside `bulk_range`: the parts of Gaussians beyond are
+        reflected.
 
         Parameters
         ----------
         grid : array (n,), optional
             Where to evaluate, in units of eigenvalues. By default 1,024 points over the bulk.
         width : float, optional
-            Standard deviation of the Gaussians, in units of eigenvalues. By default each is as wide as the distances to
-            its neighbours ask for, 2 / sqrt(8 ln 1.25) = 1.5 of them (twice the ratio of arXiv 1811.07062), but no
-            narrower than the grid. What may be zero is no wider than its residual bound: a kernel is a peak.
+            Standard deviation of the Gaussians, in units of eigenvalues. By default each is 2 / sqrt(8 ln 1.25) = 1.5
+            times as wide as the distance to its neighbours (twice the ratio of arXiv 1811.07062), but at least as wide
+            as the grid. Points that may be zero are at most as wide as their residual bound, so that zero eigenvalues
+            form a peak.
 
         Returns
         -------
         xarray.Dataset
-            `density` and `standard_error` over `eigenvalue`. Attributes: `width`, the median one; `zero_share`, the
-            share of all eigenvalues that may be zero within their bounds, and `zero_reach`, how far these bounds reach.
-            A spectrum without bulk (all eigenvalues are outliers) has density zero.
+            `density` and `standard_error` over `eigenvalue`. Attributes: `width`, the median width; `zero_share`, the
+            share of all eigenvalues that may be zero within their bounds, and `zero_reach`, the largest such bound. A
+            spectrum without a bulk (all eigenvalues are outliers) has density zero.
         """
         return density(self, grid, width)
 
     def log_density(self) -> xr.Dataset:
-        """Density of log10 |lambda| of the bulk, in all and for each sign, down to the smallest that is resolved.
+        """Compute the density of log10 |lambda| of the bulk, in total and for each sign, as far down as it is resolved.
 
-        Kernels are those of `density`, or 5% of |lambda| wide where that is more, up to the end of `bulk_range`. Below
-        the width of the point next to zero nothing is known.
+        Kernels are those of `density`, or 5% of |lambda| wide if that is more, up to the end of `bulk_range`. Nothing
+        is known below the width of the point closest to zero.
 
         Returns
         -------
         xarray.Dataset
-            `density`, `positive`, `negative` (whose sum `density` is) and `standard_error`, all in shares of the
-            eigenvalues per decade, over `log10_magnitude` (512 points; none where there is no bulk).
+            `density`, its parts `positive` and `negative`, and `standard_error`, all in shares of the eigenvalues per
+            decade, over `log10_magnitude` (512 points; none if there is no bulk).
         """
         return log_density(self)
 
     def cdf(self, x: Array | None = None) -> xr.Dataset:
-        """Cumulative distribution of the estimated measure, F(x) = share of eigenvalues <= x.
+        """Compute the cumulative distribution of the estimated measure, F(x) = share of eigenvalues <= x.
 
         Parameters
         ----------
         x : array (n,), optional
-            Where to evaluate; `nodes` by default.
+            Points of evaluation; `nodes` by default.
 
         Returns
         -------
@@ -298,37 +300,37 @@ class Spectrum(Record):
         return cdf(self, x)
 
     def cdf_bracket(self, x: Array | None = None) -> xr.Dataset:
-        """Rigorous bracket of the CDF of the first probe's own spectral measure, v^T 1[A <= x] v.
+        """Compute a rigorous bracket of the CDF of the first probe's spectral measure, v^T 1[A <= x] v.
 
         Chebyshev-Markov-Stieltjes: between Ritz values i and i + 1 the CDF is at least the sum of the weights before i
-        and at most that up to i + 1 (Szego, Orthogonal Polynomials, 3.41). Rounding makes the run that of A + E with
-        ||E|| <= `rounding`; by Davis and Kahan that moves a half-line's spectral projector by at most ||E|| / delta
-        outside a shift delta, so nodes are shifted by delta = sqrt(rounding ||A||) and sums by 2 s + s^2,
-        s = ||E|| / delta.
+        and at most that up to i + 1 (Szego, Orthogonal Polynomials, 3.41). With rounding, the run is that of A + E with
+        ||E|| <= `rounding`; by Davis and Kahan this moves the spectral projector of a half-line by at most ||E|| /
+        delta outside a shift delta, so nodes are shifted by delta = sqrt(rounding ||A||) and sums by 2 s + s^2, s =
+        ||E|| / delta.
 
         Parameters
         ----------
         x : array (n,), optional
-            Where to evaluate; the first probe's Ritz values by default.
+            Points of evaluation; the first probe's Ritz values by default.
 
         Returns
         -------
         xarray.Dataset
-            `lower` and `upper` over `eigenvalue`; `operator_lower` and `operator_upper`, between which the CDF of the
-            operator itself is at each point with a probability of 95%, whatever the multiplicities: v^T 1[A <= x] v is
-            a Beta(k/2, (p - k)/2) variable where k eigenvalues are up to x.
+            `lower` and `upper` over `eigenvalue`; `operator_lower` and `operator_upper`, which enclose the CDF of the
+            operator itself at each point with a probability of 95%, whatever the multiplicities: v^T 1[A <= x] v is a
+            Beta(k/2, (p - k)/2) variable if k eigenvalues are at most x.
         """
         return cdf_bracket(self, x)
 
     # Functionals ------------------------------------------------------------------------------------------------------
 
     def moment(self, order: int) -> float:
-        """Mean of lambda^order over all p eigenvalues, in units of eigenvalues to that power.
+        """Compute the mean of lambda^order over all p eigenvalues, in units of eigenvalues to that power.
 
-        Infinite, or zero, where that power of an eigenvalue is beyond what float64 can hold.
+        Infinite, or zero, if that power of an eigenvalue is outside the range of float64.
         """
         nodes, weights = self._measure()
-        # Powers of numbers up to 1: large ones of either sign would be infinities, whose sum is not a number.
+        # Powers of numbers up to 1: infinities of both signs would sum to NaN.
         exponent = int(np.frexp(np.abs(nodes).max())[1])
         mean = weights @ np.ldexp(nodes, -exponent) ** order
         with np.errstate(over="ignore"):
@@ -336,17 +338,17 @@ class Spectrum(Record):
 
     @property
     def trace(self) -> float:
-        """Sum of all p eigenvalues: p times the measure's mean; infinite where that exceeds the largest float64."""
+        """Sum of all p eigenvalues: p times the mean of the measure; infinite if it exceeds the largest float64."""
         return self.dimension * self.moment(1)
 
     @property
     def trace_standard_error(self) -> float:
-        """Standard error of `trace` over probes; zero where the spectrum is exact.
+        """Standard error of `trace` over probes; zero if the spectrum is exact.
 
-        The trace is within two of it with a probability of 95%, which is all that it is: half of the larger distance
-        from `trace` to the ends of that interval. It is that of `expectation` where sums of many eigenvalues decide. It
-        is larger where resolved eigenvalues may have further copies, which one probe cannot see, and where the error
-        is known from a few eigenvalues only (Student's t). Rounding, p times `rounding` at most, is not in it.
+        It is defined by the 95% interval of the trace, as half of the larger distance from `trace` to its ends. It
+        agrees with that of `expectation` if many eigenvalues contribute. It is larger if resolved eigenvalues may have
+        further copies, which one probe cannot see, and if only a few eigenvalues determine the error (Student's t).
+        Rounding, at most p times `rounding`, is not included.
         """
         if self.exact:
             return 0.0
@@ -365,8 +367,8 @@ class Spectrum(Record):
     def num_negative(self) -> Estimate:
         """Number of negative eigenvalues, with its interval.
 
-        Where many eigenvalues are zero, or nearer to zero than the quadrature resolves, the interval is wide and says
-        so: their sign is not known.
+        The interval is wide if many eigenvalues are zero, or closer to zero than the quadrature resolves, as their sign
+        is unknown.
         """
         return count_negative(self)
 
@@ -374,9 +376,9 @@ class Spectrum(Record):
 
     @property
     def wasserstein_bound(self) -> float:
-        """Bound of the Wasserstein-1 distance to the true spectral measure, in units of eigenvalues, at 95% confidence.
+        """Bound on the Wasserstein-1 distance to the true spectral measure, in units of eigenvalues, at 95% confidence.
 
-        Sum of three terms: resolved eigenvalues, sum_i bound_i / p; quadrature of the bulk, by
+        It is the sum of three terms: resolved eigenvalues, sum_i bound_i / p; quadrature of the bulk, by
         Chebyshev-Markov-Stieltjes between its nodes (Chen, Trogdon and Ubaru, arXiv 2105.06595); sampling by the
         probes, the mean integral of sqrt(Var F_v) dx with Levy's inequality for the deviation from it. Conditions: no
         eigenvalue of the bulk lies beyond its outermost node by more than that node's residual bound, and resolved
@@ -387,18 +389,18 @@ class Spectrum(Record):
 
     @property
     def kolmogorov_smirnov_bound(self) -> float:
-        """Bound of sup |F_true - F_estimated| away from resolved eigenvalues, at 95% confidence; dimensionless.
+        """Bound on sup |F_true - F_estimated| away from resolved eigenvalues, at 95% confidence; dimensionless.
 
-        Quadrature term as in `wasserstein_bound`; sampling by the sub-Gaussian tail of Beta variables (Marchal and
-        Arbel 2017), over all eigenvalues at once. The same conditions hold; within its error bound of a resolved
-        eigenvalue the CDF is known to within 1/p more.
+        The quadrature term is that of `wasserstein_bound`; sampling is bounded by the sub-Gaussian tail of Beta
+        variables (Marchal and Arbel 2017), over all eigenvalues at once. The conditions are the same; within the error
+        bound of a resolved eigenvalue, the uncertainty of the CDF is larger by 1/p.
         """
         return bulk_bounds(self)[1]
 
     # Views ------------------------------------------------------------------------------------------------------------
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Every atom of the measure, a row each.
+        """Return every atom of the measure as a row.
 
         Returns
         -------
@@ -406,7 +408,7 @@ class Spectrum(Record):
             Columns `eigenvalue`, `error_bound` (NaN for quadrature nodes), `weight` and `kind` ("outlier", "resolved"
             or "bulk"); resolved eigenvalues first, largest absolute value first, then the bulk ascending.
         """
-        import pandas as pd  # noqa: PLC0415 - slow to import, and only this needs it
+        import pandas as pd  # noqa: PLC0415 - slow to import, and only needed here
 
         order = np.argsort(self.bulk_nodes, kind="stable")
         kinds = np.where(self.is_outlier, "outlier", "resolved")
@@ -420,7 +422,7 @@ class Spectrum(Record):
         )
 
     def summary(self) -> dict[str, str]:
-        """What `repr`, notebooks, the terminal and the report show of it: names and values in words."""
+        """Names and values as text, for `repr`, notebooks, the terminal and the report."""
         low, high = self.bulk_range
         edges = " to ".join(f"{edge:.4g}" for edge in self.bulk_edges)
         p_value, (share, reach) = float(self.outlier_p_values.min(initial=1.0)), zero_peak(self)
@@ -441,7 +443,7 @@ class Spectrum(Record):
         return {"matrix": str(self.attributes["matrix"]), **rows} if "matrix" in self.attributes else rows
 
     def plot(self) -> Figure:
-        """Figure of the spectrum: the bulk's density, resolved eigenvalues and outliers with error bars.
+        """Plot the spectrum: density of the bulk, resolved eigenvalues, and outliers with error bars.
 
         Returns
         -------

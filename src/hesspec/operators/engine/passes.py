@@ -1,4 +1,4 @@
-"""The primal pass of one batch, which leaves a product with vectors, in one of four ways that are tried in turn."""
+"""Primal pass of a batch, from which products with vectors are computed, in one of four modes."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ __all__ = ["MODES", "WAYS", "Passes", "PrimalPass"]
 logger = logging.getLogger(__name__)
 
 WAYS = ("traced", "double backward", "double backward in place", "differences")
-"""How products are computed, the fastest first. In place means through the user's own module, with its parameters set
-to those of the operator while it runs, so that whatever the loss reaches counts."""
+"""Modes of computing products, fastest first. "In place" runs the user's own module, with its parameters set to those
+of the operator meanwhile, so that every dependence of the loss on them counts."""
 MODES = ("auto", *WAYS)
-# The error E of products is measured along one random direction v, of which |E v| depends: where E has a rank of four,
-# it is distributed as chi with four degrees of freedom, whose upper 5% quantile is 3.7 times its lower one.
+# The error E of products is measured along one random direction v: if E has rank four, |E v| has a chi distribution
+# with four degrees of freedom, whose upper 5% quantile is 3.7 times the lower one.
 MEASURED_ONCE = 4.0
 
-# Gradients that are alive at once in a product by double backward, in units of what its graph keeps. Measured on two
-# CNNs with torch's allocator: 0.8 to 1.4.
+# Memory of gradients in a product by double backward, relative to its graph. Measured for two CNNs with torch's
+# allocator: 0.8 to 1.4.
 GRADIENTS = 1.5
 
 
 class PrimalPass(NamedTuple):
-    """What the primal pass of a batch leaves: its loss, v -> M v, and parameters without influence on the loss.
+    """Result of the primal pass of a batch: its loss, v -> M v, and parameters without influence on the loss.
 
-    `JacobianPasses` leave a `JacobianPass` in the place of v -> M v.
+    `JacobianPasses` return a `JacobianPass` instead of v -> M v.
     """
 
     value: Tensor
@@ -61,13 +61,13 @@ class PrimalPass(NamedTuple):
 
 
 class Passes(ABC):
-    """Primal passes of the batches of a risk, in the fastest of four ways that is right.
+    """Primal passes of the batches of a risk, in the fastest of four modes that is correct.
 
-    Traced, one trace serves all batches of a shape. Double-backward graphs take its place where tracing fails (an
-    operation without a forward-mode rule, control flow that depends on values) and where it does not pay. Double
-    backward in place runs the user's own module, and takes over where a copy of it as a function of its parameters is
-    something else. Differences need first derivatives only. `settle` compares what a way gives with differences
-    (`hesspec.operators.engine.verification`), and takes the next way where they disagree.
+    In traced mode, one trace serves all batches of a shape. Double-backward graphs replace it if tracing fails (an
+    operation without a forward-mode rule, control flow that depends on values) or does not pay off. Double backward in
+    place runs the user's own module, for models whose copies as functions of their parameters behave differently.
+    Differences need only first derivatives. `settle` compares products with differences
+    (`hesspec.operators.engine.verification`), and switches to the next mode if they disagree.
 
     Parameters
     ----------
@@ -75,18 +75,18 @@ class Passes(ABC):
     precision : str
         Of the products: "full", "tf32" or "bfloat16".
     graphs : GraphCache, optional
-        Where traces are kept; by default they are these passes' own.
+        Storage for traces; by default they are not shared.
 
     Attributes
     ----------
     mode : str
         One of `WAYS`; chosen with the first batch.
     why : str
-        Why, as text.
+        Reason, as text.
     verdict : Verdict or None
-        Of the verification of this way.
+        Result of the verification of this mode.
     displacement : float or None
-        Relative displacement of differences, from the first product on.
+        Relative displacement of differences; None before the first product.
     """
 
     ways: ClassVar[tuple[str, ...]] = WAYS
@@ -99,7 +99,7 @@ class Passes(ABC):
         self.mode, self.why = ("", "") if precision == "full" else ("traced", f"precision {precision!r} takes a trace")
         if risk.mode != "auto":
             self.mode, self.why = risk.mode, f"mode={risk.mode!r} was asked for"
-        # Before any pass with fake tensors, which must not be the first.
+        # Before any pass with fake tensors, which must not come first.
         self._inspection = risk.inspection
         self.verdict: Verdict | None = None
         # Whether what was verified is one sample, several, or both.
@@ -112,7 +112,7 @@ class Passes(ABC):
 
     @abstractmethod
     def _traced_as(self) -> Hashable:
-        """What tells the traces of these passes from others."""
+        """Key that distinguishes the traces of these passes from others."""
 
     def at_full_precision(self) -> Self:
         """The same passes at full precision, which share all traces with these."""
@@ -136,7 +136,7 @@ class Passes(ABC):
 
     @property
     def reason(self) -> str:
-        """Why this way was taken, which ones were not, and what verification gave, as text."""
+        """Reason for this mode, the modes that were rejected, and the result of verification, as text."""
         verified = [] if self.verdict is None else [f"verified, {self.verdict.text}"]
         dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in self._inspection.autocast.dtypes))
         autocast = [f"autocast to {dtypes} in the forward pass is switched off"] if dtypes else []
@@ -144,7 +144,7 @@ class Passes(ABC):
 
     @property
     def error(self) -> float:
-        """What products may be off by, relative to their norm, by what verification found; 0 where that is rounding."""
+        """Error of products relative to their norm, from verification; 0 if it is rounding."""
         if self.verdict is None or self.mode == "differences":
             return 0.0
         return MEASURED_ONCE * self.verdict.error if self.verdict.error > AGREE[self.risk.parameters.dtype] else 0.0
@@ -188,7 +188,7 @@ class Passes(ABC):
         return True
 
     def _runs(self, part: Batch) -> bool:
-        """Whether a product can be computed at all."""
+        """Whether a product can be computed."""
         few, repeated, _ = few_samples(self.risk.batches, part)
         try:
             self.trial(repeated if self.mode == "traced" else few, self.risk.parameters.values)
@@ -200,7 +200,7 @@ class Passes(ABC):
         return True
 
     def step_down(self, why: str, verdict: Verdict | None = None) -> None:
-        """Take the next way.
+        """Switch to the next mode.
 
         Raises
         ------
@@ -236,7 +236,7 @@ class Passes(ABC):
 
     @abstractmethod
     def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """Product that verification compares, shaped as the parameters."""
+        """Compute the product for verification, with the shapes of the parameters."""
 
     @abstractmethod
     def trial_by_differences(
@@ -253,7 +253,7 @@ class Passes(ABC):
     # Passes ----------------------------------------------------------------------------------------------------------
 
     def bytes(self, batch: Batch) -> PassBytes:
-        """Bytes that passes over a batch of this shape allocate. Nothing is run, where PyTorch can do without.
+        """Predict the bytes that passes over a batch of this shape allocate, without running them if possible.
 
         Raises
         ------
@@ -281,7 +281,7 @@ class Passes(ABC):
         return self._gradient_bytes(batch)
 
     def build(self, batch: Batch) -> PrimalPass:
-        """Run the primal pass of a batch. Errors are those of `bytes`."""
+        """Run the primal pass of a batch. Raises the errors of `bytes`."""
         with preserved_randomness():
             trace = self._traced(batch)
         with arithmetic(self.risk.parameters.device):
@@ -311,22 +311,22 @@ class Passes(ABC):
     def _products(
         self, predict: Predict, loss: OutputLoss, theta: Named, tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        """What is traced, besides the loss."""
+        """Products that are traced, besides the loss."""
 
     @abstractmethod
     def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> Any:
-        """What a traced primal pass leaves."""
+        """Result of a traced primal pass."""
 
     @abstractmethod
     def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Any:
-        """What a primal pass leaves in double backward."""
+        """Result of a primal pass in double backward."""
 
     @abstractmethod
     def _plainly(self, plain: PlainModel, batch: Batch) -> Any:
-        """What a primal pass leaves where products run the user's own module, of which nothing is kept."""
+        """Result of a primal pass if products run the user's own module, which caches nothing."""
 
     def _constants(self, batch: Batch) -> list[Tensor]:
-        """All tensors that a primal pass takes."""
+        """All tensor arguments of a primal pass."""
         return [*self._fixed, *batch.leaves()[0]]
 
     @property
@@ -335,7 +335,7 @@ class Passes(ABC):
         return [*self.risk.parameters.values, *self.risk.fixed.values()]
 
     def _traced(self, batch: Batch) -> LinearTrace | None:
-        """The trace of this shape of batch, made where there is none yet; None where products are not traced."""
+        """Return the trace for this batch shape, created if necessary; None if products are not traced."""
         try:
             if not self.mode:
                 self._choose(batch)
@@ -368,7 +368,7 @@ class Passes(ABC):
         self.mode = "traced" if pays else "double backward"
 
     def _key(self, batch: Batch) -> Hashable:
-        """What tells the shape of a batch from others: shapes and dtypes of tensors, and the rest of the structure."""
+        """Key of the shape of a batch: shapes and dtypes of tensors, and the rest of the structure."""
         tensors, structure = batch.leaves()
         return structure, tuple((tensor.shape, tensor.dtype) for tensor in tensors)
 
@@ -405,7 +405,7 @@ class Passes(ABC):
             with conversions_refused():
                 return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
         finally:
-            # Whatever the forward pass keeps in the model is of the trace.
+            # Values that the forward pass stores in the model belong to the trace.
             state.restore()
 
     def _retain(self, batch: Batch) -> PrimalPass:
@@ -452,7 +452,7 @@ class Passes(ABC):
             yield plain
 
     def _plain_pass(self, plain: PlainModel, batch: Batch) -> tuple[Tensor, Sequence[str]]:
-        """Loss of a batch, and names of the parameters that it does not depend on."""
+        """Compute the loss of a batch, and the names of parameters on which it does not depend."""
         with self._held(plain), torch.enable_grad():
             outputs, loss = self.risk.plainly(plain, batch)()
             value = loss(outputs)
@@ -484,11 +484,11 @@ class Passes(ABC):
 
     @contextmanager
     def _fake(self, batch: Batch) -> Iterator[tuple[Named, Named, Any, Any]]:
-        """Parameters, buffers, inputs and targets as tensors of the same shapes that hold nothing, and their mode."""
+        """Parameters, buffers, inputs and targets as fake tensors, and their mode."""
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         given = self.risk.leaves(), self.risk.fixed, batch.inputs, batch.targets
         stand_ins = map_tensors(mode.from_tensor, given)
-        # Whatever the forward pass keeps in the model holds nothing either.
+        # Values that the forward pass stores in the model are fake, too.
         state = ModuleState(self.risk.model)
         try:
             with quiet_tracer(), conversions_refused(), mode:
