@@ -24,7 +24,8 @@ class SymmetricOperator(Protocol):
     An operator may have more, which is used where it is there:
 
     - `attributes`: a mapping of names to texts and numbers, for the record of a measurement;
-    - `product_error`: what products may be off by, relative to their norm, apart from the rounding of their dtype;
+    - `product_error`: what products may be off by, relative to their norm, apart from the rounding of their dtype: a
+      constant, or that of the last product, never of products before it (a run that is resumed has not made these);
     - `reference`: the same matrix computed in another way, which tells how far off products are, or None;
     - `identity()`: a mapping of texts that identify the matrix by its content, for snapshots;
     - `ranks` and `sliced()`: the processes that share its data, and the operator on the slices of vectors that each of
@@ -222,7 +223,7 @@ class Combination(Composable):
 
     @property
     def product_error(self) -> float:
-        """Largest error of the products so far, relative to their norm, as its operators state their errors.
+        """Error of the last product, relative to its norm, as its operators state their errors; largest of its columns.
 
         That of a difference of large matrices can exceed the errors of both.
         """
@@ -266,9 +267,7 @@ class Combination(Composable):
             if error:
                 errors += abs(factor) * error * _norms(part, self._lengths)
             total.add_(part, alpha=factor)
-        if errors.any():
-            lengths = _norms(total, self._lengths)
-            self._error = max(self._error, float((errors / lengths).nan_to_num(0.0).max()))
+        self._error = _relative(errors, _norms(total, self._lengths)) if errors.any() else 0.0
         return total
 
     def __str__(self) -> str:
@@ -302,6 +301,7 @@ class Block(Composable):
         p = check_operator(operator)
         self.dtype, self.device = _kind(operator)
         self._operator, self._whole, self._named = operator, p, str(block)
+        self._error = 0.0
         texts = [block] if isinstance(block, str) else block
         if isinstance(texts, list | tuple) and texts and all(isinstance(each, str) for each in texts):
             if not hasattr(operator, "entries_of"):
@@ -318,10 +318,8 @@ class Block(Composable):
 
     @property
     def product_error(self) -> float:
-        """Of the whole operator, which is relative to a product that may be longer: see `Combination`."""
+        """Error of the last product: that of the whole operator is relative to a product that may be longer."""
         return self._error
-
-    _error = 0.0
 
     @functools.cached_property
     def reference(self) -> Block | None:
@@ -346,9 +344,7 @@ class Block(Composable):
         product: Tensor = self._operator @ whole
         part = product[self.entries]
         error = float(getattr(self._operator, "product_error", 0.0))
-        if error:
-            ratio = error * _norms(product, ALONE) / _norms(part, ALONE)
-            self._error = max(self._error, float(ratio.nan_to_num(0.0).max()))
+        self._error = _relative(error * _norms(product, ALONE), _norms(part, ALONE)) if error else 0.0
         return part
 
 
@@ -362,6 +358,11 @@ def _is_number(value: Any) -> bool:
 
 def _kind(operator: SymmetricOperator) -> tuple[torch.dtype, torch.device]:
     return operator.dtype, torch.device(operator.device)
+
+
+def _relative(errors: Tensor, lengths: Tensor) -> float:
+    """Largest of several errors, relative to the norms of products."""
+    return float((errors / lengths).nan_to_num(0.0).max())
 
 
 def _norms(vectors: Tensor, ranks: Ranks) -> Tensor:

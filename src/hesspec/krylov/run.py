@@ -366,7 +366,7 @@ class Run:
 
         No less than what the operator states of itself, and, after a snapshot, than products differ from those before.
         """
-        # What an operator states may grow with its products, as that of a sum of others does.
+        # What an operator states may be that of its last product, as of a sum of others.
         relative = max(self._apart, float(getattr(self._given, "product_error", 0.0)))
         apart = relative * self._space.norm(image) if relative else 0.0
         if self._reference is None or step & (step - 1):
