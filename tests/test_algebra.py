@@ -144,7 +144,7 @@ def cancelling(dtype=torch.float64):
 
 # Operators that state the errors of their products, each product its own.
 STATING = {
-    "difference": lambda: cancelling(),
+    "difference": cancelling,
     "difference in float32": lambda: cancelling(torch.float32),
     "block": lambda: Block(Stating(symmetric(), 1e-6), slice(0, 30)),
     "block of a difference": lambda: cancelling()[5:35],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator, check_operator
+from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.lanczos import rounding_unit
 from hesspec.krylov.scaling import Scaled
@@ -100,18 +101,16 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
 
     At most 3 k vectors are in memory at once, those that the operator returns included (and what it needs itself).
     """
-    p, operator = check_operator(operator), Scaled(operator)
-    if not isinstance(matvecs, (int, np.integer)) or matvecs < FEWEST:
+    p, operator, seed = check_operator(operator), Scaled(operator), check_seed(seed)
+    if not is_whole(matvecs, FEWEST):
         raise ValueError(
             f"matvecs is {matvecs!r}; it has to be a whole number of at least {FEWEST}: an error estimate takes two "
             "test vectors, with two products each."
         )
-    if not isinstance(seed, (int, np.integer)):
-        raise ValueError(f"seed is {seed!r}; it has to be a whole number.")
     k = int(matvecs) // 2
     if matvecs >= p:
         return _diagonal(operator, p, k)
-    omega = _test_vectors(operator, p, k, int(seed))
+    omega = _test_vectors(operator, p, k, seed)
     q = _product(operator, omega).T.contiguous()
     own = torch.stack([_gram(omega[i : i + 1], q[i : i + 1].T)[0, 0] for i in range(k)])
     r = _orthonormalise(q)

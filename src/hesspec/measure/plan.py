@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hesspec.backend.heap import kept_heap
 from hesspec.backend.memory import free_memory, in_words, parse_memory
+from hesspec.backend.numbers import is_whole
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.quadrature import measure, wasserstein_distance
@@ -242,7 +243,7 @@ def shares_of(memory: str | int) -> tuple[int, int]:
 
 def _check(steps: int | None, probes: int | None, accuracy: float | None, devices: int) -> None:
     for name, value in (("steps", steps), ("probes", probes), ("devices", devices)):
-        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+        if value is not None and not is_whole(value, 1):
             raise ValueError(f"{name} is {value!r}; it has to be a positive whole number.")
     if accuracy is not None and not accuracy > 0:
         raise ValueError(f"accuracy is {accuracy!r}; it has to be positive.")

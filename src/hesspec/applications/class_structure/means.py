@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hesspec.applications.class_structure.gram import gram_of_means
 from hesspec.backend.memory import free_memory
+from hesspec.backend.numbers import check_seed
 from hesspec.krylov.xtrace import xtrace
 from hesspec.measure.plan import shares_of
 from hesspec.measure.spectrum import BASIS_SHARE
@@ -343,7 +344,7 @@ class ClassStructure:
         traces, standard_errors : array (C, C)
             They sum to the trace of G_within.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(check_seed(seed))
         samples = []
         for start in range(0, probes, TOGETHER):
             count = min(TOGETHER, probes - start)
