@@ -8,7 +8,7 @@ precision, constants included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
@@ -64,8 +64,8 @@ class PlainModel:
         Whether to compute in float64, whatever the module's dtype.
     observers : bool
         Whether hooks that are not PyTorch's own are taken off meanwhile.
-    volatile : bool
-        Whether the forward pass changes attributes of the module, which are then put back before each pass.
+    moved : collection of Tensor
+        Those of `fixed` that the forward pass writes to. Before each pass they are put back, as are attributes.
     detaches : bool
         Whether the forward pass or the loss detaches something, which `Differences` then holds constant.
     """
@@ -79,10 +79,10 @@ class PlainModel:
         *,
         double: bool,
         observers: bool,
-        volatile: bool,
+        moved: Collection[Tensor],
         detaches: bool,
     ) -> None:
-        self._volatile, self.detaches = volatile, detaches
+        self._moved, self.detaches = moved, detaches
         self.module, self.loss_fn, self.double = module, loss_fn, double
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
         self._dtype = dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
@@ -137,9 +137,10 @@ class PlainModel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Outputs of the module at the parameters that it holds now."""
-        if self._volatile:
-            for state in self._states:
-                state.restore()
+        for state in self._states:
+            state.restore()
+        for tensor in self._moved:
+            tensor.data = self.converted(self._fixed[tensor].detach().clone())
         return self.module(*args, **kwargs)
 
     def padding(self) -> list[tuple[int, int]]:

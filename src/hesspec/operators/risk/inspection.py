@@ -69,7 +69,7 @@ class Inspection:
 
 
 def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
-    """Run the model twice on a batch, with different global random numbers, and look at what that does.
+    """Run model and loss twice on a batch, with different global random numbers, and look at what that does.
 
     Parameters
     ----------
@@ -116,6 +116,7 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
             "There are no second derivatives where loss.backward() fails: choose operations, or a device, that have a "
             "backward pass."
         ) from failure
+    _compare_losses(risk, batch, found)
     if found.autocast:
         logger.info("autocast inside of the forward pass is switched off")
     return found
@@ -174,6 +175,23 @@ def _compare(first: list[Tensor], second: list[Tensor], state: list[str]) -> Non
         f"two passes over the same samples differ, and every product would be of another matrix.{cause} Call "
         "model.eval(), and switch off whatever is random; pass noise as an input, or draw it with a seed of its own."
     )
+
+
+def _compare_losses(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> None:
+    """Refuse a loss that is another one in a second call, as one with random numbers or a count of its calls."""
+    plain = risk.plain(double=False, found=found)
+    values = []
+    with preserved_randomness(), neutral_modes(), torch.enable_grad():
+        for _ in range(2):
+            with plain.held(risk.parameters.natural(risk.parameters.values)):
+                outputs, loss = risk.plainly(plain, batch)()
+                values.append(loss(outputs).detach())
+    if not _close(*values):
+        raise ValueError(
+            "The loss draws random numbers, or depends on something that changes from call to call: of the same "
+            f"samples it was {float(values[0]):.6g} and then {float(values[1]):.6g}, and every product would be of "
+            "another matrix. Switch off whatever is random, or draw it with a seed of its own in each call."
+        )
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
