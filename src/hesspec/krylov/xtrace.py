@@ -87,7 +87,10 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     much that adds is seen with one test vector less, by the jackknife: the variance (k - 1)/k sum_i (x_i - x)^2, x_i
     being the value without the i-th, is beyond the true one on average (Efron and Stein 1981), and the spread within
     each x_i below it. The variance that is stated is the spread's, times the square root of their ratio. Student's t
-    has k/2 degrees of freedom, as numbers of which few eigenvalues decide are as skewed as squares of normal ones.
+    has (k + 2)/7 degrees of freedom. Where one eigenvalue decides, as next to a multiple of the identity, which cannot
+    be projected away, the t_i are shifted squares of normal numbers, of excess kurtosis 12: their sample variance is as
+    uncertain as one of k/7 degrees of freedom, and with two sevenths more an interval holds in 94% to 98% of cases from
+    k = 2 to 128.
 
     P_i = Q (I - s_i s_i^T) Q^T with s_i orthogonal to all columns of R but the i-th, which is R^{-T} e_i, normalised.
     With H = Q^T A Q, w_i = Q^T omega_i, y_i = Q r_i and c_i = (I - s_i s_i^T) w_i, so that P_i omega_i = Q c_i,
@@ -128,8 +131,13 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     # the rest is one of lengths and products, relative to it and perhaps the same for all test vectors.
     largest = float(torch.linalg.eigvalsh(h).abs().max()) if rank else 0.0
     rounding = rounding_unit(operator.dtype) * (math.sqrt(rank) * largest + float(rest.abs().mean()))
-    student = float(scipy.special.stdtrit(max(k / 2, 1), 0.975)) / 2
+    student = float(scipy.special.stdtrit(_freedom(k), 0.975)) / 2
     return _restored(operator, float(estimates.mean()), math.hypot(student * math.sqrt(variance), rounding), k + rank)
+
+
+def _freedom(k: int) -> float:
+    """Degrees of freedom of Student's t for the mean of k squares of normal numbers, see the notes of `xtrace`."""
+    return (k + 2) / 7
 
 
 def _left_out(own: Tensor, r: Tensor, w: Tensor, h: Tensor, p: int) -> tuple[Tensor, Tensor]:
