@@ -169,7 +169,10 @@ def test_what_is_said_of_a_product_does_not_depend_on_products_before(name):
     operator @ vectors
     # Products with a matrix may round otherwise, and of what is left of a difference that is 1e3 times as much.
     rounding = 2 * P * 1e3 * torch.finfo(operator.dtype).eps
-    assert operator.product_error == pytest.approx(max(errors), rel=rounding)
+    assert operator.product_error >= (1 - rounding) * max(errors)
+    if "block of" not in name and "sum" not in name:
+        # These take the largest error of their parts' columns for that of each.
+        assert operator.product_error == pytest.approx(max(errors), rel=rounding)
     operator @ torch.zeros_like(vectors[:, 0])
     assert operator.product_error == 0
 

@@ -181,11 +181,12 @@ def _compare_losses(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> Non
     """Refuse a loss that is another one in a second call, as one with random numbers or a count of its calls."""
     plain = risk.plain(double=False, found=found)
     values = []
-    with preserved_randomness(), neutral_modes(), torch.enable_grad():
+    # In one context, at whose end random number generators are put back.
+    with plain.held(risk.parameters.natural(risk.parameters.values)), torch.enable_grad():
+        evaluate = risk.plainly(plain, batch)
         for _ in range(2):
-            with plain.held(risk.parameters.natural(risk.parameters.values)):
-                outputs, loss = risk.plainly(plain, batch)()
-                values.append(loss(outputs).detach())
+            outputs, loss = evaluate()
+            values.append(loss(outputs).detach())
     if not _close(*values):
         raise ValueError(
             "The loss draws random numbers, or depends on something that changes from call to call: of the same "
