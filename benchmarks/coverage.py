@@ -178,15 +178,16 @@ def page(results: list[dict[str, object]]) -> str:
     columns = ("spectrum", "operators", *STATEMENTS)
     lines = ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
-    return (
-        TEXT.format(count=len(results), seeds=" to ".join(map(str, seeds)), verdict=verdict(results))
-        + "\n".join(lines)
-        + "\n"
-    )
+    said = verdict(results)
+    traces = sum(f"XTrace, {XTRACE[0]} matvecs" in result["shares"] for result in results)
+    if traces < len(results):
+        said += f" XTrace was measured on {traces} of these operators."
+    between = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    return TEXT.format(count=len(results), seeds=between, verdict=said) + "\n".join(lines) + "\n"
 
 
 def verdict(results: list[dict[str, object]]) -> str:
-    """In a sentence, which kinds and statements are below what is wanted; and what chance explains."""
+    """In a sentence, which kinds and statements are below what is wanted."""
     found = {
         (row[0], name): float(entry.split()[0])
         for row in rows(results)
