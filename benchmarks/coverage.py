@@ -205,6 +205,7 @@ TEXT = """# How often the stated errors hold
 `benchmarks/coverage.py` measures {count} random operators of all kinds of spectrum, those of
 `tests/helpers/random_operators.py`, each with {seeds} seeds, and counts how often what is stated is true. Intervals are
 of 95%. {verdict}
+A true share of 95% is seen with a standard deviation of 3.4% in 40 runs, and of 1.5% in 200.
 The CDF of the first probe is bracketed with certainty.
 
 - **trace**: `trace` is within two `trace_standard_error` of the sum of all eigenvalues.

@@ -1,6 +1,7 @@
 """What `hesspec.spectrum` takes as an operator and as arguments, and what it says of anything else."""
 
 import importlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -154,7 +155,11 @@ def test_bad_tolerances_are_refused_with_their_value(tolerance):
 
 
 @pytest.mark.parametrize("seed", [1.0, "0", None, True, 2**64, -(2**63) - 1])
-@pytest.mark.parametrize("measure", [hesspec.spectrum, hesspec.eigenpairs, xtrace], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "measure",
+    [hesspec.spectrum, partial(hesspec.eigenpairs, count=1), xtrace],
+    ids=["spectrum", "eigenpairs", "xtrace"],
+)
 def test_bad_seeds_are_refused_with_their_value(measure, seed):
     with pytest.raises(ValueError, match=f"seed is {seed!r}; it must be a whole number, from -9"):
         measure(torch.eye(8), seed=seed)

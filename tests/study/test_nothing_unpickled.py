@@ -2,7 +2,6 @@
 
 import _pickle
 import gzip
-import marshal
 import pickle
 import shelve
 import struct
@@ -49,7 +48,6 @@ def forbid(monkeypatch):
     for module, name in [
         *((pickle, name) for name in ("load", "loads", "Unpickler", "_load", "_loads", "_Unpickler")),
         *((_pickle, name) for name in ("load", "loads", "Unpickler")),
-        *((marshal, name) for name in ("load", "loads")),
         *((np, name) for name in ("load", "fromfile")),
         (joblib, "load"),
         (shelve, "open"),
