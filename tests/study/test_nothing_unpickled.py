@@ -90,7 +90,7 @@ def test_a_study_and_all_of_its_results(half_done, monkeypatch):
         assert read_metadata(task.best.weights(3))
         assert open_study(folder).sizes
         assert write_report(folder).stat().st_size > 1e5
-        shown = CliRunner().invoke(app, ["show", str(folder)])
+        shown = CliRunner().invoke(app, ["show", *map(str, folder.rglob("*.nc"))])
         assert shown.exit_code == 0, shown.output
 
 

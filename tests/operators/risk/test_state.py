@@ -116,6 +116,8 @@ def cached(model, x):
     return model.cache
 
 
+# PyTorch warns of its own first use of TorchScript, in the derivatives of the reference.
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 @pytest.mark.parametrize("way", ["auto", *passes.WAYS])
 @pytest.mark.parametrize("scale", [running, running_in_place, cached], ids=lambda one: one.__name__)
 def test_a_model_that_keeps_something_of_its_inputs_is_one_matrix_or_refused(scale, way):
