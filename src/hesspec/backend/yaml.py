@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import yaml
 
@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
     In YAML 1.1, which PyYAML reads, 010 is 8, 1:30 is 90, and yes, no, on and off are true and false.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
 
 
 # Forms of plain values, and the characters that they begin with.
