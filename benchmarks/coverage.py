@@ -144,7 +144,8 @@ def angles(case: Case, pairs: hesspec.Eigenpairs) -> dict[str, float]:
 def measured(number: int, case: Case, seeds: int) -> dict[str, object]:
     """Number of an operator, its kind, and the share of seeds for which each statement is true."""
     shares: dict[str, list[float]] = defaultdict(list)
-    for seed in range(seeds):
+    # Seeds of its own: operators of one size and seed would share their probes, and be right or wrong together.
+    for seed in range(number * seeds, (number + 1) * seeds):
         for statement, true in statements(case, seed).items():
             shares[statement].append(float(true))
     means = {statement: float(np.mean(each)) for statement, each in shares.items()}
@@ -177,17 +178,34 @@ def page(results: list[dict[str, object]]) -> str:
     columns = ("spectrum", "operators", *STATEMENTS)
     lines = ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
-    low = [name for name, entry in zip(STATEMENTS, rows(results)[-1][2:], strict=True) if float(entry.split()[0]) < 93]
-    verdict = "every statement holds in 93% of cases at least" if not low else f"below 93%: {', '.join(low)}"
-    return (
-        TEXT.format(count=len(results), seeds=" to ".join(map(str, seeds)), verdict=verdict) + "\n".join(lines) + "\n"
-    )
+    said = verdict(results)
+    traces = sum(f"XTrace, {XTRACE[0]} matvecs" in result["shares"] for result in results)
+    if traces < len(results):
+        said += f" XTrace was measured on {traces} of these operators."
+    between = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    return TEXT.format(count=len(results), seeds=between, verdict=said) + "\n".join(lines) + "\n"
+
+
+def verdict(results: list[dict[str, object]]) -> str:
+    """In a sentence, which kinds and statements are below what is wanted."""
+    found = {
+        (row[0], name): float(entry.split()[0])
+        for row in rows(results)
+        for name, entry in zip(STATEMENTS, row[2:], strict=True)
+        if entry != "–"
+    }
+    low = [f"{kind}, {name} ({share:.1f}%)" for (kind, name), share in found.items() if share < 100 * WANTED]
+    if not low:
+        return "Each holds in 93% of the cases at least, for each kind of spectrum."
+    return f"Of {len(found)} shares {len(low)} are below 93%: {'; '.join(low)}."
 
 
 TEXT = """# How often the stated errors hold
 
-`benchmarks/coverage.py` measures random operators of all kinds of spectrum (`tests/random_operators.py`), {count} of
-them with {seeds} seeds each, and counts how often what is stated is true. Intervals are of 95%; in all, {verdict}.
+`benchmarks/coverage.py` measures {count} random operators of all kinds of spectrum, those of
+`tests/helpers/random_operators.py`, each with {seeds} seeds, and counts how often what is stated is true. Intervals are
+of 95%. {verdict}
+A true share of 95% is seen with a standard deviation of 3.4% in 40 runs, and of 1.5% in 200.
 The CDF of the first probe is bracketed with certainty.
 
 - **trace**: `trace` is within two `trace_standard_error` of the sum of all eigenvalues.

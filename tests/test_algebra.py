@@ -1,5 +1,8 @@
 """Sums, multiples, blocks and damped forms of operators are those of the dense matrices."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +134,90 @@ def test_what_products_are_off_by_is_that_of_the_parts_also_where_these_cancel()
     truth = np.linalg.eigvalsh(small.numpy())
     assert np.abs(truth - spectrum.eigenvalues[0]).min() <= spectrum.error_bounds[0]
     assert spectrum.error_bounds[0] >= 1e-6 * np.linalg.norm(a.numpy(), 2) / 10
+
+
+def cancelling(dtype=torch.float64):
+    """A difference whose products are off by another share each, as much of two large matrices cancels."""
+    a, small = symmetric(dtype=dtype), 1e-3 * symmetric(1, dtype=dtype)
+    return Combination([(1.0, Stating(a + small, 1e-6)), (-1.0, Stating(a, 0.0))])
+
+
+# Operators that state the errors of their products, each product its own.
+STATING = {
+    "difference": cancelling,
+    "difference in float32": lambda: cancelling(torch.float32),
+    "block": lambda: Block(Stating(symmetric(), 1e-6), slice(0, 30)),
+    "block of a difference": lambda: cancelling()[5:35],
+    "sum with a block": lambda: Block(Stating(symmetric(), 1e-6), slice(0, 30)) + cancelling()[:30],
+    "preconditioned difference": lambda: hesspec.Preconditioned(cancelling(), torch.linspace(1, 2, P).double()),
+}
+
+
+@pytest.mark.parametrize("name", STATING)
+def test_what_is_said_of_a_product_does_not_depend_on_products_before(name):
+    operator = STATING[name]()
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(operator.shape[0], 6, dtype=operator.dtype, generator=generator)
+    errors = []
+    for vector in vectors.T:
+        operator @ vector
+        errors.append(operator.product_error)
+    assert len(set(errors)) == 6  # so that the order could matter
+    for place in (3, 0, 5):
+        operator @ vectors[:, place]
+        assert operator.product_error == errors[place]
+    operator @ vectors
+    # Products with a matrix may round otherwise, and of what is left of a difference that is 1e3 times as much.
+    rounding = 2 * P * 1e3 * torch.finfo(operator.dtype).eps
+    assert operator.product_error >= (1 - rounding) * max(errors)
+    if "block of" not in name and "sum" not in name:
+        # These take the largest error of their parts' columns for that of each.
+        assert operator.product_error == pytest.approx(max(errors), rel=rounding)
+    operator @ torch.zeros_like(vectors[:, 0])
+    assert operator.product_error == 0
+
+
+RUNS = {
+    "one probe": {"steps": 20},
+    "probes": {"steps": 12, "probes": 3},
+    "restarted": {"steps": 30, "basis": "restarted", "memory": 18 * 8 * P, "probes": 2},
+    "auto": {"steps": "auto", "tolerance": 0.02},
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("name", STATING)
+def test_a_run_is_the_same_bit_for_bit_if_it_is_resumed_or_repeated(tmp_path, name, run):
+    class StopError(Exception):
+        pass
+
+    def stop_after(products):
+        counts = itertools.count()
+
+        def stop(*_):
+            if next(counts) == products:
+                raise StopError
+
+        return stop
+
+    def bits(spectrum):
+        fields = {field.name: getattr(spectrum, field.name) for field in dataclasses.fields(spectrum)}
+        del fields["attributes"]
+        return {key: value.tobytes() if isinstance(value, np.ndarray) else value for key, value in fields.items()}
+
+    operator, options, interruptions = STATING[name](), RUNS[run], 0
+    whole = bits(hesspec.spectrum(operator, **options))
+    assert bits(hesspec.spectrum(operator, **options)) == whole
+    while True:
+        try:
+            # A new operator each time, as in a new process: it has not made the products before.
+            found = hesspec.spectrum(STATING[name](), **options, snapshot=tmp_path, every=0, on_step=stop_after(6))
+        except StopError:
+            interruptions += 1
+        else:
+            break
+    assert interruptions >= 2
+    assert bits(found) == whole
 
 
 def test_bad_input_is_named():

@@ -24,7 +24,8 @@ class SymmetricOperator(Protocol):
     An operator may have further attributes, which are used if present:
 
     - `attributes`: a mapping of names to strings and numbers, stored with the result of a measurement;
-    - `product_error`: error of products relative to their norm, in addition to the rounding of their dtype;
+    - `product_error`: error of products relative to their norm, in addition to the rounding of their dtype: a constant,
+      or that of the last product, never of products before it, which a resumed run has not computed;
     - `reference`: the same matrix computed in another way, to measure the error of products, or None;
     - `identity()`: a mapping to strings that identify the matrix by its content, for snapshots;
     - `ranks` and `sliced()`: the processes that share its data, and the operator on the slice of each vector that a
@@ -222,7 +223,7 @@ class Combination(Composable):
 
     @property
     def product_error(self) -> float:
-        """Largest error of the products so far relative to their norm, from the errors that its operators state.
+        """Error of the last product relative to its norm, from those that its operators state; largest of its columns.
 
         A difference of large matrices can have a larger relative error than either of them.
         """
@@ -266,9 +267,7 @@ class Combination(Composable):
             if error:
                 errors += abs(factor) * error * _norms(part, self._lengths)
             total.add_(part, alpha=factor)
-        if errors.any():
-            lengths = _norms(total, self._lengths)
-            self._error = max(self._error, float((errors / lengths).nan_to_num(0.0).max()))
+        self._error = _relative(errors, _norms(total, self._lengths)) if errors.any() else 0.0
         return total
 
     def __str__(self) -> str:
@@ -304,6 +303,7 @@ class Block(Composable):
         p = check_operator(operator)
         self.dtype, self.device = _kind(operator)
         self._operator, self._whole, self._named = operator, p, str(block)
+        self._error = 0.0
         texts = [block] if isinstance(block, str) else block
         if isinstance(texts, list | tuple) and texts and all(isinstance(each, str) for each in texts):
             if not hasattr(operator, "entries_of"):
@@ -320,10 +320,8 @@ class Block(Composable):
 
     @property
     def product_error(self) -> float:
-        """Error of the whole operator's products; relative to the block's it can be larger, see `Combination`."""
+        """Error of the last product; relative to the block's product it can be larger, see `Combination`."""
         return self._error
-
-    _error = 0.0
 
     @functools.cached_property
     def reference(self) -> Block | None:
@@ -348,9 +346,7 @@ class Block(Composable):
         product: Tensor = self._operator @ whole
         part = product[self.entries]
         error = float(getattr(self._operator, "product_error", 0.0))
-        if error:
-            ratio = error * _norms(product, ALONE) / _norms(part, ALONE)
-            self._error = max(self._error, float(ratio.nan_to_num(0.0).max()))
+        self._error = _relative(error * _norms(product, ALONE), _norms(part, ALONE)) if error else 0.0
         return part
 
 
@@ -364,6 +360,11 @@ def _is_number(value: Any) -> bool:
 
 def _kind(operator: SymmetricOperator) -> tuple[torch.dtype, torch.device]:
     return operator.dtype, torch.device(operator.device)
+
+
+def _relative(errors: Tensor, lengths: Tensor) -> float:
+    """Largest of several errors, relative to the norms of products."""
+    return float((errors / lengths).nan_to_num(0.0).max())
 
 
 def _norms(vectors: Tensor, ranks: Ranks) -> Tensor:

@@ -143,7 +143,7 @@ NAN, INFINITE = np.nan, np.inf
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("dimension", -5, "Its 'dimension' is -5, but should be a whole number, at least 0."),
+        ("dimension", -5, "Its 'dimension' is -5, but should be a nonnegative integer."),
         ("dimension", 0, "Its 'dimension' is 0."),
         ("dimension", 2, "It has 3 eigenvalues, and an operator of dimension 2."),
         ("dimension", 2.5, "Its 'dimension' is 2.5"),

@@ -1,6 +1,7 @@
 """What `hesspec.spectrum` takes as an operator and as arguments, and what it says of anything else."""
 
 import importlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 import hesspec
+from hesspec.krylov.xtrace import xtrace
 
 
 def symmetric(p, dtype=torch.float64):
@@ -134,13 +136,13 @@ def test_a_matrix_that_is_not_symmetric_is_refused():
 # Arguments -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [0, -1, 2.5, 64.0, "all", None])
+@pytest.mark.parametrize("steps", [0, -1, 2.5, 64.0, "all", None, True])
 def test_bad_steps_are_refused_with_their_value(steps):
     with pytest.raises(ValueError, match=f"steps is {steps!r}; it must be a positive integer or 'auto'"):
         hesspec.spectrum(torch.eye(3), steps=steps)
 
 
-@pytest.mark.parametrize("probes", [0, -2, 1.5, "auto", None])
+@pytest.mark.parametrize("probes", [0, -2, 1.5, "auto", None, True])
 def test_bad_probes_are_refused_with_their_value(probes):
     with pytest.raises(ValueError, match=f"probes is {probes!r}; it must be a positive integer"):
         hesspec.spectrum(torch.eye(3), probes=probes)
@@ -150,6 +152,28 @@ def test_bad_probes_are_refused_with_their_value(probes):
 def test_bad_tolerances_are_refused_with_their_value(tolerance):
     with pytest.raises(ValueError, match=f"tolerance is {tolerance!r}; it must be positive"):
         hesspec.spectrum(torch.eye(3), tolerance=tolerance)
+
+
+@pytest.mark.parametrize("seed", [1.0, "0", None, True, 2**64, -(2**63) - 1])
+@pytest.mark.parametrize(
+    "measure",
+    [hesspec.spectrum, partial(hesspec.eigenpairs, count=1), xtrace],
+    ids=["spectrum", "eigenpairs", "xtrace"],
+)
+def test_bad_seeds_are_refused_with_their_value(measure, seed):
+    with pytest.raises(ValueError, match=f"seed is {seed!r}; it must be an integer from -9"):
+        measure(torch.eye(8), seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**64 - 1, np.int64(3), np.uint64(2**64 - 1)])
+def test_seeds_that_generators_take_are_taken(seed):
+    assert hesspec.spectrum(torch.eye(8), seed=seed).norm == pytest.approx(1)
+
+
+def test_true_is_not_a_number_of_anything():
+    for measure, name in [(hesspec.eigenpairs, "count"), (xtrace, "matvecs")]:
+        with pytest.raises(ValueError, match=f"{name} is True; it has to be a"):
+            measure(torch.eye(8), **{name: True})
 
 
 def test_whole_numbers_of_numpy_are_whole_numbers():

@@ -79,6 +79,16 @@ def test_every_preset_can_be_read_and_papyan2019_is_the_protocol_of_the_paper() 
         (changed("[0.01]", "[0.01]\n  drops: [1/0]"), "line 7: training.drops.0 is '1/0': it is not a fraction"),
         (changed("[0.01]", "[0.01]\n  drops: [one/two]"), "training.drops.0 is 'one/two': it is not a fraction"),
         (changed("[0.01]", "[0.01]\n  drops: [2/3, 1/3]"), "line 7: training.drops: they must ascend, but are 0.66"),
+        (changed("[3, 5]", "[1:30]"), "line 3: samples_per_class.0 is '1:30': .*valid integer"),
+        (changed("[3, 5]", "[yes]"), "line 3: samples_per_class.0 is 'yes': .*valid integer"),
+        (changed("[3, 5]", "[0x10]"), "line 3: samples_per_class.0 is '0x10': .*valid integer"),
+        (changed("[3, 5]", "[2020-01-01]"), "line 3: samples_per_class.0 is '2020-01-01': .*valid integer"),
+        (changed("[3, 5]", "[true, 5]"), "line 3: .*true and false are not numbers"),
+        (changed("[0, end]", "[true]"), "line 8: .*true and false are not numbers"),
+        (changed("epochs: 6", "epochs: true"), "line 5: .*true and false are not numbers"),
+        (changed("[0.01]", "true"), "line 6: .*true and false are not numbers"),
+        (GOOD + "  steps: true\n", "line 9: .*true and false are not numbers"),
+        (GOOD + "  seed: false\n", "line 9: .*true and false are not numbers"),
         (changed("[0.01]", "[.inf]"), "line 6: training.learning_rates.0 is inf: .*finite"),
         (changed("training:", "epochs: 3\ntraining:"), "line 4: .*; it belongs under training or measure or data"),
         (changed("digits", "[digits, {name: digits, size: 12}]"), "line 1: .*'digits' is among the datasets twice"),
@@ -93,6 +103,16 @@ def test_every_preset_can_be_read_and_papyan2019_is_the_protocol_of_the_paper() 
 def test_a_fault_is_named_with_its_line(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         parse_study(text, "study.yaml")
+
+
+def test_numbers_are_what_they_look_like() -> None:
+    study = parse_study(changed("[3, 5]", "[010, 5]").replace("[0.01]", "[1e-3, 2.5E-3, .5, 1]"), "study.yaml")
+    assert study.samples_per_class == [10, 5]
+    assert study.training.rates == [1e-3, 2.5e-3, 0.5, 1.0]
+    assert parse_study(GOOD + "  structure: true\n", "study.yaml").measure.structure
+    # A country, and not a truth value.
+    with pytest.raises(ValueError, match="there is no data set 'no'"):
+        parse_study(changed("digits", "no"), "study.yaml")
 
 
 def test_all_faults_are_named_at_once() -> None:

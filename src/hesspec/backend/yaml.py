@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import yaml
@@ -12,6 +13,31 @@ LARGEST_YAML: Final = 1 << 20
 """Largest size of a text, in characters or bytes."""
 # Largest number of values, counting those behind aliases each time. The largest study has about a hundred.
 MOST_VALUES: Final = 100_000
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values as in the core schema of YAML 1.2.
+
+    In YAML 1.1, which PyYAML reads, 010 is 8, 1:30 is 90, and yes, no, on and off are true and false.
+    """
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
+
+
+# Forms of plain values, and the characters that they begin with.
+PLAIN: Final = {
+    "null": (r"~|null|Null|NULL|", "~nN"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "merge": (r"<<", "<"),
+}
+for tag, (pattern, first) in PLAIN.items():
+    characters = [*first, *([""] if tag == "null" else [])]
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), characters)
 
 
 def parse_yaml(text: str) -> tuple[yaml.Node, Any]:
@@ -25,12 +51,12 @@ def parse_yaml(text: str) -> tuple[yaml.Node, Any]:
     if len(text) > LARGEST_YAML:
         raise ValueError(f"it has {len(text):,} characters, but may have at most {LARGEST_YAML:,}")
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.compose(text, Loader=_Loader)
         if tree is None:
             raise ValueError("it is empty")
         if _values_of(tree, {}) > MOST_VALUES:
             raise ValueError(f"with its aliases it stands for more than {MOST_VALUES:,} values")
-        return tree, yaml.safe_load(text)
+        return tree, yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, OverflowError) as error:

@@ -18,6 +18,7 @@ from torch import Tensor
 from hesspec.backend.memory import in_words
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.number_text import duration
+from hesspec.backend.numbers import is_whole
 from hesspec.backend.text import in_rows
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
@@ -235,7 +236,7 @@ def plan(
 
 def _check(steps: int | None, probes: int | None, accuracy: float | None, devices: int) -> None:
     for name, value in (("steps", steps), ("probes", probes), ("devices", devices)):
-        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+        if value is not None and not is_whole(value, 1):
             raise ValueError(f"{name} is {value!r}; it must be a positive integer.")
     if accuracy is not None and not accuracy > 0:
         raise ValueError(f"accuracy is {accuracy!r}; it must be positive.")

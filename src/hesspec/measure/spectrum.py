@@ -23,6 +23,7 @@ from torch import Tensor
 from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
+from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
@@ -222,7 +223,7 @@ def eigenpairs(
     >>> pairs.values.round(4), pairs.vectors[-1].abs().round(decimals=4)
     (array([9., 5.]), tensor([1., 0.]))
     """
-    if not isinstance(count, (int, np.integer)) or count < 1:
+    if not is_whole(count, 1):
         raise ValueError(f"count is {count!r}; it must be a positive integer.")
     run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, offload, on_step, int(count))
     return _pairs(run, found, np.arange(len(run.top)))
@@ -308,10 +309,11 @@ def _measured(
 ) -> tuple[KrylovRun, Spectrum]:
     """Return the spectrum and the run that it comes from, with the requested number of eigenvectors."""
     p = check_operator(operator)
-    if steps != "auto" and (not isinstance(steps, (int, np.integer)) or steps < 1):
+    if steps != "auto" and not is_whole(steps, 1):
         raise ValueError(f"steps is {steps!r}; it must be a positive integer or 'auto'.")
-    if not isinstance(probes, (int, np.integer)) or probes < 1:
+    if not is_whole(probes, 1):
         raise ValueError(f"probes is {probes!r}; it must be a positive integer.")
+    seed = check_seed(seed)
     begin = time.perf_counter()
     device = torch.device(operator.device)
     operator, ranks = _sliced(operator), getattr(operator, "ranks", ALONE)

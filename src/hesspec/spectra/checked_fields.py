@@ -63,7 +63,7 @@ def integer(dataset: xr.Dataset, name: str) -> int:
     """Return an attribute that is a nonnegative integer; raises ValueError otherwise."""
     value = _attribute(dataset, name)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LARGEST:
-        raise ValueError(f"Its {name!r} is {value!r}, but should be a whole number, at least 0.")
+        raise ValueError(f"Its {name!r} is {value!r}, but should be a nonnegative integer.")
     return value
 
 

@@ -53,8 +53,19 @@ MOST_EPOCHS: Final = 1_000_000
 
 
 class _Model(BaseModel):
-    # Numbers in quotes are read as numbers, as YAML reads 1e-4 as a string.
+    # Numbers in quotes are read as numbers.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false in the place of 1 and 0."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if wanted is not bool and any(
+            isinstance(each, bool) for each in (value if isinstance(value, list) else [value])
+        ):
+            raise ValueError("true and false are not numbers")
+        return value
 
 
 class DataConfig(_Model):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hesspec.applications.class_structure.gram import gram_of_means
 from hesspec.backend.memory_shares import free_shares, shares_of
+from hesspec.backend.numbers import check_seed
 from hesspec.krylov.xtrace import xtrace
 from hesspec.operators.class_parts import (
     GaussNewtonClass,
@@ -339,7 +340,7 @@ class ClassMeans:
         traces, standard_errors : array (C, C)
             Traces, which sum to the trace of G_within, and their standard errors.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(check_seed(seed))
         samples = []
         for start in range(0, probes, TOGETHER):
             count = min(TOGETHER, probes - start)

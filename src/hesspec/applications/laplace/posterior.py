@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from hesspec.applications.laplace.likelihood import likelihood_of, positive
 from hesspec.applications.laplace.low_rank import low_rank
 from hesspec.applications.laplace.record import Evidence
 from hesspec.applications.laplace.solve import solve
+from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.errors import InputError
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.risk.losses import Loss, LossFunction
@@ -141,7 +141,7 @@ class Laplace:
         verify: bool = True,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        if not isinstance(rank, (int, np.integer)) or rank < 1:
+        if not is_whole(rank, 1):
             raise InputError(f"rank is {rank!r}; it must be a positive integer.")
         self.prior_precision = prior_precision
         self.operator = GaussNewton(model, loss_fn, data, params, memory=memory, verify=verify, group=group)
@@ -377,7 +377,7 @@ class Laplace:
 
     def _normal(self, shape: tuple[int, ...], seed: int) -> Tensor:
         """Draw standard normal numbers, the same on every device."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(check_seed(seed))
         return torch.randn(shape, dtype=self.operator.dtype, generator=generator).to(self.operator.device)
 
 
@@ -393,7 +393,7 @@ def _refuse_weighted(loss: Loss) -> None:
 
 
 def _count(samples: Any) -> int:
-    if not isinstance(samples, (int, np.integer)) or samples < 1:
+    if not is_whole(samples, 1):
         raise InputError(f"The number of samples is {samples!r}; it must be a positive integer.")
     return int(samples)
 

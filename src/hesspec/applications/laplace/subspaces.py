@@ -24,6 +24,7 @@ from torch import Tensor
 from hesspec.applications.laplace.likelihood import likelihood_of, positive
 from hesspec.applications.laplace.posterior import Laplace
 from hesspec.applications.laplace.solve import solve
+from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.errors import InputError
 from hesspec.spectra.spectrum import Spectrum
 
@@ -84,7 +85,7 @@ def optimal_subspace(laplace: Laplace, inputs: Any, dimension: int, *, tolerance
     """
     _, solved, sigma = _predictive(laplace, inputs, tolerance)
     n = len(sigma)
-    if not isinstance(dimension, (int, np.integer)) or not 1 <= dimension <= min(n, solved.shape[0]):
+    if not is_whole(dimension) or not 1 <= dimension <= min(n, solved.shape[0]):
         raise InputError(
             f"dimension is {dimension!r}; it must be an integer from 1 to {min(n, solved.shape[0])}, the number of "
             "outputs of all inputs or of parameters."
@@ -138,7 +139,7 @@ def compare_subspaces(
         If a subspace is not of these parameters, a size is not positive, or all outputs have no variance.
     """
     positive("ridge", ridge)
-    if not sizes or any(not isinstance(size, (int, np.integer)) or size < 1 for size in sizes):
+    if not sizes or any(not is_whole(size, 1) for size in sizes):
         raise InputError(f"sizes is {sizes!r}; it must contain positive integers.")
     rows, _, sigma = _predictive(laplace, inputs, tolerance)
     found = np.full((len(METRICS), len(subspaces), len(sizes)), np.nan)
@@ -247,7 +248,7 @@ def last_layer(laplace: Laplace) -> Tensor:
 
 def random_subspace(laplace: Laplace, size: int, *, seed: int = 0) -> Tensor:
     """Random orthonormal vectors (p, s)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     normal = torch.randn(laplace.theta.numel(), size, dtype=laplace.theta.dtype, generator=generator)
     orthonormal: Tensor = torch.linalg.qr(normal)[0]
     return orthonormal.to(laplace.theta.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.applications.stability.exponents import LinearStep
 from hesspec.applications.stability.record import LyapunovExponents
+from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.errors import NonFiniteError
 
 __all__ = ["StepJacobian", "lyapunov_exponents"]
@@ -105,9 +106,9 @@ def lyapunov_exponents(jacobians: Iterable[Any], *, count: int, discard: int = 0
     >>> hesspec.stability.lyapunov_exponents(steps, count=2, discard=30).exponents.round(4)
     array([ 0.4055, -0.2231])
     """
-    if not isinstance(count, (int, np.integer)) or count < 1:
+    if not is_whole(count, 1):
         raise ValueError(f"count is {count!r}; it must be a positive integer.")
-    if not isinstance(discard, (int, np.integer)) or discard < 0:
+    if not is_whole(discard, 0):
         raise ValueError(f"discard is {discard!r}; it must be a nonnegative integer.")
     directions: Tensor | None = None
     size, growth = 0, []
@@ -116,7 +117,7 @@ def lyapunov_exponents(jacobians: Iterable[Any], *, count: int, discard: int = 0
             size = int(jacobian.shape[0])
             if count > size:
                 raise ValueError(f"count is {count}, but there are only {size} exponents.")
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(check_seed(seed))
             drawn = torch.randn(size, int(count), generator=generator, dtype=torch.float64)
             directions = torch.linalg.qr(drawn)[0].to(device=jacobian.device, dtype=jacobian.dtype)
         if tuple(jacobian.shape) != (size, size):

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Literal
 
-import numpy as np
 from torch import nn
 
+from hesspec.backend.numbers import is_whole
 from hesspec.measure.spectrum import spectrum
 from hesspec.operators import GraphCache, Hessian
 from hesspec.operators.risk.losses import LossFunction
@@ -56,7 +56,7 @@ def minibatch_spectra(
     -----
     Appendix C of arXiv 2604.19740 uses a fresh minibatch for each run, with 500 runs of 100 steps.
     """
-    if runs is not None and (not isinstance(runs, (int, np.integer)) or runs < 1):
+    if runs is not None and not is_whole(runs, 1):
         raise ValueError(f"runs is {runs!r}; it must be a positive integer or None.")
     graphs = GraphCache(points=100 if runs is None else int(runs))
     found = [

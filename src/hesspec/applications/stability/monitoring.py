@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from hesspec.algebra import Identity, SymmetricOperator
 from hesspec.applications.stability.record import StabilityRun
 from hesspec.applications.stability.thresholds import ADAPTIVE, threshold
+from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.ritz import ritz_pairs
 from hesspec.krylov.storage import Storage
@@ -93,7 +94,7 @@ class TopEigenvalue:
 
     def __init__(self, *, tolerance: float, most: int, seed: int) -> None:
         self._tolerance, self._most = tolerance, most
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._known: Tensor | None = None
 
     def __call__(self, operator: SymmetricOperator) -> tuple[float, float, int]:
@@ -138,7 +139,7 @@ class Monitor:
         seed: int,
     ) -> None:
         for name, number in (("every", every), ("most", most)):
-            if not isinstance(number, (int, np.integer)) or number < 1:
+            if not is_whole(number, 1):
                 raise ValueError(f"{name} is {number!r}; it must be a positive integer.")
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance is {tolerance!r}; it must be above 0 and below 1.")

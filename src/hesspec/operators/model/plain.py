@@ -8,7 +8,7 @@ constants included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
@@ -64,10 +64,8 @@ class PlainModel:
         Whether to compute in float64, whatever the module's dtype.
     observers : bool
         Whether hooks that are not PyTorch's own are removed meanwhile.
-    volatile : bool
-        Whether the forward pass changes attributes of the module; they are then restored before each pass.
-    moved : sequence of Tensor
-        Buffers and constant parameters that the forward pass writes into; they are restored before each pass.
+    moved : collection of Tensor
+        Those of `fixed` that the forward pass writes into; they are restored before each pass, as are attributes.
     detaches : bool
         Whether the forward pass or the loss detaches something, which `Differences` then holds constant.
     """
@@ -81,11 +79,10 @@ class PlainModel:
         *,
         double: bool,
         observers: bool,
-        volatile: bool,
-        moved: Sequence[Tensor],
+        moved: Collection[Tensor],
         detaches: bool,
     ) -> None:
-        self._volatile, self._moved, self.detaches = volatile, list(moved), detaches
+        self._moved, self.detaches = list(moved), detaches
         self.module, self.loss_fn, self.double = module, loss_fn, double
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
         self._dtype = dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
@@ -140,9 +137,8 @@ class PlainModel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute outputs of the module at its current parameters."""
-        if self._volatile:
-            for state in self._states:
-                state.restore()
+        for state in self._states:
+            state.restore()
         for tensor in self._moved:
             self._put(tensor, self._fixed[tensor])
         return self.module(*args, **kwargs)

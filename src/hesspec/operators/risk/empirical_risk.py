@@ -278,15 +278,15 @@ class EmpiricalRisk:
             module, selected = self.model, tuple(named[name] for name in self.parameters.names)
             everything = {**named, **dict(self.model.named_buffers())}
             fixed = [everything[name] for name in self.fixed]
+        named_fixed = dict(zip(self.fixed, fixed, strict=True))
         return PlainModel(
             self._closed(module),
             self.loss_fn,
             selected,
-            dict(zip(fixed, self.fixed.values(), strict=True)),
+            {named_fixed[name]: value for name, value in self.fixed.items()},
             double=double,
             observers=found.observers,
-            volatile=bool(found.volatile),
-            moved=[tensor for name, tensor in zip(self.fixed, fixed, strict=True) if name in found.moved],
+            moved=[named_fixed[name] for name in found.moved],
             detaches=found.detaches,
         )
 

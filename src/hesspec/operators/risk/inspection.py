@@ -73,7 +73,7 @@ class Inspection:
 
 
 def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
-    """Run the model twice on a batch, with different global random numbers, and record the effects.
+    """Run model and loss twice on a batch, with different global random numbers, and record the effects.
 
     Parameters
     ----------
@@ -123,6 +123,7 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
             "There are no second derivatives if loss.backward() fails: use operations, or a device, with a "
             "backward pass."
         ) from failure
+    _compare_losses(risk, batch, found)
     if found.autocast:
         logger.info("autocast inside the forward pass is switched off")
     return found
@@ -210,6 +211,24 @@ def _compare(first: list[Tensor], second: list[Tensor], state: list[str]) -> Non
         f"two passes over the same samples differ, so every product would be with a different matrix.{cause} Call "
         "model.eval(), and switch off whatever is random; pass noise as an input, or draw it with a seed of its own."
     )
+
+
+def _compare_losses(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> None:
+    """Refuse a loss that is another one in a second call, as one with random numbers or a count of its calls."""
+    plain = risk.plain(double=False, found=found)
+    values = []
+    # In one context, at whose end random number generators are put back.
+    with plain.held(risk.parameters.natural(risk.parameters.values)), torch.enable_grad():
+        evaluate = risk.plainly(plain, batch)
+        for _ in range(2):
+            outputs, loss = evaluate()
+            values.append(loss(outputs).detach())
+    if not _close(*values):
+        raise ValueError(
+            "The loss draws random numbers, or depends on something that changes from call to call: of the same "
+            f"samples it was {float(values[0]):.6g} and then {float(values[1]):.6g}, and every product would be of "
+            "another matrix. Switch off whatever is random, or draw it with a seed of its own in each call."
+        )
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
