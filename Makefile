@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-hours lint bench accuracy clean
+.PHONY: demo test test-all test-hours coverage lint bench accuracy clean
 
 # The folder is the demo's own; the command itself replaces nothing.
 demo: .venv/.package
@@ -16,9 +16,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no
 test: lint
 	$(PYTEST) -m "not long and not hours"
 
-# What takes long as well: browsers, kills, three ranks, sweeps of models, matrices and precisions. The coverage of each
-# part of the package is printed, and one below 85% is an error.
+# What takes long as well: browsers, kills, three ranks, sweeps of models, matrices and precisions.
 test-all: lint
+	$(PYTEST) -m "not hours"
+
+# Lines and branches covered by the same tests, by part of the package; one below 85% is an error.
+coverage: .venv/.installed
 	$(PYTEST) -m "not hours" --cov --cov-report=json:.coverage.json
 	$(BIN)/python .ci/check_coverage.py .coverage.json
 

@@ -172,7 +172,7 @@ def test_seeds_that_generators_take_are_taken(seed):
 
 def test_true_is_not_a_number_of_anything():
     for measure, name in [(hesspec.eigenpairs, "count"), (xtrace, "matvecs")]:
-        with pytest.raises(ValueError, match=f"{name} is True; it has to be a"):
+        with pytest.raises(ValueError, match=f"{name} is True; it must be a"):
             measure(torch.eye(8), **{name: True})
 
 

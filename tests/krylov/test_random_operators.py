@@ -17,7 +17,7 @@ from hesspec.krylov.vectors import random_vector
 BASES = ["auto", "full", "half", "half on disk", "restarted", "full on host"]
 SCALES = {torch.float32: 30.0, torch.float64: 300.0}
 # How many in a test of their own, and of how many such tests.
-TOGETHER, QUICK, ALL = 25, 10, 400
+TOGETHER, QUICK, ALL = 25, 20, 400
 
 
 def drawn(number: int) -> tuple[Operator, dict[str, object]]:
