@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -69,6 +70,10 @@ class _Double(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.float:
             return args[0].double()
+        if func is F.batch_norm and args[0].shape[0] == 1:
+            training = args[5] if len(args) > 5 else kwargs.get("training", False)
+            if not training:
+                return _normalised(*args, **kwargs)
         if func in DRAWN:
             with torch._C.DisableTorchFunction():  # noqa: SLF001 - there is no public name for it
                 return _wide(func(*map(_narrow, args), **{"dtype": torch.float32, **kwargs}))
@@ -78,6 +83,26 @@ class _Double(TorchFunctionMode):
             *(WIDER.get(argument, argument) if isinstance(argument, torch.dtype) else argument for argument in args),
             **{k: WIDER.get(v, v) if isinstance(v, torch.dtype) else v for k, v in kwargs.items()},
         )
+
+
+def _normalised(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,  # noqa: ARG001 - as of F.batch_norm
+    momentum: float = 0.1,  # noqa: ARG001
+    eps: float = 1e-5,
+) -> Tensor:
+    """Batch norm in evaluation mode from elementary operations.
+
+    PyTorch's gradient of it is wrong for one sample and a gradient that is channels last, as from tokens.
+    """
+    shape = (1, -1, *(1 for _ in x.shape[2:]))
+    scaled = (x - mean.view(shape)) / (variance.view(shape) + eps).sqrt()
+    scaled = scaled if weight is None else scaled * weight.view(shape)
+    return scaled if bias is None else scaled + bias.view(shape)
 
 
 def _narrow(argument: Any) -> Any:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["Hold", "from_heap", "give_back", "keep_freed_memory"]
+__all__ = ["Hold", "from_heap", "give_back", "keep_freed_memory", "returned_memory"]
 
 # Parameters of mallopt(3), from malloc.h of the GNU C library.
 M_TRIM_THRESHOLD: Final = -1
@@ -97,6 +97,19 @@ def keep_freed_memory() -> Iterator[None]:
     finally:
         _count("holds", -1)
         give_back()
+
+
+@contextlib.contextmanager
+def returned_memory() -> Iterator[None]:
+    """Return memory that is freed within this context to the system at its end, unless a block keeps it.
+
+    Retention by operators would also retain the memory of a Krylov basis, which is large and needed once.
+    """
+    try:
+        yield
+    finally:
+        if not _counts["blocks"]:
+            give_back()
 
 
 def give_back() -> None:

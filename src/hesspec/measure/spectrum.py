@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator, check_operator
+from hesspec.backend.heap import returned_memory
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.numbers import check_seed, is_whole
@@ -48,6 +49,7 @@ __all__ = [
 RESTARTED_FROM = 8
 
 
+@returned_memory()
 def spectrum(
     operator: SymmetricOperator,
     *,
@@ -185,6 +187,7 @@ class Eigenpairs:
     spectrum: Spectrum
 
 
+@returned_memory()
 def eigenpairs(
     operator: SymmetricOperator,
     *,
