@@ -26,7 +26,7 @@ def run(tmp_path_factory, example):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hesspec.cli.demo.demo", functools.partial(demo, epochs=SHORT, steps=STEPS))
+        patch.setattr("hesspec.cli.demonstration.demo", functools.partial(demo, epochs=SHORT, steps=STEPS))
         result = CliRunner().invoke(app, example("demo"), prog_name="hesspec")
     assert result.exit_code == 0, result.output
     return folder / "hesspec-demo", result

@@ -59,7 +59,7 @@ def holds(statement: str, spectrum: hesspec.Spectrum, truth: np.ndarray) -> bool
 
 @pytest.mark.parametrize("statement", ["trace", "W1", "number of negative", "CDF"])
 @pytest.mark.parametrize(("steps", "probes"), [(8, 1), (20, 1), (20, 2)])
-@pytest.mark.parametrize(("seeds", "least"), [(15, 11), pytest.param(SEEDS, 51, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("seeds", "least"), [(15, 11), pytest.param(SEEDS, 51, marks=pytest.mark.hours)])
 def test_statements_of_95_percent_hold_in_93_at_least(statement, steps, probes, seeds, least):
     shares = {
         kind: np.mean([holds(statement, spectrum, truth) for spectrum in runs(kind, steps, probes, seeds)])
