@@ -80,9 +80,9 @@ def from_heap() -> Iterator[None]:
 def keep_freed_memory() -> Iterator[None]:
     """Keep memory that is freed in the process within this block, for the next tensors, and return it in the end.
 
-    The command line runs within it. In a program of your own it is worth it around training on a CPU, or around many
-    measurements: while an operator lives, its products keep memory anyway. It holds for all threads of the process;
-    see `Hold` for what it does, where it does nothing, and what it gains.
+    The command line uses it. In your own program it pays around training on a CPU, or around many measurements: while
+    an operator exists, its products retain memory anyway. It applies to all threads of the process. See `Hold` for its
+    effect, where it has none, and what it gains.
 
     Examples
     --------

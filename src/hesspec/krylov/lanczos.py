@@ -27,7 +27,7 @@ def check_product(q: Tensor, image: Any) -> Tensor:
     if not isinstance(image, Tensor) or image.shape != q.shape or image.dtype != q.dtype:
         seen = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
         raise ValueError(
-            f"The product of the operator with a {tuple(q.shape)} {q.dtype} tensor is {seen}; it has to be of the "
+            f"The product of the operator with a {tuple(q.shape)} {q.dtype} tensor is {seen}; it must have the "
             "same shape and dtype."
         )
     return image.detach()
