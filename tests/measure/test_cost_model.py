@@ -55,7 +55,7 @@ def test_primal_passes_that_are_not_kept_are_repeated(matrix, kept, streamed):
     assert 0 < tight.kept < 1
     assert tight.flops_matvec == pytest.approx(1000 * (tight.kept * kept + (1 - tight.kept) * streamed))
     assert unknown.flops_matvec == 1000 * streamed
-    assert "not known" in repr(unknown)
+    assert "unknown; give the bytes of a sample" in repr(unknown)
     assert cost(10**6, tokens=100, context=10, matrix=matrix, activations="1TB").kept == 0
 
 
