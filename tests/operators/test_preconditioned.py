@@ -240,7 +240,7 @@ def test_other_optimisers_and_parameters_are_sentences():
 @pytest.mark.parametrize(
     ("diagonal", "message"),
     [
-        (torch.tensor([1.0, 0.0, 1.0]), "entry 1 is 0.0, and 1 in all"),
+        (torch.tensor([1.0, 0.0, 1.0]), "entry 1 is 0.0, one of 1 such entries"),
         (torch.tensor([1.0, 1.0, -2.0]), "entry 2 is -2.0"),
         (torch.tensor([torch.nan, 1.0, 1.0]), "entry 0 is nan"),
         (torch.tensor([torch.inf, 1.0, 1.0]), "entry 0 is inf"),

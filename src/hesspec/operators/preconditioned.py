@@ -75,8 +75,8 @@ class Preconditioned(Composable):
         if wrong.any():
             place = int(wrong.nonzero()[0])
             raise ValueError(
-                f"The diagonal must be positive and finite; entry {place} is {float(diagonal[place])!r}, and "
-                f"{int(wrong.sum())} entries in all are not. Set eps > 0 in the optimiser to keep it above zero."
+                f"The diagonal must be positive and finite; entry {place} is {float(diagonal[place])!r}, one of "
+                f"{int(wrong.sum())} such entries. Set eps > 0 in the optimiser to keep the diagonal above zero."
             )
         self.operator, self.preconditioner = operator, name
         # Rounded to the operator's precision once, so that the matrix is exactly symmetric.
