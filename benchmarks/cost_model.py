@@ -80,7 +80,10 @@ def models() -> str:
                 "whole model" if found.way == "whole" else "sharded",
                 found.basis,
                 f"{found.flops_matvec / 1e18:.3g}",
-                *(words[key] for key in ("computation of a matvec", "communication of a matvec", "rest of a step", "spectrum")),
+                *(
+                    words[key]
+                    for key in ("computation of a matvec", "communication of a matvec", "rest of a step", "spectrum")
+                ),
                 in_words(found.bytes_parameters + found.bytes_vectors),
                 in_words(found.bytes_basis),
                 in_words(found.bytes_passes),
