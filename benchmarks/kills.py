@@ -22,11 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -43,7 +42,7 @@ from hesspec.study.store import tasks_of
 TESTS = Path(__file__).parents[1] / "tests" / "scripts"
 sys.path.insert(0, str(TESTS))
 
-from killed_runs import Kill  # noqa: E402 - found by the path above
+from killed_runs import Kill, done_by_child  # noqa: E402 - found by the path above
 
 STUDY = """\
 datasets: digits
@@ -91,25 +90,12 @@ def ended(work: Callable[[], object], folder: Path, kill: Kill) -> bool:
     RuntimeError
         If it ended with an error.
     """
-    process = os.fork()
-    if process == 0:
-        child(work, folder, kill)
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    if status not in (0, -signal.SIGKILL, -signal.SIGXFSZ, -signal.SIGALRM):
-        raise RuntimeError(f"a process ended with the status {status}: it did not resume")
-    return status == 0
 
-
-def child(work: Callable[[], object], folder: Path, kill: Kill) -> NoReturn:
-    """Work until it is done or killed; what is raised goes to the error output."""
-    try:
+    def killed() -> None:
         kill.prepare(folder)
         work()
-        os._exit(0)
-    except BaseException:  # noqa: BLE001 - of a child, which ends here
-        traceback.print_exc()
-    finally:
-        os._exit(1)
+
+    return done_by_child(killed)
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -245,7 +231,7 @@ try:
             run_on_ray(study, folder)
             break
         except StudyError as error:
-            # A task whose worker was ended three times is given up; the same command goes on with it.
+            # A task whose worker was killed three times is abandoned; the same command resumes it.
             assert all("ended 3 times from outside" in sentence for sentence in error.sentences), error.sentences
 finally:
     over.set()

@@ -9,6 +9,7 @@ what was wrong.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -148,17 +149,22 @@ def digests(found: hesspec.Spectrum) -> dict[str, str]:
     }
 
 
-def child(case: Case, folder: Path | None, result: Path, kill: Kill) -> NoReturn:
+def measure(case: Case, folder: Path | None, result: Path, kill: Kill) -> None:
     """Measure, and leave the digests of the result."""
+    operator = Counted(case.operator(case.dtype), kill.product)
+    if folder is None:
+        found = case.measure(operator)
+    else:
+        kill.prepare(folder)
+        found = case.measure(operator, snapshot=folder, every=0)
+        limit_files(None)
+    result.write_text(json.dumps(digests(found)))
+
+
+def child(work: Callable[[], object]) -> NoReturn:
+    """Work until it is done or killed; errors are printed."""
     try:
-        operator = Counted(case.operator(case.dtype), kill.product)
-        if folder is None:
-            found = case.measure(operator)
-        else:
-            kill.prepare(folder)
-            found = case.measure(operator, snapshot=folder, every=0)
-            limit_files(None)
-        result.write_text(json.dumps(digests(found)))
+        work()
         os._exit(0)
     except BaseException:  # noqa: BLE001 - of a child, which ends here
         traceback.print_exc()
@@ -166,8 +172,8 @@ def child(case: Case, folder: Path | None, result: Path, kill: Kill) -> NoReturn
         os._exit(1)
 
 
-def attempt(case: Case, folder: Path | None, result: Path, kill: Kill) -> bool:
-    """Whether a process measured to the end; False where it was killed.
+def done_by_child(work: Callable[[], object]) -> bool:
+    """Whether a child process did its work to the end; False if it was killed.
 
     Raises
     ------
@@ -176,9 +182,9 @@ def attempt(case: Case, folder: Path | None, result: Path, kill: Kill) -> bool:
     """
     process = os.fork()
     if process == 0:
-        child(case, folder, result, kill)
+        child(work)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    if status not in (0, -signal.SIGKILL, -signal.SIGXFSZ):
+    if status not in (0, -signal.SIGKILL, -signal.SIGXFSZ, -signal.SIGALRM):
         raise RuntimeError(f"a process ended with the status {status}: it did not resume")
     return status == 0
 
@@ -200,9 +206,9 @@ class Campaign:
         case = cases()[name]
         with tempfile.TemporaryDirectory() as temporary:
             folder, result = Path(temporary) / "snapshot", Path(temporary) / "result"
-            attempt(case, None, result, Kill())
+            done_by_child(functools.partial(measure, case, None, result, Kill()))
             expected = json.loads(result.read_text())
-            while not attempt(case, folder, result, kills()):
+            while not done_by_child(functools.partial(measure, case, folder, result, kills())):
                 self.found["kills"] += 1
             got = json.loads(result.read_text())
             self.found["finished"] += 1

@@ -18,7 +18,8 @@ MOST_VALUES: Final = 100_000
 class _Loader(yaml.SafeLoader):
     """Plain values as in the core schema of YAML 1.2.
 
-    In YAML 1.1, which PyYAML reads, 010 is 8, 1:30 is 90, and yes, no, on and off are true and false.
+    An integer with leading zeros is read as a float of the same value, as PyYAML takes it for octal otherwise. In YAML
+    1.1, which PyYAML reads, 010 is 8, 1:30 is 90, and yes, no, on and off are true and false.
     """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it

@@ -232,6 +232,7 @@ def eigenpairs(
     return _pairs(run, found, np.arange(len(run.top)))
 
 
+@returned_memory()
 def outlier_pairs(
     operator: SymmetricOperator,
     *,

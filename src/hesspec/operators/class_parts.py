@@ -142,7 +142,7 @@ class GaussNewtonClass(_ClassPart):
         Loss, with class indices as targets.
     data : iterable
         Batches (inputs, targets), which can be iterated repeatedly and are the same in each pass.
-    params, memory, precision, mode, verify, traces, group : optional
+    params, memory, precision, mode, verify, graphs, group : optional
         See `CurvatureOperator`, which also describes errors and conventions.
 
     Raises

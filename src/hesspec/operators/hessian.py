@@ -52,7 +52,7 @@ class Hessian(SumOverBatches):
         `loss_fn(outputs, targets)`, or `hesspec.closure(function)` of `function(model, batch)`.
     data : iterable
         Batches (inputs, targets), which can be iterated repeatedly and are the same in each pass.
-    params, terms, memory, precision, mode, verify, batch_statistics, traces, group : optional
+    params, terms, memory, precision, mode, verify, batch_statistics, graphs, group : optional
         See `CurvatureOperator`, which also describes errors and conventions.
 
     Examples
