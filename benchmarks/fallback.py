@@ -3,8 +3,8 @@
     python benchmarks/fallback.py [--quick]
 
 One process, one thread, float32; networks whose products take a fraction of a millisecond to some hundred, as they are
-initialised, all samples in one batch. Both multiply in turn; times are of the processor, medians of all turns, and
-ratios are medians of the turns' ratios. `--quick` has few turns.
+initialised, all samples in one batch. Both multiply in turn, many times a turn where a product is short; times are
+medians of all turns, and ratios are medians of the turns' ratios. `--quick` has few turns.
 
 Prints a table: how many times as fast as the retained graph hesspec is.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hesspec
 from _tables import console
+from _turns import in_turn
 
 CE = nn.CrossEntropyLoss()
 # Turns: at least so many, and as many as fit into so many seconds.
@@ -136,19 +136,6 @@ def gauss_newton(model: nn.Module, inputs: Tensor, targets: Tensor) -> Multiply:
 BY_HAND = {"Hessian": hessian, "GaussNewton": gauss_newton}
 
 
-def turns(one: Callable[[], object], other: Callable[[], object], least: int, seconds: float) -> list[list[float]]:
-    """Seconds of the processor that both take, in turn."""
-    times: list[list[float]] = [[], []]
-    begun = time.perf_counter()
-    while len(times[0]) < least or time.perf_counter() - begun < seconds:
-        order = (0, 1) if len(times[0]) % 2 else (1, 0)
-        for place in order:
-            start = time.process_time()
-            (one, other)[place]()
-            times[place].append(time.process_time() - start)
-    return times
-
-
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,7 +156,8 @@ def main() -> None:
             expected, found = multiply(vector), operator @ vector
             assert operator.attributes["mode"] == "double backward"
             assert (found - expected).norm() < 1e-4 * expected.norm()
-            hand, ours = turns(lambda m=multiply, v=vector: m(v), lambda o=operator, v=vector: o @ v, least, seconds)
+            both = {"hand": lambda m=multiply, v=vector: m(v), "ours": lambda o=operator, v=vector: o @ v}
+            hand, ours = in_turn(both, least, seconds).values()
             ratios.append(statistics.median(a / b for a, b in zip(hand, ours, strict=True)))
             milliseconds = (f"{1e3 * statistics.median(times):.2f}" for times in (hand, ours))
             table.add_row(name, f"{operator.shape[0]:,}", matrix, *milliseconds, f"{ratios[-1]:.2f}")

@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 import hesspec
+from _turns import in_turn
 from hesspec.operators.engine import passes
 from sweep.double import double_data, double_module, in_double, twice_differentiable
 from sweep.plain import PlainLoss
@@ -29,8 +31,8 @@ Record = dict[str, Any]
 
 MATRICES = ("Hessian", "GaussNewton", "Residual")
 PACKAGE = str(Path(hesspec.__file__).parent)
-# Later products are repeated for so many CPU seconds in all, and at least and at most so often.
-REPEAT_SECONDS, FEWEST, MOST = 0.5, 3, 15
+# Later products are made in at least so many turns, and for so many seconds.
+TURNS, SECONDS = 5, 1.0
 # CPU seconds of a case after which no further matrix is measured with a trace forced on it.
 FORCED_UNTIL = 12.0
 
@@ -246,10 +248,15 @@ def _compare(results: Record, products: dict[str, Tensor], truth: Truth | None) 
 
 
 def _time(case: Case, record: Record, runs: _Runs, truth: Truth | None) -> None:
-    """CPU seconds of later products, interleaved with those of a plain retained graph in float32."""
+    """Seconds of later products, interleaved with those of a plain retained graph in float32."""
     vector = runs.vector
+
+    def multiply(operator: Any) -> None:
+        with runs.surroundings():
+            operator @ vector
+
     todo: dict[str, Callable[[], Any]] = {
-        matrix: lambda operator=operator: operator @ vector for matrix, operator in runs.operators.items()
+        matrix: partial(multiply, operator) for matrix, operator in runs.operators.items()
     }
     if truth is not None:
         plain: Record = {}
@@ -267,16 +274,8 @@ def _time(case: Case, record: Record, runs: _Runs, truth: Truth | None) -> None:
                 todo["plain"] = lambda: product(at)
             except Exception as error:  # noqa: BLE001 - told
                 plain["error"] = f"{type(error).__name__}: {str(error).strip()[:200]}"
-    seconds: dict[str, list[float]] = {name: [] for name in todo}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for repeat in range(MOST):
-            for name, function in todo.items():
-                started = time.process_time()
-                with nullcontext() if name == "plain" else runs.surroundings():
-                    function()
-                seconds[name].append(time.process_time() - started)
-            if repeat + 1 >= FEWEST and sum(map(sum, seconds.values())) > REPEAT_SECONDS:
-                break
-    for name, taken in seconds.items():
-        (record["plain"] if name == "plain" else record["chosen"][name])["later"] = statistics.median(taken)
+        taken = in_turn(todo, TURNS, SECONDS)
+    for name, seconds in taken.items():
+        (record["plain"] if name == "plain" else record["chosen"][name])["later"] = statistics.median(seconds)

@@ -33,10 +33,10 @@ benchmarks/models.py` measures, `--table` writes this page.
   where there is more data: "D, T".
 - **Hess, G, H**: |M v - truth| for one random vector, relative to the largest of |Hess v|, |G v| and |H v|; the larger
   error of the two ways. Asked for is {largest:.0e}, unless the operator states that it is less exact.
-- **First, later**: CPU seconds from the model to the first product with the Hessian, and milliseconds of every further
-  one.
-- **Plain**: milliseconds of a product by a double-backward graph of plain PyTorch that is built once and kept,
-  interleaved with hesspec's; **times**: how many times as fast hesspec is.
+- **First, later**: CPU seconds from the model to the first product with the Hessian, and milliseconds by the clock of
+  every further one.
+- **Plain**: milliseconds of a product by a double-backward graph of plain PyTorch that is built once and kept, in turn
+  with hesspec's; **times**: how many times as fast hesspec is, of medians.
 - **Verdict**: *right*; *stated*: less exact, and the operator says by how much; *rounded*: plain double backward in
   float32 is as far from float64 (mostly a unit on the other side of its kink); *refused*: with a sentence, where there
   is nothing to compute. Anything else is a fault, listed below.
@@ -75,7 +75,7 @@ def _conditions() -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return (
         f"One thread of {processor()}, {platform.system()}, Python {platform.python_version()}, "
-        f"{versions}; {time.strftime('%Y-%m-%d')}. Seconds are CPU time.\n"
+        f"{versions}; {time.strftime('%Y-%m-%d')}. First products are in CPU seconds.\n"
     )
 
 

@@ -90,6 +90,10 @@ class Differences:
         self._length = length(self._values) or 1.0
         # Detached values in gradients, outputs and losses.
         self._constants = {name: Constants() for name in ("gradient", "outputs", "loss")}
+        # Slopes of the loss at each displacement along the direction of the last product with the Hessian, which has
+        # evaluated all that they are made of.
+        self._tangents: Tensors = ()
+        self._slopes: dict[float, tuple[float, float, float]] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,26 +142,33 @@ class Differences:
         rounding : float
             Rounding unit of the first.
         """
-        given = self._directed(tangents)
-        if length(given) == 0:
-            return 0.0, 0.0, 0.0
-        values: list[float] = []
-        slopes: list[float] = []
-
-        def look() -> list[Tensor]:
-            value, gradient = self._value_and_gradient()
-            values.append(float(value))
-            slopes.append(sum(float(_inner(a, b)) for a, b in zip(gradient, given, strict=True)))
-            return []
-
-        self._difference(look, tangents, displacement)
-        step = displacement * self._length / length(given)
-        (ahead, behind), sizes = values[-2:], sum(map(abs, values[-2:]))
-        return (ahead - behind) / (2 * step), sum(slopes[-2:]) / 2, torch.finfo(self.dtype).eps * sizes / (2 * step)
+        if tangents is not self._tangents or displacement not in self._slopes:
+            self.hessian(tangents, displacement)
+        return self._slopes[displacement]
 
     def hessian(self, tangents: Tensors, displacement: float) -> list[Tensor]:
         """Compute the product of the Hessian with a vector; both have the shapes of the parameters."""
-        return self._difference(self.gradient, tangents, displacement)
+        if tangents is not self._tangents:
+            self._tangents, self._slopes = tangents, {}
+        given = self._directed(tangents)
+        size = length(given)
+        values: list[float] = []
+        slopes: list[float] = []
+
+        def gradient() -> list[Tensor]:
+            value, gradient = self._value_and_gradient()
+            values.append(float(value))
+            slopes.append(sum(float(_inner(a, b)) for a, b in zip(gradient, given, strict=True)))
+            return gradient
+
+        product = self._difference(gradient, given, displacement)
+        self._slopes[displacement] = (0.0, 0.0, 0.0)
+        if size:
+            step = displacement * self._length / size
+            (ahead, behind), sizes = values[-2:], sum(map(abs, values[-2:]))
+            rounding = torch.finfo(self.dtype).eps * sizes / (2 * step)
+            self._slopes[displacement] = (ahead - behind) / (2 * step), sum(slopes[-2:]) / 2, rounding
+        return product
 
     def pushed(self, tangents: Tensors, displacement: float) -> list[Tensor]:
         """Compute J v for each differentiable tensor of the outputs."""
@@ -167,7 +178,7 @@ class Differences:
             with torch.enable_grad():
                 return [tensor.detach().clone() for tensor in differentiable_outputs(self.outputs())[0]]
 
-        return self._difference(heads, tangents, displacement)
+        return self._difference(heads, self._directed(tangents), displacement)
 
     def pulled(self, cotangents: Tensors) -> list[Tensor]:
         """Compute J^T u at the point itself, in the shapes of the parameters."""
@@ -240,8 +251,7 @@ class Differences:
                 given[place][row] = 0
         return given
 
-    def _difference(self, function: Callable[[], list[Tensor]], tangents: Tensors, displacement: float) -> list[Tensor]:
-        given = self._directed(tangents)
+    def _difference(self, function: Callable[[], list[Tensor]], given: Tensors, displacement: float) -> list[Tensor]:
         size = length(given)
         if size == 0:
             return [torch.zeros_like(part) for part in function()]
@@ -260,7 +270,12 @@ class Differences:
         return [(a - b) / (2 * step) for a, b in zip(*results, strict=True)]
 
 
-def settled(product: Callable[[float], list[Tensor]], dtype: torch.dtype) -> Settled:
+def settled(
+    product: Callable[[float], list[Tensor]],
+    dtype: torch.dtype,
+    displacements: Sequence[float] | None = None,
+    enough: float | None = None,
+) -> Settled:
     """Find the displacement at which a product changes least from the previous one.
 
     Parameters
@@ -269,11 +284,17 @@ def settled(product: Callable[[float], list[Tensor]], dtype: torch.dtype) -> Set
         Maps a relative displacement to the product, a list of tensors.
     dtype : torch.dtype
         Dtype of the arithmetic, float32 or float64.
+    displacements : sequence of float, optional
+        Relative displacements, in the order in which they are tried; by default `DISPLACEMENTS`.
+    enough : float, optional
+        Relative change at which no further ones are tried; by default `ENOUGH`.
     """
+    displacements = DISPLACEMENTS[dtype] if displacements is None else displacements
+    enough = ENOUGH[dtype] if enough is None else enough
     before: list[Tensor] | None = None
     best: Settled | None = None
     least = float("inf")
-    for displacement in DISPLACEMENTS[dtype]:
+    for displacement in displacements:
         now = product(displacement)
         if before is not None:
             changes = [a - b for a, b in zip(now, before, strict=True)]
@@ -281,7 +302,7 @@ def settled(product: Callable[[float], list[Tensor]], dtype: torch.dtype) -> Set
             # The change grows while a unit switches between the two points, down to displacements at which none does.
             if change < least:
                 least, best = change, Settled(now, displacement, changes)
-            if change <= ENOUGH[dtype] * length(now):
+            if change <= enough * length(now):
                 break
         before = now
     if best is None:
