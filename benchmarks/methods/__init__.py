@@ -84,7 +84,7 @@ class Problem:
 
     def fresh(self, dtype: torch.dtype = torch.float32) -> Problem:
         """The same with a model of its own, so that nobody inherits a graph or a gradient from another."""
-        data = [(inputs.to(dtype), targets) for inputs, targets in self.data]
+        data = [(x.to(dtype) if x.is_floating_point() else x, y) for x, y in self.data]
         return replace(self, model=copy.deepcopy(self.model).to(dtype), data=data)
 
 

@@ -170,6 +170,31 @@ class Differences:
             self._slopes[displacement] = (ahead - behind) / (2 * step), sum(slopes[-2:]) / 2, rounding
         return product
 
+    def one_sided(self, tangents: Tensors, displacement: float) -> float:
+        """Compute the distance between the differences of the gradient to both sides, relative to their mean.
+
+        It is proportional to the displacement where there is a second derivative, and does not depend on it at a kink:
+        where the input of a ReLU is zero, for example, as those of a network are whose weights are zero.
+
+        Parameters
+        ----------
+        tangents : sequence of Tensor
+            Direction, in the shapes of the parameters.
+        displacement : float
+            Displacement relative to the parameters.
+        """
+        seen: list[list[Tensor]] = []
+
+        def gradient() -> list[Tensor]:
+            seen.append(self.gradient())
+            return seen[-1]
+
+        self._difference(gradient, self._directed(tangents), displacement)
+        (ahead, behind), here = seen[-2:], self.gradient()
+        bent = length([a + b - 2 * c for a, b, c in zip(ahead, behind, here, strict=True)])
+        size = length([a - b for a, b in zip(ahead, behind, strict=True)])
+        return 2 * bent / size if size else math.inf if bent else 0.0
+
     def pushed(self, tangents: Tensors, displacement: float) -> list[Tensor]:
         """Compute J v for each differentiable tensor of the outputs."""
 

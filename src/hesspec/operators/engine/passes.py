@@ -145,7 +145,7 @@ class Passes(ABC):
     @property
     def error(self) -> float:
         """Error of products relative to their norm, from verification; 0 if it is rounding."""
-        if self.verdict is None or self.mode == "differences":
+        if self.verdict is None:
             return 0.0
         return MEASURED_ONCE * self.verdict.error if self.verdict.error > AGREE[self.risk.parameters.dtype] else 0.0
 

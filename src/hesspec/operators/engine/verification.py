@@ -60,6 +60,10 @@ LIKELY = (1e-6, 1e-7, 1e-8, 1e-9, 1e-5, 1e-4)
 SHARE = 0.1
 # Differences with a larger relative change are not accepted as products.
 SETTLES = 0.1
+# Displacements at which both sides are compared, and relative distances below which there is no kink: truncation and
+# rounding of first differences balance near the square root of eps.
+KINK_AT = {torch.float64: (1e-5, 1e-6, 1e-7), torch.float32: (1e-1, 1e-2, 1e-3)}
+KINK = {torch.float64: 1e-4, torch.float32: 3e-2}
 # Above the first relative change between neighbouring displacements, differences are too inaccurate to compare with; a
 # product that they do not contradict must agree with plain double backward. Above the second they are ignored.
 TELLS, HINTS = 1e-2, 0.3
@@ -142,12 +146,8 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
             raise fault
     there = passes.at(risk.at(values))
     if passes.mode == "differences":
-        if truth.surrogate:
-            return Verdict(False, math.inf, f"{NOT_OF_THE_LOSS}; their matrix is not symmetric, or zero between steps")
-        verdict = _of_differences(truth, few, risk.parameters.names)
-        if not verdict.agrees and (text := _zero_to_rounding(there, few, direction, 0.0, length(truth.changes))):
-            return Verdict(True, 0.0, text)
-        return verdict
+        verdict = _of_differences(there, truth, few, direction)
+        return _at_kinks(passes, batch, direction, verdict) if verdict.agrees else verdict
     try:
         given = repeated if passes.mode == "traced" else few
         ratio = given.samples / few.samples if passes.summed else ratio if given is repeated else 1.0
@@ -229,12 +229,39 @@ def _zero_to_rounding(passes: Passes, few: Batch, direction: Sequence[Tensor], a
     return f"zero to rounding ({max(apart, unsure):.0e} where the size of the gradient suggests {expected:.0e})"
 
 
-def _of_differences(truth: _Truth, few: Batch, names: Sequence[str]) -> Verdict:
+def _of_differences(passes: Passes, truth: _Truth, few: Batch, direction: Sequence[Tensor]) -> Verdict:
     """Judge differences themselves: whether they settle."""
+    if truth.surrogate:
+        return Verdict(False, math.inf, f"{NOT_OF_THE_LOSS}; their matrix is not symmetric, or zero between steps")
     size, unsure = length(truth.product), length(truth.changes)
     change = unsure / size if size else unsure
     text = f"differences change by {change:.1e} of the product from one displacement to the next, {few.samples} samples"
-    return Verdict(change <= SETTLES, change, text, _largest(truth.changes, names))
+    if change <= SETTLES:
+        return Verdict(True, 0.0, text)
+    if zero := _zero_to_rounding(passes, few, direction, 0.0, unsure):
+        return Verdict(True, 0.0, zero)
+    return Verdict(False, change, text, _largest(truth.changes, passes.risk.parameters.names))
+
+
+def _at_kinks(passes: Passes, batch: Batch, direction: Sequence[Tensor], verdict: Verdict) -> Verdict:
+    """Judge differences at the parameters themselves, by those to both sides; the verdict near them if there are none.
+
+    Near them, kinks do not show: weights that are zero, as at the start of some trainings, put all units at their
+    kinks, and differences are means of two curvatures that no matrix has.
+    """
+    risk = passes.risk
+    plain = risk.plain(double=risk.inspection.double)
+    with plain.held(risk.parameters.natural(risk.parameters.values)):
+        differences, given = Differences.of(risk, plain, batch), risk.parameters.natural(direction)
+        # Truncation falls with the displacement, and rounding rises.
+        apart = min(differences.one_sided(given, h) for h in KINK_AT[differences.dtype])
+    if apart <= KINK[differences.dtype]:
+        return verdict
+    text = (
+        f"differences to both sides are {apart:.0e} of the product apart, as units are exactly at their kinks: where "
+        "zero weights or biases meet zero inputs, move the parameters by a millionth of their size"
+    )
+    return Verdict(apart <= SETTLES, apart, text)
 
 
 class _Deviation:

@@ -1,0 +1,68 @@
+"""Lower precision: its time, the error that the operator states, and whether bounds hold against float64."""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+import torch
+from torch import nn
+
+import hesspec
+from _turns import in_turn
+from gpu_parts import Given, synchronised
+from gpu_parts.networks import eigenvalues, small, vgg
+
+TITLE = "Precision"
+NOTE = (
+    "Times are of VGG11-BN, 2,048 images. Error: of one product against float64, and what the operator states of it. "
+    "Error over bound: the largest of all resolved eigenvalues of a small network, against exact ones in float64."
+)
+COLUMNS = ("matrix", "precision", "ms", "times", "error", "stated", "error over bound, small network")
+
+
+def run(given: Given) -> None:
+    """Measure."""
+    cuda, loss = given.device.type == "cuda", nn.CrossEntropyLoss()
+    torch.manual_seed(0)
+    model, samples = vgg().eval().to(given.device), 4 if given.quick else 2048
+    inputs, targets = (
+        torch.randn(samples, 3, 32, 32, device=given.device),
+        torch.arange(samples, device=given.device) % 10,
+    )
+    for matrix in ("Hessian", "GaussNewton"):
+        kind, operators = getattr(hesspec, matrix), {}
+        double = kind(model.double(), loss, [(inputs.double(), targets)])
+        vector = torch.randn(double.shape[0], device=given.device)
+        truth = double @ vector.double()
+        del double
+        model.float()
+        for precision in ("full", "tf32", "bfloat16") if cuda else ("full", "bfloat16"):
+            with given.step(f"{matrix}, {precision}"):
+                operators[precision] = kind(model, loss, [(inputs, targets)], precision=precision)
+                operators[precision] @ vector
+        calls = {name: synchronised(lambda o=o, v=vector: o @ v, given.device) for name, o in operators.items()}
+        taken = in_turn(calls, 3 if given.quick else 5, 0.0 if given.quick else 2.0)
+        for precision, operator in operators.items():
+            with given.step(f"{matrix}, {precision}"):
+                error = float((operator @ vector - truth).norm() / truth.norm())
+                times = [a / b for a, b in zip(taken["full"], taken[precision], strict=True)]
+                given.keep(
+                    matrix,
+                    precision,
+                    f"{1e3 * statistics.median(taken[precision]):.2f}",
+                    f"{statistics.median(times):.2f}",
+                    f"{error:.1e}",
+                    f"{operator.attributes.get('product_error', 0.0):.1e}",
+                    f"{worst(given, matrix, precision):.2f}",
+                )
+
+
+def worst(given: Given, matrix: str, precision: str) -> float:
+    """Largest error of an eigenvalue over its bound; at most 1 where bounds hold."""
+    truth = eigenvalues(matrix)
+    model, data = small(given.device, torch.float32)
+    operator = getattr(hesspec, matrix)(model, nn.CrossEntropyLoss(), data, precision=precision, mode="traced")
+    found = hesspec.spectrum(operator, steps=40, seed=0)
+    nearest = np.abs(truth[None] - found.eigenvalues[:, None]).min(1)
+    return float((nearest / (found.error_bounds + found.rounding)).max(initial=0.0))
