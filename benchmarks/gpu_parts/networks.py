@@ -52,22 +52,14 @@ class Network:
         model, samples = self.build().eval().to(given.device), min(self.samples, 4) if given.quick else self.samples
         if self.tokens:
             inputs = torch.randint(self.tokens, (samples, *self.shape), device=given.device)
-            return Problem(model, [(inputs, inputs.roll(-1, 1))], matrix, NextToken())
+            return Problem(model, [(inputs, inputs.roll(-1, 1))], matrix, nn.CrossEntropyLoss())
         inputs = torch.randn(samples, *self.shape, device=given.device)
         targets = torch.arange(samples, device=given.device) % self.classes
         return Problem(model, [(inputs, targets)], matrix, nn.CrossEntropyLoss())
 
 
-class NextToken(nn.CrossEntropyLoss):
-    """Cross-entropy of logits (N, T, V) with tokens (N, T)."""
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean over all tokens."""
-        return super().forward(logits.flatten(0, 1), targets.flatten())
-
-
 class Logits(nn.Module):
-    """GPT-2 of a configuration, without weights, from tokens (N, T) to logits (N, T, V)."""
+    """GPT-2 of a configuration, from tokens (N, T) to logits (N, V, T), as cross-entropy takes them."""
 
     def __init__(self, **settings: int) -> None:
         super().__init__()
@@ -77,7 +69,7 @@ class Logits(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits."""
-        return self.body(tokens, use_cache=False).logits
+        return self.body(tokens, use_cache=False).logits.transpose(1, 2)
 
 
 def vgg() -> nn.Module:

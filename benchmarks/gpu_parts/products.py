@@ -98,6 +98,8 @@ def time_network(given: Given, name: str, network: Network, matrix: Matrix, peak
                 memory[who] = (torch.cuda.max_memory_allocated(given.device) - held) / 1e9
             expected = results[0] if expected is None else expected
             error[who] = float((results[0] - expected).norm() / expected.norm())
+    if "hesspec" not in made:
+        return
     calls = {who: synchronised(lambda product=product: product(vector), given.device) for who, product in made.items()}
     taken = in_turn(calls, 3 if given.quick else 5, 0.0 if given.quick else 2.0)
     with FlopCounterMode(display=False) as counter:
