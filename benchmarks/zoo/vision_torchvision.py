@@ -11,8 +11,9 @@ import torchvision
 from torch import nn
 from torchvision import models
 from torchvision.models import convnext, efficientnet, mobilenetv3, regnet, resnet, swin_transformer, video
-from torchvision.models import googlenet as google
-from torchvision.models import inception as inceptions
+from torchvision.models.googlenet import BasicConv2d, Inception
+from torchvision.models.inception import BasicConv2d as InceptionConv2d
+from torchvision.models.inception import InceptionA, InceptionB
 
 from zoo.case import Example, Family
 from zoo.parts import CE, Forward, classes, head, images, some_training
@@ -90,18 +91,18 @@ _images("SqueezeNet 1.1", lambda: models.squeezenet1_1(num_classes=5), side=48)
 _images(
     "Inception blocks of GoogLeNet",
     lambda: nn.Sequential(
-        google.BasicConv2d(3, 16, kernel_size=3, stride=2),
-        google.Inception(16, 8, 8, 12, 4, 8, 8),
-        google.Inception(36, 8, 8, 12, 4, 8, 8),
+        BasicConv2d(3, 16, kernel_size=3, stride=2),
+        Inception(16, 8, 8, 12, 4, 8, 8),
+        Inception(36, 8, 8, 12, 4, 8, 8),
         head(36, 5),
     ),
 )
 _images(
     "Inception v3 blocks A and B",
     lambda: nn.Sequential(
-        inceptions.BasicConv2d(3, 8, kernel_size=3),
-        inceptions.InceptionA(8, 8),
-        inceptions.InceptionB(232),
+        InceptionConv2d(3, 8, kernel_size=3),
+        InceptionA(8, 8),
+        InceptionB(232),
         head(712, 5),
     ),
     1,

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from hesspec.operators.data.structures import tensors_of
 from hesspec.operators.model.constants import Constants
 from hesspec.operators.model.plain import PlainModel
 from hesspec.operators.risk.batches import Batch
@@ -116,14 +117,25 @@ class Differences:
 
     def gradient(self) -> list[Tensor]:
         """Compute the gradient of the loss at the module's current parameters."""
-        return self._value_and_gradient()[1]
+        return self._value_and_gradient()[2]
 
-    def _value_and_gradient(self) -> tuple[Tensor, list[Tensor]]:
+    def _value_and_gradient(self) -> tuple[float, float, list[Tensor]]:
+        """Value and gradient of the loss, and the size of the numbers that the value is made of."""
         with torch.enable_grad():
             with self._holding("gradient"):
                 outputs, loss = self._evaluate()
                 value = loss(outputs)
-            return value.detach(), self._pulled([value], None)
+            found = float(value.detach())
+            # The loss of a sample that is fitted is a small difference of large logits.
+            parts = [
+                part for part in tensors_of(outputs) if part.numel() and (part.is_floating_point() or part.is_complex())
+            ]
+            size = max([abs(found), *(float(part.detach().abs().max()) for part in parts)])
+            return found, size, self._pulled([value], None)
+
+    def size_of_loss(self) -> float:
+        """Compute the size of the largest number that the loss is made of: its value, or an output."""
+        return self._value_and_gradient()[1]
 
     def slopes(self, tangents: Tensors, displacement: float) -> tuple[float, float, float]:
         """Compute the slope of the loss along a vector, by a difference of losses and by gradients.
@@ -153,11 +165,13 @@ class Differences:
         given = self._directed(tangents)
         size = length(given)
         values: list[float] = []
+        sizes: list[float] = []
         slopes: list[float] = []
 
         def gradient() -> list[Tensor]:
-            value, gradient = self._value_and_gradient()
-            values.append(float(value))
+            value, size_of_parts, gradient = self._value_and_gradient()
+            values.append(value)
+            sizes.append(size_of_parts)
             slopes.append(sum(float(_inner(a, b)) for a, b in zip(gradient, given, strict=True)))
             return gradient
 
@@ -165,8 +179,8 @@ class Differences:
         self._slopes[displacement] = (0.0, 0.0, 0.0)
         if size:
             step = displacement * self._length / size
-            (ahead, behind), sizes = values[-2:], sum(map(abs, values[-2:]))
-            rounding = torch.finfo(self.dtype).eps * sizes / (2 * step)
+            ahead, behind = values[-2:]
+            rounding = torch.finfo(self.dtype).eps * sum(sizes[-2:]) / (2 * step)
             self._slopes[displacement] = (ahead - behind) / (2 * step), sum(slopes[-2:]) / 2, rounding
         return product
 

@@ -183,8 +183,11 @@ def _judge(
     tells = unsure <= TELLS * size
     if tells and far.total <= tolerance * size + 3 * unsure and not far.blocks:
         return Verdict(True, far.relative, f"error {far.relative:.1e} {against}")
-    if not tells and (found_zero := _zero_to_rounding(passes, few, direction, far.total, unsure)):
-        return Verdict(True, 0.0, f"{found_zero} {against}")
+    zero = _underflow(truth, found, dtype) or _below_the_loss(passes, few, direction, max(size, length(found)))
+    if not (zero or tells):
+        zero = _zero_to_rounding(passes, few, direction, far.total, unsure)
+    if zero:
+        return Verdict(True, 0.0, f"{zero}, {against}")
     # Rounding (or a kink within it) also affects plain double backward; other faults do not.
     other = _plain_product(passes, few, direction, double=False)
     if other is None:
@@ -206,6 +209,37 @@ def _judge(
         f"{apart:.1e} apart from plain double backward of the model itself, {samples}; {words}",
         far.worst,
     )
+
+
+def _underflow(truth: _Truth, found: Sequence[Tensor], dtype: torch.dtype) -> str:
+    """Describe a product that is zero, or nearly, because factors underflow, as the reference shows; "" otherwise.
+
+    Such are those of samples whose softmax is saturated. A factor below the smallest normal number is lost, and those
+    that it is multiplied by are taken to be at most 1/eps.
+    """
+    limits = torch.finfo(dtype)
+    least = limits.tiny / limits.eps
+    if any(part.numel() and not float(part.abs().max()) <= least for part in (*truth.product, *found)):
+        return ""
+    return f"below {least:.0e}, where {str(dtype).removeprefix('torch.')} underflows"
+
+
+def _below_the_loss(passes: Passes, few: Batch, direction: Sequence[Tensor], size: float) -> str:
+    """Describe a product that is below the rounding of the loss, and with it of the reference; "" otherwise.
+
+    A displacement as large as the parameters themselves changes the loss by less than its rounding. The curvature of
+    the loss of samples whose softmax is saturated is such: it is computed without cancellation, but its reference is
+    not.
+    """
+    risk = passes.risk
+    values = risk.parameters.natural(risk.parameters.values)
+    plain = risk.plain(double=risk.inspection.double)
+    with plain.held(values):
+        differences = Differences.of(risk, plain, few)
+        rounding = torch.finfo(differences.dtype).eps * differences.size_of_loss()
+    if not size * length(values) ** 2 <= rounding * length(direction):
+        return ""
+    return f"below the rounding of the loss ({size:.0e})"
 
 
 def _zero_to_rounding(passes: Passes, few: Batch, direction: Sequence[Tensor], apart: float, unsure: float) -> str:
