@@ -12,9 +12,9 @@ import numpy.typing as npt
 from hesspec.backend.number_text import exponent_text
 from hesspec.report import tables
 from hesspec.report.collection import Collection
-from hesspec.report.member import Member, distinct
 from hesspec.report.dynamics import laws_of, pairs_of
 from hesspec.report.figures import MARKS, matrix_places, page_looks, training_figure, training_looks
+from hesspec.report.member import Member, distinct
 from hesspec.report.structure_section import structure_csv, structure_figures, structures_over
 
 __all__ = ["Tracks", "first_shown", "has_several", "payload"]

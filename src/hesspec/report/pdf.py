@@ -28,8 +28,8 @@ from hesspec.plot import (
     plot_training,
 )
 from hesspec.report.collection import Collection, Explained, Training
-from hesspec.report.member import Member
 from hesspec.report.dynamics import pairs_of
+from hesspec.report.member import Member
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["OnFigure", "write_figures"]

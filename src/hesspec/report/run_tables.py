@@ -84,7 +84,11 @@ def _of(members: Sequence[Member], names: Iterable[str]) -> list[tuple[str, str]
 
 
 def _shortened(values: Sequence[str]) -> str:
-    return ", ".join(values) if len(values) <= MANY else f"{', '.join(values[: MANY - 1])} and {len(values) - MANY + 1} more"
+    return (
+        ", ".join(values)
+        if len(values) <= MANY
+        else f"{', '.join(values[: MANY - 1])} and {len(values) - MANY + 1} more"
+    )
 
 
 def _seconds(members: Sequence[Member]) -> str:

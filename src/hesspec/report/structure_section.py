@@ -15,9 +15,9 @@ from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.matrices import symbol_of
 from hesspec.plot import OKABE_ITO, bulk_on_logarithmic_axis
 from hesspec.report.collection import Explained
-from hesspec.report.member import Member
 from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import plain
+from hesspec.report.member import Member
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["structure_csv", "structure_figures", "structure_tables", "structures_over"]

@@ -15,8 +15,8 @@ function drawTraining() {
   const losses = item.traces.filter((trace) => trace.yaxis === "y").flatMap((trace) => trace.y);
   const positive = losses.every((loss) => loss === null || loss > 0);
   const lines = item.rates.flatMap(({ x }) =>
-    ["x", "x2"].map((name) => ({
-      type: "line", xref: name, yref: "paper", x0: x, x1: x, y0: 0, y1: 1, layer: "below",
+    ["", "2"].map((name) => ({
+      type: "line", xref: `x${name}`, yref: `y${name} domain`, x0: x, x1: x, y0: 0, y1: 1, layer: "below",
       line: { color: colour("soft"), width: 1, dash: "dot" },
     })),
   );

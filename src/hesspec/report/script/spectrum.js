@@ -79,6 +79,24 @@ function lawTrace(item) {
 // With axes held, they have room for all sample sizes and checkpoints of the run.
 const held = (members) => (state.fixed && inStudy() ? data.spectra.filter(isChosen) : members);
 
+const INSET = 0.3; // of the axis: a bulk that takes less of it is drawn a second time
+
+// The bulk in the empty part of the figure above the outliers, where their distance leaves it no room.
+function insetOf(members, ruling, [low, high], yRange) {
+  const ends = ruling.map((item) => item.bulk);
+  const range = ruling.length ? padded(least(ends.map((end) => end[0])), most(ends.map((end) => end[1])), 0.06) : [0, 1];
+  if (state.axis !== "linear" || narrow() || !members.length || range[1] - range[0] > INSET * (high - low)) return { traces: [], axes: {} };
+  const copied = [...members.map((item) => bulkTrace(item, false)), ...members.map((item) => pointsTrace(item, false, false))];
+  const style = { linecolor: colour("edge"), tickcolor: colour("edge"), tickfont: { size: 12 }, mirror: true, title: { text: "" } };
+  return {
+    traces: copied.map((trace) => ({ ...trace, xaxis: "x2", yaxis: "y2", showlegend: false })),
+    axes: {
+      xaxis2: axis("", { ...style, range, domain: [0.5, 0.99], anchor: "y2", nticks: 7 }),
+      yaxis2: axis("", { ...style, type: "log", range: yRange, domain: [0.46, 0.99], anchor: "x2" }),
+    },
+  };
+}
+
 function drawSpectrum(members) {
   const log = state.axis === "log";
   const kind = log ? "log" : "linear";
@@ -97,9 +115,11 @@ function drawSpectrum(members) {
   ];
   const order = (trace) => members.findIndex((item) => legendGroup(item) === trace.legendgroup);
   const traces = layers.flatMap((layer, depth) => layer.map((trace) => ({ ...trace, legendrank: 10 * order(trace) + depth })));
+  const inset = insetOf(members, ruling, xRange, yRange);
   const unit = log ? "per decade" : "per unit of λ";
   const nothing = state.matrices.size && state.splits.size ? `Not measured yet at ${plain(here())}.` : "Nothing is chosen: choose a matrix and a split.";
-  show(element("spectrum"), traces, {
+  show(element("spectrum"), [...traces, ...inset.traces], {
+    ...inset.axes,
     xaxis: axis(log ? MAGNITUDE() : EIGENVALUE(), { type: log ? "log" : "linear", range: xRange }),
     yaxis: axis(`bulk: share of eigenvalues ${unit}<br>points: resolved eigenvalues, 1/p each`, { type: "log", range: yRange }),
     annotations: members.length ? [] : [message(nothing)],
