@@ -253,6 +253,7 @@ def test_every_run_has_a_name_and_a_row(shared, runs_report):
     page.click("#runs a >> text=sgd")
     page.wait_for_function("document.getElementById('run').value === 'sgd'")
     assert "sgd" in page.inner_text("#spectrum-place")
+    assert page.inner_text("#headline").startswith("sgd · Hess · train · epoch 20: 10 outliers")
     assert page.evaluate("location.hash") == "#run=sgd"
     page.evaluate("scrollTo(0, 0)")
     assert page.complaints == []
@@ -352,3 +353,15 @@ def test_the_page_prints_whole(opened, report):
     page.emulate_media(media="screen")
     assert lightness(page, STAGE) < 0.15
     assert page.complaints == []
+
+
+def test_a_browser_that_cannot_unpack_the_figures_says_so_and_shows_the_tables(browser, report):
+    page = browser.new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(report.resolve().as_uri())
+    page.wait_for_selector("#too-old:visible")
+    assert "Firefox 113" in page.inner_text("#too-old")
+    assert page.locator("#outlier-tables tbody tr").count() == 20
+    page.uncheck("input[value=G]")
+    assert page.locator("#outlier-tables tbody tr").count() == 10
+    page.close()

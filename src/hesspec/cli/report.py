@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
+from hesspec.backend.text import printable
 from hesspec.cli import console
 from hesspec.report.page import Report
 
@@ -39,10 +41,9 @@ def command(
     `hesspec demo` writes it, the page also shows the training. Files that cannot be read are reported, here and on the
     page, and left out; the exit status is then 1.
     """
-    with console.progress() as on_progress:
-        on_progress(f"reading {folder}", 0, None)
+    with console.notes.status(Text(f"Reading {printable(str(folder))} ...")):
         report = Report(folder)
-    page = report.write()
+        page = report.write()
     console.output.print(f"Report: {page}", soft_wrap=True)
     if show:
         webbrowser.open(page.resolve().as_uri())

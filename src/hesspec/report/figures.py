@@ -143,7 +143,8 @@ class PlotlyLook:
 
 
 def _with_white(colour: str, share: float) -> str:
-    return to_hex([channel + share * (1 - channel) for channel in to_rgb(colour)])
+    red, green, blue = (channel + share * (1 - channel) for channel in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def matrix_places(names: Sequence[str]) -> list[int]:

@@ -15,6 +15,7 @@ from hesspec.report.collection import Collection
 from hesspec.report.dynamics import laws_of, pairs_of
 from hesspec.report.figures import MARKS, matrix_places, page_looks, training_figure, training_looks
 from hesspec.report.member import Member, distinct
+from hesspec.report.sentences import sentence
 from hesspec.report.structure_section import structure_csv, structure_figures, structures_over
 
 __all__ = ["Tracks", "first_shown", "has_several", "payload"]
@@ -69,6 +70,7 @@ def payload(
         "spectra": [
             {
                 "title": member.title or "operator",
+                "sentence": sentence(member)["is"],
                 "place": tables.place(member),
                 **data,
                 "tracks": None if numbers is None else numbers.tolist(),

@@ -24,6 +24,25 @@ function statusWords(members) {
   return absent.length && inStudy() ? `${shown} Not measured yet${members.length ? "" : ` at ${here()}`}: ${absent.join("; ")}.` : shown;
 }
 
+const HEADLINES = 3; // sentences above the figure, which would otherwise be pushed down
+
+// The headline is about what is shown. It keeps its height, so that figures stay where they are.
+function showHeadline(members) {
+  const box = element("headline");
+  box.style.minHeight ||= `${box.offsetHeight}px`;
+  if (!members.length) return;
+  box.replaceChildren(
+    ...members.slice(0, HEADLINES).map((item, index) => {
+      const [sentence, about] = [document.createElement("p"), document.createElement("span")];
+      sentence.className = index ? "also" : "lead";
+      about.className = "of";
+      about.textContent = `${data.runs.length > 1 ? `${item.run} · ` : ""}${item.title}:`;
+      sentence.append(about, ` ${item.sentence}.`);
+      return sentence;
+    }),
+  );
+}
+
 function drawSelected() {
   const members = selected();
   const words = statusWords(members);
@@ -31,6 +50,7 @@ function drawSelected() {
   element("spectrum").setAttribute("aria-label", `Spectrum. ${words}`);
   const runs = data.runs.length > 1 ? runsShown().map((run) => run.name).join(" and ") : "";
   element("spectrum-place").textContent = [runs, here()].map((part) => (part ? `, ${part}` : "")).join("");
+  showHeadline(members);
   const chosen = [state.run, [...state.also], [...state.matrices], [...state.splits]];
   fillTables(members);
   labelled = "";
@@ -109,11 +129,13 @@ async function start() {
   fillContents();
   react();
   draw(); // what needs no figures is here at once
-  if (!("DecompressionStream" in window)) {
+  try {
+    await unpackPlotly();
+  } catch (reason) {
     element("too-old").hidden = false;
+    console.error(reason);
     return;
   }
-  await unpackPlotly();
   redraw();
   labelFigure();
   document.documentElement.dataset.drawn = "yes";
