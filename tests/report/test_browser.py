@@ -170,13 +170,6 @@ def test_no_button_sends_the_data_away(page):
     }
 
 
-def test_a_figure_can_be_downloaded(page):
-    with page.expect_download() as download:
-        page.locator("#spectrum .modebar-btn").first.click()
-    assert download.value.suggested_filename == "hesspec.svg"
-    assert page.complaints == []
-
-
 def test_the_csv_can_be_downloaded(page):
     with page.expect_download() as download:
         page.click("a[data-file='outliers.csv']")

@@ -30,22 +30,24 @@ def with_runs(members: Sequence[Member], studies: Sequence[str] = (), folder: st
     list of Member
         The same spectra with runs. Those of a single run are named by its network and data set.
     """
-    parts: list[list[str]] = [[] for _ in members]
+    homes = [_home(member.path, studies) if studies else "" for member in members]
+    parts = [[home] if len(set(homes)) > 1 and home else [] for home in homes]
     others = [index for index, member in enumerate(members) if member.samples is None]
     grouped = [index for index, member in enumerate(members) if member.samples is not None]
 
     def tell_apart(values: list[str], which: list[int]) -> None:
-        if len({values[index] for index in which}) > 1:
-            for index in which:
-                parts[index] += [values[index]] if values[index] else []
+        # What is in different studies is distinguished already.
+        for home in dict.fromkeys(homes):
+            mine = [index for index in which if homes[index] == home]
+            if len({values[index] for index in mine}) > 1:
+                for index in mine:
+                    parts[index] += [values[index]] if values[index] else []
 
     def values_of(name: str, word: str = "") -> list[str]:
         found = [member.spectrum.attributes.get(name) for member in members]
         return ["" if value is None else f"{word}{value}" for value in found]
 
     everything = list(range(len(members)))
-    if studies:
-        tell_apart([_home(member.path, studies) for member in members], everything)
     for name in RUN_ATTRIBUTES:
         tell_apart(values_of(name), everything)
     tell_apart(values_of("training_seed", "seed "), grouped)

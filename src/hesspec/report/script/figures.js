@@ -39,6 +39,7 @@ const axis = (title, rest) => ({
   zerolinecolor: colour("soft"),
   exponentformat: "power",
   showexponent: "all",
+  automargin: true, // labels are longer on some axes than the margin allows for
   ...rest,
 });
 
@@ -66,19 +67,22 @@ function evenTicks(low, high, count) {
   return [...Array(Math.max(last - first + 1, 0)).keys()].map((index) => Number(((first + index) * step).toPrecision(12)));
 }
 
+// Numbers that are short enough to be written in full; of others only powers of ten are, where there are two.
+const isShort = (low, high) => low >= 9.99e-4 && high < 1e5;
+
 function logTicks([low, high], room) {
   const [first, last] = [Math.ceil(low - 1e-9), Math.floor(high + 1e-9)];
   const decades = [...Array(Math.max(last - first + 1, 0)).keys()].map((index) => first + index);
   const inside = (value) => Math.log10(value) >= low - 1e-9 && Math.log10(value) <= high + 1e-9;
   let values;
   if (high - low < 0.5) values = evenTicks(10 ** low, 10 ** high, Math.min(room, 6)).filter((value) => value > 0);
-  else if (3 * (high - low) <= room || decades.length < 2) {
+  else if ((3 * (high - low) <= room && isShort(10 ** low, 10 ** high)) || decades.length < 2) {
     values = [first - 1, ...decades].flatMap((power) => [1, 2, 5].map((digit) => Number(`${digit}e${power}`))).filter(inside);
   } else {
     const every = Math.ceil(decades.length / Math.max(room, 2));
     values = decades.filter((power) => power % every === 0).map((power) => Number(`1e${power}`));
   }
-  const full = values.every((value) => value >= 1e-3 && value < 1e5);
+  const full = isShort(least(values), most(values));
   return { tickvals: values, ticktext: values.map((value) => (full ? `${Number(value.toPrecision(6))}` : powerText(value))) };
 }
 
@@ -100,7 +104,7 @@ function epochAxis(epochs, rest) {
 function layout(rest) {
   const paper = colour("paper");
   return {
-    margin: narrow() ? { l: 68, r: 12, t: 12, b: 52 } : { l: 96, r: 24, t: 12, b: 58 },
+    margin: narrow() ? { l: 60, r: 12, t: 12, b: 52 } : { l: 96, r: 24, t: 12, b: 58 },
     font: { family: getComputedStyle(document.body).fontFamily, size: narrow() ? 12 : 14, color: colour("ink") },
     paper_bgcolor: paper,
     plot_bgcolor: paper,

@@ -101,9 +101,11 @@ function react() {
     if (location.hash === recorded || !isView(location.hash)) return;
     recorded = location.hash;
     stop();
+    const dark = isDark();
     restore(location.hash);
     fillCheckpoints();
-    redraw();
+    if (isDark() === dark) draw();
+    else redraw();
   });
   prefersDark.addEventListener("change", redraw);
   matchMedia("(max-width: 699px)").addEventListener("change", redraw);
