@@ -23,13 +23,13 @@ from hesspec.plot import (
     rate_changes,
     tail_verdict,
 )
+from hesspec.plot.style import MARKERS
 from hesspec.report.member import Member
 from hesspec.spectra.marchenko_pastur import law_of_gauss_newton
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tails import TailFit
 
 __all__ = [
-    "MARKS",
     "PlotlyLook",
     "matrix_places",
     "page_looks",
@@ -43,17 +43,16 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 Json = dict[str, Any]
 
-# Rows: the first split (train) and the second (test), in lighter colours; columns: the matrices, in the order of
-# `MATRICES`, whose colours are those of all figures.
-SYMBOLS = (
-    ("circle", "square", "triangle-up", "pentagon", "hexagon", "star", "hourglass"),
-    ("diamond", "cross", "triangle-down", "hexagon2", "octagon", "star-square", "bowtie"),
-)
+# Plotly's names of the markers of all figures, and letters that look like them.
+SYMBOLS = {
+    "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
+}  # fmt: skip
+MARKS = dict(zip(SYMBOLS, "●■▲◆▼✚✖", strict=True))
+# Rows: the first split (train) and the second (test); columns: the matrices, in the order of `MATRICES`.
 DASHES = (("solid", "dash", "dot", "dashdot"), ("longdash", "5px,2px", "2px,3px", "longdashdot"))
-MARKS = ("●", "■", "▲", "⬟", "⬢", "★", "⧗")
 THEMES = ("light", "dark")
 # Shares of white in the colours of the second split, and in those of lines and of points on a dark page.
-TINT, LINE_ON_DARK, POINT_ON_DARK, FILL_ON_DARK = 0.4, 0.25, 0.55, 0.3
+TINT, LINE_ON_DARK, POINT_ON_DARK, FILL_ON_DARK = 0.45, 0.25, 0.55, 0.3
 EPOCH_METRICS = (
     ("train_loss", "train", 0, "loss"),
     ("test_loss", "test", 1, "loss"),
@@ -89,10 +88,6 @@ class PlotlyLook:
     split: int
     theme: str = "light"
 
-    def _of(self, table: Sequence[Sequence[str]]) -> str:
-        row = table[min(self.split, 1)]
-        return row[self.matrix % len(row)]
-
     @property
     def _colour(self) -> str:
         return _with_white(OKABE_ITO[self.matrix % len(OKABE_ITO)], TINT if self.split else 0)
@@ -117,8 +112,13 @@ class PlotlyLook:
 
     @property
     def symbol(self) -> str:
-        """Plotly's name for the marker."""
-        return self._of(SYMBOLS)
+        """Plotly's name for the marker: that of the matrix, with a dot on the second split."""
+        return SYMBOLS[MARKERS[self.matrix % len(MARKERS)]] + ("-dot" if self.split else "")
+
+    @property
+    def mark(self) -> str:
+        """Letter that looks like the marker."""
+        return MARKS[MARKERS[self.matrix % len(MARKERS)]]
 
     @property
     def size(self) -> float:
@@ -128,7 +128,8 @@ class PlotlyLook:
     @property
     def line(self) -> Json:
         """Line of the bulk."""
-        return {"color": self.light, "dash": self._of(DASHES), "width": 1.8}
+        row = DASHES[min(self.split, 1)]
+        return {"color": self.light, "dash": row[self.matrix % len(row)], "width": 1.8}
 
     def to_json(self) -> Json:
         """All properties by name."""
@@ -312,7 +313,7 @@ def training_figure(records: Sequence[dict[str, float | None]]) -> Json:
                 "xaxis": "x" if panel == "loss" else "x2",
                 "yaxis": "y" if panel == "loss" else "y2",
                 "line": {"color": OKABE_ITO[place], "dash": DASHES[0][place], "width": 1.8},
-                "marker": {"symbol": SYMBOLS[0][place], "size": 6},
+                "marker": {"symbol": PlotlyLook(place, 0).symbol, "size": 6},
                 "hovertemplate": f"{split} {panel}, epoch %{{x}}: "
                 + ("%{y:.4g}" if panel == "loss" else "%{y:.2%}")
                 + "<extra></extra>",

@@ -13,7 +13,7 @@ from hesspec.backend.number_text import exponent_text
 from hesspec.report import tables
 from hesspec.report.collection import Collection
 from hesspec.report.dynamics import laws_of, pairs_of
-from hesspec.report.figures import MARKS, matrix_places, page_looks, training_figure, training_looks
+from hesspec.report.figures import PlotlyLook, matrix_places, page_looks, training_figure, training_looks
 from hesspec.report.member import Member, distinct
 from hesspec.report.sentences import sentence
 from hesspec.report.structure_section import structure_csv, structure_figures, structures_over
@@ -60,7 +60,7 @@ def payload(
     return {
         "runs": [_run(run, [member for member in members if member.run == run]) for run in runs],
         "matrices": [
-            {"name": name, "mark": MARKS[place % len(MARKS)]}
+            {"name": name, "mark": PlotlyLook(place, 0).mark}
             for name, place in zip(matrices, matrix_places(matrices), strict=True)
         ],
         "splits": list(splits),

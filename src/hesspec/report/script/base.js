@@ -81,6 +81,8 @@ function lookOf(item) {
   const { light, dark, area } = palette[data.runs.findIndex((run) => run.name === item.run) % palette.length];
   return { ...own, light, dark, area, line: { ...own.line, color: light } };
 }
+// The marks of negative values on a logarithmic axis.
+const hollow = (symbol) => symbol.replace(/(-dot)?$/, "-open$1");
 const legendGroup = (item) => `${item.run}/${item.matrix}/${item.split}`;
 
 // Colours of the style sheet, which knows which theme is shown.

@@ -70,7 +70,7 @@ function outlierTrace(items, x, log, tracked) {
     hovertext: points.map((point) => point.text),
     line: { color: look.light, width: 0.8 },
     marker: {
-      symbol: points.map((point) => look.symbol + (point.open ? "-open" : "")),
+      symbol: points.map((point) => (point.open ? hollow(look.symbol) : look.symbol)),
       size: look.size - 1,
       color: look.dark,
       line: { color: points.map((point) => (point.open ? look.dark : colour("paper"))), width: 1 },

@@ -46,7 +46,7 @@ function pointsTrace(item, log, outliers) {
         }
       : { name: "resolved eigenvalue in the bulk", showlegend: false }),
     marker: {
-      symbol: kept.map((i) => look.symbol + (open(i) ? "-open" : "")),
+      symbol: kept.map((i) => (open(i) ? hollow(look.symbol) : look.symbol)),
       size: outliers ? look.size : 5,
       color: outliers ? look.dark : look.light,
       line: outliers ? { color: kept.map((i) => (open(i) ? look.dark : colour("paper"))), width: 1 } : { width: 0 },
