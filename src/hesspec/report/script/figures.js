@@ -80,7 +80,9 @@ function logTicks([low, high], room) {
     values = [first - 1, ...decades].flatMap((power) => [1, 2, 5].map((digit) => Number(`${digit}e${power}`))).filter(inside);
   } else {
     const every = Math.ceil(decades.length / Math.max(room, 2));
-    values = decades.filter((power) => power % every === 0).map((power) => Number(`1e${power}`));
+    const even = decades.filter((power) => power % every === 0);
+    const shown = even.length > 1 ? even : decades.filter((_, index) => index % every === 0);
+    values = shown.map((power) => Number(`1e${power}`));
   }
   const full = isShort(least(values), most(values));
   return { tickvals: values, ticktext: values.map((value) => (full ? `${Number(value.toPrecision(6))}` : powerText(value))) };
