@@ -324,7 +324,7 @@ def test_runs_of_several_studies_are_named_by_their_folders(parent, data_of):
     assert [run["name"] for run in data["runs"]] == ["first", "second/deeper", "spectra"]
     assert {item["run"] for item in data["training"]} == {"first", "second/deeper"}
     for place in ("first", "second/deeper"):
-        assert f"<code>{place}</code> <span>36 of the 54 spectra that it asks for are here" in text
+        assert f"<code>{place}</code> <span>18 of the 54 spectra that it asks for are here" in text
 
 
 def test_every_run_has_a_row_that_leads_to_it(parent, data_of):
