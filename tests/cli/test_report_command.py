@@ -27,7 +27,7 @@ def test_the_training_is_on_the_page(hesspec, measured, here):
 
 
 @pytest.mark.long
-def test_figures_of_a_study_are_those_of_its_largest_sample_size_unless_all_are_asked_for(hesspec, measured, here):
+def test_figures_of_a_study_are_written_on_request(hesspec, measured, here):
     measured("--matrix", "g")
     spectrum = load(next((here / "spectra").glob("*.nc")))
     for size in (5, 10):
@@ -38,10 +38,29 @@ def test_figures_of_a_study_are_those_of_its_largest_sample_size_unless_all_are_
     def places():
         return {path.stem.partition("tails-train")[2] for path in (here / "study" / "figures").glob("*tails-train*")}
 
-    assert hesspec("report", "study").exit_code == 0
+    result = hesspec("report", "study")
+    assert result.exit_code == 0
+    assert result.stdout == "Report: study/report.html\n"
+    assert not (here / "study" / "figures").exists()
+    result = hesspec("report", "study", "--figures", "last")
+    assert result.exit_code == 0
+    count = len(list((here / "study" / "figures").glob("*.pdf")))
+    assert result.stdout == f"Report: study/report.html\nFigures: {count} PDF files in study/figures\n"
     assert places() == {""}
-    assert hesspec("report", "study", "--all-figures").exit_code == 0
+    assert hesspec("report", "study", "--figures", "all").exit_code == 0
     assert places() == {"", "-n5-epoch1", "-n10-epoch1"}
+
+
+def test_the_page_is_opened_on_request(hesspec, measured, here, monkeypatch):
+    measured("--matrix", "g")
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    assert hesspec("report", "spectra").exit_code == 0
+    assert opened == []
+    result = hesspec("report", "spectra", "--open", "--figures", "last")
+    assert result.exit_code == 0
+    assert opened == [(here / "spectra" / "report.html").resolve().as_uri()]
+    assert result.stdout.endswith("Figures: none, as only studies have them\n")
 
 
 def test_a_page_is_replaced_by_a_newer_one(hesspec, measured, here):

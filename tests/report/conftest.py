@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from browsing import ARGUMENTS, AT_FIRST, EXECUTABLE, open_in
 
 from hesspec.applications.class_structure.record import CLASS_MEANS, NOTHING, ClassStructure
+from hesspec.report import write_report
 from hesspec.spectra.spectrum import Spectrum
 
 STEPS = 40
@@ -247,3 +249,72 @@ def write_study(make_spectrum):
         return folder
 
     return write
+
+
+# Pages in a browser
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Function that opens a page of its own, which is closed at the end."""
+    pages = []
+
+    def open_page(path, width=1280, **how):
+        pages.append(open_in(browser, path, width, **how))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture(scope="session")
+def report(study):
+    return write_report(study)
+
+
+@pytest.fixture(scope="session")
+def study_report(tmp_path_factory, write_study):
+    """Page of a folder as `hesspec study` writes it."""
+    return write_report(write_study(tmp_path_factory.mktemp("studies") / "study", splits=("train",)))
+
+
+@pytest.fixture(scope="session")
+def runs_report(tmp_path_factory, make_spectrum, write_study):
+    """Page of a folder with a study and two runs, which only their folders distinguish."""
+    parent = tmp_path_factory.mktemp("parent")
+    write_study(parent / "study", splits=("train",), skip=lambda size, epoch, *_: size == 10 or epoch == 2)
+    for run, scale in (("adam", 1.0), ("sgd", 2.0)):
+        for epoch in (0, 20):
+            for matrix in ("Hessian", "GaussNewton"):
+                spectrum = make_spectrum(matrix, scale=scale, epoch=epoch, split="train", network="net", risk=scale)
+                spectrum.save(parent / run / f"epoch-{epoch}-{matrix}.nc")
+    return write_report(parent)
+
+
+@pytest.fixture(scope="session")
+def shared(browser):
+    """Function that opens a page once for all tests, and brings it back to how it opened."""
+    pages = {}
+
+    def page_of(path, width=1280, height=900, scheme="light"):
+        key = (path, width, height, scheme)
+        if key not in pages:
+            pages[key] = open_in(browser, path, width, height, scheme)
+        page = pages[key]
+        page.evaluate(AT_FIRST)
+        page.complaints.clear()
+        return page
+
+    yield page_of
+    for page in pages.values():
+        page.close()

@@ -1,6 +1,9 @@
 """What the page says, and that nothing in a folder keeps it from being written."""
 
+import base64
 import csv
+import gzip
+import hashlib
 import io
 import json
 import os
@@ -11,8 +14,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.colors import to_rgb
+from plotly.offline import get_plotlyjs
 
 from hesspec.backend.number_text import with_bound
+from hesspec.plot import OKABE_ITO
 from hesspec.report import write_report
 from hesspec.report.collection import read_folder
 from hesspec.report.figures import CURVE_TOLERANCE, PlotlyLook, spectrum_data, thinned
@@ -153,7 +159,7 @@ def test_the_csv_holds_every_outlier_to_all_digits(page, study):
 
 
 def test_the_page_needs_no_other_file(page):
-    assert page.addresses == []
+    assert [address for address in page.addresses if not address.startswith("#")] == []
     assert "link" not in page.tags
     assert page.tags.count("script") == 3
 
@@ -198,14 +204,15 @@ def test_matrices_and_splits_differ_in_colour_symbol_and_dashes():
 def test_checkpoints_are_in_the_order_of_training(page):
     assert page.data["runs"] == [
         {
-            "name": "",
+            "name": "FashionMNIST · VGG11-BN",
             "sizes": [],
             "checkpoints": ["initialisation (epoch 0)", "middle (epoch 6)", "end (epoch 12)"],
             "epochs": [0, 6, 12],
             "measured": [[matrix, split] for matrix in ("G", "H", "Hess") for split in ("test", "train")],
         }
     ]
-    assert page.data["first"] == {"run": "", "n": None, "checkpoint": "end (epoch 12)", "split": "train"}
+    first = {"run": "FashionMNIST · VGG11-BN", "n": None, "checkpoint": "end (epoch 12)", "split": "train"}
+    assert page.data["first"] == first
     assert [matrix["name"] for matrix in page.data["matrices"]] == ["Hess", "G", "H"]
     assert page.data["splits"] == ["train", "test"]
 
@@ -362,7 +369,7 @@ def test_figures_are_not_written_through_a_link(one, tmp_path):
     (tmp_path / "outside").mkdir()
     (folder / "figures").symlink_to(tmp_path / "outside")
     with pytest.raises(NotADirectoryError, match="is a symbolic link, but figures are not written elsewhere"):
-        write_report(folder)
+        write_report(folder, figures="last")
 
 
 def test_names_that_are_not_utf_8_are_shown_with_escapes(one):
@@ -460,3 +467,56 @@ def test_the_rounded_bound_is_true_of_the_rounded_value():
         slack = 1e-15 * abs(value)
         assert abs(shown - value) + bound <= rounded + slack
         assert rounded <= 1.2 * bound + 1.1e-9 * abs(value)
+
+
+# Size, colours, choices
+
+
+def test_the_page_is_half_as_large_as_plotly(study):
+    path = write_report(study)
+    assert path.stat().st_size < 2.6e6 < 0.6 * len(get_plotlyjs())
+
+
+def test_what_is_packed_is_what_the_policy_admits(study):
+    text = write_report(study).read_text(encoding="utf-8")
+    packed = re.search(r'id="plotly">([^<]+)</script>', text).group(1)
+    script = gzip.decompress(base64.b64decode(packed))
+    assert script.decode() == get_plotlyjs().replace("\r\n", "\n")
+    assert base64.b64encode(hashlib.sha256(script).digest()).decode() in text[: text.index("</head>")]
+
+
+def test_two_pages_of_the_same_spectra_are_the_same(study, tmp_path):
+    pages = [write_report(study, tmp_path / name).read_bytes() for name in ("a.html", "b.html")]
+    assert pages[0] == pages[1]
+
+
+def test_a_matrix_has_the_same_look_on_every_page(tmp_path, make_spectrum):
+    looks = {}
+    for name, matrices in (("all", ("Hessian", "GaussNewton", "Residual")), ("some", ("GaussNewton", "Residual"))):
+        for matrix in matrices:
+            make_spectrum(matrix).save(tmp_path / name / f"{matrix}.nc")
+        data = page_of(tmp_path / name).data
+        for place, matrix in enumerate(data["matrices"]):
+            look = (matrix["mark"], data["looks"]["light"]["matrices"][place], data["looks"]["dark"]["matrices"][place])
+            assert looks.setdefault(matrix["name"], look) == look
+    assert [looks[name][1][0]["light"].upper() for name in ("Hess", "G", "H")] == list(OKABE_ITO[:3])
+
+
+def test_points_can_be_told_from_both_papers():
+    """Contrast of at least 3 to 1 (WCAG 2.2, success criterion 1.4.11) with white and with the dark page."""
+
+    def luminance(colour):
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        return float(np.dot(parts, (0.2126, 0.7152, 0.0722)))
+
+    for theme, paper in (("light", "#ffffff"), ("dark", "#15181b")):
+        for matrix in range(len(OKABE_ITO)):
+            for split in range(2):
+                low, high = sorted((luminance(PlotlyLook(matrix, split, theme).dark), luminance(paper)))
+                assert (high + 0.05) / (low + 0.05) >= 3, (theme, matrix, split)
+
+
+def test_an_unknown_choice_of_figures_is_an_error(one):
+    with pytest.raises(ValueError, match='figures=\'pdf\' is not a choice of figures. Use "last", "all" or None'):
+        write_report(one(), figures="pdf")
+    assert not list(one().glob("*.html"))

@@ -58,7 +58,7 @@ def test_what_was_not_asked_for_is_not_on_the_page(tmp_path, make_spectrum):
     make_spectrum().save(tmp_path / "one.nc")
     class_means_only().save(tmp_path / "a-ClassStructure.nc")
     titles = [figure["title"] for figure in data_of(tmp_path)["structures"][0]]
-    assert [title.split(":")[0] for title in titles] == ["Components of G", "Map of the means"]
+    assert [title.split(":")[0] for title in titles] == ["Components of G"]
 
 
 def test_a_structure_without_eigenvalues_has_no_panel_of_them(make_spectrum):

@@ -36,7 +36,7 @@ def test_the_section_shows_what_the_file_holds(folder):
     text, data = page(folder)
     assert 'id="structure-title"' in text
     assert [figure["title"][:12] for figure in data["structures"][0]] == [
-        "Components o", "Largest eige", "Terms of the", "Outliers of ", "Map of the m",
+        "Components o", "Largest eige", "Terms of the", "Outliers of ",
     ]  # fmt: skip
     components = traces(data, "Components")
     assert components["G<sub>class</sub>"]["x"] == [9.0, 2.0]

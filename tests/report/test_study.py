@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hesspec.report import figures, page, pdf, tables, write_report
+from hesspec.report import figures, pdf, tables, write_report
 from hesspec.report.collection import read_folder
 from hesspec.report.dynamics import laws_of, pairs_of, tracks_of
 from hesspec.report.pdf import write_figures
@@ -20,9 +20,8 @@ EVIL = "</script><script>alert(1)</script>"
 
 
 @pytest.fixture
-def data_of(monkeypatch):
-    """Function from a folder to the data of its page, without the slow figures."""
-    monkeypatch.setattr(page, "write_figures", lambda *_, **__: None)
+def data_of():
+    """Function from a folder to the text and the data of its page."""
 
     def read(folder):
         text = write_report(folder).read_text(encoding="utf-8")
@@ -48,9 +47,9 @@ def rows(text):
 def test_sample_sizes_and_epochs_are_one_group(folder, data_of):
     text, data = data_of(folder)
     (run,) = data["runs"]
-    assert (run["name"], run["sizes"]) == ("", [10, 19, 37])
+    assert (run["name"], run["sizes"]) == ("digits · net", [10, 19, 37])
     assert run["checkpoints"] == ["epoch 0", "epoch 2", "epoch 20"]
-    assert data["first"] == {"run": "", "n": 37, "checkpoint": "epoch 20", "split": "train"}
+    assert data["first"] == {"run": "digits · net", "n": 37, "checkpoint": "epoch 20", "split": "train"}
     assert len(data["spectra"]) == 54
     assert "All 54 spectra that it asks for are here." in text
     assert "hesspec study study.yaml --out whole" in text
@@ -82,7 +81,7 @@ def test_a_training_that_a_newer_one_replaced_is_a_group_of_its_own(tmp_path, ma
             spectrum = make_spectrum(train_samples_per_class=5, epoch=epoch, split="train", created=created)
             spectrum.save(tmp_path / name / f"{epoch}.nc")
     found = {(member.run, member.epoch, member.path.parent.name) for member in read_folder(tmp_path).members}
-    assert found == {("", 0.0, "new"), ("old", 0.0, "old"), ("old", 1.0, "old")}
+    assert found == {("new", 0.0, "new"), ("old", 0.0, "old"), ("old", 1.0, "old")}
 
 
 def test_outliers_are_followed_by_their_eigenvectors(collection):
@@ -149,9 +148,7 @@ def test_the_tables_hold_the_numbers(folder, data_of):
 def test_a_tail_that_is_not_resolved_has_no_exponent_in_the_tables_and_no_line(collection, monkeypatch):
     tail = collection.members[0].tail
     for lower, resolved in ((0.1, True), (-0.1, False)):
-        monkeypatch.setattr(
-            "hesspec.report.collection.fit_tail", lambda *_, lower=lower, **__: replace(tail, lower=lower)
-        )
+        monkeypatch.setattr("hesspec.report.member.fit_tail", lambda *_, lower=lower, **__: replace(tail, lower=lower))
         member = replace(collection.members[0])
         (row,) = rows(tables.spectra([member]))
         assert row["tail_resolved"] == str(resolved)
@@ -306,3 +303,64 @@ def test_other_folders_have_no_pdf_files(tmp_path, make_spectrum):
     make_spectrum().save(tmp_path / "one.nc")
     write_report(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.nc", "report.html"]
+
+
+# A folder of several studies and runs
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory, write_study, make_spectrum):
+    parent = tmp_path_factory.mktemp("parent")
+    for name in ("first", "second/deeper"):
+        write_study(parent / name, splits=("train",), skip=lambda size, *_: size == 10)
+    for matrix in ("Hessian", "GaussNewton"):
+        spectrum = make_spectrum(matrix, split="train", checkpoint="end", network="net", dataset="digits")
+        spectrum.save(parent / "spectra" / f"{matrix}.nc")
+    return parent
+
+
+def test_runs_of_several_studies_are_named_by_their_folders(parent, data_of):
+    text, data = data_of(parent)
+    assert [run["name"] for run in data["runs"]] == ["first", "second/deeper", "spectra"]
+    assert {item["run"] for item in data["training"]} == {"first", "second/deeper"}
+    for place in ("first", "second/deeper"):
+        assert f"<code>{place}</code> <span>18 of the 54 spectra that it asks for are here" in text
+
+
+def test_every_run_has_a_row_that_leads_to_it(parent, data_of):
+    text, _ = data_of(parent)
+    table = text[text.index('<table id="runs">') :]
+    table = table[: table.index("</table>")]
+    assert re.findall(r'<a href="(#[^"]+)">([^<]+)</a>', table) == [
+        ("#run=first", "first"), ("#run=second%2Fdeeper", "second/deeper"), ("#run=spectra", "spectra"),
+    ]  # fmt: skip
+    assert table.count("Hess · train · n = 37 · epoch 20") == 2
+    assert "Hess · train · end" in table
+    assert "first · Hess · train · n = 37 · epoch 20" in text[: text.index("<form")], "the headline names the run"
+
+
+def test_a_single_run_has_no_table_of_runs(folder, data_of):
+    assert 'id="runs"' not in data_of(folder)[0]
+
+
+@pytest.mark.parametrize("attributes", [{}, {"network": "net"}, {"dataset": "digits", "loss": "ce"}])
+def test_no_run_is_without_a_name(tmp_path, make_spectrum, data_of, attributes):
+    make_spectrum(checkpoint="end", **attributes).save(tmp_path / "a" / "one.nc")
+    make_spectrum(checkpoint="end", train_samples_per_class=5, epoch=1).save(tmp_path / "b" / "one.nc")
+    (tmp_path / "b" / "study.yaml").write_text("", encoding="utf-8")
+    names = [run["name"] for run in data_of(tmp_path)[1]["runs"]]
+    assert len(names) == len(set(names)) == 2
+    assert not {"", "?"} & set(names)
+
+
+def test_figures_of_several_studies_have_names_of_their_own(parent, tmp_path, monkeypatch):
+    for name in (name for name in vars(pdf) if name.startswith("plot_")):
+        monkeypatch.setattr(pdf, name, lambda *_, **__: Figure())
+    collection = read_folder(parent)
+    steps = []
+    written = write_figures(
+        collection, tracks_of(collection.members), tmp_path / "figures", on_figure=lambda *step: steps.append(step)
+    )
+    assert steps == [(done, len(written)) for done in range(len(written) + 1)]
+    assert len({path.name for path in written}) == len(written) > 20
+    assert {path.name.split("-")[2] for path in written} == {"first", "second_deeper"}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +15,17 @@ from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.netcdf import OtherKindError
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
+from hesspec.report.member import Member
+from hesspec.report.runs import with_runs
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
-from hesspec.spectra.tails import TailFit, fit_tail
 
-__all__ = ["Collection", "Explained", "Member", "Training", "distinct", "read_folder"]
+__all__ = ["Collection", "Explained", "Training", "read_folder"]
 
 STUDY_FILE = "study.yaml"
-RUN_ATTRIBUTES = ("dataset", "network", "loss")
 SPLITS = ("train", "test")
 LARGEST_RECORD, LARGEST_NUMBER = 1 << 26, 1e300
 CHECKPOINTS = ("initialisation", "middle", "end")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """Spectrum with its place in the report.
-
-    Parameters
-    ----------
-    path : Path
-        File, relative to the folder of the report.
-    spectrum : Spectrum
-        The spectrum.
-    matrix, split, checkpoint : str
-        Names in the report; empty if the spectrum does not state them.
-    epoch : float or None
-        Epoch of the checkpoint.
-    run : str
-        Name that distinguishes the training runs of the folder; empty if there is only one. In a study, runs that
-        differ only in sample size have the same name and form a group.
-    samples : int or None
-        Number of training samples per class, if the spectrum is part of a study.
-    """
-
-    path: Path
-    spectrum: Spectrum
-    matrix: str
-    split: str
-    checkpoint: str
-    epoch: float | None
-    run: str
-    samples: int | None = None
-
-    @property
-    def title(self) -> str:
-        """Matrix, split, sample size and checkpoint in one line."""
-        size = "" if self.samples is None else f"n = {self.samples}"
-        return " · ".join(part for part in (self.matrix, self.split, size, self.checkpoint) if part)
-
-    @cached_property
-    def tail(self) -> TailFit | None:
-        """Power law of the tail of both signs; None if there are too few points, or one has nearly all weight."""
-        try:
-            return fit_tail(self.spectrum, sign=0)
-        except ValueError:
-            return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +77,8 @@ class Collection:
         Files that could not be read, with the reason as text.
     study : str or None
         Text of the study file, if the folder is one of a study.
+    studies : dict of str to str
+        Texts of the study files of subfolders, by subfolder.
     """
 
     members: list[Member]
@@ -131,6 +87,7 @@ class Collection:
     unread: list[tuple[Path, str]]
     unmeasured: list[Training] = field(default_factory=list)
     study: str | None = None
+    studies: dict[str, str] = field(default_factory=dict)
 
 
 def read_folder(folder: Path) -> Collection:
@@ -159,14 +116,15 @@ def read_folder(folder: Path) -> Collection:
             structures.append(_explained(relative, result))
         else:
             members.append(_member(relative, result))
-    study = _study(folder, unread)
+    study = _study(folder, Path(), unread)
+    studies = _studies(folder, unread)
     if not members and study is None:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in unread)
         raise ValueError(
             f"There are no readable spectra in {str(folder)!r}: {len(paths)} files named *.nc were found there "
             f"and in its subfolders. Save spectra there with Spectrum.save.{reasons}"
         )
-    members = _in_order(_with_runs(members))
+    members = _in_order(with_runs(members, [*studies], folder.resolve().name))
     structures = [replace(item, run=_run_of_structure(item, members)) for item in structures]
     structures.sort(
         key=lambda item: (
@@ -177,7 +135,7 @@ def read_folder(folder: Path) -> Collection:
             item.path,
         )
     )
-    training, unmeasured = _trainings(folder, members, study is not None, unread)
+    training, unmeasured = _trainings(folder, members, study is not None or bool(studies), unread)
     return Collection(
         members=members,
         structures=structures,
@@ -185,17 +143,25 @@ def read_folder(folder: Path) -> Collection:
         unread=unread,
         unmeasured=unmeasured,
         study=study,
+        studies=studies,
     )
 
 
-def _study(folder: Path, unread: list[tuple[Path, str]]) -> str | None:
-    """Text of the study file, if there is a readable one."""
-    file = folder / STUDY_FILE
+def _study(folder: Path, relative: Path, unread: list[tuple[Path, str]]) -> str | None:
+    """Text of the study file in a subfolder, if there is a readable one."""
+    file = folder / relative / STUDY_FILE
     try:
         return file.read_text(encoding="utf-8") if file.is_file() else None
     except (ValueError, OSError) as error:
-        unread.append((Path(STUDY_FILE), str(error)))
+        unread.append((relative / STUDY_FILE, str(error)))
         return None
+
+
+def _studies(folder: Path, unread: list[tuple[Path, str]]) -> dict[str, str]:
+    """Texts of the study files in subfolders."""
+    places = sorted(path.parent.relative_to(folder) for path in folder.rglob(STUDY_FILE) if path.parent != folder)
+    texts = {place.as_posix(): _study(folder, place, unread) for place in places}
+    return {place: text for place, text in texts.items() if text is not None}
 
 
 def _trainings(
@@ -283,68 +249,6 @@ def _without_idle_sketches(spectrum: Spectrum) -> Spectrum:
     return replace(spectrum, eigenvector_sketches=spectrum.eigenvector_sketches[: outliers[-1] + 1].copy())
 
 
-def _with_runs(members: list[Member]) -> list[Member]:
-    """Name the runs by the fewest attributes that distinguish all spectra of one matrix, split and checkpoint."""
-    parts: list[list[str]] = [[] for _ in members]
-    others = [index for index, member in enumerate(members) if member.samples is None]
-    grouped = [index for index, member in enumerate(members) if member.samples is not None]
-
-    def tell_apart(values: list[str], which: list[int]) -> None:
-        if len({values[index] for index in which}) > 1:
-            for index in which:
-                parts[index].append(values[index] or "?")
-
-    def values_of(name: str, word: str = "") -> list[str]:
-        found = [member.spectrum.attributes.get(name) for member in members]
-        return ["" if value is None else f"{word}{value}" for value in found]
-
-    everything = list(range(len(members)))
-    for name in RUN_ATTRIBUTES:
-        tell_apart(values_of(name), everything)
-    tell_apart(values_of("training_seed", "seed "), grouped)
-    tell_apart(values_of("params"), grouped)
-    for values in (
-        values_of("samples_per_class", "n = "),
-        [member.path.parent.as_posix() for member in members],
-        [member.path.name for member in members],
-    ):
-        keys = [
-            (*parts[index], members[index].matrix, members[index].split, members[index].checkpoint) for index in others
-        ]
-        if len(set(keys)) == len(keys):
-            break
-        tell_apart(values, others)
-    members = [replace(member, run=" · ".join(part)) for member, part in zip(members, parts, strict=True)]
-    return _without_collisions(members)
-
-
-def _without_collisions(members: list[Member]) -> list[Member]:
-    """Move trainings and measurements that newer ones have replaced in a study to separate groups."""
-
-    def created(index: int) -> str:
-        return str(members[index].spectrum.attributes.get("created", ""))
-
-    latest: dict[Path, str] = {}
-    for index, member in enumerate(members):
-        latest[member.path.parent] = max(latest.get(member.path.parent, ""), created(index))
-    order = [index for index, member in enumerate(members) if member.samples is not None]
-    order.sort(key=lambda index: (latest[members[index].path.parent], created(index)), reverse=True)
-    folders: dict[tuple[str, int | None], Path] = {}
-    taken: set[tuple[object, ...]] = set()
-    found = list(members)
-    for index in order:
-        member = members[index]
-        # The checkpoints of one training belong together, so trainings are compared by age.
-        newest = folders.setdefault((member.run, member.samples), member.path.parent)
-        extra = [] if newest == member.path.parent else [member.path.parent.name]
-        run = " · ".join(part for part in (member.run, *extra) if part)
-        if (run, member.samples, member.epoch, member.matrix, member.split) in taken:
-            run = " · ".join(part for part in (run, member.path.stem) if part)
-        taken.add((run, member.samples, member.epoch, member.matrix, member.split))
-        found[index] = replace(member, run=run)
-    return found
-
-
 def _in_order(members: list[Member]) -> list[Member]:
     matrices = [matrix.symbol for matrix in MATRICES.values()]
     by_epoch = all(member.epoch is not None for member in members)
@@ -392,8 +296,3 @@ def _number(value: object) -> float | None:
     # Integers in JSON can have any length.
     number = float(value) if abs(value) < LARGEST_NUMBER else math.inf
     return number if math.isfinite(number) else None
-
-
-def distinct(values: Iterable[str]) -> list[str]:
-    """The different values, in the order in which they first occur."""
-    return list(dict.fromkeys(values))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hesspec.report.collection import Member
+from hesspec.report.member import Member
 from hesspec.spectra.power_law import PowerLaw, fit_power_law
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tracking import eigenvector_overlaps, track_outliers

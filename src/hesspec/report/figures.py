@@ -12,21 +12,47 @@ import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
 from hesspec.backend.number_text import exponent_text, three_digits, with_bound
-from hesspec.plot import FILL, bulk_on_logarithmic_axis, darkened, epochs_of, law_text, rate_changes, tail_verdict
-from hesspec.report.collection import Member
+from hesspec.matrices import MATRICES
+from hesspec.plot import (
+    FILL,
+    OKABE_ITO,
+    bulk_on_logarithmic_axis,
+    darkened,
+    epochs_of,
+    law_text,
+    rate_changes,
+    tail_verdict,
+)
+from hesspec.plot.style import MARKERS
+from hesspec.report.member import Member
 from hesspec.spectra.marchenko_pastur import law_of_gauss_newton
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tails import TailFit
 
-__all__ = ["PlotlyLook", "plain", "spectrum_data", "thinned", "training_figure"]
+__all__ = [
+    "PlotlyLook",
+    "matrix_places",
+    "page_looks",
+    "plain",
+    "spectrum_data",
+    "thinned",
+    "training_figure",
+    "training_looks",
+]
 
 Array = npt.NDArray[np.float64]
 Json = dict[str, Any]
 
-# Rows: the first split (train) and the second (test); columns: Hess, G, H and any other. Okabe and Ito's colours.
-COLOURS = (("#0072B2", "#D55E00", "#009E73", "#000000"), ("#56B4E9", "#E69F00", "#CC79A7", "#7F7F7F"))
-SYMBOLS = (("circle", "square", "triangle-up", "pentagon"), ("diamond", "cross", "triangle-down", "hexagon"))
+# Plotly's names of the markers of all figures, and letters that look like them.
+SYMBOLS = {
+    "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
+}  # fmt: skip
+MARKS = dict(zip(SYMBOLS, "●■▲◆▼✚✖", strict=True))
+# Rows: the first split (train) and the second (test); columns: the matrices, in the order of `MATRICES`.
 DASHES = (("solid", "dash", "dot", "dashdot"), ("longdash", "5px,2px", "2px,3px", "longdashdot"))
+THEMES = ("light", "dark")
+# Shares of white in the colours of the second split, and in those of lines and of points on a dark page.
+TINT, LINE_ON_DARK, POINT_ON_DARK, FILL_ON_DARK = 0.45, 0.25, 0.55, 0.3
 EPOCH_METRICS = (
     ("train_loss", "train", 0, "loss"),
     ("test_loss", "test", 1, "loss"),
@@ -50,37 +76,49 @@ class PlotlyLook:
 
     Parameters
     ----------
-    matrix, split : int
-        Indices among the matrices and the splits of the report.
+    matrix : int
+        Place of the matrix, from `matrix_places`.
+    split : int
+        Index among the splits of the report.
+    theme : {"light", "dark"}
+        Whether the page is light or dark.
     """
 
     matrix: int
     split: int
+    theme: str = "light"
 
-    def _of(self, table: Sequence[Sequence[str]]) -> str:
-        row = table[min(self.split, 1)]
-        return row[self.matrix % len(row)]
+    @property
+    def _colour(self) -> str:
+        return _with_white(OKABE_ITO[self.matrix % len(OKABE_ITO)], TINT if self.split else 0)
 
     @property
     def light(self) -> str:
         """Colour of lines and, transparent, of areas."""
-        return self._of(COLOURS)
+        return self._colour if self.theme == "light" else _with_white(self._colour, LINE_ON_DARK)
 
     @property
     def dark(self) -> str:
-        """Colour of outliers."""
-        return to_hex(darkened(self.light))
+        """Colour of outliers: darker than lines, or lighter on a dark page."""
+        if self.theme == "light":
+            return to_hex(darkened(self._colour))
+        return _with_white(self._colour, POINT_ON_DARK)
 
     @property
     def area(self) -> str:
         """Colour of the bulk."""
         red, green, blue = (round(255 * channel) for channel in to_rgb(self.light))
-        return f"rgba({red},{green},{blue},{FILL})"
+        return f"rgba({red},{green},{blue},{FILL if self.theme == 'light' else FILL_ON_DARK})"
 
     @property
     def symbol(self) -> str:
-        """Plotly's name for the marker."""
-        return self._of(SYMBOLS)
+        """Plotly's name for the marker: that of the matrix, with a dot on the second split."""
+        return SYMBOLS[MARKERS[self.matrix % len(MARKERS)]] + ("-dot" if self.split else "")
+
+    @property
+    def mark(self) -> str:
+        """Letter that looks like the marker."""
+        return MARKS[MARKERS[self.matrix % len(MARKERS)]]
 
     @property
     def size(self) -> float:
@@ -90,7 +128,8 @@ class PlotlyLook:
     @property
     def line(self) -> Json:
         """Line of the bulk."""
-        return {"color": self.light, "dash": self._of(DASHES), "width": 1.8}
+        row = DASHES[min(self.split, 1)]
+        return {"color": self.light, "dash": row[self.matrix % len(row)], "width": 1.8}
 
     def to_json(self) -> Json:
         """All properties by name."""
@@ -102,6 +141,40 @@ class PlotlyLook:
             "size": self.size,
             "line": self.line,
         }
+
+
+def _with_white(colour: str, share: float) -> str:
+    red, green, blue = (channel + share * (1 - channel) for channel in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def matrix_places(names: Sequence[str]) -> list[int]:
+    """Return the places of matrices among all that have a colour: the same for a matrix on every page."""
+    known = [matrix.symbol for matrix in MATRICES.values()]
+    others = [name for name in names if name not in known]
+    return [known.index(name) if name in known else len(known) + others.index(name) for name in names]
+
+
+def page_looks(matrices: Sequence[str], splits: Sequence[str]) -> Json:
+    """Return the looks of matrices by split, and the colours of runs, on light and on dark pages."""
+    places = matrix_places(matrices)
+    return {
+        theme: {
+            "matrices": [
+                [PlotlyLook(place, split, theme).to_json() for split in range(len(splits))] for place in places
+            ],
+            "runs": [PlotlyLook(place, 0, theme).to_json() for place in range(len(OKABE_ITO))],
+        }
+        for theme in THEMES
+    }
+
+
+def training_looks() -> Json:
+    """Return the colours of training and test curves on light and on dark pages."""
+    return {
+        theme: {split: PlotlyLook(place, 0, theme).light for place, split in enumerate(("train", "test"))}
+        for theme in THEMES
+    }
 
 
 def spectrum_data(member: Member, tracks: npt.NDArray[np.int64] | None) -> Json:
@@ -239,8 +312,8 @@ def training_figure(records: Sequence[dict[str, float | None]]) -> Json:
                 "y": [None if value is None else float(f"{value:.6g}") for value in values],
                 "xaxis": "x" if panel == "loss" else "x2",
                 "yaxis": "y" if panel == "loss" else "y2",
-                "line": {"color": COLOURS[0][place], "dash": DASHES[0][place], "width": 1.8},
-                "marker": {"symbol": SYMBOLS[0][place], "size": 6},
+                "line": {"color": OKABE_ITO[place], "dash": DASHES[0][place], "width": 1.8},
+                "marker": {"symbol": PlotlyLook(place, 0).symbol, "size": 6},
                 "hovertemplate": f"{split} {panel}, epoch %{{x}}: "
                 + ("%{y:.4g}" if panel == "loss" else "%{y:.2%}")
                 + "<extra></extra>",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -20,12 +21,13 @@ from plotly.offline import get_plotlyjs
 
 from hesspec.backend.files import write_bytes
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES, symbol_of
-from hesspec.report.collection import Collection, distinct, read_folder
+from hesspec.report.collection import Collection, read_folder
 from hesspec.report.dynamics import tracks_of
 from hesspec.report.figures import spectrum_data
+from hesspec.report.member import distinct
 from hesspec.report.payload import Tracks, first_shown, has_several, payload
-from hesspec.report.pdf import write_figures
-from hesspec.report.run_tables import common_attributes, details, listed
+from hesspec.report.pdf import OnFigure, write_figures
+from hesspec.report.run_tables import checkpoint_table, details, facts, listed, run_table
 from hesspec.report.sentences import (
     glance,
     heading,
@@ -33,21 +35,40 @@ from hesspec.report.sentences import (
     outlier_table,
     overview,
     progress_sentence,
+    progress_text,
     sentence,
     unmeasured,
 )
 from hesspec.report.structure_section import structure_tables
 
-__all__ = ["report_on", "write_report"]
+__all__ = ["Report", "write_report"]
 
 logger = logging.getLogger(__name__)
 
 # Largest number of files with two tables each; more files share one table with a row each.
 MANY_FILES = 40
+# Modules of the page's script, in the order in which they build on one another; they share one scope.
+SCRIPT = ("base", "figures", "spectrum", "comparisons", "sections", "tables", "address", "controls", "main")
+# Sections of the page, with the names of the template's values that say whether they are there.
+SECTIONS = (
+    ("spectra-title", "Spectrum", "has_spectra"),
+    ("runs-title", "Runs", "runs"),
+    ("dynamics-title", "Through training", "has_dynamics"),
+    ("samples-title", "Against sample size", "has_samples"),
+    ("pairs-title", "Hess against G", "has_pairs"),
+    ("training-title", "Training", "training"),
+    ("outliers-title", "Outliers", "has_spectra"),
+    ("structure-title", "Class structure", "structures"),
+    ("numbers-title", "In numbers", "has_spectra"),
+    ("run-title", "What was run", "collection"),
+)
 
 
 def write_report(
-    folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, all_figures: bool = False
+    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    figures: Literal["last", "all"] | None = None,
 ) -> Path:
     """Write one self-contained HTML page of all spectra below a folder, which opens offline.
 
@@ -57,13 +78,13 @@ def write_report(
         Every `*.nc` in it and in its subfolders is read as a spectrum or a class structure, and every `training.json`
         as a list of records, one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`,
         `test_error` and `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on
-        the page, and logged as warnings. If there is a `study.yaml`, the folder is that of a study: its figures at the
-        largest sample size and the last epoch are also written as PDF, to the folder `figures` next to the page.
+        the page, and logged as warnings. If there is a `study.yaml`, the folder is that of a study; if subfolders have
+        one, the page shows all of these studies.
     path : path, optional
         Name of the page; by default `report.html` in the folder. It is written atomically.
-    all_figures : bool
-        Whether to write PDF figures of a study at all other sample sizes and epochs as well, which takes about a second
-        each.
+    figures : {"last", "all"}, optional
+        Also write figures of studies as PDF, to the folder `figures` next to the page: those at the largest sample size
+        and the last epoch, or those at all sample sizes and epochs. Each takes about a second.
 
     Returns
     -------
@@ -75,32 +96,55 @@ def write_report(
     NotADirectoryError
         If the folder does not exist, or `figures` is a symbolic link.
     ValueError
-        If it contains no readable spectra and no `study.yaml`. For a study that has not measured anything yet, the page
-        shows the progress of its trainings.
+        If it contains no readable spectra and no `study.yaml`, or `figures` is another word. For a study that has not
+        measured anything yet, the page shows the progress of its trainings.
     OSError
         If the page or a figure cannot be written.
     """
-    return report_on(folder, path, all_figures=all_figures)[0]
+    if figures not in (None, "last", "all"):
+        raise ValueError(f'figures={figures!r} is not a choice of figures. Use "last", "all" or None.')
+    report = Report(folder, path)
+    page = report.write()
+    if figures is not None:
+        report.write_figures(everywhere=figures == "all")
+    return page
 
 
-def report_on(
-    folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, all_figures: bool = False
-) -> tuple[Path, list[str]]:
-    """Write the report as `write_report`; return the page and the names of unreadable files."""
-    source = Path(folder)
-    if not source.is_dir():
-        raise NotADirectoryError(f"There is no folder {str(source)!r} to report on.")
-    target = source / "report.html" if path is None else Path(path)
-    collection, drawn = _drawn(read_folder(source))
-    tracks = tracks_of(collection.members)
-    text = _rendered(collection, drawn, tracks, source.resolve().name)
-    # Names of files that are not UTF-8 are shown with escapes.
-    write_bytes(target, text.encode("utf-8", "backslashreplace"))
-    if collection.study is not None:
-        write_figures(collection, tracks, target.parent / "figures", everywhere=all_figures)
-    for file, reason in collection.unread:
-        logger.warning("left out of the report: %r: %s", str(source / file), " ".join(reason.split()))
-    return target, [str(source / file) for file, _ in collection.unread]
+class Report:
+    """Report on a folder, whose page is written before its figures.
+
+    Parameters
+    ----------
+    folder, path
+        See `write_report`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> None:
+        self._source = Path(folder)
+        if not self._source.is_dir():
+            raise NotADirectoryError(f"There is no folder {str(self._source)!r} to report on.")
+        self._target = self._source / "report.html" if path is None else Path(path)
+        self._collection, self._data = _drawn(read_folder(self._source))
+        self._tracks = tracks_of(self._collection.members)
+
+    @property
+    def unread(self) -> list[str]:
+        """Names of the files that could not be read."""
+        return [str(self._source / file) for file, _ in self._collection.unread]
+
+    def write(self) -> Path:
+        """Write the page, and log the names of files that could not be read."""
+        text = _rendered(self._collection, self._data, self._tracks, self._source.resolve().name)
+        # Names of files that are not UTF-8 are shown with escapes.
+        write_bytes(self._target, text.encode("utf-8", "backslashreplace"))
+        for file, reason in self._collection.unread:
+            logger.warning("left out of the report: %r: %s", str(self._source / file), " ".join(reason.split()))
+        return self._target
+
+    def write_figures(self, *, everywhere: bool, on_figure: OnFigure | None = None) -> list[Path]:
+        """Write the figures of studies as PDF, to the folder `figures` next to the page."""
+        folder = self._target.parent / "figures"
+        return write_figures(self._collection, self._tracks, folder, everywhere=everywhere, on_figure=on_figure)
 
 
 def _drawn(collection: Collection) -> tuple[Collection, list[dict[str, Any]]]:
@@ -134,35 +178,59 @@ def _rendered(
     )
     template = environment.from_string(_resource("template.html.j2"))
     few = len(members) <= MANY_FILES
-    plotly, script = (_with_line_ends(text) for text in (get_plotlyjs(), _resource("page.js")))
+    several = len({member.run for member in members}) > 1
+    plotly, script = (_with_line_ends(text) for text in (get_plotlyjs(), _script()))
+    values = {
+        "has_spectra": bool(members),
+        "runs": run_table(members) if several else [],
+        "has_dynamics": has_several(members, "checkpoint"),
+        "has_samples": has_several(members, "samples"),
+        "has_pairs": bool(shown_data["pairs"]),
+        "training": collection.training,
+        "structures": [structure_tables(item) for item in collection.structures],
+        "collection": collection,
+    }
     return template.render(
+        values,
         policy=_policy(plotly, script),
+        contents=[(name, title) for name, title, there in SECTIONS if values[there]],
         heading=heading(members, folder),
-        sentences=[sentence(member) for member in shown] or [not_measured(collection)],
+        sentences=[sentence(member, with_run=several) for member in shown] or [not_measured(collection)],
         overview=overview(members, folder),
         legend=[f"{row.symbol} is {row.title}" for row in MATRICES.values() if row.symbol in matrices],
         equation={symbol_of(name) for name in DEFAULT_MATRICES} <= set(matrices),
-        has_spectra=bool(members),
-        has_dynamics=has_several(members, "checkpoint"),
-        has_samples=has_several(members, "samples"),
-        has_pairs=bool(shown_data["pairs"]),
         has_laws=bool(shown_data["laws"]),
-        training=collection.training,
         unmeasured=unmeasured(collection),
         unread=[(path.as_posix(), reason) for path, reason in collection.unread],
-        structures=[structure_tables(item) for item in collection.structures],
         tables=[outlier_table(member) for member in members] if few else [],
         study=collection.study,
+        studies=[
+            (place, text, progress_text(text, [m for m in members if place in {p.as_posix() for p in m.path.parents}]))
+            for place, text in collection.studies.items()
+        ],
         folder=folder,
         progress=progress_sentence(collection),
-        common=common_attributes(members),
+        facts=facts(members),
+        checkpoints=checkpoint_table(members),
         details=[details(member) for member in members] if few else [],
         listed=None if few else listed(members),
         data=_embedded(shown_data),
         css=Markup(_resource("page.css")),  # noqa: S704 - a file of this package
         script=Markup(script),  # noqa: S704 - a file of this package
-        plotly=Markup(plotly),  # noqa: S704 - a file of the plotly package
+        plotly=_packed(plotly),
     )
+
+
+def _script() -> str:
+    """Return the page's script: its modules in one scope, which nothing outside of it can reach."""
+    modules = "\n".join(_resource(f"script/{name}.js") for name in SCRIPT)
+    return f'"use strict";\n(() => {{\n{modules}}})();'
+
+
+def _packed(text: str) -> Markup:
+    """Return a script compressed (gzip) as base64, which browsers unpack: 2 MB instead of 5 MB."""
+    # Without a time, so that the same spectra give the same page.
+    return Markup(base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode())  # noqa: S704 - letters and digits
 
 
 def _resource(name: str) -> str:

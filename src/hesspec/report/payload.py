@@ -11,16 +11,16 @@ import numpy.typing as npt
 
 from hesspec.backend.number_text import exponent_text
 from hesspec.report import tables
-from hesspec.report.collection import Collection, Member, distinct
+from hesspec.report.collection import Collection
 from hesspec.report.dynamics import laws_of, pairs_of
-from hesspec.report.figures import PlotlyLook, training_figure
+from hesspec.report.figures import PlotlyLook, matrix_places, page_looks, training_figure, training_looks
+from hesspec.report.member import Member, distinct
+from hesspec.report.sentences import sentence
 from hesspec.report.structure_section import structure_csv, structure_figures, structures_over
 
 __all__ = ["Tracks", "first_shown", "has_several", "payload"]
 
 Tracks = npt.NDArray[np.int64]
-
-MARKS = ("●", "■", "▲", "⬟")
 
 
 def payload(
@@ -60,15 +60,17 @@ def payload(
     return {
         "runs": [_run(run, [member for member in members if member.run == run]) for run in runs],
         "matrices": [
-            {"name": name, "mark": MARKS[index % len(MARKS)], "colour": PlotlyLook(index, 0).dark}
-            for index, name in enumerate(matrices)
+            {"name": name, "mark": PlotlyLook(place, 0).mark}
+            for name, place in zip(matrices, matrix_places(matrices), strict=True)
         ],
         "splits": list(splits),
-        "looks": [[PlotlyLook(i, j).to_json() for j in range(len(splits))] for i in range(len(matrices))],
+        "looks": page_looks(matrices, splits),
+        "training_looks": training_looks(),
         "first": _first(shown, runs[0]),
         "spectra": [
             {
                 "title": member.title or "operator",
+                "sentence": sentence(member)["is"],
                 "place": tables.place(member),
                 **data,
                 "tracks": None if numbers is None else numbers.tolist(),

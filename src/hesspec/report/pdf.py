@@ -27,20 +27,27 @@ from hesspec.plot import (
     plot_tail,
     plot_training,
 )
-from hesspec.report.collection import Collection, Explained, Member, Training
+from hesspec.report.collection import Collection, Explained, Training
 from hesspec.report.dynamics import pairs_of
+from hesspec.report.member import Member
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["write_figures"]
+__all__ = ["OnFigure", "write_figures"]
 
 Tracks = npt.NDArray[np.int64]
 Named = tuple[str, Callable[[], Figure]]
+OnFigure = Callable[[int, int], None]
 # TrueType outlines: embedded text that can be searched and edited.
 EMBEDDED: dict[Any, Any] = {"pdf.fonttype": 42}
 
 
 def write_figures(
-    collection: Collection, tracks: Sequence[Tracks | None], folder: Path, *, everywhere: bool = False
+    collection: Collection,
+    tracks: Sequence[Tracks | None],
+    folder: Path,
+    *,
+    everywhere: bool = False,
+    on_figure: OnFigure | None = None,
 ) -> list[Path]:
     """Write the figures of every group of a study, each at its largest sample size and last epoch.
 
@@ -55,6 +62,8 @@ def write_figures(
         Folder for the files, created if it is missing; files of the same names are replaced.
     everywhere : bool
         Whether to write figures for every sample size and epoch as well, with both in their names.
+    on_figure : callable, optional
+        Called with the numbers of written and of all figures, before the first and after each.
 
     Returns
     -------
@@ -66,7 +75,7 @@ def write_figures(
             f"{str(folder)!r} is a symbolic link, but figures are not written elsewhere. Replace it by a folder."
         )
     members = collection.members
-    written: list[Path] = []
+    named: list[tuple[_Group, str, Callable[[], Figure]]] = []
     for run in dict.fromkeys(member.run for member in members if member.samples is not None):
         places = [index for index, member in enumerate(members) if member.run == run and member.samples is not None]
         group = _Group(
@@ -75,17 +84,26 @@ def write_figures(
             [item for item in collection.structures if item.run == run],
             [item for item in collection.training if item.run == run],
         )
-        for name, draw in group.figures(everywhere):
-            path = folder / f"{_unused(group.slug, name, written)}.pdf"
-            with mpl.rc_context(EMBEDDED), _silent("fontTools"), warnings.catch_warnings():
-                # Letters that the font lacks are drawn as boxes.
-                warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-                figure = draw()
-                with atomic_path(path) as temporary:
-                    # Without a date, so that the same spectra give the same file.
-                    figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-            written.append(path)
+        named += [(group, name, draw) for name, draw in group.figures(everywhere)]
+    written: list[Path] = []
+    report = on_figure or (lambda _done, _total: None)
+    report(0, len(named))
+    for group, name, draw in named:
+        path = folder / f"{_unused(group.slug, name, written)}.pdf"
+        _save(draw, path)
+        written.append(path)
+        report(len(written), len(named))
     return written
+
+
+def _save(draw: Callable[[], Figure], path: Path) -> None:
+    with mpl.rc_context(EMBEDDED), _silent("fontTools"), warnings.catch_warnings():
+        # Letters that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = draw()
+        with atomic_path(path) as temporary:
+            # Without a date, so that the same spectra give the same file.
+            figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
 
 
 @contextmanager

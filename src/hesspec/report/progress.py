@@ -7,7 +7,7 @@ from typing import Any
 
 from hesspec.backend.yaml import parse_yaml
 from hesspec.matrices import DEFAULT_MATRICES, symbol_of
-from hesspec.report.collection import Member
+from hesspec.report.member import Member
 
 __all__ = ["progress", "trainings"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from hesspec.backend.number_text import duration, plus_minus, three_digits, with_bound
 from hesspec.report import tables
-from hesspec.report.collection import Collection, Member, Training, distinct
+from hesspec.report.collection import Collection, Training
+from hesspec.report.member import Member, distinct
 from hesspec.report.progress import progress, trainings
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "outlier_table",
     "overview",
     "progress_sentence",
+    "progress_text",
     "sentence",
     "unmeasured",
 ]
@@ -48,7 +50,9 @@ def overview(members: Sequence[Member], folder: str) -> list[tuple[str, str]]:
     span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     seconds = [member.spectrum.attributes.get("seconds") for member in members]
     total = sum(value for value in seconds if isinstance(value, int | float) and math.isfinite(value))
+    runs = len({member.run for member in members})
     return [
+        *([("runs", f"{runs}")] if runs > 1 else []),
         ("spectra", f"{len(members)}"),
         ("parameters (p)", span),
         ("matvecs in all", f"{sum(member.spectrum.matvecs for member in members):,}"),
@@ -95,8 +99,8 @@ def _last(item: Training, name: str) -> str:
     return f"{value:#.4g}" if name.endswith("loss") else f"{value:.2%}"
 
 
-def sentence(member: Member) -> dict[str, str]:
-    """Describe the result of one spectrum as text."""
+def sentence(member: Member, *, with_run: bool = False) -> dict[str, str]:
+    """Describe the result of one spectrum as text, with the name of its run where there are several."""
     spectrum = member.spectrum
     count = spectrum.outliers.size
     classes = spectrum.attributes.get("classes")
@@ -110,7 +114,8 @@ def sentence(member: Member) -> dict[str, str]:
     low, high = spectrum.bulk_edges
     if math.isfinite(low):
         parts.append(f"99% of the bulk lies between {three_digits(low)} and {three_digits(high)}")
-    return {"of": member.title or "operator", "is": "; ".join(parts)}
+    title = member.title or "operator"
+    return {"of": f"{member.run} · {title}" if with_run else title, "is": "; ".join(parts)}
 
 
 def _first_outlier(member: Member) -> tuple[str, str]:
@@ -151,10 +156,15 @@ def progress_sentence(collection: Collection) -> str:
     """Progress of the measurements of a study, as text."""
     if collection.study is None:
         return ""
-    counts = progress(collection.study, collection.members)
+    return progress_text(collection.study, collection.members)
+
+
+def progress_text(study: str, members: Sequence[Member]) -> str:
+    """Progress of one study, from the text of its file, as text."""
+    counts = progress(study, members)
     if counts is None:
-        return f"{len(collection.members)} spectra are here."
+        return f"{len(members)} spectra are here."
     present, wanted = counts
     if present == wanted:
         return f"All {wanted} spectra that it asks for are here."
-    return f"{present} of the {wanted} spectra that it asks for are here; the same command goes on with the others."
+    return f"{present} of the {wanted} spectra that it asks for are here; the same command measures the others."

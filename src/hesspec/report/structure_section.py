@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.colors import to_hex
 
-from hesspec.applications.class_structure.figure import COMPONENTS, TERMS, class_colours, drawn_means, map_of_means
+from hesspec.applications.class_structure.figure import COMPONENTS, TERMS
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
 from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.matrices import symbol_of
-from hesspec.plot import OKABE_ITO, bulk_on_logarithmic_axis, darkened
-from hesspec.report.collection import Explained, Member
+from hesspec.plot import OKABE_ITO, bulk_on_logarithmic_axis
+from hesspec.report.collection import Explained
 from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import plain
+from hesspec.report.member import Member
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["structure_csv", "structure_figures", "structure_tables", "structures_over"]
@@ -30,8 +30,8 @@ TERM_LABELS = dict(
     zip(SHARES, ("G<sub>class</sub>", "G<sub>cross</sub>", "G<sub>within</sub>", "G<sub>same</sub>", "H"), strict=True)
 )
 SYMBOLS = {"o": "circle", "^": "triangle-up", "D": "diamond"}
-BLUE, DARK = OKABE_ITO[0], to_hex(darkened(OKABE_ITO[0]))
-LOGARITHMIC = {"type": "log", "exponentformat": "power", "dtick": 1, "showgrid": True}
+BLUE = OKABE_ITO[0]
+LOGARITHMIC = {"type": "log", "showgrid": True}
 
 
 def structure_figures(item: Explained, members: Sequence[Member]) -> list[Json]:
@@ -65,7 +65,6 @@ def structure_figures(item: Explained, members: Sequence[Member]) -> list[Json]:
         _predictions(structure),
         _shares(structure),
         _knockout(structure),
-        _map(drawn_means(structure)),
     ]
     return [figure for figure in drawn if figure is not None]
 
@@ -93,7 +92,7 @@ def _components(structure: ClassStructure, spectrum: Spectrum | None) -> Json:
         traces.append(
             {
                 "x": spectrum.eigenvalues[kept].tolist(), "y": [floor] * int(kept.sum()), "mode": "markers",
-                "name": "eigenvalues of G", "marker": {"color": DARK, "symbol": "square", "size": 8},
+                "name": "eigenvalues of G", "marker": {"color": BLUE, "symbol": "square", "size": 8},
                 "text": [plus_minus(v, b) for v, b in
                          zip(spectrum.eigenvalues[kept], spectrum.error_bounds[kept], strict=True)],
                 "hovertemplate": "%{text}<extra>G</extra>",
@@ -112,7 +111,7 @@ def _components(structure: ClassStructure, spectrum: Spectrum | None) -> Json:
                 "hovertemplate": f"%{{text}}<extra>{LABELS[part]}</extra>",
             }
         )  # fmt: skip
-    axis = {"title": {"text": "share of eigenvalues per decade"}, **LOGARITHMIC, "dtick": 2}
+    axis = {"title": {"text": "share of eigenvalues per decade"}, **LOGARITHMIC}
     if spectrum is None:
         axis = {"type": "log", "visible": False}
     return {
@@ -163,8 +162,8 @@ def _predictions(structure: ClassStructure) -> Json | None:
         "title": "Largest eigenvalues of Hess, predicted by the means and measured",
         "traces": traces,
         "layout": {
-            "xaxis": {"title": {"text": "predicted eigenvalue"}, "type": "log", "exponentformat": "power"},
-            "yaxis": {"title": {"text": "measured eigenvalue"}, "type": "log", "exponentformat": "power"},
+            "xaxis": {"title": {"text": "predicted eigenvalue"}, "type": "log"},
+            "yaxis": {"title": {"text": "measured eigenvalue"}, "type": "log"},
         },
     }
 
@@ -213,7 +212,7 @@ def _knockout(structure: ClassStructure) -> Json | None:
         {
             "x": sizes.tolist(), "y": [plain(name) for name in structure.knockout_removed.tolist()],
             "mode": "markers", "name": "outliers",
-            "marker": {"color": DARK, "size": 9},
+            "marker": {"color": BLUE, "size": 9},
             "text": [plus_minus(v, b) for v, b in
                      zip(structure.knockout_eigenvalues, bounds, strict=True)],
             "hovertemplate": "%{text}<extra>without %{y}</extra>",
@@ -223,50 +222,13 @@ def _knockout(structure: ClassStructure) -> Json | None:
         "title": "Outliers of Hess with the means projected out",
         "traces": traces,
         "layout": {
-            "xaxis": {"title": {"text": "|λ|"}, "type": "log", "exponentformat": "power"},
+            "xaxis": {"title": {"text": "|λ|"}, "type": "log"},
             "yaxis": {
                 "type": "category", "categoryorder": "array", "categoryarray": names[::-1], "automargin": True,
                 "title": {"text": "projected out"},
             },
         },
     }  # fmt: skip
-
-
-def _map(structure: ClassStructure) -> Json | None:
-    places = map_of_means(structure)
-    if places is None:
-        return None
-    colours = [to_hex(colour) for colour in class_colours(structure.classes)]
-    centre = structure.gram_other < 0
-    true, other = structure.gram_true, structure.gram_other
-    traces: list[Json] = [
-        *(
-            {
-                "x": places[mine, 0].tolist(), "y": places[mine, 1].tolist(), "mode": "markers", "name": name,
-                "marker": {"color": [colours[c] for c in true[mine]], "size": 7, "opacity": 0.75, "symbol": symbol},
-                "text": [f"c = {c}, c' = {k}" for c, k in zip(true[mine], other[mine], strict=True)],
-                "hovertemplate": "%{text}<extra></extra>",
-            }
-            for mine, name, symbol in (
-                (~centre & (true != other), "g<sub>c,c'</sub>", "circle"),
-                (true == other, "g<sub>c,c</sub>", "x-thin-open"),
-            )
-        ),
-        {
-            "x": places[centre, 0].tolist(), "y": places[centre, 1].tolist(), "mode": "markers+text",
-            "name": "g<sub>c</sub>", "text": [str(c) for c in true[centre]],
-            "marker": {
-                "color": "white", "size": 20, "line": {"color": [colours[c] for c in true[centre]], "width": 2},
-            },
-            "hovertemplate": "class mean of class %{text}<extra></extra>",
-        },
-    ]  # fmt: skip
-    hidden = {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False}
-    return {
-        "title": "Map of the means: t-SNE of their distances, without a unit",
-        "traces": [trace for trace in traces if trace["x"]],
-        "layout": {"xaxis": hidden, "yaxis": hidden},
-    }
 
 
 def structures_over(items: Sequence[Explained]) -> list[Json]:
@@ -319,7 +281,7 @@ def _over(title: str, word: str, points: Sequence[tuple[float, Explained]]) -> J
             "hovertemplate": f"{word} %{{x}}: %{{y:.4g}}<extra>{label}</extra>",
         }
         for pairs, label, colour, symbol, size in (
-            (measured, "eigenvalues of Hess", DARK, "circle", 9), (predicted, LABELS["class"], OKABE_ITO[1], "x", 7),
+            (measured, "eigenvalues of Hess", BLUE, "circle", 9), (predicted, LABELS["class"], OKABE_ITO[1], "x", 7),
         )
     ]  # fmt: skip
     return {
@@ -327,7 +289,7 @@ def _over(title: str, word: str, points: Sequence[tuple[float, Explained]]) -> J
         "traces": traces,
         "layout": {
             "xaxis": {"title": {"text": word}},
-            "yaxis": {"title": {"text": "eigenvalue"}, "type": "log", "exponentformat": "power"},
+            "yaxis": {"title": {"text": "eigenvalue"}, "type": "log"},
         },
     }
 
