@@ -139,6 +139,7 @@ base.CurvatureOperator.__matmul__ = product
 """
 
 
+@pytest.mark.long
 def test_a_signal_that_arises_where_python_drops_it_is_not_lost(here):
     (here / "swallowed.py").write_text(SWALLOWED)
     main = f"import sys; sys.path.insert(0, {str(here)!r}); import swallowed\n{MAIN}"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from distributed_ranks import results
+from distributed_ranks import launch_forked, results
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -13,7 +13,7 @@ import hesspec
 @pytest.fixture(scope="module")
 def measured(ranks):
     # A language model with tied weights is sharded over two ranks; a layer of three rows over three.
-    return results("sharded.py", ranks, *(["mlp", "gpt2"] if ranks == 2 else ["mlp"]))
+    return results("sharded.py", ranks, *(["mlp", "gpt2"] if ranks == 2 else ["mlp"]), start=launch_forked)
 
 
 @pytest.fixture(scope="module")

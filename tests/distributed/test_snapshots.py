@@ -68,6 +68,7 @@ def test_a_second_group_in_the_folder_is_refused(tmp_path):
     lock.release()
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
     folder = tmp_path / "snapshot"
     continued(2, folder, "full", 1, 6)

@@ -108,6 +108,7 @@ def on_ray(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.mark.long
 def test_a_task_that_fails_is_reported_after_the_others_are_done(
     on_ray: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:

@@ -52,6 +52,7 @@ def spans(problem):
 
 @pytest.mark.parametrize("matrix", OPERATORS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.few(3)
 def test_shares_are_quadratic_forms_and_sum_to_the_eigenvalue(matrix, dtype, tolerance):
     parts = reference(case())
     _, values, vectors = truth(case(), matrix)
@@ -117,6 +118,7 @@ def test_dependent_vectors_are_knocked_out_once():
 
 
 @pytest.mark.parametrize("cross", [True, False])
+@pytest.mark.few(1)
 def test_whole_structure_is_kept_and_comes_back(cross, tmp_path):
     problem = case()
     said = []

@@ -49,6 +49,7 @@ def close(found, exact, tolerance):
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("way", passes.WAYS)
+@pytest.mark.few(8)
 def test_every_way_is_verified_and_says_by_how_much(matrix, dtype, way):
     operator = getattr(hesspec, matrix)(*problem(dtype), mode=way)
     exact = getattr(hesspec, matrix)(*problem(torch.float64), mode="double backward")
@@ -325,6 +326,7 @@ class Padded(nn.Module):
 
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("way", passes.WAYS)
+@pytest.mark.few(4)
 def test_the_row_of_a_padding_index_is_constant(matrix, way):
     model = seeded(Padded).double()
     with torch.no_grad():
@@ -414,6 +416,7 @@ def test_one_sample_is_verified_as_well_as_several(samples):
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.few(10)
 def test_parameters_that_are_zero_or_nearly_so_are_verified(matrix, activation, scale, dtype):
     """They have no size that a displacement could be relative to; neither have the outputs."""
     _, loss, data = problem(dtype)

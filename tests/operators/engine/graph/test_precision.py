@@ -36,6 +36,7 @@ def test_full_precision_is_the_default_and_its_own_reference():
 @pytest.mark.parametrize(
     "name", swept(["mlp", "cnn", "transformer encoder", "mse", "gpt2, own loss"], "mlp", "cnn", "mse")
 )
+@pytest.mark.few(2)
 def test_bfloat16_products_are_off_by_its_rounding(name, matrix, traced):
     full, lower = operators(name, matrix)
     v = torch.randn(full.shape[0])
