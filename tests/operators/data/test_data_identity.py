@@ -33,9 +33,11 @@ def data():
     return batches((5,), labels(4), sizes=(6, 6, 6))
 
 
-@pytest.mark.parametrize("memory", [None, "30kB"])
-@pytest.mark.parametrize("in_dict", [False, True])
-@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
+LOADED = [("Hessian", in_dict, memory) for in_dict in (False, True) for memory in (None, "30kB")]
+LOADED += [("GaussNewton", True, "30kB"), ("Residual", True, "30kB")]
+
+
+@pytest.mark.parametrize(("matrix", "in_dict", "memory"), swept(LOADED, LOADED[0], LOADED[3]))
 def test_a_loader_may_give_every_batch_in_the_same_memory(matrix, in_dict, memory, data, mode):
     model, make = mlp().double(), getattr(hesspec, matrix)
     expected = whole(make(model, CE, data))
