@@ -35,7 +35,7 @@ def test_a_run_resumes_on_another_number_of_ranks(tmp_path, basis, probes):
 
 
 @pytest.mark.parametrize("ranks", swept([1, 2], 2))
-@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("part", swept([0, 1], 1))
 def test_a_damaged_file_is_named(tmp_path, ranks, part):
     folder = tmp_path / "snapshot"
     continued(2, folder, "full", 1, 6)

@@ -403,6 +403,7 @@ def test_autocast_inside_of_the_forward_pass_is_switched_off(way):
     ids=["old weight norm", "weight norm", "spectral norm", "orthogonal"],
 )
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.few(2)
 def test_parametrised_weights(wrap):
     torch.manual_seed(0)
     model = nn.Sequential(wrap(nn.Linear(5, 5)), nn.Tanh(), nn.Linear(5, 3)).double().eval()

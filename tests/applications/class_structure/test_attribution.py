@@ -94,6 +94,7 @@ def test_errors_of_vectors_bound_those_of_angles():
 
 @pytest.mark.parametrize("span", [CLASS_MEANS, ALL_MEANS])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.few(2)
 def test_knocked_out_spectrum_is_that_of_the_projected_matrix(span, dtype, tolerance):
     entries, values, _ = truth(case(), "Hessian")
     basis = torch.from_numpy(scipy.linalg.orth(spans(case())[span], rcond=1e-10))

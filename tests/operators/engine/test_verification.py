@@ -123,6 +123,7 @@ class Once(torch.autograd.Function):
     ids=["wrong second derivative", "once differentiable"],
 )
 @pytest.mark.parametrize("params", [None, ["a.*"]])
+@pytest.mark.few(2)
 def test_a_wrong_second_derivative_is_replaced_by_differences(function, plain, params):
     _, loss, data = problem()
     model = seeded(lambda: Custom(function))
@@ -186,6 +187,7 @@ def test_a_rule_that_is_wrong_in_double_backward_is_not_taken(monkeypatch):
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3])
+@pytest.mark.few(2)
 def test_a_block_that_is_left_out_is_noticed(monkeypatch, block):
     right = hessian.differentiate_gradient
 
@@ -436,6 +438,7 @@ def test_parameters_that_are_zero_or_nearly_so_are_verified(matrix, activation, 
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.few(1)
 def test_differences_at_parameters_that_are_zero_are_not(matrix):
     _, loss, data = problem(torch.float64)
     model = problem(torch.float64)[0]

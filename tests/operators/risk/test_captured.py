@@ -146,6 +146,7 @@ class ByGroup(nn.Module):
 
 
 @pytest.mark.parametrize("way", ["auto", "double backward in place", "differences"])
+@pytest.mark.few(1)
 def test_batches_may_call_loss_functions_more_or_less_often(way):
     torch.manual_seed(0)
     model = ByGroup().double()
@@ -444,6 +445,7 @@ class Balanced(Own):
         (Body(), hesspec.closure(lambda model, batch: model.body(batch["x"]).sum(1).mean())),
     ],
 )
+@pytest.mark.few(2)
 def test_g_of_a_loss_that_is_linear_in_the_outputs_is_zero_and_said_to_be(model, loss, mode):
     model = model.double()
     ((x, y),) = data(7)

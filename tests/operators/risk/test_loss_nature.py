@@ -276,6 +276,7 @@ def test_batches_of_a_sum_add_up_to_it(name):
 
 
 @pytest.mark.parametrize("name", [name for name in MEANS if name != "a guarded mask" and "of one sample" not in name])
+@pytest.mark.few(10)
 def test_parts_of_a_batch_of_a_mean_add_up_to_it(name):
     loss, xs, ys = MEANS[name]
     model = network()
