@@ -10,7 +10,8 @@ demo: .venv/.package
 	$(BIN)/hesspec demo
 
 # A file's tests run in one process, which shares what they have in common: references, runs, traces, launched ranks.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# Python may keep what it compiles, whatever the environment says: hundreds of processes that tests start load it.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # What every change must pass, in minutes.
 test: lint

@@ -42,6 +42,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.few(8)
 def test_products_are_those_of_the_dense_matrices(name, pair):
     (hess, g), (dense_hess, dense_g) = pair
     formula, p = FORMULAS[name], hess.shape[0]
@@ -187,6 +188,7 @@ RUNS = {
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("name", STATING)
+@pytest.mark.few(8)
 def test_a_run_is_the_same_bit_for_bit_if_it_is_resumed_or_repeated(tmp_path, name, run):
     class StopError(Exception):
         pass

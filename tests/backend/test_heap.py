@@ -23,6 +23,7 @@ def seen(what):
 
 
 @known
+@pytest.mark.long
 def test_a_block_keeps_memory_and_gives_it_back():
     found = seen("tensors")
     # A few tensors may find that a small block was put into the place of the one before, and take another.

@@ -139,6 +139,7 @@ base.CurvatureOperator.__matmul__ = product
 """
 
 
+@pytest.mark.long
 def test_a_signal_that_arises_where_python_drops_it_is_not_lost(here):
     (here / "swallowed.py").write_text(SWALLOWED)
     main = f"import sys; sys.path.insert(0, {str(here)!r}); import swallowed\n{MAIN}"
@@ -173,6 +174,7 @@ runpy.run_module("hesspec", run_name="__main__")
 @pytest.mark.parametrize(
     "name", ["hesspec.cli.app", "typer", "rich.console", "hesspec.spectra.spectrum", "xarray", "h5py"]
 )
+@pytest.mark.few(2)
 def test_ctrl_c_while_importing_is_a_line(here, name):
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-c", IMPORTING.format(name=name)], capture_output=True, text=True, check=False

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sweeps import swept
 
 from hesspec import load
 from hesspec.krylov import snapshot
@@ -53,7 +52,8 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "error"), swept(ERRORS, ERRORS[0]))
+@pytest.mark.long
+@pytest.mark.parametrize(("arguments", "error"), ERRORS)
 def test_an_error_is_one_line_of_one_rank(here, arguments, error):
     ended = torchrun(here, 2, *arguments)
     assert ended.returncode != 0
@@ -97,6 +97,11 @@ def test_without_an_interruption_nothing_is_replaced(hesspec, here):
         refused = hesspec(*MEASURE, "--matrix", "g", "--snapshot", "running")
         assert refused.exit_code == 1
         assert "already exists" in refused.output
+
+
+@pytest.mark.long
+def test_ranks_replace_nothing_without_an_interruption(hesspec, here):
+    assert hesspec(*MEASURE, "--matrix", "g").exit_code == 0
     shared = torchrun(here, 2, *MEASURE, "--matrix", "g", "--snapshot", "running")
     assert shared.returncode != 0
     assert shared.stderr.count("already exists") == 1
@@ -134,6 +139,7 @@ def interrupted(hesspec, here, monkeypatch):
         (("--out", "elsewhere"), "its --out was"),
     ],
 )
+@pytest.mark.few(2)
 def test_results_of_another_command_are_not_taken_for_its_own(hesspec, interrupted, option, difference):
     refused = hesspec(*interrupted, *option)
     assert refused.exit_code == 1

@@ -20,6 +20,7 @@ def file(here):
     return "mine.yaml"
 
 
+@pytest.mark.long
 def test_a_study_is_run_shown_and_run_again(hesspec, here, file):
     first = hesspec("study", file)
     assert first.exit_code == 0

@@ -53,6 +53,7 @@ def test_the_death_of_a_rank_is_noticed_by_the_others():
         assert "snapshot" in message
 
 
+@pytest.mark.long
 def test_a_rank_that_does_not_answer_is_given_up_after_the_timeout():
     ended = launch_forked("failures.py", 2, "hangs", SHORT)
     name, message = ended[0].result["error"]
@@ -60,6 +61,7 @@ def test_a_rank_that_does_not_answer_is_given_up_after_the_timeout():
     assert "did not answer within the group's timeout" in message
 
 
+@pytest.mark.long
 def test_a_group_ends_when_it_is_destroyed_though_an_operator_lives(tmp_path):
     # Threads that it left would touch tensors while Python shuts down, which aborts the process.
     for found in results("ended.py", 2, tmp_path / "snapshot"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from distributed_ranks import results
+from distributed_ranks import launch_forked, results
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -10,10 +10,14 @@ from torch.distributed.fsdp import fully_shard
 import hesspec
 
 
-@pytest.fixture(scope="module")
-def measured(ranks):
+@pytest.fixture(
+    scope="module",
     # A language model with tied weights is sharded over two ranks; a layer of three rows over three.
-    return results("sharded.py", ranks, *(["mlp", "gpt2"] if ranks == 2 else ["mlp"]))
+    params=[(2, "mlp"), *(pytest.param(of, marks=pytest.mark.long) for of in ((2, "gpt2"), (3, "mlp")))],
+    ids=lambda of: f"{of[1]}, {of[0]} ranks",
+)
+def measured(request):
+    return results("sharded.py", *request.param, start=launch_forked)
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def test_a_run_resumes_on_another_number_of_ranks(tmp_path, basis, probes):
 
 
 @pytest.mark.parametrize("ranks", swept([1, 2], 2))
-@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("part", swept([0, 1], 1))
 def test_a_damaged_file_is_named(tmp_path, ranks, part):
     folder = tmp_path / "snapshot"
     continued(2, folder, "full", 1, 6)
@@ -68,6 +68,7 @@ def test_a_second_group_in_the_folder_is_refused(tmp_path):
     lock.release()
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
     folder = tmp_path / "snapshot"
     continued(2, folder, "full", 1, 6)
@@ -83,15 +84,17 @@ def test_a_full_disk_leaves_the_snapshot_before(tmp_path):
         assert found["error"] < 1e-12
 
 
-@pytest.mark.long
-def test_ranks_that_are_killed_at_any_time_always_resume():
+@pytest.mark.parametrize(
+    "kills", [pytest.param(12, marks=pytest.mark.long), pytest.param(100, marks=pytest.mark.hours)]
+)
+def test_ranks_that_are_killed_at_any_time_always_resume(kills):
     script = SCRIPTS / "killed.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
-        [sys.executable, script, "2", "30"], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, script, "2", str(kills)], capture_output=True, text=True, check=False, env=environment
     )
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
-    assert found["kills"] >= 30
+    assert found["kills"] >= kills
     assert (found["wrong"], found["failures"]) == (0, 0)
     assert found["finished"] >= 1

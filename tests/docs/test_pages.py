@@ -17,7 +17,15 @@ from hesspec.spectra.record import KINDS
 RUNNABLE = [page for page in PAGES if page.name != "README.md" and any(not block.script for block in blocks(page))]
 
 
-@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+# These measure a network several times.
+LONG = {"laplace.md", "edge-of-stability.md", "class-structure.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.long] * (page.name in LONG)) for page in RUNNABLE],
+    ids=map(name_of, RUNNABLE),
+)
 def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}

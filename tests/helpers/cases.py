@@ -134,8 +134,13 @@ def mlp(outputs: int = 4) -> nn.Module:
     return seeded(lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, outputs)))
 
 
-def batches(shape: tuple[int, ...], targets: Callable[[int], Tensor], sizes: tuple[int, ...] = (5, 5, 2)) -> list[Any]:
-    """Batches of random inputs; the last one is short."""
+# Each shape of batches is traced by itself, which takes most of the time: a short last batch is that of cases in which
+# something depends on it (how batches are weighted, what a model does with inputs), and not of every loss and model.
+SHORT, EVEN = (5, 5, 2), (4, 4, 4)
+
+
+def batches(shape: tuple[int, ...], targets: Callable[[int], Tensor], sizes: tuple[int, ...] = SHORT) -> list[Any]:
+    """Batches of random inputs; unless sizes are given, the last one is short."""
     torch.manual_seed(1)
     return [(torch.randn(size, *shape, dtype=torch.float64), targets(size)) for size in sizes]
 
@@ -159,13 +164,13 @@ def gpt2() -> nn.Module:
     return seeded(lambda: transformers.GPT2LMHeadModel(config))
 
 
-def tokens() -> list[Any]:
+def tokens(sizes: tuple[int, ...] = (3, 2)) -> list[Any]:
     torch.manual_seed(2)
     result = []
-    for size in (3, 2):
+    for size in sizes:
         ids = torch.randint(7, (size, 5))
         targets = torch.randint(7, (size, 5))
-        targets[0, : size + 1] = -100
+        targets[0, : len(result) + 3] = -100
         result.append(({"input_ids": ids}, targets))
     return result
 
@@ -189,44 +194,49 @@ def frozen() -> nn.Module:
     return model
 
 
-def _mlp_case(loss: Callable[..., Tensor], targets: Callable[[int], Tensor] = labels(4), **options: Any) -> Case:  # noqa: B008
-    return Case(mlp(), loss, batches((5,), targets), options)
+def _mlp_case(
+    loss: Callable[..., Tensor],
+    targets: Callable[[int], Tensor] = labels(4),  # noqa: B008
+    sizes: tuple[int, ...] = EVEN,
+    **options: Any,
+) -> Case:
+    return Case(mlp(), loss, batches((5,), targets, sizes), options)
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "mlp": lambda: _mlp_case(nn.CrossEntropyLoss()),
+    "mlp": lambda: _mlp_case(nn.CrossEntropyLoss(), sizes=SHORT),
     "cnn": lambda: Case(cnn(), nn.CrossEntropyLoss(), batches((1, 4, 4), labels(4))),
-    "residual cnn": lambda: Case(seeded(Residual), nn.CrossEntropyLoss(), batches((1, 4, 4), labels(4))),
-    "transformer encoder": lambda: Case(seeded(Encoder), nn.CrossEntropyLoss(), batches((3, 4), labels(3))),
+    "residual cnn": lambda: Case(seeded(Residual), nn.CrossEntropyLoss(), batches((1, 4, 4), labels(4), EVEN)),
+    "transformer encoder": lambda: Case(seeded(Encoder), nn.CrossEntropyLoss(), batches((3, 4), labels(3), EVEN)),
     "gpt2, dict inputs, ignored tokens": lambda: Case(gpt2(), TokenLoss(), tokens()),
-    "gpt2, own loss": lambda: Case(gpt2(), token_loss, tokens(), {"terms": lambda y: (y != -100).sum()}),
+    "gpt2, own loss": lambda: Case(gpt2(), token_loss, tokens((3, 3)), {"terms": lambda y: (y != -100).sum()}),
     "label smoothing": lambda: _mlp_case(nn.CrossEntropyLoss(label_smoothing=0.1)),
     "class weights": lambda: _mlp_case(nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0, 0.7]))),
     "class weights and smoothing": lambda: _mlp_case(
         nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0, 0.7]), label_smoothing=0.2)
     ),
     "ignored class": lambda: _mlp_case(nn.CrossEntropyLoss(ignore_index=1)),
-    "sum": lambda: _mlp_case(nn.CrossEntropyLoss(reduction="sum")),
+    "sum": lambda: _mlp_case(nn.CrossEntropyLoss(reduction="sum"), sizes=SHORT),
     "functional": lambda: _mlp_case(F.cross_entropy),
     "class probabilities": lambda: _mlp_case(
         nn.CrossEntropyLoss(), lambda size: torch.rand(size, 4, dtype=torch.float64).softmax(1)
     ),
-    "mse": lambda: _mlp_case(nn.MSELoss(), lambda size: torch.randn(size, 4, dtype=torch.float64)),
+    "mse": lambda: _mlp_case(nn.MSELoss(), lambda size: torch.randn(size, 4, dtype=torch.float64), SHORT),
     "bce": lambda: _mlp_case(nn.BCEWithLogitsLoss(), lambda size: torch.rand(size, 4, dtype=torch.float64)),
-    "own loss": lambda: _mlp_case(own_loss, lambda size: torch.randn(size, dtype=torch.float64)),
-    "tied weights": lambda: Case(seeded(Tied), nn.CrossEntropyLoss(), batches((6,), labels(3))),
-    "frozen parameters": lambda: Case(frozen(), nn.CrossEntropyLoss(), batches((5,), labels(4))),
+    "own loss": lambda: _mlp_case(own_loss, lambda size: torch.randn(size, dtype=torch.float64), SHORT),
+    "tied weights": lambda: Case(seeded(Tied), nn.CrossEntropyLoss(), batches((6,), labels(3), EVEN)),
+    "frozen parameters": lambda: Case(frozen(), nn.CrossEntropyLoss(), batches((5,), labels(4), EVEN)),
     "unused parameters": lambda: Case(
         seeded(Unused),
         nn.CrossEntropyLoss(),
-        batches((4,), labels(3)),
+        batches((4,), labels(3), EVEN),
         warning="do not influence the loss.*idle.weight",
     ),
     "parameter subset": lambda: _mlp_case(nn.CrossEntropyLoss(), params=["2.*", "0.bias"]),
     "tuple inputs": lambda: Case(
         seeded(TwoInputs),
         nn.CrossEntropyLoss(),
-        [((x[:, :3], x[:, 3:]), y) for x, y in batches((5,), labels(4))],
+        [((x[:, :3], x[:, 3:]), y) for x, y in batches((5,), labels(4), EVEN)],
     ),
 }
 

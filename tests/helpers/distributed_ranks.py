@@ -87,7 +87,9 @@ def _fork(
     script: Path, arguments: list[str], environment: dict[str, str], files: tuple[Path, Path]
 ) -> tuple[Any, Callable[[], int]]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hesspec.measure.spectrum", "hesspec.operators", "torch.distributed.fsdp"])
+    context.set_forkserver_preload(
+        ["hesspec.measure.spectrum", "hesspec.operators", "torch.distributed.fsdp", "transformers.models.gpt2"]
+    )
     process = context.Process(target=_run, args=(script, arguments, environment, files))
     process.start()
 

@@ -33,6 +33,7 @@ RUNS = [(dtype, power) for dtype in PRECISIONS for power in POWERS[dtype]]
 @pytest.mark.parametrize(
     "options", [{}, {"probes": 3}, {"basis": "half", "probes": 2}, {"basis": "restarted"}], ids=str
 )
+@pytest.mark.few(12)
 def test_a_spectrum_scales(dtype, power, options):
     for kind in KINDS:
         matrix = dense(kind, dtype)

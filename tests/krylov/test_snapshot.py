@@ -82,6 +82,7 @@ def finish(operator, folder, products=7, **options):
     ],
     ids=str,
 )
+@pytest.mark.few(6)
 def test_it_resumes_to_the_same_result_bit_for_bit(tmp_path, monkeypatch, options, dtype, partial):
     monkeypatch.setattr(run, "PARTIAL_FROM", partial)
     operator = matrix(dtype)

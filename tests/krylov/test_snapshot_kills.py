@@ -25,6 +25,7 @@ def killed(*arguments):
     return found["kills"]
 
 
+@pytest.mark.long
 def test_kills_at_every_call_to_the_file_system():
     assert killed("every", "dense, float64, half, 3 probes") >= 15
 

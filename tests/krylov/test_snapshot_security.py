@@ -117,6 +117,7 @@ def test_files_that_are_exchanged_are_refused(tmp_path):
         resume(tmp_path)
 
 
+@pytest.mark.long
 def test_a_bit_that_is_flipped_anywhere_is_seen(tmp_path):
     interrupt(tmp_path, "several probes")
     identity = content(tmp_path)[0]["identity"]
@@ -181,6 +182,7 @@ def assert_refused_or_run(folder, run, record, arrays):
 
 
 @pytest.mark.parametrize("run", ["full", "several probes"])
+@pytest.mark.few(1)
 def test_a_record_that_was_tampered_with_is_refused_or_does_no_harm(tmp_path, run):
     interrupt(tmp_path, run)
     record, arrays = content(tmp_path)

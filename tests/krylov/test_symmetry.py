@@ -32,6 +32,7 @@ def memory(basis, dtype):
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.few(18)
 def test_a_symmetric_operator_is_measured_with_any_number_of_probes(kind, dtype, basis):
     for dense in (True, False):
         matrix = operator_of(KINDS[kind], dense=dense, dtype=dtype, scale=1.0, seed=1).matrix

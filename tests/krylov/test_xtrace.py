@@ -156,6 +156,7 @@ def runs(name, dtype, seeds):
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.few(5)
 def test_errors_are_honest_and_have_no_bias(name, dtype):
     seeds = 100
     errors, standard = runs(name, dtype, seeds)
@@ -180,6 +181,7 @@ def test_intervals_hold_where_one_eigenvalue_decides(k):
 
 @pytest.mark.parametrize("matvecs", [4, 8, 32])
 @pytest.mark.parametrize("more", [(5.0,), (5.0, -3.0), (4.0, 1.0, 0.1)], ids=str)
+@pytest.mark.few(3)
 def test_intervals_hold_for_the_identity_and_a_low_rank(more, matvecs):
     eigenvalues = torch.ones(P, dtype=torch.float64)
     eigenvalues[: len(more)] += torch.tensor(more)

@@ -102,6 +102,7 @@ def _traced(monkeypatch):
 @pytest.mark.usefixtures("_traced")
 @pytest.mark.parametrize("kind", [hesspec.Hessian, hesspec.GaussNewton, hesspec.Residual])
 @pytest.mark.parametrize("name", ["mlp", "small_cnn"])
+@pytest.mark.few(2)
 def test_operations_of_the_real_products_of_networks(name, kind):
     torch.manual_seed(0)
     if name == "mlp":

@@ -87,6 +87,7 @@ ANGLES = [
 
 @pytest.mark.parametrize("basis", ["full", "half", "restarted"])
 @pytest.mark.parametrize("kind", ANGLES)
+@pytest.mark.few(10)
 def test_angles_are_within_their_bounds_or_nothing_is_said_of_them(kind, basis):
     for seed in range(4):
         p = (16, 60, 97, 120)[seed]

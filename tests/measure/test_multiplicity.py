@@ -8,6 +8,7 @@ import scipy.stats
 import torch
 from random_operators import Diagonal
 from scipy.stats import wasserstein_distance
+from sweeps import swept
 
 import hesspec
 from hesspec.spectra.sampling import Sample, interval, samples, share_limits, standard_error
@@ -58,7 +59,7 @@ def holds(statement: str, spectrum: hesspec.Spectrum, truth: np.ndarray) -> bool
 
 
 @pytest.mark.parametrize("statement", ["trace", "W1", "number of negative", "CDF"])
-@pytest.mark.parametrize(("steps", "probes"), [(8, 1), (20, 1), (20, 2)])
+@pytest.mark.parametrize(("steps", "probes"), swept([(8, 1), (20, 1), (20, 2)], (20, 1)))
 @pytest.mark.parametrize(("seeds", "least"), [(15, 11), pytest.param(SEEDS, 51, marks=pytest.mark.hours)])
 def test_statements_of_95_percent_hold_in_93_at_least(statement, steps, probes, seeds, least):
     shares = {

@@ -27,6 +27,7 @@ def operator(kind=hesspec.Hessian, sizes=(60, 60, 30), channels=8, **options):
 
 @pytest.mark.parametrize("kind", [hesspec.Hessian, hesspec.GaussNewton, hesspec.Residual])
 @pytest.mark.parametrize("mode", ["traced", "double backward"])
+@pytest.mark.few(3)
 def test_mode_basis_and_number_of_products_are_those_of_the_measurement(kind, mode, monkeypatch):
     monkeypatch.setattr(
         "hesspec.operators.engine.passes.trace_pays", lambda *_, **__: (mode == "traced", "as the test asks")
@@ -83,6 +84,7 @@ def test_a_better_accuracy_takes_more_steps_and_says_what_is_expected():
     assert "Wasserstein-1 distance" in repr(fine)
 
 
+@pytest.mark.long
 def test_the_planned_steps_reach_the_accuracy():
     small = {"sizes": (150,), "channels": 3}  # all of its 1,120 eigenvalues are computed
     exact = hesspec.spectrum(operator(**small), steps=10**6)

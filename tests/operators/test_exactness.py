@@ -37,7 +37,7 @@ def columns(case: Case, matrix: str) -> tuple[torch.Tensor, object]:
 
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("mode", ["traced", "double backward"], indirect=True)
+@pytest.mark.parametrize("mode", swept(["traced", "double backward"], "traced"), indirect=True)
 def test_float64_entries_agree_to_1e10(name, matrix, mode):
     result, operator = columns(CASES[name]().to(torch.float64), matrix)
     truth = reference(name).matrices[matrix]
@@ -47,9 +47,7 @@ def test_float64_entries_agree_to_1e10(name, matrix, mode):
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize(
-    "name", swept(CASES, "cnn", "transformer encoder", "class weights and smoothing", "tied weights")
-)
+@pytest.mark.parametrize("name", swept(CASES, "class weights and smoothing"))
 def test_float32_entries_agree_to_1e5_of_the_largest(name, matrix, traced):
     result, operator = columns(CASES[name]().to(torch.float32), matrix)
     truth = reference(name).matrices[matrix]

@@ -188,6 +188,7 @@ def test_repr_says_what_it_is(hessian):
 
 @pytest.mark.parametrize("traced", [True, False])
 @pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton", "Residual", "GaussNewtonWithin"])
+@pytest.mark.few(3)
 def test_an_operator_and_all_that_it_keeps_is_freed_with_its_last_reference(matrix, traced, monkeypatch):
     monkeypatch.setattr(passes, "trace_pays", lambda *_, **__: (traced, "forced"))
     case = CASES["cnn"]()

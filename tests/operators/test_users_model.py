@@ -91,6 +91,7 @@ def no_fakes(model):
 
 @pytest.mark.parametrize("way", passes.WAYS)
 @pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.few(3)
 def test_nothing_of_the_model_changes(way, warm):
     model = seeded(Cached).double()
     if warm:
@@ -292,6 +293,7 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.parametrize(("name", "way"), [*((name, "auto") for name in DRAWS), ("randn", "differences")])
+@pytest.mark.few(5)
 def test_random_numbers_with_a_seed_are_those_of_the_models_own_precision(name, way):
     (x, y), *_ = data(torch.float32)
     # What the model draws in float32, in a model in float64.
@@ -354,6 +356,7 @@ def test_activation_checkpointing_changes_nothing(reentrant, way):
 
 @pytest.mark.parametrize("matrix", [*MATRICES, "GaussNewtonClass"])
 @pytest.mark.parametrize("way", ["double backward", "traced"])
+@pytest.mark.few(3)
 def test_inference_mode_and_autocast_around_the_call_have_no_effect(way, matrix):
     exact = dense(network(), matrix=matrix)
     # More samples than models are looked at with, which are then cut.
@@ -400,6 +403,7 @@ def test_autocast_inside_of_the_forward_pass_is_switched_off(way):
     ids=["old weight norm", "weight norm", "spectral norm", "orthogonal"],
 )
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.few(2)
 def test_parametrised_weights(wrap):
     torch.manual_seed(0)
     model = nn.Sequential(wrap(nn.Linear(5, 5)), nn.Tanh(), nn.Linear(5, 3)).double().eval()
@@ -483,6 +487,7 @@ def test_batch_statistics_are_a_function_of_the_weights_where_that_is_asked_for(
     ids=["modes", "a layer", "weights"],
 )
 @pytest.mark.parametrize("way", passes.WAYS)
+@pytest.mark.few(4)
 def test_changes_after_the_operator_was_made_have_no_effect(change, way):
     exact = dense(network())
     model = network()
@@ -516,6 +521,7 @@ def test_what_cannot_be_measured_is_said(model, message):
     ],
     ids=["to a tensor", "to a device", "to a dtype"],
 )
+@pytest.mark.few(4)
 def test_a_teacher_that_the_loss_converts_is_left_alone(convert, way, monkeypatch):
     monkeypatch.setattr(passes, "trace_pays", lambda *_, **__: (True, "forced"))
     teacher = seeded(lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), 7).eval()

@@ -155,6 +155,7 @@ def test_overlaid_spectra_differ_in_colour_marker_and_dashes(components):
 
 
 @pytest.mark.parametrize("names", [["Hess"], ["Hess", "G"], ["Hess", "G", "H"]])
+@pytest.mark.few(1)
 def test_no_labels_overlap_and_the_largest_are_there(components, names):
     figure = plot_spectrum({name: components[name] for name in names}, title="A network")
     labels = value_labels(figure)
@@ -212,6 +213,7 @@ def test_negative_outliers_stand_left_and_keep_their_sign_in_the_label_of_the_lo
         pytest.param(make_spectrum((5.0,), dimension=28_000_000), id="28 million parameters"),
     ],
 )
+@pytest.mark.few(3)
 def test_unusual_spectra_are_drawn_without_a_warning_and_without_overlaps(spectrum):
     figure = plot_spectrum({"operator": spectrum})
     assert not overlapping([box for _, box in value_labels(figure)])

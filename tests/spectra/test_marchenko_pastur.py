@@ -143,6 +143,7 @@ def test_a_wishart_matrix_follows_the_law(rank, dimension, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("rank", "dimension"), [(600, 300), (200, 800)])
+@pytest.mark.few(2)
 def test_heavy_tailed_rows_do_not(rank, dimension, dtype):
     scales = torch.distributions.StudentT(2.5).sample((rank, 1)).abs().double()
     rows = wishart(rank, dimension)

@@ -76,6 +76,7 @@ def test_p_values_grow_inwards(name):
 
 @pytest.mark.parametrize("expected", [(), (9, 10)])
 @pytest.mark.parametrize("index", [0.3, 1.0, 2.0])
+@pytest.mark.few(2)
 def test_false_alarms_of_independent_draws_from_a_power_law_keep_the_level(expected, index):
     # Their normalised log-spacings are independent exponential variables: the worst case, and the level is exact.
     rng, draws = np.random.default_rng(0), 400

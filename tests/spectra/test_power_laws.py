@@ -83,6 +83,7 @@ def test_what_cannot_be_fitted_is_said(x, y, message):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("exponent", [2, 2.5, 3])
+@pytest.mark.few(2)
 def test_intervals_hold_as_often_as_they_say(exponent, dtype):
     tails = [fit_tail(measured(pareto(exponent, 400, seed), dtype, steps=48, seed=seed)) for seed in range(20)]
     held = sum(tail.lower <= exponent <= tail.upper for tail in tails)

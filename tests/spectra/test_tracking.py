@@ -24,6 +24,7 @@ def spiked(values: list[float], vectors: torch.Tensor, dtype: torch.dtype) -> to
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.few(1)
 def test_crossing_outliers_keep_their_numbers_and_a_pause_does_not_end_a_track(dtype: torch.dtype) -> None:
     vectors = directions(3, 0)
     values = [[9.0, 7.0, 5.0], [6.0, 7.0, 5.5], [4.0, 7.0, 0.0], [4.0, 3.0, 5.5]]

@@ -116,6 +116,7 @@ def test_a_result_of_a_later_version_is_named_and_not_replaced(study):
 
 @pytest.mark.parametrize("damage", [*DAMAGE, flip, Path.unlink])
 @pytest.mark.parametrize("what", ["epoch-0002", "epoch-0000", "optimizer-0002"])
+@pytest.mark.few(4)
 def test_damaged_weights_are_trained_again(study, whole, damage, what):
     run = first(study)
     damage(run.path / f"{what}.safetensors")
@@ -147,6 +148,7 @@ DAMAGED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.few(4)
 def test_damaged_records_are_named_and_the_other_tasks_are_done(study, content):
     small, large = tasks(study)
     file = small.runs[0].path / "training.json"

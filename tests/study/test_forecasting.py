@@ -24,6 +24,7 @@ measure: {epochs: [0, end], matrices: [MATRIX], splits: [train], steps: 4, batch
 
 
 @pytest.mark.parametrize(("name", "matrix"), [("hess", Hessian), ("g", GaussNewton)])
+@pytest.mark.few(1)
 def test_memory_is_that_of_all_samples_in_batches_of_the_study(name, matrix, tmp_path: Path) -> None:
     forecasts = forecast_study(parse_study(STUDY.replace("MATRIX", name), "study.yaml"), tmp_path)
 

@@ -90,11 +90,11 @@ SAFETENSORS: dict[str, bytes] = {
 
 
 def compressed(path: Path) -> None:
-    """Weights in an archive whose parts are compressed: 800 MB of zeros in 800 kB."""
+    """Weights in an archive whose parts are compressed: 800 MB of zeros in 4 MB."""
     torch.save({"weight": torch.zeros(3, 2), "bias": torch.zeros(3)}, path)
     with zipfile.ZipFile(path) as archive:
         parts = {part.filename: archive.read(part) for part in archive.infolist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in parts.items():
             archive.writestr(name, content + (bytes(800_000_000) if name.endswith("data/0") else b""))
 
@@ -123,7 +123,7 @@ PT: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: torch.save({"weight": torch.zeros(3, 2, dtype=torch.complex64), "bias": torch.zeros(3)}, path),
         "complex numbers, whose imaginary parts would be lost, for 'weight'",
     ),
-    "truncated": (lambda path: (compressed(path), path.write_bytes(path.read_bytes()[:200_000])), "damaged"),
+    "truncated": (lambda path: path.write_bytes(path.with_name("compressed.pt").read_bytes()[:200_000]), "damaged"),
 }
 
 
@@ -172,15 +172,19 @@ def idx(*shape: int) -> bytes:
     return bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
 
 
-def zeros(size: int) -> bytes:
-    return gzip.compress(bytes(size), 9)
+MEMBER = gzip.compress(bytes(1 << 20), 9)
+
+
+def bomb(header: bytes = b"") -> bytes:
+    """A header and a GiB of zeros: a gzip file may have many members, of which one is compressed here."""
+    return gzip.compress(header, 9) + MEMBER * (1 << 10)
 
 
 DATA: dict[str, tuple[str, bytes, str]] = {
-    "a bomb": (f"{IMAGES}.gz", zeros(1 << 30), "is not an IDX file of bytes in 3 dimension(s)"),
+    "a bomb": (f"{IMAGES}.gz", bomb(), "is not an IDX file of bytes in 3 dimension(s)"),
     "a bomb behind a header": (
         f"{IMAGES}.gz",
-        gzip.compress(idx(10, 28, 28) + bytes(1 << 30), 9),
+        bomb(idx(10, 28, 28)),
         "announces 7840 bytes of data, and it has more",
     ),
     "an announced bomb": (

@@ -77,6 +77,7 @@ def half_done(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_study_and_all_of_its_results(half_done, monkeypatch):
     folder = half_done / "results"
     with monkeypatch.context() as patched:

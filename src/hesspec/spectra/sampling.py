@@ -225,12 +225,14 @@ def share_limits(low: Array, high: Array, dimension: float) -> tuple[Array, Arra
     risk = (1 - CONFIDENCE) / 2
 
     def found(observed: Array, tail: Callable[[Array, Array, Array], Array], *, upper: bool) -> Array:
-        begin, end = np.zeros(observed.shape), np.ones(observed.shape)
+        # A distribution of few nodes has few different values, at however many points it is asked for.
+        value, place = np.unique(observed, return_inverse=True)
+        begin, end = np.zeros(value.shape), np.ones(value.shape)
         for _ in range(HALVINGS):
             middle = (begin + end) / 2
-            likely = tail(dimension * middle / 2, dimension * (1 - middle) / 2, observed) >= risk
+            likely = tail(dimension * middle / 2, dimension * (1 - middle) / 2, value) >= risk
             begin, end = np.where(likely == upper, middle, begin), np.where(likely == upper, end, middle)
-        return end if upper else begin
+        return (end if upper else begin)[place].reshape(observed.shape)
 
     lower = np.where(low > 0, found(np.clip(low, 0, 1), scipy.special.betaincc, upper=False), 0.0)
     upper = np.where(high < 1, found(np.clip(high, 0, 1), scipy.special.betainc, upper=True), 1.0)

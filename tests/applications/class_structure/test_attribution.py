@@ -52,6 +52,7 @@ def spans(problem):
 
 @pytest.mark.parametrize("matrix", OPERATORS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.few(3)
 def test_shares_are_quadratic_forms_and_sum_to_the_eigenvalue(matrix, dtype, tolerance):
     parts = reference(case())
     _, values, vectors = truth(case(), matrix)
@@ -93,6 +94,7 @@ def test_errors_of_vectors_bound_those_of_angles():
 
 @pytest.mark.parametrize("span", [CLASS_MEANS, ALL_MEANS])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.few(2)
 def test_knocked_out_spectrum_is_that_of_the_projected_matrix(span, dtype, tolerance):
     entries, values, _ = truth(case(), "Hessian")
     basis = torch.from_numpy(scipy.linalg.orth(spans(case())[span], rcond=1e-10))
@@ -117,6 +119,7 @@ def test_dependent_vectors_are_knocked_out_once():
 
 
 @pytest.mark.parametrize("cross", [True, False])
+@pytest.mark.few(1)
 def test_whole_structure_is_kept_and_comes_back(cross, tmp_path):
     problem = case()
     said = []

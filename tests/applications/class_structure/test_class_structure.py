@@ -36,6 +36,7 @@ def exact(problem, part):
 @pytest.mark.parametrize("loss", [{}, {"weight": torch.tensor([0.2, 1.0, 3.0, 0.7])}, {"reduction": "sum"}])
 @pytest.mark.parametrize("part", ["class", "cross", "same", "sum"])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.few(8)
 def test_eigenvalues_are_those_of_the_dense_part(part, dtype, tolerance, loss):
     truth = exact(case(**loss), part)
     found = structure(case(dtype, **loss)).eigenvalues(part)

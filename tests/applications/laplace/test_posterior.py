@@ -94,6 +94,7 @@ def test_covariance_at_full_rank_is_the_dense_one(name, params):
 @pytest.mark.parametrize("prior", [0.01, 1.0, 30.0])
 @pytest.mark.parametrize("rank", [1, 2, 5, 9, 14])
 @pytest.mark.parametrize("name", ["classes", "regression"])
+@pytest.mark.few(10)
 def test_error_of_low_rank_is_within_its_bound(name, rank, prior):
     found = posterior(name, prior=prior, rank=rank)
     psi = torch.linalg.inv(precision(name, prior=prior))

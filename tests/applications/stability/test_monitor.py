@@ -143,6 +143,7 @@ TRAINED = {
     ("name", "dtype"),
     [*((name, torch.float64) for name in TRAINED), ("SGD", torch.float32), ("Adam", torch.float32)],
 )
+@pytest.mark.few(3)
 def test_readings_against_dense_eigenvalues(name, dtype):
     model, loss_fn, data = problem(dtype)
     optimizer = TRAINED[name](model.parameters())

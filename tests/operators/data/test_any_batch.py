@@ -114,6 +114,7 @@ def two_batches(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.few(8)
 def test_products_are_of_every_batchs_own_data(kind, mode):
     data, plain = two_batches(kind)
     torch.manual_seed(1)

@@ -33,9 +33,11 @@ def data():
     return batches((5,), labels(4), sizes=(6, 6, 6))
 
 
-@pytest.mark.parametrize("memory", [None, "30kB"])
-@pytest.mark.parametrize("in_dict", [False, True])
-@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
+LOADED = [("Hessian", in_dict, memory) for in_dict in (False, True) for memory in (None, "30kB")]
+LOADED += [("GaussNewton", True, "30kB"), ("Residual", True, "30kB")]
+
+
+@pytest.mark.parametrize(("matrix", "in_dict", "memory"), swept(LOADED, LOADED[0], LOADED[3]))
 def test_a_loader_may_give_every_batch_in_the_same_memory(matrix, in_dict, memory, data, mode):
     model, make = mlp().double(), getattr(hesspec, matrix)
     expected = whole(make(model, CE, data))
@@ -108,16 +110,20 @@ def in_place_loss(out, y):
 MAKES = [lambda x: x, lambda x: {"x": x}, lambda x: ({"x": x},)]
 
 
-@pytest.mark.parametrize("make", swept(MAKES, MAKES[0], MAKES[2]))
+# How inputs are given does not depend on the matrix.
+WAYS = [("Hessian", make) for make in MAKES] + [("GaussNewton", MAKES[2]), ("Residual", MAKES[0])]
+
+
+@pytest.mark.parametrize(("matrix", "make"), swept(WAYS, WAYS[2]))
 @pytest.mark.parametrize("place", ["input", "slice", "targets"])
-@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
 def test_models_and_losses_may_work_in_place(matrix, place, make, data, mode):
     torch.manual_seed(0)
     model = InPlace(place).double()
     given = [(make(x), y) for x, y in data]
     kept = [(x.clone(), y.clone()) for x, y in data]
     loss = in_place_loss if place == "targets" else CE
-    operators = [getattr(hesspec, name)(model, loss, given) for name in ("Hessian", matrix)]
+    graphs = hesspec.GraphCache()
+    operators = [getattr(hesspec, name)(model, loss, given, graphs=graphs) for name in ("Hessian", matrix)]
     x, y = (torch.cat(parts) for parts in zip(*kept, strict=True))
     y = y.clamp(max=2) if place == "targets" else y
     expected = hessian_of(model, lambda: F.cross_entropy(model.expected(x), y))

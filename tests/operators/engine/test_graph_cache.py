@@ -36,6 +36,7 @@ def change(model):
 
 
 @pytest.mark.parametrize("matrix", [hesspec.Hessian, hesspec.GaussNewton, hesspec.Residual, hesspec.GaussNewtonWithin])
+@pytest.mark.few(2)
 def test_a_second_checkpoint_takes_no_trace_and_gives_the_same_product(matrix, made):
     (model, data), loss, graphs = problem(), nn.CrossEntropyLoss(), hesspec.GraphCache(points=2)
     v = torch.randn(sum(p.numel() for p in model.parameters()), dtype=torch.float64)

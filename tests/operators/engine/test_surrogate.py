@@ -174,6 +174,7 @@ def expected(model, matrix, x, y):
 @pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian", "GaussNewton"))
 @pytest.mark.parametrize(("make", "name"), [*((Model, name) for name in FORMS), *((OfParts, name) for name in STEPS)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.few(10)
 def test_the_matrix_is_that_of_the_same_model_written_with_detach(name, make, matrix, dtype):
     part, with_constants = FORMS[name]
     x, y = points(dtype)

@@ -49,6 +49,7 @@ def close(found, exact, tolerance):
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("way", passes.WAYS)
+@pytest.mark.few(8)
 def test_every_way_is_verified_and_says_by_how_much(matrix, dtype, way):
     operator = getattr(hesspec, matrix)(*problem(dtype), mode=way)
     exact = getattr(hesspec, matrix)(*problem(torch.float64), mode="double backward")
@@ -122,6 +123,7 @@ class Once(torch.autograd.Function):
     ids=["wrong second derivative", "once differentiable"],
 )
 @pytest.mark.parametrize("params", [None, ["a.*"]])
+@pytest.mark.few(2)
 def test_a_wrong_second_derivative_is_replaced_by_differences(function, plain, params):
     _, loss, data = problem()
     model = seeded(lambda: Custom(function))
@@ -185,6 +187,7 @@ def test_a_rule_that_is_wrong_in_double_backward_is_not_taken(monkeypatch):
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3])
+@pytest.mark.few(2)
 def test_a_block_that_is_left_out_is_noticed(monkeypatch, block):
     right = hessian.differentiate_gradient
 
@@ -325,6 +328,7 @@ class Padded(nn.Module):
 
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("way", passes.WAYS)
+@pytest.mark.few(4)
 def test_the_row_of_a_padding_index_is_constant(matrix, way):
     model = seeded(Padded).double()
     with torch.no_grad():
@@ -414,6 +418,7 @@ def test_one_sample_is_verified_as_well_as_several(samples):
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.few(10)
 def test_parameters_that_are_zero_or_nearly_so_are_verified(matrix, activation, scale, dtype):
     """They have no size that a displacement could be relative to; neither have the outputs."""
     _, loss, data = problem(dtype)
@@ -433,6 +438,7 @@ def test_parameters_that_are_zero_or_nearly_so_are_verified(matrix, activation, 
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.few(1)
 def test_differences_at_parameters_that_are_zero_are_not(matrix):
     _, loss, data = problem(torch.float64)
     model = problem(torch.float64)[0]

@@ -97,6 +97,7 @@ def points():
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), focal])
 @pytest.mark.parametrize("way", ["auto", "differences"])
+@pytest.mark.few(8)
 def test_what_is_detached_is_constant(part, loss, way):
     model, (x, y) = Model(part).double(), points()
     hessian, g = (make(model, loss, [(x, y)], mode=way) for make in (hesspec.Hessian, hesspec.GaussNewton))

@@ -78,6 +78,7 @@ class Tokens(nn.Module):
 @pytest.mark.parametrize("kind", ["batch", "instance"])
 @pytest.mark.parametrize("samples", [(1,), (3, 1)], ids=str)
 @pytest.mark.parametrize("mode", ["traced", "double backward", "double backward in place", "differences"])
+@pytest.mark.few(6)
 def test_one_sample_that_becomes_tokens(kind, samples, mode):
     norm = nn.BatchNorm2d(CHANNELS) if kind == "batch" else nn.InstanceNorm2d(CHANNELS, affine=True)
     model = seeded(lambda: Tokens(norm)).double().eval()

@@ -91,6 +91,7 @@ def unchanged(model, before):
 @pytest.mark.parametrize("way", ["auto", *passes.WAYS[1:]])
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("write", WRITES)
+@pytest.mark.few(12)
 def test_what_is_written_without_changing_anything_has_no_effect(write, matrix, way):
     model = seeded(lambda: Writing(write)).double()
     before = copy.deepcopy(model.state_dict())

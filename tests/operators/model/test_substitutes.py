@@ -211,6 +211,7 @@ ROUNDING = {"hard sigmoid": 3e-8}
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.few(36)
 def test_value_and_both_derivatives(name, mode):
     function, x = SMOOTH[name]
     scalar, before = weighted(function), x.clone()
@@ -225,6 +226,7 @@ def test_value_and_both_derivatives(name, mode):
 
 
 @pytest.mark.parametrize("name", KINKS)
+@pytest.mark.few(8)
 def test_value_and_first_derivative_at_kinks(name):
     function, x = KINKS[name]
     scalar, before = weighted(function), x.clone()

@@ -88,10 +88,14 @@ INSIDE = {
     "likelihood of log-probabilities": likelihood,
     "divergence from log-probabilities": divergence,
 }
+FEW = ("cross-entropy", "smoothed", "function of the loss")
 
 
-@pytest.mark.parametrize("name", INSIDE)
-@pytest.mark.parametrize("form", swept(["pair", "mapping", "closure"], "pair"))
+# How the loss is reached does not depend on what it is.
+FORMS = [(form, name) for form, names in {"pair": INSIDE, "mapping": FEW, "closure": FEW}.items() for name in names]
+
+
+@pytest.mark.parametrize(("form", "name"), swept(FORMS, *(("pair", name) for name in FEW), ("closure", "smoothed")))
 def test_g_of_a_loss_inside_the_model_is_that_of_its_logits(name, form, mode):
     torch.manual_seed(0)
     loss = INSIDE[name]
@@ -142,6 +146,7 @@ class ByGroup(nn.Module):
 
 
 @pytest.mark.parametrize("way", ["auto", "double backward in place", "differences"])
+@pytest.mark.few(1)
 def test_batches_may_call_loss_functions_more_or_less_often(way):
     torch.manual_seed(0)
     model = ByGroup().double()
@@ -239,6 +244,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.few(4)
 def test_log_probabilities_are_logits_of_the_same_loss(name, mode):
     torch.manual_seed(0)
     loss, of_logits, make = OUTSIDE[name]
@@ -362,6 +368,7 @@ OBJECTS = {
 
 
 @pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.few(5)
 def test_g_of_a_model_that_returns_an_object_is_of_the_tensors_in_it(name):
     make, tensors, loss, of_tensors = OBJECTS[name]
     torch.manual_seed(0)
@@ -438,6 +445,7 @@ class Balanced(Own):
         (Body(), hesspec.closure(lambda model, batch: model.body(batch["x"]).sum(1).mean())),
     ],
 )
+@pytest.mark.few(2)
 def test_g_of_a_loss_that_is_linear_in_the_outputs_is_zero_and_said_to_be(model, loss, mode):
     model = model.double()
     ((x, y),) = data(7)

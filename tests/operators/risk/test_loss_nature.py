@@ -256,6 +256,7 @@ def expected_of(model, loss, xs, ys):
 
 
 @pytest.mark.parametrize("name", MEANS)
+@pytest.mark.few(12)
 def test_batches_of_a_mean_add_up_to_all_data_whatever_it_is_over(name):
     loss, xs, ys = MEANS[name]
     model = network()
@@ -275,6 +276,7 @@ def test_batches_of_a_sum_add_up_to_it(name):
 
 
 @pytest.mark.parametrize("name", [name for name in MEANS if name != "a guarded mask" and "of one sample" not in name])
+@pytest.mark.few(10)
 def test_parts_of_a_batch_of_a_mean_add_up_to_it(name):
     loss, xs, ys = MEANS[name]
     model = network()
@@ -478,6 +480,7 @@ def spoken(frames, lengths, *, joined):
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("frames", [(9, 8), (9, 7)])
 @pytest.mark.parametrize("module", [False, True])
+@pytest.mark.few(3)
 def test_sequences_are_the_samples_of_ctc(joined, frames, module):
     torch.manual_seed(0)
     # Of the second pair of batches the first dimension of sound is a number of symbols, or of sequences.

@@ -192,6 +192,7 @@ def test_a_single_class_has_no_curvature(part):
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("options", OPTIONS[::3])  # the plain one, and those that combine several
 @pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.few(5)
 def test_float64_entries_agree_with_the_dense_matrix(name, options, part, mode):
     model, data = PROBLEMS[name]()
     loss = nn.CrossEntropyLoss(**options)
@@ -201,13 +202,11 @@ def test_float64_entries_agree_with_the_dense_matrix(name, options, part, mode):
     assert eigenvalues[0] >= -1e-12 * eigenvalues[-1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "name",
-    swept(
-        ["mlp", "class weights and smoothing", "ignored class", "sum", "residual cnn"], "class weights and smoothing"
-    ),
-)
+SUMS = [(name, torch.float64) for name in ("mlp", "ignored class", "sum", "residual cnn")]
+SUMS += [("class weights and smoothing", dtype) for dtype in (torch.float64, torch.float32)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), swept(SUMS, SUMS[-2]))
 def test_the_matrices_of_both_terms_add_up_to_gauss_newton(name, dtype, mode):
     case = CASES[name]().to(dtype)
     one, other, whole = (matrix(case.model, case.loss, case.data, part) for part in [*PARTS, "full"])
@@ -283,6 +282,7 @@ class Transposed(nn.Module):
 
 @pytest.mark.parametrize("size", [1, 8, 100])
 @pytest.mark.parametrize("part", PARTS)
+@pytest.mark.few(2)
 def test_gauss_newton_in_chunks(part, size, mode, monkeypatch):
     model, data = PROBLEMS["spatial"]()
     whole = matrix(model, nn.CrossEntropyLoss(), data, part)

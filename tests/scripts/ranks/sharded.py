@@ -47,16 +47,16 @@ def problem(name: str) -> tuple[nn.Module, list[nn.Module], nn.Module, list[obje
 @functools.cache
 def exact_spectrum(name: str) -> hesspec.Spectrum:
     model, _, loss, data = problem(name)
-    return hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=100_000 if name == "mlp" else 120)
+    return hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=100_000 if name == "mlp" else 80)
 
 
 def compare(name: str, dtype: torch.dtype) -> dict[str, float]:
-    steps, exact, group = 40, exact_spectrum(name), dist.group.WORLD
+    steps, exact, group = 24, exact_spectrum(name), dist.group.WORLD
     model, layers, loss, data = problem(name)
     model = model.to(dtype)
     wrapped = DistributedDataParallel(model)
-    shared = hesspec.spectrum(hesspec.Hessian(wrapped, loss, hesspec.shard_data(data, group), group=group), steps=12)
-    alone = hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=12)
+    shared = hesspec.spectrum(hesspec.Hessian(wrapped, loss, hesspec.shard_data(data, group), group=group), steps=8)
+    alone = hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=8)
     wrapping = float(np.abs(shared.ritz_values - alone.ritz_values).max() / np.abs(alone.ritz_values).max())
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for layer in layers:

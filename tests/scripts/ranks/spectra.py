@@ -17,7 +17,7 @@ from hesspec.krylov.storage import STORAGES
 from hesspec.krylov.vectors import Space, random_vector
 from hesspec.operators.base import CurvatureOperator
 
-FAR = float("inf")
+FAR, STEPS = float("inf"), 28
 
 
 def far(one: np.ndarray, other: np.ndarray) -> float:
@@ -60,7 +60,7 @@ def measured(dtype: torch.dtype) -> dict[str, dict[str, float]]:
         "full": {},
         "half": {"basis": "half"},
         "half on disk": {"basis": "half", "offload": "disk"},
-        "several probes": {"probes": 3},
+        "several probes": {"probes": 2},
         "auto": {"steps": "auto", "tolerance": 0.3},
         "restarted": {"basis": "restarted", "memory": few},
     }
@@ -68,7 +68,7 @@ def measured(dtype: torch.dtype) -> dict[str, dict[str, float]]:
     for partial in (1, 1 << 30):
         run.PARTIAL_FROM = partial
         for way, options in ways.items():
-            given = {"steps": 40, **options}
+            given = {"steps": STEPS, **options}
             shared = dict(given)
             if way == "restarted":
                 shared["memory"] = few // dist.get_world_size() + 24 * dtype.itemsize
@@ -83,7 +83,7 @@ def measured(dtype: torch.dtype) -> dict[str, dict[str, float]]:
                 "steps": abs(a.steps - b.steps),
                 "ranks": b.attributes["ranks"],
             }
-    a, b = (hesspec.eigenpairs(operator, count=3, steps=40) for operator in (one, many))
+    a, b = (hesspec.eigenpairs(operator, count=3, steps=STEPS) for operator in (one, many))
     found["eigenpairs"] = {
         "values": far(a.values, b.values),
         "vectors": float((1 - (a.vectors * b.vectors).sum(0).abs()).max()),
@@ -96,8 +96,8 @@ def explained(dtype: torch.dtype) -> dict[str, float]:
     """Differences of all that a class structure has."""
     model, loss, data = problem(dtype)
     group = dist.group.WORLD
-    one = hesspec.class_structure(model, loss, data, steps=24)
-    many = hesspec.class_structure(model, loss, hesspec.shard_data(data, group), steps=24, group=group)
+    one = hesspec.class_structure(model, loss, data, steps=16)
+    many = hesspec.class_structure(model, loss, hesspec.shard_data(data, group), steps=16, group=group)
     names = (
         *("weights", "gram", "class_eigenvalues", "cross_eigenvalues", "same_eigenvalues", "sum_eigenvalues"),
         *("ritz_values", "traces", "within_traces", "outliers", "knockout_edges"),

@@ -504,6 +504,7 @@ def product(matrix, speed, monkeypatch, sizes=(5, 3)):
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton", "Residual", "GaussNewtonWithin"])
+@pytest.mark.few(2)
 def test_products_with_transforms(matrix, transformed, monkeypatch):
     _, _, direct = product(matrix, math.inf, monkeypatch)
     assert not transformed

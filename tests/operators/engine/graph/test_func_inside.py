@@ -46,7 +46,7 @@ class Field(nn.Module):
 def test_matrices_are_those_of_plain_double_backward(transform, matrix):
     model = Field(transform).double()
     torch.manual_seed(1)
-    batches = [torch.randn(n, 2, dtype=torch.float64) for n in (7, 5)]
+    batches = [torch.randn(n, 2, dtype=torch.float64) for n in (6, 6)]
     x = torch.cat(batches)
     targets = [model(x).detach() * 0 + torch.sin(x.sum(1)).reshape(-1, *[1] * (model(x).dim() - 1)) for x in batches]
     loss, y = nn.MSELoss(), torch.cat(targets)
@@ -99,7 +99,7 @@ def test_a_model_may_differentiate_by_its_parameters(differentiate, matrix):
     model = Adapted(differentiate).double()
     torch.manual_seed(1)
     known, values = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 1, dtype=torch.float64)
-    batches = [(torch.randn(n, 2, dtype=torch.float64), torch.randn(n, 1, dtype=torch.float64)) for n in (7, 5)]
+    batches = [(torch.randn(n, 2, dtype=torch.float64), torch.randn(n, 1, dtype=torch.float64)) for n in (6, 6)]
     x, y = (torch.cat(part) for part in zip(*batches, strict=True))
     loss = nn.MSELoss()
     hess = hessian_of(model, lambda: loss(model(x, known, values), y))

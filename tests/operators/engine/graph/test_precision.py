@@ -1,5 +1,6 @@
 """Products in bfloat16 and TF32: which arithmetic changes, how far, and the reference beside them."""
 
+import functools
 from operator import getitem
 
 import pytest
@@ -18,10 +19,20 @@ CE = nn.CrossEntropyLoss()
 ROUNDING = 2.0**-9
 
 
+# Both precisions are of one trace, and all tests of a model share it.
+GRAPHS = hesspec.GraphCache()
+
+
+@functools.cache
+def case_of(name):
+    return CASES[name]().to(torch.float32)
+
+
 def operators(name="cnn", matrix="Hessian", **options):
-    case = CASES[name]().to(torch.float32)
+    case = case_of(name)
+    options = {**case.options, **options, "graphs": GRAPHS}
     return [
-        getattr(hesspec, matrix)(case.model, case.loss, case.data, precision=precision, **case.options, **options)
+        getattr(hesspec, matrix)(case.model, case.loss, case.data, precision=precision, **options)
         for precision in ("full", "bfloat16")
     ]
 
@@ -36,6 +47,7 @@ def test_full_precision_is_the_default_and_its_own_reference():
 @pytest.mark.parametrize(
     "name", swept(["mlp", "cnn", "transformer encoder", "mse", "gpt2, own loss"], "mlp", "cnn", "mse")
 )
+@pytest.mark.few(2)
 def test_bfloat16_products_are_off_by_its_rounding(name, matrix, traced):
     full, lower = operators(name, matrix)
     v = torch.randn(full.shape[0])

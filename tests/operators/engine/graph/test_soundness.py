@@ -186,11 +186,12 @@ def convnext():
     return torchvision.models.ConvNeXt([block(4, 8, 1), block(8, None, 1)], num_classes=3)
 
 
-@pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
-@pytest.mark.parametrize(
-    ("model", "capability"),
-    [(Permuted, "AVX2"), *(pytest.param(convnext, name, marks=pytest.mark.long) for name in ("AVX2", "AVX512"))],
-)
+# The Hessian has all operations of the others; AVX-512 changes what the convolutions of any of them are given.
+CONVOLUTIONS = [(Permuted, "AVX2", matrix) for matrix in MATRICES]
+CONVOLUTIONS += [(convnext, "AVX2", "Hessian"), (convnext, "AVX2", "GaussNewton"), (convnext, "AVX512", "Hessian")]
+
+
+@pytest.mark.parametrize(("model", "capability", "matrix"), swept(CONVOLUTIONS, CONVOLUTIONS[0]))
 def test_convolutions_channels_last(model, matrix, capability, traced, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     shape = (2, 4, 4) if model is Permuted else (3, 32, 32)
