@@ -85,7 +85,6 @@ def bracketed(spectrum: hesspec.Spectrum, operator: Operator) -> bool:
 
 
 @pytest.mark.parametrize("first", range(0, QUICK * TOGETHER, TOGETHER))
-@pytest.mark.few(10)
 def test_nothing_certain_is_broken(first):
     for number in range(first, first + TOGETHER):
         check(number)
