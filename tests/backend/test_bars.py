@@ -21,6 +21,7 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch):
     """Standard error is a terminal, and bars appear at once."""
     monkeypatch.setattr(bars, "DELAY", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
     shown = Terminal()
     monkeypatch.setattr(sys, "stderr", shown)
     return shown

@@ -35,7 +35,7 @@ from hesspec.krylov.run import AUTO_FIRST, KrylovRun, OnStep
 from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.storage import STORAGES, Storage, available, storages
 from hesspec.krylov.vectors import Space
-from hesspec.matrices import symbol_of
+from hesspec.matrices import MATRICES, symbol_of
 from hesspec.spectra.sampling import residual_bound
 from hesspec.spectra.spectrum import Spectrum
 
@@ -378,7 +378,8 @@ def _measured(
 
 def name_of(operator: SymmetricOperator) -> str:
     """Symbol of a curvature matrix, or what another operator is."""
-    return symbol_of(str(getattr(operator, "attributes", {}).get("matrix", "an operator")))
+    name = type(operator).__name__
+    return symbol_of(name) if name in MATRICES else "an operator"
 
 
 def _sliced(operator: SymmetricOperator) -> SymmetricOperator:

@@ -26,7 +26,7 @@ Overlaid = Mapping[str, "Spectrum"]
 Place = str | tuple[str, str]
 
 SIZE = 0.62  # of text and markers, relative to a figure of one panel
-RATIO = 0.8  # height of a panel over its width
+RATIO = 0.95  # height of a panel over its width
 MOST_COLUMNS = 4
 
 
