@@ -13,7 +13,7 @@ from matplotlib.text import Annotation, Text
 from hesspec.backend.number_text import three_digits
 from hesspec.plot.figure import renderer_of
 from hesspec.plot.panels import draw_bulk, draw_points, set_heights
-from hesspec.plot.style import LABEL_PITCH, LABEL_REACH, LABEL_SIZE, Look, settle, spread
+from hesspec.plot.style import LABEL_PITCH, LABEL_REACH, LABEL_SIZE, Look, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def label_outliers(
     Parameters
     ----------
     axes : matplotlib.axes.Axes
-        Panel with the outliers.
+        Panel with the outliers, of a figure that is laid out.
     spectra, looks : sequence
         What is drawn in it.
     place : callable
@@ -61,7 +61,6 @@ def label_outliers(
     scale : float
         Size of the text, relative to 9 pt.
     """
-    settle(axes.get_figure(root=True))  # type: ignore[arg-type]
     owners = [
         _Owner(float(value), float(height), look)
         for spectrum, look in zip(spectra, looks, strict=True)
@@ -130,7 +129,6 @@ def draw_inset(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) -
     if max(before, after) < ROOM:
         return
     figure = axes.get_figure(root=True)
-    settle(figure)  # type: ignore[arg-type]
     box = axes.get_window_extent()
     line = float(mpl.rcParams["font.size"]) * figure.dpi / 72  # type: ignore[union-attr]
     # The tick labels of the inset are on its left and below it.

@@ -22,6 +22,7 @@ from hesspec.plot.style import (
     check_not_empty,
     law_text,
     looks_of,
+    settle,
     tail_verdict,
 )
 from hesspec.plot.ticks import number_ticks
@@ -99,6 +100,7 @@ def plot_spectrum(
             panels[0][0].set_title("linear axis")
             panels[1][0].set_title("logarithmic axis, |λ|")
         _draw_legend(figure, ax, spectra, looks, title)
+        settle(figure)
         for axes, name in panels:
             if name in _PLACES:
                 label_outliers(axes, members, looks, _PLACES[name], scale=scale)
