@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import patheffects
 from matplotlib.text import Annotation, Text
+from matplotlib.ticker import MaxNLocator
 
 from hesspec.backend.number_text import three_digits
 from hesspec.plot.figure import renderer_of
@@ -151,5 +152,6 @@ def draw_inset(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) -
         draw_points(inset, spectrum, spectrum.eigenvalues, look)
     set_heights(inset, min(1 / spectrum.dimension for spectrum in spectra))
     inset.set_xlim(low - 0.15 * (high - low), high + 0.15 * (high - low))
+    inset.xaxis.set_major_locator(MaxNLocator(4))
     inset.set_title("99% of the bulk, enlarged", fontsize=0.9 * float(mpl.rcParams["font.size"]))
     inset.tick_params(labelsize=0.82 * float(mpl.rcParams["font.size"]))
