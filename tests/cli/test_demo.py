@@ -47,6 +47,8 @@ def test_the_files(folder):
         "end-train-class-structure",
         "training-Hessian",
         "training-GaussNewton",
+        "end-train-scree",
+        "training-train",
     }
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {

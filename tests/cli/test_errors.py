@@ -27,7 +27,7 @@ def check(result, code, *parts):
     [
         (("mesure",), 2, "No such command 'mesure'. Did you mean 'measure'?"),
         (("measure", "--stepps", "3"), 2, "No such option: --stepps (Possible options: --steps)"),
-        (("show", "--pgn", "x"), 2, "No such option: --pgn (Possible options: --png)"),
+        (("show", "--kin", "x"), 2, "No such option: --kin (Possible options: --kind)"),
         (("measure", "own:linear"), 2, "Missing option '--data'"),
         (("measure", "smal_cnn", "--data", "digits"), 1, "There is no network 'smal_cnn'; did you mean 'small_cnn'?"),
         (

@@ -1,6 +1,9 @@
 """`hesspec show`: tables and figures of files."""
 
+import csv
 import dataclasses
+import io
+import json
 import re
 import unicodedata
 from pathlib import Path
@@ -82,13 +85,13 @@ def test_columns_are_named_by_what_differs(hesspec, spectra):
 def test_columns_are_named_by_the_files_where_nothing_else_tells_them_apart(hesspec, spectra, here):
     for name in ("one [x].nc", "two:+1:.nc"):
         (here / name).write_bytes((spectra / "initialisation-train-Hessian.nc").read_bytes())
-    assert headings(hesspec("show", "one [x].nc", "two:+1:.nc").stdout) == [["one [x].nc", "two:+1:.nc"]]
+    assert headings(hesspec("show", "one [x].nc", "two:+1:.nc").stdout) == [["one [x]", "two:+1:"]]
 
 
 def test_a_spectrum_that_says_nothing_of_itself(hesspec, here):
     package.spectrum(torch.diag(torch.arange(1.0, 41.0)), steps=8).save(here / "bare.nc")
     text = hesspec("show", "bare.nc").stdout
-    assert text.startswith("bare.nc\n")
+    assert text.startswith("bare: bare.nc\n")
     assert "samples" not in text
     assert "loss" not in text
 
@@ -101,9 +104,9 @@ def test_class_structures_are_shown_beside_spectra(hesspec, here):
 
 
 def test_a_figure_needs_a_spectrum(hesspec, here):
-    result = hesspec("show", OLD / "structure.nc", "--png", "a.png")
+    result = hesspec("show", OLD / "structure.nc", "--figure", "a.png")
     assert result.exit_code == 1
-    assert "--png draws spectra, and none of these files holds one." in result.output
+    assert "--figure needs spectra, and none of these files holds one." in result.output
     assert not (here / "a.png").exists()
 
 
@@ -114,7 +117,7 @@ def test_the_figure_is_there_whole_or_not_at_all(hesspec, spectra, here, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    result = hesspec("show", spectra / "initialisation-train-Hessian.nc", "--png", "figure.png")
+    result = hesspec("show", spectra / "initialisation-train-Hessian.nc", "--figure", "figure.png")
     assert result.exit_code == 130
     assert (here / "figure.png").read_bytes() == b"earlier"
     assert list(here.glob(".*")) == []
@@ -155,3 +158,55 @@ def test_text_of_others_does_nothing_to_the_terminal(hesspec, here):
     assert {unicodedata.category(character) for character in shown.replace("\n", "")}.isdisjoint({"Cc", "Cf", "Cs"})
     assert not re.search("^Error: no", shown, re.MULTILINE)
     assert "\x1b" not in repr(package.load(here / "0\x1b[2J\n.nc"))
+
+
+def test_labels_are_given_or_short(hesspec, spectra, here):
+    files = [spectra / "initialisation-train-Hessian.nc", spectra / "initialisation-train-Residual.nc"]
+    assert headings(hesspec("show", *files, "--label", "before", "--label", "after").stdout) == [["before", "after"]]
+    result = hesspec("show", *files, "--label", "before")
+    assert result.exit_code == 1
+    assert "There are 1 labels for 2 spectra" in result.output
+    (here / "a").mkdir()
+    (here / "b").mkdir()
+    for folder in "ab":
+        (here / folder / "x.nc").write_bytes(files[0].read_bytes())
+    assert headings(hesspec("show", "a/x.nc", "b/x.nc").stdout) == [["a/x", "b/x"]]
+
+
+def test_a_folder_stands_for_the_files_in_it(hesspec, spectra, here):
+    assert hesspec("show", spectra).stdout == hesspec("show", *sorted(spectra.rglob("*.nc"))).stdout
+    (here / "empty").mkdir()
+    assert "holds no NetCDF files" in hesspec("show", "empty").output
+
+
+def test_json_has_all_numbers_and_nothing_else_on_standard_output(hesspec, spectra, here):
+    file = spectra / "initialisation-train-Hessian.nc"
+    result = hesspec("show", file, OLD / "structure.nc", "--json", "--figure", "a.svg", "--kind", "scree")
+    first, second = json.loads(result.stdout)
+    spectrum = package.load(file)
+    assert first["kind"] == "spectrum"
+    assert first["numbers"]["trace"] == spectrum.trace
+    assert first["outliers"] == spectrum.outliers.tolist()
+    assert first["attributes"]["split"] == "train"
+    assert second["kind"] == "class structure"
+    assert second["numbers"]["classes"] > 0
+    assert (here / "a.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_csv_has_a_row_for_each_spectrum(hesspec, spectra):
+    files = sorted(spectra.glob("*.nc"))
+    rows = list(csv.DictReader(io.StringIO(hesspec("show", *files, "--csv").stdout)))
+    assert [row["file"] for row in rows] == [str(file) for file in files]
+    for row, file in zip(rows, files, strict=True):
+        spectrum = package.load(file)
+        assert float(row["trace"]) == spectrum.trace
+        assert int(row["outliers"]) == spectrum.outliers.size
+        assert row["matrix"] == spectrum.attributes["matrix"]
+
+
+def test_options_that_contradict_are_refused(hesspec, spectra):
+    file = spectra / "initialisation-train-Hessian.nc"
+    assert "cannot be combined" in hesspec("show", file, "--json", "--csv").output
+    assert "must end in .pdf, .svg or .png" in hesspec("show", file, "--figure", "a.gif").output
+    assert "There is no kind 'scre'" in hesspec("show", file, "--figure", "a.pdf", "--kind", "scre").output
+    assert "--csv needs spectra" in hesspec("show", OLD / "structure.nc", "--csv").output

@@ -1,16 +1,15 @@
 """Figures show what the spectrum holds, legibly."""
 
-import itertools
 import sys
 from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from made_spectra import OUTLIERS, P, make_spectrum, overlapping, texts, value_labels
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation, Text
 from numpy.testing import assert_allclose
 
 from hesspec.backend.number_text import three_digits
@@ -24,45 +23,6 @@ from hesspec.plot import (
     plot_training,
     spread,
 )
-from hesspec.spectra.spectrum import Spectrum
-
-P = 40_000
-
-
-def make_spectrum(outliers=(), bulk=(-0.1, 0.2), *, nodes=40, bounds=1e-6, dimension=P, resolved=(), **attributes):
-    """A spectrum as a run would give it: outliers, a few resolved edges of the bulk, and Chebyshev-like bulk nodes."""
-    low, high = bulk
-    positions = (low + high) / 2 - (high - low) / 2 * np.cos((np.arange(nodes) + 0.5) * np.pi / max(nodes, 1))
-    weights = np.exp(-np.abs(positions) / (0.1 * (high - low) or 1.0))
-    # Resolved eigenvalues at the edge are what tells outliers from the tail of the bulk.
-    edge = np.array([*resolved, *(high * np.array([1.04, 1.03, 1.02, 1.01]) if nodes and high else [])])
-    values = np.array([*outliers, *edge], float)
-    values = values[np.argsort(-np.abs(values), kind="stable")]
-    share = 1 - values.size / dimension
-    return Spectrum(
-        dimension=dimension,
-        eigenvalues=values,
-        error_bounds=np.full(values.size, bounds),
-        eigenvalue_weights=np.full(values.size, 1 / dimension),
-        bulk_nodes=positions,
-        bulk_weights=weights / weights.sum() * share if nodes else weights,
-        bulk_probe=np.zeros(nodes, np.int64),
-        ritz_values=np.concatenate([values, positions]),
-        ritz_weights=np.full(values.size + nodes, 1 / max(values.size + nodes, 1)),
-        ritz_bounds=np.full(values.size + nodes, bounds),
-        ritz_probe=np.zeros(values.size + nodes, np.int64),
-        norm=float(np.abs(np.concatenate([values, positions])).max()) if values.size + nodes else 0.0,
-        rounding=0.0,
-        probes=1,
-        steps=values.size + nodes,
-        matvecs=values.size + nodes,
-        exact=nodes == 0,
-        stopped="all steps done",
-        attributes=attributes,
-    )
-
-
-OUTLIERS = np.geomspace(10, 2, 10)  # far from any bulk here: no rule for outliers would miss them
 
 
 @pytest.fixture
@@ -72,23 +32,6 @@ def components():
         "G": make_spectrum(OUTLIERS * 0.985, (0, 0.16), matrix="GaussNewton"),
         "H": make_spectrum((), (-0.1, 0.1), matrix="Residual"),
     }
-
-
-def texts(figure):
-    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-
-
-def value_labels(figure):
-    """Annotations with their boxes in pixels, each without its leader."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return [(label, Text.get_window_extent(label, canvas.get_renderer())) for label in figure.findobj(Annotation)]
-
-
-def overlapping(boxes):
-    # A pixel less on each side: boxes of upright text include the font's line spacing.
-    shrunk = [box.padded(-1) for box in boxes]
-    return [(a, b) for a, b in itertools.combinations(shrunk, 2) if a.overlaps(b)]
 
 
 def errorbars(axes):
@@ -260,7 +203,7 @@ def test_training_has_names_side_by_side_where_epochs_are_missing_or_repeated():
         spectra = {name: make_spectrum(OUTLIERS, **epochs) for name in ("initialisation", "middle", "end")}
         (axes,) = plot_training(spectra, title="Hess").axes
         assert [tick.get_text() for tick in axes.get_xticklabels()] == list(spectra)
-        assert axes.get_title(loc="left") == "Hess"
+        assert axes.figure.legends[0].get_title().get_text() == "Hess"
 
 
 def test_training_joins_outliers_of_one_rank_and_leaps_over_no_checkpoint():
@@ -292,9 +235,9 @@ def test_power_laws_against_sample_size_are_drawn_and_named():
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     exponent = "−1.00 (−1.00 to −1.00)"
     assert [text for text in words if "∝" in text] == [
-        f"largest outlier ∝ n^a, a = {exponent}",
-        f"upper edge ∝ n^a, a = {exponent}",
-        f"lower edge ∝ n^a, a = {exponent}",
+        f"largest outlier ∝ $n^a$, a = {exponent}",
+        f"upper edge ∝ $n^a$, a = {exponent}",
+        f"lower edge ∝ $n^a$, a = {exponent}",
     ]
     bars = errorbars(figure.axes[0])
     assert_allclose(bars[0].lines[0].get_xdata(), [10, 19, 37])
@@ -322,7 +265,7 @@ def test_a_tail_that_is_a_power_law_is_named():
     )  # fmt: skip
     (legend,) = plot_tail({"Hess": spectrum}).legends
     text = legend.get_texts()[1].get_text()
-    assert text.startswith("tail of Hess: density ∝ |λ|^−a, a = ")
+    assert text.startswith("tail of Hess: density ∝ |λ|$^{−a}$, a = ")
     assert float(text.partition("a = ")[2].split()[0]) == pytest.approx(2, abs=0.15)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Meter", "Progress"]
+__all__ = ["Meter", "OnStep", "Progress"]
+
+OnStep = Callable[[int, int | None], None]
+"""Called after each step with the number of completed steps and their total, None where it is not known."""
 
 Progress = Callable[[str, float, float | None], None]
 """Called with a description of the current activity, the work done, and the total work, None where it is not known."""

@@ -12,10 +12,11 @@ from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
+from hesspec.backend.bars import no_bars
 from hesspec.backend.text import printable
 from hesspec.cli.signals import end_if_asked
 
-__all__ = ["notes", "output", "progress", "say", "warn", "warnings_in_a_line"]
+__all__ = ["next_step", "notes", "output", "progress", "say", "warn", "warnings_in_a_line"]
 
 
 class _Console(Console):
@@ -35,6 +36,11 @@ def say(text: str, style: str = "") -> None:
     """Print a line on standard error."""
     # Not wrapped at the width of the terminal, so that programs that read it get one line.
     notes.print(Text(printable(text), style=style), soft_wrap=True)
+
+
+def next_step(command: str, purpose: str) -> None:
+    """Print on standard error what to do next: a command, and what it does."""
+    say(f"Next: {command} {purpose}.", "dim")
 
 
 def warn(text: object) -> None:
@@ -77,6 +83,11 @@ class _TimeLeft(ProgressColumn):
 @contextmanager
 def progress() -> Iterator[Callable[[str, float, float | None], None]]:
     """Yield a function that shows progress: as a bar on a terminal, otherwise as one line per activity."""
+    with no_bars():
+        yield from _progress()
+
+
+def _progress() -> Iterator[Callable[[str, float, float | None], None]]:
     if not notes.is_terminal:
         shown = ""
 

@@ -1,5 +1,6 @@
 """`hesspec demo`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -40,3 +41,4 @@ def command(
         console.output.print(stacked(members, title=title, width=console.output.width), "")
     console.output.print("largest: ± error bound; trace: ± standard error; negative: share of negative eigenvalues")
     console.output.print(f"Report: {result.report}", soft_wrap=True)
+    console.next_step(f"hesspec show {shlex.quote(str(out))}/spectra/end-*.nc", "prints all outliers")

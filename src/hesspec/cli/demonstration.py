@@ -17,7 +17,7 @@ from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.files import atomic_path
 from hesspec.backend.progress import Meter, Progress
 from hesspec.matrices import DEFAULT_MATRICES, symbol_of
-from hesspec.plot import plot_spectrum, plot_training
+from hesspec.plot import plot_multiples, plot_spectrum, plot_training
 from hesspec.report import write_report
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study import (
@@ -276,6 +276,15 @@ def _draw(folder: Path, spectra: Mapping[Key, Spectrum], structure: ClassStructu
     figures["end-train-and-test"] = plot_spectrum(
         {f"Hess, {name}": spectra["end", split, "Hessian"] for split, name in sets.items()},
         title="small_cnn on digits, end of training",
+    )
+    end = {symbol_of(matrix): spectra["end", "train", matrix] for matrix in DEFAULT_MATRICES}
+    figures["end-train-scree"] = plot_spectrum(end, kind="scree", title="small_cnn on digits, end of training, train")
+    figures["training-train"] = plot_multiples(
+        {
+            checkpoint: {symbol_of(matrix): spectra[checkpoint, "train", matrix] for matrix in DEFAULT_MATRICES}
+            for checkpoint in CHECKPOINTS
+        },
+        title="small_cnn on digits through training, training set",
     )
     # H has no outliers to follow.
     for matrix in ("Hessian", "GaussNewton"):

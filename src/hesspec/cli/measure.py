@@ -1,5 +1,6 @@
 """`hesspec measure`."""
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -128,6 +129,7 @@ def command(
         console.output.print(table, "")
     for file in files.values():
         console.output.print(f"Saved {file}", soft_wrap=True)
+    console.next_step(f"hesspec report {shlex.quote(str(out))}", "makes a page of all spectra there")
 
 
 def _prepare(out: Path, files: dict[str, Path], record: "CommandRecord | None") -> list[str]:

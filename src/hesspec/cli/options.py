@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from hesspec.cli.completion import DATA, NETWORKS, completing, matrix_aliases
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
 
 Network = Annotated[
     str,
     typer.Argument(
         metavar="NETWORK",
+        autocompletion=completing(NETWORKS),
         help="Network: small_cnn, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, resnet18, resnet34, resnet50, "
         "densenet40, torchvision:NAME, timm:NAME, or your own as MODULE:CALLABLE, which is called with those of the "
         "keyword arguments channels, classes and size that it accepts.",
@@ -21,6 +23,7 @@ Data = Annotated[
     str,
     typer.Option(
         metavar="NAME",
+        autocompletion=completing(DATA),
         help="Data set: digits, mnist, fashion-mnist, cifar10, cifar100, or your own as MODULE:CALLABLE, which is "
         "called with the split and returns a map-style data set of (input, class) pairs.",
     ),
@@ -33,7 +36,12 @@ Weights = Annotated[
         "measured at initialisation.",
     ),
 ]
-Split = Annotated[str, typer.Option(metavar="NAME", help="Part of the data set: train or test.")]
+Split = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", autocompletion=completing(("train", "test")), help="Part of the data set: train or test."
+    ),
+]
 SamplesPerClass = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Number of samples to use from each class.", show_default="all")
 ]
@@ -53,6 +61,7 @@ Matrix = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
+        autocompletion=completing(matrix_aliases),
         help="Matrix: hessian, gauss-newton or residual (short: hess, g, h), or a part of G by class structure: "
         "g-class, g-cross, g-within or g-same. Can be repeated.",
         show_default="hess, g and h",
@@ -73,12 +82,23 @@ Seed = Annotated[
 BatchSize = Annotated[
     int, typer.Option(min=1, metavar="N", help="Samples per forward pass; changes results only by rounding.")
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Device: cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option(metavar="NAME", help="Floating-point type: float32 or float64.")]
+Device = Annotated[
+    str,
+    typer.Option(metavar="NAME", autocompletion=completing(("cpu", "cuda")), help="Device: cpu, cuda or cuda:N."),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=completing(("float32", "float64")),
+        help="Floating-point type: float32 or float64.",
+    ),
+]
 Basis = Annotated[
     str,
     typer.Option(
         metavar="NAME",
+        autocompletion=completing(("auto", "full", "half", "restarted")),
         help="How to store the Krylov basis: full, half (half the bits, equally accurate), restarted (keeps as many "
         "vectors as fit), or auto: the first that fits, on the device, in host memory or on disk.",
     ),
@@ -86,6 +106,15 @@ Basis = Annotated[
 Offload = Annotated[
     str | None,
     typer.Option(metavar="PLACE", help="Where to store the basis instead of on the device: host or disk."),
+]
+Kind = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=completing(("overview", "linear", "log", "scree", "cdf")),
+        help="What the figure shows: overview (the densities of linear and log next to each other), linear, log, scree "
+        "(eigenvalues by rank) or cdf.",
+    ),
 ]
 
 DEFAULT_EVERY = "10min"

@@ -79,3 +79,4 @@ def command(
         devices=devices,
     )
     console.output.print(planned(plans.values()))
+    console.next_step("hesspec measure", "with the same arguments measures it")

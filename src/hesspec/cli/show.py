@@ -1,51 +1,97 @@
 """`hesspec show`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.files import atomic_path
-from hesspec.backend.text import printable
-from hesspec.cli import console
+from hesspec.backend.text import in_rows, printable
+from hesspec.cli import console, options
 from hesspec.cli.errors import sentence_of
+from hesspec.cli.exports import as_csv, as_json
+from hesspec.cli.tables.layout import rich_table
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
-from hesspec.cli.tables.structures import explained
-from hesspec.plot import plot_spectrum
 from hesspec.spectra.record import Record, load
 from hesspec.spectra.spectrum import Spectrum
 
-EXAMPLE = "hesspec show spectra/*.nc --png spectra.png"
+EXAMPLE = "hesspec show spectra/*.nc --figure spectra.png"
+
+FORMATS = (".pdf", ".svg", ".png")
 
 
 def command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="NetCDF files written by hesspec.")],
-    png: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Plot all spectra in one figure and save it to this file.")
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="NetCDF files written by hesspec, or folders that hold them.")
+    ],
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Plot all spectra in one figure and save it as .pdf, .svg or .png."),
     ] = None,
+    kind: options.Kind = "overview",
+    width: Annotated[
+        float | None,
+        typer.Option(
+            metavar="INCHES", help="Width of the figure, such as 3.25 for a column.", show_default="11 or 7.5"
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Label of a spectrum, in the order of the files. Repeat it for each.",
+            show_default="what tells them apart",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print all results as JSON instead of tables.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print a row of CSV for each spectrum instead of tables.")] = False,
 ) -> None:
-    """Print results as tables: the main numbers of spectra with all outliers, and what class structures explain.
+    """Print results as tables: the main numbers of spectra with all outliers, and what other files contain.
 
     Files that cannot be read are reported and left out; the exit status is then 1.
     """
-    loaded = _loaded(files)
+    if json and csv:
+        raise ValueError("--json and --csv cannot be combined; choose one of them.")
+    if figure is not None and figure.suffix.lower() not in FORMATS:
+        raise ValueError(
+            f"--figure is {str(figure)!r}; its name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}."
+        )
+    wanted = [found for file in files for found in _files_in(file)]
+    loaded = _loaded(wanted)
     spectra = {file: found for file, found in loaded.items() if isinstance(found, Spectrum)}
-    if spectra:
-        _show_spectra(spectra)
-    for file, found in loaded.items():
-        if isinstance(found, ClassStructure):
-            console.output.print("", f"{_description(found)}{printable(str(file))}", soft_wrap=True)
-            for table in explained(found):
-                console.output.print("", table)
-    if png is not None:
-        if not spectra:
-            raise ValueError("--png draws spectra, and none of these files holds one.")
-        with atomic_path(png) as temporary:
-            plot_spectrum(_labelled(spectra)).savefig(temporary, format="png", dpi=200)
-        console.output.print(f"Saved {png}", soft_wrap=True)
-    if len(loaded) < len(set(files)):
+    if (csv or figure is not None) and not spectra:
+        raise ValueError(f"{'--csv' if csv else '--figure'} needs spectra, and none of these files holds one.")
+    labelled = _labelled(spectra, label)
+    if json:
+        typer.echo(as_json(loaded))
+    elif csv:
+        typer.echo(as_csv(spectra))
+    else:
+        _print(loaded, spectra, labelled)
+    if figure is not None:
+        _draw(labelled, figure, kind, width)
+        (console.say if json or csv else console.output.print)(f"Saved {figure}")
+    if len(loaded) < len(set(wanted)):
         raise typer.Exit(1)
+
+
+def _files_in(path: Path) -> list[Path]:
+    """Return the file, or all NetCDF files below a folder."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.rglob("*.nc"))
+    if not found:
+        raise ValueError(f"The folder {str(path)!r} holds no NetCDF files.")
+    return found
+
+
+def _draw(labelled: dict[str, Spectrum], file: Path, kind: str, width: float | None) -> None:
+    from hesspec.plot import plot_spectrum
+
+    drawn: Any = plot_spectrum(labelled, kind=kind, width=width)  # type: ignore[arg-type]
+    with atomic_path(file) as temporary:
+        drawn.savefig(temporary, format=file.suffix[1:].lower())
 
 
 def _loaded(files: list[Path]) -> dict[Path, Any]:
@@ -63,18 +109,38 @@ def _loaded(files: list[Path]) -> dict[Path, Any]:
     return loaded
 
 
-def _labelled(spectra: dict[Path, Spectrum]) -> dict[str, Spectrum]:
-    labels = distinct_labels(list(spectra.values()), [printable(str(file)) for file in spectra])
+def _labelled(spectra: dict[Path, Spectrum], given: list[str] | None) -> dict[str, Spectrum]:
+    """Spectra by the labels that were given, or by what tells them apart."""
+    if given is None:
+        labels = distinct_labels(list(spectra.values()), [printable(name) for name in _short(list(spectra))])
+    elif len(given) != len(spectra) or len(set(given)) != len(given):
+        raise ValueError(f"There are {len(given)} labels for {len(spectra)} spectra; give one for each, all different.")
+    else:
+        labels = [printable(name) for name in given]
     return dict(zip(labels, spectra.values(), strict=True))
 
 
-def _show_spectra(spectra: dict[Path, Spectrum]) -> None:
-    labelled = _labelled(spectra)
+def _short(files: Sequence[Path]) -> list[str]:
+    """Names of files without folders and suffix, or with as many folders as tell them apart."""
+    for depth in range(1, max((len(file.parts) for file in files), default=1) + 1):
+        names = ["/".join(file.with_suffix("").parts[-depth:]) for file in files]
+        if len(set(names)) == len(names):
+            return names
+    return [str(file) for file in files]
+
+
+def _print(loaded: dict[Path, Record], spectra: dict[Path, Spectrum], labelled: dict[str, Spectrum]) -> None:
     for (label, spectrum), file in zip(labelled.items(), spectra, strict=True):
         name = printable(str(file))
-        console.output.print(f"{label}: {_description(spectrum)}{name}" if label != name else label, soft_wrap=True)
+        console.output.print(f"{label}: {_description(spectrum)}{name}", soft_wrap=True)
     for table in side_by_side(labelled, width=console.output.width):
         console.output.print("", table)
+    for file, found in loaded.items():
+        if not isinstance(found, Spectrum):
+            console.output.print("", f"{_description(found)}{printable(str(file))}", soft_wrap=True)
+            console.output.print(in_rows(type(found).__name__, found.summary()), soft_wrap=True)
+            for shown in found.tables():
+                console.output.print("", rich_table(shown))
 
 
 def _description(found: Record) -> str:

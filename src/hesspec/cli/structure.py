@@ -1,5 +1,6 @@
 """`hesspec structure`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,7 @@ def command(
     from hesspec.cli.devices import device_of
     from hesspec.cli.problem import Problem, check_folder
     from hesspec.cli.process_group import process_group
-    from hesspec.cli.tables.structures import explained
+    from hesspec.cli.tables.layout import rich_table
     from hesspec.study.measuring import measure_structure
 
     names = options.matrices_of(matrix)
@@ -78,6 +79,7 @@ def command(
             on_progress=lambda what, done, total: show(f"{symbol_of(what)}, {split} set", done, total),
             group=group,
         )
-    for table in explained(structure):
-        console.output.print(table, "")
+    for table in structure.tables():
+        console.output.print(rich_table(table), "")
     console.output.print(f"Saved {file}", soft_wrap=True)
+    console.next_step(f"hesspec report {shlex.quote(str(out))}", "makes a page of it")

@@ -8,6 +8,7 @@ import typer
 
 from hesspec.backend.presets import presets
 from hesspec.cli import console, options
+from hesspec.cli.completion import completing, study_presets
 
 if TYPE_CHECKING:
     from hesspec.study import StudyConfig
@@ -18,7 +19,11 @@ EXAMPLE = "hesspec study digits-quick --out my-study\nhesspec report my-study"
 def command(
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="Study file (YAML), or a preset: " + ", ".join(presets()) + "."),
+        typer.Argument(
+            metavar="FILE",
+            autocompletion=completing(study_presets),
+            help="Study file (YAML), or a preset: " + ", ".join(presets()) + ".",
+        ),
     ],
     out: Annotated[
         Path | None,

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from hesspec.backend.memory import in_words
 from hesspec.backend.number_text import duration
-from hesspec.backend.text import in_rows
+from hesspec.backend.shown import Shown
 
 __all__ = ["H100", "Cost", "Device", "Way"]
 
@@ -45,8 +45,8 @@ EFFICIENCY: Final = 0.5
 H100: Final = Device(PEAK * EFFICIENCY, 50e9, 3.35e12, f"assumed: {EFFICIENCY:.0%} of an H100's float32 peak")
 
 
-@dataclass(frozen=True)
-class Cost:
+@dataclass(frozen=True, repr=False)
+class Cost(Shown):
     """Estimated time, communication and memory of a spectrum, from the formulas of `cost`.
 
     Attributes
@@ -208,10 +208,6 @@ class Cost:
             "a device computes": f"{_in_flop(self.device.flops)}/s, {self.device.note}",
             "a device receives": f"{in_words(self.device.bandwidth)}/s",
         }
-
-    def __repr__(self) -> str:
-        """Summary with one line per row."""
-        return in_rows("Cost", self.summary())
 
 
 def _number(devices: int | None) -> str:

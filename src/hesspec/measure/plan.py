@@ -19,7 +19,7 @@ from hesspec.backend.memory import in_words
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.number_text import duration
 from hesspec.backend.numbers import is_whole
-from hesspec.backend.text import in_rows
+from hesspec.backend.shown import Shown
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.quadrature import spectral_measure, wasserstein_distance
@@ -47,8 +47,8 @@ ROWS, ROWS_WHEN_DUE = 0.5, 0.25
 CALLS = 3
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """Predicted time and memory of a measurement.
 
     Attributes
@@ -127,10 +127,6 @@ class Plan:
         if self.accuracy is not None:
             rows["expected accuracy"] = f"Wasserstein-1 distance {self.accuracy:.2g} of the mean |eigenvalue|"
         return rows
-
-    def __repr__(self) -> str:
-        """Summary with one line per row."""
-        return in_rows("Plan", self.summary())
 
 
 def plan(

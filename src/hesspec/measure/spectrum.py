@@ -21,17 +21,21 @@ import torch
 from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator, check_operator
+from hesspec.backend.bars import steps_of
 from hesspec.backend.heap import returned_memory
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
+from hesspec.backend.number_text import plus_minus
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.ranks import ALONE, Ranks
+from hesspec.backend.shown import Shown, TextTable
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
 from hesspec.krylov.run import AUTO_FIRST, KrylovRun, OnStep
 from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.storage import STORAGES, Storage, available, storages
 from hesspec.krylov.vectors import Space
+from hesspec.matrices import MATRICES, symbol_of
 from hesspec.spectra.sampling import residual_bound
 from hesspec.spectra.spectrum import Spectrum
 
@@ -61,6 +65,7 @@ def spectrum(
     basis: str = "auto",
     offload: str | None = None,
     on_step: OnStep | None = None,
+    progress: bool = True,
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",
 ) -> Spectrum:
@@ -103,6 +108,9 @@ def spectrum(
     on_step : callable, optional
         Called after each step with the number of completed steps and their total over all probes (None while it is
         unknown with "auto").
+    progress : bool
+        Whether to show a bar with the current phase (reading, tracing, verifying, steps) if this takes longer than two
+        seconds, in a terminal or a notebook. There is none if `on_step` is given.
     snapshot : path, optional
         Folder for periodic snapshots: new, empty, or with a snapshot. If it holds a snapshot of this run, the call
         resumes from it: in one process with the same number of threads it returns the same spectrum bit for bit, with
@@ -156,11 +164,12 @@ def spectrum(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance!r}; it must be positive.")
-    return _measured(operator, steps, probes, seed, tolerance, memory, basis, offload, on_step, 0, snapshot, every)[1]
+    with steps_of(f"spectrum of {name_of(operator)}", on_step, wanted=progress) as shown:
+        return _measured(operator, steps, probes, seed, tolerance, memory, basis, offload, shown, 0, snapshot, every)[1]
 
 
-@dataclass(frozen=True)
-class Eigenpairs:
+@dataclass(frozen=True, repr=False)
+class Eigenpairs(Shown):
     """Eigenvectors of the resolved eigenvalues with the largest absolute value, and the spectrum of the same run.
 
     Attributes
@@ -186,6 +195,23 @@ class Eigenpairs:
     vectors: Tensor
     spectrum: Spectrum
 
+    def summary(self) -> dict[str, str]:
+        """Names and values as text."""
+        return {
+            "matrix": symbol_of(str(self.spectrum.attributes.get("matrix", "operator"))),
+            "parameters": f"{self.spectrum.dimension:,}",
+            "eigenvectors": f"{self.values.size}, {self.vectors.dtype} on {self.vectors.device}",
+        }
+
+    def tables(self) -> list[TextTable]:
+        """Table of the eigenvalues."""
+        numbers = zip(self.values, self.residuals, self.vector_errors, strict=True)
+        rows = [
+            (str(rank), plus_minus(value, residual), f"{error:.2g}")
+            for rank, (value, residual, error) in enumerate(numbers, 1)
+        ]
+        return [TextTable("", ("", "eigenvalue", "error of the eigenvector"), rows)]
+
 
 @returned_memory()
 def eigenpairs(
@@ -198,12 +224,13 @@ def eigenpairs(
     basis: str = "auto",
     offload: str | None = None,
     on_step: OnStep | None = None,
+    progress: bool = True,
 ) -> Eigenpairs:
     """Measure a spectrum, and return it with the eigenvectors of its largest resolved eigenvalues.
 
     Parameters
     ----------
-    operator, steps, seed, memory, basis, offload, on_step
+    operator, steps, seed, memory, basis, offload, on_step, progress
         See `spectrum`.
     count : int
         Largest number of eigenvectors, by absolute eigenvalue; fewer are returned if fewer are resolved. Each needs
@@ -228,7 +255,8 @@ def eigenpairs(
     """
     if not is_whole(count, 1):
         raise ValueError(f"count is {count!r}; it must be a positive integer.")
-    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, offload, on_step, int(count))
+    with steps_of(f"eigenpairs of {name_of(operator)}", on_step, wanted=progress) as shown:
+        run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, offload, shown, int(count))
     return _pairs(run, found, np.arange(len(run.top)))
 
 
@@ -346,6 +374,12 @@ def _measured(
         "reorthogonalised_steps": run.reorthogonalised_steps,
     }
     return run, Spectrum(**run.measure(), attributes=attributes)
+
+
+def name_of(operator: SymmetricOperator) -> str:
+    """Symbol of a curvature matrix, or what another operator is."""
+    name = type(operator).__name__
+    return symbol_of(name) if name in MATRICES else "an operator"
 
 
 def _sliced(operator: SymmetricOperator) -> SymmetricOperator:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.algebra import Composable
+from hesspec.backend.bars import phase
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.ranks import Ranks
@@ -426,6 +427,7 @@ class CurvatureOperator(Composable, ABC):
 
     def _build(self) -> Linearised:
         if self._built is None:
+            phase("reading the data")
             with _neutral():
                 self._built = self.ranks.together(self._linearise)
             self._value = self.ranks.total(self._built.value)

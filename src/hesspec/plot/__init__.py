@@ -4,10 +4,11 @@ from hesspec.plot.dynamics import (
     plot_against_samples,
     plot_hessian_against_gauss_newton,
     plot_overlaps,
-    plot_training,
 )
 from hesspec.plot.learning_curves import epochs_of, plot_learning_curves, rate_changes
-from hesspec.plot.spectra import plot_spectrum, plot_tail
+from hesspec.plot.multiples import plot_multiples
+from hesspec.plot.river import plot_training
+from hesspec.plot.spectra import KINDS, plot_spectrum, plot_tail
 from hesspec.plot.style import (
     FILL,
     OKABE_ITO,
@@ -21,6 +22,7 @@ from hesspec.plot.style import (
 
 __all__ = [
     "FILL",
+    "KINDS",
     "OKABE_ITO",
     "STYLE",
     "bulk_on_logarithmic_axis",
@@ -30,6 +32,7 @@ __all__ = [
     "plot_against_samples",
     "plot_hessian_against_gauss_newton",
     "plot_learning_curves",
+    "plot_multiples",
     "plot_overlaps",
     "plot_spectrum",
     "plot_tail",

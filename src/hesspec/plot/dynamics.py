@@ -1,203 +1,44 @@
-"""Figures of outliers and bulk edges: during training, against sample size, and of one matrix against another."""
+"""Figures of outliers and bulk edges against sample size, and of one matrix against another."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
-from hesspec.backend.number_text import exponent_text, three_digits
-from hesspec.plot.style import FILL, LABEL_PITCH, STYLE, Look, check_not_empty, label_few_decades, settle, spread
+from hesspec.backend.number_text import exponent_text
+from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
+from hesspec.plot.panels import GRID
+from hesspec.plot.river import draw_tracks, ranks_of
+from hesspec.plot.style import FILL, Look, check_not_empty, looks_of
+from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["plot_against_samples", "plot_hessian_against_gauss_newton", "plot_overlaps", "plot_training"]
+__all__ = ["plot_against_samples", "plot_hessian_against_gauss_newton", "plot_overlaps"]
 
 MAX_TICKS = 8  # number of sample sizes that can be labelled below an axis without overlap
+
+PAIRED = 6  # look of points that belong to two matrices: black
 
 Array = npt.NDArray[np.float64]
 
 
-def plot_training(
-    spectra: Mapping[str, Spectrum],
-    *,
-    title: str | None = None,
-    tracks: Sequence[npt.NDArray[np.int64]] | None = None,
+def plot_against_samples(
+    spectra: Mapping[int, Spectrum], *, width: float | None = None, title: str | None = None
 ) -> Figure:
-    """Plot the outliers and the bulk edges at checkpoints of one training run.
-
-    Parameters
-    ----------
-    spectra : mapping of str to Spectrum
-        Spectra of one matrix by the names of the checkpoints, in the order of training. If each has an attribute
-        `epoch`, and these ascend, the axis is the epoch; otherwise the names are evenly spaced.
-    title : str, optional
-        Title above the panel.
-    tracks : sequence of int array (outliers,), optional
-        Track numbers of each spectrum's outliers, from `hesspec.track_outliers`: outliers with the same number
-        are joined, which shows crossings. By default outliers of the same rank and sign are joined.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Figure of 8 by 5 inches. The vertical axis is linear up to the largest extent of the bulk, and logarithmic
-        beyond.
-
-    Raises
-    ------
-    ValueError
-        If there are no spectra, or the tracks do not match the outliers.
-    """
-    check_not_empty(spectra)
-    members = list(spectra.values())
-    epochs = [spectrum.attributes.get("epoch") for spectrum in members]
-    numbers = [float(epoch) for epoch in epochs if isinstance(epoch, int | float)]
-    by_epoch = len(numbers) == len(members) and all(np.diff(numbers) > 0)
-    x = np.array(numbers) if by_epoch else np.arange(len(members), dtype=float)
-    look = Look.of(0)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 5), layout="constrained")
-        axes = figure.subplots()
-        edges = np.array([spectrum.bulk_edges for spectrum in members])
-        finite = np.abs(edges[np.isfinite(edges) & (edges != 0)])
-        threshold = float(finite.max()) if finite.size else 1e-3 * max(s.norm for s in members) or 1.0
-        axes.set_yscale("symlog", linthresh=threshold)
-        axes.fill_between(x, edges[:, 0], edges[:, 1], color=look.light, alpha=FILL, linewidth=0)
-        for column in range(2):
-            axes.plot(x, edges[:, column], color=look.light, linewidth=1.4)
-        _draw_outliers(axes, x, members, look, _ranks(members) if tracks is None else _checked(tracks, members))
-        axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
-        axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.margins(x=0.06)
-        axes.set(
-            ylabel="eigenvalue λ  (loss per squared parameter)",
-            xlabel="epoch" if by_epoch else "checkpoint",
-        )
-        if not by_epoch:
-            axes.set_xticks(x, list(spectra))
-        if title is not None:
-            axes.set_title(title, fontsize=14, fontweight="bold", pad=12)
-        _draw_training_legend(figure, look, "rank" if tracks is None else "eigenvector")
-        _label_last(figure, axes, float(x[-1]), members[-1], look)
-    return figure
-
-
-def _ranks(spectra: Sequence[Spectrum]) -> list[npt.NDArray[np.int64]]:
-    """Number the outliers of each spectrum by sign and rank."""
-    found = []
-    for spectrum in spectra:
-        positive = spectrum.outliers > 0
-        found.append(np.where(positive, 2 * np.cumsum(positive), 2 * np.cumsum(~positive) + 1))
-    return found
-
-
-def _checked(tracks: Sequence[npt.NDArray[np.int64]], spectra: Sequence[Spectrum]) -> Sequence[npt.NDArray[np.int64]]:
-    given, wanted = [len(numbers) for numbers in tracks], [spectrum.outliers.size for spectrum in spectra]
-    if given != wanted:
-        raise ValueError(f"tracks has {given} numbers for spectra with {wanted} outliers; pass one for each outlier.")
-    return tracks
-
-
-def _draw_outliers(
-    axes: Axes,
-    x: Array,
-    spectra: Sequence[Spectrum],
-    look: Look,
-    numbers: Sequence[npt.NDArray[np.int64]],
-    *,
-    magnitude: bool = False,
-) -> None:
-    """Draw all outliers; those with the same number are joined by a line, except for negative numbers."""
-    lines: dict[tuple[int, int], list[tuple[int, float, float]]] = {}
-    for place, (spectrum, mine) in enumerate(zip(spectra, numbers, strict=True)):
-        bounds = spectrum.error_bounds[spectrum.is_outlier]
-        for rank, (value, bound, number) in enumerate(zip(spectrum.outliers, bounds, mine, strict=True)):
-            key = (int(number), 0) if number >= 0 else (-1, 1000 * place + rank)
-            lines.setdefault(key, []).append((place, float(value), float(bound)))
-    for line in lines.values():
-        # NaN if there is no outlier with this number, so that no line crosses the gap.
-        height, bounds = np.full(x.size, np.nan), np.full(x.size, np.nan)
-        for place, value, bound in line:
-            height[place], bounds[place] = value, bound
-        negative = magnitude and (height[np.isfinite(height)] < 0).all()
-        if magnitude:
-            height = np.abs(height)
-        axes.plot(x, height, color=look.light, linewidth=0.8, alpha=0.6, zorder=2)
-        axes.errorbar(
-            x,
-            height,
-            yerr=bounds,
-            linestyle="none",
-            marker=look.marker,
-            markersize=6,
-            color=look.dark,
-            markerfacecolor="white" if negative else look.dark,
-            markeredgecolor=look.dark if negative else "white",
-            markeredgewidth=1.2 if negative else 0.6,
-            elinewidth=1.4,
-            capsize=3,
-            zorder=4,
-        )
-
-
-def _label_last(figure: Figure, axes: Axes, x: float, spectrum: Spectrum, look: Look) -> None:
-    """Write the values of the last checkpoint's outliers next to their points, without overlap."""
-    outliers = np.sort(spectrum.outliers)
-    settle(figure)
-    to_points = 72 / figure.dpi
-    low, high = (float(axes.bbox.y0) * to_points, float(axes.bbox.y1) * to_points)
-    while outliers.size and (outliers.size - 1) * LABEL_PITCH > high - low:
-        outliers = np.delete(outliers, np.argmin(np.abs(outliers)))
-    targets = np.array([float(axes.transData.transform((x, value))[1]) * to_points for value in outliers])
-    for value, target, position in zip(outliers, targets, spread(targets, LABEL_PITCH, low, high), strict=True):
-        axes.annotate(
-            three_digits(float(value)),
-            xy=(x, float(value)),
-            xytext=(16, position - target),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=look.dark,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": look.dark,
-                "linewidth": 0.6,
-                "shrinkA": 1,
-                "shrinkB": 4,
-            },
-            annotation_clip=False,
-        )
-
-
-def _draw_training_legend(figure: Figure, look: Look, joined: str) -> None:
-    area = Patch(facecolor=(*to_rgb(look.light), FILL), linewidth=0)
-    line = Line2D([], [], color=look.light, linewidth=1.4)
-    point = Line2D([], [], color=look.dark, marker=look.marker, markersize=6, linestyle="none")
-    handles: list[Any] = [point, (area, line)]
-    figure.legend(
-        handles,
-        [f"outliers, those of one {joined} joined", "bulk, between its edges"],
-        loc="outside lower left",
-        ncols=2,
-        handler_map={tuple: HandlerTuple(ndivide=1)},
-    )
-
-
-def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None = None) -> Figure:
     """Plot the outliers and the bulk edges of one matrix against the number of training samples per class.
 
     Parameters
@@ -205,13 +46,15 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
     spectra : mapping of int to Spectrum
         Spectra by the number of training samples per class. Outliers of the same sign and rank are joined, as
         eigenvectors of different networks cannot be compared.
+    width : float, optional
+        Width of the figure in inches, see `plot_spectrum`; 8 by default.
     title : str, optional
         Title above the panel.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Figure of 8 by 5.5 inches, with logarithmic axes. For at least three sizes, power laws are fitted to the largest
+        Figure with logarithmic axes. For at least three sizes, power laws are fitted to the largest
         outlier and to both bulk edges, the lower one if it is negative. The legend shows their exponents with 95%
         intervals, if these do not contain zero.
 
@@ -224,18 +67,19 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
     sizes = sorted(spectra)
     members = [spectra[size] for size in sizes]
     x = np.array(sizes, float)
-    look = Look.of(0)
+    scale = scale_of(width)
+    look = looks_of({"": members[-1]}, scale=0.7 * scale)[0]
     edges = np.array([spectrum.bulk_edges for spectrum in members])
     # Without negative eigenvalues the lower edge is zero up to rounding, which a logarithmic axis would show.
     floor = np.array([spectrum.rounding for spectrum in members])
     lower, upper = (np.where(edge > floor, edge, np.nan) for edge in (-edges[:, 0], edges[:, 1]))
     # The fit ignores missing and negative values.
     largest = np.array([s.outliers.max(initial=-np.inf) for s in members])
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 5.5), layout="constrained")
+    with styled(scale):
+        figure = new_figure(width or 8.0, 0.69 * (width or 8.0))
         axes = figure.subplots()
         axes.set(xscale="log", yscale="log")
-        _draw_outliers(axes, x, members, look, _ranks(members), magnitude=True)
+        draw_tracks(axes, x, members, look, ranks_of(members), magnitude=True)
         axes.plot(x, upper, color=look.light, linewidth=1.6, marker="_", markersize=9)
         axes.plot(x, lower, color=look.light, linewidth=1.4, linestyle=(0, (1.5, 1.5)), marker="_", markersize=9)
         low = axes.get_ylim()[0]
@@ -266,23 +110,17 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
             if label is not None:
                 handles.append(Line2D([], [], color="#000000", linewidth=1.4, linestyle=dashes))
                 labels.append(label)
-        axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+        axes.grid(axis="y", color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         if len(sizes) <= MAX_TICKS:
             axes.set_xticks(x, [f"{size}" for size in sizes])
             axes.xaxis.set_minor_formatter(NullFormatter())
-        label_few_decades(axes.yaxis)
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            number_ticks(axes.xaxis)
+        number_ticks(axes.yaxis)
         axes.set(xlabel="training samples per class (n)", ylabel="|λ|  (loss per squared parameter)")
-        figure.legend(
-            handles,
-            labels,
-            loc="outside upper left",
-            ncols=2,
-            handler_map={tuple: HandlerTuple(ndivide=1)},
-            alignment="left",
-            title=title,
-            title_fontproperties={"size": 14, "weight": "bold"},
-        )
+        legend_above(figure, handles, labels, title=title, handler_map={tuple: HandlerTuple(ndivide=1)})
     return figure
 
 
@@ -298,11 +136,11 @@ def _draw_law(axes: Axes, x: Array, values: Array, name: str, dashes: Any) -> st
         return None  # not even the sign of the exponent is known
     ends = x[np.isfinite(values) & (values > 0)][[0, -1]]
     axes.plot(ends, law.prefactor * ends**law.exponent, color="#000000", linewidth=1.4, linestyle=dashes, zorder=3)
-    return f"{name} ∝ n^a, a = {exponent_text(law.exponent, law.lower, law.upper)}"
+    return f"{name} ∝ $n^a$, a = {exponent_text(law.exponent, law.lower, law.upper)}"
 
 
 def plot_hessian_against_gauss_newton(
-    pairs: Mapping[str, tuple[Spectrum, Spectrum]], *, title: str | None = None
+    pairs: Mapping[str, tuple[Spectrum, Spectrum]], *, width: float | None = None, title: str | None = None
 ) -> Figure:
     """Plot the positive outliers of Hess against those of G by rank, with the line of equality.
 
@@ -311,13 +149,15 @@ def plot_hessian_against_gauss_newton(
     pairs : mapping of str to (Spectrum, Spectrum)
         Spectra of Hess and of G for the same network and data, by their labels in the legend. Several pairs differ in
         colour and marker.
+    width : float, optional
+        Width of the figure in inches, see `plot_spectrum`; 6 by default.
     title : str, optional
         Title above the panel.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Figure of 6 by 6 inches, with logarithmic axes of equal scale. Outliers without a partner are counted in the
+        Figure with logarithmic axes of equal scale. Outliers without a partner are counted in the
         legend and not drawn.
 
     Raises
@@ -326,13 +166,15 @@ def plot_hessian_against_gauss_newton(
         If there are no pairs.
     """
     check_not_empty(pairs)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6, 6.4), layout="constrained")
+    scale = scale_of(width)
+    with styled(scale):
+        figure = new_figure(width or 6.0, 1.07 * (width or 6.0))
         axes = figure.subplots()
         axes.set(xscale="log", yscale="log", aspect="equal")
         every = [np.empty(0)]
         for index, (label, (hessian, gauss_newton)) in enumerate(pairs.items()):
-            look = Look.of(index)
+            # A pair belongs to both matrices, and has the colour of neither.
+            look = Look.of(PAIRED, variant=index)
             (y, y_bounds), (x, x_bounds) = _positive(hessian), _positive(gauss_newton)
             count = min(x.size, y.size)
             every += [x[:count], y[:count]]
@@ -346,10 +188,11 @@ def plot_hessian_against_gauss_newton(
                 yerr=y_bounds[:count],
                 linestyle="none",
                 marker=look.marker,
-                markersize=8 if index == 0 else 6,
+                markersize=scale * (8 if index == 0 else 6),
                 color=look.dark,
-                markeredgecolor="white",
-                markeredgewidth=0.6,
+                markerfacecolor=look.face,
+                markeredgecolor="white" if look.filled else look.dark,
+                markeredgewidth=0.6 if look.filled else 1.2,
                 elinewidth=1.4,
                 capsize=3,
                 zorder=4,
@@ -366,32 +209,29 @@ def plot_hessian_against_gauss_newton(
             xlabel="outliers of G  (loss per squared parameter)",
             ylabel="outliers of Hess, of the same rank",
         )
-        label_few_decades(axes.xaxis, axes.yaxis)
-        axes.grid(color="#E6E6E6", linewidth=0.6)
+        number_ticks(axes.xaxis, axes.yaxis)
+        axes.grid(color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
-        figure.legend(
-            loc="outside upper left",
-            alignment="left",
-            title=title,
-            title_fontproperties={"size": 14, "weight": "bold"},
-        )
+        legend_above(figure, *axes.get_legend_handles_labels(), title=title)
     return figure
 
 
-def plot_overlaps(overlaps: npt.ArrayLike, *, title: str | None = None) -> Figure:
+def plot_overlaps(overlaps: npt.ArrayLike, *, width: float | None = None, title: str | None = None) -> Figure:
     """Plot the overlaps of the outliers' eigenvectors of Hess and of G.
 
     Parameters
     ----------
     overlaps : array (outliers of Hess, outliers of G)
         Squared cosines, from `hesspec.eigenvector_overlaps`; NaN is white.
+    width : float, optional
+        Width of the figure in inches, see `plot_spectrum`; 6.4 by default.
     title : str, optional
         Title above the panel.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Figure of 6.4 by 5.6 inches, from light (0) to dark (1).
+        Figure with cells from light (0) to dark (1).
 
     Raises
     ------
@@ -402,8 +242,8 @@ def plot_overlaps(overlaps: npt.ArrayLike, *, title: str | None = None) -> Figur
     if squared.ndim != 2 or not squared.size:
         raise ValueError(f"There are no overlaps to plot: their shape is {squared.shape}. Both matrices need outliers.")
     rows, columns = squared.shape
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    with styled(scale_of(width)):
+        figure = new_figure(width or 6.4, 0.875 * (width or 6.4))
         axes = figure.subplots()
         colours = LinearSegmentedColormap.from_list("overlaps", ["#F5F7F8", "#004569"]).with_extremes(bad="white")
         image = axes.imshow(
@@ -414,7 +254,7 @@ def plot_overlaps(overlaps: npt.ArrayLike, *, title: str | None = None) -> Figur
         axes.set(xlabel="outlier of G, by size", ylabel="outlier of Hess, by size")
         figure.colorbar(image, label="squared overlap of the eigenvectors", shrink=0.9)
         if title is not None:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
+            figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hesspec.plot.style import STYLE, Look, label_few_decades
+from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
+from hesspec.plot.panels import GRID
+from hesspec.plot.style import Look
+from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
 
 __all__ = ["epochs_of", "plot_learning_curves", "rate_changes"]
 
@@ -46,7 +49,9 @@ def rate_changes(records: Sequence[Mapping[str, float | None]]) -> list[tuple[fl
     return changes if len(changes) <= MAX_RATE_CHANGES else []
 
 
-def plot_learning_curves(records: Sequence[Mapping[str, float | None]], *, title: str | None = None) -> Figure:
+def plot_learning_curves(
+    records: Sequence[Mapping[str, float | None]], *, width: float | None = None, title: str | None = None
+) -> Figure:
     """Plot loss and error of one training run against the epoch, on the training and the test set.
 
     Parameters
@@ -54,13 +59,15 @@ def plot_learning_curves(records: Sequence[Mapping[str, float | None]], *, title
     records : sequence of mapping of str to float or None
         Records by ascending epoch: `epoch`, `train_loss`, `test_loss` (mean, in nats), `train_error`, `test_error`
         (fractions) and `learning_rate`. Values that are None or missing are omitted.
+    width : float, optional
+        Width of the figure in inches, see `plot_spectrum`; 10 by default.
     title : str, optional
         Title above both panels.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Figure of 10 by 4 inches. The axis of the loss is logarithmic if all values are positive; dotted lines mark
+        The axis of the loss is logarithmic if all values are positive; dotted lines mark
         changes of the learning rate, unless there are more than eight.
 
     Raises
@@ -72,12 +79,18 @@ def plot_learning_curves(records: Sequence[Mapping[str, float | None]], *, title
         raise ValueError("There is nothing to plot: the list of records is empty. Pass one record for each epoch.")
     epochs, changes = epochs_of(records), rate_changes(records)
     handles: list[Any] = []
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        loss, error = figure.subplots(1, 2)
+    scale = scale_of(width)
+    with styled(scale):
+        figure = new_figure(width or 10.0, (0.4 if scale == 1 else 1.3) * (width or 10.0))
+        loss, error = figure.subplots(*((1, 2) if scale == 1 else (2, 1)))
         for index, split in enumerate(("train", "test")):
             look = Look.of(index)
-            style: dict[str, Any] = {"color": look.light, "linestyle": look.dashes, "linewidth": 1.6, "markersize": 5}
+            style: dict[str, Any] = {
+                "color": look.light,
+                "linestyle": look.dashes,
+                "linewidth": 1.6,
+                "markersize": 5 * scale,
+            }
             style |= {"marker": look.marker} if len(records) < MAX_MARKERS else {}
             for axes, name in ((loss, "loss"), (error, "error")):
                 axes.plot(epochs, _values(records, f"{split}_{name}"), **style)
@@ -85,14 +98,14 @@ def plot_learning_curves(records: Sequence[Mapping[str, float | None]], *, title
         for axes in (loss, error):
             for epoch, _ in changes:
                 axes.axvline(epoch, **CHANGE, zorder=0)
-            axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+            axes.grid(axis="y", color=GRID, linewidth=0.6)
             axes.set_axisbelow(True)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         losses = np.concatenate([_values(records, f"{split}_loss") for split in ("train", "test")])
         if (losses[np.isfinite(losses)] > 0).all():
             loss.set_yscale("log")
-            label_few_decades(loss.yaxis)
+            number_ticks(loss.yaxis)
         loss.set_ylabel("mean loss  (nats)")
         error.set_ylabel("error")
         error.set_ylim(bottom=0)
@@ -100,14 +113,7 @@ def plot_learning_curves(records: Sequence[Mapping[str, float | None]], *, title
         if changes:
             rates = ", ".join(f"{rate:.3g} after epoch {epoch:g}" for epoch, rate in changes)
             handles.append(Line2D([], [], **CHANGE, label=f"learning rate {rates}"))
-        figure.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=3,
-            alignment="left",
-            title=title,
-            title_fontproperties={"size": 14, "weight": "bold"},
-        )
+        legend_above(figure, handles, [handle.get_label() for handle in handles], title=title)
     return figure
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.colors import to_rgb
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.colors import to_hex, to_rgb
+
+from hesspec.matrices import MATRICES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from hesspec.spectra.marchenko_pastur import MarchenkoPasturFit
@@ -25,14 +25,11 @@ __all__ = [
     "STYLE",
     "bulk_on_logarithmic_axis",
     "darkened",
-    "label_few_decades",
     "law_text",
+    "looks_of",
     "spread",
     "tail_verdict",
 ]
-
-# Axes of more decades are labelled with powers of ten only.
-FEW_DECADES = 2.5
 
 Array = npt.NDArray[np.float64]
 
@@ -49,9 +46,13 @@ DASHES = (
     (0, (1, 3)),
 )
 
+LARGE = 9.0
+SIZES = (LARGE, 5.5, 4.5)  # of markers, in points
+
 FILL = 0.16  # opacity of the bulk, on which points must be visible
 
-LABEL_PITCH = 12.0  # points between neighbouring labels, a line of 9 pt text set upright
+LABEL_SIZE = 9.0  # points, of the values of outliers
+LABEL_PITCH = 12.0  # points between neighbouring labels, a line of this text set upright
 LABEL_REACH = 40.0  # points; largest distance of a label from its eigenvalue
 
 STYLE: dict[Any, Any] = {
@@ -74,25 +75,65 @@ STYLE: dict[Any, Any] = {
 
 
 class Look(NamedTuple):
-    """Appearance of one spectrum in an overlay: colour, marker and dashes."""
+    """Appearance of one spectrum: colour, marker and dashes, which belong to its matrix."""
 
     light: str
     dark: tuple[float, float, float]
     marker: str
     dashes: Any
     size: float  # of markers, in points
+    line: float = 1.4  # width of curves, in points
+    filled: bool = True
 
     @classmethod
-    def of(cls, index: int) -> Look:
-        colour = OKABE_ITO[index % len(OKABE_ITO)]
-        # Later spectra get smaller markers, so that coinciding eigenvalues are both visible.
+    def of(cls, index: int, *, variant: int = 0, size: float = LARGE, line: float = 1.4) -> Look:
+        """Look of the matrix at an index of `MATRICES`; variants are lighter and darker shades of its colour."""
+        colour = _shade(OKABE_ITO[index % len(OKABE_ITO)], variant)
         return cls(
             colour,
             darkened(colour),
             MARKERS[index % len(MARKERS)],
-            DASHES[index % len(DASHES)],
-            (9.0, 5.5, 4.5)[min(index, 2)],
+            DASHES[(index + variant) % len(DASHES)],
+            size,
+            line,
+            variant % 2 == 0,
         )
+
+    @property
+    def face(self) -> Any:
+        """Colour inside a dark marker."""
+        return self.dark if self.filled else "white"
+
+
+def _shade(colour: str, variant: int) -> str:
+    """Return the colour itself, then one mixed with white, with black, with more white and so on."""
+    if not variant:
+        return colour
+    share = min(0.3 + 0.15 * variant, 0.75)
+    towards = 1.0 if variant % 2 else 0.0
+    red, green, blue = (channel + share * (towards - channel) for channel in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def looks_of(spectra: Mapping[str, Spectrum], *, scale: float = 1.0) -> list[Look]:
+    """Looks of spectra that are drawn over one another.
+
+    A matrix has the same colour and marker in all figures. Further spectra of the same matrix get shades of its colour,
+    other dashes and alternately hollow markers; those of no known matrix get colours that are not used otherwise.
+    """
+    places = {name: index for index, name in enumerate(MATRICES)}
+    names = [str(spectrum.attributes.get("matrix", "")) for spectrum in spectra.values()]
+    unused = iter([index for index in range(len(OKABE_ITO)) if list(MATRICES)[index] not in names] or [0])
+    seen: dict[int, int] = {}
+    looks = []
+    for number, name in enumerate(names):
+        index = places[name] if name in places else next(unused, 0)
+        variant = seen.get(index, 0)
+        seen[index] = variant + 1
+        # Later spectra get smaller markers, so that coinciding eigenvalues are both visible.
+        size = scale * SIZES[min(number, len(SIZES) - 1)]
+        looks.append(Look.of(index, variant=variant, size=size, line=max(0.8, 1.4 * scale)))
+    return looks
 
 
 def darkened(colour: str) -> tuple[float, float, float]:
@@ -149,16 +190,6 @@ def tail_verdict(tail: TailFit) -> str:
 def law_text(law: MarchenkoPasturFit) -> str:
     """Describe briefly how far a bulk extends beyond the Marchenko-Pastur law."""
     return f"the bulk reaches {law.edge_ratio:.2g} times as far, with {law.trace_beyond:.0%} of its trace beyond"
-
-
-def label_few_decades(*axes: Axis) -> None:
-    """Label 1, 2 and 5 of every decade of logarithmic axes with at most `FEW_DECADES` decades."""
-    for axis in axes:
-        low, high = axis.get_view_interval()
-        if 0 < high < low * 10**FEW_DECADES:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
 
 
 def check_not_empty(spectra: Collection[object]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hesspec.backend.number_text import plus_minus, three_digits
+from hesspec.backend.shown import Shown
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = [
@@ -200,8 +202,8 @@ class _Law:
         return float(first.sum() + second.sum())
 
 
-@dataclass(frozen=True)
-class MarchenkoPasturFit:
+@dataclass(frozen=True, repr=False)
+class MarchenkoPasturFit(Shown):
     """Comparison of the bulk of a spectrum with the Marchenko-Pastur law of the same mean and rank.
 
     Parameters
@@ -240,6 +242,19 @@ class MarchenkoPasturFit:
     trace_beyond: float
     kolmogorov_smirnov: float
     wasserstein: float
+
+    def summary(self) -> dict[str, str]:
+        """Names and values as text."""
+        low, high = self.law_edges
+        return {
+            "variance of the law": plus_minus(self.variance, self.variance_error),
+            "aspect ratio": f"{self.aspect:.4g}",
+            "edges of the law": f"{three_digits(low)} to {three_digits(high)}",
+            "edge of the bulk": f"{three_digits(self.bulk_edge)}, {self.edge_ratio:.3g} times as far",
+            "trace beyond the law": f"{self.trace_beyond:.1%}",
+            "Kolmogorov-Smirnov distance": f"{self.kolmogorov_smirnov:.3g}",
+            "Wasserstein-1 distance": f"{self.wasserstein:.3g}",
+        }
 
     def per_decade(self, points: int = 64) -> tuple[Array, Array]:
         """Points between the law's edges and its density per decade there, shape (points,) each, for plotting."""

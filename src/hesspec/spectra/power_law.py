@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
+from hesspec.backend.number_text import exponent_text
+from hesspec.backend.shown import Shown
+
 __all__ = ["PowerLaw", "check_confidence", "fit_power_law"]
 
 Array = npt.NDArray[np.float64]
@@ -18,8 +21,8 @@ Array = npt.NDArray[np.float64]
 MIN_PAIRS = 3
 
 
-@dataclass(frozen=True)
-class PowerLaw:
+@dataclass(frozen=True, repr=False)
+class PowerLaw(Shown):
     """y = prefactor * x^exponent, fitted by least squares in logarithms.
 
     Parameters
@@ -43,6 +46,15 @@ class PowerLaw:
     prefactor: float
     r_squared: float
     points: int
+
+    def summary(self) -> dict[str, str]:
+        """Names and values as text."""
+        return {
+            "exponent": exponent_text(self.exponent, self.lower, self.upper),
+            "prefactor": f"{self.prefactor:.4g}",
+            "R squared": f"{self.r_squared:.4f}",
+            "points": str(self.points),
+        }
 
 
 def fit_power_law(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from hesspec.backend.netcdf import Kind, OtherKindError, format_of, read_dataset, sealed, write_dataset
-from hesspec.backend.text import in_rows
+from hesspec.backend.shown import Shown
 from hesspec.spectra import checked_fields
 from hesspec.spectra.checked_fields import refuse_unless
 
@@ -47,7 +46,7 @@ KINDS: Final = {
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Record:
+class Record(Shown):
     """Base class of results that can be saved as NetCDF files.
 
     A subclass is a frozen dataclass. Its fields are annotated by `int`, `float`, `bool`, `str`, `Array`, `Integers`,
@@ -85,18 +84,6 @@ class Record:
         """Names and values, as text, by which the result is shown: its numbers, unless its class says more."""
         shown = [item.name for item in fields(self) if item.name not in self.DIMENSIONS and item.name != "attributes"]
         return {name.replace("_", " "): str(getattr(self, name)) for name in shown}
-
-    def __repr__(self) -> str:
-        """Summary, a line each."""
-        return in_rows(type(self).__name__, self.summary())
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in self.summary().items()
-        )
-        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
 
     def to_dataset(self) -> xr.Dataset:
         """Return all fields as a labelled dataset, with the scalars as its attributes.

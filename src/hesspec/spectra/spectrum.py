@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from hesspec.backend.number_text import plus_minus
+from hesspec.backend.shown import TextTable
+from hesspec.matrices import symbol_of
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.densities import density, log_density, zero_peak
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
@@ -19,6 +22,7 @@ from hesspec.spectra.sampling import Estimate, bulk_bounds, interval, mean_bound
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Spectrum"]
@@ -442,13 +446,46 @@ class Spectrum(Record):
         }
         return {"matrix": str(self.attributes["matrix"]), **rows} if "matrix" in self.attributes else rows
 
-    def plot(self) -> Figure:
-        """Plot the spectrum: density of the bulk, resolved eigenvalues, and outliers with error bars.
+    def tables(self) -> list[TextTable]:
+        """Table of the outliers with their error bounds."""
+        if not self.outliers.size:
+            return []
+        bounds = self.error_bounds[self.is_outlier]
+        rows = [
+            (str(rank), plus_minus(value, bound))
+            for rank, (value, bound) in enumerate(zip(self.outliers, bounds, strict=True), 1)
+        ]
+        return [TextTable("", ("outlier", "eigenvalue ± error bound"), rows)]
+
+    def plot(
+        self,
+        kind: Literal["overview", "linear", "log", "scree", "cdf"] = "overview",
+        *,
+        ax: Axes | None = None,
+        width: float | None = None,
+        title: str | None = None,
+    ) -> Figure:
+        """Plot the spectrum: bulk, resolved eigenvalues, and outliers with error bars.
+
+        Notebooks display the figure; in a script, import `matplotlib.pyplot` as plt before and call `plt.show()`, or
+        save it: `spectrum.plot("scree", width=3.25).savefig("scree.pdf")`.
+
+        Parameters
+        ----------
+        kind, ax, width, title
+            See `hesspec.plot.plot_spectrum`: density on a linear and on a logarithmic axis ("overview"), one of these,
+            |lambda| against its rank ("scree"), or the distribution function ("cdf").
 
         Returns
         -------
         matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If an argument is out of range.
         """
         from hesspec.plot import plot_spectrum  # noqa: PLC0415 - the layer above, asked only here
 
-        return plot_spectrum({str(self.attributes.get("matrix", "operator")): self})
+        label = symbol_of(str(self.attributes.get("matrix", "operator")))
+        return plot_spectrum({label: self}, kind=kind, ax=ax, width=width, title=title)

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import exprel, ndtri
 
+from hesspec.backend.number_text import exponent_text, three_digits
+from hesspec.backend.shown import Shown
 from hesspec.spectra.power_law import check_confidence
 from hesspec.spectra.spectrum import Spectrum
 
@@ -41,8 +43,8 @@ SIDES = {1: "positive", -1: "negative", 0: "whole"}
 SERIES = 1e-3
 
 
-@dataclass(frozen=True)
-class TailFit:
+@dataclass(frozen=True, repr=False)
+class TailFit(Shown):
     """Power law fitted to the tail of a bulk: density ~ |lambda|^(-exponent) between `start` and `top`.
 
     Parameters
@@ -94,6 +96,21 @@ class TailFit:
     kolmogorov_smirnov: float
     against_exponential: float
     curvature: float
+
+    def summary(self) -> dict[str, str]:
+        """Names and values as text."""
+        return {
+            "exponent": f"{exponent_text(self.exponent, self.lower, self.upper)}, interval at {self.confidence:.0%}",
+            "exponent resolved": "yes" if self.resolved else "no: not above 0, or less than a factor of two",
+            "a power law fits": "yes" if self.is_power_law else "no",
+            "tail": f"{three_digits(self.start)} to {three_digits(self.top)}, {self.decades:.2g} decades",
+            "share of eigenvalues": f"{self.mass:.2%} in {self.nodes} points",
+            "standard errors": f"sampling {self.sampling_error:.2g}, quadrature {self.quadrature_error:.2g}, "
+            f"start {self.start_error:.2g}",
+            "Kolmogorov-Smirnov distance": f"{self.kolmogorov_smirnov:.3g}",
+            "against an exponential law": f"{self.against_exponential:+.2g} standard errors",
+            "curvature": f"{self.curvature:+.2g} standard errors",
+        }
 
     @property
     def resolved(self) -> bool:

@@ -53,6 +53,8 @@ class SpectrumRecorder:
         See `hesspec.spectrum`.
     params, memory : optional
         See `hesspec.Hessian`.
+    progress : bool
+        See `hesspec.spectrum`.
     attributes : mapping, optional
         Attributes to store with the spectra, such as {"network": "my net", "dataset": "my data"}.
 
@@ -83,6 +85,7 @@ class SpectrumRecorder:
         params: ParameterSpec = None,
         memory: str | int | None = None,
         attributes: Mapping[str, Attribute] | None = None,
+        progress: bool = True,
     ) -> None:
         if not data:
             raise ValueError("There is no data to measure on: the mapping is empty. Pass {'train': batches}.")
@@ -90,6 +93,7 @@ class SpectrumRecorder:
         self._names = matrix_names(matrices)
         self._at = None if at is None else set(at)
         self._how: dict[str, Any] = {"steps": steps, "probes": probes, "seed": seed}
+        self._progress = progress
         self._params, self._memory, self._attributes = params, memory, dict(attributes or {})
 
     def __call__(self, model: nn.Module, epoch: int) -> dict[tuple[str, str], Spectrum]:
@@ -128,7 +132,7 @@ class SpectrumRecorder:
                     if file.exists():
                         _refuse_another(file, of)
                         continue
-                    measured = spectrum(operator, **self._how)
+                    measured = spectrum(operator, **self._how, progress=self._progress)
                     kept = {**measured.attributes, "split": split, "epoch": epoch, IDENTITY: json.dumps(of)}
                     kept |= self._attributes
                     found[split, name] = replace(measured, attributes=kept)

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from hesspec.algebra import SymmetricOperator
 from hesspec.applications.class_structure.means import ClassMeans, Span, within_by_class
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
+from hesspec.backend.bars import bar_of
 from hesspec.backend.memory import in_words, parse_memory
 from hesspec.backend.memory_shares import free_shares, shares_of
+from hesspec.backend.number_text import three_digits
 from hesspec.backend.progress import Progress
 from hesspec.backend.ranks import ALONE
+from hesspec.backend.shown import Shown, TextTable
 from hesspec.backend.suggest import unknown
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.projected import ProjectedOperator
@@ -39,8 +42,8 @@ __all__ = ["Attribution", "attribute_outliers", "class_structure", "project_out"
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Attribution:
+@dataclass(frozen=True, repr=False)
+class Attribution(Shown):
     """Attribution of eigenvectors of one matrix to the class structure; fields as in `ClassStructure`.
 
     Attributes
@@ -61,6 +64,29 @@ class Attribution:
     in_means: Array
     angles: Mapping[str, Array]
     angle_error: float
+
+    def summary(self) -> dict[str, str]:
+        """Names and values as text."""
+        degrees = {span: np.degrees(angles) for span, angles in self.angles.items() if angles.size}
+        return {
+            "eigenvectors": str(len(self.shares)),
+            **{f"angles to the {span}": f"{found[0]:.1f}° to {found[-1]:.1f}°" for span, found in degrees.items()},
+            "error of the angles": f"{np.degrees(self.angle_error):.1g}°",
+        }
+
+    def tables(self) -> list[TextTable]:
+        """Table of the terms of each eigenvalue, and of the parts of its eigenvector in the spans of the means."""
+        spans = [column for column in (self.in_class, self.in_means) if column.size]
+        rows = [
+            (
+                str(rank),
+                *(three_digits(share) for share in shares),
+                *(f"{column[rank - 1]:.0%}" for column in spans),
+            )
+            for rank, shares in enumerate(self.shares, 1)
+        ]
+        names = ("in class", "in means")[: len(spans)]
+        return [TextTable("Terms of each eigenvalue", ("", *PARTS, "H", *names), rows)]
 
 
 def attribute_outliers(structure: ClassMeans, pairs: Eigenpairs, *, cross: bool = True) -> Attribution:
@@ -186,6 +212,7 @@ def class_structure(
     memory: str | int | None = None,
     on_spectrum: Callable[[str, Spectrum], None] | None = None,
     on_progress: Progress | None = None,
+    progress: bool = True,
     group: dist.ProcessGroup | None = None,
 ) -> ClassStructure:
     """Measure the class structure of G, and how much of the outliers of Hess, G and H it explains.
@@ -211,6 +238,8 @@ def class_structure(
         Called with the name and the spectrum of each matrix as soon as it is measured.
     on_progress : callable, optional
         Called with the current phase, the work done in it, and its total (None if unknown).
+    progress : bool
+        See `hesspec.spectrum`.
 
     Returns
     -------
@@ -221,11 +250,33 @@ def class_structure(
     ValueError, NonFiniteError, MemoryError
         See `ClassMeans` and `hesspec.spectrum`.
     """
-    start = time.perf_counter()
     for name in matrices:
         if name not in DEFAULT_MATRICES:
             raise ValueError(unknown("matrix", name, DEFAULT_MATRICES))
-    say = on_progress or (lambda *_: None)
+    with bar_of("class structure", wanted=progress and on_progress is None) as bar:
+        say = on_progress or bar or (lambda *_: None)
+        return _explained(
+            model, loss_fn, data, params, matrices, cross, knockout, steps, seed, memory, on_spectrum, say, group
+        )
+
+
+def _explained(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Iterable[Any],
+    params: ParameterSpec,
+    matrices: Sequence[str],
+    cross: bool,
+    knockout: bool,
+    steps: int,
+    seed: int,
+    memory: str | int | None,
+    on_spectrum: Callable[[str, Spectrum], None] | None,
+    say: Progress,
+    group: dist.ProcessGroup | None,
+) -> ClassStructure:
+    """See `class_structure`; `say` is told the current phase and the work done in it."""
+    start = time.perf_counter()
     # The memory is shared by the structure and one operator at a time.
     each = None if memory is None else parse_memory(memory) // 2
     products, room = (None, None) if each is None else shares_of(each)

@@ -10,26 +10,30 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from sklearn.manifold import TSNE
 
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, ClassStructure
-from hesspec.plot import FILL, OKABE_ITO, STYLE, bulk_on_logarithmic_axis, darkened
-from hesspec.plot.style import label_few_decades
+from hesspec.plot import FILL, OKABE_ITO, bulk_on_logarithmic_axis, darkened
+from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.ticks import number_ticks
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["COMPONENTS", "TERMS", "class_colours", "drawn_means", "map_of_means", "plot_structure"]
 
 Array = npt.NDArray[np.float64]
 
+# Matrices have the same colour in all figures, see `hesspec.plot.style.looks_of`.
+HESS, G, CLASS, CROSS, WITHIN, SAME = (OKABE_ITO[index] for index in (0, 1, 3, 4, 5, 6))
+
 COMPONENTS = (
-    ("class", "G_class", OKABE_ITO[1], "o"),
-    ("cross", "G_cross", OKABE_ITO[2], "^"),
-    ("same", "G_same", OKABE_ITO[3], "D"),
+    ("class", "G_class", CLASS, "D"),
+    ("cross", "G_cross", CROSS, "v"),
+    ("same", "G_same", SAME, "X"),
 )
 """Parts whose eigenvalues are drawn: name, label, colour and marker."""
 
-TERMS = dict(zip(SHARES, (OKABE_ITO[1], OKABE_ITO[2], OKABE_ITO[4], OKABE_ITO[3], "#7F7F7F"), strict=True))
+TERMS = dict(zip(SHARES, (CLASS, CROSS, WITHIN, SAME, OKABE_ITO[2]), strict=True))
 """Colours of the terms of an eigenvalue."""
 
 TERM_LABELS = ("$G_{class}$", "$G_{cross}$", "$G_{within}$", "$G_{same}$", "$H$")
@@ -122,8 +126,8 @@ def plot_structure(structure: ClassStructure, spectrum: Spectrum | None = None, 
         raise ValueError("There is nothing to plot: the structure has no eigenvalues of parts of G or of the Hessian.")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5 * columns, 4.4 * rows), layout="constrained")
+    with styled():
+        figure = new_figure(5 * columns, 4.4 * rows)
         for number, draw in enumerate(panels):
             draw(figure.add_subplot(rows, columns, number + 1))
         if title:
@@ -139,14 +143,15 @@ def _components(axes: Axes, structure: ClassStructure, spectrum: Spectrum | None
     if spectrum is not None:
         x, y = bulk_on_logarithmic_axis(spectrum)
         seen = y > 0
-        axes.fill_between(x[seen], y[seen], color=OKABE_ITO[0], alpha=FILL, linewidth=0)
-        axes.plot(x[seen], y[seen], color=OKABE_ITO[0], linewidth=1.4, label="bulk of $G$")
+        axes.fill_between(x[seen], y[seen], color=G, alpha=FILL, linewidth=0)
+        axes.plot(x[seen], y[seen], color=G, linewidth=1.4, label="bulk of $G$")
         top = spectrum.eigenvalues[spectrum.eigenvalues > 0]
         axes.plot(
-            top, np.full(top.size, 1 / spectrum.dimension), "s", color=darkened(OKABE_ITO[0]), markersize=5,
+            top, np.full(top.size, 1 / spectrum.dimension), "s", color=darkened(G), markersize=5,
             markeredgecolor="white", markeredgewidth=0.4, label="eigenvalues of $G$",
         )  # fmt: skip
         axes.set_yscale("log")
+        number_ticks(axes.yaxis)
         # Rows for the components, below the height of one eigenvalue.
         heights = [1 / spectrum.dimension / 6 ** (row + 1) for row in range(len(drawn))]
         axes.set_ylim(heights[-1] / 3, 3 * max(y.max(initial=0), 10 / spectrum.dimension))
@@ -164,6 +169,7 @@ def _components(axes: Axes, structure: ClassStructure, spectrum: Spectrum | None
             markeredgecolor="white", markeredgewidth=0.4, label=_mathematical(label),
         )  # fmt: skip
     axes.set(xscale="log", xlabel="eigenvalue λ  (loss per squared parameter)", title="components of $G$")
+    number_ticks(axes.xaxis)
     if spectrum is not None:
         # Placed above the panel, as any corner inside it may contain a curve or a row of points.
         axes.legend(
@@ -176,9 +182,9 @@ def _components(axes: Axes, structure: ClassStructure, spectrum: Spectrum | None
 def _predictions(axes: Axes, structure: ClassStructure) -> None:
     every: list[Array] = []
     for part, label, colour, marker in (
-        ("class", "$G_{class}$", OKABE_ITO[1], "o"),
-        ("sum", "$G_{class} + G_{cross} + G_{same}$", OKABE_ITO[0], "s"),
-        ("ritz", "$G$ in the span of the $g_c$", OKABE_ITO[2], "^"),
+        ("class", "$G_{class}$", CLASS, "D"),
+        ("sum", "$G_{class} + G_{cross} + G_{same}$", "#5A626B", "o"),
+        ("ritz", "$G$ in the span of the $g_c$", G, "s"),
     ):
         measured, predicted, error = structure.predicted("Hessian", part=part)  # type: ignore[arg-type]
         if not measured.size:
@@ -197,11 +203,7 @@ def _predictions(axes: Axes, structure: ClassStructure) -> None:
         xlabel="eigenvalue predicted by the means", ylabel="eigenvalue of Hess",
         title="largest eigenvalues, predicted and measured",
     )  # fmt: skip
-    for axis in (axes.xaxis, axes.yaxis):
-        # Fewer labels if there are several decades, so that they do not touch.
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    number_ticks(axes.xaxis, axes.yaxis)
     axes.legend(fontsize=9, loc="upper left")
 
 
@@ -238,9 +240,7 @@ def _knockout(axes: Axes, structure: ClassStructure) -> None:
         height = len(names) - row
         axes.fill_between([low, max(low, edge)], height - 0.3, height + 0.3, color="#BBBBBB", alpha=0.6, linewidth=0)
         left = sizes[structure.knockout_removed == name]
-        axes.plot(
-            left, np.full(left.size, height), "o", color=darkened(OKABE_ITO[0]), markersize=6, markeredgecolor="white"
-        )
+        axes.plot(left, np.full(left.size, height), "o", color=darkened(HESS), markersize=6, markeredgecolor="white")
         text = f"{left.size or 'no'} outlier{'' if left.size == 1 else 's'}"
         axes.annotate(text, (1, height + 0.34), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
     labels = {NOTHING: "nothing", CLASS_MEANS: "class\nmeans", ALL_MEANS: "class and\ncross-class\nmeans"}
@@ -249,7 +249,7 @@ def _knockout(axes: Axes, structure: ClassStructure) -> None:
         xscale="log", xlim=(low, max(seen) * 2), ylim=(0.4, len(names) + 0.75),
         xlabel="|λ| of Hess; grey: up to the bulk's edge", ylabel="projected out", title="outliers without the means",
     )  # fmt: skip
-    label_few_decades(axes.xaxis)
+    number_ticks(axes.xaxis)
 
 
 def _map(axes: Axes, structure: ClassStructure, places: Array) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from hesspec.applications.class_structure.names import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES
+from hesspec.applications.class_structure.tables import explained
+from hesspec.backend.shown import TextTable
+from hesspec.matrices import symbol_of
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.record import Array, Integers, Record, Strings
 
@@ -16,18 +20,6 @@ if TYPE_CHECKING:
     from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["ALL_MEANS", "CLASS_MEANS", "NOTHING", "PARTS", "SHARES", "ClassStructure"]
-
-PARTS: Final = ("class", "cross", "within", "same")
-"""Parts of G in the order of `ClassStructure.traces`: G = G_class + G_cross + G_within + G_same."""
-
-SHARES: Final = (*PARTS, "residual")
-"""Terms v^T M v that sum to an eigenvalue, for each part M of G and for H, in the order of
-`ClassStructure.outlier_shares`."""
-
-NOTHING: Final = "nothing"
-CLASS_MEANS: Final = "class means"
-ALL_MEANS: Final = "class and cross-class means"
-"""Spans that are projected out, in `ClassStructure.knockout_removed`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -168,6 +160,23 @@ class ClassStructure(Record):
     knockout_eigenvalues: Array = field(default_factory=lambda: np.empty(0))
     knockout_bounds: Array = field(default_factory=lambda: np.empty(0))
     knockout_edges: Array = field(default_factory=lambda: np.empty((0, 2)))
+
+    def summary(self) -> dict[str, str]:
+        """Names and values as text."""
+        matrices = str(self.attributes.get("matrices", "")).split()
+        rows = {
+            "parameters": f"{self.dimension:,}",
+            "classes": str(self.classes),
+            "means": f"{len(self.gram):,}",
+            "explained eigenvalues": ", ".join(
+                f"{(self.outlier_matrix == name).sum()} of {symbol_of(name)}" for name in matrices
+            ),
+        }
+        return {name: value for name, value in rows.items() if value}
+
+    def tables(self) -> list[TextTable]:
+        """Tables of the parts of G, the largest eigenvalues by part, and the Hessian without the means."""
+        return explained(self)
 
     def predicted(
         self, matrix: str = "Hessian", *, part: Literal["class", "sum", "ritz"] = "class"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hesspec.applications.laplace.record import Evidence
-from hesspec.plot import FILL, OKABE_ITO, STYLE
+from hesspec.plot import FILL, OKABE_ITO
+from hesspec.plot.figure import new_figure, styled
 from hesspec.spectra.record import Array
 
 __all__ = ["calibration", "plot_band", "plot_calibration", "plot_evidence"]
@@ -29,8 +29,8 @@ def plot_evidence(evidence: Evidence) -> Figure:
     matplotlib.figure.Figure
         9 by 3.8 inches.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.8), layout="constrained")
+    with styled():
+        figure = new_figure(9, 3.8)
         left, right = figure.subplots(1, 2)
         panels = (
             (left, "log_evidence", "log evidence  (nats)", OKABE_ITO[0]),
@@ -75,8 +75,8 @@ def plot_band(x: Data, mean: Data, variance: Data, *, noise: float, points: tupl
     order = np.argsort(x)
     x, mean, variance = x[order], mean[order], variance[order]
     function = np.sqrt(np.maximum(variance - noise**2, 0))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.8), layout="constrained")
+    with styled():
+        figure = new_figure(6, 3.8)
         axes = figure.subplots()
         for deviation, alpha, label in (
             (np.sqrt(variance), 0.15, "targets, ±2 sd"),
@@ -141,8 +141,8 @@ def plot_calibration(predictions: Mapping[str, Data], targets: Data, *, bins: in
     matplotlib.figure.Figure
         4.8 by 4.4 inches; the area of a marker grows with the number of samples in its bin.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.8, 4.4), layout="constrained")
+    with styled():
+        figure = new_figure(4.8, 4.4)
         axes: Axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
         for colour, (name, probabilities) in zip(OKABE_ITO, predictions.items(), strict=False):

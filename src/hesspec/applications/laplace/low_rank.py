@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator
+from hesspec.backend.shown import Shown
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.projected import ProjectedOperator
 from hesspec.krylov.vectors import Space
@@ -41,8 +42,8 @@ NOISE = 100.0
 RISK = 1e-3
 
 
-@dataclass(frozen=True)
-class LowRank:
+@dataclass(frozen=True, repr=False)
+class LowRank(Shown):
     """Eigenpairs of G, and a bound on its other eigenvalues.
 
     Attributes
@@ -67,6 +68,17 @@ class LowRank:
     rest: float
     spectrum: Spectrum
     matvecs: int
+
+    def summary(self) -> dict[str, str]:
+        """Names and values as text."""
+        count = self.values.numel()
+        ends = f", {float(self.values[0]):.4g} to {float(self.values[-1]):.4g}" if count else ""
+        return {
+            "parameters": f"{self.spectrum.dimension:,}",
+            "eigenpairs": f"{count}{ends}",
+            "other eigenvalues": f"at most {self.rest:.3g}",
+            "matvecs": str(self.matvecs),
+        }
 
     def applied(self, columns: Tensor, scale: float, prior: float) -> Tensor:
         """Product of Psi_k with columns (p, n)."""

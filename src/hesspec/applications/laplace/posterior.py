@@ -18,6 +18,7 @@ from hesspec.applications.laplace.low_rank import low_rank
 from hesspec.applications.laplace.record import Evidence
 from hesspec.applications.laplace.solve import solve
 from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.shown import Shown
 from hesspec.errors import InputError
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.risk.losses import Loss, LossFunction
@@ -79,7 +80,7 @@ class Prediction(NamedTuple):
     error: Tensor
 
 
-class Laplace:
+class Laplace(Shown):
     r"""Laplace approximation N(theta, Psi) of the posterior, with a low-rank or exact Gauss-Newton matrix.
 
     .. math:: \Psi^{-1} = c G + t I ,
@@ -154,6 +155,17 @@ class Laplace:
         likelihood_of(self.operator.attributes, noise)
         self.pairs = low_rank(self.operator, rank=int(rank), steps=steps, seed=seed)
         self.marginal = MarginalLikelihood(self.pairs.spectrum, squared_norm=norm, noise=noise)
+
+    def summary(self) -> dict[str, str]:
+        """Names and values as text."""
+        return {
+            "parameters": f"{self.theta.numel():,}",
+            "prior precision": f"{self.prior_precision:.4g}",
+            "noise": f"{self.marginal.likelihood.noise:.4g}",
+            "eigenpairs": f"{self.pairs.values.numel()}, others at most {self.pairs.rest:.3g}",
+            "log evidence": f"{self.log_evidence()} nats",
+            "effective parameters": str(self.effective_parameters()),
+        }
 
     @property
     def prior_precision(self) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from hesspec.backend.shown import TextTable
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.record import Array, Record
 
@@ -92,6 +93,27 @@ class Evidence(Record):
             refuse_unless(
                 bool(((lower <= value) & (value <= upper)).all()), f"Its {name} are not all inside their intervals."
             )
+
+    def summary(self) -> dict[str, str]:
+        """Names and values as text."""
+        return {
+            "parameters": f"{self.dimension:,}",
+            "log-likelihood": f"{self.log_likelihood:.6g} nats",
+            "noise": f"{self.noise:.4g}",
+            "best prior precision": f"{self.best:.4g} [{self.best_lower:.4g}, {self.best_upper:.4g}]",
+        }
+
+    def tables(self) -> list[TextTable]:
+        """Table of the priors."""
+        intervals = [
+            [f"{value:.5g} [{low:.5g}, {high:.5g}]" for value, low, high in zip(*columns, strict=True)]
+            for columns in (
+                (self.log_evidence, self.log_evidence_lower, self.log_evidence_upper),
+                (self.effective_parameters, self.effective_parameters_lower, self.effective_parameters_upper),
+            )
+        ]
+        rows = list(zip([f"{prior:.4g}" for prior in self.prior_precision], *intervals, strict=True))
+        return [TextTable("", ("prior precision", "log evidence (nats)", "effective parameters"), rows)]
 
     def plot(self) -> Figure:
         """Plot the evidence and the effective number of parameters against the prior, with intervals.

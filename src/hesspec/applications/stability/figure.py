@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hesspec.applications.stability.record import LyapunovExponents, SharpnessDimension, StabilityRun
 from hesspec.backend.number_text import three_digits
-from hesspec.plot import FILL, OKABE_ITO, STYLE
-from hesspec.plot.style import label_few_decades
+from hesspec.plot import FILL, OKABE_ITO
+from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.ticks import number_ticks
 from hesspec.spectra.record import Array
 
 __all__ = ["plot_dimension", "plot_lyapunov", "plot_run"]
@@ -30,8 +30,8 @@ def plot_dimension(found: SharpnessDimension) -> Figure:
     matplotlib.figure.Figure
         10 by 4.2 inches.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4.2), layout="constrained")
+    with styled():
+        figure = new_figure(10, 4.2)
         left, right = figure.subplots(1, 2)
         curves = {
             name: (getattr(found, f"{name}exponents"), getattr(found, f"{name}counts"))
@@ -96,8 +96,8 @@ def plot_lyapunov(found: LyapunovExponents) -> Figure:
     matplotlib.figure.Figure
         6.4 by 4.2 inches.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    with styled():
+        figure = new_figure(6.4, 4.2)
         axes = figure.subplots()
         steps = np.arange(1, len(found.growth) + 1)
         means = np.cumsum(found.growth, axis=0) / steps[:, None]
@@ -128,9 +128,9 @@ def plot_run(run: StabilityRun) -> Figure:
     """
     if not run.steps.size:
         raise ValueError("There are no measurements to plot yet: call the monitor in the training loop.")
-    with mpl.rc_context(STYLE):
+    with styled():
         rows = 3 if run.is_preconditioned else 2
-        figure = Figure(figsize=(7, 5.2 if rows == 2 else 7), layout="constrained")
+        figure = new_figure(7, 5.2 if rows == 2 else 7)
         panels = list(figure.subplots(rows, 1, sharex=True, height_ratios=[2] * (rows - 1) + [1]))
         _sharpness(panels[0], run, run.sharpness, run.sharpness_bounds, "sharpness $\\lambda_{max}$")
         deciding = panels[0]
@@ -146,7 +146,7 @@ def plot_run(run: StabilityRun) -> Figure:
         panels[-1].set(xlabel="step", ylabel="loss")
         if (run.risk > 0).all():
             panels[-1].set_yscale("log")
-            label_few_decades(panels[-1].yaxis)
+            number_ticks(panels[-1].yaxis)
     return figure
 
 

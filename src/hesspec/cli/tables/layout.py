@@ -3,7 +3,9 @@
 from rich import box
 from rich.table import Table
 
-__all__ = ["table_of"]
+from hesspec.backend.shown import TextTable
+
+__all__ = ["rich_table", "table_of"]
 
 
 def table_of(first: str, *others: str, title: str | None = None) -> Table:
@@ -14,3 +16,12 @@ def table_of(first: str, *others: str, title: str | None = None) -> Table:
     for heading in others:
         table.add_column(heading, justify="right", overflow="fold")
     return table
+
+
+def rich_table(table: TextTable) -> Table:
+    """Table for the terminal from the texts of a result."""
+    found = table_of(*table.columns, title=table.title or None)
+    for row in table.rows:
+        found.add_row(*row)
+    found.caption, found.caption_justify = "\n".join(table.notes) or None, "left"
+    return found

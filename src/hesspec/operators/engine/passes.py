@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hesspec.backend.bars import phase
 from hesspec.backend.memory import is_out_of_memory
 from hesspec.errors import InputError
 from hesspec.operators.data.structures import map_tensors, tensors_of
@@ -386,6 +387,7 @@ class Passes(ABC):
         return found.linear[bfloat16, key]
 
     def _trace_jointly(self, batch: Batch) -> JointTrace:
+        phase("tracing")
         risk = self.risk
         tensors, structure = batch.leaves()
         names, fixed_names = risk.parameters.names, tuple(risk.fixed)

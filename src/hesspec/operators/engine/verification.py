@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hesspec.backend.bars import phase
 from hesspec.backend.memory import is_out_of_memory
 from hesspec.errors import InputError
 from hesspec.operators.engine.differences import DISPLACEMENTS, Differences, length, settled
@@ -129,6 +130,7 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     NonFiniteError
         If its loss or gradient is NaN or infinite.
     """
+    phase("verifying products")
     risk = passes.risk
     few, repeated, ratio = few_samples(risk.batches, batch)
     generator = torch.Generator().manual_seed(0)
