@@ -364,8 +364,18 @@ class Spectrum(Record):
         return float(self.dimension * (weights @ (np.abs(nodes) / largest))) if largest > 0 else 0.0
 
     @property
+    def is_positive(self) -> bool:
+        """Whether the operator is positive semi-definite by construction.
+
+        That is the case if its attribute "positive_semidefinite" says so, as that of `GaussNewton` for a convex loss
+        does, and no eigenvalue is negative beyond its error.
+        """
+        declared = self.attributes.get("positive_semidefinite") is True
+        return declared and not bool((self.eigenvalues < -self.error_bounds).any())
+
+    @property
     def num_negative(self) -> Estimate:
-        """Number of negative eigenvalues, with its interval.
+        """Number of negative eigenvalues, with its interval; none if the operator `is_positive`.
 
         The interval is wide if many eigenvalues are zero, or closer to zero than the quadrature resolves, as their sign
         is unknown.
