@@ -36,6 +36,13 @@ def command(
             min=1, metavar="N", help="Number of random start vectors. More than one only helps for small networks."
         ),
     ] = 1,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Compute the trace to this relative error, such as 2%, by further products where necessary.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 256,
     memory: options.Memory = None,
@@ -71,6 +78,7 @@ def command(
 
     names = options.matrices_of(matrix)
     count = options.steps_of(steps)
+    wanted = None if trace is None else options.share_of(trace, "--trace")
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
     files = {name: problem.file(out, name) for name in names}
     if every is not None and snapshot is None:
@@ -89,6 +97,7 @@ def command(
         "--params": " ".join(params or ["all"]),
         "--steps": steps,
         "--probes": str(probes),
+        **({} if wanted is None else {"--trace": f"{wanted:g}"}),
         "--seed": str(seed),
         "--dtype": dtype,
         "--out": str(out.resolve()),
@@ -106,6 +115,7 @@ def command(
             steps=count,
             probes=probes,
             seed=seed,
+            trace=wanted,
             batch_size=batch_size,
             memory=memory,
             basis=basis,

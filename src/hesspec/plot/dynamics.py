@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from hesspec.spectra.power_law import PowerLaw
     from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["plot_against_samples", "plot_hessian_against_gauss_newton", "plot_overlaps", "plot_training"]
@@ -211,15 +213,17 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
     Returns
     -------
     matplotlib.figure.Figure
-        Figure of 8 by 5.5 inches, with logarithmic axes. For at least three sizes, power laws are fitted to the largest
-        outlier and to both bulk edges, the lower one if it is negative. The legend shows their exponents with 95%
-        intervals, if these do not contain zero.
+        Figure of 8 by 5.5 inches, with logarithmic axes. Power laws are fitted to the largest outlier and to both bulk
+        edges, the lower one if it is negative, where `hesspec.spectra.power_law.earned_power_law` finds them supported.
+        The legend shows their exponents with 95% intervals, and says which laws are not shown.
 
     Raises
     ------
     ValueError
         If there are no spectra.
     """
+    from hesspec.spectra.power_law import earned_power_law, what_is_hidden  # noqa: PLC0415 - slow to import
+
     check_not_empty(spectra)
     sizes = sorted(spectra)
     members = [spectra[size] for size in sizes]
@@ -257,15 +261,24 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
                 Line2D([], [], color=look.dark, marker=look.marker, markerfacecolor="white", linestyle="none")
             )
             labels.append("negative outliers, |λ|")
+        counts, hidden = [spectrum.outliers.size for spectrum in members], {}
         for name, values, dashes in (
             ("largest outlier", largest, (0, (5, 2))),
             ("upper edge", upper, (0, (6, 2, 1.5, 2))),
             ("lower edge", lower, (0, (8, 2, 1.5, 2, 1.5, 2))),
         ):
-            label = _draw_law(axes, x, values, name, dashes)
-            if label is not None:
-                handles.append(Line2D([], [], color="#000000", linewidth=1.4, linestyle=dashes))
-                labels.append(label)
+            if not (np.isfinite(values) & (values > 0)).any():
+                continue
+            law = earned_power_law(x, values, counts)
+            if isinstance(law, str):
+                hidden[name] = law
+                continue
+            _draw_law(axes, x, values, law, dashes)
+            handles.append(Line2D([], [], color="#000000", linewidth=1.4, linestyle=dashes))
+            labels.append(f"{name} ∝ n^a, a = {exponent_text(law.exponent, law.lower, law.upper)}")
+        if hidden:
+            handles.append(Line2D([], [], linestyle="none"))
+            labels.append(textwrap.fill(what_is_hidden(hidden), 48))
         axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
         axes.set_axisbelow(True)
         if len(sizes) <= MAX_TICKS:
@@ -286,19 +299,10 @@ def plot_against_samples(spectra: Mapping[int, Spectrum], *, title: str | None =
     return figure
 
 
-def _draw_law(axes: Axes, x: Array, values: Array, name: str, dashes: Any) -> str | None:
-    """Draw the fitted power law, and return its description; None if there is none."""
-    from hesspec.spectra.power_law import fit_power_law  # noqa: PLC0415 - slow to import, and only this needs it
-
-    try:
-        law = fit_power_law(x, values)
-    except ValueError:
-        return None
-    if law.lower <= 0 <= law.upper:
-        return None  # not even the sign of the exponent is known
+def _draw_law(axes: Axes, x: Array, values: Array, law: PowerLaw, dashes: Any) -> None:
+    """Draw a fitted power law between the first and the last size in the fit."""
     ends = x[np.isfinite(values) & (values > 0)][[0, -1]]
     axes.plot(ends, law.prefactor * ends**law.exponent, color="#000000", linewidth=1.4, linestyle=dashes, zorder=3)
-    return f"{name} ∝ n^a, a = {exponent_text(law.exponent, law.lower, law.upper)}"
 
 
 def plot_hessian_against_gauss_newton(

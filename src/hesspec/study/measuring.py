@@ -61,6 +61,7 @@ def measure(
     steps: int | Literal["auto"] = 64,
     probes: int = 1,
     seed: int = 0,
+    trace: float | None = None,
     batch_size: int = 256,
     memory: str | int | None = None,
     basis: str = "auto",
@@ -85,7 +86,7 @@ def measure(
         Names in `hesspec.matrices.MATRICES`, or aliases; each is measured once, in this order.
     params : optional
         Parameters to differentiate with respect to; see `hesspec.Hessian`. By default all that require a gradient.
-    steps, probes, seed
+    steps, probes, seed, trace
         See `hesspec.spectrum`; all matrices use the same probes.
     batch_size : int
         Number of samples in a pass through the network, at least 1. It affects the result only by rounding. The network
@@ -167,6 +168,7 @@ def measure(
             steps=steps,
             probes=probes,
             seed=seed,
+            trace=trace,
             memory=for_basis,
             basis=basis,
             offload=offload,
