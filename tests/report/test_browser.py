@@ -357,7 +357,9 @@ def test_a_study_is_gone_through_with_two_sliders(study_page):
     status_becomes(page, "at n = 19, epoch 0")
     assert shown_tables(page)[0].startswith("Hess · train · n = 19 · epoch 0")
     assert page.locator("#laws").count() == 0
-    assert "No power law is shown: it takes five sample sizes" in page.inner_text("section[aria-labelledby=samples-title]")
+    assert "No power law is shown: it takes five sample sizes" in page.inner_text(
+        "section[aria-labelledby=samples-title]"
+    )
     # Five areas and edges, and outliers.
     assert len(page.evaluate(TRACES, "samples")) == 3 + 2 + 3
     # Outliers that change places between epochs 0 and 2 are joined across one another.

@@ -31,6 +31,7 @@ __all__ = [
     "check_outputs",
     "measure",
     "measure_structure",
+    "named",
     "plan_measurement",
     "spectrum_file",
 ]
@@ -52,6 +53,11 @@ def spectrum_file(matrix: str, split: str, checkpoint: str = "") -> str:
     return "-".join(part for part in (checkpoint, split, matrix) if part) + ".nc"
 
 
+def named(prefix: str, attributes: Mapping[str, Attribute]) -> str:
+    """First part of the names of files, from a prefix and the checkpoint in the attributes."""
+    return "-".join(part for part in (prefix, str(attributes.get("checkpoint", ""))) if part)
+
+
 def measure(
     network: nn.Module,
     dataset: Dataset,
@@ -68,6 +74,7 @@ def measure(
     offload: str | None = None,
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    prefix: str = "",
     overwrite: bool = True,
     on_progress: Progress | None = None,
     graphs: GraphCache | None = None,
@@ -102,6 +109,8 @@ def measure(
     folder : path, optional
         Folder in which each spectrum is saved as soon as it is complete, with a name from `spectrum_file` by matrix,
         split and the attribute `checkpoint`. It is created if it is missing.
+    prefix : str, optional
+        First part of these names, for folders with several networks.
     overwrite : bool
         Whether to replace existing files of these names.
     on_progress : callable, optional
@@ -158,7 +167,7 @@ def measure(
     spectra: dict[str, Spectrum] = {}
     for name in names:
         on_step = meter.of_steps(name, costs[name])
-        file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
+        file = spectrum_file(name, dataset.split, named(prefix, kept))
         running = None if snapshot is None else Path(snapshot) / Path(file).stem
         operator = operator_class(name)(
             network, CROSS_ENTROPY, mine, params, memory=for_products, graphs=graphs, group=group
@@ -240,6 +249,7 @@ def measure_structure(
     memory: str | int | None = None,
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    prefix: str = "",
     overwrite: bool = True,
     on_progress: Progress | None = None,
     group: dist.ProcessGroup | None = None,
@@ -248,7 +258,7 @@ def measure_structure(
 
     Parameters
     ----------
-    network, dataset, params, batch_size, attributes, overwrite, group
+    network, dataset, params, batch_size, attributes, prefix, overwrite, group
         See `measure`.
     folder : path, optional
         Folder in which the structure is saved, with the name from `spectrum_file` for "ClassStructure", and the spectra
@@ -279,7 +289,7 @@ def measure_structure(
     network.eval()
     check_outputs(network, dataset)
     kept = {**_of_dataset(dataset), **(attributes or {})}
-    checkpoint = str(kept.get("checkpoint", ""))
+    checkpoint = named(prefix, kept)
     batches, writes = dataset.batches(batch_size), group is None or dist.get_rank(group) == 0
 
     def save(name: str, measured: Spectrum) -> None:
