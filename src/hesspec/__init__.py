@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     )
     from hesspec.applications.class_structure.means import ClassMeans
     from hesspec.applications.class_structure.record import ClassStructure
+    from hesspec.applications.comparison.compare import compare
+    from hesspec.applications.comparison.record import Comparison
     from hesspec.applications.optim.true_vs_rest import TrueVsRestSolution, solve_true_vs_rest
     from hesspec.backend.heap import keep_freed_memory
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
@@ -53,6 +55,7 @@ __all__ = [
     "CentralDifferenceHessian",
     "ClassMeans",
     "ClassStructure",
+    "Comparison",
     "Eigenpairs",
     "Estimate",
     "GaussNewton",
@@ -74,6 +77,7 @@ __all__ = [
     "attribute_outliers",
     "class_structure",
     "closure",
+    "compare",
     "compare_with_marchenko_pastur",
     "eigenpairs",
     "eigenvector_overlaps",
@@ -123,6 +127,8 @@ _MODULES = {
     "applications.class_structure.attribution": ("Attribution", "attribute_outliers", "class_structure", "project_out"),
     "applications.class_structure.means": ("ClassMeans",),
     "applications.class_structure.record": ("ClassStructure",),
+    "applications.comparison.compare": ("compare",),
+    "applications.comparison.record": ("Comparison",),
     "applications.optim.true_vs_rest": ("TrueVsRestSolution", "solve_true_vs_rest"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

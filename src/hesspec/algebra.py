@@ -246,6 +246,8 @@ class Combination(Composable):
         known = [each for each, (_, operator) in terms if not isinstance(operator, Identity)]
         first = known[0] if known else {}
         shared = {name: value for name, value in first.items() if all(each.get(name) == value for each in known)}
+        if any(factor < 0 for factor, _ in self.terms):
+            shared.pop("positive_semidefinite", None)
         return {**shared, "matrix": str(self)}
 
     def identity(self) -> dict[str, str]:

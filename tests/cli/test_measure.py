@@ -141,7 +141,9 @@ def test_nothing_is_replaced(hesspec, measured, here):
     before = file.read_bytes()
     result = hesspec("measure", "own:linear", "--data", "digits", "--seed", 5)
     assert result.exit_code == 1
-    assert f"The file 'spectra/{FILES[0]}' already exists; delete it" in result.stderr
+    assert (
+        f"The file 'spectra/{FILES[0]}' already exists, and its --samples-per-class was 5, where it is" in result.stderr
+    )
     assert file.read_bytes() == before
     assert names(here / "spectra") == FILES[:1]
 
@@ -196,3 +198,56 @@ def test_of_two_commands_that_write_one_file_none_loses_its_result(here, measure
     sentence = f"The file {one!r} was written by another process meanwhile, and was not replaced."
     assert f"Error: {sentence} The result of this one was saved to {two!r}.\n" in result.stderr
     assert [package.load(here / name).attributes["seed"] for name in (one, two)] == [1, 2]
+
+
+def test_a_finished_measurement_is_skipped_and_the_rest_is_measured(measured, here):
+    measured("--matrix", "g")
+    file = here / "spectra" / FILES[0]
+    before = file.read_bytes()
+    result = measured()
+    assert f"Already measured: spectra/{FILES[0]}" in result.stderr
+    assert [line for line in result.stdout.splitlines() if line.startswith("Saved")] == [
+        f"Saved spectra/{FILES[1]}",
+        f"Saved spectra/{FILES[2]}",
+    ]
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--seed", 5), "its --seed was 0, where it is 5 now"),
+        (("--steps", 12), "its --steps was 24, where it is 12 now"),
+        (("--trace", "2%"), "its --trace was not given, where it is 0.02 now"),
+    ],
+)
+def test_a_measurement_with_other_options_is_refused_and_the_option_named(measured, hesspec, here, option, words):
+    measured("--matrix", "g")
+    arguments = ("--samples-per-class", 5, "--steps", 24, "--dtype", "float64", "--matrix", "g")
+    result = hesspec("measure", "own:linear", "--data", "digits", *arguments, *option)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert "delete it, or choose another folder with --out" in result.stderr
+    assert names(here / "spectra") == FILES[:1]
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_folder_holds_several_networks_and_choices_of_parameters(measured, here):
+    measured("--matrix", "g")
+    for _ in range(2):
+        measured("--matrix", "g", network="own:unused")
+        measured("--matrix", "g", "--params", "*.bias")
+    expected = ["own_linear-digits-_.bias", "own_unused-digits"]
+    assert names(here / "spectra") == [FILES[0], *(f"{name}-{FILES[0]}" for name in expected)]
+    found = package.load(here / "spectra" / f"own_unused-digits-{FILES[0]}")
+    assert found.attributes["network"] == "own:unused"
+
+
+def test_a_trace_is_measured_to_the_wanted_error(measured, hesspec, here):
+    measured("--matrix", "g", "--trace", "2%", "--steps", 4)
+    spectrum = package.load(here / "spectra" / FILES[0])
+    assert 2 * spectrum.trace_standard_error <= 0.02 * spectrum.trace
+    assert spectrum.xtrace_matvecs > 0
+    for text in ("2", "x%", "0", "150%"):
+        result = hesspec("measure", "own:linear", "--data", "digits", "--trace", text, "--out", "other")
+        assert f"--trace is {text!r}; it must be a share between 0 and 100%" in result.stderr

@@ -91,20 +91,18 @@ def test_an_interrupted_command_goes_on_with_what_it_has(hesspec, here, monkeypa
     assert not (here / "running").exists()
 
 
-def test_without_an_interruption_nothing_is_replaced(hesspec, here):
+def test_what_is_measured_is_not_measured_again(hesspec, here):
     assert hesspec(*MEASURE, "--matrix", "g").exit_code == 0
-    for _ in range(2):
-        refused = hesspec(*MEASURE, "--matrix", "g", "--snapshot", "running")
-        assert refused.exit_code == 1
-        assert "already exists" in refused.output
-
-
-@pytest.mark.long
-def test_ranks_replace_nothing_without_an_interruption(hesspec, here):
-    assert hesspec(*MEASURE, "--matrix", "g").exit_code == 0
+    file = here / "spectra" / "initialisation-train-GaussNewton.nc"
+    before = file.read_bytes()
+    again = hesspec(*MEASURE, "--matrix", "g", "--snapshot", "running")
+    assert again.exit_code == 0, again.output
+    assert "Already measured: spectra/initialisation-train-GaussNewton.nc" in again.stderr
+    assert "Saved" not in again.stdout
     shared = torchrun(here, 2, *MEASURE, "--matrix", "g", "--snapshot", "running")
-    assert shared.returncode != 0
-    assert shared.stderr.count("already exists") == 1
+    assert shared.returncode == 0, shared.stderr
+    assert shared.stderr.count("Already measured") == 1
+    assert file.read_bytes() == before
     assert not Path("running").exists()
 
 
@@ -145,13 +143,6 @@ def test_results_of_another_command_are_not_taken_for_its_own(hesspec, interrupt
     assert refused.exit_code == 1
     assert difference in refused.output
     assert "Choose another folder with --snapshot" in refused.output
-
-
-def test_files_that_the_interrupted_command_was_not_to_write_are_not_its_own(hesspec, interrupted):
-    assert hesspec(*MEASURE, "--matrix", "h").exit_code == 0
-    refused = hesspec(*interrupted, "--matrix", "h")
-    assert refused.exit_code == 1
-    assert "The file 'spectra/initialisation-train-Residual.nc' already exists" in refused.output
 
 
 def test_what_else_is_in_the_folder_of_snapshots_is_left_and_said(hesspec, interrupted, here):

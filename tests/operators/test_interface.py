@@ -203,3 +203,27 @@ def test_an_operator_and_all_that_it_keeps_is_freed_with_its_last_reference(matr
         assert [one() for one in alive] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("loss", "declared"),
+    [
+        (nn.CrossEntropyLoss(), True),
+        (nn.functional.cross_entropy, True),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, -0.1, 1.0])), False),
+        (lambda outputs, targets: nn.functional.cross_entropy(outputs, targets).sin(), False),
+    ],
+    ids=["module", "function", "negative weight", "unknown"],
+)
+def test_the_gauss_newton_matrix_is_declared_positive_where_it_is(loss, declared):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    data = [(torch.randn(12, 4), torch.tensor([0, 1, 2] * 4))]
+    g = hesspec.GaussNewton(model, loss, data)
+    spectrum = hesspec.spectrum(g, steps=4)
+    assert spectrum.is_positive == declared
+    if declared:
+        assert (spectrum.num_negative.lower, spectrum.num_negative.upper) == (0, 0)
+        assert not hesspec.spectrum(-1.0 * g, steps=4).is_positive
+        assert hesspec.spectrum(2.0 * g + 0.1 * hesspec.Identity.like(g), steps=4).is_positive
+    assert not hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=4).is_positive

@@ -230,7 +230,7 @@ def test_tracks_of_other_spectra_are_refused():
 
 
 def test_power_laws_against_sample_size_are_drawn_and_named():
-    spectra = {n: make_spectrum(OUTLIERS / n, (-0.1 / n, 0.2 / n)) for n in (37, 10, 19)}
+    spectra = {n: make_spectrum(OUTLIERS / n, (-0.1 / n, 0.2 / n)) for n in (37, 10, 19, 71, 136)}
     figure = plot_against_samples(spectra)
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     exponent = "−1.00 (−1.00 to −1.00)"
@@ -240,8 +240,8 @@ def test_power_laws_against_sample_size_are_drawn_and_named():
         f"lower edge ∝ $n^a$, a = {exponent}",
     ]
     bars = errorbars(figure.axes[0])
-    assert_allclose(bars[0].lines[0].get_xdata(), [10, 19, 37])
-    assert_allclose(bars[0].lines[0].get_ydata(), [1, 10 / 19, 10 / 37])
+    assert_allclose(bars[0].lines[0].get_xdata(), [10, 19, 37, 71, 136])
+    assert_allclose(bars[0].lines[0].get_ydata(), [1, 10 / 19, 10 / 37, 10 / 71, 10 / 136])
 
 
 def test_a_lower_edge_that_is_zero_but_for_rounding_is_none():
@@ -250,9 +250,11 @@ def test_a_lower_edge_that_is_zero_but_for_rounding_is_none():
     assert not any("lower edge" in text.get_text() for text in figure.legends[0].get_texts())
 
 
-def test_two_sample_sizes_have_no_power_law():
-    figure = plot_against_samples({n: make_spectrum(OUTLIERS / n) for n in (10, 19)})
-    assert not any("∝" in text.get_text() for text in figure.legends[0].get_texts())
+def test_four_sample_sizes_have_no_power_law_and_the_figure_says_why():
+    figure = plot_against_samples({n: make_spectrum(OUTLIERS / n) for n in (10, 19, 37, 71)})
+    words = " ".join(text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts())
+    assert "∝" not in words
+    assert "No power law of largest outlier, upper edge, lower edge (4 sample sizes where 5 are necessary)." in words
 
 
 def test_a_tail_that_is_a_power_law_is_named():

@@ -94,35 +94,34 @@ def test_outliers_are_followed_by_their_eigenvectors(collection):
     assert found == {0: list(range(10)), 2: [1, 0, *range(2, 10)], 20: [1, 0, *range(2, 10)]}
 
 
-def test_power_laws_are_fitted_against_the_training_samples(collection):
-    laws = {
-        (law.member.epoch, law.member.matrix, law.member.split, law.what): law for law in laws_of(collection.members)
-    }
-    # Ten outliers each but for H, which has none; both edges but for G, which has no negative eigenvalues.
-    assert len(laws) == 3 * 2 * ((10 + 2) + (10 + 1) + 2)
-    for what in (*(f"outlier {rank}" for rank in range(1, 11)), "upper bulk edge", "lower bulk edge"):
-        law = laws[20, "Hess", "train", what]
-        assert law.law.exponent == pytest.approx(-1, abs=1e-6)
-        assert law.law.r_squared == pytest.approx(1)
-        assert law.sizes == (10, 37)
-    assert laws[20, "Hess", "train", "outlier 10"].law.prefactor == pytest.approx(21 * 2, rel=1e-3)
+def test_three_sample_sizes_have_no_power_law(collection):
+    assert laws_of(collection.members) == []
 
 
-def test_negative_outliers_have_laws_of_their_own_and_ranks_that_are_missing_are_left_out(tmp_path, make_spectrum):
-    for size, outliers in (
-        (10, [-64.0, 40.0, 24.0]),
-        (20, [-32.0, 20.0]),
-        (40, [-16.0, 10.0, 6.4]),
-        (80, [-8.0, 7.2, 5.0]),
-    ):
-        spectrum = make_spectrum(outliers=outliers, train_samples_per_class=size, epoch=1, split="train")
-        spectrum.save(tmp_path / f"{size}.nc")
-    laws = {law.what: law for law in laws_of(read_folder(tmp_path).members)}
-    assert laws["negative outlier 1"].law.exponent == pytest.approx(-1, abs=1e-6)
-    assert laws["negative outlier 1"].law.prefactor == pytest.approx(640, rel=1e-5)
-    assert (laws["outlier 1"].law.points, laws["outlier 2"].law.points) == (4, 3)
-    assert laws["outlier 2"].sizes == (10, 80)
+SIZES = (10, 20, 40, 80, 160)
+
+
+def laws_in(folder, make_spectrum, outliers):
+    """Power laws of spectra whose outliers are given for each of `SIZES`."""
+    for size, values in zip(SIZES, outliers, strict=True):
+        spectrum = make_spectrum(outliers=values, train_samples_per_class=size, epoch=1, split="train")
+        spectrum.save(folder / f"{size}.nc")
+    return {law.what: law for law in laws_of(read_folder(folder).members)}
+
+
+def test_power_laws_are_fitted_against_the_training_samples_for_either_sign(tmp_path, make_spectrum):
+    laws = laws_in(tmp_path, make_spectrum, [[-640 / n, 400 / n, 240 / n] for n in SIZES])
+    for what, prefactor in (("negative outlier 1", 640), ("outlier 1", 400), ("outlier 2", 240)):
+        assert laws[what].law.exponent == pytest.approx(-1, abs=1e-6)
+        assert laws[what].law.prefactor == pytest.approx(prefactor, rel=1e-5)
+        assert (laws[what].law.points, laws[what].sizes) == (5, (10, 160))
     assert not {"outlier 3", "negative outlier 2"} & laws.keys()
+
+
+def test_no_law_is_fitted_where_the_number_of_outliers_changes(tmp_path, make_spectrum):
+    outliers = [[-640 / n, 400 / n, 240 / n] for n in SIZES]
+    outliers[2] = outliers[2][:2]
+    assert laws_in(tmp_path, make_spectrum, outliers) == {}
 
 
 def test_hess_and_g_are_compared_at_every_place(collection):
@@ -134,7 +133,7 @@ def test_hess_and_g_are_compared_at_every_place(collection):
 
 def test_the_tables_hold_the_numbers(folder, data_of):
     files = data_of(folder)[1]["files"]
-    assert set(files) == {"outliers.csv", "spectra.csv", "power-laws.csv", "hess-against-g.csv", "training.csv"}
+    assert set(files) == {"outliers.csv", "spectra.csv", "hess-against-g.csv", "training.csv"}
     outliers = rows(files["outliers.csv"])
     assert {(row["n"], row["seed"]) for row in outliers} == {("10", "0"), ("19", "0"), ("37", "0")}
     assert len(rows(files["spectra.csv"])) == 54

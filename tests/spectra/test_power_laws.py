@@ -5,7 +5,7 @@ import scipy.stats
 import torch
 
 import hesspec
-from hesspec.spectra.power_law import fit_power_law
+from hesspec.spectra.power_law import PowerLaw, earned_power_law, fit_power_law, what_is_hidden
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tails import MIN_POINTS, _Exponential, fit_tail
 
@@ -341,3 +341,55 @@ def test_too_few_points_are_said(values):
         fit_tail(measured(values))
     with pytest.raises(ValueError, match=r"negative bulk has 0 points"):
         fit_tail(measured(values), sign=-1)
+
+
+SIZES = [10, 19, 37, 71, 136, 263]
+
+
+def earned(values, sizes=SIZES, outliers=None):
+    return earned_power_law(sizes, values, [9] * len(sizes) if outliers is None else outliers)
+
+
+def test_a_law_that_the_measurements_support_is_that_of_least_squares():
+    values = [3 / n for n in SIZES]
+    law = earned(values)
+    assert isinstance(law, PowerLaw)
+    assert law == fit_power_law(SIZES, values)
+
+
+@pytest.mark.parametrize("usable", [0, 1, 4, 5])
+def test_a_law_takes_five_sizes_with_positive_values(usable):
+    values = [1 / n if i < usable else [np.nan, -1.0][i % 2] for i, n in enumerate(SIZES)]
+    law = earned(values)
+    assert isinstance(law, PowerLaw) == (usable == 5)
+    if usable < 5:
+        assert law.startswith(f"{usable or 'no'} sample size")
+
+
+def test_repeated_sizes_are_no_further_sizes():
+    sizes = [10, 10, 10, 19, 37, 37]
+    assert earned([1 / n for n in sizes], sizes) == "3 sample sizes where 5 are necessary"
+
+
+def test_a_law_takes_the_same_number_of_outliers_where_it_is_fitted():
+    values = [1 / n for n in SIZES]
+    assert earned(values, outliers=[9, 9, 9, 8, 9, 9]) == "the number of outliers changes, from 8 to 9"
+    values[3] = np.nan
+    assert isinstance(earned(values, outliers=[9, 9, 9, 8, 9, 9]), PowerLaw)
+
+
+@pytest.mark.parametrize("noise", [0.1, 4.0])
+def test_an_exponent_must_be_known_within_one(noise):
+    values = np.asarray(SIZES, float) ** -0.9 * np.exp(noise * np.array([1, -1, 1, -1, 1, -1]))
+    law = earned(values)
+    full = fit_power_law(SIZES, values)
+    assert isinstance(law, PowerLaw) == (full.upper - full.lower <= 2)
+    assert isinstance(law, PowerLaw) == (noise == 0.1)
+    if noise == 4.0:
+        assert law == f"the exponent is known to ±{(full.upper - full.lower) / 2:.2g} only"
+
+
+def test_what_is_hidden_is_one_sentence():
+    assert what_is_hidden({}) == ""
+    reasons = {"largest outlier": "few", "upper edge": "few", "lower edge": "wide"}
+    assert what_is_hidden(reasons) == "No power law of largest outlier, upper edge (few); lower edge (wide)."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from decimal import ROUND_CEILING, Decimal
 
-__all__ = ["duration", "exponent_text", "percent", "plus_minus", "three_digits", "with_bound"]
+__all__ = ["MINUS", "duration", "exponent_text", "percent", "plus_minus", "three_digits", "with_bound"]
 
 MINUS = "\N{MINUS SIGN}"
 MAX_DIGITS = 10

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "cost": "Estimate the cost of a spectrum of a hypothetical network.",
     "structure": "Explain the outliers of a spectrum by the class structure of G.",
     "show": "Print spectra as tables, and plot them.",
+    "compare": "Compare spectra, folders or studies, with errors.",
     "study": "Train networks at several sample sizes and measure their spectra.",
     "report": "Write an HTML page that shows all spectra in a folder.",
 }

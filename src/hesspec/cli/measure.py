@@ -1,5 +1,6 @@
 """`hesspec measure`."""
 
+import json
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ from hesspec.matrices import symbol_of
 from hesspec.spectra.record import load
 
 if TYPE_CHECKING:
+    from hesspec.cli.problem import Problem
     from hesspec.cli.resuming import CommandRecord
 
 EXAMPLE = "hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"
@@ -37,6 +39,13 @@ def command(
             min=1, metavar="N", help="Number of random start vectors. More than one only helps for small networks."
         ),
     ] = 1,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Compute the trace to this relative error, such as 2%, by further products where necessary.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 256,
     memory: options.Memory = None,
@@ -53,8 +62,10 @@ def command(
     """Measure the spectra of a network on a data set, and save each as a NetCDF file.
 
     The loss is the mean cross-entropy. Each spectrum is saved as soon as it is complete, as CHECKPOINT-SPLIT-MATRIX.nc,
-    where CHECKPOINT is the name of the weights file without its suffix, or "initialisation". `hesspec show` and
-    `hesspec report` read these files. `hesspec plan` estimates the time and memory beforehand.
+    where CHECKPOINT is the name of the weights file without its suffix, or "initialisation"; if the folder holds
+    results of another network, data set or choice of parameters, NETWORK-DATA-PARAMS comes first. A spectrum that was
+    measured with the same options is not measured again. `hesspec show` and `hesspec report` read these files.
+    `hesspec plan` estimates the time and memory beforehand.
 
     Under `torchrun`, each process gets a part of the data and a slice of the Krylov basis, and the first process writes
     the results: `torchrun --nproc-per-node=2 -m hesspec measure small_cnn --data digits`.
@@ -64,7 +75,7 @@ def command(
     """
     from hesspec.backend.ranks import Ranks
     from hesspec.cli.devices import device_of
-    from hesspec.cli.problem import Problem
+    from hesspec.cli.problem import COMMAND, Problem
     from hesspec.cli.process_group import process_group
     from hesspec.cli.resuming import CommandRecord, file_content
     from hesspec.krylov.snapshot import parse_duration
@@ -72,8 +83,8 @@ def command(
 
     names = options.matrices_of(matrix)
     count = options.steps_of(steps)
+    wanted = None if trace is None else options.share_of(trace, "--trace")
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
-    files = {name: problem.file(out, name) for name in names}
     if every is not None and snapshot is None:
         raise ValueError(f"--every {every} requires a folder for the snapshots; choose one with --snapshot.")
     every = options.DEFAULT_EVERY if every is None else every
@@ -90,15 +101,21 @@ def command(
         "--params": " ".join(params or ["all"]),
         "--steps": steps,
         "--probes": str(probes),
+        **({} if wanted is None else {"--trace": f"{wanted:g}"}),
         "--seed": str(seed),
         "--dtype": dtype,
         "--out": str(out.resolve()),
     }
+    options_of_result = {option: value for option, value in given.items() if option != "--out"}
     record = None if snapshot is None else CommandRecord(snapshot, given)
     with process_group(device_of(device)) as group, console.progress() as show, record or nullcontext():
         ranks = Ranks(group)
         # Only the first rank looks and writes: what other ranks see depends on how far it has come.
-        measured = ranks.gather(ranks.together(lambda: _prepare(out, files, record) if ranks.rank == 0 else []))[0]
+        prefix, measured = ranks.gather(
+            ranks.together(
+                lambda: _prepare(problem, out, names, options_of_result, record) if ranks.rank == 0 else ("", [])
+            )
+        )[0]
         measure(
             model,
             dataset,
@@ -107,12 +124,14 @@ def command(
             steps=count,
             probes=probes,
             seed=seed,
+            trace=wanted,
             batch_size=batch_size,
             memory=memory,
             basis=basis,
             offload=offload,
-            attributes=problem.attributes,
+            attributes={**problem.attributes, COMMAND: json.dumps(options_of_result)},
             folder=out,
+            prefix=prefix,
             overwrite=False,
             on_progress=lambda name, done, total: show(f"{symbol_of(name)}, {split} set", done, total),
             group=group,
@@ -123,29 +142,37 @@ def command(
         return  # the first rank has written the results and prints them
     if record is not None and (others := record.end()):
         console.say(f"The folder {snapshot} was not deleted, as it contains {', '.join(others)}.")
+    files = {name: problem.file(out, name, prefix) for name in names}
     spectra = {name: load(file) for name, file in files.items()}
     labels = distinct_labels(list(spectra.values()), list(spectra))
     for table in side_by_side(dict(zip(labels, spectra.values(), strict=True)), width=console.output.width):
         console.output.print(table, "")
-    for file in files.values():
-        console.output.print(f"Saved {file}", soft_wrap=True)
+    for name, file in files.items():
+        if name not in measured:
+            console.output.print(f"Saved {file}", soft_wrap=True)
     console.next_step(f"hesspec report {shlex.quote(str(out))}", "makes a page of all spectra there")
 
 
-def _prepare(out: Path, files: dict[str, Path], record: "CommandRecord | None") -> list[str]:
-    """Prepare the output folder and the record; return the matrices that were measured before an interruption.
+def _prepare(
+    problem: "Problem", out: Path, names: list[str], command: dict[str, str], record: "CommandRecord | None"
+) -> tuple[str, list[str]]:
+    """Prepare the output folder and the record; return the prefix of files, and the matrices that are measured already.
 
     Raises
     ------
     ValueError
         If the snapshots belong to a different command.
     OSError
-        If a file already exists, or a folder is not writable.
+        If a file already exists that was measured with other options, or a folder is not writable.
     """
-    from hesspec.cli.problem import check_folder
+    from hesspec.cli.problem import check_folder, check_same
 
     before = [] if record is None else record.results()
-    measured = [name for name in before if name in files and files[name].exists()]
+    prefix = problem.prefix(out, names)
+    files = {name: problem.file(out, name, prefix) for name in names}
+    measured = [name for name, file in files.items() if file.exists()]
+    for name in measured:
+        check_same(files[name], command)
     check_folder(out, [file for name, file in files.items() if name not in measured])
     if record is not None and before:
         console.say(f"Resuming from the snapshots in {record.folder}")
@@ -153,4 +180,4 @@ def _prepare(out: Path, files: dict[str, Path], record: "CommandRecord | None") 
         console.say(f"Already measured: {', '.join(str(files[name]) for name in measured)}")
     if record is not None:
         record.begin(files)
-    return measured
+    return prefix, measured

@@ -1,5 +1,6 @@
 """Options shared by several commands, and their values."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -140,6 +141,23 @@ Memory = Annotated[
         show_default="a safe share of the free memory",
     ),
 ]
+
+
+def share_of(text: str, option: str) -> float:
+    """Value of an option that is a share, such as "2%" or "0.02".
+
+    Examples
+    --------
+    >>> share_of("2%", "--trace"), share_of("0.5", "--trace")
+    (0.02, 0.5)
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise ValueError(f"{option} is {text!r}; it must be a share between 0 and 100%, such as 2% or 0.02.")
+    return value
 
 
 def matrices_of(names: Sequence[str] | None) -> list[str]:

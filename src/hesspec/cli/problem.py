@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from hesspec.cli.console import say
 from hesspec.cli.devices import device_of, dtype_of
+from hesspec.spectra.record import load
 from hesspec.study import Dataset, build_network, load_dataset, load_weights, read_metadata
-from hesspec.study.measuring import Attribute, spectrum_file
+from hesspec.study.measuring import Attribute, named, spectrum_file
 
-__all__ = ["Problem", "check_folder"]
+__all__ = ["COMMAND", "Problem", "check_folder", "check_same"]
+
+COMMAND: Final = "command"
+"""Attribute of a result that holds the options of its command, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,63 @@ class Problem:
             attributes["params"] = " ".join(self.params)
         return attributes
 
-    def file(self, folder: Path, result: str) -> Path:
+    def prefix(self, folder: Path, results: Iterable[str]) -> str:
+        """First part of the names of files: empty unless the folder has results of another network, data or parameters.
+
+        Parameters
+        ----------
+        folder : Path
+            Output folder; it need not exist.
+        results : iterable of str
+            Names of matrices, or "ClassStructure".
+        """
+        mine = (self.network, self.data, " ".join(self.params or ()))
+        for result in results:
+            file = self.file(folder, result, "")
+            if file.exists():
+                attributes = _attributes_of(file)
+                if tuple(str(attributes.get(name, "")) for name in ("network", "dataset", "params")) != mine:
+                    return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(part for part in mine if part))
+        return ""
+
+    def file(self, folder: Path, result: str, prefix: str) -> Path:
         """Path of a result: the name of a matrix, or "ClassStructure"."""
-        return folder / spectrum_file(result, self.split, str(self.attributes["checkpoint"]))
+        return folder / spectrum_file(result, self.split, named(prefix, self.attributes))
+
+
+def _attributes_of(file: Path) -> Mapping[str, Any]:
+    """Attributes of a result of a former command."""
+    try:
+        attributes: Mapping[str, Any] = load(file).attributes
+    except ValueError as error:
+        raise FileExistsError(
+            f"The file {str(file)!r} already exists, and cannot be read; delete it, or choose another folder with "
+            f"--out. {error}"
+        ) from error
+    return attributes
+
+
+def check_same(file: Path, command: Mapping[str, str]) -> None:
+    """Raise FileExistsError unless a file was written by a command with the same options.
+
+    Parameters
+    ----------
+    file : Path
+        Existing result of `hesspec measure`.
+    command : mapping of str to str
+        Options that the result depends on.
+    """
+    advice = "delete it, or choose another folder with --out."
+    text = _attributes_of(file).get(COMMAND)
+    if not isinstance(text, str):
+        raise FileExistsError(f"The file {str(file)!r} already exists, and does not say how it was measured; {advice}")
+    before = {str(option): str(value) for option, value in dict(json.loads(text)).items()}
+    for option in {**command, **before}:
+        here, there = command.get(option, "not given"), before.get(option, "not given")
+        if here != there:
+            raise FileExistsError(
+                f"The file {str(file)!r} already exists, and its {option} was {there}, where it is {here} now; {advice}"
+            )
 
 
 def check_folder(folder: Path, files: Sequence[Path]) -> None:

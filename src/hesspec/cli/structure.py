@@ -59,7 +59,8 @@ def command(
 
     names = options.matrices_of(matrix)
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
-    file = problem.file(out, "ClassStructure")
+    prefix = problem.prefix(out, ["ClassStructure", *names])
+    file = problem.file(out, "ClassStructure", prefix)
     model, dataset = problem.load()
     check_folder(out, [file])
     with process_group(device_of(device)) as group, console.progress() as show:
@@ -75,6 +76,7 @@ def command(
             memory=memory,
             attributes=problem.attributes,
             folder=out,
+            prefix=prefix,
             overwrite=False,
             on_progress=lambda what, done, total: show(f"{symbol_of(what)}, {split} set", done, total),
             group=group,

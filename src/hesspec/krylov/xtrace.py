@@ -17,10 +17,12 @@ from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.scaling import Scaled
 from hesspec.krylov.vectors import CHUNK, norm, random_vector
 
-__all__ = ["TraceEstimate", "xtrace"]
+__all__ = ["FEWEST", "LAST", "TraceEstimate", "xtrace", "xtrace_to"]
 
 # An error estimate needs two test vectors, each with a product and a second product with the result.
 FEWEST = 4
+# Products of the first attempt of `xtrace_to`, and by default of the last.
+FIRST, LAST = 16, 512
 # Largest number of groups of test vectors that the jackknife leaves out in turn: more than enough for a variance.
 GROUPS = 32
 
@@ -132,6 +134,45 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     rounding = rounding_unit(operator.dtype) * (math.sqrt(rank) * largest + float(rest.abs().mean()))
     student = float(scipy.special.stdtrit(_freedom(k), 0.975)) / 2
     return _restored(operator, float(estimates.mean()), math.hypot(student * math.sqrt(variance), rounding), k + rank)
+
+
+def xtrace_to(
+    operator: SymmetricOperator, relative: float, *, most: int = LAST, seed: int = 0, least: float = 0.0
+) -> TraceEstimate:
+    """Estimate the trace to a relative error, by `xtrace` with 16, 32, 64, ... products.
+
+    Parameters
+    ----------
+    operator, seed
+        See `xtrace`.
+    relative : float
+        Wanted half-width of the 95% interval, relative to the trace, in (0, 1).
+    most : int, optional
+        Largest number of products of one attempt, at least 4; all attempts together take at most twice as many.
+    least : float, optional
+        Absolute half-width that is enough in any case, such as that of rounding.
+
+    Returns
+    -------
+    TraceEstimate
+        The estimate of the last attempt, with the number of products of all. The error is as wanted, or that of `most`
+        products: a trace near zero, whose eigenvalues cancel, cannot be known to a relative error.
+
+    Raises
+    ------
+    ValueError, NonFiniteError
+        See `xtrace`; ValueError also if `relative` is out of range.
+    """
+    if not 0 < relative < 1:
+        raise ValueError(f"The relative error of a trace is {relative!r}; it must be between 0 and 1, such as 0.02.")
+    spent, size = 0, min(FIRST, most)
+    while True:
+        found = xtrace(operator, size, seed)
+        spent += found.matvecs
+        exact = size >= operator.shape[0]
+        if size >= most or exact or 2 * found.standard_error <= max(relative * abs(found.value), least):
+            return found._replace(matvecs=spent)
+        size = min(2 * size, most)
 
 
 def _freedom(k: int) -> float:

@@ -36,6 +36,7 @@ from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.storage import STORAGES, Storage, available, storages
 from hesspec.krylov.vectors import Space
 from hesspec.matrices import MATRICES, symbol_of
+from hesspec.measure.trace import with_trace
 from hesspec.spectra.sampling import residual_bound
 from hesspec.spectra.spectrum import Spectrum
 
@@ -61,6 +62,7 @@ def spectrum(
     probes: int = 1,
     seed: int = 0,
     tolerance: float = 0.05,
+    trace: float | None = None,
     memory: str | int | None = None,
     basis: str = "auto",
     offload: str | None = None,
@@ -95,6 +97,11 @@ def spectrum(
         Seed of the probes; the same seed gives the same spectrum.
     tolerance : float
         Wasserstein-1 distance relative to the mean of |lambda| at which `steps="auto"` stops.
+    trace : float, optional
+        Wanted relative error of the trace, such as 0.02: half of its 95% interval over its size. If the run does not
+        give it, further products do (`hesspec.krylov.xtrace.xtrace_to`), at most 1,008 of them and as many as fit into
+        memory; they come after the Krylov run, whose snapshot is complete by then. Their estimate becomes
+        `Spectrum.trace`. If the error is not reached, as for a trace near zero, a warning says so.
     memory : str or int, optional
         Device memory that the Krylov basis may use: "8GB", "500MB", or a number of bytes. By default 40% of the free
         memory.
@@ -164,8 +171,12 @@ def spectrum(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance!r}; it must be positive.")
+    if trace is not None and not (isinstance(trace, int | float) and 0 < trace < 1):
+        raise ValueError(f"trace is {trace!r}; it must be a relative error between 0 and 1, such as 0.02.")
     with steps_of(f"spectrum of {name_of(operator)}", on_step, wanted=progress) as shown:
-        return _measured(operator, steps, probes, seed, tolerance, memory, basis, offload, shown, 0, snapshot, every)[1]
+        run = _measured(operator, steps, probes, seed, tolerance, memory, basis, offload, shown, 0, snapshot, every)
+    found = run[1]
+    return found if trace is None else with_trace(operator, found, float(trace), seed, memory)
 
 
 @dataclass(frozen=True, repr=False)

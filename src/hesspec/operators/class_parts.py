@@ -12,6 +12,7 @@ from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.engine.jacobian import Couple, CoupledPasses, CoupledRisk
 from hesspec.operators.risk.logits import LogitRows, check_softmax_loss
+from hesspec.operators.risk.output_curvature import is_convex
 
 __all__ = [
     "GaussNewtonClass",
@@ -99,6 +100,12 @@ class _ClassPart(CurvatureOperator):
 
     def _check_loss(self) -> None:
         check_softmax_loss(self._risk.loss)
+
+    @property
+    def attributes(self) -> dict[str, str | int | float]:
+        """Attributes for the record of a measurement; "positive_semidefinite" unless classes have negative weights."""
+        positive = {"positive_semidefinite": True} if is_convex(self._risk.loss.function) else {}
+        return {**super().attributes, **positive}
 
     @staticmethod
     @abstractmethod

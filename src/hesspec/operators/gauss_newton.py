@@ -18,7 +18,7 @@ from hesspec.operators.engine.matrix_passes import Apply
 from hesspec.operators.hessian import differentiate_gradient, materialised
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 from hesspec.operators.risk.losses import LossFunction, as_module
-from hesspec.operators.risk.output_curvature import OUTPUT_CURVATURES, check_output_curvature
+from hesspec.operators.risk.output_curvature import OUTPUT_CURVATURES, check_output_curvature, is_convex
 from hesspec.operators.risk.outputs import differentiable_outputs
 from hesspec.operators.risk.parameters import ParameterSpec
 
@@ -155,9 +155,15 @@ class GaussNewton(SumOverBatches):
 
     @property
     def attributes(self) -> dict[str, str | int | float]:
-        """Attributes for the record of a measurement, including "output_curvature" if it is not "full"."""
+        """Attributes for the record of a measurement.
+
+        They include "output_curvature" if it is not "full", and "positive_semidefinite" if the loss is known to be
+        convex in the outputs.
+        """
         part = {} if self._form.part == "full" else {"output_curvature": self._form.part}
-        return {**super().attributes, **part}
+        # Captured logits come before the outputs, and a loss may be convex in these and not in the logits.
+        convex = self._risk.capture is None and is_convex(self._risk.loss.function)
+        return {**super().attributes, **part, **({"positive_semidefinite": True} if convex else {})}
 
     def identity(self) -> dict[str, str]:
         """Content hashes that identify this operator; see `CurvatureOperator`."""

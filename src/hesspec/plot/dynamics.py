@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from hesspec.plot.style import FILL, Look, check_not_empty, looks_of
 from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_against_samples", "plot_hessian_against_gauss_newton", "plot_overlaps"]
 
+LAWS = ((0, (5, 2)), (0, (6, 2, 1.5, 2)), (0, (8, 2, 1.5, 2, 1.5, 2)))
 MAX_TICKS = 8  # number of sample sizes that can be labelled below an axis without overlap
 
 PAIRED = 6  # look of points that belong to two matrices: black
@@ -54,9 +56,9 @@ def plot_against_samples(
     Returns
     -------
     matplotlib.figure.Figure
-        Figure with logarithmic axes. For at least three sizes, power laws are fitted to the largest
-        outlier and to both bulk edges, the lower one if it is negative. The legend shows their exponents with 95%
-        intervals, if these do not contain zero.
+        Figure with logarithmic axes. Power laws are fitted to the largest outlier and to both bulk edges, the lower one
+        if it is negative, where `hesspec.spectra.power_law.earned_power_law` finds them supported. The legend shows
+        their exponents with 95% intervals, and says which laws are not shown.
 
     Raises
     ------
@@ -101,15 +103,10 @@ def plot_against_samples(
                 Line2D([], [], color=look.dark, marker=look.marker, markerfacecolor="white", linestyle="none")
             )
             labels.append("negative outliers, |λ|")
-        for name, values, dashes in (
-            ("largest outlier", largest, (0, (5, 2))),
-            ("upper edge", upper, (0, (6, 2, 1.5, 2))),
-            ("lower edge", lower, (0, (8, 2, 1.5, 2, 1.5, 2))),
-        ):
-            label = _draw_law(axes, x, values, name, dashes)
-            if label is not None:
-                handles.append(Line2D([], [], color="#000000", linewidth=1.4, linestyle=dashes))
-                labels.append(label)
+        drawn = {"largest outlier": largest, "upper edge": upper, "lower edge": lower}
+        for handle, label in _draw_laws(axes, x, drawn, [spectrum.outliers.size for spectrum in members]):
+            handles.append(handle)
+            labels.append(label)
         axes.grid(axis="y", color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         if len(sizes) <= MAX_TICKS:
@@ -124,19 +121,27 @@ def plot_against_samples(
     return figure
 
 
-def _draw_law(axes: Axes, x: Array, values: Array, name: str, dashes: Any) -> str | None:
-    """Draw the fitted power law, and return its description; None if there is none."""
-    from hesspec.spectra.power_law import fit_power_law  # noqa: PLC0415 - slow to import, and only this needs it
+def _draw_laws(
+    axes: Axes, x: Array, quantities: Mapping[str, Array], outliers: Sequence[int]
+) -> Iterator[tuple[Line2D, str]]:
+    """Draw the power laws that the sizes support, and yield the entries of the legend, with what is not shown last."""
+    from hesspec.spectra.power_law import earned_power_law, what_is_hidden  # noqa: PLC0415 - slow to import
 
-    try:
-        law = fit_power_law(x, values)
-    except ValueError:
-        return None
-    if law.lower <= 0 <= law.upper:
-        return None  # not even the sign of the exponent is known
-    ends = x[np.isfinite(values) & (values > 0)][[0, -1]]
-    axes.plot(ends, law.prefactor * ends**law.exponent, color="#000000", linewidth=1.4, linestyle=dashes, zorder=3)
-    return f"{name} ∝ $n^a$, a = {exponent_text(law.exponent, law.lower, law.upper)}"
+    hidden = {}
+    for (name, values), dashes in zip(quantities.items(), LAWS, strict=True):
+        fitted = np.isfinite(values) & (values > 0)
+        if not fitted.any():
+            continue
+        law = earned_power_law(x, values, outliers)
+        if isinstance(law, str):
+            hidden[name] = law
+            continue
+        ends = x[fitted][[0, -1]]
+        axes.plot(ends, law.prefactor * ends**law.exponent, color="#000000", linewidth=1.4, linestyle=dashes, zorder=3)
+        exponent = exponent_text(law.exponent, law.lower, law.upper)
+        yield Line2D([], [], color="#000000", linewidth=1.4, linestyle=dashes), f"{name} ∝ $n^a$, a = {exponent}"
+    if hidden:
+        yield Line2D([], [], linestyle="none"), textwrap.fill(what_is_hidden(hidden), 48)
 
 
 def plot_hessian_against_gauss_newton(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hesspec.report.member import Member
-from hesspec.spectra.power_law import PowerLaw, fit_power_law
+from hesspec.spectra.power_law import PowerLaw, earned_power_law
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tracking import eigenvector_overlaps, track_outliers
 
@@ -84,7 +84,7 @@ def tracks_of(members: Sequence[Member]) -> list[npt.NDArray[np.int64] | None]:
 
 
 def laws_of(members: Sequence[Member]) -> list[Law]:
-    """Fit power laws of outliers by rank, and of both bulk edges, against sample size, where possible.
+    """Fit power laws of outliers by rank, and of both bulk edges, against sample size, where `earned_power_law`.
 
     Networks for different sample sizes are trained separately: their outliers are compared by rank, as their
     eigenvectors have little in common.
@@ -98,11 +98,9 @@ def laws_of(members: Sequence[Member]) -> list[Law]:
         for what, values in _magnitudes([member.spectrum for member in mine]):
             sizes = [member.samples or 0 for member in mine]
             used = [size for size, value in zip(sizes, values, strict=True) if np.isfinite(value) and value > 0]
-            try:
-                law = fit_power_law(sizes, values)
-            except ValueError:
-                continue  # fewer than three sizes
-            found.append(Law(member=mine[0], what=what, law=law, sizes=(min(used), max(used))))
+            law = earned_power_law(sizes, values, [member.spectrum.outliers.size for member in mine])
+            if isinstance(law, PowerLaw):
+                found.append(Law(member=mine[0], what=what, law=law, sizes=(min(used), max(used))))
     return found
 
 

@@ -107,6 +107,8 @@ def bulk_range(spectrum: Spectrum) -> tuple[float, float]:
 
 def count_negative(spectrum: Spectrum) -> Estimate:
     """See `Spectrum.num_negative`."""
+    if spectrum.is_positive:
+        return Estimate(0.0, 0.0, 0.0)
     value = float(spectrum.weights[spectrum.nodes < -spectrum.rounding].sum()) * spectrum.dimension
     if spectrum.exact:
         lower, upper = _signs(spectrum)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,15 @@ from scipy.special import stdtrit
 from hesspec.backend.number_text import exponent_text
 from hesspec.backend.shown import Shown
 
-__all__ = ["PowerLaw", "check_confidence", "fit_power_law"]
+__all__ = ["PowerLaw", "check_confidence", "earned_power_law", "fit_power_law", "what_is_hidden"]
 
 Array = npt.NDArray[np.float64]
 
 # Two points always lie on a line; a third is needed to test it.
 MIN_PAIRS = 3
+# A law is shown if it goes through at least as many sizes, and its exponent is known to this half-width.
+FEWEST_SIZES: Final = 5
+WIDEST: Final = 1.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,6 +119,53 @@ def fit_power_law(
         prefactor = float(np.exp(log_y.mean() - exponent * log_x.mean()))
     explained = 1 - residual / total if total > 0 else 1.0
     return PowerLaw(exponent, exponent - half, exponent + half, prefactor, max(explained, 0.0), points)
+
+
+def earned_power_law(
+    sizes: Sequence[float] | npt.ArrayLike, values: Sequence[float] | npt.ArrayLike, outliers: Sequence[int]
+) -> PowerLaw | str:
+    """Fit a power law in the sample size, unless the measurements do not support one.
+
+    Parameters
+    ----------
+    sizes, values : array_like (n,)
+        Sample sizes, and a quantity of the spectrum at each; see `fit_power_law`.
+    outliers : sequence of int (n,)
+        Number of outliers of each spectrum. If it changes, an eigenvalue of a given rank and the edge of the bulk are
+        not the same quantity at all sizes.
+
+    Returns
+    -------
+    PowerLaw or str
+        The law; or why there is none: fewer than 5 sizes with a positive value, numbers of outliers that differ between
+        these, or a 95% interval of the exponent that is wider than +-1.
+    """
+    abscissae, ordinates = np.asarray(sizes, np.float64), np.asarray(values, np.float64)
+    usable = np.isfinite(ordinates) & (ordinates > 0)
+    count = np.unique(abscissae[usable]).size
+    if count < FEWEST_SIZES:
+        return f"{count or 'no'} sample size{'' if count == 1 else 's'} where {FEWEST_SIZES} are necessary"
+    numbers = np.asarray(outliers)[usable]
+    if np.ptp(numbers):
+        return f"the number of outliers changes, from {numbers.min()} to {numbers.max()}"
+    law = fit_power_law(abscissae, ordinates)
+    half = (law.upper - law.lower) / 2
+    return f"the exponent is known to ±{half:.2g} only" if half > WIDEST else law
+
+
+def what_is_hidden(reasons: Mapping[str, str]) -> str:
+    """Sentence about quantities without a power law, by their reasons; empty if there are none.
+
+    Examples
+    --------
+    >>> what_is_hidden({"upper edge": "3 sample sizes where 5 are necessary"})
+    'No power law of upper edge (3 sample sizes where 5 are necessary).'
+    """
+    by_reason: dict[str, list[str]] = {}
+    for what, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(what)
+    parts = [f"{', '.join(names)} ({reason})" for reason, names in by_reason.items()]
+    return f"No power law of {'; '.join(parts)}." if parts else ""
 
 
 def check_confidence(confidence: float) -> None:

@@ -16,6 +16,7 @@ from hesspec.matrices import symbol_of
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.densities import density, log_density, zero_peak
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
+from hesspec.spectra.informative import hints, negative_text, trace_text
 from hesspec.spectra.outliers import LEVEL, outlier_p_values
 from hesspec.spectra.record import Array, Integers, Record, Sketches
 from hesspec.spectra.sampling import Estimate, bulk_bounds, interval, mean_bounds, samples, standard_error
@@ -73,6 +74,10 @@ class Spectrum(Record):
         Whether the Krylov spaces filled R^p, so that this is the whole spectrum with its multiplicities.
     stopped : str
         Why the run ended, as text.
+    xtrace, xtrace_error : float
+        Estimate of the trace by further products (XTrace), and its standard error, if it was asked for.
+    xtrace_matvecs : int
+        Number of these products, which are not part of `matvecs`; 0 without such an estimate.
     attributes : mapping of str to str, int, float or bool
         Description of the measurement: matrix, seed, dtype, seconds and so on.
 
@@ -116,6 +121,7 @@ class Spectrum(Record):
         "ritz_bounds",
         "norm",
         "rounding",
+        "xtrace_error",
     )
 
     dimension: int
@@ -136,6 +142,9 @@ class Spectrum(Record):
     matvecs: int
     exact: bool
     stopped: str
+    xtrace: float = 0.0
+    xtrace_error: float = 0.0
+    xtrace_matvecs: int = 0
     eigenvector_sketches: Sketches = field(default_factory=lambda: np.empty((0, 0), np.float32))
     eigenvalue_sampled: Array = field(default_factory=lambda: np.empty(0))
 
@@ -342,18 +351,25 @@ class Spectrum(Record):
 
     @property
     def trace(self) -> float:
-        """Sum of all p eigenvalues: p times the mean of the measure; infinite if it exceeds the largest float64."""
+        """Sum of all p eigenvalues: `xtrace`, or else p times the mean of the measure.
+
+        Infinite if it exceeds the largest float64.
+        """
+        if self.xtrace_matvecs:
+            return self.xtrace
         return self.dimension * self.moment(1)
 
     @property
     def trace_standard_error(self) -> float:
-        """Standard error of `trace` over probes; zero if the spectrum is exact.
+        """Standard error of `trace`: `xtrace_error`, or else that over probes; zero if the spectrum is exact.
 
         It is defined by the 95% interval of the trace, as half of the larger distance from `trace` to its ends. It
         agrees with that of `expectation` if many eigenvalues contribute. It is larger if resolved eigenvalues may have
         further copies, which one probe cannot see, and if only a few eigenvalues determine the error (Student's t).
         Rounding, at most p times `rounding`, is not included.
         """
+        if self.xtrace_matvecs:
+            return self.xtrace_error
         if self.exact:
             return 0.0
         mean = self.moment(1)
@@ -368,8 +384,18 @@ class Spectrum(Record):
         return float(self.dimension * (weights @ (np.abs(nodes) / largest))) if largest > 0 else 0.0
 
     @property
+    def is_positive(self) -> bool:
+        """Whether the operator is positive semi-definite by construction.
+
+        That is the case if its attribute "positive_semidefinite" says so, as that of `GaussNewton` for a convex loss
+        does, and no eigenvalue is negative beyond its error.
+        """
+        declared = self.attributes.get("positive_semidefinite") is True
+        return declared and not bool((self.eigenvalues < -self.error_bounds).any())
+
+    @property
     def num_negative(self) -> Estimate:
-        """Number of negative eigenvalues, with its interval.
+        """Number of negative eigenvalues, with its interval; none if the operator `is_positive`.
 
         The interval is wide if many eigenvalues are zero, or closer to zero than the quadrature resolves, as their sign
         is unknown.
@@ -439,10 +465,11 @@ class Spectrum(Record):
             "outlier rule": f"log-spacings of |eigenvalue| at the level {LEVEL}, smallest p-value {p_value:.2g}",
             "bulk": f"{low:.4g} to {high:.4g}; 99% of it lie in {edges}" if np.isfinite(low) else "none",
             "not told from zero": f"{share:.1%} of all eigenvalues, within ±{reach:.2g}",
-            "trace": f"{self.trace:.4g} ± {self.trace_standard_error:.2g}",
+            **({"trace": trace} if (trace := trace_text(self)) else {}),
             "effective rank": f"{self.effective_rank:.4g}",
-            "negative eigenvalues": str(self.num_negative),
+            **({"negative eigenvalues": negative} if (negative := negative_text(self)) else {}),
             "Wasserstein-1 bound": f"{self.wasserstein_bound:.2g}",
+            **({"not known": " ".join(unknown)} if (unknown := hints(self)) else {}),
         }
         return {"matrix": str(self.attributes["matrix"]), **rows} if "matrix" in self.attributes else rows
 

@@ -31,6 +31,7 @@ __all__ = [
     "check_outputs",
     "measure",
     "measure_structure",
+    "named",
     "plan_measurement",
     "spectrum_file",
 ]
@@ -52,6 +53,11 @@ def spectrum_file(matrix: str, split: str, checkpoint: str = "") -> str:
     return "-".join(part for part in (checkpoint, split, matrix) if part) + ".nc"
 
 
+def named(prefix: str, attributes: Mapping[str, Attribute]) -> str:
+    """First part of the names of files, from a prefix and the checkpoint in the attributes."""
+    return "-".join(part for part in (prefix, str(attributes.get("checkpoint", ""))) if part)
+
+
 def measure(
     network: nn.Module,
     dataset: Dataset,
@@ -61,12 +67,14 @@ def measure(
     steps: int | Literal["auto"] = 64,
     probes: int = 1,
     seed: int = 0,
+    trace: float | None = None,
     batch_size: int = 256,
     memory: str | int | None = None,
     basis: str = "auto",
     offload: str | None = None,
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    prefix: str = "",
     overwrite: bool = True,
     on_progress: Progress | None = None,
     graphs: GraphCache | None = None,
@@ -85,7 +93,7 @@ def measure(
         Names in `hesspec.matrices.MATRICES`, or aliases; each is measured once, in this order.
     params : optional
         Parameters to differentiate with respect to; see `hesspec.Hessian`. By default all that require a gradient.
-    steps, probes, seed
+    steps, probes, seed, trace
         See `hesspec.spectrum`; all matrices use the same probes.
     batch_size : int
         Number of samples in a pass through the network, at least 1. It affects the result only by rounding. The network
@@ -101,6 +109,8 @@ def measure(
     folder : path, optional
         Folder in which each spectrum is saved as soon as it is complete, with a name from `spectrum_file` by matrix,
         split and the attribute `checkpoint`. It is created if it is missing.
+    prefix : str, optional
+        First part of these names, for folders with several networks.
     overwrite : bool
         Whether to replace existing files of these names.
     on_progress : callable, optional
@@ -157,7 +167,7 @@ def measure(
     spectra: dict[str, Spectrum] = {}
     for name in names:
         on_step = meter.of_steps(name, costs[name])
-        file = spectrum_file(name, dataset.split, str(kept.get("checkpoint", "")))
+        file = spectrum_file(name, dataset.split, named(prefix, kept))
         running = None if snapshot is None else Path(snapshot) / Path(file).stem
         operator = operator_class(name)(
             network, CROSS_ENTROPY, mine, params, memory=for_products, graphs=graphs, group=group
@@ -167,6 +177,7 @@ def measure(
             steps=steps,
             probes=probes,
             seed=seed,
+            trace=trace,
             memory=for_basis,
             basis=basis,
             offload=offload,
@@ -238,6 +249,7 @@ def measure_structure(
     memory: str | int | None = None,
     attributes: Mapping[str, Attribute] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    prefix: str = "",
     overwrite: bool = True,
     on_progress: Progress | None = None,
     group: dist.ProcessGroup | None = None,
@@ -246,7 +258,7 @@ def measure_structure(
 
     Parameters
     ----------
-    network, dataset, params, batch_size, attributes, overwrite, group
+    network, dataset, params, batch_size, attributes, prefix, overwrite, group
         See `measure`.
     folder : path, optional
         Folder in which the structure is saved, with the name from `spectrum_file` for "ClassStructure", and the spectra
@@ -277,7 +289,7 @@ def measure_structure(
     network.eval()
     check_outputs(network, dataset)
     kept = {**_of_dataset(dataset), **(attributes or {})}
-    checkpoint = str(kept.get("checkpoint", ""))
+    checkpoint = named(prefix, kept)
     batches, writes = dataset.batches(batch_size), group is None or dist.get_rank(group) == 0
 
     def save(name: str, measured: Spectrum) -> None:

@@ -10,6 +10,7 @@ from hesspec.backend.number_text import plus_minus, three_digits
 from hesspec.backend.text import printable
 from hesspec.cli.tables.layout import table_of
 from hesspec.matrices import symbol_of
+from hesspec.spectra.informative import hints, negative_text, trace_text
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["distinct_labels", "side_by_side", "stacked"]
@@ -109,6 +110,9 @@ def side_by_side(spectra: Mapping[str, Spectrum], *, width: int) -> Iterator[Tab
         table.add_section()
         for rank, values in enumerate(zip_longest(*map(_outliers, members), fillvalue=""), start=1):
             table.add_row(f"outlier {rank}", *values)
+        notes = [f"{label}: {hint}" for label, spectrum in zip(shown, members, strict=True) for hint in hints(spectrum)]
+        if notes:
+            table.caption, table.caption_justify, table.caption_style = "\n".join(notes), "left", ""
         yield table
 
 
@@ -125,17 +129,18 @@ def _largest(spectrum: Spectrum) -> str:
 
 def _bulk(spectrum: Spectrum) -> str:
     low, high = spectrum.bulk_edges
+    low = max(low, 0.0) if spectrum.is_positive else low
     return f"{three_digits(low)} to {three_digits(high)}" if math.isfinite(low) else _NONE
 
 
 def _trace(spectrum: Spectrum) -> str:
-    return plus_minus(spectrum.trace, spectrum.trace_standard_error)
+    return trace_text(spectrum) or _NONE
 
 
 def _negative(spectrum: Spectrum) -> str:
-    # Only the interval: if most eigenvalues are close to zero, the estimate itself can be anywhere in it.
-    number, p = spectrum.num_negative, spectrum.dimension
-    return f"{100 * number.lower / p:.0f}–{number.upper / p:.0%}"
+    if spectrum.is_positive:
+        return "none (semi-definite)"
+    return negative_text(spectrum) or _NONE
 
 
 def _steps(spectrum: Spectrum) -> str:

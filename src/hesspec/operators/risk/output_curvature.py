@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hesspec.errors import InputError
 
-__all__ = ["OUTPUT_CURVATURES", "check_output_curvature", "output_curvature", "row_weights"]
+__all__ = ["OUTPUT_CURVATURES", "check_output_curvature", "is_convex", "output_curvature", "row_weights"]
 
 Curve = Callable[[Tensor], Tensor]
 
@@ -114,6 +114,22 @@ def output_curvature(loss: Any, outputs: Tensor, targets: Any, part: str = "full
     if forward is nn.BCEWithLogitsLoss.forward:
         return _binary_cross_entropy(loss, outputs, targets)
     return None
+
+
+def is_convex(loss: Any) -> bool:
+    """Whether a loss is known to be convex in the outputs, for any targets in their range.
+
+    Parameters
+    ----------
+    loss : callable
+        `CrossEntropyLoss`, `MSELoss` or `BCEWithLogitsLoss` of `torch.nn` with weights that are not negative. False for
+        any other loss, which may be convex all the same.
+    """
+    forward = getattr(type(loss), "forward", None)
+    if forward not in (nn.CrossEntropyLoss.forward, nn.MSELoss.forward, nn.BCEWithLogitsLoss.forward):
+        return False
+    weights = [getattr(loss, name, None) for name in ("weight", "pos_weight")]
+    return all(weight is None or bool((weight >= 0).all()) for weight in weights)
 
 
 def _cross_entropy(loss: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, part: str) -> Curve:

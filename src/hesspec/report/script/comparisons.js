@@ -177,7 +177,7 @@ function drawSamples() {
   element("samples-place").textContent = `, ${state.checkpoint}`;
   figure.setAttribute("aria-label", `Outliers and bulk edges of ${groups.map((group) => nameOf(group[0])).join("; ")} against sample size`);
   if (element("laws")) {
-    fillTable(element("laws"), laws.map((law) => [nameOf(law), law.what, law.exponent, law.r_squared, `${law.points}`]), "no power law: it takes three sample sizes or more");
+    fillTable(element("laws"), laws.map((law) => [nameOf(law), law.what, law.exponent, law.r_squared, `${law.points}`]), "no power law is shown: it takes five sample sizes with the same number of outliers, and an exponent known to ±1");
   }
 }
 
