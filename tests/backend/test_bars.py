@@ -22,9 +22,7 @@ def terminal(monkeypatch):
     """Standard error is a terminal, and bars appear at once."""
     monkeypatch.setattr(bars, "DELAY", 0.0)
     monkeypatch.setenv("TERM", "xterm")
-    shown = Terminal()
-    monkeypatch.setattr(sys, "stderr", shown)
-    return shown
+    return Terminal()
 
 
 @pytest.fixture
@@ -109,9 +107,10 @@ def test_an_error_closes_the_bar(told):
     assert told[-1] == "closed"
 
 
-def test_a_terminal_shows_the_bar_and_removes_it(terminal):
+def test_a_terminal_shows_the_bar_and_removes_it(terminal, monkeypatch):
     import time  # noqa: PLC0415
 
+    monkeypatch.setattr(sys, "stderr", terminal)  # here: pytest sets its own after the fixtures
     with steps_of("work", None, wanted=True) as step:
         phase("tracing")
         for _ in range(200):

@@ -232,4 +232,7 @@ def test_repr_has_a_line_for_each_row_of_the_summary():
     result = spectrum(matrix="Hessian")
     lines = repr(result).splitlines()
     assert lines[0] == "Spectrum"
-    assert [line.strip().split("  ")[0] for line in lines[1:]] == list(result.summary())
+    rows = list(result.summary())
+    assert [line.strip().split("  ")[0] for line in lines[1 : 1 + len(rows)]] == rows
+    # The table of outliers comes after them.
+    assert len(lines) > 1 + len(rows) + result.outliers.size

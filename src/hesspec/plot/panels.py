@@ -97,7 +97,7 @@ def draw_cdf(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) -> 
         x = np.sort(np.concatenate([grid, spectrum.nodes]))
         bracket = spectrum.cdf_bracket(x)
         lower, upper = bracket["operator_lower"].to_numpy(), bracket["operator_upper"].to_numpy()
-        if is_positive(spectrum):
+        if spectrum.is_positive:
             upper = np.where(x < 0, 0.0, upper)
         axes.fill_between(x, lower, upper, color=look.light, alpha=BAND, linewidth=0)
         axes.step(
@@ -240,12 +240,8 @@ def _rank_bracket(spectrum: Spectrum, sizes: Array) -> tuple[Array, Array]:
     above, below = np.searchsorted(nodes, sizes), np.searchsorted(nodes, -sizes, side="right")
     fewest = 1 - sums[np.minimum(above + 1, last)] + sums[np.maximum(below - 1, 0)]
     most = 1 - sums[np.maximum(above - 1, 0)]
-    if not is_positive(spectrum):
+    if not spectrum.is_positive:
         most = most + sums[np.minimum(below + 1, last)]
     low, high = share_limits(np.clip(fewest, 0, 1), np.clip(most, 0, 1), rest)
-    return counted + rest * low, counted + rest * high
-
-
-def is_positive(spectrum: Spectrum) -> bool:
-    """Whether the matrix is positive semi-definite by construction."""
-    return str(spectrum.attributes.get("matrix", "")).startswith("GaussNewton")
+    # They are whole numbers.
+    return counted + np.floor(rest * low), counted + np.ceil(rest * high)

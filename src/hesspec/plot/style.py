@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -202,4 +203,7 @@ def settle(figure: Figure) -> None:
     """Lay out the figure, which determines the length of axes in points."""
     engine = figure.get_layout_engine()
     if engine is not None:
-        engine.execute(figure)
+        with warnings.catch_warnings():
+            # Panels that are given may be too small for their labels, which is for their owner to see.
+            warnings.filterwarnings("ignore", "constrained_layout not applied")
+            engine.execute(figure)

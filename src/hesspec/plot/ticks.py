@@ -53,7 +53,11 @@ class DecadeLocator(Locator):
         else:
             found = self._greedy(low, high)
         if len(found) < FEWEST:
-            found = [float(x) for x in MaxNLocator(4).tick_values(low, high) if low <= x <= high and (x > 0 or low < 0)]
+            for count in (4, 3, 2, 1):
+                places = MaxNLocator(count).tick_values(low, high)
+                found = [float(x) for x in places if low <= x <= high and (x > 0 or low < 0)]
+                if self._fit(found):
+                    break
         return found
 
     @staticmethod

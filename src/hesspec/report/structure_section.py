@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hesspec.applications.class_structure.figure import COMPONENTS, TERMS
+from hesspec.applications.class_structure.figure import CLASS, COMPONENTS, HESS, TERMS, G
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
 from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.matrices import symbol_of
-from hesspec.plot import OKABE_ITO, bulk_on_logarithmic_axis
+from hesspec.plot import bulk_on_logarithmic_axis
 from hesspec.report.collection import Explained
 from hesspec.report.csv_text import csv_text
-from hesspec.report.figures import plain
+from hesspec.report.figures import SYMBOLS, plain
 from hesspec.report.member import Member
 from hesspec.spectra.spectrum import Spectrum
 
@@ -29,8 +29,6 @@ LABELS = {"class": "G<sub>class</sub>", "cross": "G<sub>cross</sub>", "same": "G
 TERM_LABELS = dict(
     zip(SHARES, ("G<sub>class</sub>", "G<sub>cross</sub>", "G<sub>within</sub>", "G<sub>same</sub>", "H"), strict=True)
 )
-SYMBOLS = {"o": "circle", "^": "triangle-up", "D": "diamond"}
-BLUE = OKABE_ITO[0]
 LOGARITHMIC = {"type": "log", "showgrid": True}
 
 
@@ -84,7 +82,7 @@ def _components(structure: ClassStructure, spectrum: Spectrum | None) -> Json:
         traces.append(
             {
                 "x": x[seen].tolist(), "y": y[seen].tolist(), "mode": "lines", "name": "bulk of G", "fill": "tozeroy",
-                "line": {"color": BLUE, "width": 1.6}, "fillcolor": "rgba(0,114,178,0.16)",
+                "line": {"color": G, "width": 1.6}, "fillcolor": f"{G}29",
                 "hovertemplate": "%{x:.3g}<br>%{y:.3g} per decade<extra>bulk of G</extra>",
             }
         )  # fmt: skip
@@ -92,7 +90,7 @@ def _components(structure: ClassStructure, spectrum: Spectrum | None) -> Json:
         traces.append(
             {
                 "x": spectrum.eigenvalues[kept].tolist(), "y": [floor] * int(kept.sum()), "mode": "markers",
-                "name": "eigenvalues of G", "marker": {"color": BLUE, "symbol": "square", "size": 8},
+                "name": "eigenvalues of G", "marker": {"color": G, "symbol": "square", "size": 8},
                 "text": [plus_minus(v, b) for v, b in
                          zip(spectrum.eigenvalues[kept], spectrum.error_bounds[kept], strict=True)],
                 "hovertemplate": "%{text}<extra>G</extra>",
@@ -126,9 +124,9 @@ def _predictions(structure: ClassStructure) -> Json | None:
     every: list[Array] = []
     bounds = structure.outlier_bounds[(structure.outlier_matrix == "Hessian") & (structure.outliers > 0)]
     for part, name, colour, symbol in (
-        ("class", LABELS["class"], OKABE_ITO[1], "circle"),
-        ("sum", "G<sub>class</sub> + G<sub>cross</sub> + G<sub>same</sub>", BLUE, "square"),
-        ("ritz", "G in the span of the g<sub>c</sub>", OKABE_ITO[2], "triangle-up"),
+        ("class", LABELS["class"], CLASS, "diamond"),
+        ("sum", "G<sub>class</sub> + G<sub>cross</sub> + G<sub>same</sub>", "#5A626B", "circle"),
+        ("ritz", "G in the span of the g<sub>c</sub>", G, "square"),
     ):
         measured, predicted, error = structure.predicted("Hessian", part=part)  # type: ignore[arg-type]
         if not measured.size:
@@ -212,7 +210,7 @@ def _knockout(structure: ClassStructure) -> Json | None:
         {
             "x": sizes.tolist(), "y": [plain(name) for name in structure.knockout_removed.tolist()],
             "mode": "markers", "name": "outliers",
-            "marker": {"color": BLUE, "size": 9},
+            "marker": {"color": HESS, "size": 9},
             "text": [plus_minus(v, b) for v, b in
                      zip(structure.knockout_eigenvalues, bounds, strict=True)],
             "hovertemplate": "%{text}<extra>without %{y}</extra>",
@@ -281,7 +279,7 @@ def _over(title: str, word: str, points: Sequence[tuple[float, Explained]]) -> J
             "hovertemplate": f"{word} %{{x}}: %{{y:.4g}}<extra>{label}</extra>",
         }
         for pairs, label, colour, symbol, size in (
-            (measured, "eigenvalues of Hess", BLUE, "circle", 9), (predicted, LABELS["class"], OKABE_ITO[1], "x", 7),
+            (measured, "eigenvalues of Hess", HESS, "circle", 9), (predicted, LABELS["class"], CLASS, "x", 7),
         )
     ]  # fmt: skip
     return {

@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from hesspec.backend.number_text import plus_minus
-from hesspec.backend.shown import TextTable
 from hesspec.matrices import symbol_of
 from hesspec.spectra.checked_fields import refuse_unless
-from hesspec.spectra.densities import density, log_density, zero_peak
+from hesspec.spectra.densities import density, log_density
+from hesspec.spectra.described import summary_of, tables_of
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
-from hesspec.spectra.informative import hints, negative_text, trace_text
 from hesspec.spectra.outliers import LEVEL, outlier_p_values
 from hesspec.spectra.record import Array, Integers, Record, Sketches
 from hesspec.spectra.sampling import Estimate, bulk_bounds, interval, mean_bounds, samples, standard_error
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from hesspec.backend.shown import TextTable
 
 __all__ = ["Spectrum"]
 
@@ -453,36 +453,11 @@ class Spectrum(Record):
 
     def summary(self) -> dict[str, str]:
         """Names and values as text, for `repr`, notebooks, the terminal and the report."""
-        low, high = self.bulk_range
-        edges = " to ".join(f"{edge:.4g}" for edge in self.bulk_edges)
-        p_value, (share, reach) = float(self.outlier_p_values.min(initial=1.0)), zero_peak(self)
-        rows = {
-            "parameters": f"{self.dimension:,}",
-            "Lanczos steps": f"{self.steps} (probes: {self.probes}, matvecs: {self.matvecs})",
-            "stopped": self.stopped,
-            "largest |eigenvalue|": f"{self.norm:.6g}",
-            "resolved eigenvalues": f"{self.eigenvalues.size}, of which {self.outliers.size} are outliers",
-            "outlier rule": f"log-spacings of |eigenvalue| at the level {LEVEL}, smallest p-value {p_value:.2g}",
-            "bulk": f"{low:.4g} to {high:.4g}; 99% of it lie in {edges}" if np.isfinite(low) else "none",
-            "not told from zero": f"{share:.1%} of all eigenvalues, within ±{reach:.2g}",
-            **({"trace": trace} if (trace := trace_text(self)) else {}),
-            "effective rank": f"{self.effective_rank:.4g}",
-            **({"negative eigenvalues": negative} if (negative := negative_text(self)) else {}),
-            "Wasserstein-1 bound": f"{self.wasserstein_bound:.2g}",
-            **({"not known": " ".join(unknown)} if (unknown := hints(self)) else {}),
-        }
-        return {"matrix": str(self.attributes["matrix"]), **rows} if "matrix" in self.attributes else rows
+        return summary_of(self)
 
     def tables(self) -> list[TextTable]:
         """Table of the outliers with their error bounds."""
-        if not self.outliers.size:
-            return []
-        bounds = self.error_bounds[self.is_outlier]
-        rows = [
-            (str(rank), plus_minus(value, bound))
-            for rank, (value, bound) in enumerate(zip(self.outliers, bounds, strict=True), 1)
-        ]
-        return [TextTable("", ("outlier", "eigenvalue ± error bound"), rows)]
+        return tables_of(self)
 
     def plot(
         self,

@@ -1,0 +1,53 @@
+"""Text of a spectrum: its main numbers, and its outliers as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hesspec.backend.number_text import plus_minus
+from hesspec.backend.shown import TextTable
+from hesspec.spectra.densities import zero_peak
+from hesspec.spectra.informative import hints, negative_text, trace_text
+from hesspec.spectra.outliers import LEVEL
+
+if TYPE_CHECKING:
+    from hesspec.spectra.spectrum import Spectrum
+
+__all__ = ["summary_of", "tables_of"]
+
+
+def summary_of(spectrum: Spectrum) -> dict[str, str]:
+    """Names and values as text, see `Spectrum.summary`."""
+    low, high = spectrum.bulk_range
+    edges = " to ".join(f"{edge:.4g}" for edge in spectrum.bulk_edges)
+    p_value, (share, reach) = float(spectrum.outlier_p_values.min(initial=1.0)), zero_peak(spectrum)
+    rows = {
+        "parameters": f"{spectrum.dimension:,}",
+        "Lanczos steps": f"{spectrum.steps} (probes: {spectrum.probes}, matvecs: {spectrum.matvecs})",
+        "stopped": spectrum.stopped,
+        "largest |eigenvalue|": f"{spectrum.norm:.6g}",
+        "resolved eigenvalues": f"{spectrum.eigenvalues.size}, of which {spectrum.outliers.size} are outliers",
+        "outlier rule": f"log-spacings of |eigenvalue| at the level {LEVEL}, smallest p-value {p_value:.2g}",
+        "bulk": f"{low:.4g} to {high:.4g}; 99% of it lie in {edges}" if np.isfinite(low) else "none",
+        "not told from zero": f"{share:.1%} of all eigenvalues, within ±{reach:.2g}",
+        **({"trace": trace} if (trace := trace_text(spectrum)) else {}),
+        "effective rank": f"{spectrum.effective_rank:.4g}",
+        **({"negative eigenvalues": negative} if (negative := negative_text(spectrum)) else {}),
+        "Wasserstein-1 bound": f"{spectrum.wasserstein_bound:.2g}",
+        **({"not known": " ".join(unknown)} if (unknown := hints(spectrum)) else {}),
+    }
+    return {"matrix": str(spectrum.attributes["matrix"]), **rows} if "matrix" in spectrum.attributes else rows
+
+
+def tables_of(spectrum: Spectrum) -> list[TextTable]:
+    """Table of the outliers with their error bounds."""
+    if not spectrum.outliers.size:
+        return []
+    bounds = spectrum.error_bounds[spectrum.is_outlier]
+    rows = [
+        (str(rank), plus_minus(value, bound))
+        for rank, (value, bound) in enumerate(zip(spectrum.outliers, bounds, strict=True), 1)
+    ]
+    return [TextTable("", ("outlier", "eigenvalue ± error bound"), rows)]
