@@ -16,6 +16,8 @@ ORDER = ("wrong", "error", "silent", "touched", "printed", "unknown")
 
 # How many times as far from float64 as plain double backward in float32 is as exact as that, and how far at most.
 FLOAT32, MOST_OF_FLOAT32 = 1.5, 1e-3
+# Smallest normal number over the precision: below it, products lose factors.
+FLOAT32_UNDERFLOWS = 1e-31
 
 SYMBOLS = dict(zip(MATRICES, ("Hess", "G", "H"), strict=True))
 
@@ -64,7 +66,10 @@ def _all_faults(record: dict[str, Any]) -> list[tuple[str, str]]:
     truth, newton = record.get("truth", {}), record.get("chosen", {}).get("GaussNewton", {})
     if "error" in truth:
         faults.append(("unknown", f"no truth: {truth['error'][-200:]}"))
-    if newton.get("zero") and not _said_linear(newton) and truth.get("norms", [0.0])[0] > 0:
+    norms = truth.get("norms", [0.0, 0.0])
+    # G of samples whose softmax is saturated is there, and underflows.
+    underflows = 0 < norms[1] < FLOAT32_UNDERFLOWS
+    if newton.get("zero") and not _said_linear(newton) and norms[0] > 0 and not underflows:
         faults.append(("silent", "G is zero, as the loss is linear in what the model returns, and nothing is said"))
     return faults + [("touched", sentence) for sentence in record.get("touched", [])]
 
