@@ -1,5 +1,6 @@
 """`hesspec compare`: what it prints, and the files that it writes."""
 
+import io
 import json
 
 import pandas as pd
@@ -16,19 +17,27 @@ def spectra(measured):
 
 
 def test_two_files(hesspec, spectra, here):
-    result = hesspec("compare", *spectra, "--csv", "a.csv", "--json", "a.json", "--png", "a.png")
+    result = hesspec("compare", *spectra, "--figure", "a.png")
     assert result.exit_code == 0, result.output
     assert "Hess, initialisation: test compared with train" in result.stdout
-    found = package.compare(*spectra)
-    expected = found.to_dataframe()
-    table = pd.read_csv(here / "a.csv")
-    assert table["difference"].to_numpy() == pytest.approx(expected["difference"].to_numpy(), nan_ok=True)
-    content = json.loads((here / "a.json").read_text(encoding="utf-8"))
-    assert [row["quantity"] for row in content["differences"]] == expected["quantity"].tolist()
     assert (here / "a.png").read_bytes().startswith(b"\x89PNG")
     lines = result.stdout.splitlines()
-    assert lines[-3:] == ["Saved a.csv", "Saved a.json", "Saved a.png"]
+    assert lines[-1] == "Saved a.png"
     assert max(map(len, lines)) <= 80
+
+
+def test_other_programs_get_all_differences(hesspec, spectra):
+    expected = package.compare(*spectra).to_dataframe()
+    result = hesspec("compare", *spectra, "--csv", "--label", "=1+1", "--label", "two")
+    table = pd.read_csv(io.StringIO(result.stdout))
+    assert table["difference"].to_numpy() == pytest.approx(expected["difference"].to_numpy(), nan_ok=True)
+    # No cell that a spreadsheet takes for a formula.
+    assert set(table["reference"]) == {"'=1+1"}
+    content = json.loads(hesspec("compare", *spectra, "--json").stdout)
+    assert [row["quantity"] for row in content["differences"]] == expected["quantity"].tolist()
+    both = hesspec("compare", *spectra, "--json", "--csv")
+    assert both.exit_code == 1
+    assert "cannot be combined" in both.stderr
 
 
 def test_labels_and_selection(hesspec, spectra):

@@ -1,18 +1,18 @@
 """`hesspec compare`."""
 
-import json
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hesspec.applications.comparison.compare import compare
-from hesspec.backend.files import atomic_path
 from hesspec.backend.text import printable
 from hesspec.cli import console
+from hesspec.cli.exports import check_choice, check_figure, differences_as_csv, save_figure
 from hesspec.cli.tables.comparisons import compared
 
-EXAMPLE = "hesspec compare spectra/sgd-train-Hessian.nc spectra/adam-train-Hessian.nc --png sgd-adam.png"
+EXAMPLE = "hesspec compare spectra/sgd-train-Hessian.nc spectra/adam-train-Hessian.nc --figure sgd-adam.png"
 
 
 def command(
@@ -35,31 +35,32 @@ def command(
         typer.Option(metavar="NAME", help="Compare only this checkpoint; end is the last epoch if they have no names."),
     ] = None,
     epoch: Annotated[float | None, typer.Option(metavar="N", help="Compare only this epoch.")] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all differences as CSV.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all differences as JSON.")
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Plot the spectra on one axis and save the figure as .pdf, .svg or .png."),
     ] = None,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the spectra on one axis.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print all differences as JSON instead of tables.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print a row of CSV for each difference instead of tables.")
+    ] = False,
 ) -> None:
     """Compare spectra with the first of them: numbers, distances and eigenspaces, each difference with its error.
 
     Spectra of folders are matched by matrix, split and checkpoint (or epoch), and by sample size and seed of a study.
     Spectra that only some of the folders contain are listed and not compared.
     """
+    check_choice(json=json, csv=csv)
+    check_figure(figure)
     found = compare(*sources, names=label, matrix=matrix, split=split, checkpoint=checkpoint, epoch=epoch)
-    for table in compared(found):
-        console.output.print(table, "")
+    if json:
+        typer.echo(dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
+    elif csv:
+        typer.echo(differences_as_csv(found))
+    else:
+        for table in compared(found):
+            console.output.print(table, "")
     for remark in found.remarks():
         console.say(printable(remark))
-    if csv is not None:
-        with atomic_path(csv) as temporary:
-            found.to_dataframe().to_csv(temporary, index=False)
-    if json_file is not None:
-        with atomic_path(json_file) as temporary:
-            temporary.write_text(json.dumps(found.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
-    if png is not None:
-        with atomic_path(png) as temporary:
-            found.plot().savefig(temporary, format="png", dpi=200)
-    for file in (csv, json_file, png):
-        if file is not None:
-            console.output.print(f"Saved {file}", soft_wrap=True)
+    if figure is not None:
+        save_figure(found.plot(), figure)
+        (console.say if json or csv else console.output.print)(f"Saved {figure}")

@@ -1,4 +1,4 @@
-"""Results as JSON and CSV on standard output, for other programs."""
+"""Results as JSON and CSV on standard output, for other programs, and figures as files."""
 
 import csv
 import io
@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from hesspec.applications.comparison.record import Comparison
+from hesspec.backend.files import atomic_path
 from hesspec.spectra.numbers import numbers_of
 from hesspec.spectra.record import Record
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["as_csv", "as_json"]
+__all__ = ["as_csv", "as_json", "check_choice", "check_figure", "differences_as_csv", "save_figure"]
+
+FORMATS = (".pdf", ".svg", ".png")
 
 # Attributes that say what a spectrum is of, in the order of the columns.
 IDENTITY = (
@@ -59,6 +63,33 @@ def as_csv(spectra: Mapping[Path, Spectrum]) -> str:
         }
         for file, spectrum in spectra.items()
     ]
+    return _table(rows)
+
+
+def differences_as_csv(found: Comparison) -> str:
+    """Table with a row for each difference, see `Comparison.to_dataframe`."""
+    return _table(found.to_dataframe().astype(object).to_dict("records"))
+
+
+def check_choice(*, json: bool, csv: bool) -> None:
+    """Raise ValueError if both formats are asked for."""
+    if json and csv:
+        raise ValueError("--json and --csv cannot be combined; choose one of them.")
+
+
+def check_figure(file: Path | None) -> None:
+    """Raise ValueError unless the name of a figure ends in a format that can be written."""
+    if file is not None and file.suffix.lower() not in FORMATS:
+        raise ValueError(f"--figure is {str(file)!r}; its name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+
+
+def save_figure(figure: Any, file: Path) -> None:
+    """Save a figure in the format of its suffix."""
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, format=file.suffix[1:].lower())
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -6,19 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from hesspec.backend.files import atomic_path
 from hesspec.backend.text import in_rows, printable
 from hesspec.cli import console, options
 from hesspec.cli.errors import sentence_of
-from hesspec.cli.exports import as_csv, as_json
+from hesspec.cli.exports import as_csv, as_json, check_choice, check_figure, save_figure
 from hesspec.cli.tables.layout import rich_table
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
 from hesspec.spectra.record import Record, load
 from hesspec.spectra.spectrum import Spectrum
 
 EXAMPLE = "hesspec show spectra/*.nc --figure spectra.png"
-
-FORMATS = (".pdf", ".svg", ".png")
 
 
 def command(
@@ -51,12 +48,8 @@ def command(
 
     Files that cannot be read are reported and left out; the exit status is then 1.
     """
-    if json and csv:
-        raise ValueError("--json and --csv cannot be combined; choose one of them.")
-    if figure is not None and figure.suffix.lower() not in FORMATS:
-        raise ValueError(
-            f"--figure is {str(figure)!r}; its name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}."
-        )
+    check_choice(json=json, csv=csv)
+    check_figure(figure)
     wanted = [found for file in files for found in _files_in(file)]
     loaded = _loaded(wanted)
     spectra = {file: found for file, found in loaded.items() if isinstance(found, Spectrum)}
@@ -89,9 +82,7 @@ def _files_in(path: Path) -> list[Path]:
 def _draw(labelled: dict[str, Spectrum], file: Path, kind: str, width: float | None) -> None:
     from hesspec.plot import plot_spectrum
 
-    drawn: Any = plot_spectrum(labelled, kind=kind, width=width)  # type: ignore[arg-type]
-    with atomic_path(file) as temporary:
-        drawn.savefig(temporary, format=file.suffix[1:].lower())
+    save_figure(plot_spectrum(labelled, kind=kind, width=width), file)  # type: ignore[arg-type]
 
 
 def _loaded(files: list[Path]) -> dict[Path, Any]:
