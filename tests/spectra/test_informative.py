@@ -30,7 +30,7 @@ def test_a_share_that_is_not_known_is_not_shown():
 
 def test_a_share_that_is_known_is_shown():
     found = spectrum(np.linspace(-1, 3, 50), steps=50)
-    assert negative_text(found) == "26–26%"
+    assert negative_text(found) == "26%"
     assert "not known" not in found.summary()
 
 

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from hesspec.backend.number_text import duration, plus_minus, three_digits, with_bound
+from hesspec.backend.number_text import duration, three_digits, with_bound
 from hesspec.report import tables
 from hesspec.report.collection import Collection, Training
 from hesspec.report.member import Member, distinct
 from hesspec.report.progress import progress, trainings
+from hesspec.spectra.informative import negative_text, trace_text
 
 __all__ = [
     "glance",
@@ -23,6 +24,9 @@ __all__ = [
     "sentence",
     "unmeasured",
 ]
+
+# In the place of a number whose interval says nothing.
+NOT_KNOWN = "not known"
 
 
 def _values(members: Sequence[Member], name: str) -> list[str]:
@@ -127,14 +131,13 @@ def glance(member: Member) -> list[str]:
     """Return a row of the table of numbers."""
     spectrum = member.spectrum
     low, high = spectrum.bulk_edges
-    negative, p = spectrum.num_negative, spectrum.dimension
     risk = spectrum.attributes.get("risk")
     return [
         f"{spectrum.outliers.size}",
         " ± ".join(_first_outlier(member)) if spectrum.outliers.size else "–",
         f"{three_digits(low)} to {three_digits(high)}" if math.isfinite(low) else "–",
-        plus_minus(spectrum.trace, spectrum.trace_standard_error),
-        f"{negative.value / p:.0%} ({negative.lower / p:.0%} to {negative.upper / p:.0%})",
+        trace_text(spectrum) or NOT_KNOWN,
+        negative_text(spectrum) or NOT_KNOWN,
         f"{risk:.4g}" if isinstance(risk, int | float) else "–",
     ]
 

@@ -34,7 +34,8 @@ def negative_text(spectrum: Spectrum) -> str | None:
     number, p = spectrum.num_negative, spectrum.dimension
     if number.upper - number.lower > VACUOUS * p:
         return None
-    return f"{100 * number.lower / p:.0f}–{number.upper / p:.0%}"
+    low, high = f"{number.lower / p:.0%}", f"{number.upper / p:.0%}"
+    return low if low == high else f"{low[:-1]}–{high}"
 
 
 def hints(spectrum: Spectrum) -> list[str]:
