@@ -136,3 +136,17 @@ def test_rows_of_an_embedding_that_are_renormalised_are_left_alone(way):
     assert float((found - exact).norm() / exact.norm()) < (1e-6 if way == "differences" else 1e-12)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_graph_that_is_alive_meanwhile_still_has_its_backward_pass():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    inputs, targets = torch.randn(9, 4), torch.arange(9) % 3
+    loss = nn.CrossEntropyLoss()
+    expected = torch.autograd.grad(loss(model(inputs), targets), list(model.parameters()))
+    alive = loss(model(inputs), targets)
+    hessian = hesspec.Hessian(model, loss, [(inputs, targets)])
+    hessian @ torch.ones(hessian.shape[0])
+    alive.backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
