@@ -278,7 +278,8 @@ def _draw(folder: Path, spectra: Mapping[Key, Spectrum], structure: ClassStructu
         title="small_cnn on digits, end of training",
     )
     end = {symbol_of(matrix): spectra["end", "train", matrix] for matrix in DEFAULT_MATRICES}
-    figures["end-train-scree"] = plot_spectrum(end, kind="scree", title="small_cnn on digits, end of training, training set")
+    title = "small_cnn on digits, end of training, training set"
+    figures["end-train-scree"] = plot_spectrum(end, kind="scree", title=title)
     figures["training-train"] = plot_multiples(
         {
             checkpoint: {symbol_of(matrix): spectra[checkpoint, "train", matrix] for matrix in DEFAULT_MATRICES}
