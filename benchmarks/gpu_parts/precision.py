@@ -15,9 +15,9 @@ from gpu_parts.networks import eigenvalues, small, vgg
 
 TITLE = "Precision"
 NOTE = (
-    "Times are of VGG11-BN, 2,048 images, and the error is that of one product against float64. The others are of a small "
-    "network: rounding that the spectrum measured, relative to its norm, and the largest error of a resolved eigenvalue "
-    "over its bound, against exact ones in float64; at most 1 where bounds hold."
+    "Times are of VGG11-BN, 2,048 images, and the error is that of one product against float64. The others are of a "
+    "small network: rounding that the spectrum measured, relative to its norm, and the largest error of a resolved "
+    "eigenvalue over its bound, against exact ones in float64; at most 1 where bounds hold."
 )
 COLUMNS = ("matrix", "precision", "ms", "times", "error", "measured rounding", "error over bound")
 
