@@ -1,7 +1,7 @@
 """What `benchmarks/gpu.py` runs, one module a part; each part is a process of its own and keeps what it finds at once.
 
-Every module has `run(given)`, which measures and calls `given.keep` for each row as soon as it is known, and `TITLE`,
-`NOTE` and `COLUMNS` of its table.
+Every module has `run(given)`, which measures and passes each row to `given.keep` at once, and the `TITLE`, `NOTE` and
+`COLUMNS` of its table.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Given:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Keep what fails in a step as its row, and go on with the next one."""
+        """Record an exception in this step as a row, and continue."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - a failure is what such a run is to find

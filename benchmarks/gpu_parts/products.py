@@ -20,7 +20,7 @@ from methods import Matrix, Problem
 
 TITLE = "Products"
 NOTE = (
-    "float32 in full precision, networks as they are initialised, random data in one batch; all multiply in turn, and "
+    "float32 in full precision, untrained networks, random data in one batch; all multiply in turn, and "
     "wait for the device. Milliseconds: median (least to greatest); times: how many times as fast hesspec is; share: "
     "operations that the product executes over those of a large float32 matrix product in the same time."
 )

@@ -45,7 +45,7 @@ def draw_linear(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) 
 
 
 def draw_log(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) -> None:
-    """Draw the density of log |lambda|, as far down as it is resolved."""
+    """Draw the density of log |lambda|, down to the smallest resolved |lambda|."""
     for look, spectrum in zip(looks, spectra, strict=True):
         draw_bulk(axes, *bulk_on_logarithmic_axis(spectrum), look)
         draw_points(axes, spectrum, np.abs(spectrum.eigenvalues), look)

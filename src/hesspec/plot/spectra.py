@@ -148,9 +148,9 @@ def _panels(kind: Kind, ax: Axes | None, width: float | None) -> tuple[list[tupl
         figure = new_figure(wide, (0.68 if scale_of(width) == 1.0 else 0.8) * wide)
         return [(figure.subplots(), kind)], figure
     wide = width or 11.0
-    beside = scale_of(width) == 1.0
-    figure = new_figure(wide, (5 / 11 if beside else 1.5) * wide)
-    linear, logarithmic = figure.subplots(*((1, 2) if beside else (2, 1)))
+    side_by_side = scale_of(width) == 1.0
+    figure = new_figure(wide, (5 / 11 if side_by_side else 1.5) * wide)
+    linear, logarithmic = figure.subplots(*((1, 2) if side_by_side else (2, 1)))
     return [(linear, "linear"), (logarithmic, "log")], figure
 
 

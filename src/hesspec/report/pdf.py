@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
@@ -37,8 +36,6 @@ __all__ = ["OnFigure", "write_figures"]
 Tracks = npt.NDArray[np.int64]
 Named = tuple[str, Callable[[], Figure]]
 OnFigure = Callable[[int, int], None]
-# TrueType outlines: embedded text that can be searched and edited.
-EMBEDDED: dict[Any, Any] = {"pdf.fonttype": 42}
 
 
 def write_figures(
@@ -97,7 +94,7 @@ def write_figures(
 
 
 def _save(draw: Callable[[], Figure], path: Path) -> None:
-    with mpl.rc_context(EMBEDDED), _silent("fontTools"), warnings.catch_warnings():
+    with _silent("fontTools"), warnings.catch_warnings():
         # Letters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = draw()

@@ -11,7 +11,7 @@ import numpy as np
 from hesspec.applications.comparison.quantities import (
     QUANTITIES,
     distance_of,
-    numbers_of,
+    estimates_of,
     overlap_of_pairs,
     overlap_of_sketches,
 )
@@ -129,7 +129,7 @@ def _compared(
     for i, mine in enumerate(items):
         for j, item in enumerate(mine):
             spectrum, first = item.spectrum, items[0][j]
-            estimates = numbers_of(spectrum)
+            estimates = estimates_of(spectrum)
             numbers[:, i, j] = np.array([estimates[name] for name in QUANTITIES]).T
             k = spectrum.eigenvalues.size
             resolved[0, i, j, :k], resolved[1, i, j, :k] = spectrum.eigenvalues, spectrum.error_bounds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +14,8 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from hesspec.applications.comparison.record import Comparison
 from hesspec.backend.number_text import plus_minus
 from hesspec.matrices import MATRICES
-from hesspec.plot import FILL, OKABE_ITO, STYLE, darkened
+from hesspec.plot import FILL, OKABE_ITO, darkened
+from hesspec.plot.figure import new_figure, styled
 from hesspec.plot.style import DASHES, MARKERS
 
 __all__ = ["MOST_PANELS", "plot_comparison"]
@@ -48,8 +48,8 @@ def plot_comparison(comparison: Comparison, *, title: str | None = None) -> Figu
     shown = min(comparison.places.size, MOST_PANELS)
     columns = min(shown, COLUMNS)
     rows = math.ceil(shown / columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8 if shown == 1 else 4.6 * columns, 1.1 + 4.1 * rows), layout="constrained")
+    with styled():
+        figure = new_figure(8 if shown == 1 else 4.6 * columns, 1.1 + 4.1 * rows)
         axes = np.asarray(figure.subplots(rows, columns, squeeze=False))
         for place, panel in enumerate(axes.flat):
             if place < shown:

@@ -11,7 +11,7 @@ import scipy.stats
 from hesspec.spectra.sampling import Estimate, node_bounds
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["QUANTITIES", "distance_of", "numbers_of", "overlap_of_pairs", "overlap_of_sketches"]
+__all__ = ["QUANTITIES", "distance_of", "estimates_of", "overlap_of_pairs", "overlap_of_sketches"]
 
 Array = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ QUANTITIES: Final[dict[str, str]] = {
 """Names of the compared numbers, and their units."""
 
 
-def numbers_of(spectrum: Spectrum) -> dict[str, Estimate]:
+def estimates_of(spectrum: Spectrum) -> dict[str, Estimate]:
     """Compute the numbers named in `QUANTITIES`.
 
     Returns

@@ -184,30 +184,43 @@ class Differences:
             self._slopes[displacement] = (ahead - behind) / (2 * step), sum(slopes[-2:]) / 2, rounding
         return product
 
-    def one_sided(self, tangents: Tensors, displacement: float) -> float:
+    def one_sided(self, tangents: Tensors, displacements: Sequence[float]) -> float:
         """Compute the distance between the differences of the gradient to both sides, relative to their mean.
 
-        It is proportional to the displacement where there is a second derivative, and does not depend on it at a kink:
-        where the input of a ReLU is zero, for example, as those of a network are whose weights are zero.
+        Where there is a second derivative, truncation makes it proportional to the displacement, and rounding inversely
+        so; at a kink it does not depend on it. The inputs of a ReLU that are zero are kinks, such as those of a network
+        whose weights are zero.
 
         Parameters
         ----------
         tangents : sequence of Tensor
             Direction, in the shapes of the parameters.
-        displacement : float
-            Displacement relative to the parameters.
+        displacements : sequence of float
+            Displacements relative to the parameters.
+
+        Returns
+        -------
+        float
+            The smallest distance of all displacements; 0 if the direction is zero.
         """
+        given = self._directed(tangents)
+        if not length(given):
+            return 0.0
         seen: list[list[Tensor]] = []
 
         def gradient() -> list[Tensor]:
             seen.append(self.gradient())
             return seen[-1]
 
-        self._difference(gradient, self._directed(tangents), displacement)
-        (ahead, behind), here = seen[-2:], self.gradient()
-        bent = length([a + b - 2 * c for a, b, c in zip(ahead, behind, here, strict=True)])
-        size = length([a - b for a, b in zip(ahead, behind, strict=True)])
-        return 2 * bent / size if size else math.inf if bent else 0.0
+        here, least = self.gradient(), math.inf
+        for displacement in displacements:
+            self._difference(gradient, given, displacement)
+            ahead, behind = seen[-2:]
+            bent = length([a + b - 2 * c for a, b, c in zip(ahead, behind, here, strict=True)])
+            size = length([a - b for a, b in zip(ahead, behind, strict=True)])
+            least = min(least, 2 * bent / size if size else math.inf if bent else 0.0)
+            seen.clear()
+        return least
 
     def pushed(self, tangents: Tensors, displacement: float) -> list[Tensor]:
         """Compute J v for each differentiable tensor of the outputs."""

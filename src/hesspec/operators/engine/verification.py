@@ -61,8 +61,8 @@ LIKELY = (1e-6, 1e-7, 1e-8, 1e-9, 1e-5, 1e-4)
 SHARE = 0.1
 # Differences with a larger relative change are not accepted as products.
 SETTLES = 0.1
-# Displacements at which both sides are compared, and relative distances below which there is no kink: truncation and
-# rounding of first differences balance near the square root of eps.
+# Displacements for comparing one-sided differences, and their largest relative distance without a kink: truncation and
+# rounding of one-sided differences balance near the square root of eps.
 KINK_AT = {torch.float64: (1e-5, 1e-6, 1e-7), torch.float32: (1e-1, 1e-2, 1e-3)}
 KINK = {torch.float64: 1e-4, torch.float32: 3e-2}
 # Above the first relative change between neighbouring displacements, differences are too inaccurate to compare with; a
@@ -229,9 +229,9 @@ def _underflow(truth: _Truth, found: Sequence[Tensor], dtype: torch.dtype) -> st
 def _below_the_loss(passes: Passes, few: Batch, direction: Sequence[Tensor], size: float) -> str:
     """Describe a product that is below the rounding of the loss, and with it of the reference; "" otherwise.
 
-    A displacement as large as the parameters themselves changes the loss by less than its rounding. The curvature of
-    the loss of samples whose softmax is saturated is such: it is computed without cancellation, but its reference is
-    not.
+    A displacement as large as the parameters themselves, and at least of norm 1, changes the loss by less than its
+    rounding. Such is the curvature of samples whose softmax is saturated: it is computed without cancellation, but its
+    reference is not.
     """
     risk = passes.risk
     values = risk.parameters.natural(risk.parameters.values)
@@ -239,7 +239,7 @@ def _below_the_loss(passes: Passes, few: Batch, direction: Sequence[Tensor], siz
     with plain.held(values):
         differences = Differences.of(risk, plain, few)
         rounding = torch.finfo(differences.dtype).eps * differences.size_of_loss()
-    if not size * length(values) ** 2 <= rounding * length(direction):
+    if not size * max(length(values), 1.0) ** 2 <= rounding * length(direction):
         return ""
     return f"below the rounding of the loss ({size:.0e})"
 
@@ -289,8 +289,7 @@ def _at_kinks(passes: Passes, batch: Batch, direction: Sequence[Tensor], verdict
     plain = risk.plain(double=risk.inspection.double)
     with plain.held(risk.parameters.natural(risk.parameters.values)):
         differences, given = Differences.of(risk, plain, batch), risk.parameters.natural(direction)
-        # Truncation falls with the displacement, and rounding rises.
-        apart = min(differences.one_sided(given, h) for h in KINK_AT[differences.dtype])
+        apart = differences.one_sided(given, KINK_AT[differences.dtype])
     if apart <= KINK[differences.dtype]:
         return verdict
     text = (
