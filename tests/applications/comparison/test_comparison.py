@@ -10,6 +10,7 @@ from scipy.stats import wasserstein_distance
 import hesspec
 from hesspec.applications.comparison.quantities import QUANTITIES, overlap_of_pairs, overlap_of_sketches
 from hesspec.applications.comparison.record import DISTANCE
+from hesspec.plot.figure import ShownFigure
 
 
 def symmetric(values, seed, dtype=torch.float64):
@@ -260,6 +261,7 @@ def test_sizes_that_differ_are_pointed_out():
 
 def test_the_figure_has_a_colour_for_each_run_and_a_marker_for_each_matrix(folders):
     figure = hesspec.compare(folders / "sgd", folders / "adam", checkpoint="end", split="train").plot()
+    assert isinstance(figure, ShownFigure)  # which notebooks display
     titles = [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes]
     assert titles == ["Hess, train, end", "G, train, end"]
     (legend,) = figure.legends
