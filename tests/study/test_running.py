@@ -324,6 +324,8 @@ def test_results_of_a_network_that_was_changed_are_had_anew_and_can_be_read_with
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # Python takes compiled code for that of a source of the same size written in the same second.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     code = tmp_path / "hs_changed.py"
     source = (
         "from torch import nn\n\n"
