@@ -24,9 +24,7 @@ from hesspec.operators.engine.differences import length
 from hesspec.operators.engine.forecast import Forecast, forecast
 from hesspec.operators.engine.graph.precision import check_precision
 from hesspec.operators.engine.graph_cache import GraphCache
-from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
 from hesspec.operators.engine.passes import MODES, Passes
-from hesspec.operators.engine.streaming import LinearisedRisk
 from hesspec.operators.engine.verification import SETTLES
 from hesspec.operators.model.ambient import neutral_modes
 from hesspec.operators.model.content import architecture, digest, loss_with_settings
@@ -35,7 +33,7 @@ from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.operators.sliced import Sliced
 
-__all__ = ["CurvatureOperator", "Linearised", "SumOverBatches"]
+__all__ = ["CurvatureOperator", "Linearised"]
 
 
 class Linearised(Protocol):
@@ -479,16 +477,3 @@ def _neutral() -> AbstractContextManager[object]:
     if usual and not (torch.cuda.is_available() and torch.is_autocast_enabled("cuda")):
         return nullcontext()
     return neutral_modes()
-
-
-class SumOverBatches(CurvatureOperator):
-    """Curvature matrix that is a sum over batches; see `CurvatureOperator`."""
-
-    _form: CurvatureForm
-    """Matrix of one batch; a separate object, as cached passes must not keep the operator alive."""
-
-    def _passes(self) -> MatrixPasses:
-        return MatrixPasses(self._risk, self._form, self._precision, self._cached_graphs)
-
-    def _linearise(self) -> LinearisedRisk:
-        return LinearisedRisk(self._risk, self._form, self._budget, self._precision, self._cached_graphs)

@@ -11,7 +11,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 
-from hesspec.operators.base import SumOverBatches
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.matrix_passes import Apply
@@ -21,6 +20,7 @@ from hesspec.operators.risk.losses import LossFunction, as_module
 from hesspec.operators.risk.output_curvature import OUTPUT_CURVATURES, check_output_curvature, is_convex
 from hesspec.operators.risk.outputs import differentiable_outputs
 from hesspec.operators.risk.parameters import ParameterSpec
+from hesspec.operators.sum_over_batches import SumOverBatches
 
 __all__ = ["GaussNewton"]
 

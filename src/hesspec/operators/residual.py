@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from hesspec.operators.base import SumOverBatches
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.matrix_passes import Apply
 from hesspec.operators.gauss_newton import GaussNewtonForm
 from hesspec.operators.hessian import HessianForm, differentiate_gradient
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 from hesspec.operators.risk.outputs import differentiable_outputs
+from hesspec.operators.sum_over_batches import SumOverBatches
 
 __all__ = ["Residual"]
 

@@ -107,12 +107,17 @@ class KeptPasses:
         self.value, self.seconds, self.predicted_peak = 0.0, 0.0, 0
         # From the first passes on, whose memory the next ones reuse.
         self._hold = Hold() if self._device.type == "cpu" else None
+        self.run()
+
+    def run(self) -> None:
+        """Split the data as memory requires, run all primal passes and cache as many as fit."""
         start = time.perf_counter()
         self._surviving(self._prepare)
         if self.predicted_peak < LARGE:
             self._hold = None
         self.seconds = time.perf_counter() - start
         logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
+        risk = self._risk
         if self._places and len(self._unused) == len(risk.parameters.names):
             raise ValueError(
                 "None of the selected parameters influences the loss. Its graph may be cut, as by .detach(), "
@@ -172,6 +177,15 @@ class KeptPasses:
     def _held_bytes(self) -> int:
         """Bytes that are held between products."""
         return self._shared_bytes + self.kept_bytes
+
+    def at(self, risk: EmpiricalRisk) -> Self:
+        """Return the same passes at other weights, in the same mode and parts; `run` runs them."""
+        other = copy.copy(self)
+        other._risk, other._passes = risk, self._passes.at(risk)  # noqa: SLF001
+        other._full = other._passes if self._full is self._passes else self._full.at(risk)  # noqa: SLF001
+        other._kept, other._parts = {}, dict(self._parts)  # noqa: SLF001
+        other._steps, other._allowed = list(self._steps), self._allowed  # noqa: SLF001
+        return other
 
     def at_full_precision(self) -> Self:
         """Return the same matrix at full precision, with the same traces.

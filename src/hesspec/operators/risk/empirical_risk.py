@@ -327,6 +327,27 @@ class EmpiricalRisk:
         other.parameters.values = tuple(values)
         return other
 
+    def at_current_weights(self) -> Self:
+        """Return the same risk at the present parameters and buffers of the user's module.
+
+        Raises
+        ------
+        ValueError
+            If anything else of the module has changed, or the ranks have different weights.
+        """
+        change = self._change()
+        if change:
+            raise ValueError(
+                f"The model has changed in more than the values of its parameters and buffers: {change}. Create a new "
+                "operator."
+            )
+        other = self.at(self.parameters.current())
+        other.fixed = {
+            name: tensor.detach().clone() for name, tensor in zip(self.fixed, self._fixed_tensors, strict=True)
+        }
+        _refuse_other_weights(self.ranks, dict(other.named()))
+        return other
+
     def leaves(self) -> Named:
         """Return the selected parameters as leaves of a new autograd graph, sharing the memory of their values."""
         values = zip(self.parameters.names, self.parameters.values, strict=True)

@@ -46,13 +46,9 @@ class ParameterSelection:
     def __init__(self, model: nn.Module, params: ParameterSpec = None) -> None:
         selected = select_parameters(model, params)
         self.names = tuple(selected)
-        # A copy, as the operator is the curvature at this point even if training continues.
         self.parameters = tuple(selected.values())
         self._complex = tuple(value.is_complex() for value in self.parameters)
-        self.values = tuple(
-            torch.view_as_real(value.detach().resolve_conj()).clone() if value.is_complex() else value.detach().clone()
-            for value in self.parameters
-        )
+        self.values = self.current()
         self.shapes = tuple(value.shape for value in self.values)
         self.sizes = tuple(value.numel() for value in self.values)
         self.count = sum(self.sizes)
@@ -65,6 +61,13 @@ class ParameterSelection:
                 f"The selected parameters are {self.dtype}; curvature is measured in float32 or float64. "
                 "Convert the model with model.float() or model.double()."
             )
+
+    def current(self) -> tuple[Tensor, ...]:
+        """Copy the present values of the user's parameters; operators are at one point even if training continues."""
+        return tuple(
+            torch.view_as_real(value.detach().resolve_conj()).clone() if value.is_complex() else value.detach().clone()
+            for value in self.parameters
+        )
 
     def natural(self, values: Iterable[Tensor]) -> list[Tensor]:
         """Convert tensors shaped as `values` to the model's form, in which complex parameters are complex."""
