@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hesspec import study
-from hesspec.study.config import load_study
+from hesspec.study.study_file import load_study
 
 
 def main(folder: Path) -> int:

@@ -35,9 +35,10 @@ from safetensors.torch import load_file
 
 import hesspec
 from hesspec.report import write_report
-from hesspec.study.config import StudyConfig, parse_study
+from hesspec.study.config import StudyConfig
 from hesspec.study.running import run_study
 from hesspec.study.store import tasks_of
+from hesspec.study.study_file import parse_study
 
 TESTS = Path(__file__).parents[1] / "tests" / "scripts"
 sys.path.insert(0, str(TESTS))
@@ -209,7 +210,7 @@ from pathlib import Path
 import psutil, ray
 from hesspec.study import StudyError
 from hesspec.study.cluster import run_on_ray
-from hesspec.study.config import load_study
+from hesspec.study.study_file import load_study
 
 study, folder, wanted, choice = load_study(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), random.Random(sys.argv[4])
 kills, over = 0, threading.Event()

@@ -6,10 +6,10 @@ import pytest
 from torch import nn
 
 from hesspec.study.checking import faults_of
-from hesspec.study.config import parse_study
 from hesspec.study.failures import StudyError
 from hesspec.study.running import run_study
 from hesspec.study.store import tasks_of
+from hesspec.study.study_file import parse_study
 
 STUDY = """\
 datasets: digits

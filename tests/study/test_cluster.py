@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hesspec.study.cluster import _carried, _resolved, run_on_ray
-from hesspec.study.config import parse_study
 from hesspec.study.running import run_study
 from hesspec.study.store import tasks_of
+from hesspec.study.study_file import parse_study
 
 pytest.importorskip("ray")
 
@@ -30,7 +30,7 @@ import os, signal, sys, threading, time
 from pathlib import Path
 import psutil
 from hesspec.study.cluster import run_on_ray
-from hesspec.study.config import load_study
+from hesspec.study.study_file import load_study
 
 folder = Path(sys.argv[2])
 versions, killed, over = {}, [], threading.Event()

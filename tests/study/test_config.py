@@ -2,7 +2,7 @@
 
 import pytest
 
-from hesspec.study.config import load_study, parse_study, presets
+from hesspec.study.study_file import load_study, parse_study, presets
 
 GOOD = """\
 datasets: digits

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 from hesspec import load
 from hesspec.study import StudyError, running
-from hesspec.study.config import StudyConfig, parse_study
+from hesspec.study.config import StudyConfig
 from hesspec.study.opening import open_study
 from hesspec.study.records import read_history
 from hesspec.study.running import run_study
 from hesspec.study.store import Task, TrainingRun, tasks_of
+from hesspec.study.study_file import parse_study
 
 STUDY = """\
 datasets: digits

@@ -8,10 +8,10 @@ from torch import nn
 
 from hesspec.backend.memory import BudgetError
 from hesspec.operators import GaussNewton, Hessian
-from hesspec.study.config import parse_study
 from hesspec.study.datasets import load_dataset
 from hesspec.study.forecasting import forecast_study
 from hesspec.study.networks import small_cnn
+from hesspec.study.study_file import parse_study
 
 STUDY = """\
 datasets: digits

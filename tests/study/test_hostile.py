@@ -17,7 +17,7 @@ from torch import nn
 
 from hesspec.report.progress import progress, trainings
 from hesspec.study import load_dataset, load_weights, read_metadata
-from hesspec.study.config import load_study, parse_study
+from hesspec.study.study_file import load_study, parse_study
 
 # Of a process, beyond what it has before; and its processor time for all files.
 ROOM, SECONDS = 1 << 29, 30

@@ -6,9 +6,9 @@ import xarray as xr
 
 from hesspec import load
 from hesspec.study import open as open_study
-from hesspec.study.config import parse_study
 from hesspec.study.running import run_study
 from hesspec.study.store import tasks_of, write_study
+from hesspec.study.study_file import parse_study
 
 STUDY = """\
 datasets: digits
@@ -33,6 +33,7 @@ def test_every_number_is_that_of_its_file(folder):
     assert dict(found.sizes) == {
         "dataset": 1,
         "network": 1,
+        "optimizer": 1,
         "seed": 1,
         "samples_per_class": 2,
         "epoch": 3,
@@ -47,6 +48,7 @@ def test_every_number_is_that_of_its_file(folder):
             here = found.sel(
                 dataset="digits",
                 network="small_cnn",
+                optimizer="sgd",
                 seed=0,
                 samples_per_class=task.best.samples_per_class,
                 epoch=place.epoch,

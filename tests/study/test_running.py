@@ -18,9 +18,10 @@ from torch import nn
 from hesspec import Spectrum, load
 from hesspec.errors import NonFiniteError
 from hesspec.study import Dataset, StudyError, running
-from hesspec.study.config import StudyConfig, parse_study
+from hesspec.study.config import StudyConfig
 from hesspec.study.running import run_study
 from hesspec.study.store import Task, lock, read_study, tasks_of
+from hesspec.study.study_file import parse_study
 
 STUDY = """\
 datasets: digits
@@ -150,7 +151,7 @@ def test_an_interrupted_study_goes_on_to_the_same_result_and_does_nothing_twice(
 
 KILLED = """
 import os, signal, sys
-from hesspec.study.config import load_study
+from hesspec.study.study_file import load_study
 from hesspec.study.running import run_study
 
 left = int(sys.argv[3])

@@ -10,6 +10,7 @@ __all__ = ["DATA", "NETWORKS", "completing", "matrix_aliases", "study_presets"]
 
 NETWORKS: Final = (
     "small_cnn",
+    "tanh_mlp",
     "vgg11_bn",
     "vgg13_bn",
     "vgg16_bn",

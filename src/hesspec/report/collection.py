@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from hesspec.applications.class_structure.record import ClassStructure
-from hesspec.backend.netcdf import OtherKindError
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
+from hesspec.report.findings import Finding
 from hesspec.report.member import Member
 from hesspec.report.runs import with_runs
 from hesspec.spectra.record import load
@@ -79,6 +79,8 @@ class Collection:
         Text of the study file, if the folder is one of a study.
     studies : dict of str to str
         Texts of the study files of subfolders, by subfolder.
+    findings : list of Finding
+        Results of applications.
     """
 
     members: list[Member]
@@ -88,40 +90,44 @@ class Collection:
     unmeasured: list[Training] = field(default_factory=list)
     study: str | None = None
     studies: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
 
 
 def read_folder(folder: Path) -> Collection:
-    """Read every spectrum, class structure (`*.nc`) and training record (`training.json`) below a folder.
+    """Read every result (`*.nc`) and training record (`training.json`) below a folder.
 
     Files that cannot be read are skipped and listed.
 
     Raises
     ------
     ValueError
-        If there are no readable spectra, and the folder is not that of a study.
+        If there are no readable results, and the folder is not that of a study.
     """
     # Names that start with a dot are files that another process is still writing. Pipes are not opened.
     paths = sorted(path for path in folder.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
     members: list[Member] = []
     structures: list[Explained] = []
+    findings: list[Finding] = []
     unread: list[tuple[Path, str]] = []
     for path in paths:
         relative = path.relative_to(folder)
         try:
-            result = _result(path)
+            result = load(path)
         except (ValueError, OSError) as error:
             unread.append((relative, str(error)))
             continue
         if isinstance(result, ClassStructure):
             structures.append(_explained(relative, result))
-        else:
+        elif isinstance(result, Spectrum):
             members.append(_member(relative, result))
+        else:
+            findings.append(Finding(path=relative, record=result))
     study = _study(folder, Path(), unread)
     studies = _studies(folder, unread)
-    if not members and study is None:
+    if not members and not findings and study is None:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in unread)
         raise ValueError(
-            f"There are no readable spectra in {str(folder)!r}: {len(paths)} files named *.nc were found there "
+            f"There are no readable results in {str(folder)!r}: {len(paths)} files named *.nc were found there "
             f"and in its subfolders. Save spectra there with Spectrum.save.{reasons}"
         )
     members = _in_order(with_runs(members, [*studies], folder.resolve().name))
@@ -144,6 +150,7 @@ def read_folder(folder: Path) -> Collection:
         unmeasured=unmeasured,
         study=study,
         studies=studies,
+        findings=findings,
     )
 
 
@@ -194,14 +201,6 @@ def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
     if number is not None:
         name = f"{name} (epoch {number:g})" if name else f"epoch {number:g}"
     return name, number
-
-
-def _result(path: Path) -> Spectrum | ClassStructure:
-    """Read the spectrum or the class structure in a file."""
-    found = load(path)
-    if not isinstance(found, Spectrum | ClassStructure):
-        raise OtherKindError(f"{str(path)!r} contains a {found.KIND}, which the report does not show.")
-    return found
 
 
 def _explained(path: Path, structure: ClassStructure) -> Explained:

@@ -24,6 +24,7 @@ from hesspec.matrices import DEFAULT_MATRICES, MATRICES, symbol_of
 from hesspec.report.collection import Collection, read_folder
 from hesspec.report.dynamics import tracks_of
 from hesspec.report.figures import spectrum_data
+from hesspec.report.findings import findings_section
 from hesspec.report.member import distinct
 from hesspec.report.payload import Tracks, first_shown, has_several, payload
 from hesspec.report.pdf import OnFigure, write_figures
@@ -59,6 +60,7 @@ SECTIONS = (
     ("training-title", "Training", "training"),
     ("outliers-title", "Outliers", "has_spectra"),
     ("structure-title", "Class structure", "structures"),
+    ("findings-title", "Further results", "findings"),
     ("numbers-title", "In numbers", "has_spectra"),
     ("run-title", "What was run", "collection"),
 )
@@ -75,7 +77,7 @@ def write_report(
     Parameters
     ----------
     folder : path
-        Every `*.nc` in it and in its subfolders is read as a spectrum or a class structure, and every `training.json`
+        Every `*.nc` in it and in its subfolders is read as a result of hesspec, and every `training.json`
         as a list of records, one for each epoch, with the keys `epoch`, `train_loss`, `train_error`, `test_loss`,
         `test_error` and `learning_rate` (losses in nats, errors as fractions). Files that cannot be read are named on
         the page, and logged as warnings. If there is a `study.yaml`, the folder is that of a study; if subfolders have
@@ -96,7 +98,7 @@ def write_report(
     NotADirectoryError
         If the folder does not exist, or `figures` is a symbolic link.
     ValueError
-        If it contains no readable spectra and no `study.yaml`, or `figures` is another word. For a study that has not
+        If it contains no readable results and no `study.yaml`, or `figures` is another word. For a study that has not
         measured anything yet, the page shows the progress of its trainings.
     OSError
         If the page or a figure cannot be written.
@@ -160,7 +162,7 @@ def _drawn(collection: Collection) -> tuple[Collection, list[dict[str, Any]]]:
         else:
             members.append(member)
             drawn.append(data)
-    if not members and collection.study is None:
+    if not members and not collection.findings and collection.study is None:
         raise ValueError(f"None of the {len(collection.members)} spectra can be drawn: {unread[-1][1]}")
     return replace(collection, members=members, unread=unread), drawn
 
@@ -188,6 +190,7 @@ def _rendered(
         "has_pairs": bool(shown_data["pairs"]),
         "training": collection.training,
         "structures": [structure_tables(item) for item in collection.structures],
+        "findings": findings_section(collection.findings),
         "collection": collection,
     }
     return template.render(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 from hesspec.backend.yaml import parse_yaml
@@ -12,6 +13,7 @@ from hesspec.report.member import Member
 __all__ = ["progress", "trainings"]
 
 SPLITS = ("train", "test")
+SGD = "sgd"
 # Largest numbers of trainings and of spectra; the largest study has about ten thousand.
 MOST = 1_000_000
 # Exceptions from reading a text that is not a study file.
@@ -41,6 +43,7 @@ def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
         (
             str(member.spectrum.attributes.get("dataset", "")),
             str(member.spectrum.attributes.get("network", "")),
+            str(member.spectrum.attributes.get("optimizer", SGD)),
             member.spectrum.attributes.get("training_seed", 0),
             member.samples,
             member.epoch,
@@ -69,16 +72,27 @@ def trainings(text: str) -> tuple[int, list[int]] | None:
     """
     try:
         study = parse_yaml(text)[1]
-        rates = study["training"]["learning_rates"]
-        count = int(rates["count"]) if isinstance(rates, dict) else len(set(_listed(rates)))
-        networks = [(data, last) for data, last, *_ in _networks(study)]
-        return count * len(networks), sorted({last for _, last in networks})
+        networks = list(_networks(study))
+        count = sum(_rates(study, optimizer) for _, _, _, optimizer, *_ in networks)
+        return count, sorted({last for _, last, *_ in networks})
     except UNCLEAR:
         return None
 
 
-def _networks(study: Any) -> Iterator[tuple[str, int, str, Any, Any]]:
-    """Data sets, epochs, networks, seeds and sample sizes of a study.
+def _rates(study: Any, name: str) -> int:
+    """Number of learning rates of an optimiser."""
+    own = (item.get("learning_rates") for item in _optimizers(study) if item["name"] == name)
+    rates = next(own, None) or study["training"]["learning_rates"]
+    return int(rates["count"]) if isinstance(rates, dict) else len(set(_listed(rates)))
+
+
+def _optimizers(study: Any) -> list[dict[str, Any]]:
+    items = _listed(study.get("optimizers") or SGD)
+    return [{"name": item} if isinstance(item, str) else item for item in items]
+
+
+def _networks(study: Any) -> Iterator[tuple[str, int, str, str, Any, Any]]:
+    """Data sets, epochs, networks, optimisers, seeds and sample sizes of a study.
 
     Raises
     ------
@@ -89,13 +103,13 @@ def _networks(study: Any) -> Iterator[tuple[str, int, str, Any, Any]]:
     for item in _listed(study["datasets"]):
         data = {"name": item} if isinstance(item, str) else item
         last = int(data.get("epochs") or study["training"]["epochs"])
-        for network in _listed(study["networks"]):
-            for seed in _listed(study.get("seeds", 0)):
-                for size in _listed(data.get("samples_per_class") or study["samples_per_class"]):
-                    left -= 1
-                    if left < 0:
-                        raise ValueError("It requests more trainings than a study can have.")
-                    yield str(data["name"]), last, str(network), seed, size
+        sizes = _listed(data.get("samples_per_class") or study["samples_per_class"])
+        networks, seeds = _listed(study["networks"]), _listed(study.get("seeds", 0))
+        for network, optimizer, seed, size in product(networks, _optimizers(study), seeds, sizes):
+            left -= 1
+            if left < 0:
+                raise ValueError("It requests more trainings than a study can have.")
+            yield str(data["name"]), last, str(network), str(optimizer["name"]), seed, size
 
 
 def _wanted(study: Any) -> set[tuple[Any, ...]]:
@@ -105,8 +119,8 @@ def _wanted(study: Any) -> set[tuple[Any, ...]]:
     if len(networks) * each > MOST:
         raise ValueError("It requests more spectra than a study can have.")
     return {
-        (data, network, seed, size, float(last if epoch == "end" else epoch), split, symbol_of(matrix))
-        for data, last, network, seed, size in networks
+        (data, network, optimizer, seed, size, float(last if epoch == "end" else epoch), split, symbol_of(matrix))
+        for data, last, network, optimizer, seed, size in networks
         for epoch in measure["epochs"]
         for split in measure.get("splits", SPLITS)
         for matrix in measure.get("matrices", DEFAULT_MATRICES)

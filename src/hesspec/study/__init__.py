@@ -1,7 +1,7 @@
 """Studies: data sets, networks, training, measurement during training, and their results."""
 
 from hesspec.study.checkpoints import load_weights, read_metadata, save_checkpoint
-from hesspec.study.config import StudyConfig, load_study, presets
+from hesspec.study.config import StudyConfig
 from hesspec.study.datasets import DATASETS, SPLITS, Dataset, load_dataset
 from hesspec.study.failures import StudyError
 from hesspec.study.imports import load_object
@@ -13,6 +13,7 @@ from hesspec.study.networks import (
     resnet34,
     resnet50,
     small_cnn,
+    tanh_mlp,
     timm_network,
     torchvision_network,
     vgg11_bn,
@@ -23,6 +24,7 @@ from hesspec.study.networks import (
 from hesspec.study.opening import open_study as open  # noqa: A004 - the public name is study.open()
 from hesspec.study.recorder import SpectrumRecorder
 from hesspec.study.running import run_study
+from hesspec.study.study_file import load_study, presets
 from hesspec.study.training import EpochRecord, TrainingSettings, evaluate, train
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "run_study",
     "save_checkpoint",
     "small_cnn",
+    "tanh_mlp",
     "timm_network",
     "torchvision_network",
     "train",

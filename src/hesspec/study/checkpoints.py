@@ -21,6 +21,7 @@ from hesspec.backend.files import atomic_path
 from hesspec.study.training import EpochRecord, TrainingState
 
 __all__ = [
+    "has_training_state",
     "is_whole",
     "load_training_state",
     "load_weights",
@@ -29,6 +30,8 @@ __all__ = [
     "save_training_state",
 ]
 
+# Prefixes of tensors in the state of a training; the first one is also the metadata key of the rest of the optimiser.
+OPTIMIZER, OBSERVER = "optimizer", "observer"
 # Metadata key in files written by hesspec: SHA-256 of all tensors. Other files do not have it.
 DIGEST: Final = "hesspec_digest"
 
@@ -82,8 +85,13 @@ def save_training_state(path: str | os.PathLike[str], state: TrainingState) -> N
     OSError
         If the file cannot be written.
     """
-    tensors = {f"momentum.{name}": value.cpu().contiguous() for name, value in state.momentum.items()}
-    _write(path, {**tensors, "generator": state.generator}, {})
+    parts = {OPTIMIZER: state.optimizer, OBSERVER: state.observer}
+    tensors = {
+        f"{part}.{name}": value.cpu().clone(memory_format=torch.contiguous_format)
+        for part, values in parts.items()
+        for name, value in values.items()
+    }
+    _write(path, {**tensors, "generator": state.generator}, {OPTIMIZER: state.text})
 
 
 def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -143,13 +151,22 @@ def load_training_state(path: str | os.PathLike[str], history: Sequence[EpochRec
     """
     file = _existing(path)
     tensors = _read(file)
-    if "generator" not in tensors:
-        raise ValueError(
-            f"The file {str(file)!r} does not contain the state of a training: it has no tensor 'generator'."
-        )
-    generator = tensors.pop("generator")
-    momentum = {name.removeprefix("momentum."): value for name, value in tensors.items()}
-    return TrainingState(history=list(history), momentum=momentum, generator=generator)
+    text = _metadata(file).get(OPTIMIZER)
+    if "generator" not in tensors or text is None:
+        missing = "tensor 'generator'" if text is not None else f"metadata {OPTIMIZER!r}"
+        raise ValueError(f"The file {str(file)!r} does not contain the state of a training: it has no {missing}.")
+    optimizer, observer = (
+        {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
+        for part in (OPTIMIZER, OBSERVER)
+    )
+    return TrainingState(
+        history=list(history), optimizer=optimizer, text=text, generator=tensors["generator"], observer=observer
+    )
+
+
+def has_training_state(path: Path) -> bool:
+    """Whether a file is a whole state of a training that this version can resume; raises OSError as `is_whole`."""
+    return is_whole(path) and OPTIMIZER in _metadata(path)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -1,47 +1,43 @@
-"""Study files: settings of training and measurement, read from YAML and validated."""
+"""Settings of a study, validated: data sets, networks, training and measurement."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from hesspec.backend.memory import parse_memory
-from hesspec.backend.presets import preset_file, presets
 from hesspec.backend.suggest import unknown
-from hesspec.backend.yaml import LARGEST_YAML, parse_yaml
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
 from hesspec.study.datasets import DATASETS, SPLITS
+from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 from hesspec.study.networks import NETWORKS
+from hesspec.study.optimizers import MONITORED, OPTIMIZERS, SGD, check_options
+from hesspec.study.training import TrainingSettings
 
 __all__ = [
+    "END",
     "DataConfig",
     "LogGrid",
     "MeasureConfig",
+    "MonitorConfig",
+    "OptimizerConfig",
     "StudyConfig",
     "TrainingConfig",
-    "load_study",
-    "parse_study",
-    "presets",
-    "study_text",
 ]
 
 END: Final = "end"
@@ -50,6 +46,7 @@ END: Final = "end"
 # A larger study is a mistake or an attack; the largest one has about a thousand trainings.
 MOST_TRAININGS: Final = 100_000
 MOST_EPOCHS: Final = 1_000_000
+MOST_SAMPLES: Final = 2**40
 
 
 class _Model(BaseModel):
@@ -148,8 +145,61 @@ def _number_or(word: str, lowest: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _one_or_several(value: object) -> object:
+    return [value] if isinstance(value, int | float | str) else value
+
+
+def _some(value: list[float] | LogGrid | None) -> list[float] | LogGrid | None:
+    if value is not None and not value:
+        raise ValueError("it is empty; name at least one learning rate")
+    return value
+
+
+LearningRates = Annotated[Rates, BeforeValidator(_one_or_several), AfterValidator(_some)]
+
+
+def _rates(rates: list[float] | LogGrid) -> list[float]:
+    """Return all learning rates, each once."""
+    return list(dict.fromkeys(rates.values() if isinstance(rates, LogGrid) else rates))
+
+
+class OptimizerConfig(_Model):
+    """Optimiser of a study, with its own training settings where they differ from those of the study.
+
+    Attributes
+    ----------
+    name : str
+        Name in `hesspec.study.optimizers.OPTIMIZERS`.
+    learning_rates : list of float, LogGrid or None
+        Initial learning rates, instead of the study's.
+    weight_decay : float or None
+        Weight decay, instead of the study's.
+    options : dict
+        Further arguments of the optimiser, by name.
+    """
+
+    name: str
+    learning_rates: LearningRates | None = None
+    weight_decay: float | None = Field(None, ge=0)
+    options: dict[str, bool | int | float | str] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in OPTIMIZERS:
+            raise ValueError(unknown("optimiser", name, OPTIMIZERS))
+        return name
+
+    @model_validator(mode="after")
+    def _accepted(self) -> Self:
+        check_options(
+            TrainingSettings(epochs=1, learning_rate=1.0, optimizer=self.name, options=tuple(self.options.items()))
+        )
+        return self
+
+
 class TrainingConfig(_Model):
-    """Training by SGD with momentum in the protocol of arXiv 1811.07062.
+    """Training, by default by SGD with momentum in the protocol of arXiv 1811.07062.
 
     Attributes
     ----------
@@ -164,13 +214,16 @@ class TrainingConfig(_Model):
         Fractions of the epochs at which the learning rate is divided by `drop_factor`, ascending, in (0, 1).
     drop_factor : float
         Divisor of the learning rate at each drop.
+    loss : str
+        Name in `hesspec.study.losses.LOSSES`, of what is minimised and measured.
     """
 
     epochs: int = Field(ge=1, le=MOST_EPOCHS)
-    learning_rates: Rates
+    learning_rates: LearningRates
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
-    batch_size: int = Field(128, ge=1)
+    batch_size: Annotated[int | Literal["full"], _number_or("full", 1)] = 128
+    loss: str = CROSS_ENTROPY
     drops: list[Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)]] = [1 / 3, 2 / 3]
     drop_factor: float = Field(10.0, gt=1)
 
@@ -181,23 +234,40 @@ class TrainingConfig(_Model):
             raise ValueError(f"they must ascend, but are {', '.join(f'{drop:.3g}' for drop in drops)}")
         return drops
 
-    @field_validator("learning_rates", mode="before")
+    @field_validator("loss")
     @classmethod
-    def _one_or_several(cls, value: object) -> object:
-        return [value] if isinstance(value, int | float | str) else value
+    def _known(cls, name: str) -> str:
+        if name not in LOSSES:
+            raise ValueError(unknown("loss", name, LOSSES))
+        return name
 
-    @field_validator("learning_rates")
-    @classmethod
-    def _some(cls, value: list[float] | LogGrid) -> list[float] | LogGrid:
-        if not value:
-            raise ValueError("it is empty; name at least one learning rate")
-        return value
+    @property
+    def step_samples(self) -> int:
+        """Samples in a step; a number that no data set reaches for all of them."""
+        return MOST_SAMPLES if self.batch_size == "full" else self.batch_size
 
     @property
     def rates(self) -> list[float]:
         """All initial learning rates, each once."""
-        rates = self.learning_rates
-        return list(dict.fromkeys(rates.values() if isinstance(rates, LogGrid) else rates))
+        return _rates(self.learning_rates)
+
+
+class MonitorConfig(_Model):
+    """Monitor of the sharpness and its threshold during every training; see `hesspec.stability.monitor`.
+
+    Attributes
+    ----------
+    every : int
+        Interval of measurements, in steps.
+    samples : int or None
+        Number of training samples that it measures with, the first ones; None for all.
+    tolerance : float
+        Residual, relative to the eigenvalue, at which a measurement stops.
+    """
+
+    every: int = Field(10, ge=1)
+    samples: int | None = Field(None, ge=1)
+    tolerance: float = Field(0.02, gt=0, lt=1)
 
 
 class MeasureConfig(_Model):
@@ -268,6 +338,10 @@ class StudyConfig(_Model):
         Training.
     measure : MeasureConfig
         Measurements.
+    optimizers : list of OptimizerConfig
+        Optimisers; everything is trained with each.
+    monitor : MonitorConfig or None
+        Monitor of the sharpness during every training.
     """
 
     datasets: list[DataConfig] = Field(min_length=1)
@@ -277,8 +351,10 @@ class StudyConfig(_Model):
     seeds: list[Annotated[int, Field(ge=0, lt=2**64)]] = Field([0], min_length=1)
     training: TrainingConfig
     measure: MeasureConfig
+    optimizers: list[OptimizerConfig] = Field([OptimizerConfig.model_validate({"name": SGD})], min_length=1)
+    monitor: MonitorConfig | None = None
 
-    @field_validator("datasets", mode="before")
+    @field_validator("datasets", "optimizers", mode="before")
     @classmethod
     def _by_name(cls, value: object) -> object:
         items = value if isinstance(value, list) else [value]
@@ -297,15 +373,16 @@ class StudyConfig(_Model):
                 raise ValueError(unknown("network", name, NETWORKS))
         return names
 
-    @field_validator("datasets", "networks", "samples_per_class", "seeds")
+    @field_validator("datasets", "networks", "optimizers", "samples_per_class", "seeds")
     @classmethod
     def _each_once(cls, values: list[Any], info: ValidationInfo) -> list[Any]:
         # Results are identified by the names of data sets, regardless of their folder and padding.
         names = set()
         for value in values:
-            name = value.name if isinstance(value, DataConfig) else value
+            name = value.name if isinstance(value, DataConfig | OptimizerConfig) else value
             if name in names:
-                hint = "; use a separate study for the other form of it" if info.field_name == "datasets" else ""
+                named = info.field_name in ("datasets", "optimizers")
+                hint = "; use a separate study for the other form of it" if named else ""
                 raise ValueError(f"{name!r} is among the {info.field_name} twice{hint}")
             names.add(name)
         return values
@@ -313,10 +390,27 @@ class StudyConfig(_Model):
     @model_validator(mode="after")
     def _not_too_many(self) -> Self:
         sizes = sum(len(data.samples_per_class or self.samples_per_class) for data in self.datasets)
-        trainings = sizes * len(self.networks) * len(self.seeds) * len(self.training.rates)
+        rates = sum(len(self.rates_of(optimizer)) for optimizer in self.optimizers)
+        trainings = sizes * len(self.networks) * len(self.seeds) * rates
         if trainings > MOST_TRAININGS:
             raise ValueError(f"it requests {trainings:,} trainings, but at most {MOST_TRAININGS:,} are allowed")
         return self
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.measure.structure and self.training.loss != CROSS_ENTROPY:
+            raise ValueError(f"measure.structure belongs to cross-entropy, but training.loss is {self.training.loss!r}")
+        others = [optimizer.name for optimizer in self.optimizers if optimizer.name not in MONITORED]
+        if self.monitor is not None and others:
+            raise ValueError(
+                f"monitor needs an optimiser whose threshold of stability is known ({', '.join(MONITORED)}), but the "
+                f"optimizers have {others[0]!r}"
+            )
+        return self
+
+    def rates_of(self, optimizer: OptimizerConfig) -> list[float]:
+        """Return all initial learning rates of an optimiser, each once."""
+        return self.training.rates if optimizer.learning_rates is None else _rates(optimizer.learning_rates)
 
     @model_validator(mode="after")
     def _epochs_exist(self) -> Self:
@@ -329,150 +423,3 @@ class StudyConfig(_Model):
                     "'end' denotes the last one"
                 )
         return self
-
-
-_SECTIONS: Final[dict[str, type[BaseModel]]] = {
-    "training": TrainingConfig,
-    "measure": MeasureConfig,
-    "datasets": DataConfig,
-}
-
-
-def load_study(path: str | os.PathLike[str]) -> StudyConfig:
-    """Read a study file, or a preset by its name.
-
-    Parameters
-    ----------
-    path
-        A YAML file with the fields of `StudyConfig`, or a name in `presets()`.
-
-    Returns
-    -------
-    StudyConfig
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file or preset does not exist.
-    ValueError
-        If it is not YAML, or not as described; the message has every fault with its line, and the nearest valid key for
-        an unknown one.
-
-    Examples
-    --------
-    >>> load_study("papyan2019").networks
-    ['vgg11_bn', 'resnet18', 'densenet40']
-    """
-    name = os.fspath(path)
-    if name in presets():
-        return parse_study(preset_file(name).read_text(encoding="utf-8"), f"preset {name}")
-    if not Path(name).is_file():
-        nearest = difflib.get_close_matches(name, presets(), n=1)
-        hint = f"did you mean the preset {nearest[0]!r}?" if nearest else f"presets are {', '.join(presets())}."
-        raise FileNotFoundError(f"There is no study file {name!r}; {hint}")
-    return parse_study(study_text(Path(name)), name)
-
-
-def study_text(file: Path) -> str:
-    """Read the text of a study file; raises ValueError, with its name, if it is not a text or is too large."""
-    size = file.stat().st_size
-    if size > LARGEST_YAML:
-        raise ValueError(f"The study file {str(file)!r} has {size:,} bytes, but may have at most {LARGEST_YAML:,}.")
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"The study file {str(file)!r} is not a text in UTF-8: {error}.") from error
-
-
-def parse_study(text: str, name: str) -> StudyConfig:
-    """Parse the YAML text of a study; `name` is used in error messages."""
-    try:
-        tree, content = parse_yaml(text)
-    except ValueError as error:
-        raise ValueError(f"{name} cannot be read: {str(error).rstrip('.')}.") from error
-    if not isinstance(tree, yaml.MappingNode):
-        raise ValueError(f"{name} should have the keys {', '.join(StudyConfig.model_fields)}, but is not a mapping.")
-    twice = list(_repeated(tree))
-    if twice:
-        key, line = twice[0]
-        raise ValueError(f"{name}, line {line}: the key {key!r} occurs twice.")
-    try:
-        return StudyConfig.model_validate(content)
-    except ValidationError as error:
-        items = error.errors()
-        # A misspelt key is also missing: it is reported only once.
-        meant = {(*item["loc"][:-1], _nearest_key(item["loc"])) for item in items if item["type"] == "extra_forbidden"}
-        faults = [_fault(item, tree) for item in items if item["type"] != "missing" or item["loc"] not in meant]
-        raise ValueError(" ".join(f"{name}, line {line}: {text}" for line, text in sorted(faults))) from error
-
-
-def _repeated(node: yaml.Node) -> Iterator[tuple[str, int]]:
-    """Yield duplicate keys of mappings, and their lines."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                yield key.value, key.start_mark.line + 1
-            seen.add(key.value)
-            yield from _repeated(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _repeated(item)
-
-
-def _fault(item: Any, tree: yaml.Node) -> tuple[int, str]:
-    """Return the line and a sentence for one of pydantic's errors."""
-    path: tuple[str | int, ...] = item["loc"]
-    node, reached = _descend(tree, path)
-    line = node.start_mark.line + 1
-    where = ".".join(map(str, reached)) or "the study"
-    last = str(path[-1]) if path else ""
-    if item["type"] == "extra_forbidden":
-        return line, f"there is no key {last!r}; {_hint(path)}"
-    if item["type"] == "missing":
-        return line, f"{where} lacks the key {last!r}."
-    message = str(item["msg"]).removeprefix("Value error, ").rstrip(".?")
-    given = item["input"]
-    # Values that the message contains already are not repeated.
-    shown = f" is {given!r}" if isinstance(given, str | int | float) and repr(given) not in message else ""
-    return line, f"{where}{shown}: {message[:1].lower()}{message[1:]}{'?' if item['msg'].endswith('?') else '.'}"
-
-
-def _hint(path: Sequence[str | int]) -> str:
-    """Suggest where an unknown key may belong, or which key was meant."""
-    nearest = _nearest_key(path)
-    if nearest:
-        return f"did you mean {nearest!r}?"
-    sections = [name for name, model in _SECTIONS.items() if path[-1] in model.model_fields]
-    if sections and len(path) == 1:
-        return f"it belongs under {' or '.join(sections)}."
-    return f"known are {', '.join(_keys_at(path[:-1]))}."
-
-
-def _nearest_key(path: Sequence[str | int]) -> str:
-    """Return the key that was probably meant; empty if there is none like it."""
-    return next(iter(difflib.get_close_matches(str(path[-1]), _keys_at(path[:-1]), n=1)), "")
-
-
-def _descend(node: yaml.Node, path: Sequence[str | int]) -> tuple[yaml.Node, list[str | int]]:
-    """Follow a path as far as possible; return the node, at its key, and that part of the path."""
-    reached: list[str | int] = []
-    place = node
-    for step in path:
-        if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == step]
-            if not found:
-                continue  # pydantic's names of alternatives
-            place, node = found[0]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            place = node = node.value[step]
-        else:
-            continue
-        reached.append(step)
-    return place, reached
-
-
-def _keys_at(path: Sequence[str | int]) -> list[str]:
-    """Return the keys of the model at a path."""
-    model = _SECTIONS.get(str(path[0]), StudyConfig) if path else StudyConfig
-    return list((LogGrid if "grid" in path else model).model_fields)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.matrices import MATRICES
@@ -22,8 +21,10 @@ from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
 from hesspec.study.failures import is_task_error, let_go
-from hesspec.study.measuring import CROSS_ENTROPY, plan_measurement
+from hesspec.study.losses import LOSSES
+from hesspec.study.measuring import plan_measurement
 from hesspec.study.networks import build_network
+from hesspec.study.optimizers import SGD
 from hesspec.study.running import AUTO_STEPS
 from hesspec.study.store import STRUCTURE, Task, TrainingRun, code_of, tasks_of
 from hesspec.study.training import evaluate
@@ -38,6 +39,8 @@ FEW = 8
 REPEATS = 3
 # Cost of a class structure relative to a measurement of the Hessian: its three spectra, and the means (from the demo).
 STRUCTURE_COST = 4.0
+# Cost of a measurement of the sharpness in training steps on its samples: a primal pass and four to five products.
+MONITOR_STEPS = 6.0
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,16 @@ class _Memory:
     budget: int
 
     @classmethod
-    def of(cls, matrix: str, problem: tuple[nn.Module, Dataset], how: MeasureConfig) -> _Memory:
+    def of(cls, matrix: str, problem: tuple[nn.Module, Dataset, str], how: MeasureConfig) -> _Memory:
         """Measure passes over two small batches of the data."""
-        network, dataset = problem
+        network, dataset, loss = problem
         # Samples alternate between classes, and class parts of G need one of each.
         few = dataset.classes if MATRICES[matrix].by_class else FEW
         products = None if how.memory is None else shares_of(how.memory)[0]
         sizes = []
         for samples in (few, 2 * few):
             # All of the data, as the way of computing products depends on its size.
-            operator = operator_class(matrix)(network, CROSS_ENTROPY, dataset.batches(samples), how.params)
+            operator = operator_class(matrix)(network, LOSSES[loss], dataset.batches(samples), how.params)
             seen = operator.forecast(products)
             sizes.append((len(dataset) / seen.pieces, seen.size))
         (less, small), (more, large) = sizes
@@ -117,7 +120,12 @@ class _Costs:
     def training(self, run: TrainingRun) -> float:
         """Seconds of an epoch."""
         count = run.samples_per_class * self.classes
-        return (count * (self.step + self.evaluation) + self.test_samples * self.evaluation) / self.samples
+        monitored, monitor = 0.0, run.settings.monitor
+        if monitor is not None:
+            kinds = 1 if run.settings.optimizer == SGD else 2
+            readings = math.ceil(count / run.settings.batch_size) / monitor.every
+            monitored = readings * kinds * MONITOR_STEPS * min(count, monitor.samples or count)
+        return ((count + monitored) * self.step + (count + self.test_samples) * self.evaluation) / self.samples
 
     def measuring(self, what: str, count: int) -> float:
         """Seconds of a measurement on this number of samples."""
@@ -229,6 +237,7 @@ def _timed(run: TrainingRun, config: StudyConfig, device: torch.device) -> _Cost
     dataset, test = run.dataset("train"), run.dataset("test")
     network = build_network(run.network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
     network.to(device)
+    loss = config.training.loss
     names = list(dict.fromkeys([*how.matrices, *(["Hessian"] if how.structure else [])]))
     # Samples alternate between classes: equally many of each, and at least one.
     count = max(1, min(how.batch_size, TIMED_SAMPLES) // dataset.classes) * dataset.classes
@@ -240,23 +249,24 @@ def _timed(run: TrainingRun, config: StudyConfig, device: torch.device) -> _Cost
         params=how.params,
         steps=AUTO_STEPS if how.steps == "auto" else how.steps,
         probes=how.probes,
+        loss=loss,
         batch_size=how.batch_size,
         memory=how.memory,
     )
-    batch_size = config.training.batch_size
+    batch_size = config.training.step_samples
     return _Costs(
         samples=len(part),
         batch_size=how.batch_size,
-        step=_seconds(lambda: _step(network, part, batch_size)),
+        step=_seconds(lambda: _step(network, LOSSES[loss], part, batch_size)),
         evaluation=_seconds(lambda: evaluate(network, part, batch_size=batch_size)),
         plans=plans,
-        memory={name: _Memory.of(name, (network.eval(), dataset), how) for name in names},
+        memory={name: _Memory.of(name, (network.eval(), dataset, loss), how) for name in names},
         test_samples=len(test),
         classes=dataset.classes,
     )
 
 
-def _step(network: nn.Module, dataset: Dataset, batch_size: int) -> None:
+def _step(network: nn.Module, loss_fn: nn.Module, dataset: Dataset, batch_size: int) -> None:
     """Run one epoch of training steps, with negligible changes of the weights."""
     network.train()
     device = next(network.parameters()).device
@@ -265,7 +275,7 @@ def _step(network: nn.Module, dataset: Dataset, batch_size: int) -> None:
         if len(inputs) == 1:
             continue  # batch norm cannot be trained on one
         optimizer.zero_grad()
-        torch.autograd.backward(cross_entropy(network(inputs.to(device)), targets.to(device)))
+        torch.autograd.backward(loss_fn(network(inputs.to(device)), targets.to(device)))
         optimizer.step()
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from hesspec.operators.named import operator_class
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.datasets import Dataset
+from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 
 __all__ = [
     "Attribute",
@@ -35,9 +36,6 @@ __all__ = [
     "plan_measurement",
     "spectrum_file",
 ]
-
-# A single object, as traces are shared only for the identical loss.
-CROSS_ENTROPY: Final = nn.CrossEntropyLoss()
 
 Attribute = str | int | float | bool
 
@@ -68,6 +66,7 @@ def measure(
     probes: int = 1,
     seed: int = 0,
     trace: float | None = None,
+    loss: str = CROSS_ENTROPY,
     batch_size: int = 256,
     memory: str | int | None = None,
     basis: str = "auto",
@@ -82,7 +81,7 @@ def measure(
     snapshot: str | os.PathLike[str] | None = None,
     every: str | float = "10min",
 ) -> dict[str, Spectrum]:
-    """Measure curvature matrices of the mean cross-entropy of a network over a data set.
+    """Measure curvature matrices of the mean loss of a network over a data set.
 
     Parameters
     ----------
@@ -95,6 +94,8 @@ def measure(
         Parameters to differentiate with respect to; see `hesspec.Hessian`. By default all that require a gradient.
     steps, probes, seed, trace
         See `hesspec.spectrum`; all matrices use the same probes.
+    loss : str
+        Name of the loss in `hesspec.study.losses.LOSSES`; by default the mean cross-entropy.
     batch_size : int
         Number of samples in a pass through the network, at least 1. It affects the result only by rounding. The network
         is traced once for each batch size that occurs.
@@ -170,7 +171,7 @@ def measure(
         file = spectrum_file(name, dataset.split, named(prefix, kept))
         running = None if snapshot is None else Path(snapshot) / Path(file).stem
         operator = operator_class(name)(
-            network, CROSS_ENTROPY, mine, params, memory=for_products, graphs=graphs, group=group
+            network, LOSSES[loss], mine, params, memory=for_products, graphs=graphs, group=group
         )
         measured = spectrum(
             operator,
@@ -202,6 +203,7 @@ def plan_measurement(
     steps: int | None = None,
     probes: int | None = None,
     accuracy: float | None = None,
+    loss: str = CROSS_ENTROPY,
     batch_size: int = 256,
     memory: str | int | None = None,
     basis: str = "auto",
@@ -223,7 +225,7 @@ def plan_measurement(
     batches = dataset.batches(batch_size)
     return {
         name: plan(
-            operator_class(name)(network, CROSS_ENTROPY, batches, params),
+            operator_class(name)(network, LOSSES[loss], batches, params),
             steps=steps,
             probes=probes,
             accuracy=accuracy,
@@ -300,7 +302,7 @@ def measure_structure(
 
     found = class_structure(
         network,
-        CROSS_ENTROPY,
+        LOSSES[CROSS_ENTROPY],
         batches if group is None else shard_data(batches, group),
         params,
         matrices=names,

@@ -41,7 +41,7 @@ SCALARS: Final = {
     "matvecs": "1",
     "seconds": "s",
 }
-RUN_DIMENSIONS: Final = ("dataset", "network", "seed", "samples_per_class")
+RUN_DIMENSIONS: Final = ("dataset", "network", "optimizer", "seed", "samples_per_class")
 
 
 def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
@@ -55,18 +55,20 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Dimensions `dataset`, `network`, `seed`, `samples_per_class`, `epoch` (those that are measured), `split`,
-        `matrix`, `rank` and `training_epoch` (all epochs). NaN, and -1 for `track`, where something is missing.
+        Dimensions `dataset`, `network`, `optimizer`, `seed`, `samples_per_class`, `epoch` (those that are measured),
+        `split`, `matrix`, `rank` and `training_epoch` (all epochs). NaN, and -1 for `track`, where something is
+        missing.
 
-        `eigenvalue`, `error_bound` and `outlier` (whether it is one) over all of the first seven and `rank`: resolved
+        `eigenvalue`, `error_bound` and `outlier` (whether it is one) over all of the first eight and `rank`: resolved
         eigenvalues by decreasing absolute value; `track`: the number of an outlier's eigenvector, the same at all
         epochs (see `hesspec.spectra.tracking.track_outliers`).
 
         `bulk_low`, `bulk_high`, `trace`, `trace_standard_error`, `effective_rank`, `negative_mass` with its interval,
-        `outliers` (their number), `wasserstein_bound`, `matvecs`, `seconds` over the first seven.
+        `outliers` (their number), `wasserstein_bound`, `matvecs`, `seconds` over the first eight.
 
-        `loss` (mean cross-entropy in nats) and `error` (fraction) over the first four, `split` and `training_epoch`;
-        `learning_rate` over the first four: the one that was kept; `parameters` over `dataset` and `network`.
+        `loss` (mean cross-entropy in nats, or that of the study) and `error` (fraction) over the first five, `split`
+        and `training_epoch`; `learning_rate` over the first five: the one that was kept; `parameters` over `dataset`
+        and `network`.
 
         Results and records that are damaged, or from a later version of hesspec, are skipped. A line for each, with the
         reason, is in the attribute `unread`, and is logged as a warning.
@@ -91,6 +93,7 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
     coordinates: dict[str, list[Any]] = {
         "dataset": [data.name for data in config.datasets],
         "network": list(config.networks),
+        "optimizer": [optimizer.name for optimizer in config.optimizers],
         "seed": list(config.seeds),
         "samples_per_class": sorted({task.runs[0].samples_per_class for task in tasks}),
         "epoch": sorted({epoch for task in tasks for epoch in task.epochs}),
@@ -161,12 +164,13 @@ class _Blank:
     def _new(self, dimensions: tuple[str, ...], value: float | bool | int) -> tuple[tuple[str, ...], Array]:
         return dimensions, np.full([len(self._coordinates[name]) for name in dimensions], value)
 
-    def _place(self, run: TrainingRun) -> tuple[int, int, int, int]:
-        where = (run.data.name, run.network, run.settings.seed, run.samples_per_class)
-        dataset, network, seed, count = (
+    def _place(self, run: TrainingRun) -> tuple[int, int, int, int, int]:
+        settings = run.settings
+        where = (run.data.name, run.network, settings.optimizer, settings.seed, run.samples_per_class)
+        dataset, network, optimizer, seed, count = (
             self._coordinates[name].index(value) for name, value in zip(RUN_DIMENSIONS, where, strict=True)
         )
-        return dataset, network, seed, count
+        return dataset, network, optimizer, seed, count
 
     def add_training(self, run: TrainingRun) -> None:
         """Add the records of a training."""

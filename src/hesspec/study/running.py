@@ -23,6 +23,7 @@ from hesspec.study.datasets import Dataset
 from hesspec.study.failures import is_task_error, let_go, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
 from hesspec.study.measuring import Attribute, measure, measure_structure
+from hesspec.study.monitoring import TrainingMonitor
 from hesspec.study.networks import build_network
 from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, code_of, lock, tasks_of, write_study
 from hesspec.study.training import EpochRecord, TrainingState, train
@@ -258,7 +259,9 @@ def _train(
     network = problem.network
     resume = None
     lacking = {epoch for epoch in wanted if not run.has_weights(epoch)}
-    usable = [epoch for epoch in run.resumable() if epoch < min(lacking, default=run.settings.epochs + 1)]
+    # Of a monitored training that has ended, only the file of the monitor can be missing: it is trained again.
+    beyond = run.settings.epochs + (run.settings.monitor is None)
+    usable = [epoch for epoch in run.resumable() if epoch < min(lacking, default=beyond) and epoch < beyond]
     if usable:
         load_weights(network, run.weights(usable[-1]))
         resume = load_training_state(run.optimizer(usable[-1]), run.history[: usable[-1] + 1])
@@ -266,7 +269,8 @@ def _train(
         f"training {run.network} on {run.data.name}, n = {run.samples_per_class}, rate {run.settings.learning_rate:g}"
     )
     report(what, 0 if resume is None else len(resume.history))
-    saver = _Saver(run, wanted)
+    monitor = None if run.settings.monitor is None else TrainingMonitor(run, problem.network, problem.train_set)
+    saver = _Saver(run, wanted, monitor)
     history: list[EpochRecord] = []
 
     def on_state(network: nn.Module, state: TrainingState) -> None:
@@ -276,7 +280,8 @@ def _train(
         report(what, len(history) - 1)
 
     try:
-        train(network, problem.train_set, problem.test_set, run.settings, on_state=on_state, resume=resume)
+        data = problem.train_set, problem.test_set
+        train(network, *data, run.settings, on_state=on_state, resume=resume, observer=monitor)
     except NonFiniteError as error:
         reached = history or ([] if resume is None else resume.history)
         if not reached:
@@ -289,8 +294,8 @@ def _train(
 class _Saver:
     """Writes states for resuming a training: after requested epochs, and in between as often as is cheap."""
 
-    def __init__(self, run: TrainingRun, wanted: set[int]) -> None:
-        self._run, self._wanted = run, wanted
+    def __init__(self, run: TrainingRun, wanted: set[int], monitor: TrainingMonitor | None) -> None:
+        self._run, self._wanted, self._monitor = run, wanted, monitor
         self._cost, self._last = 0.0, time.monotonic()
 
     def __call__(self, network: nn.Module, state: TrainingState) -> None:
@@ -301,6 +306,8 @@ class _Saver:
         asked = epoch in self._wanted or epoch == run.settings.epochs
         if not asked and self._cost > SAVING * (start - self._last):
             return
+        if self._monitor is not None:
+            self._monitor.write({"dataset": run.data.name, **_attributes(run)})
         # In this order, as the optimiser's state is valid only if weights and record of its epoch exist.
         run.write_history(state.history)
         save_training_state(run.optimizer(epoch), state)
@@ -309,6 +316,17 @@ class _Saver:
         run.keep_only(self._wanted | {epoch}, optimizer=epoch)
         self._last = time.monotonic()
         self._cost = self._last - start
+
+
+def _attributes(run: TrainingRun) -> dict[str, Attribute]:
+    """Attributes of a training for the results of its network."""
+    return {
+        "network": run.network,
+        "train_samples_per_class": run.samples_per_class,
+        "training_seed": run.settings.seed,
+        "learning_rate": run.settings.learning_rate,
+        "optimizer": run.settings.optimizer,
+    }
 
 
 def _drop_losers(task: Task) -> None:
@@ -331,11 +349,8 @@ def _measure(
     load_weights(network, run.weights(measurement.epoch))
     dataset = problem.train_set if measurement.split == "train" else problem.test_set
     attributes: dict[str, Attribute] = {
-        "network": run.network,
+        **_attributes(run),
         "epoch": measurement.epoch,
-        "train_samples_per_class": run.samples_per_class,
-        "training_seed": run.settings.seed,
-        "learning_rate": run.settings.learning_rate,
         "train_error": record.train_error,
         "test_error": record.test_error,
         **({"params": " ".join(how.params)} if how.params else {}),
@@ -373,6 +388,7 @@ def _measure(
         steps=how.steps,
         probes=how.probes,
         seed=how.seed,
+        loss=run.settings.loss,
         batch_size=how.batch_size,
         memory=how.memory,
         attributes=attributes,

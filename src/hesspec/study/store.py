@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -20,13 +21,15 @@ import yaml
 from hesspec.backend.files import LONGEST_NAME, write_bytes
 from hesspec.backend.netcdf import NewerFormatError
 from hesspec.spectra.record import load
-from hesspec.study.checkpoints import is_whole
-from hesspec.study.config import END, DataConfig, MeasureConfig, StudyConfig, parse_study, study_text
+from hesspec.study.checkpoints import has_training_state, is_whole
+from hesspec.study.config import END, DataConfig, MeasureConfig, OptimizerConfig, StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
 from hesspec.study.folders import RUNS, STUDY_FILE, check_there, hold, remove_left, without_links
 from hesspec.study.imports import code_digest
+from hesspec.study.optimizers import SGD
 from hesspec.study.records import read_history, read_json, write_json
-from hesspec.study.training import EpochRecord, TrainingSettings
+from hesspec.study.study_file import parse_study, study_text
+from hesspec.study.training import EpochRecord, MonitorSettings, TrainingSettings
 
 __all__ = [
     "RUNS",
@@ -117,7 +120,7 @@ class TrainingRun:
             "network": self.network,
             "samples_per_class": self.samples_per_class,
             "test_samples_per_class": self.test_samples_per_class,
-            "settings": asdict(self.settings),
+            "settings": self.settings.identity(),
             **({"code": self.code} if self.code else {}),
         }
 
@@ -138,7 +141,8 @@ class TrainingRun:
     def path(self) -> Path:
         """Folder of this training."""
         settings = self.settings
-        what = f"{_safe(self.data.name)}-{_safe(self.network)}"
+        by = "" if settings.optimizer == SGD else f"-{settings.optimizer}"
+        what = f"{_safe(self.data.name)}-{_safe(self.network)}{by}"
         which = f"-n{self.samples_per_class}-seed{settings.seed}-lr{settings.learning_rate:g}-{_key(self.identity)}"
         # The key distinguishes networks whose names are shortened.
         return self.folder / RUNS / f"{what[: LONGEST_NAME - len(which)]}{which}"
@@ -174,7 +178,10 @@ class TrainingRun:
     @property
     def ended(self) -> bool:
         """Whether the training is complete, or has diverged."""
-        return bool(self.diverged) or len(self.history) == self.settings.epochs + 1
+        return bool(self.diverged) or (
+            len(self.history) == self.settings.epochs + 1
+            and (self.settings.monitor is None or is_whole_result(self.monitored))
+        )
 
     @property
     def score(self) -> tuple[float, float]:
@@ -189,6 +196,11 @@ class TrainingRun:
     def write_diverged(self, reason: str) -> None:
         """Write why the training diverged."""
         write_json(self.path / DIVERGED, {"reason": reason})
+
+    @property
+    def monitored(self) -> Path:
+        """File of what the monitor of the sharpness measured."""
+        return self.path / "monitor.nc"
 
     def weights(self, epoch: int) -> Path:
         """File of the weights after an epoch."""
@@ -208,7 +220,7 @@ class TrainingRun:
         return [
             epoch
             for epoch, file in sorted(self._kept("optimizer"))
-            if epoch < known and is_whole(file) and self.has_weights(epoch)
+            if epoch < known and has_training_state(file) and self.has_weights(epoch)
         ]
 
     def keep_only(self, epochs: set[int], *, optimizer: int | None) -> None:
@@ -246,7 +258,8 @@ class Task:
     def name(self) -> str:
         """Name as text."""
         run = self.runs[0]
-        return f"{run.network} on {run.data.name}, n = {run.samples_per_class}, seed {run.settings.seed}"
+        by = "" if run.settings.optimizer == SGD else f" by {run.settings.optimizer}"
+        return f"{run.network}{by} on {run.data.name}, n = {run.samples_per_class}, seed {run.settings.seed}"
 
     @property
     def epochs(self) -> list[int]:
@@ -346,36 +359,48 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
         Digests from `code_of`. By default those of the last run of the study, so that its results can be read without
         the user's code, or after it has changed.
     """
-    tasks = []
     code = _read_code(folder) if code is None else code
-    training = config.training
-    for data in config.datasets:
-        for network in config.networks:
-            for seed in config.seeds:
-                for count in data.samples_per_class or config.samples_per_class:
-                    runs = tuple(
-                        TrainingRun(
-                            folder=folder,
-                            data=data,
-                            network=network,
-                            samples_per_class=count,
-                            test_samples_per_class=config.test_samples_per_class,
-                            settings=TrainingSettings(
-                                epochs=data.epochs or training.epochs,
-                                learning_rate=rate,
-                                momentum=training.momentum,
-                                weight_decay=training.weight_decay,
-                                batch_size=training.batch_size,
-                                drops=tuple(training.drops),
-                                drop_factor=training.drop_factor,
-                                seed=seed,
-                            ),
-                            code=" ".join(code[name] for name in (data.name, network) if name in code),
-                        )
-                        for rate in training.rates
-                    )
-                    tasks.append(Task(runs, config.measure))
+    axes = itertools.product(config.datasets, config.networks, config.optimizers, config.seeds)
+    tasks = [
+        Task(
+            tuple(
+                TrainingRun(
+                    folder=folder,
+                    data=data,
+                    network=network,
+                    samples_per_class=count,
+                    test_samples_per_class=config.test_samples_per_class,
+                    settings=_settings(config, data, optimizer, rate, seed),
+                    code=" ".join(code[name] for name in (data.name, network) if name in code),
+                )
+                for rate in config.rates_of(optimizer)
+            ),
+            config.measure,
+        )
+        for data, network, optimizer, seed in axes
+        for count in data.samples_per_class or config.samples_per_class
+    ]
     return sorted(tasks, key=lambda task: task.runs[0].samples_per_class)
+
+
+def _settings(
+    config: StudyConfig, data: DataConfig, optimizer: OptimizerConfig, rate: float, seed: int
+) -> TrainingSettings:
+    training, monitor = config.training, config.monitor
+    return TrainingSettings(
+        epochs=data.epochs or training.epochs,
+        learning_rate=rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay if optimizer.weight_decay is None else optimizer.weight_decay,
+        batch_size=training.step_samples,
+        drops=tuple(training.drops),
+        drop_factor=training.drop_factor,
+        seed=seed,
+        loss=training.loss,
+        optimizer=optimizer.name,
+        options=tuple(sorted(optimizer.options.items())),
+        monitor=None if monitor is None else MonitorSettings(**monitor.model_dump()),
+    )
 
 
 def write_study(config: StudyConfig, folder: Path, code: Mapping[str, str]) -> None:
@@ -454,7 +479,9 @@ def lock(task: Task) -> Iterator[Literal[True] | None]:
 
 def _lock_of(task: Task) -> Path:
     first = task.runs[0]
-    return first.folder / RUNS / f".{_key({**first.identity, 'settings': first.settings.seed})}.lock"
+    name = "" if first.settings.optimizer == SGD else first.settings.optimizer
+    of_task = {"settings": first.settings.seed, **({"optimizer": name} if name else {})}
+    return first.folder / RUNS / f".{_key({**first.identity, **of_task})}.lock"
 
 
 def note_memory(task: Task) -> None:

@@ -1,22 +1,53 @@
-"""Training by stochastic gradient descent, in the protocol of arXiv 1811.07062, and its records."""
+"""Training, by default in the protocol of arXiv 1811.07062, and its records."""
 
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from hesspec.backend.suggest import unknown
 from hesspec.errors import NonFiniteError
 from hesspec.study.datasets import Dataset
+from hesspec.study.losses import CROSS_ENTROPY, LOSSES
+from hesspec.study.optimizers import OPTIMIZERS, SGD, Stepper, make_stepper
 
-__all__ = ["EpochRecord", "TrainingSettings", "TrainingState", "check_trainable", "evaluate", "train"]
+__all__ = [
+    "EpochRecord",
+    "MonitorSettings",
+    "Observer",
+    "TrainingSettings",
+    "TrainingState",
+    "check_trainable",
+    "evaluate",
+    "train",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorSettings:
+    """Settings of the monitor of the sharpness during a training; see `hesspec.stability.monitor`.
+
+    Parameters
+    ----------
+    every
+        Interval of measurements, in steps.
+    samples
+        Number of training samples that it measures with, the first ones; None for all.
+    tolerance
+        Residual, relative to the eigenvalue, at which a measurement stops.
+    """
+
+    every: int = 10
+    samples: int | None = None
+    tolerance: float = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Settings of training by SGD with momentum, in the protocol of arXiv 1811.07062.
+    """Settings of training, by default by SGD with momentum in the protocol of arXiv 1811.07062.
 
     Parameters
     ----------
@@ -25,9 +56,10 @@ class TrainingSettings:
     learning_rate
         Initial learning rate, above 0.
     momentum
-        Momentum of SGD, in [0, 1).
+        Momentum of SGD, in [0, 1); other optimisers have their own.
     weight_decay
-        Coefficient of the L2 penalty on all parameters, at least 0.
+        Weight decay in the form of the optimiser, at least 0: of SGD and Adam, the coefficient of an L2 penalty on all
+        parameters.
     batch_size
         Samples in a step, at least 1.
     drops
@@ -36,6 +68,14 @@ class TrainingSettings:
         Divisor of the learning rate at each drop, above 1.
     seed
         Seed of the order of the samples and of dropout; the initialisation is that of the network.
+    loss
+        Name of the loss in `hesspec.study.losses.LOSSES`.
+    optimizer
+        Name of the optimiser in `hesspec.study.optimizers.OPTIMIZERS`.
+    options
+        Names and values of further arguments of the optimiser.
+    monitor
+        Settings of the monitor of the sharpness; None for none.
 
     Raises
     ------
@@ -51,6 +91,10 @@ class TrainingSettings:
     drops: tuple[float, ...] = (1 / 3, 2 / 3)
     drop_factor: float = 10.0
     seed: int = 0
+    loss: str = CROSS_ENTROPY
+    optimizer: str = SGD
+    options: tuple[tuple[str, Any], ...] = ()
+    monitor: MonitorSettings | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -68,6 +112,14 @@ class TrainingSettings:
             raise ValueError(f"drops must be fractions between 0 and 1 that ascend, but they are {self.drops}.")
         if not 1 < self.drop_factor < math.inf:
             raise ValueError(f"drop_factor must be above 1, but it is {self.drop_factor}.")
+        for what, name, known in (("loss", self.loss, LOSSES), ("optimiser", self.optimizer, OPTIMIZERS)):
+            if name not in known:
+                raise ValueError(unknown(what, name, known))
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines a training, by name; settings that are new in a version only if they are used."""
+        usual = {"loss": CROSS_ENTROPY, "optimizer": SGD, "options": (), "monitor": None}
+        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     def learning_rate_in(self, epoch: int) -> float:
         """Return the learning rate in an epoch.
@@ -97,8 +149,8 @@ class EpochRecord:
     epoch
         Number of passes over the training set so far; 0 is the initialisation.
     train_loss, test_loss
-        Mean cross-entropy over all samples, in nats, without weight decay: the function whose
-        curvature is measured.
+        Mean loss over all samples (of cross-entropy, in nats), without weight decay: the function whose curvature is
+        measured.
     train_error, test_error
         Fraction of samples whose class is not the most probable one, in [0, 1].
     learning_rate
@@ -121,19 +173,40 @@ class TrainingState:
     ----------
     history
         Records of all epochs so far.
-    momentum
-        SGD's momentum buffers by the names of the parameters; none before the first step.
+    optimizer
+        Tensors of the optimiser by name; none before the first step.
+    text
+        Everything else of the optimiser, as JSON.
     generator
         State of the generator that orders the samples, a byte tensor.
+    observer
+        Tensors of the observer by name.
     """
 
     history: list[EpochRecord]
-    momentum: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    text: str
     generator: Tensor
+    observer: dict[str, Tensor] = field(default_factory=dict)
 
 
-def evaluate(network: nn.Module, dataset: Dataset, *, batch_size: int) -> tuple[float, float]:
-    """Mean cross-entropy and error of a network on a data set, in evaluation mode.
+class Observer(Protocol):
+    """Protocol of what looks at a training after each step, such as a monitor of the sharpness."""
+
+    def __call__(self, network: nn.Module, stepper: Stepper, step: int) -> None:
+        """After a step, counted from 1; the network is in training mode and is left unchanged."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors by name from which `load` restores it to the bit."""
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+
+
+def evaluate(
+    network: nn.Module, dataset: Dataset, *, batch_size: int, loss: str = CROSS_ENTROPY
+) -> tuple[float, float]:
+    """Mean loss and error of a network on a data set, in evaluation mode.
 
     Parameters
     ----------
@@ -143,11 +216,13 @@ def evaluate(network: nn.Module, dataset: Dataset, *, batch_size: int) -> tuple[
         Samples; each batch is moved to the network's device.
     batch_size
         Samples in a forward pass; without influence on the result beyond rounding.
+    loss
+        Name of the loss in `hesspec.study.losses.LOSSES`.
 
     Returns
     -------
     loss : float
-        Mean cross-entropy over the samples, in nats.
+        Mean over the samples; of cross-entropy, in nats.
     error : float
         Fraction of samples whose class is not the most probable one.
 
@@ -158,7 +233,7 @@ def evaluate(network: nn.Module, dataset: Dataset, *, batch_size: int) -> tuple[
     """
     network.eval()
     device = _device(network)
-    loss = 0.0
+    total = 0.0
     wrong = 0
     with torch.no_grad():
         for inputs, targets in dataset.batches(batch_size):
@@ -170,9 +245,9 @@ def evaluate(network: nn.Module, dataset: Dataset, *, batch_size: int) -> tuple[
                     f"shape {tuple(outputs.shape)}, but they must have shape "
                     f"{(len(inputs), dataset.classes)}: one number for each class."
                 )
-            loss += cross_entropy(outputs, labels, reduction="sum").item()
+            total += LOSSES[loss](outputs, labels).item() * len(inputs)
             wrong += int((outputs.argmax(dim=1) != labels).sum())
-    return loss / len(dataset), wrong / len(dataset)
+    return total / len(dataset), wrong / len(dataset)
 
 
 def train(
@@ -186,6 +261,7 @@ def train(
     on_checkpoint: Callable[[nn.Module, EpochRecord], None] | None = None,
     on_state: Callable[[nn.Module, TrainingState], None] | None = None,
     resume: TrainingState | None = None,
+    observer: Observer | None = None,
 ) -> list[EpochRecord]:
     """Train a network in place, on the device where it is.
 
@@ -217,6 +293,8 @@ def train(
     resume
         State after the epoch from which to resume; the network must have the weights of that epoch. On a CPU the result
         is bitwise identical to that of an uninterrupted training.
+    observer
+        Called after every step.
 
     Returns
     -------
@@ -234,35 +312,30 @@ def train(
     _check_epochs(checkpoint_epochs, settings.epochs)
     check_trainable(network, train_set, settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    device = _device(network)
+    stepper = make_stepper(network, LOSSES[settings.loss], settings)
     history: list[EpochRecord] = []
     if resume is not None:
         history += resume.history
         generator.set_state(resume.generator)
-        for name, parameter in network.named_parameters():
-            if name in resume.momentum:
-                optimizer.state[parameter]["momentum_buffer"] = resume.momentum[name].to(parameter)
+        stepper.load(resume.optimizer, resume.text)
+        if observer is not None:
+            observer.load(resume.observer)
     for epoch in range(len(history), settings.epochs + 1):
         rate = 0.0
         if epoch > 0:
             rate = settings.learning_rate_in(epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            stepper.set_rate(rate)
             batches = _shuffled(len(train_set), settings.batch_size, generator)
             # Dropout uses the global generator, which is seeded for each epoch, so that callbacks between epochs may
             # draw from it.
+            device = _device(network)
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
-                _take_steps(network, optimizer, train_set, batches, epoch)
-        train_loss, train_error = evaluate(network, train_set, batch_size=settings.batch_size)
+                _take_steps(network, stepper, train_set, batches, (epoch, rate), observer)
+        how: dict[str, Any] = {"batch_size": settings.batch_size, "loss": settings.loss}
+        train_loss, train_error = evaluate(network, train_set, **how)
         _check_finite(train_loss, "on the train split", epoch, rate)
-        test_loss, test_error = evaluate(network, test_set, batch_size=settings.batch_size)
+        test_loss, test_error = evaluate(network, test_set, **how)
         _check_finite(test_loss, "on the test split", epoch, rate)
         record = EpochRecord(
             epoch=epoch,
@@ -278,8 +351,17 @@ def train(
         if on_checkpoint is not None and epoch in checkpoint_epochs:
             on_checkpoint(network, record)
         if on_state is not None:
-            momentum = _momentum(network, optimizer)
-            on_state(network, TrainingState(history=history, momentum=momentum, generator=generator.get_state()))
+            tensors, text = stepper.state()
+            on_state(
+                network,
+                TrainingState(
+                    history=history,
+                    optimizer=tensors,
+                    text=text,
+                    generator=generator.get_state(),
+                    observer={} if observer is None else observer.state(),
+                ),
+            )
     network.eval()
     return history
 
@@ -302,30 +384,25 @@ def check_trainable(network: nn.Module, train_set: Dataset, settings: TrainingSe
         )
 
 
-def _momentum(network: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """Return the existing momentum buffers by parameter name."""
-    buffers = {name: optimizer.state[value].get("momentum_buffer") for name, value in network.named_parameters()}
-    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
-
-
 def _take_steps(
     network: nn.Module,
-    optimizer: torch.optim.SGD,
+    stepper: Stepper,
     train_set: Dataset,
     batches: list[Tensor],
-    epoch: int,
+    place: tuple[int, float],
+    observer: Observer | None,
 ) -> None:
-    """Make one step of the optimiser for every batch of sample indices."""
+    """Make one step for every batch of sample indices, in an epoch with a learning rate."""
+    epoch, rate = place
     network.train()
+    stepper.train()
     device = _device(network)
     for number, batch in enumerate(batches, start=1):
-        outputs = network(train_set.inputs[batch].to(device))
-        loss = cross_entropy(outputs, train_set.targets[batch].to(device))
-        where = f"on batch {number} of {len(batches)}"
-        _check_finite(loss.item(), where, epoch, optimizer.param_groups[0]["lr"])
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
+        loss = stepper.step(train_set.inputs[batch].to(device), train_set.targets[batch].to(device))
+        _check_finite(loss, f"on batch {number} of {len(batches)}", epoch, rate)
+        if observer is not None:
+            observer(network, stepper, (epoch - 1) * len(batches) + number)
+    stepper.eval()
 
 
 def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:

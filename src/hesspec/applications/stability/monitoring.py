@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,10 +26,12 @@ from hesspec.spectra.record import Array
 
 __all__ = ["Monitor", "Reading", "TopEigenvalue", "monitor"]
 
-# Norms of the two other parts of a start vector, relative to that of the Ritz vector: the last residual, in which the
-# Lanczos process has amplified what its Ritz vector misses, and a random vector. With these values and a tolerance of
-# 0.05, an eigenvalue of 3.5 or 4, above a known one of 3, whose eigenvector was orthogonal to all known ones, was found
-# by the sixth measurement (p = 400 and 30,000, 16 seeds); with 0.3 and 0.1 it sometimes was not in 60.
+# Ritz vectors that a measurement starts from; several, as the largest eigenvalues swap order during training.
+KEPT = 3
+# Norms of the two other parts of a start vector, relative to that of the Ritz vectors: the last residual, in which the
+# Lanczos process has amplified what its Ritz vectors miss, and a random vector. With these values, an eigenvalue of 3.5
+# or 4, above a known one of 3, whose eigenvector was orthogonal to all known ones was found by the fourth measurement
+# (p = 400 and 30,000), without further products when nothing was missed; with 0.1 and 0.1, sometimes not in 29.
 RESIDUAL = 0.5
 RANDOM = 0.1
 
@@ -72,13 +74,16 @@ class Reading(NamedTuple):
         return sharpness / self.threshold
 
 
+FIELDS = Reading._fields
+
+
 class TopEigenvalue:
     """Largest eigenvalue of an operator that changes slowly from one measurement to the next.
 
-    A Lanczos process starts from the Ritz vector of the last measurement, its residual and a random vector, and stops
-    when the residual of the largest Ritz value is small enough. An eigenvector that the Ritz vector does not contain is
-    present in the random part; each measurement amplifies it in the residual, from which the next one starts, until it
-    is found.
+    A Lanczos process starts from the Ritz vectors of the largest Ritz values of the last measurement, its residual and
+    a random vector, and stops when the residual of the largest Ritz value is small enough. An eigenvector that none of
+    the Ritz vectors contains is present in the random part; each measurement amplifies it in the residual, from which
+    the next one starts, until it is found.
 
     Parameters
     ----------
@@ -110,12 +115,24 @@ class TopEigenvalue:
             if bound <= self._tolerance * abs(value) or len(process) >= self._most or process.finished:
                 break
         top = torch.zeros(size, dtype=dtype, device=device)
-        for index, coefficient in enumerate(pairs.vectors[:, -1]):
-            top.add_(process.basis[index], alpha=float(coefficient))
+        for rank in range(1, min(KEPT, len(process)) + 1):
+            # The first Ritz vector has the largest weight; the others follow with a half, a third, ...
+            for index, coefficient in enumerate(pairs.vectors[:, -rank]):
+                top.add_(process.basis[index], alpha=float(coefficient) / rank)
         self._known = top / top.norm()
         if not process.finished:
             self._known = self._known + RESIDUAL * process.vector
         return value, bound, len(process)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors from which `load_state_dict` restores this object to the bit."""
+        known = {} if self._known is None else {"known": self._known}
+        return {"generator": self._generator.get_state(), **known}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self._generator.set_state(state["generator"])
+        self._known = state.get("known")
 
 
 class Monitor:
@@ -198,6 +215,36 @@ class Monitor:
             products, at = products + more, limit.value
         return Reading(step, hessian.risk, value, bound, scaled, scaled_bound, at, limit.learning_rate, products)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors by name from which `load_state_dict` restores the monitor to the bit."""
+        parts = {"plain": self._plain, "preconditioned": self._scaled}
+        tensors = {f"{part}.{name}": value for part, top in parts.items() for name, value in top.state_dict().items()}
+        return {**tensors, "readings": torch.tensor(self._readings, dtype=torch.float64).reshape(-1, len(FIELDS))}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned, in a monitor of the same model and settings.
+
+        Raises
+        ------
+        ValueError
+            If a part is missing, or belongs to a model of another size.
+        """
+        size = sum(value.numel() * (2 if value.is_complex() else 1) for value in self._parameters.values())
+        for part, top in (("plain", self._plain), ("preconditioned", self._scaled)):
+            mine = {name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(part)}
+            if "generator" not in mine or "readings" not in state:
+                raise ValueError(f"This is not the state of a monitor: it has only {', '.join(state) or 'nothing'}.")
+            if "known" in mine and mine["known"].shape != (size,):
+                raise ValueError(
+                    f"The state of the monitor is of {mine['known'].numel():,} parameters, but the model has {size:,}."
+                )
+            top.load_state_dict(mine)
+        kinds = Reading.__annotations__
+        self._readings = [
+            Reading(*(int(value) if kinds[name] == "int" else value for name, value in zip(FIELDS, row, strict=True)))
+            for row in state["readings"].tolist()
+        ]
+
     @property
     def readings(self) -> tuple[Reading, ...]:
         """All measurements so far."""
@@ -237,7 +284,7 @@ def monitor(
     *,
     every: int = 1,
     params: ParameterSpec = None,
-    tolerance: float = 0.05,
+    tolerance: float = 0.02,
     most: int = 30,
     seed: int = 0,
 ) -> Monitor:

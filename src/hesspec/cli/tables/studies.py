@@ -13,7 +13,8 @@ from hesspec.backend.number_text import duration
 from hesspec.cli.tables.layout import table_of
 from hesspec.study.config import StudyConfig
 from hesspec.study.forecasting import TaskForecast
-from hesspec.study.store import tasks_of
+from hesspec.study.optimizers import SGD
+from hesspec.study.store import TrainingRun, tasks_of
 
 __all__ = ["forecast_table", "progress_table"]
 
@@ -28,13 +29,13 @@ def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
     groups: dict[tuple[str, ...], list[TaskForecast]] = {}
     for index, item in enumerate(forecasts):
         run = item.task.runs[0]
-        key = (run.data.name, run.network, *([str(index)] if alone else []))
+        key = (run.data.name, run.network, run.settings.optimizer, *([str(index)] if alone else []))
         groups.setdefault(key, []).append(item)
     for group in groups.values():
         run = group[0].task.runs[0]
         counts = sorted({item.task.runs[0].samples_per_class for item in group})
         table.add_row(
-            f"{run.network} on {run.data.name}",
+            _what(run),
             str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}",
             f"{sum(item.epochs for item in group):,}",
             f"{sum(item.measurements for item in group):,}",
@@ -53,6 +54,11 @@ def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
     return [table, total]
 
 
+def _what(run: TrainingRun) -> str:
+    by = "" if run.settings.optimizer == SGD else f" by {run.settings.optimizer}"
+    return f"{run.network}{by} on {run.data.name}"
+
+
 def _time(seconds: Sequence[float]) -> str:
     """Sum of the known times."""
     known = [value for value in seconds if not math.isnan(value)]
@@ -64,7 +70,7 @@ def progress_table(config: StudyConfig, folder: Path) -> Table:
     table = table_of("network on data set", "n", "seed", "rate", "train loss", "test error", "measured")
     for task in tasks_of(config, folder):
         run = task.runs[0]
-        what = (f"{run.network} on {run.data.name}", str(run.samples_per_class), str(run.settings.seed))
+        what = (_what(run), str(run.samples_per_class), str(run.settings.seed))
         if task.unreadable is not None:
             table.add_row(*what, "–", "–", "–", "cannot be read")
             continue

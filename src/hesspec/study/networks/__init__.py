@@ -5,6 +5,7 @@ from hesspec.study.networks.densenet import densenet40
 from hesspec.study.networks.libraries import timm_network, torchvision_network
 from hesspec.study.networks.resnet import resnet18, resnet34, resnet50
 from hesspec.study.networks.small_cnn import small_cnn
+from hesspec.study.networks.tanh_mlp import tanh_mlp
 from hesspec.study.networks.vgg import vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "resnet34",
     "resnet50",
     "small_cnn",
+    "tanh_mlp",
     "timm_network",
     "torchvision_network",
     "vgg11_bn",

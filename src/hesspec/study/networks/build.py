@@ -12,12 +12,14 @@ from hesspec.study.networks.densenet import densenet40
 from hesspec.study.networks.libraries import timm_network, torchvision_network
 from hesspec.study.networks.resnet import resnet18, resnet34, resnet50
 from hesspec.study.networks.small_cnn import small_cnn
+from hesspec.study.networks.tanh_mlp import tanh_mlp
 from hesspec.study.networks.vgg import vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn
 
 __all__ = ["NETWORKS", "build_network"]
 
 NETWORKS: Final[dict[str, Callable[..., nn.Module]]] = {
     "small_cnn": small_cnn,
+    "tanh_mlp": tanh_mlp,
     "vgg11_bn": vgg11_bn,
     "vgg13_bn": vgg13_bn,
     "vgg16_bn": vgg16_bn,

@@ -1,0 +1,87 @@
+"""Section of the page for results of applications: each with its own figure, summary and tables."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+
+from hesspec.backend.shown import capped
+from hesspec.spectra.record import Record
+
+__all__ = ["Finding", "findings_section"]
+
+# Further results are listed without their figures, of some 50 kB each.
+MOST_FIGURES: Final = 24
+PLACE: Final = (
+    ("dataset", ""),
+    ("network", ""),
+    ("optimizer", ""),
+    ("train_samples_per_class", "n = "),
+    ("training_seed", "seed "),
+    ("learning_rate", "learning rate "),
+    ("split", ""),
+    ("epoch", "epoch "),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Result of an application with its place in the report.
+
+    Parameters
+    ----------
+    path : Path
+        File, relative to the folder of the report.
+    record : Record
+        The result.
+    """
+
+    path: Path
+    record: Record
+
+    @property
+    def title(self) -> str:
+        """Kind of result and what it is of, in one line."""
+        attributes = self.record.attributes
+        place = [f"{word}{_text(attributes[name])}" for name, word in PLACE if name in attributes]
+        kind = self.record.KIND
+        return " · ".join([f"{kind[:1].upper()}{kind[1:]}", *place])
+
+
+def findings_section(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return the values of the template for each result: title, file, figure (SVG as base64), summary and tables."""
+    return [
+        {
+            "title": finding.title,
+            "file": finding.path.as_posix(),
+            "figure": _drawn(finding.record) if index < MOST_FIGURES else "",
+            "summary": list(finding.record.summary().items()),
+            "tables": [capped(table) for table in finding.record.tables()],
+        }
+        for index, finding in enumerate(findings)
+    ]
+
+
+def _drawn(record: Record) -> str:
+    """SVG of the result's own figure as base64; empty if it has none."""
+    plot = getattr(record, "plot", None)
+    if plot is None:
+        return ""
+    file = io.BytesIO()
+    # The same result gives the same page: names of clipping paths are random otherwise, and the file has its date.
+    with mpl.rc_context({"svg.hashsalt": "hesspec"}):
+        try:
+            plot().savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        except ValueError:
+            return ""  # a result without measurements has nothing to draw
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

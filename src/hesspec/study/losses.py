@@ -1,0 +1,27 @@
+"""Losses of classifiers by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+__all__ = ["CROSS_ENTROPY", "LOSSES", "OneHotSquaredError"]
+
+
+class OneHotSquaredError(nn.Module):
+    """Mean over samples and classes of the squared error between outputs (N, C) and one-hot labels (N,)."""
+
+    def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss, a scalar."""
+        # A comparison, as one_hot() looks at the labels, which a trace cannot.
+        classes = torch.arange(outputs.shape[-1], device=labels.device)
+        return mse_loss(outputs, (labels.unsqueeze(-1) == classes).to(outputs.dtype))
+
+
+CROSS_ENTROPY: Final = "cross-entropy"
+# One object for each, as traces are shared only for the identical loss.
+LOSSES: Final[dict[str, nn.Module]] = {CROSS_ENTROPY: nn.CrossEntropyLoss(), "mse": OneHotSquaredError()}
+"""Losses that a study file can name: mean cross-entropy in nats, and `OneHotSquaredError`."""
