@@ -73,6 +73,6 @@ def test_a_page_is_replaced_by_a_newer_one(hesspec, measured, here):
 def test_a_folder_without_spectra(hesspec, here):
     result = hesspec("report", ".")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: There are no readable spectra in '.'")
+    assert result.stderr.startswith("Error: There are no readable results in '.'")
     assert result.stderr.count("\n") == 1
     assert not (here / "report.html").exists()

@@ -385,7 +385,7 @@ def test_files_that_are_being_written_are_not_looked_at(one):
 
 
 def test_a_folder_without_spectra_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"no readable spectra in .* 0 files named \*\.nc"):
+    with pytest.raises(ValueError, match=r"no readable results in .* 0 files named \*\.nc"):
         write_report(tmp_path)
     (tmp_path / "broken.nc").write_bytes(b"")
     with pytest.raises(ValueError, match=r"1 files(.|\n)*broken\.nc: "):

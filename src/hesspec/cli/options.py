@@ -15,7 +15,7 @@ Network = Annotated[
     typer.Argument(
         metavar="NETWORK",
         autocompletion=completing(NETWORKS),
-        help="Network: small_cnn, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, resnet18, resnet34, resnet50, "
+        help="Network: small_cnn, tanh_mlp, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, resnet18, resnet34, resnet50, "
         "densenet40, torchvision:NAME, timm:NAME, or your own as MODULE:CALLABLE, which is called with those of the "
         "keyword arguments channels, classes and size that it accepts.",
     ),
