@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hesspec.applications.noise.angles_record import PrincipalAngles
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
-from hesspec.applications.noise.angles_record import PrincipalAngles
 
 __all__ = ["plot_angles"]
 

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec.applications.noise.angles_record import PrincipalAngles
 from hesspec.backend.numbers import is_whole
 from hesspec.matrices import symbol_of
 from hesspec.measure.spectrum import Eigenpairs
-from hesspec.applications.noise.angles_record import PrincipalAngles
 from hesspec.spectra.record import Array
 from hesspec.spectra.sampling import residual_bound
 
@@ -88,7 +88,7 @@ def principal_angles(first: Eigenpairs, second: Eigenpairs, count: int | None = 
     reach, angles = sum(map(math.asin, errors)), np.arccos(cosines)
     return PrincipalAngles(
         cosines=cosines,
-        low=np.cos(np.minimum(angles + reach, math.pi / 2)).clip(0, cosines),
+        low=np.where(angles + reach < math.pi / 2, np.cos(angles + reach).clip(0, cosines), 0.0),
         high=np.cos(np.maximum(angles - reach, 0)).clip(cosines, 1),
         first_error=errors[0],
         second_error=errors[1],
