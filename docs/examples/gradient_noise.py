@@ -14,8 +14,9 @@ from torch import nn
 
 import hesspec
 
-SAMPLES, BATCH, RATE, COUNT = 600, 32, 0.2, 15
-FACTORS = (1, 4, 16, 64, 256)
+SAMPLES, BATCH, RATE, COUNT = 1_500, 32, 0.2, 15
+# Of the prior's variance, relative to that of the initialisation, and of the posterior's precision to that of Laplace.
+CHOICES = [(wide, sharp) for wide in (16, 64) for sharp in (1, 4, 16)]
 CHECKPOINTS = (0, 50, 200, 600, 2_000)
 LOSS = nn.CrossEntropyLoss()
 
@@ -57,16 +58,15 @@ def flatness(model, start, data):
     hessian = hesspec.Hessian(model, LOSS, data)
     pairs = hesspec.eigenpairs(hessian, count=30, steps=200)
     diagonal = hesspec.diagonal(hessian, probes=200, deflate=pairs)
-    # The posterior of a Laplace approximation has the curvature of the sum over samples.
-    curvature = SAMPLES * diagonal.values
     theta, bounds = flat(model), {}
-    for factor in FACTORS:
-        prior, errors = factor * own, []
+    for wide, sharp in CHOICES:
+        # The posterior of a Laplace approximation has the curvature of the sum over samples.
+        prior, curvature, errors = wide * own, sharp * SAMPLES * diagonal.values, []
         deviation = torch.as_tensor(hesspec.noise.posterior_variance(curvature, prior_variance=prior)).sqrt()
         for _ in range(50):
             nn.utils.vector_to_parameters(theta + deviation * torch.randn_like(theta), model.parameters())
             errors.append(error(model, inputs, targets))
-        bounds[factor] = hesspec.noise.flatness_bound(
+        bounds[wide, sharp] = hesspec.noise.flatness_bound(
             theta,
             start,
             curvature,
@@ -74,7 +74,7 @@ def flatness(model, start, data):
             samples=SAMPLES,
             empirical_risk=sum(errors) / len(errors),
             # All of them hold together with 95%.
-            confidence=1 - 0.05 / len(FACTORS),
+            confidence=1 - 0.05 / len(CHOICES),
         )
     nn.utils.vector_to_parameters(theta, model.parameters())
     return diagonal, bounds
@@ -118,10 +118,10 @@ def run(share):
     held_out = error(model, everything[SAMPLES:], torch.tensor(digits.target[SAMPLES:]))
     print(f"{share:4.0%} random: training error {error(model, inputs, targets):.3f}, test {held_out:.3f}")
     print(f"  diagonal: relative error {diagonal.relative_error:.2g}")
-    for factor, bound in bounds.items():
+    for (wide, sharp), found in bounds.items():
         print(
-            f"  prior x {factor:3}: bound {bound.bound:.3f}, empirical {bound.empirical_risk:.3f}, KL {bound.kl:.0f}, "
-            f"effective curvature {bound.effective_curvature:.0f}, distance {bound.distance:.0f}"
+            f"  prior x {wide}, curvature x {sharp:2}: bound {found.bound:.3f}, empirical {found.empirical_risk:.3f}, "
+            f"KL {found.kl:.0f}, effective curvature {found.effective_curvature:.0f}, distance {found.distance:.0f}"
         )
     return history
 
@@ -130,11 +130,10 @@ def main(folder):
     """Train with true, half and all random labels, and draw what was found."""
     results = {share: run(share) for share in (0.0, 0.5, 1.0)}
     history = results[0.0]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
-    spectra, _ = history[600]
-    named = {"Hess": spectra["Hessian"], "M": spectra["SecondMoment"], "H_p": spectra["LikelihoodResidual"]}
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.8), layout="constrained")
+    spectra, _ = history[CHECKPOINTS[-1]]
+    named = {"Hess": spectra["Hessian"], "M": spectra["SecondMoment"], "$H_p$": spectra["LikelihoodResidual"]}
     hesspec.plot.plot_spectrum(named, kind="linear", ax=left)
-    left.set_title("Spectra after 600 steps")
     for shade, (step, (_, angles)) in enumerate(history.items()):
         colour = plt.get_cmap("viridis")(0.9 * shade / (len(history) - 1))
         angles[max(angles)].plot(ax=middle, color=colour, label=f"step {step:,}")
@@ -143,12 +142,14 @@ def main(folder):
     steps = list(history)[1:]
     extremes = {
         "largest of Hess": [history[step][0]["Hessian"].nodes.max() for step in steps],
-        "−smallest of H_p": [-history[step][0]["LikelihoodResidual"].nodes.min() for step in steps],
+        "−smallest of $H_p$": [-history[step][0]["LikelihoodResidual"].nodes.min() for step in steps],
         "largest of M": [history[step][0]["SecondMoment"].nodes.max() for step in steps],
     }
     for (name, values), colour, marker in zip(extremes.items(), ("#0072B2", "#999933", "#882255"), "o*p", strict=True):
         right.loglog(steps, values, color=colour, marker=marker, label=name)
     right.set(xlabel="step", ylabel="eigenvalue", title="Through training")
+    right.set_xticks(steps, [f"{step:,}" for step in steps], minor=False)
+    right.minorticks_off()
     right.legend(loc="lower left")
     figure.savefig(folder / "gradient-noise.png", dpi=110)
 
