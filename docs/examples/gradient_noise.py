@@ -151,7 +151,7 @@ def main(folder):
     right.set_xticks(steps, [f"{step:,}" for step in steps], minor=False)
     right.minorticks_off()
     right.legend(loc="lower left")
-    figure.savefig(folder / "gradient-noise.png", dpi=110)
+    figure.savefig(folder / "gradient-noise.png", dpi=90)
 
 
 if __name__ == "__main__":

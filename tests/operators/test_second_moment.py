@@ -246,6 +246,7 @@ def bad_cases():
         "a likelihood is that of observed classes": (residual, model, cross, [(x, y.softmax(1)) for x, y in soft], {}),
         "The loss is L1Loss, of which it is not known": (residual, model, nn.L1Loss(), real, {}),
         "The loss is coupled, of which it is not known": (residual, model, coupled, real[:1], {}),
+        "not known to be log-probabilities": (residual, model, nn.NLLLoss(), data, {}),
         "other than 0 and 1": (residual, one, nn.BCEWithLogitsLoss(), [(x, y[:, :1]) for x, y in soft], {}),
         "3 labels for each sample": (residual, model, nn.BCEWithLogitsLoss(), soft, {}),
         "weights of labels": (residual, model, nn.BCEWithLogitsLoss(pos_weight=weights), soft, {}),
@@ -257,6 +258,26 @@ def bad_cases():
         "batch_size is 41, but there are 40": (moment, model, cross, data, {"batch_size": 41}),
         "batch_size is 0; it must": (moment, model, cross, data, {"batch_size": 0}),
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("double_backward")
+@pytest.mark.parametrize(
+    ("own", "known"),
+    [
+        (lambda f, y: (f - y).square().sum(), nn.MSELoss(reduction="sum")),
+        (lambda f, y: (f - y).square().mean(), nn.MSELoss()),
+        (nn.KLDivLoss(reduction="batchmean"), lambda f, y: nn.functional.kl_div(f, y, reduction="batchmean")),
+    ],
+)
+def test_own_losses_are_means_or_sums_as_they_add_up(own, known):
+    model, data = classification()
+    real = [(x, torch.rand(len(x), 3, dtype=torch.float64) + 0.1) for x, _ in data]
+    found, truth = (entries(Case(model, loss, real), "SecondMoment")[0] for loss in (own, known))
+    assert (found - truth).abs().max() <= 1e-14 * truth.abs().max()
+    weights = 1.0 if isinstance(known, nn.MSELoss) and known.reduction == "sum" else 1 / 40
+    single = Case(model, known, real)
+    gradients = single_gradients(single, tuple(name for name, _ in model.named_parameters()))[1]
+    assert (found - weights * gradients.T @ gradients).abs().max() <= 1e-13 * truth.abs().max()
 
 
 @pytest.mark.parametrize("words", bad_cases())
@@ -273,20 +294,32 @@ def test_losses_that_couple_samples_are_refused():
         hesspec.SecondMoment(model, coupled, real)
 
 
-def test_models_that_couple_samples_are_refused():
-    class Normalised(nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
+class Normalised(nn.Module):
+    """Outputs less their mean over the batch, which couples its samples."""
 
-        def forward(self, x):
-            found = self.inner(x)
-            return found - found.mean(0)
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
 
+    def forward(self, x):
+        found = self.inner(x)
+        return found - found.mean(0)
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.CrossEntropyLoss()])
+def test_models_that_couple_samples_are_refused(loss):
     model, data = classification()
-    real = [(x, torch.randn(len(x), 3, dtype=torch.float64)) for x, _ in data[:1]]
+    targets = [(x, torch.randn(len(x), 3, dtype=torch.float64)) for x, _ in data]
     with pytest.raises(ValueError, match="couple"):
-        hesspec.SecondMoment(Normalised(model), nn.MSELoss(), real)
+        hesspec.SecondMoment(Normalised(model), loss, (targets if isinstance(loss, nn.MSELoss) else data)[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_that_are_rounding_are_not_taken_for_coupled(dtype):
+    model, data = classification(dtype=dtype)
+    fitted = [(x, model(x).detach()) for x, _ in data]
+    moment = hesspec.SecondMoment(model, nn.MSELoss(), fitted)
+    assert float((moment @ torch.ones(39, dtype=dtype)).abs().max()) < 1e-10
 
 
 def test_own_losses_of_tokens_are_refused_with_the_form_that_works():

@@ -123,7 +123,7 @@ class SecondMoment(SumOverBatches):
 
     def _check_moment(self) -> None:
         """Check what `centred` and `batch_size` need, and set the factor of M."""
-        if self._risk.loss.reduction != "mean" and (self._centred or self._batch_size):
+        if self._risk.loss.reduction == "sum" and (self._centred or self._batch_size):
             raise ValueError(
                 "The loss is a sum over samples, and centred= and batch_size= are for gradients of a mean; use "
                 "reduction='mean'."

@@ -128,7 +128,7 @@ def expected_loss_change(
 def _checked_count(risk: EmpiricalRisk) -> int:
     """Return the number of samples that can be drawn."""
     check_samples(risk, "The expected change of the loss")
-    if risk.loss.reduction != "mean":
+    if risk.loss.reduction == "sum":
         raise ValueError("The loss is a sum over samples, and the step of a minibatch is that of a mean; use a mean.")
     count = sum(risk.batches.sizes)
     if sample_count(risk) != count:

@@ -88,7 +88,7 @@ def output_moment(loss: Loss, outputs: Any, targets: Any) -> Moment:
         )
     parts = {i: scaled[i] for i in (range(len(heads)) if place is None else [place])}
     samples = len(next(iter(parts.values())))
-    factor = float(samples) if loss.reduction == "mean" else 1.0
+    factor = 1.0 if loss.reduction == "sum" else float(samples)
 
     def product(tangents: Sequence[Tensor]) -> tuple[Tensor, ...]:
         slopes = sum((delta * tangents[i]).reshape(samples, -1).sum(1) for i, delta in parts.items()) * factor

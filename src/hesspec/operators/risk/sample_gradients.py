@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,8 @@ from hesspec.errors import InputError
 from hesspec.operators.data.structures import describe
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.risk.inspection import few_samples
-from hesspec.operators.risk.output_moment import of_classes
+from hesspec.operators.risk.nature import AMBIGUOUS, NOT_ADDITIVE, UNTOLD
+from hesspec.operators.risk.output_moment import of_classes, row_shares
 from hesspec.operators.risk.outputs import differentiable_outputs
 
 if TYPE_CHECKING:
@@ -24,11 +26,22 @@ __all__ = ["check_likelihood", "check_samples", "mean_gradient", "sample_count"]
 # Relative difference up to which the gradient of a sample's rows is that of its own loss. Samples that are coupled
 # change it by much more, rounding in float32 by much less.
 SAME = 1e-2
+# Roundings of the outputs by which they may differ in any case.
+ROUNDINGS = 1000
+# Largest number of samples that are compared.
+MOST = 8
+# Batches whose samples can be taken apart, whatever their losses add up to.
+DIVISIBLE = ("", NOT_ADDITIVE, UNTOLD, AMBIGUOUS)
 
 USE_ROWS = (
     "A loss that is a mean over tokens or positions is supported as torch.nn.CrossEntropyLoss on logits of shape "
     "(N, C, ...), whose samples are the positions."
 )
+
+
+def _length(tensors: Sequence[Tensor]) -> float:
+    """2-norm of a list of tensors as one vector, accumulated in float64."""
+    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors))
 
 
 def check_samples(risk: EmpiricalRisk, matrix: str) -> None:
@@ -66,59 +79,79 @@ def check_samples(risk: EmpiricalRisk, matrix: str) -> None:
                 f"The loss has class weights and label smoothing, with which the weight of a sample is not defined; "
                 f"{matrix} takes one of them."
             )
-        return
-    if risk.batches.indivisible:
-        raise InputError(
-            f"The loss couples samples ({risk.batches.indivisible}), and {matrix} needs the losses of single samples."
-        )
-    over = risk.batches.mean_over
-    if over.kind not in ("samples", "module"):
-        raise InputError(f"The loss is a mean over {over}, not over samples. {USE_ROWS}")
+    elif risk.batches.mean_over.kind not in ("samples", "module"):
+        raise InputError(f"The loss is a mean over {risk.batches.mean_over}, not over samples. {USE_ROWS}")
     risk.ranks.together(lambda: _compare(risk, matrix))
 
 
 def _compare(risk: EmpiricalRisk, matrix: str) -> None:
+    """Compare the gradients from the rows of a few samples with those of each sample alone."""
     few, _, _ = few_samples(risk.batches, next(iter(risk.batches)))
     with preserved_randomness(), differentiable_kernels(), torch.enable_grad():
         predict, loss = risk.functions(risk.fixed, few.inputs, few.targets)
         leaves = risk.leaves()
         structure = predict(leaves)
         heads, rebuild = differentiable_outputs(structure)
-        taken = loss.taken(structure)
-        used = [head for head in heads if head is taken] or list(heads)
-        if any(head.dim() == 0 or len(head) != few.samples for head in used):
-            shapes = ", ".join(str(tuple(head.shape)) for head in used)
-            raise InputError(
-                f"The outputs of {few.samples} samples have the shape {shapes}; {matrix} needs a row for each sample. "
-                + USE_ROWS
-            )
-        if few.indivisible:
-            return
+        shares = _shares(risk, few, loss.taken(structure), heads, matrix)
         at = tuple(head.detach().requires_grad_() for head in heads)
         delta = torch.autograd.grad(loss(rebuild(at), leaves), at, allow_unused=True, materialize_grads=True)
-    live = [i for i, head in enumerate(heads) if head.requires_grad]
-    for sample in range(few.samples) if live else ():
+    if few.indivisible not in DIVISIBLE or not any(head.requires_grad for head in heads):
+        return
+    for sample, share in enumerate(shares[:MOST]):
+        if not share:
+            continue
         alone = risk.batches.chosen(few, torch.tensor([sample], device="cpu"))
-        _, wanted = risk.gradient(alone)
-        rows = [torch.zeros_like(part).index_copy(0, torch.tensor([sample], device=part.device), part[[sample]])
-                for part in delta]  # fmt: skip
-        factor = few.samples if risk.loss.reduction == "mean" else 1
-        found = torch.autograd.grad(
-            [heads[i] for i in live],
+        # The loss of the sample alone is a mean over it, or a sum with its weight.
+        own = share if risk.loss.reduction == "sum" else 1.0
+        wanted = risk.gradient(alone)[1]
+        found = _pulled(heads, leaves, [own / share * part for part in delta], sample)
+        apart, size = _length([a - b for a, b in zip(found, wanted, strict=True)]), max(map(_length, (found, wanted)))
+        # The gradients of samples that are fitted may be rounding.
+        rounding = torch.finfo(heads[0].dtype).eps * _length(_pulled(heads, leaves, at, sample))
+        if apart > SAME * size + ROUNDINGS * rounding:
+            raise InputError(
+                f"The gradient of a sample within its batch is not that of the sample alone (they are "
+                f"{apart / size:.0%} apart): model or loss couple samples, and {matrix} needs single ones."
+            )
+
+
+def _shares(risk: EmpiricalRisk, few: Batch, taken: Any, heads: Sequence[Tensor], matrix: str) -> list[float]:
+    """Weight of each sample in the loss of a few; none where the loss of a single one cannot be had."""
+    if of_classes(risk.loss.function):
+        if not isinstance(few.targets, Tensor) or few.targets.dim() != 1:
+            # Each position is a sample.
+            return []
+        shares: list[float] = row_shares(risk.loss.function, taken.detach(), few.targets, 1).tolist()
+        return shares
+    used = [head for head in heads if head is taken] or list(heads)
+    if any(head.dim() == 0 or len(head) != few.samples for head in used):
+        shapes = ", ".join(str(tuple(head.shape)) for head in used)
+        raise InputError(
+            f"The outputs of {few.samples} samples have the shape {shapes}; {matrix} needs a row for each sample. "
+            + USE_ROWS
+        )
+    return [1.0 if risk.loss.reduction == "sum" else 1 / few.samples] * few.samples
+
+
+def _pulled(
+    heads: Sequence[Tensor], leaves: Mapping[str, Tensor], values: Sequence[Tensor], sample: int
+) -> list[Tensor]:
+    """Compute J^T u for the rows of a sample of these values."""
+    live = [(head, value) for head, value in zip(heads, values, strict=True) if head.requires_grad]
+    rows = [torch.zeros_like(value) for _, value in live]
+    for row, (_, value) in zip(rows, live, strict=True):
+        if row.dim() and len(row) > sample:
+            row[sample] = value[sample].detach()
+    return list(
+        torch.autograd.grad(
+            [head for head, _ in live],
             list(leaves.values()),
-            [factor * rows[i] for i in live],
+            rows,
             retain_graph=True,
             allow_unused=True,
             materialize_grads=True,
         )
-        apart = sum(float((a - b).square().sum()) for a, b in zip(found, wanted, strict=True)) ** 0.5
-        size = sum(float(part.square().sum()) for part in wanted) ** 0.5
-        whole = sum(float(part.square().sum()) for part in found) ** 0.5
-        if apart > SAME * max(size, whole):
-            raise InputError(
-                f"The gradient of a sample within its batch is not that of the sample alone (they are "
-                f"{apart / max(size, whole):.0%} apart): model or loss couple samples, and {matrix} needs single ones."
-            )
+    )
 
 
 def sample_count(risk: EmpiricalRisk) -> int:
@@ -167,6 +200,12 @@ def check_likelihood(risk: EmpiricalRisk) -> None:
             raise InputError(
                 f"The loss has label_smoothing={function.label_smoothing:g}: it is no likelihood of the labels, and "
                 "LikelihoodResidual is not defined. Leave label_smoothing at 0."
+            )
+        if forward is nn.NLLLoss.forward:
+            # One of log-probabilities is a cross-entropy by now.
+            raise InputError(
+                "The outputs are not known to be log-probabilities, which NLLLoss needs to be a log-likelihood; "
+                "end the model with torch.nn.LogSoftmax, or return logits and pass torch.nn.CrossEntropyLoss()."
             )
         return _each_batch(risk, _refuse_probabilities)
     if forward is nn.MSELoss.forward:
