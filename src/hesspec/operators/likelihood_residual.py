@@ -65,8 +65,7 @@ class LikelihoodResidual(SumOverBatches):
     .. math:: H_p = \sum_i a_i \frac{1}{p_i} \nabla^2_\theta\, p_i, \qquad \ell_i = -\log p_i
 
     where p_i is the likelihood of sample i, and a_i = 1/N for a mean over N samples. Its expectation over labels drawn
-    from the model is zero (for a softmax or a Gaussian), as that of M is G. A product costs as much as one with the
-    Hessian.
+    from the model is zero, as that of M is then G. A product costs as much as one with the Hessian.
 
     Parameters
     ----------
