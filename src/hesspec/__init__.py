@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hesspec.applications import laplace, stability
+    from hesspec.applications import laplace, noise, stability
     from hesspec.applications.class_structure.attribution import (
         Attribution,
         attribute_outliers,
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from hesspec.applications.class_structure.record import ClassStructure
     from hesspec.applications.comparison.compare import compare
     from hesspec.applications.comparison.record import Comparison
+    from hesspec.applications.noise.angles_record import PrincipalAngles
+    from hesspec.applications.noise.principal_angles import principal_angles
     from hesspec.applications.optim.true_vs_rest import TrueVsRestSolution, solve_true_vs_rest
     from hesspec.backend.heap import keep_freed_memory
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
+    from hesspec.measure.diagonal import Diagonal, diagonal
     from hesspec.measure.plan import Plan, plan
     from hesspec.measure.spectrum import Eigenpairs, eigenpairs, spectrum
     from hesspec.operators import (
@@ -35,8 +38,10 @@ if TYPE_CHECKING:
         GaussNewtonWithin,
         GraphCache,
         Hessian,
+        LikelihoodResidual,
         Preconditioned,
         Residual,
+        SecondMoment,
         closure,
         shard_data,
     )
@@ -56,6 +61,7 @@ __all__ = [
     "ClassMeans",
     "ClassStructure",
     "Comparison",
+    "Diagonal",
     "Eigenpairs",
     "Estimate",
     "GaussNewton",
@@ -66,12 +72,15 @@ __all__ = [
     "GraphCache",
     "Hessian",
     "Identity",
+    "LikelihoodResidual",
     "NonFiniteError",
     "NotSymmetricError",
     "Plan",
     "Preconditioned",
+    "PrincipalAngles",
     "RankError",
     "Residual",
+    "SecondMoment",
     "Spectrum",
     "TrueVsRestSolution",
     "attribute_outliers",
@@ -79,6 +88,7 @@ __all__ = [
     "closure",
     "compare",
     "compare_with_marchenko_pastur",
+    "diagonal",
     "eigenpairs",
     "eigenvector_overlaps",
     "fit_power_law",
@@ -86,7 +96,9 @@ __all__ = [
     "keep_freed_memory",
     "laplace",
     "load",
+    "noise",
     "plan",
+    "principal_angles",
     "project_out",
     "shard_data",
     "solve_true_vs_rest",
@@ -105,6 +117,9 @@ _MODULES = {
     "algebra": ("Identity",),
     "backend.heap": ("keep_freed_memory",),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),
+    "measure.diagonal": ("Diagonal", "diagonal"),
+    "applications.noise.principal_angles": ("principal_angles",),
+    "applications.noise.angles_record": ("PrincipalAngles",),
     "measure.spectrum": ("Eigenpairs", "eigenpairs", "spectrum"),
     "operators": (
         "CentralDifferenceHessian",
@@ -114,8 +129,10 @@ _MODULES = {
         "GaussNewtonSame",
         "GaussNewtonWithin",
         "Hessian",
+        "LikelihoodResidual",
         "Preconditioned",
         "Residual",
+        "SecondMoment",
         "GraphCache",
         "closure",
         "shard_data",
@@ -135,7 +152,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Subpackages that can be used without an import of their own, as in `hesspec.study.open`.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
 # Applications of the spectrum, which are reached as `hesspec.NAME`.
-_APPLICATIONS = ("laplace", "stability")
+_APPLICATIONS = ("laplace", "noise", "stability")
 
 if not TYPE_CHECKING:  # type checkers would take any name for one of this module
 

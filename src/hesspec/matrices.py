@@ -68,6 +68,24 @@ MATRICES: Final[dict[str, Matrix]] = {
             "GaussNewtonWithin", "G_within", "the part of G around these means", ("g-within",), _PARTS, 4, (1, 1), True
         ),
         Matrix("GaussNewtonSame", "G_same", "the part of G from true classes", ("g-same",), _PARTS, 4, (1, 1), True),
+        Matrix(
+            "SecondMoment",
+            "M",
+            "the second moment of the samples' gradients",
+            ("second-moment", "m"),
+            f"{_OPERATORS}.second_moment",
+            4,
+            (1, 1),
+        ),
+        Matrix(
+            "LikelihoodResidual",
+            "H_p",
+            "the likelihood's residual, M − Hess",
+            ("likelihood-residual", "h-p"),
+            f"{_OPERATORS}.likelihood_residual",
+            6,
+            (2, 3),
+        ),
     )
 }
 """Matrices that can be measured by name, in display order."""

@@ -1,5 +1,6 @@
 """A matrix that is added with one file and one row is measured, planned, plotted and reported by its alias."""
 
+import re
 import sys
 
 import numpy as np
@@ -59,3 +60,21 @@ def test_every_row_has_an_operator_and_names_of_its_own():
 def test_unknown_matrices_are_named_with_the_nearest():
     with pytest.raises(ValueError, match="There is no matrix 'hesian'; did you mean 'hessian'"):
         matrix_names(["hesian"])
+
+
+def test_second_moments_of_gradients_are_measured_planned_and_reported(hesspec, measured, here):
+    printed = measured("--matrix", "hess", "--matrix", "m", "--matrix", "likelihood-residual").stdout
+    names = ("Hessian", "SecondMoment", "LikelihoodResidual")
+    found = {n: package.load(here / "spectra" / f"initialisation-train-{n}.nc") for n in names}
+    assert {n: found[n].attributes["matrix"] for n in names} == dict(zip(names, names, strict=True))
+    # Hess = M - H_p, so that traces add up; a few Lanczos steps give them with an error.
+    traces = {n: found[n].trace for n in names}
+    errors = sum(found[n].trace_standard_error for n in names)
+    assert abs(traces["Hessian"] - traces["SecondMoment"] + traces["LikelihoodResidual"]) <= 4 * errors + 1e-6
+    assert re.search(r"Hess +M +H_p", printed)
+    planned = hesspec("plan", "own:linear", "--data", "digits", "--samples-per-class", 5, "--matrix", "h-p")
+    assert planned.exit_code == 0, planned.output
+    reported = hesspec("report", "spectra")
+    assert reported.exit_code == 0, reported.output
+    page = (here / "spectra" / "report.html").read_text(encoding="utf-8")
+    assert "M is the second moment" in page

@@ -35,9 +35,10 @@ def test_every_rank_has_the_product_of_one_process(errors, names):
         if max(found["vector"], found["matrix"]) > TOLERANCE[name.partition(",")[0]]
     }
     assert not wrong
-    # Three matrices of each in float64, of two in float32; in each precision four parts and two that are streamed.
+    # Three matrices of each in float64, of two in float32; in each precision four parts, two that are streamed, and
+    # three of gradients' moments.
     in_float32 = {"cnn", "gpt2, dict inputs, ignored tokens"}.intersection(names)
-    assert len(errors[0]) == 3 * (len(names) + len(in_float32)) + 2 * 6
+    assert len(errors[0]) == 3 * (len(names) + len(in_float32)) + 2 * 9
 
 
 def test_every_rank_knows_the_loss_and_the_number_of_samples_of_all(errors):

@@ -63,8 +63,8 @@ Matrix = Annotated[
     typer.Option(
         metavar="NAME",
         autocompletion=completing(matrix_aliases),
-        help="Matrix: hessian, gauss-newton or residual (short: hess, g, h), or a part of G by class structure: "
-        "g-class, g-cross, g-within or g-same. Can be repeated.",
+        help="Matrix: hessian, gauss-newton or residual (short: hess, g, h); a part of G by class structure: g-class, "
+        "g-cross, g-within or g-same; of gradients: second-moment or likelihood-residual (m, h-p). Can be repeated.",
         show_default="hess, g and h",
     ),
 ]

@@ -6,10 +6,12 @@ from hesspec.operators.class_parts import GaussNewtonClass, GaussNewtonCross, Ga
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.hessian import Hessian
+from hesspec.operators.likelihood_residual import LikelihoodResidual
 from hesspec.operators.preconditioned import Preconditioned, preconditioner
 from hesspec.operators.residual import Residual
 from hesspec.operators.risk.closure import closure
 from hesspec.operators.risk.shards import shard_data
+from hesspec.operators.second_moment import SecondMoment
 
 __all__ = [
     "CentralDifferenceHessian",
@@ -21,8 +23,10 @@ __all__ = [
     "GaussNewtonWithin",
     "GraphCache",
     "Hessian",
+    "LikelihoodResidual",
     "Preconditioned",
     "Residual",
+    "SecondMoment",
     "closure",
     "preconditioner",
     "shard_data",

@@ -34,9 +34,10 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
-# Okabe-Ito palette without yellow, which is too light for lines on white.
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Okabe-Ito palette without yellow, which is too light for lines on white, and two colours of Tol's "muted" palette, so
+# that every matrix has a colour of its own.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*")
 DASHES = (
     "-",
     (0, (5, 2)),
@@ -45,6 +46,8 @@ DASHES = (
     (0, (3, 1.5)),
     (0, (8, 3)),
     (0, (1, 3)),
+    (0, (4, 1, 1, 1, 1, 1)),
+    (0, (10, 1.5)),
 )
 
 LARGE = 9.0

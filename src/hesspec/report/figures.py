@@ -46,8 +46,9 @@ Json = dict[str, Any]
 # Plotly's names of the markers of all figures, and letters that look like them.
 SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
+    "p": "pentagon", "*": "star",
 }  # fmt: skip
-MARKS = dict(zip(SYMBOLS, "●■▲◆▼✚✖", strict=True))
+MARKS = dict(zip(SYMBOLS, "●■▲◆▼✚✖⬟★", strict=True))
 # Rows: the first split (train) and the second (test); columns: the matrices, in the order of `MATRICES`.
 DASHES = (("solid", "dash", "dot", "dashdot"), ("longdash", "5px,2px", "2px,3px", "longdashdot"))
 THEMES = ("light", "dark")

@@ -43,6 +43,9 @@ KINDS: Final = {
     "hesspec_sharpness_dimension_format": "hesspec.applications.stability.record.SharpnessDimension",
     "hesspec_lyapunov_format": "hesspec.applications.stability.record.LyapunovExponents",
     "hesspec_stability_format": "hesspec.applications.stability.record.StabilityRun",
+    "hesspec_angles_format": "hesspec.applications.noise.angles_record.PrincipalAngles",
+    "hesspec_loss_change_format": "hesspec.applications.noise.one_step_record.ExpectedLossChange",
+    "hesspec_flatness_format": "hesspec.applications.noise.flatness_record.FlatnessBound",
 }
 
 

@@ -18,6 +18,7 @@ TRACED = {
     "float32": {"cnn": ("Residual",), "gpt2, dict inputs, ignored tokens": ("Hessian",)},
 }
 TRACED_PARTS = ("GaussNewtonCross", "streamed Hessian")
+MOMENTS = {"centred SecondMoment": {"centred": True}, "drawn SecondMoment": {"batch_size": 3}, "LikelihoodResidual": {}}
 PARTS = ("GaussNewtonClass", "GaussNewtonCross", "GaussNewtonSame", "GaussNewtonWithin")
 
 
@@ -59,11 +60,11 @@ def main() -> None:
                 found[f"{precision}, {matrix}, {name}"] = compare(case, matrix)
         cnn = with_all_classes(cases["cnn"])
         # Streamed: with room for one primal pass, so that the others are repeated.
-        for part in (*PARTS, "streamed Hessian", "streamed GaussNewtonCross"):
+        for part in (*PARTS, "streamed Hessian", "streamed GaussNewtonCross", *MOMENTS):
             traced = precision == "float32" and part in TRACED_PARTS
             passes.trace_pays = lambda *_, traced=traced, **__: (traced, "forced")
-            memory = {"memory": "100kB"} if part.startswith("streamed") else {}
-            found[f"{precision}, {part}"] = compare(cnn, part.removeprefix("streamed "), **memory)
+            options = {"memory": "100kB"} if part.startswith("streamed") else MOMENTS.get(part, {})
+            found[f"{precision}, {part}"] = compare(cnn, part.split(" ")[-1], **options)
     print(json.dumps(found))  # noqa: T201
     dist.destroy_process_group()
 

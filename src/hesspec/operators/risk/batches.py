@@ -160,6 +160,11 @@ class Batches:
         return self._nature.indivisible if self._nature.indivisible == NOT_ADDITIVE else ""
 
     @property
+    def mean_over(self) -> Terms:
+        """What the loss of a batch is a mean over; for a sum, the terms of the corresponding mean."""
+        return self._counted
+
+    @property
     def _counted(self) -> Terms:
         """Rule for the number of terms of a batch; for a sum, the terms of the corresponding mean."""
         if self._nature.terms != SUM:

@@ -12,9 +12,13 @@ from torch import Tensor
 from hesspec.errors import InputError
 from hesspec.operators.risk.losses import Loss
 from hesspec.operators.risk.output_curvature import output_curvature
+from hesspec.operators.risk.output_moment import Moment, output_moment
 from hesspec.operators.risk.outputs import differentiable_outputs
 
-__all__ = ["Named", "OutputLoss", "Predict"]
+__all__ = ["SECOND_MOMENT", "Named", "OutputLoss", "Predict"]
+
+SECOND_MOMENT = "second-moment"
+"""Instead of a part of the output curvature, the second moment of the samples' gradients in the outputs."""
 
 Named = dict[str, Tensor]
 Predict = Callable[[Named], Any]
@@ -60,8 +64,9 @@ class OutputLoss:
         ----------
         outputs
             Outputs of the model, of any structure, taken as constants.
-        part : {"full", "true-vs-rest", "within-competitor"}, optional
-            See `hesspec.operators.risk.output_curvature.output_curvature`.
+        part : {"full", "true-vs-rest", "within-competitor", "second-moment"}, optional
+            See `hesspec.operators.risk.output_curvature.output_curvature`; the last is a different matrix, with the
+            outer products of the samples' gradients (`hesspec.operators.risk.output_moment.output_moment`).
 
         Returns
         -------
@@ -74,6 +79,8 @@ class OutputLoss:
         ValueError
             If the loss does not have this part, or a part is requested and the logits are not among the outputs.
         """
+        if part == SECOND_MOMENT:
+            return self.moment(outputs)
         taken = self._loss.taken(outputs)
         places = [i for i, tensor in enumerate(differentiable_outputs(outputs)[0]) if tensor is taken]
         curve = output_curvature(self._loss.function, taken, self._targets, part) if places else None
@@ -87,3 +94,13 @@ class OutputLoss:
         return lambda tangents: tuple(
             curve(tangent) if i == places[0] else torch.zeros_like(tangent) for i, tangent in enumerate(tangents)
         )
+
+    def moment(self, outputs: Any) -> Moment:
+        """Return products with the second moment of the samples' gradients in the outputs; see `output_moment`.
+
+        Parameters
+        ----------
+        outputs
+            Outputs of the model, of any structure, taken as constants.
+        """
+        return output_moment(self._loss, outputs, self._targets)
