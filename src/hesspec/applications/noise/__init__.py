@@ -1,0 +1,54 @@
+"""Gradient noise: its tails along Hessian eigenvectors, and the exit times from minima that follow from them."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hesspec.applications.noise.exit_figure import plot_mean_exit_times
+    from hesspec.applications.noise.exit_laws import StepSizeLimit, mean_exit_time, step_size_limit
+    from hesspec.applications.noise.exit_record import ExitTimes
+    from hesspec.applications.noise.exit_times import first_exit_times
+    from hesspec.applications.noise.gradient_noise import gradient_noise
+    from hesspec.applications.noise.stable import stable_noise
+    from hesspec.applications.noise.tail_index import tail_index
+    from hesspec.applications.noise.tail_record import GradientNoise, TailIndex
+
+__all__ = [
+    "ExitTimes",
+    "GradientNoise",
+    "StepSizeLimit",
+    "TailIndex",
+    "first_exit_times",
+    "gradient_noise",
+    "mean_exit_time",
+    "plot_mean_exit_times",
+    "stable_noise",
+    "step_size_limit",
+    "tail_index",
+]
+
+# Results can be read from files without PyTorch, which takes seconds to import: names by the module that defines them.
+_MODULES = {
+    "exit_figure": ("plot_mean_exit_times",),
+    "exit_laws": ("StepSizeLimit", "mean_exit_time", "step_size_limit"),
+    "exit_record": ("ExitTimes",),
+    "exit_times": ("first_exit_times",),
+    "gradient_noise": ("gradient_noise",),
+    "stable": ("stable_noise",),
+    "tail_index": ("tail_index",),
+    "tail_record": ("GradientNoise", "TailIndex"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:  # type checkers would take any name for one of this module
+
+    def __getattr__(name):
+        if name not in _HOME:
+            raise AttributeError(f"module 'hesspec.noise' has no attribute {name!r}")
+        found = getattr(import_module(f"hesspec.applications.noise.{_HOME[name]}"), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
