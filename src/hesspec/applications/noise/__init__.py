@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hesspec.applications.noise.exit_figure import plot_mean_exit_times
+    from hesspec.applications.noise.exit_figure import plot_mean_exit_times, plot_tail_indices
     from hesspec.applications.noise.exit_laws import StepSizeLimit, mean_exit_time, step_size_limit
     from hesspec.applications.noise.exit_record import ExitTimes
     from hesspec.applications.noise.exit_times import first_exit_times
-    from hesspec.applications.noise.gradient_noise import gradient_noise
+    from hesspec.applications.noise.minibatch_noise import gradient_noise
     from hesspec.applications.noise.stable import stable_noise
-    from hesspec.applications.noise.tail_index import tail_index
     from hesspec.applications.noise.tail_record import GradientNoise, TailIndex
+    from hesspec.applications.noise.tails import tail_index
 
 __all__ = [
     "ExitTimes",
@@ -22,6 +22,7 @@ __all__ = [
     "gradient_noise",
     "mean_exit_time",
     "plot_mean_exit_times",
+    "plot_tail_indices",
     "stable_noise",
     "step_size_limit",
     "tail_index",
@@ -29,13 +30,13 @@ __all__ = [
 
 # Results can be read from files without PyTorch, which takes seconds to import: names by the module that defines them.
 _MODULES = {
-    "exit_figure": ("plot_mean_exit_times",),
+    "exit_figure": ("plot_mean_exit_times", "plot_tail_indices"),
     "exit_laws": ("StepSizeLimit", "mean_exit_time", "step_size_limit"),
     "exit_record": ("ExitTimes",),
     "exit_times": ("first_exit_times",),
-    "gradient_noise": ("gradient_noise",),
+    "minibatch_noise": ("gradient_noise",),
     "stable": ("stable_noise",),
-    "tail_index": ("tail_index",),
+    "tails": ("tail_index",),
     "tail_record": ("GradientNoise", "TailIndex"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

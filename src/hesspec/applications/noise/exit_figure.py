@@ -17,7 +17,7 @@ from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
 from hesspec.plot.ticks import number_ticks
 
-__all__ = ["plot_mean_exit_times", "plot_noise", "plot_survival", "plot_tail_index"]
+__all__ = ["plot_mean_exit_times", "plot_noise", "plot_survival", "plot_tail_indices"]
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 THIN: dict[str, Any] = {"color": "#444444", "linewidth": 0.8}
@@ -123,13 +123,13 @@ def _points(axes: Axes, series: Mapping[float, ExitTimes], colour: str, marker: 
     )
 
 
-def plot_tail_index(found: Mapping[str, TailIndex], ax: Axes | None = None) -> Figure:
+def plot_tail_indices(found: Mapping[str, TailIndex], ax: Axes | None = None) -> Figure:
     """Plot tail indices against the length of blocks, with standard errors.
 
     Parameters
     ----------
     found : mapping of str to TailIndex
-        Results by their labels; "" for none.
+        Results by their labels; a single one may have the label "", and then has a title instead.
     ax : matplotlib.axes.Axes, optional
         Panel to draw into.
 
@@ -151,8 +151,9 @@ def plot_tail_index(found: Mapping[str, TailIndex], ax: Axes | None = None) -> F
         axes.set(xlabel="length of blocks", ylabel="tail index α")
         number_ticks(axes.xaxis)
         if any(found):
-            axes.legend(loc="lower right")
-        if len(found) == 1:
+            # Above the panel, as curves may be anywhere in it.
+            axes.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+        else:
             (each,) = found.values()
             axes.set_title(f"α = {plus_minus(each.alpha, each.standard_error)} from blocks of {each.block:,}")
     return figure
@@ -195,7 +196,9 @@ def plot_noise(found: GradientNoise, ax: Axes | None = None) -> Figure:
         axes.axhline(2, **THIN)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="direction, largest eigenvalue first", ylabel="tail index α")
-        axes.legend(loc="best")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.2 * (high - low))
+        axes.legend(loc="upper right")
         block = next(iter(parts.values())).block
         axes.set_title(f"Gradient noise of {len(found.projections):,} minibatches, blocks of {block:,}")
     return figure

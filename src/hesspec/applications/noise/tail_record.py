@@ -138,9 +138,9 @@ class TailIndex(Record):
         -------
         matplotlib.figure.Figure
         """
-        from hesspec.applications.noise.exit_figure import plot_tail_index  # noqa: PLC0415 - asked only here
+        from hesspec.applications.noise.exit_figure import plot_tail_indices  # noqa: PLC0415 - asked only here
 
-        return plot_tail_index({"": self}, ax)
+        return plot_tail_indices({"": self}, ax)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -221,7 +221,7 @@ class GradientNoise(Record):
         dict of str to TailIndex
             By "eigenvectors" and "bulk".
         """
-        from hesspec.applications.noise.tail_index import tail_index  # noqa: PLC0415 - which imports this module
+        from hesspec.applications.noise.tails import tail_index  # noqa: PLC0415 - which imports this module
 
         parts = {"eigenvectors": self.along_eigenvectors, "bulk": self.in_bulk}
         return {name: tail_index(part, block=block) for name, part in parts.items() if part.size}
