@@ -113,9 +113,10 @@ def main(folder):
         panels = figure.subplots(2, 2).ravel()
         noise.plot_mean_exit_times(by_radius, laws=laws["radius"], ax=panels[0])
         noise.plot_mean_exit_times(by_curvature, xlabel="curvature", laws=laws["curvature"], ax=panels[1])
-        panels[0].set_title("Exit times follow α = 1.5 as a power of the radius")
-        panels[1].set_title("and do not depend on the curvature")
+        panels[0].set_title("Exit times at curvature 1")
+        panels[1].set_title("Exit times at radius 1")
         trained[600].plot(ax=panels[2])
+        panels[2].set_title(f"Gradient noise at step 600, {MINIBATCHES:,} minibatches, blocks of 63")
         curves = {
             f"{name}, step {step:,}": each
             for step in (50, 600, 2_000)
