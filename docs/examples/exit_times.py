@@ -116,7 +116,7 @@ def main(folder):
         panels[0].set_title("Exit times at curvature 1")
         panels[1].set_title("Exit times at radius 1")
         trained[600].plot(ax=panels[2])
-        panels[2].set_title(f"Gradient noise at step 600, {MINIBATCHES:,} minibatches, blocks of 63")
+        panels[2].set_title("Gradient noise at step 600, blocks of 63")
         curves = {
             f"{name}, step {step:,}": each
             for step in (50, 600, 2_000)

@@ -29,7 +29,7 @@ ERROR = 1 / math.sqrt(RUNS)
         (1.2, 0.05),
         (1.2, 0.5),
         (1.5, 0.5),
-        (1.8, 0.5),
+        pytest.param(1.8, 0.5, marks=pytest.mark.long),
         pytest.param(1.5, 0.05, marks=pytest.mark.long),
         pytest.param(1.8, 0.05, marks=pytest.mark.long),
     ],
@@ -49,9 +49,9 @@ def test_stable_noise_leaves_by_jumps_at_any_step_size(alpha, rate):
 def test_time_under_stable_noise_does_not_depend_on_the_curvature():
     means = [
         first_exit_times(
-            line(curvature), 1.0, learning_rate=0.2, alpha=1.5, scale=0.03, runs=RUNS, max_steps=100_000, seed=seed
+            line(curvature), 1.0, learning_rate=0.4, alpha=1.5, scale=0.03, runs=RUNS, max_steps=100_000, seed=seed
         ).mean
-        for seed, curvature in enumerate((0.5, 1.0, 5.0))
+        for seed, curvature in enumerate((0.5, 4.0))
     ]
     assert max(means) / min(means) - 1 < 4 * math.sqrt(2) * ERROR + 0.03
 

@@ -60,7 +60,7 @@ def test_variance_is_that_of_draws_without_replacement():
     model, loss_fn, inputs, targets = problem()
     data = [(inputs, targets)]
     pairs = pairs_of(model, loss_fn, data)
-    count = 1_000
+    count = 500
     found = gradient_noise(model, loss_fn, data, pairs, batch_size=SIZE, count=count, bulk=0)
     single = torch.stack(
         [flat_gradient(model, loss_fn(model(x[None]), y[None])) for x, y in zip(inputs, targets, strict=True)]
@@ -75,9 +75,9 @@ def test_variance_is_that_of_draws_without_replacement():
 
 def test_minibatches_are_independent():
     model, loss_fn, inputs, targets = problem()
-    found = gradient_noise(model, loss_fn, [(inputs, targets)], batch_size=SIZE, count=1_000, bulk=5)
+    found = gradient_noise(model, loss_fn, [(inputs, targets)], batch_size=SIZE, count=500, bulk=5)
     values = found.in_bulk / found.in_bulk.std(axis=0)
-    assert abs((values[1:] * values[:-1]).mean()) < 4.5 / math.sqrt(5 * 999) * 1.5
+    assert abs((values[1:] * values[:-1]).mean()) < 4.5 / math.sqrt(5 * 499) * 1.5
     found = hesspec.noise.tail_index(values)
     assert abs(found.alpha - 2) < 4 * found.standard_error
 

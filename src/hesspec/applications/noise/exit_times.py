@@ -17,6 +17,7 @@ from hesspec.applications.noise.stable import stable_noise
 from hesspec.backend.bars import steps_of
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.errors import NonFiniteError
+from hesspec.spectra.record import Integers
 
 __all__ = ["first_exit_times"]
 
@@ -146,13 +147,9 @@ class _Noise:
         self._alpha, self._scale, self._gaussian, self._generator = alpha, scale, gaussian, generator
 
     def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        found: Tensor | None = None
-        if self._scale:
-            found = stable_noise(self._alpha, shape, self._generator).mul_(self._scale)
-        if self._gaussian:
-            normal = stable_noise(2.0, shape, self._generator).mul_(self._gaussian / math.sqrt(2))
-            found = normal if found is None else found.add_(normal)
-        assert found is not None  # noqa: S101 - one of the two is positive
+        parts = [(2.0, self._gaussian / math.sqrt(2)), (self._alpha, self._scale)]
+        drawn = [stable_noise(alpha, shape, self._generator).mul_(scale) for alpha, scale in parts if scale]
+        found = drawn[0] if len(drawn) == 1 else drawn[0].add_(drawn[1])
         return found.to(dtype)
 
 
@@ -165,7 +162,7 @@ def _simulated(
     runs: int,
     most: int,
     shown: Callable[[int, int | None], None] | None,
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+) -> Integers:
     """Return the step at which each run left the ball (runs,), 0 for those that did not."""
     found = np.zeros(runs, dtype=np.int64)
     inside = torch.arange(runs, device=centre.device)

@@ -89,7 +89,7 @@ def gradient_noise(
             raise ValueError(f"{name} is {number!r}; it must be an integer of at least {least}.")
     seed = check_seed(seed)
     risk = EmpiricalRisk(model, loss_fn, data, params)
-    if not is_whole(batch_size, 1) or batch_size > risk.batches.samples:
+    if batch_size > risk.batches.samples:
         raise ValueError(f"batch_size is {batch_size}, but there are {risk.batches.samples:,} samples.")
     basis = _directions(risk, directions, int(bulk), seed)
     minibatches = _Minibatches(risk, int(batch_size))
