@@ -49,12 +49,11 @@ def tell(by_radius, by_curvature, laws):
     """Print simulated times beside the laws."""
     for what, results in (("radius", by_radius), ("curvature", by_curvature)):
         for label, series in results.items():
-            print(f"{label}: {what}, mean exit time, its standard error, mean / law, censored runs")
+            print(f"{label}: {what}, mean exit time, its standard error, mean / law, deviation / mean, censored runs")
             for x, found in series.items():
                 law = laws[what][label](x)
-                print(
-                    f"  {x:g}: {found.mean:.5g} +- {found.standard_error:.2g}, {found.mean / law:.3f}, {found.censored}"
-                )
+                mean = f"{found.mean:.5g} +- {found.standard_error:.2g}, {found.mean / law:.3f}"
+                print(f"  {x:g}: {mean}, {found.variation:.3f}, {found.censored}")
     for label, series in by_radius.items():
         x, y = np.log(list(series)), np.log([found.mean for found in series.values()])
         spread = 1 / np.sqrt(RUNS)
