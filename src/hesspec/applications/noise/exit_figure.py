@@ -48,9 +48,10 @@ def plot_survival(found: ExitTimes, ax: Axes | None = None) -> Figure:
         if found.exits:
             grid = np.linspace(0, end, GRID)
             axes.plot(grid, np.exp(-grid / found.mean), color=OKABE_ITO[1], label="exponential of this mean", **LAW)
-            axes.legend(loc="upper right")
+            axes.legend(loc="lower left")
         axes.set_yscale("log")
-        axes.set(xlabel="time", ylabel="share of runs inside", xlim=(0, end), ylim=(0.5 / found.steps.size, 1.3))
+        lowest = 0.5 * max(found.censored, 1) / found.steps.size
+        axes.set(xlabel="time", ylabel="share of runs inside", xlim=(0, end), ylim=(lowest, 1.1))
         number_ticks(axes.yaxis)
         stayed = f", {found.censored:,} of {found.steps.size:,} stayed" if found.censored else ""
         axes.set_title(f"Mean exit time {three_digits(found.mean) if found.exits else 'unknown'}{stayed}")
