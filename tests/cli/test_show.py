@@ -47,6 +47,14 @@ def test_the_example_in_the_help_works(hesspec, example, measured, here):
     assert list(here.glob(".*")) == []
 
 
+def test_a_result_that_is_no_spectrum_alone(hesspec, here):
+    package.stability.sharpness_dimension([25.0, 10.0, -5.0], 0.1).save(here / "dimension.nc")
+    result = hesspec("show", "dimension.nc")
+    assert result.exit_code == 0, result.output
+    assert "sharpness dimension" in result.stdout
+    assert json.loads(hesspec("show", "dimension.nc", "--json").stdout)[0]["kind"] == "sharpness dimension"
+
+
 def test_one_file(hesspec, here):
     file = here / "spectra" / "initialisation-train-GaussNewton.nc"
     eigenvalues = torch.cat([torch.linspace(-1, 1, 500), torch.tensor([9.0, -7.0, 5.0])]).double()

@@ -102,6 +102,8 @@ def _loaded(files: list[Path]) -> dict[Path, Any]:
 
 def _labelled(spectra: dict[Path, Spectrum], given: list[str] | None) -> dict[str, Spectrum]:
     """Spectra by the labels that were given, or by what tells them apart."""
+    if given is None and not spectra:
+        return {}
     if given is None:
         labels = distinct_labels(list(spectra.values()), [printable(name) for name in _short(list(spectra))])
     elif len(given) != len(spectra) or len(set(given)) != len(given):
