@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hesspec.applications import laplace, stability
+    from hesspec.applications import laplace, optim, stability
     from hesspec.applications.class_structure.attribution import (
         Attribution,
         attribute_outliers,
@@ -86,6 +86,7 @@ __all__ = [
     "keep_freed_memory",
     "laplace",
     "load",
+    "optim",
     "plan",
     "project_out",
     "shard_data",
@@ -135,7 +136,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Subpackages that can be used without an import of their own, as in `hesspec.study.open`.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
 # Applications of the spectrum, which are reached as `hesspec.NAME`.
-_APPLICATIONS = ("laplace", "stability")
+_APPLICATIONS = ("laplace", "optim", "stability")
 
 if not TYPE_CHECKING:  # type checkers would take any name for one of this module
 

@@ -43,6 +43,7 @@ KINDS: Final = {
     "hesspec_sharpness_dimension_format": "hesspec.applications.stability.record.SharpnessDimension",
     "hesspec_lyapunov_format": "hesspec.applications.stability.record.LyapunovExponents",
     "hesspec_stability_format": "hesspec.applications.stability.record.StabilityRun",
+    "hesspec_dominant_share_format": "hesspec.applications.optim.share_record.DominantShare",
 }
 
 
