@@ -1,4 +1,4 @@
-"""AMUSE against its sequences written out, schedule-free SGD, known numbers of its coefficients, and the authors' code."""
+"""AMUSE against its sequences written out, schedule-free SGD, known numbers, and the authors' code."""
 
 import copy
 import math
@@ -120,7 +120,6 @@ def coefficients(t, warmup, beta, rho, power):
         return rates[-1], c, beta
     first = 1 / (rates[:warmup] ** power).sum()
     return rates[-1], c, 1 - (c * (1 - first) / (first * (1 - c))) ** rho * (1 - beta)
-
 
 
 def test_the_authors_code_averages_something_else():

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hesspec.applications.optim.amuse import AMUSE
-    from hesspec.applications.optim.subspace_shares import dominant_share
-    from hesspec.applications.optim.share_record import DominantShare, Shares
-    from hesspec.applications.optim.parameter_groups import muon_groups
     from hesspec.applications.optim.orthogonalisation import orthogonalise
+    from hesspec.applications.optim.parameter_groups import muon_groups
+    from hesspec.applications.optim.share_record import DominantShare, Shares
+    from hesspec.applications.optim.subspace_shares import dominant_share
     from hesspec.applications.optim.trial_step import StepVectors, step_vectors
 
 __all__ = [

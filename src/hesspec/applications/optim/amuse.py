@@ -22,6 +22,16 @@ AUXILIARY = ("adamw", "sgd")
 RMS = 0.2
 
 
+# What numbers may be.
+FINITE = (lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+DECAY = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("lr", "weight_decay", "rho", "averaging_power", "eps"), FINITE),
+    **dict.fromkeys(("momentum", "beta2"), DECAY),
+    "beta": (lambda value: 0 <= value <= 1, "between 0 and 1"),
+}
+
+
 class AMUSE(Optimizer):
     r"""Anytime Muon with stable gradient evaluation (Kim et al., arXiv 2605.22432).
 
@@ -275,7 +285,7 @@ class AMUSE(Optimizer):
 
 def _learning_rate(group: dict[str, Any], t: int) -> float:
     """Learning rate eta_t."""
-    return float(group["lr"]) * min(1.0, t / group["warmup_steps"])
+    return float(group["lr"]) * min(1.0, t / int(group["warmup_steps"]))
 
 
 def _interpolation(group: dict[str, Any]) -> float:
@@ -305,7 +315,8 @@ def _adamw(gradient: Tensor, state: dict[str, Any], group: dict[str, Any], t: in
     """Gradient over the root of its mean square."""
     if "exp_avg_sq" not in state:
         state["exp_avg_sq"] = torch.zeros_like(gradient)
-    square = state["exp_avg_sq"].mul_(group["beta2"]).addcmul_(gradient, gradient, value=1 - group["beta2"])
+    square: Tensor = state["exp_avg_sq"]
+    square.mul_(group["beta2"]).addcmul_(gradient, gradient, value=1 - group["beta2"])
     return gradient / (square / (1 - group["beta2"] ** t)).sqrt_().add_(group["eps"])
 
 
@@ -318,24 +329,7 @@ _AUXILIARY_STEPS = {"adamw": _adamw, "sgd": _sgd}
 
 def _check(group: dict[str, Any]) -> None:
     """Raise ValueError if a group cannot be trained."""
-    if not isinstance(group.get("use_muon"), bool):
-        raise ValueError(
-            "A parameter group does not say by use_muon=True or False whether Muon trains it; "
-            "hesspec.optim.muon_groups(model) returns groups that do."
-        )
-    for name in ("lr", "weight_decay", "rho", "averaging_power", "eps"):
-        if not 0 <= float(group[name]) < math.inf:
-            raise ValueError(f"{name} is {group[name]!r}; it must be a finite number of at least 0.")
-    for name in ("momentum", "beta2"):
-        if not 0 <= group[name] < 1:
-            raise ValueError(f"{name} is {group[name]!r}; it must be at least 0 and below 1.")
-    if not 0 <= group["beta"] <= 1:
-        raise ValueError(f"beta is {group['beta']!r}; it must be between 0 and 1.")
-    for name in ("warmup_steps", "ns_steps"):
-        if not is_whole(group[name], 1):
-            raise ValueError(f"{name} is {group[name]!r}; it must be a positive integer.")
-    if group["auxiliary"] not in AUXILIARY:
-        raise ValueError(f"auxiliary is {group['auxiliary']!r}; it must be 'adamw' or 'sgd'.")
+    _check_settings(group)
     for parameter in group["params"]:
         if not parameter.is_floating_point():
             raise ValueError(f"A parameter is {parameter.dtype}; AMUSE trains real floating-point parameters.")
@@ -344,3 +338,19 @@ def _check(group: dict[str, Any]) -> None:
                 f"A parameter of shape {tuple(parameter.shape)} is in a group for Muon, which trains matrices and "
                 "kernels; put it into a group with use_muon=False."
             )
+
+
+def _check_settings(group: dict[str, Any]) -> None:
+    if not isinstance(group.get("use_muon"), bool):
+        raise ValueError(
+            "A parameter group does not say by use_muon=True or False whether Muon trains it; "
+            "hesspec.optim.muon_groups(model) returns groups that do."
+        )
+    for name, (allowed, text) in RANGES.items():
+        if not allowed(float(group[name])):
+            raise ValueError(f"{name} is {group[name]!r}; it must be {text}.")
+    for name in ("warmup_steps", "ns_steps"):
+        if not is_whole(group[name], 1):
+            raise ValueError(f"{name} is {group[name]!r}; it must be a positive integer.")
+    if group["auxiliary"] not in AUXILIARY:
+        raise ValueError(f"auxiliary is {group['auxiliary']!r}; it must be 'adamw' or 'sgd'.")

@@ -66,4 +66,5 @@ def orthogonalise(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = No
     for _ in range(int(steps)):
         gram = x @ x.mT
         x = FIRST * x + (THIRD * gram + FIFTH * (gram @ gram)) @ x
-    return (x.mT if tall else x).to(matrix.dtype)
+    found: Tensor = (x.mT if tall else x).to(matrix.dtype)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -60,6 +60,4 @@ def plot_shares(found: DominantShare, ax: Axes | None = None) -> Figure:
         if found.optimizer:
             axes.set_title(found.optimizer)
         axes.legend(loc="best")
-        figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure
+    return cast("Figure", axes.get_figure(root=True))

@@ -91,9 +91,7 @@ class DominantShare(Record):
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""
         refuse_unless(self.names.size > 0, "It has no vectors.")
-        refuse_unless(
-            1 <= self.k <= self.dimension, f"It has {self.k} eigenvectors, but {self.dimension} parameters."
-        )
+        refuse_unless(1 <= self.k <= self.dimension, f"It has {self.k} eigenvectors, but {self.dimension} parameters.")
         lengths = np.hypot(np.linalg.norm(self.coefficients, axis=1), self.rests)[self.norms > 0]
         refuse_unless(bool((np.abs(lengths - 1) < 1e-6).all()), "Its coefficients are not those of unit vectors.")
 

@@ -111,13 +111,12 @@ def dominant_share(
     allowed = np.array([rounding.get(name, 0.0) for name in vectors])
     # The angle between an exact vector and one with an error of this norm.
     own = np.arcsin(np.minimum(np.divide(allowed, norms, out=np.zeros(norms.size), where=norms > 0), 1.0))
-    divisor = np.where(norms > 0, norms, np.nan)
     known = pairs.spectrum.attributes
     return DominantShare(
         names=np.array(list(vectors)),
         norms=norms,
-        coefficients=coefficients / divisor[:, None],
-        rests=rest / divisor,
+        coefficients=coefficients,
+        rests=rest,
         eigenvalues=pairs.values[: int(k)],
         eigenvalue_bounds=pairs.residuals[: int(k)],
         angle_errors=np.minimum(own[:, None] + subspace[None, :], np.pi / 2),
@@ -146,7 +145,7 @@ def _vectors_of(
 
 
 def _project(basis: Tensor, vectors: Sequence[Tensor]) -> tuple[Array, Array, Array, float]:
-    """Components of vectors in a subspace and norms of the rest, in float64.
+    """Components of unit vectors in a subspace and norms of the rest, in float64; nan for vectors that are zero.
 
     Returns
     -------
@@ -155,7 +154,7 @@ def _project(basis: Tensor, vectors: Sequence[Tensor]) -> tuple[Array, Array, Ar
     rest : array (n,)
         Norms of the components orthogonal to the basis.
     norms : array (n,)
-        Norms of the vectors.
+        Norms of the vectors that are given.
     smallest : float
         Smallest singular value of the basis.
     """
@@ -182,11 +181,11 @@ def _project(basis: Tensor, vectors: Sequence[Tensor]) -> tuple[Array, Array, Ar
     for begin in range(0, basis.shape[0], CHUNK):
         part, values = pieces(begin)
         rest += (values - part @ weights).square().sum(0)
-    sizes = np.array(scales)
-    inside = coefficients.T.cpu().numpy() * sizes[:, None]
-    outside = rest.sqrt().cpu().numpy() * sizes
+    inside, outside = coefficients.T.cpu().numpy(), rest.sqrt().cpu().numpy()
+    lengths = np.hypot(np.linalg.norm(inside, axis=1), outside)
+    unit = np.where(lengths > 0, lengths, np.nan)
     smallest = float(torch.linalg.eigvalsh(gram)[0].clamp(min=0).sqrt())
-    return inside, outside, np.hypot(np.linalg.norm(inside, axis=1), outside), smallest
+    return inside / unit[:, None], outside / unit, lengths * np.array(scales), smallest
 
 
 def _subspace_angles(pairs: Eigenpairs, k: int, smallest: float) -> Array:

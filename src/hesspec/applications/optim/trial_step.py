@@ -86,42 +86,52 @@ def step_vectors(
     for each in optimizers:
         if not isinstance(each, Optimizer):
             raise ValueError(f"A {type(each).__name__} is not a torch.optim.Optimizer.")
-    selected = select_parameters(model, params)
+    chosen = list(select_parameters(model, params).values())
     names = " and ".join(type(each).__name__ for each in optimizers)
     trained = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
-    if not any(id(p) in trained for p in selected.values()):
+    if not any(id(p) in trained for p in chosen):
         raise ValueError(f"{names or 'No optimiser'} trains none of the selected parameters of the model.")
-    if all(p.grad is None for p in selected.values()):
+    gradients = {id(p): p.grad for p in chosen if p.grad is not None}
+    if not gradients:
         raise ValueError("No selected parameter has a gradient: call backward() on the loss first.")
-    after: dict[int, Tensor] = {}
-    momenta: dict[int, Tensor] = {}
-    base: dict[int, tuple[Tensor, Tensor]] = {}
+    step = _Step()
     for each in optimizers:
-        trial, copies = _copied(each)
+        step.make(each)
+    vectors = {"gradient": _flat(chosen, gradients)}
+    if any(id(p) in step.momenta for p in chosen):
+        vectors["momentum"] = _flat(chosen, step.momenta)
+    rounding = dict.fromkeys(vectors, 0.0)
+    for name, moves in (("update", step.moves), ("update of z", step.moves_of_z)):
+        if moves:
+            vectors[name] = _flat(chosen, {key: end - begin for key, (begin, end) in moves.items()})
+            # A step rounds twice: after weight decay, and after the update.
+            ends = _flat(chosen, {key: end for key, (_, end) in moves.items()})
+            rounding[name] = float(torch.finfo(ends.dtype).eps * torch.linalg.vector_norm(ends, dtype=torch.float64))
+    return StepVectors(vectors, rounding, names)
+
+
+class _Step:
+    """A step made on copies: momenta, parameters before and after, and z of AMUSE, by the identity of the parameter."""
+
+    def __init__(self) -> None:
+        self.momenta: dict[int, Tensor] = {}
+        self.moves: dict[int, tuple[Tensor, Tensor]] = {}
+        self.moves_of_z: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def make(self, optimizer: Optimizer) -> None:
+        """Add the step of an optimiser."""
+        trial, copies = _copied(optimizer)
         with preserved_randomness():
             trial.step()
         for original, moved in copies.items():
             state = trial.state.get(moved, {})
-            after[id(original)] = moved.detach()
-            found = next((state[name] for name in MOMENTA if state.get(name) is not None), None)
-            if found is not None:
-                momenta[id(original)] = found
+            self.moves[id(original)] = original.detach(), moved.detach()
+            momentum = next((state[name] for name in MOMENTA if state.get(name) is not None), None)
+            if momentum is not None:
+                self.momenta[id(original)] = momentum
             if isinstance(trial, AMUSE) and "z" in state:
-                before = each.state.get(original, {}).get("z", original.detach())
-                base[id(original)] = before, state["z"]
-    chosen = list(selected.values())
-    vectors = {"gradient": _flat(chosen, {id(p): p.grad for p in chosen if p.grad is not None})}
-    if any(id(p) in momenta for p in chosen):
-        vectors["momentum"] = _flat(chosen, momenta)
-    rounding = dict.fromkeys(vectors, 0.0)
-    moves = {"update": {id(p): (p.detach(), after[id(p)]) for p in chosen if id(p) in after}, "update of z": base}
-    for name, pairs in moves.items():
-        if pairs:
-            vectors[name] = _flat(chosen, {key: end - begin for key, (begin, end) in pairs.items()})
-            # A step rounds twice: after weight decay, and after the update.
-            ends = _flat(chosen, {key: end for key, (_, end) in pairs.items()})
-            rounding[name] = float(torch.finfo(ends.dtype).eps * torch.linalg.vector_norm(ends, dtype=torch.float64))
-    return StepVectors(vectors, rounding, names)
+                before = optimizer.state.get(original, {}).get("z", original.detach())
+                self.moves_of_z[id(original)] = before, state["z"]
 
 
 def _flat(parameters: Iterable[nn.Parameter], tensors: Mapping[int, Tensor]) -> Tensor:
