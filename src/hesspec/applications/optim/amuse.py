@@ -317,7 +317,8 @@ def _adamw(gradient: Tensor, state: dict[str, Any], group: dict[str, Any], t: in
         state["exp_avg_sq"] = torch.zeros_like(gradient)
     square: Tensor = state["exp_avg_sq"]
     square.mul_(group["beta2"]).addcmul_(gradient, gradient, value=1 - group["beta2"])
-    return gradient / (square / (1 - group["beta2"] ** t)).sqrt_().add_(group["eps"])
+    root: Tensor = (square / (1 - group["beta2"] ** t)).sqrt_().add_(group["eps"])
+    return gradient / root
 
 
 def _sgd(gradient: Tensor, _: dict[str, Any], __: dict[str, Any], ___: int) -> Tensor:

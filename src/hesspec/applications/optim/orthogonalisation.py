@@ -48,8 +48,8 @@ def orthogonalise(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = No
     --------
     >>> import torch, hesspec
     >>> hesspec.optim.orthogonalise(torch.diag(torch.tensor([3.0, 0.4])))
-    tensor([[0.7147, 0.0000],
-            [0.0000, 0.7258]])
+    tensor([[0.7069, 0.0000],
+            [0.0000, 0.6941]])
     """
     if matrix.ndim < 2 or not matrix.is_floating_point():
         raise ValueError(
