@@ -8,8 +8,8 @@ its constant rate after warm-up, and is evaluated at its average x. No weight de
 seed come one after another, in a random order. Seconds are those of training steps alone. Those to a loss are medians
 over seeds, to the largest of the methods' median losses at the end.
 
-Dominant shares are those of a seed's runs with constant rates, with the eigenvectors of the Hessian of the whole
-training set at the same point: means over five batches. Writes tables into docs/guide/optimisers.md, and a figure.
+Dominant shares are those of a seed's runs with constant rates, with the eigenvectors of the Hessian at the same point
+on the first 2,874 training samples: means over five batches. Writes tables into docs/guide/optimisers.md, and a figure.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -38,6 +39,8 @@ from hesspec.study.datasets import load_dataset
 
 PAGE = ROOT / "docs/guide/optimisers.md"
 BATCH, TUNING_SEED, K, OBSERVED = 128, 100, 10, 5
+# Samples of a batch of the Hessian: all training digits.
+HALF = 1_437
 COLOURS = {"SGD": OKABE_ITO[4], "AdamW": OKABE_ITO[2], "Muon": OKABE_ITO[0], "AMUSE": OKABE_ITO[1]}
 
 
@@ -193,9 +196,9 @@ def measure_shares(given: Problem, model: nn.Module, used: list[Any], seed: int)
 
 
 def top_pairs(given: Problem, model: nn.Module) -> hesspec.Eigenpairs:
-    """Top eigenvectors of the Hessian on the training set, of the model as it is now."""
+    """Top eigenvectors of the Hessian on the first training samples, of the model as it is now."""
     inputs, targets = given.train
-    data = [(inputs[i : i + 1_437], targets[i : i + 1_437]) for i in range(0, min(len(targets), 2_874), 1_437)]
+    data = [(inputs[i : i + HALF], targets[i : i + HALF]) for i in range(0, min(len(targets), 2 * HALF), HALF)]
     hessian = hesspec.Hessian(copy.deepcopy(model), nn.CrossEntropyLoss(), data)
     pairs = hesspec.eigenpairs(hessian, count=K, steps=60, progress=False)
     if pairs.values.size < K:
@@ -298,6 +301,7 @@ def draw(given: Problem, runs: dict[tuple[str, bool], list[Run]], path: Any) -> 
             left.plot(epochs, middle, label=label, **look)
             left.fill_between(epochs, losses.min(0), losses.max(0), color=COLOURS[method], alpha=FILL, linewidth=0)
             right.plot(np.median([run.seconds for run in found], axis=0), middle, **look)
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set(xlabel="epoch", ylabel="training loss", yscale="log")
         right.set(xlabel="seconds of training")
         number_ticks(left.yaxis)
