@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hesspec.applications import laplace, noise, stability
+    from hesspec.applications import laplace, noise, optim, stability
     from hesspec.applications.class_structure.attribution import (
         Attribution,
         attribute_outliers,
@@ -97,6 +97,7 @@ __all__ = [
     "laplace",
     "load",
     "noise",
+    "optim",
     "plan",
     "principal_angles",
     "project_out",
@@ -152,7 +153,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Subpackages that can be used without an import of their own, as in `hesspec.study.open`.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
 # Applications of the spectrum, which are reached as `hesspec.NAME`.
-_APPLICATIONS = ("laplace", "noise", "stability")
+_APPLICATIONS = ("laplace", "noise", "optim", "stability")
 
 if not TYPE_CHECKING:  # type checkers would take any name for one of this module
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from hesspec.operators.base import SumOverBatches
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.matrix_passes import Apply
 from hesspec.operators.hessian import differentiate_gradient
@@ -18,6 +17,7 @@ from hesspec.operators.risk.output_loss import SECOND_MOMENT
 from hesspec.operators.risk.output_moment import Moment
 from hesspec.operators.risk.outputs import differentiable_outputs
 from hesspec.operators.risk.sample_gradients import check_likelihood, check_samples
+from hesspec.operators.sum_over_batches import SumOverBatches
 
 __all__ = ["LikelihoodResidual"]
 

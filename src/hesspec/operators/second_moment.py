@@ -10,13 +10,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.backend.numbers import is_whole
-from hesspec.operators.base import SumOverBatches
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.gauss_newton import GaussNewtonForm
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.output_loss import SECOND_MOMENT
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.operators.risk.sample_gradients import check_samples, mean_gradient, sample_count
+from hesspec.operators.sum_over_batches import SumOverBatches
 
 __all__ = ["SecondMoment"]
 

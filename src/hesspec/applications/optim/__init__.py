@@ -1,1 +1,47 @@
-"""Curvature-based optimiser steps."""
+"""Optimisers that use or explain curvature, and where their steps go; public as `hesspec.optim`."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hesspec.applications.optim.amuse import AMUSE
+    from hesspec.applications.optim.orthogonalisation import orthogonalise
+    from hesspec.applications.optim.parameter_groups import muon_groups
+    from hesspec.applications.optim.share_record import DominantShare, Shares
+    from hesspec.applications.optim.subspace_shares import dominant_share
+    from hesspec.applications.optim.trial_step import StepVectors, step_vectors
+
+__all__ = [
+    "AMUSE",
+    "DominantShare",
+    "Shares",
+    "StepVectors",
+    "dominant_share",
+    "muon_groups",
+    "orthogonalise",
+    "step_vectors",
+]
+
+# Results can be read from files without PyTorch, which takes seconds to import: names by the module that defines them.
+_MODULES = {
+    "amuse": ("AMUSE",),
+    "subspace_shares": ("dominant_share",),
+    "share_record": ("DominantShare", "Shares"),
+    "parameter_groups": ("muon_groups",),
+    "orthogonalisation": ("orthogonalise",),
+    "trial_step": ("StepVectors", "step_vectors"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:  # type checkers would take any name for one of this module
+
+    def __getattr__(name):
+        if name not in _HOME:
+            raise AttributeError(f"module 'hesspec.optim' has no attribute {name!r}")
+        found = getattr(import_module(f"hesspec.applications.optim.{_HOME[name]}"), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
