@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hesspec.applications import laplace, stability
+    from hesspec.applications import laplace, optim, stability
     from hesspec.applications.class_structure.attribution import (
         Attribution,
         attribute_outliers,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hesspec.backend.heap import keep_freed_memory
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
     from hesspec.measure.plan import Plan, plan
+    from hesspec.measure.solve import Solution, solve
     from hesspec.measure.spectrum import Eigenpairs, eigenpairs, spectrum
     from hesspec.operators import (
         CentralDifferenceHessian,
@@ -72,6 +73,7 @@ __all__ = [
     "Preconditioned",
     "RankError",
     "Residual",
+    "Solution",
     "Spectrum",
     "TrueVsRestSolution",
     "attribute_outliers",
@@ -86,9 +88,11 @@ __all__ = [
     "keep_freed_memory",
     "laplace",
     "load",
+    "optim",
     "plan",
     "project_out",
     "shard_data",
+    "solve",
     "solve_true_vs_rest",
     "spectrum",
     "stability",
@@ -121,6 +125,7 @@ _MODULES = {
         "shard_data",
     ),
     "measure.plan": ("Plan", "plan"),
+    "measure.solve": ("Solution", "solve"),
     "spectra.record": ("load",),
     "spectra.sampling": ("Estimate",),
     "spectra.spectrum": ("Spectrum",),
@@ -135,7 +140,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Subpackages that can be used without an import of their own, as in `hesspec.study.open`.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
 # Applications of the spectrum, which are reached as `hesspec.NAME`.
-_APPLICATIONS = ("laplace", "stability")
+_APPLICATIONS = ("laplace", "optim", "stability")
 
 if not TYPE_CHECKING:  # type checkers would take any name for one of this module
 
