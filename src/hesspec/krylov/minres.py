@@ -105,7 +105,7 @@ def _smallest(alphas: npt.NDArray[np.float64], betas: npt.NDArray[np.float64]) -
         np.fill_diagonal(tall, alpha[:steps])
         np.fill_diagonal(tall[1:], beta[:steps])
         np.fill_diagonal(tall[:, 1:], beta[: steps - 1])
-        triangle = np.linalg.qr(tall, mode="r")
+        triangle = np.linalg.qr(tall)[1]
         if not np.abs(triangle.diagonal()).min() > 0:
             return 0.0
         half = np.linalg.solve(triangle.T, tall[:steps])

@@ -43,6 +43,8 @@ KINDS: Final = {
     "hesspec_sharpness_dimension_format": "hesspec.applications.stability.record.SharpnessDimension",
     "hesspec_lyapunov_format": "hesspec.applications.stability.record.LyapunovExponents",
     "hesspec_stability_format": "hesspec.applications.stability.record.StabilityRun",
+    "hesspec_competitor_share_format": "hesspec.applications.optim.record.CompetitorShare",
+    "hesspec_steps_format": "hesspec.applications.optim.record.StepComparison",
 }
 
 

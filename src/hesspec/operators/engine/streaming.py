@@ -191,6 +191,15 @@ class KeptPasses:
         other._passes, other._kept = self._passes.at_twice_the_displacement(), {}  # noqa: SLF001
         return other
 
+    def again(self, risk: EmpiricalRisk) -> Self:
+        """Return the same products of another risk, such as `EmpiricalRisk.again`.
+
+        Of batches whose shapes are known, nothing is chosen, traced, predicted or verified again.
+        """
+        other = copy.copy(self)
+        KeptPasses.__init__(other, risk, self._passes.at(risk), self._budget)
+        return other
+
     def _fault(self) -> NonFiniteError | None:
         """Return the batch and the parameter where the gradient is NaN or infinite, if any."""
         for batch in self._risk.batches:

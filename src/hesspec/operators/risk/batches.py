@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -127,17 +128,27 @@ class Batches:
     ) -> None:
         check_data(data)
         self._whole = whole
-        self._data, self._loss, self._device, self._dtype = OwnRandomness(data), loss, device, dtype
+        self._data, self._loss, self._device, self._dtype = _reread(data), loss, device, dtype
         self._model = model
         self._nature = Nature(loss, forward)
-        self._fingerprints: list[Fingerprint] = []
-        self._numbers: list[dict[Terms, float]] = []
-        self._agreed: list[bool] = []
-        self._of_targets: list[bool] = []
         self.sizes = ranks.together(self._read)
-        self.samples = sum(self.sizes)
         self._nature.settle(ranks, self._numbers)
         self._check_counted(ranks)
+        self._weigh(ranks)
+
+    def again(self, data: Iterable[Any], ranks: Ranks = ALONE) -> Self:
+        """Return batches of other data of the same kind, for which nothing is found out again about the loss."""
+        check_data(data)
+        other = copy.copy(self)
+        # All of this class.
+        other._data, other._nature = _reread(data), self._nature.known()  # noqa: SLF001
+        other.sizes = ranks.together(other._read)  # noqa: SLF001
+        other._check_counted(ranks)  # noqa: SLF001
+        other._weigh(ranks)  # noqa: SLF001
+        return other
+
+    def _weigh(self, ranks: Ranks) -> None:
+        self.samples = sum(self.sizes)
         counts = [numbers[self._counted] for numbers in self._numbers]
         self.terms = ranks.total(sum(counts))
         if not self.terms > 0:
@@ -168,6 +179,10 @@ class Batches:
 
     def _read(self) -> tuple[int, ...]:
         """Read all batches and return their numbers of samples."""
+        self._fingerprints: list[Fingerprint] = []
+        self._numbers: list[dict[Terms, float]] = []
+        self._agreed: list[bool] = []
+        self._of_targets: list[bool] = []
         sizes: list[int] = []
         nature, loss = self._nature, self._loss
         for index, item in enumerate(self._data):
@@ -371,6 +386,11 @@ class Batches:
                 return tensor.to(device=self._device, dtype=dtype, copy=True)
             same = tensor.device == self._device and tensor.dtype == dtype
             return tensor if same else tensor.detach().to(device=self._device, dtype=dtype).requires_grad_()
+
+
+def _reread(data: Iterable[Any]) -> Iterable[Any]:
+    """Return the data with its own random state, for which a list or tuple has no use."""
+    return data if type(data) in (list, tuple) else OwnRandomness(data)
 
 
 def _digest(structure: Any) -> int:

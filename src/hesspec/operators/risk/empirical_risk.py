@@ -327,6 +327,24 @@ class EmpiricalRisk:
         other.parameters.values = tuple(values)
         return other
 
+    @property
+    def outdated(self) -> bool:
+        """Whether the user's module has other parts, modes or settings than when this risk was created."""
+        return self._change() is not None
+
+    def again(self, data: Iterable[Any]) -> Self:
+        """Return the risk of other batches of the same kind at the current parameters and buffers of the module.
+
+        What was found out about model and loss is not found out again; the module must not be `outdated`.
+        """
+        other = copy.copy(self)
+        other.parameters = self.parameters.again()
+        other.fixed = {
+            name: value.detach().clone() for name, value in zip(self.fixed, self._fixed_tensors, strict=True)
+        }
+        other.batches = self.batches.again(data, self.ranks)
+        return other
+
     def leaves(self) -> Named:
         """Return the selected parameters as leaves of a new autograd graph, sharing the memory of their values."""
         values = zip(self.parameters.names, self.parameters.values, strict=True)

@@ -1,8 +1,9 @@
 """Selection of the parameters of a curvature matrix, and conversion to flat vectors."""
 
+import copy
 import fnmatch
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +50,7 @@ class ParameterSelection:
         # A copy, as the operator is the curvature at this point even if training continues.
         self.parameters = tuple(selected.values())
         self._complex = tuple(value.is_complex() for value in self.parameters)
-        self.values = tuple(
-            torch.view_as_real(value.detach().resolve_conj()).clone() if value.is_complex() else value.detach().clone()
-            for value in self.parameters
-        )
+        self.values = self._read()
         self.shapes = tuple(value.shape for value in self.values)
         self.sizes = tuple(value.numel() for value in self.values)
         self.count = sum(self.sizes)
@@ -65,6 +63,18 @@ class ParameterSelection:
                 f"The selected parameters are {self.dtype}; curvature is measured in float32 or float64. "
                 "Convert the model with model.float() or model.double()."
             )
+
+    def _read(self) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.view_as_real(value.detach().resolve_conj()).clone() if value.is_complex() else value.detach().clone()
+            for value in self.parameters
+        )
+
+    def again(self) -> Self:
+        """Return the same selection with the current values."""
+        other = copy.copy(self)
+        other.values = other._read()  # noqa: SLF001 - it is of this class
+        return other
 
     def natural(self, values: Iterable[Tensor]) -> list[Tensor]:
         """Convert tensors shaped as `values` to the model's form, in which complex parameters are complex."""
