@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hesspec.krylov.preconditioning import SpectralPreconditioner
+from hesspec.krylov.vectors import norm
 
 __all__ = ["Multiply", "Solved", "column_norms", "conjugate_gradients"]
 
@@ -91,10 +92,11 @@ def conjugate_gradients(
         image = weighted(multiply(weighted(search)))
         curvature = search.T @ image
         _refuse_negative(curvature, search)
-        step = torch.linalg.solve(curvature, residual.T @ residual)
-        found = found + search @ (step @ lengths)
-        residual, factor = _orthonormal(residual - image @ step)
-        search = residual + search @ factor.T
+        gram = residual.T @ residual
+        step = gram / curvature if gram.numel() == 1 else torch.linalg.solve(curvature, gram)
+        found = torch.addmm(found, search, step @ lengths)
+        residual, factor = _orthonormal(torch.addmm(residual, image, step, alpha=-1))
+        search = torch.addmm(residual, search, factor.T)
         lengths = factor @ lengths
         iterations += 1
     x = weighted(found)
@@ -111,8 +113,8 @@ def _orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
     if columns.shape[1] > 1:
         found = torch.linalg.qr(columns)
         return found.Q, found.R
-    length = column_norms(columns).to(columns.dtype)
-    return columns / torch.where(length > 0, length, 1), length[:, None]
+    length = norm(columns[:, 0])
+    return columns / length if length > 0 else columns, columns.new_full((1, 1), length)
 
 
 def _refuse_negative(curvature: Tensor, search: Tensor) -> None:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from hesspec.applications.optim.comparing import compare_steps
     from hesspec.applications.optim.competitors import competitor_share
     from hesspec.applications.optim.fast_gauss_newton import FastGaussNewton, Step
+    from hesspec.applications.optim.figure import plot_steps
     from hesspec.applications.optim.record import CompetitorShare, StepComparison
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "StepComparison",
     "compare_steps",
     "competitor_share",
+    "plot_steps",
 ]
 
 # Results can be read from files without PyTorch, which takes seconds to import: names by the module that defines them.
@@ -23,6 +25,7 @@ _MODULES = {
     "comparing": ("compare_steps",),
     "competitors": ("competitor_share",),
     "fast_gauss_newton": ("FastGaussNewton", "Step"),
+    "figure": ("plot_steps",),
     "record": ("CompetitorShare", "StepComparison"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

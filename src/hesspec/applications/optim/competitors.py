@@ -74,7 +74,7 @@ def share_of(rows: Sequence[LogitRows]) -> CompetitorShare:
     one, two, number, target, weight = (each[counted] for each in (one, two, number, target, weight))
     # Where the rest underflows there is no competitor to count.
     number = torch.where(one + two > 0, number.clamp(max=rows[0].classes - 1), 1.0)
-    classes, inverse = target.unique(return_inverse=True)
+    classes, inverse = torch.unique(target, return_inverse=True)
 
     def by_class(values: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(classes), dtype=torch.float64, device=values.device).index_add_(0, inverse, values)

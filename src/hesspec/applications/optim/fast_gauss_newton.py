@@ -240,9 +240,10 @@ def softmax_risk(model: nn.Module, loss_fn: LossFunction, data: Any, params: Par
     """
     risk = EmpiricalRisk(model, loss_fn, data, params)
     check_softmax_loss(risk.loss)
-    if getattr(risk.loss.function, "label_smoothing", 0.0):
+    smoothing = getattr(risk.loss.function, "label_smoothing", 0.0)
+    if smoothing:
         raise InputError(
-            f"The loss has label_smoothing={risk.loss.function.label_smoothing}, with which its gradient is outside "
+            f"The loss has label_smoothing={smoothing}, with which its gradient is outside "
             "the span of the rows of the true-vs-rest matrix: leave it out."
         )
     return risk

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from hesspec.applications.optim.record import CompetitorShare, StepComparison
 from hesspec.backend.number_text import three_digits
@@ -33,19 +35,18 @@ def plot_share(found: CompetitorShare, ax: Axes | None = None) -> Figure:
     matplotlib.figure.Figure
     """
     with styled():
-        figure = new_figure(5.5, 4) if ax is None else ax.get_figure(root=True)
-        axes = figure.subplots() if ax is None else ax
+        axes = new_figure(5.5, 4).subplots() if ax is None else ax
         axes.plot(found.class_participations, found.class_shares, "o", color=OKABE_ITO[0], label="classes")
         if found.classes.size <= LABELLED:
-            for name, *place in zip(found.classes, found.class_participations, found.class_shares, strict=True):
-                axes.annotate(str(name), place, xytext=(5, 4), textcoords="offset points", fontsize="small")
+            for name, x, y in zip(found.classes, found.class_participations, found.class_shares, strict=True):
+                axes.annotate(str(name), (x, y), xytext=(5, 4), textcoords="offset points", fontsize="small")
         axes.plot(found.participation, found.share, "D", color=OKABE_ITO[1], label="all samples")
         axes.set_xlim(left=1)
         axes.set_ylim(0, min(1.0, 1.3 * max(float(found.class_shares.max(initial=0)), found.share)) or 1.0)
         axes.set(xlabel="effective competitors, 1/Σq²", ylabel="share of curvature within competitors")
         axes.set_title(f"Left out by Fast Gauss-Newton: {three_digits(found.share)}")
         axes.legend(loc="lower right")
-    return figure
+    return _figure_of(axes)
 
 
 def plot_steps(comparisons: Mapping[str, StepComparison], ax: Axes | None = None) -> Figure:
@@ -63,36 +64,33 @@ def plot_steps(comparisons: Mapping[str, StepComparison], ax: Axes | None = None
     matplotlib.figure.Figure
     """
     with styled():
-        if ax is None:
-            figure = new_figure(10, 4.2)
-            left, right = figure.subplots(1, 2)
-            for index, (name, found) in enumerate(comparisons.items()):
-                colour = OKABE_ITO[index % len(OKABE_ITO)]
-                left.plot(found.dampings / found.norm, found.cosines, "o-", color=colour, label=name or None)
+        colours = {name: OKABE_ITO[index % len(OKABE_ITO)] for index, name in enumerate(comparisons)}
+        left, right = (None, ax) if ax is not None else new_figure(10, 4.2).subplots(1, 2)
+        if left is not None:
+            for name, found in comparisons.items():
+                left.plot(found.dampings / found.norm, found.cosines, "o-", color=colours[name])
             left.set(xscale="log", xlabel="damping / largest eigenvalue of G", ylabel="cosine")
             left.set_ylim(top=1.02)
             left.set_title("Angle to the full Gauss-Newton step")
             number_ticks(left.xaxis)
-            if len(comparisons) > 1:
-                left.legend(loc="lower right")
-        else:
-            figure, right = ax.get_figure(root=True), ax
-        for index, (name, found) in enumerate(comparisons.items()):
-            colour, at = OKABE_ITO[index % len(OKABE_ITO)], found.dampings / found.norm
-            right.plot(at, found.relative_errors, "o-", color=colour, label=name or "measured")
-            right.plot(
-                at,
-                found.bounds,
-                linestyle=(0, (5, 2)),
-                color=colour,
-                linewidth=1.2,
-                label=f"bound, {name}" if name else "bound",
-            )
+        for name, found in comparisons.items():
+            at = found.dampings / found.norm
+            right.plot(at, found.relative_errors, "o-", color=colours[name], label=name or "measured")
+            right.plot(at, found.bounds, linestyle=(0, (5, 2)), color=colours[name], linewidth=1.2)
+        handles, labels = right.get_legend_handles_labels()
+        bound = Line2D([], [], linestyle=(0, (5, 2)), color="#444444", linewidth=1.2)
+        if left is not None and len(comparisons) > 1:
+            left.legend(handles, labels, loc="lower right")
+            handles, labels = [], []
+        right.legend([*handles, bound], [*labels, "bound"], loc="lower left")
         errors = [float(value) for found in comparisons.values() for value in found.relative_errors if value > 0]
         right.set(xscale="log", yscale="log", xlabel="damping / largest eigenvalue of G", ylabel="relative error")
         # Bounds at small dampings are far above the errors and would flatten them.
         right.set_ylim(0.5 * min(errors, default=0.1), 3 * max(errors, default=1.0))
         right.set_title("Error relative to the full Gauss-Newton step")
-        right.legend(loc="lower left")
         number_ticks(right.xaxis, right.yaxis)
-    return figure
+    return _figure_of(right)
+
+
+def _figure_of(axes: Axes) -> Figure:
+    return cast("Figure", axes.get_figure(root=True))

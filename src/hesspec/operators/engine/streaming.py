@@ -89,6 +89,11 @@ class KeptPasses:
     """
 
     def __init__(self, risk: EmpiricalRisk, passes: Passes, budget: int) -> None:
+        # From the first passes on, whose memory the next ones reuse.
+        self._hold = Hold() if risk.parameters.device.type == "cpu" else None
+        self._start(risk, passes, budget)
+
+    def _start(self, risk: EmpiricalRisk, passes: Passes, budget: int) -> None:
         self._risk, self._budget = risk, budget
         self._device = risk.parameters.device
         self._passes = passes
@@ -105,8 +110,6 @@ class KeptPasses:
         self._allowed = math.inf
         self._unused: set[str] = set()
         self.value, self.seconds, self.predicted_peak = 0.0, 0.0, 0
-        # From the first passes on, whose memory the next ones reuse.
-        self._hold = Hold() if self._device.type == "cpu" else None
         start = time.perf_counter()
         self._surviving(self._prepare)
         if self.predicted_peak < LARGE:
@@ -197,7 +200,7 @@ class KeptPasses:
         Of batches whose shapes are known, nothing is chosen, traced, predicted or verified again.
         """
         other = copy.copy(self)
-        KeptPasses.__init__(other, risk, self._passes.at(risk), self._budget)
+        other._start(risk, self._passes.at(risk), self._budget)  # noqa: SLF001 - it is of this class
         return other
 
     def _fault(self) -> NonFiniteError | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -128,24 +128,39 @@ class Batches:
     ) -> None:
         check_data(data)
         self._whole = whole
-        self._data, self._loss, self._device, self._dtype = _reread(data), loss, device, dtype
+        self._data: Iterable[Any] = OwnRandomness(data)
+        self._loss, self._device, self._dtype = loss, device, dtype
         self._model = model
+        # Batches on the device, if they are in memory anyway.
+        self._held: list[Batch] | None = None
         self._nature = Nature(loss, forward)
         self.sizes = ranks.together(self._read)
         self._nature.settle(ranks, self._numbers)
         self._check_counted(ranks)
         self._weigh(ranks)
 
-    def again(self, data: Iterable[Any], ranks: Ranks = ALONE) -> Self:
-        """Return batches of other data of the same kind, for which nothing is found out again about the loss."""
+    def again(self, data: Sequence[Any], ranks: Ranks = ALONE) -> Self:
+        """Return other batches of the same kind, in memory.
+
+        Nothing is found out again about the loss, and the batches are copied to the device once, not in every pass.
+        """
         check_data(data)
         other = copy.copy(self)
-        # All of this class.
-        other._data, other._nature = _reread(data), self._nature.known()  # noqa: SLF001
-        other.sizes = ranks.together(other._read)  # noqa: SLF001
-        other._check_counted(ranks)  # noqa: SLF001
-        other._weigh(ranks)  # noqa: SLF001
+        other._renew(data, ranks)  # noqa: SLF001 - it is of this class
         return other
+
+    def _renew(self, data: Sequence[Any], ranks: Ranks) -> None:
+        self._data, self._nature, self._held = data, self._nature.known(), []
+        self.sizes = ranks.together(self._read)
+        self._check_counted(ranks)
+        self._weigh(ranks)
+        pairs = ((index, self._pair(index, item)) for index, item in enumerate(data) if self.shares[index])
+        self._held = [self._batch(index, *pair) for index, pair in pairs]
+
+    def _batch(self, index: int, inputs: Any, targets: Any) -> Batch:
+        inputs, targets = self._placed(inputs, targets)
+        why = self._indivisible(inputs, targets, self.sizes[index])
+        return Batch(index, inputs, targets, self.shares[index], self.sizes[index], why)
 
     def _weigh(self, ranks: Ranks) -> None:
         self.samples = sum(self.sizes)
@@ -199,7 +214,8 @@ class Batches:
             # Tensors with a different first dimension may be shared by all samples, as in a batch that was split.
             self._agreed.append(agreed or (nature.adds_up and nature.divides(inputs, targets, samples)))
             self._of_targets.append(samples == first)
-            self._fingerprints.append(self._fingerprint(inputs, targets))
+            if self._held is None:
+                self._fingerprints.append(self._fingerprint(inputs, targets))
             sizes.append(samples)
         if not sizes:
             raise ValueError("data is empty. Pass a DataLoader or a list of (inputs, targets) batches.")
@@ -238,6 +254,9 @@ class Batches:
         ValueError
             If a batch, or the number of batches, has changed.
         """
+        if self._held is not None:
+            yield from self._held
+            return
         count = 0
         for index, item in enumerate(self._data):
             count = index + 1
@@ -246,9 +265,7 @@ class Batches:
             inputs, targets = self._pair(index, item)
             self._check(index, inputs, targets)
             if self.shares[index]:
-                inputs, targets = self._placed(inputs, targets)
-                why = self._indivisible(inputs, targets, self.sizes[index])
-                yield Batch(index, inputs, targets, self.shares[index], self.sizes[index], why)
+                yield self._batch(index, inputs, targets)
         if count != len(self):
             raise ValueError(
                 f"data changed between passes: it had {len(self)} batches in the first pass, and now has "
@@ -386,11 +403,6 @@ class Batches:
                 return tensor.to(device=self._device, dtype=dtype, copy=True)
             same = tensor.device == self._device and tensor.dtype == dtype
             return tensor if same else tensor.detach().to(device=self._device, dtype=dtype).requires_grad_()
-
-
-def _reread(data: Iterable[Any]) -> Iterable[Any]:
-    """Return the data with its own random state, for which a list or tuple has no use."""
-    return data if type(data) in (list, tuple) else OwnRandomness(data)
 
 
 def _digest(structure: Any) -> int:

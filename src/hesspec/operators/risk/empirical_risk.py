@@ -332,8 +332,8 @@ class EmpiricalRisk:
         """Whether the user's module has other parts, modes or settings than when this risk was created."""
         return self._change() is not None
 
-    def again(self, data: Iterable[Any]) -> Self:
-        """Return the risk of other batches of the same kind at the current parameters and buffers of the module.
+    def again(self, data: Sequence[Any]) -> Self:
+        """Return the risk of other batches of the same kind, in memory, at the current weights of the module.
 
         What was found out about model and loss is not found out again; the module must not be `outdated`.
         """
