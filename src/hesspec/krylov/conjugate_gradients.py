@@ -81,8 +81,9 @@ def conjugate_gradients(
         return columns if preconditioner is None else preconditioner.root(columns)
 
     def remaining() -> bool:
-        plain = preconditioner is None
-        norms = lengths.double().norm(dim=0) if plain else preconditioner.norms(residual @ lengths)
+        if preconditioner is not None:
+            return bool((preconditioner.norms(residual @ lengths) > target).any())
+        norms = torch.linalg.vector_norm(lengths, dim=0, dtype=torch.float64)
         return bool((norms > target).any())
 
     target = tolerance * column_norms(rhs)

@@ -219,14 +219,16 @@ class FastGaussNewton:
     def _linearised(self, data: list[tuple[Any, Any]]) -> tuple[EmpiricalRisk, LinearisedModel]:
         """Return the products for a batch; only the first one of each shape is examined, traced and verified."""
         tensors, structure = flatten(data[0])
-        key = structure, tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        places = {(value.device, value.dtype) for value in self._model.parameters()}
+        key = structure, tuple((tensor.shape, tensor.dtype) for tensor in tensors), frozenset(places)
         if key in self._prepared and not self._prepared[key][0].outdated:
             risk = self._prepared[key][0].again(data)
             return risk, self._prepared[key][1].again(risk)
         risk = softmax_risk(self._model, self._loss, data, self._params)
         budget = free_shares(risk.parameters.device).products if self._budget is None else self._budget
         linearised = LinearisedModel(risk, budget, graphs=self._cached_graphs)
-        self._prepared[key] = risk, linearised
+        # The passes of this batch would take memory as long as the optimiser exists.
+        self._prepared[key] = risk, linearised.emptied()
         return risk, linearised
 
 

@@ -194,6 +194,12 @@ class KeptPasses:
         other._passes, other._kept = self._passes.at_twice_the_displacement(), {}  # noqa: SLF001
         return other
 
+    def emptied(self) -> Self:
+        """Return a copy without cached primal passes, of which `again` makes others."""
+        other = copy.copy(self)
+        other._kept = {}  # noqa: SLF001 - it is of this class
+        return other
+
     def again(self, risk: EmpiricalRisk) -> Self:
         """Return the same products of another risk, such as `EmpiricalRisk.again`.
 
