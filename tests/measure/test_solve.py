@@ -128,6 +128,32 @@ def test_a_tolerance_below_rounding_is_reached_up_to_rounding():
     assert float((found.solution.double() - truth).norm()) <= found.error_bound
 
 
+class Diagonal:
+    """A diagonal matrix in float32 that takes vectors only, as an operator of another library may."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def __init__(self, values):
+        self.shape, self.values = (len(values),) * 2, values
+
+    def __matmul__(self, vector):
+        assert vector.dim() == 1
+        return self.values * vector
+
+
+@pytest.mark.parametrize("method", ["cg", "minres"])
+def test_long_vectors_in_float32_lose_no_digits(method):
+    values = torch.linspace(0, 3, 1 << 20)
+    b = torch.randn(len(values), generator=torch.Generator().manual_seed(0))
+    found = hesspec.solve(Diagonal(values), b, damping=1.0, method=method, tolerance=2e-6)
+    truth = b.double() / (values.double() + 1)
+    error = float((found.solution.double() - truth).norm())
+    # The condition number is 4: each iteration takes a third of the error, and rounding takes back little.
+    assert found.iterations <= 15
+    assert error <= 3e-6 * float(b.norm())
+    assert error <= found.error_estimate
+
+
 def test_a_right_hand_side_of_zero_has_the_solution_zero():
     matrix, _ = matrix_of(spectrum(indefinite=True))
     for method in ("cg", "minres"):

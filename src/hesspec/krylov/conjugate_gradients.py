@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hesspec.krylov.preconditioning import SpectralPreconditioner
-from hesspec.krylov.vectors import norm
+from hesspec.krylov.vectors import inner, norm
 
 __all__ = ["Multiply", "Solved", "column_norms", "conjugate_gradients"]
 
@@ -91,9 +91,9 @@ def conjugate_gradients(
     search, found, iterations = residual, torch.zeros_like(rhs), 0
     while (unfinished := remaining()) and iterations < max_iterations:
         image = weighted(multiply(weighted(search)))
-        curvature = search.T @ image
+        curvature = _products(search, image)
         _refuse_negative(curvature, search)
-        gram = residual.T @ residual
+        gram = _products(residual, residual)
         step = gram / curvature if gram.numel() == 1 else torch.linalg.solve(curvature, gram)
         found = torch.addmm(found, search, step @ lengths)
         residual, factor = _orthonormal(torch.addmm(residual, image, step, alpha=-1))
@@ -107,6 +107,13 @@ def conjugate_gradients(
 def column_norms(columns: Tensor) -> Tensor:
     """Norms of columns (p, n), accumulated in float64: (n,)."""
     return columns.square().sum(0, dtype=torch.float64).sqrt()
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (n, n) of columns; accumulated in float64 for one column, which may be long."""
+    if a.shape[1] > 1:
+        return a.T @ b
+    return a.new_full((1, 1), inner(a[:, 0], b[:, 0]))
 
 
 def _orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:

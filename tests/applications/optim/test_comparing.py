@@ -135,7 +135,7 @@ def test_bad_arguments_are_refused():
         compare_steps(model, nn.CrossEntropyLoss(label_smoothing=0.2), data)
     with pytest.raises(ValueError, match="The loss is MSELoss"):
         competitor_share(model, nn.MSELoss(), [(x, torch.zeros(24, 4, dtype=torch.float64))])
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="step with damping 1e-06") as told:
         compare_steps(model, loss, data, dampings=[1e-6, 1e6], max_iterations=3)
     assert len(told) == 2
     for name, warning in zip(CURVATURES, told, strict=True):

@@ -179,6 +179,19 @@ def test_the_second_step_is_that_of_a_new_optimiser_at_the_same_point():
     assert (flat(model) - flat(other)).norm() <= 1e-10 * flat(other).norm()
 
 
+def test_little_memory_splits_batches_and_changes_nothing(caplog):
+    found = []
+    # The passes of all 24 samples take 6.5 kB.
+    for memory in (None, 4_000):
+        model, loss, x, y = problem()
+        optimizer = optim.FastGaussNewton(model, loss, damping=0.1, policy="constant", memory=memory)
+        steps = [optimizer.step(x, y), optimizer.step(x + 0.1, y)]
+        found.append((flat(model), [step.loss for step in steps]))
+    assert "parts of 1 batches" in caplog.text
+    assert (found[0][0] - found[1][0]).norm() <= 1e-12 * found[0][0].norm()
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-13)
+
+
 def test_batches_of_several_shapes_modes_and_parameters():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, CLASSES))
