@@ -54,8 +54,8 @@ def test_shares_by_class_add_up_and_ignore_what_the_loss_ignores():
     assert found.class_samples.sum() == found.samples == 24
     assert found.participation == pytest.approx(float(found.class_samples @ found.class_participations) / 24)
     assert found.class_shares.min() < found.share < found.class_shares.max()
-    matrices = torch.softmax(model(x), 1)
-    total = float((matrices * (1 - matrices)).sum() / 24)
+    probabilities = torch.softmax(model(x), 1).detach()
+    total = float((probabilities * (1 - probabilities)).sum() / 24)
     assert found.true_vs_rest + found.within_competitor == pytest.approx(total, rel=1e-12)
     part = competitor_share(model, nn.CrossEntropyLoss(ignore_index=2), [(x, y)])
     assert part.classes.tolist() == [0, 1, 3]
