@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,12 +43,12 @@ class SpectralPreconditioner:
     @property
     def root_norm(self) -> float:
         """Norm of M^{-1/2}."""
-        return min(self._complement, float(self._values.min())) ** -0.5
+        return 1 / math.sqrt(min(self._complement, float(self._values.min())))
 
     def root(self, columns: Tensor) -> Tensor:
         """Product of M^{-1/2} with columns (p, n)."""
         seen = self._vectors.T @ columns
-        return (columns - self._vectors @ (self._share[:, None] * seen)) / self._complement**0.5
+        return (columns - self._vectors @ (self._share[:, None] * seen)) / math.sqrt(self._complement)
 
     def norms(self, columns: Tensor) -> Tensor:
         """Norms of M^{1/2} times the columns (p, n): (n,), float64."""
