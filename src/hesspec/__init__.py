@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
     from hesspec.measure.diagonal import Diagonal, diagonal
     from hesspec.measure.plan import Plan, plan
+    from hesspec.measure.solve import Solution, solve
     from hesspec.measure.spectrum import Eigenpairs, eigenpairs, spectrum
     from hesspec.operators import (
         CentralDifferenceHessian,
@@ -81,6 +82,7 @@ __all__ = [
     "RankError",
     "Residual",
     "SecondMoment",
+    "Solution",
     "Spectrum",
     "TrueVsRestSolution",
     "attribute_outliers",
@@ -102,6 +104,7 @@ __all__ = [
     "principal_angles",
     "project_out",
     "shard_data",
+    "solve",
     "solve_true_vs_rest",
     "spectrum",
     "stability",
@@ -139,6 +142,7 @@ _MODULES = {
         "shard_data",
     ),
     "measure.plan": ("Plan", "plan"),
+    "measure.solve": ("Solution", "solve"),
     "spectra.record": ("load",),
     "spectra.sampling": ("Estimate",),
     "spectra.spectrum": ("Spectrum",),

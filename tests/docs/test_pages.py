@@ -18,7 +18,7 @@ RUNNABLE = [page for page in PAGES if page.name != "README.md" and any(not block
 
 
 # These measure a network several times.
-LONG = {"laplace.md", "edge-of-stability.md", "class-structure.md"}
+LONG = {"laplace.md", "edge-of-stability.md", "class-structure.md", "fast-gauss-newton.md"}
 
 
 @pytest.mark.parametrize(

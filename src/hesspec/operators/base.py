@@ -6,7 +6,6 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, Self
 
 import torch
@@ -26,7 +25,7 @@ from hesspec.operators.engine.graph.precision import check_precision
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.passes import MODES, Passes
 from hesspec.operators.engine.verification import SETTLES
-from hesspec.operators.model.ambient import neutral_modes
+from hesspec.operators.model.ambient import neutral
 from hesspec.operators.model.content import architecture, digest, loss_with_settings
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 from hesspec.operators.risk.losses import LossFunction
@@ -337,7 +336,7 @@ class CurvatureOperator(Composable, ABC):
             If the product contains NaN or infinity; the message names the batch and the parameter.
         """
         self._check(vectors)
-        with _neutral():
+        with neutral():
             given = vectors.clone() if vectors.is_inference() else vectors
             columns = [given] if given.dim() == 1 else [column.contiguous() for column in given.T]
             products = [self.ranks.sum_(product) for product in self.partial_products(columns)]
@@ -426,7 +425,7 @@ class CurvatureOperator(Composable, ABC):
     def _build(self) -> Linearised:
         if self._built is None:
             phase("reading the data")
-            with _neutral():
+            with neutral():
                 self._built = self.ranks.together(self._linearise)
             self._value = self.ranks.total(self._built.value)
         return self._built
@@ -469,11 +468,3 @@ def _check_steady(products: Sequence[Tensor], others: Sequence[Tensor]) -> None:
             f"{change:.0%} of themselves with twice the displacement: the loss has no second derivative at these "
             "parameters. Look for powers below 2, square roots and norms of zero."
         )
-
-
-def _neutral() -> AbstractContextManager[object]:
-    """Switch to neutral modes of PyTorch if the caller has set others."""
-    usual = not torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
-    if usual and not (torch.cuda.is_available() and torch.is_autocast_enabled("cuda")):
-        return nullcontext()
-    return neutral_modes()

@@ -21,7 +21,7 @@ class SumOverBatches(CurvatureOperator):
     """Matrix of one batch; a separate object, as cached passes must not keep the operator alive."""
 
     _moved: LinearisedRisk | None = None
-    """Passes of an operator at other weights, moved to these; they have not run yet."""
+    """Passes of the operator at other weights from which this one is made, without their caches."""
 
     def at_current_weights(self) -> Self:
         """Return the same matrix at the present parameters and buffers of the model.
@@ -59,7 +59,7 @@ class SumOverBatches(CurvatureOperator):
         with torch.inference_mode(mode=False):
             other = copy.copy(self)
             other._risk = self._risk.at_current_weights()  # noqa: SLF001 - of this class
-        other._moved, other._built = built.at(other._risk), None  # type: ignore[attr-defined]  # noqa: SLF001
+        other._moved, other._built = built.emptied(), None  # type: ignore[attr-defined]  # noqa: SLF001
         other.matvecs = 0
         return other
 
@@ -70,5 +70,4 @@ class SumOverBatches(CurvatureOperator):
         moved, self._moved = self._moved, None
         if moved is None:
             return LinearisedRisk(self._risk, self._form, self._budget, self._precision, self._cached_graphs)
-        moved.run()
-        return moved
+        return moved.again(self._risk)

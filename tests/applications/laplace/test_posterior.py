@@ -12,7 +12,6 @@ from torch.func import functional_call, jacrev
 import hesspec
 from hesspec import laplace
 from hesspec.applications.laplace.low_rank import low_rank
-from hesspec.applications.laplace.solve import solve
 
 CASES = {
     "classes": (3, nn.CrossEntropyLoss()),
@@ -142,23 +141,6 @@ def test_exact_covariance_is_the_dense_one_at_any_rank(name):
     assert (off <= cut.error + 1e-12).all()
     assert off.max() > 1e-10
     assert (torch.linalg.eigvalsh(truth - cut.values) >= -1e-12).all()
-
-
-def test_resolved_pairs_save_iterations():
-    generator = torch.Generator().manual_seed(0)
-    turn = torch.linalg.qr(torch.randn(300, 300, dtype=torch.float64, generator=generator))[0]
-    values = torch.cat([torch.logspace(4, 2, 12), torch.linspace(0, 1, 288)]).double()
-    matrix = turn @ torch.diag(values) @ turn.T
-    pairs = low_rank(matrix, rank=12, steps=64, seed=0)
-    rhs = torch.randn(300, 4, dtype=torch.float64, generator=generator)
-    options = {"scale": 1.0, "prior": 0.1, "tolerance": 1e-8, "max_iterations": 300}
-    given = solve(matrix, rhs, pairs=pairs, **options)
-    without = solve(matrix, rhs, pairs=None, **options)
-    truth = torch.linalg.solve(matrix + 0.1 * torch.eye(300, dtype=torch.float64), rhs)
-    for found in (given, without):
-        assert (found.x - truth).norm() <= 1e-4 * truth.norm()
-        assert (rhs - matrix @ found.x - 0.1 * found.x - found.residual).norm() <= 1e-12 * rhs.norm() * 1e4
-    assert given.iterations < without.iterations
 
 
 def test_probit_of_one_sample_at_zero():

@@ -27,6 +27,7 @@ from torch import Tensor
 from hesspec.algebra import SymmetricOperator
 from hesspec.backend.shown import Shown
 from hesspec.krylov.basis import KrylovBasis
+from hesspec.krylov.preconditioning import SpectralPreconditioner
 from hesspec.krylov.projected import ProjectedOperator
 from hesspec.krylov.vectors import Space
 from hesspec.measure.spectrum import eigenpairs
@@ -87,10 +88,11 @@ class LowRank(Shown):
 
     def root(self, columns: Tensor, scale: float, prior: float) -> Tensor:
         """Product of the symmetric square root of Psi_k with columns (p, n)."""
-        a = scale * self.values
-        # 1 - sqrt(t / (a + t)) without cancellation.
-        share = a / (a + prior) / (1 + torch.sqrt(prior / (a + prior)))
-        return (columns - self._weighted(columns, share)) / math.sqrt(prior)
+        return self.inverse(scale, prior).root(columns)
+
+    def inverse(self, scale: float, prior: float) -> SpectralPreconditioner:
+        """Psi_k^{-1}, with which condition numbers are (a_{k+1} + t)/t instead of (a_1 + t)/t."""
+        return SpectralPreconditioner(self.vectors, scale * self.values + prior, prior)
 
     def _weighted(self, columns: Tensor, weights: Tensor) -> Tensor:
         return self.vectors @ (weights.to(columns.dtype)[:, None] * (self.vectors.T @ columns))

@@ -16,10 +16,10 @@ from hesspec.applications.laplace.jacobian import Network
 from hesspec.applications.laplace.likelihood import likelihood_of, positive
 from hesspec.applications.laplace.low_rank import low_rank
 from hesspec.applications.laplace.record import Evidence
-from hesspec.applications.laplace.solve import solve
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.shown import Shown
 from hesspec.errors import InputError
+from hesspec.krylov.conjugate_gradients import conjugate_gradients
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.operators.risk.losses import Loss, LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
@@ -209,6 +209,11 @@ class Laplace(Shown):
         scale, prior = self._scale, self._prior
         return self.pairs.rest_error(scale, prior) + self.pairs.residual_error(scale, prior)
 
+    def multiply_precision(self, columns: Tensor) -> Tensor:
+        """Product of the posterior precision matrix A + t I with columns (p, n)."""
+        product: Tensor = self._scale * (self.operator @ columns)
+        return product + self._prior * columns
+
     # Predictions ------------------------------------------------------------------------------------------------------
 
     def jacobians(self, inputs: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -270,18 +275,16 @@ class Laplace(Shown):
             return self._covariance(means, values, errors, 0, condition, without)
         for block in _blocks(self.jacobians(inputs)):
             rhs = torch.cat([rows for _, rows in block]).T
-            found = solve(
-                self.operator,
+            found = conjugate_gradients(
+                self.multiply_precision,
                 rhs,
-                scale=scale,
-                prior=prior,
-                pairs=pairs if preconditioned else None,
+                preconditioner=pairs.inverse(scale, prior) if preconditioned else None,
                 tolerance=tolerance,
                 max_iterations=max_iterations,
             )
             iterations += found.iterations
             left = float((found.residual.norm(dim=0) / rhs.norm(dim=0).clamp(min=torch.finfo(rhs.dtype).tiny)).max())
-            if found.iterations >= max_iterations and not left <= tolerance:
+            if not found.converged:
                 warnings.warn(
                     f"Block conjugate gradients reached a relative residual of {left:.2g} in {max_iterations} "
                     "iterations; the error bounds include this. Increase max_iterations to reduce it.",

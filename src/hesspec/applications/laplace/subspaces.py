@@ -23,9 +23,9 @@ from torch import Tensor
 
 from hesspec.applications.laplace.likelihood import likelihood_of, positive
 from hesspec.applications.laplace.posterior import Laplace
-from hesspec.applications.laplace.solve import solve
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.errors import InputError
+from hesspec.krylov.conjugate_gradients import conjugate_gradients
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = [
@@ -186,12 +186,10 @@ def _metrics(sigma: Tensor, approximate: Tensor, ridge: float) -> tuple[float, .
 def _predictive(laplace: Laplace, inputs: Any, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return J (n, p), Psi J^T (p, n) and Sigma (n, n) in float64."""
     rows = torch.cat([rows for _, rows in laplace.jacobians(inputs)])
-    found = solve(
-        laplace.operator,
+    found = conjugate_gradients(
+        laplace.multiply_precision,
         rows.T,
-        scale=laplace.marginal.likelihood.scale,
-        prior=laplace.prior_precision,
-        pairs=laplace.pairs,
+        preconditioner=laplace.pairs.inverse(laplace.marginal.likelihood.scale, laplace.prior_precision),
         tolerance=positive("tolerance", tolerance),
         max_iterations=rows.shape[1],
     )

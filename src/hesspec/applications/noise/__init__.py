@@ -1,4 +1,4 @@
-"""Gradient noise: what it does in a step, its tails along eigenvectors, exit times from minima, a bound from flatness."""
+"""Gradient noise: what it does in a step, its tails, exit times from minima, and a bound from flatness."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

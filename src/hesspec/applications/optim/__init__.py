@@ -1,35 +1,64 @@
-"""Optimisers that use or explain curvature, and where their steps go; public as `hesspec.optim`."""
+"""Optimisers, where their steps go, and how they compare: AMUSE, Fast Gauss-Newton, shares in eigenspaces."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hesspec.applications.optim.amuse import AMUSE
+    from hesspec.applications.optim.comparing import compare_steps
+    from hesspec.applications.optim.competitors import competitor_share
+    from hesspec.applications.optim.fast_gauss_newton import FastGaussNewton, Step
+    from hesspec.applications.optim.figure import plot_steps
     from hesspec.applications.optim.orthogonalisation import orthogonalise
     from hesspec.applications.optim.parameter_groups import muon_groups
+    from hesspec.applications.optim.record import CompetitorShare, StepComparison
     from hesspec.applications.optim.share_record import DominantShare, Shares
     from hesspec.applications.optim.subspace_shares import dominant_share
     from hesspec.applications.optim.trial_step import StepVectors, step_vectors
 
 __all__ = [
     "AMUSE",
+    "CompetitorShare",
     "DominantShare",
+    "FastGaussNewton",
     "Shares",
+    "Step",
+    "StepComparison",
     "StepVectors",
+    "compare_steps",
+    "competitor_share",
     "dominant_share",
     "muon_groups",
     "orthogonalise",
+    "plot_steps",
     "step_vectors",
 ]
 
 # Results can be read from files without PyTorch, which takes seconds to import: names by the module that defines them.
 _MODULES = {
     "amuse": ("AMUSE",),
-    "subspace_shares": ("dominant_share",),
-    "share_record": ("DominantShare", "Shares"),
-    "parameter_groups": ("muon_groups",),
+    "comparing": ("compare_steps",),
+    "competitors": ("competitor_share",),
+    "fast_gauss_newton": (
+        "FastGaussNewton",
+        "Step",
+    ),
+    "figure": ("plot_steps",),
     "orthogonalisation": ("orthogonalise",),
-    "trial_step": ("StepVectors", "step_vectors"),
+    "parameter_groups": ("muon_groups",),
+    "record": (
+        "CompetitorShare",
+        "StepComparison",
+    ),
+    "share_record": (
+        "DominantShare",
+        "Shares",
+    ),
+    "subspace_shares": ("dominant_share",),
+    "trial_step": (
+        "StepVectors",
+        "step_vectors",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from hesspec.applications.optim.systems import RowSpace, TrueVsRestSystem, damped_rows, relative, warm
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.krylov.vectors import norm
 from hesspec.operators.engine.jacobian import LinearisedModel
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
-from hesspec.operators.risk.logits import LogitRows, check_softmax_loss
+from hesspec.operators.risk.logits import check_softmax_loss
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 
@@ -100,86 +99,25 @@ def solve_true_vs_rest(
             f"{parameters.dtype} on {parameters.device}."
         )
     budget = free_shares(parameters.device).products if memory is None else parse_memory(memory)
-    system = _RowSpace(LinearisedModel(risk, budget))
-    b = system.residuals() if rhs is None else system.push(rhs)
-    y, iterations, reached = _conjugate_gradients(system, b, damping, tolerance, max_iterations)
-    if not reached <= tolerance:
+    linearised = LinearisedModel(risk, budget)
+    if rhs is None:
+        system = TrueVsRestSystem(linearised)
+        space, target = system.space, system.gradient()
+        solved = system.solve(damping, tolerance, max_iterations)
+        x, iterations, reached, converged = solved.x, solved.iterations, solved.residual, solved.converged
+    else:
+        space, target = RowSpace(linearised), rhs
+        # x = (b - S^T y)/damping with (S S^T + damping I) y = S b.
+        b = space.push(rhs)
+        y, left, found = warm(damped_rows(space, damping), b, tolerance, max_iterations, None)
+        x, iterations, converged = (rhs - space.pull(y)) / damping, found.iterations, found.converged
+        reached = relative(left, b)
+    if not converged:
         warnings.warn(
             f"Conjugate gradients reached a relative residual of {reached:.2g} in {iterations} iterations, not "
             f"{tolerance:g}; increase max_iterations or the damping.",
             stacklevel=2,
         )
-    if rhs is None:
-        x, target = system.pull(y), system.pull(b)
-    else:
-        x, target = (rhs - system.pull(y)) / damping, rhs
-    left = system.pull(system.push(x)) + damping * x - target
+    remaining = space.pull(space.push(x)) + damping * x - target
     scale = norm(target)
-    return TrueVsRestSolution(x, iterations, norm(left) / scale if scale > 0 else 0.0)
-
-
-class _RowSpace:
-    """Products S v and S^T w, with w (N,) in float64 and rows in the order of the data."""
-
-    def __init__(self, model: LinearisedModel) -> None:
-        self._model = model
-
-    def push(self, vector: Tensor) -> Tensor:
-        """Product S v."""
-        rows, (pushed,) = self._model.pushed([vector])
-        return torch.cat([(direction(row) * u).sum(1) for row, u in zip(rows, pushed, strict=True)])
-
-    def pull(self, w: Tensor) -> Tensor:
-        """Product S^T w."""
-
-        def cotangents(rows: Sequence[LogitRows]) -> list[list[Tensor]]:
-            pieces = torch.split(w, [len(row.targets) for row in rows])
-            return [[piece[:, None] * direction(row) for piece, row in zip(pieces, rows, strict=True)]]
-
-        return self._model.pulled(cotangents)[0]
-
-    def residuals(self) -> Tensor:
-        """Vector z (N,) such that S^T z is the gradient: -sqrt((1 - p_y)/(p_y N))."""
-        rows, _ = self._model.pushed([])
-        parts = []
-        for row in rows:
-            p, rest, _ = _split(row)
-            parts.append(-torch.sqrt(row.scale * rest / p))
-        return torch.cat(parts)
-
-
-def direction(row: LogitRows) -> Tensor:
-    """Vectors sqrt(p_y (1 - p_y) scale) (e_y - q) of the rows, (R, C)."""
-    p, rest, q = _split(row)
-    e = torch.zeros_like(q).scatter_(1, row.targets[:, None], 1.0)
-    return torch.sqrt(row.scale * p * rest)[:, None] * (e - q)
-
-
-def _split(row: LogitRows) -> tuple[Tensor, Tensor, Tensor]:
-    """Return p_y (R,), 1 - p_y (R,) without cancellation, and q (R, C), which is 0 for the true class."""
-    index = row.targets[:, None]
-    p = row.probabilities.gather(1, index).squeeze(1)
-    others = row.probabilities.scatter(1, index, 0.0)
-    rest = others.sum(1)
-    # Where the rest underflows, so does the weight of the row.
-    return p, rest, others / torch.where(rest > 0, rest, 1)[:, None]
-
-
-def _conjugate_gradients(
-    system: _RowSpace, b: Tensor, damping: float, tolerance: float, max_iterations: int
-) -> tuple[Tensor, int, float]:
-    """Solve (S S^T + damping I) y = b (Hestenes and Stiefel 1952); returns y, iterations and relative residual."""
-    y, residual = torch.zeros_like(b), b.clone()
-    search, square, scale = residual.clone(), float(residual @ residual), float(b.norm())
-    if scale == 0:
-        return y, 0, 0.0
-    iterations = 0
-    while iterations < max_iterations and math.sqrt(square) > tolerance * scale:
-        image = system.push(system.pull(search)) + damping * search
-        step = square / float(search @ image)
-        y += step * search
-        residual -= step * image
-        before, square = square, float(residual @ residual)
-        search = residual + square / before * search
-        iterations += 1
-    return y, iterations, math.sqrt(square) / scale
+    return TrueVsRestSolution(x, iterations, norm(remaining) / scale if scale > 0 else 0.0)

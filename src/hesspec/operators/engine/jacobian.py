@@ -16,6 +16,7 @@ from hesspec.operators.engine.graph.tracing import Group, LinearTrace
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.passes import Passes, PrimalPass
 from hesspec.operators.engine.streaming import KeptPasses
+from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.model.plain import PlainModel
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, Named, OutputLoss, Predict
@@ -23,7 +24,7 @@ from hesspec.operators.risk.logits import LogitRows
 from hesspec.operators.risk.losses import Loss
 from hesspec.operators.risk.outputs import differentiable_outputs
 
-__all__ = ["Couple", "CoupledPasses", "CoupledRisk", "JacobianPass", "JacobianPasses", "LinearisedModel"]
+__all__ = ["Couple", "CoupledPasses", "CoupledRisk", "JacobianPass", "JacobianPasses", "LinearisedModel", "rows_of"]
 
 # May communicate with other ranks; nothing else between two couplings does.
 Couple = Callable[[Sequence[LogitRows], Sequence[Tensor]], Sequence[Tensor]]
@@ -268,6 +269,10 @@ class LinearisedModel(KeptPasses):
         parts = ranks.together(lambda: self._surviving(lambda: self._pull(cotangents(self._push([])[0]))))
         return [ranks.sum_(part) for part in parts]
 
+    def rows_at(self, values: Sequence[Tensor]) -> list[LogitRows]:
+        """Compute the rows of this rank's batches at other values of the parameters, by a forward pass."""
+        return rows_of(self._risk.at(values), self.parts)
+
     def parts(self, batch: Batch) -> list[Batch]:
         """Return the parts into which a batch is split so that passes over each part fit."""
         return self._cut(batch)
@@ -323,6 +328,26 @@ class CoupledRisk(LinearisedModel):
             if not part.isfinite().all():
                 return NonFiniteError(f"J v is not finite in batch or part {place} of the data; the gradient is.")
         return NonFiniteError("The sum of the batches' matvecs is not finite, though J v is in each of them.")
+
+
+def rows_of(risk: EmpiricalRisk, parts: Callable[[Batch], Sequence[Batch]] = lambda batch: [batch]) -> list[LogitRows]:
+    """Compute the logits of all batches, or of their parts, as rows, by a forward pass.
+
+    Parameters
+    ----------
+    risk : EmpiricalRisk
+        Its loss is a cross-entropy.
+    parts : callable, optional
+        Splits a batch into parts.
+    """
+    found = []
+    for batch in risk.batches:
+        for part in parts(batch):
+            predict, loss = risk.functions(risk.fixed, part.inputs, part.targets)
+            with torch.no_grad(), preserved_randomness():
+                logits = _logits(loss, predict(risk.leaves()))
+            found.append(LogitRows.of(risk.loss, logits, part.targets, part.share))
+    return found
 
 
 def _logits(loss: OutputLoss | Loss, outputs: Any) -> Tensor:

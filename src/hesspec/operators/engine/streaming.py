@@ -89,6 +89,11 @@ class KeptPasses:
     """
 
     def __init__(self, risk: EmpiricalRisk, passes: Passes, budget: int) -> None:
+        # From the first passes on, whose memory the next ones reuse.
+        self._hold = Hold() if risk.parameters.device.type == "cpu" else None
+        self._start(risk, passes, budget)
+
+    def _start(self, risk: EmpiricalRisk, passes: Passes, budget: int) -> None:
         self._risk, self._budget = risk, budget
         self._device = risk.parameters.device
         self._passes = passes
@@ -105,12 +110,6 @@ class KeptPasses:
         self._allowed = math.inf
         self._unused: set[str] = set()
         self.value, self.seconds, self.predicted_peak = 0.0, 0.0, 0
-        # From the first passes on, whose memory the next ones reuse.
-        self._hold = Hold() if self._device.type == "cpu" else None
-        self.run()
-
-    def run(self) -> None:
-        """Split the data as memory requires, run all primal passes and cache as many as fit."""
         start = time.perf_counter()
         self._surviving(self._prepare)
         if self.predicted_peak < LARGE:
@@ -178,15 +177,6 @@ class KeptPasses:
         """Bytes that are held between products."""
         return self._shared_bytes + self.kept_bytes
 
-    def at(self, risk: EmpiricalRisk) -> Self:
-        """Return the same passes at other weights, in the same mode and parts; `run` runs them."""
-        other = copy.copy(self)
-        other._risk, other._passes = risk, self._passes.at(risk)  # noqa: SLF001
-        other._full = other._passes if self._full is self._passes else self._full.at(risk)  # noqa: SLF001
-        other._kept, other._parts = {}, dict(self._parts)  # noqa: SLF001
-        other._steps, other._allowed = list(self._steps), self._allowed  # noqa: SLF001
-        return other
-
     def at_full_precision(self) -> Self:
         """Return the same matrix at full precision, with the same traces.
 
@@ -203,6 +193,21 @@ class KeptPasses:
         """Return the same matrix with differences over twice the displacement."""
         other = copy.copy(self)
         other._passes, other._kept = self._passes.at_twice_the_displacement(), {}  # noqa: SLF001
+        return other
+
+    def emptied(self) -> Self:
+        """Return a copy without cached primal passes, of which `again` makes others."""
+        other = copy.copy(self)
+        other._kept = {}  # noqa: SLF001 - it is of this class
+        return other
+
+    def again(self, risk: EmpiricalRisk) -> Self:
+        """Return the same products of another risk, such as `EmpiricalRisk.again`.
+
+        Of batches whose shapes are known, nothing is chosen, traced, predicted or verified again.
+        """
+        other = copy.copy(self)
+        other._start(risk, self._passes.at(risk), self._budget)  # noqa: SLF001 - it is of this class
         return other
 
     def _fault(self) -> NonFiniteError | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -19,7 +19,14 @@ from torch.utils.data import DataLoader
 from hesspec.operators.model.layouts import IN_ANY_LAYOUT
 from hesspec.operators.model.substitutes import Substitutes
 
-__all__ = ["AutocastSeen", "OwnRandomness", "differentiable_kernels", "neutral_modes", "preserved_randomness"]
+__all__ = [
+    "AutocastSeen",
+    "OwnRandomness",
+    "differentiable_kernels",
+    "neutral",
+    "neutral_modes",
+    "preserved_randomness",
+]
 
 # Names by which `torch.utils.checkpoint.checkpoint` finds its implementations; the second depends on the version.
 REENTRANT = "CheckpointFunction"
@@ -63,6 +70,14 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
         stack.enter_context(_eager())
         stack.enter_context(Substitutes(IN_ANY_LAYOUT))
         yield
+
+
+def neutral() -> AbstractContextManager[object]:
+    """Switch to neutral modes of PyTorch if the caller has set others."""
+    usual = not torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
+    if usual and not (torch.cuda.is_available() and torch.is_autocast_enabled("cuda")):
+        return nullcontext()
+    return neutral_modes()
 
 
 def _autocast_off(seen: AutocastSeen | None) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -127,17 +128,42 @@ class Batches:
     ) -> None:
         check_data(data)
         self._whole = whole
-        self._data, self._loss, self._device, self._dtype = OwnRandomness(data), loss, device, dtype
+        self._data: Iterable[Any] = OwnRandomness(data)
+        self._loss, self._device, self._dtype = loss, device, dtype
         self._model = model
+        # Batches on the device, if they are in memory anyway.
+        self._held: list[Batch] | None = None
         self._nature = Nature(loss, forward)
-        self._fingerprints: list[Fingerprint] = []
-        self._numbers: list[dict[Terms, float]] = []
-        self._agreed: list[bool] = []
-        self._of_targets: list[bool] = []
         self.sizes = ranks.together(self._read)
-        self.samples = sum(self.sizes)
         self._nature.settle(ranks, self._numbers)
         self._check_counted(ranks)
+        self._weigh(ranks)
+
+    def again(self, data: Sequence[Any], ranks: Ranks = ALONE) -> Self:
+        """Return other batches of the same kind, in memory.
+
+        Nothing is found out again about the loss, and the batches are copied to the device once, not in every pass.
+        """
+        check_data(data)
+        other = copy.copy(self)
+        other._renew(data, ranks)  # noqa: SLF001 - it is of this class
+        return other
+
+    def _renew(self, data: Sequence[Any], ranks: Ranks) -> None:
+        self._data, self._nature, self._held = data, self._nature.known(), []
+        self.sizes = ranks.together(self._read)
+        self._check_counted(ranks)
+        self._weigh(ranks)
+        pairs = ((index, self._pair(index, item)) for index, item in enumerate(data) if self.shares[index])
+        self._held = [self._batch(index, *pair) for index, pair in pairs]
+
+    def _batch(self, index: int, inputs: Any, targets: Any) -> Batch:
+        inputs, targets = self._placed(inputs, targets)
+        why = self._indivisible(inputs, targets, self.sizes[index])
+        return Batch(index, inputs, targets, self.shares[index], self.sizes[index], why)
+
+    def _weigh(self, ranks: Ranks) -> None:
+        self.samples = sum(self.sizes)
         counts = [numbers[self._counted] for numbers in self._numbers]
         self.terms = ranks.total(sum(counts))
         if not self.terms > 0:
@@ -173,6 +199,10 @@ class Batches:
 
     def _read(self) -> tuple[int, ...]:
         """Read all batches and return their numbers of samples."""
+        self._fingerprints: list[Fingerprint] = []
+        self._numbers: list[dict[Terms, float]] = []
+        self._agreed: list[bool] = []
+        self._of_targets: list[bool] = []
         sizes: list[int] = []
         nature, loss = self._nature, self._loss
         for index, item in enumerate(self._data):
@@ -189,7 +219,8 @@ class Batches:
             # Tensors with a different first dimension may be shared by all samples, as in a batch that was split.
             self._agreed.append(agreed or (nature.adds_up and nature.divides(inputs, targets, samples)))
             self._of_targets.append(samples == first)
-            self._fingerprints.append(self._fingerprint(inputs, targets))
+            if self._held is None:
+                self._fingerprints.append(self._fingerprint(inputs, targets))
             sizes.append(samples)
         if not sizes:
             raise ValueError("data is empty. Pass a DataLoader or a list of (inputs, targets) batches.")
@@ -228,6 +259,9 @@ class Batches:
         ValueError
             If a batch, or the number of batches, has changed.
         """
+        if self._held is not None:
+            yield from self._held
+            return
         count = 0
         for index, item in enumerate(self._data):
             count = index + 1
@@ -236,9 +270,7 @@ class Batches:
             inputs, targets = self._pair(index, item)
             self._check(index, inputs, targets)
             if self.shares[index]:
-                inputs, targets = self._placed(inputs, targets)
-                why = self._indivisible(inputs, targets, self.sizes[index])
-                yield Batch(index, inputs, targets, self.shares[index], self.sizes[index], why)
+                yield self._batch(index, inputs, targets)
         if count != len(self):
             raise ValueError(
                 f"data changed between passes: it had {len(self)} batches in the first pass, and now has "

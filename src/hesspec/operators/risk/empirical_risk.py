@@ -341,11 +341,29 @@ class EmpiricalRisk:
                 f"The model has changed in more than the values of its parameters and buffers: {change}. Create a new "
                 "operator."
             )
+        other = self._moved()
+        _refuse_other_weights(self.ranks, dict(other.named()))
+        return other
+
+    def _moved(self) -> Self:
         other = self.at(self.parameters.current())
         other.fixed = {
             name: tensor.detach().clone() for name, tensor in zip(self.fixed, self._fixed_tensors, strict=True)
         }
-        _refuse_other_weights(self.ranks, dict(other.named()))
+        return other
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the user's module has other parts, modes or settings than when this risk was created."""
+        return self._change() is not None
+
+    def again(self, data: Sequence[Any]) -> Self:
+        """Return the risk of other batches of the same kind, in memory, at the current weights of the module.
+
+        What was found out about model and loss is not found out again; the module must not be `outdated`.
+        """
+        other = self._moved()
+        other.batches = self.batches.again(data, self.ranks)
         return other
 
     def leaves(self) -> Named:

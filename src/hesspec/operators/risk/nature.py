@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -91,6 +92,12 @@ class Nature:
         self._seen: list[Part] = []
         # For each batch, the open candidates that count its samples alike.
         self._alike: list[dict[Terms, int]] = []
+
+    def known(self) -> Self:
+        """Return the same finding for other batches, which are not examined."""
+        other = copy.copy(self)
+        other._forward = None  # noqa: SLF001 - it is of this class
+        return other
 
     def divides(self, inputs: Any, targets: Any, samples: int) -> bool:
         """Whether the samples of a batch can be separated like those of the first one."""
