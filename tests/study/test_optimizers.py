@@ -73,6 +73,14 @@ def test_a_training_that_is_resumed_is_the_same_to_the_bit(name: str, tmp_path: 
         assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
+def test_a_network_that_the_optimiser_does_not_take_is_refused() -> None:
+    data = load_dataset("digits", "train", samples_per_class=2)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    settings = TrainingSettings(epochs=1, learning_rate=0.1, optimizer="muon")
+    with pytest.raises(ValueError, match="'muon' cannot be created: No parameter is left for Muon"):
+        train(network, data, data, settings)
+
+
 def test_sgd_and_adam_take_the_steps_of_pytorch() -> None:
     data = load_dataset("digits", "train", samples_per_class=2)
     for name, kind, options in (("sgd", torch.optim.SGD, {"momentum": 0.9}), ("adam", torch.optim.Adam, {})):
@@ -80,7 +88,7 @@ def test_sgd_and_adam_take_the_steps_of_pytorch() -> None:
         mine, other = tanh_mlp(1, 10, 8), tanh_mlp(1, 10, 8)
         other.load_state_dict(mine.state_dict())
         settings = TrainingSettings(epochs=1, learning_rate=0.1, weight_decay=0.01, optimizer=name)
-        stepper = make_stepper(mine, LOSSES["cross-entropy"], settings)
+        stepper = make_stepper(mine, LOSSES["cross-entropy"], settings, 3)
         optimizer = kind(other.parameters(), lr=0.1, weight_decay=0.01, **options)
         for _ in range(3):
             stepper.step(data.inputs, data.targets)
@@ -183,13 +191,15 @@ def test_the_state_of_another_model_is_refused() -> None:
     ("change", "message"),
     [
         (("sgd, {name: adam, learning_rates: 0.01}", "adan"), "no optimiser 'adan'.*'adam'"),
-        (("learning_rates: 0.01", "options: {momentum: 1}"), "'adam' does not take its options .*momentum"),
+        (("learning_rates: 0.01", "options: {momentum: 1}"), "'adam' cannot be created with the options .*momentum"),
         (("loss: mse", "loss: mae"), "no loss 'mae'.*'mse'"),
         (("batch_size: full", "batch_size: all"), "at least 1, or 'full'"),
         (("every: 2", "every: 0"), "monitor.every is 0"),
         (("every: 2", "evry: 2"), "no key 'evry'; did you mean 'every'"),
         (("steps: 6", "steps: 6, structure: true"), "belongs to cross-entropy, but training.loss is 'mse'"),
         (("sgd, {", "adam, {"), "'adam' is among the optimizers twice"),
+        (("sgd, {", "muon, {"), "monitor needs an optimiser whose threshold .*'muon'"),
+        (("sgd, {name: adam, learning_rates: 0.01}", "fast-gauss-newton"), "monitor needs an optimiser"),
     ],
 )
 def test_faults_are_sentences(change: tuple[str, str], message: str) -> None:

@@ -26,7 +26,7 @@ from hesspec.matrices import DEFAULT_MATRICES, matrix_names
 from hesspec.study.datasets import DATASETS, SPLITS
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 from hesspec.study.networks import NETWORKS
-from hesspec.study.optimizers import MONITORED, OPTIMIZERS, SGD, check_options
+from hesspec.study.optimizers import FAST_GAUSS_NEWTON, MONITORED, OPTIMIZERS, SGD, check_options
 from hesspec.study.training import TrainingSettings
 
 __all__ = [
@@ -406,6 +406,9 @@ class StudyConfig(_Model):
                 f"monitor needs an optimiser whose threshold of stability is known ({', '.join(MONITORED)}), but the "
                 f"optimizers have {others[0]!r}"
             )
+        loss = self.training.loss
+        if loss != CROSS_ENTROPY and any(optimizer.name == FAST_GAUSS_NEWTON for optimizer in self.optimizers):
+            raise ValueError(f"{FAST_GAUSS_NEWTON} needs cross-entropy, but training.loss is {loss!r}")
         return self
 
     def rates_of(self, optimizer: OptimizerConfig) -> list[float]:

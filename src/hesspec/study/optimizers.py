@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hesspec.applications.optim.amuse import AMUSE
+from hesspec.applications.optim.fast_gauss_newton import FastGaussNewton
+from hesspec.applications.optim.parameter_groups import muon_groups
+
 if TYPE_CHECKING:
     from hesspec.study.training import TrainingSettings
 
-__all__ = ["MONITORED", "OPTIMIZERS", "SGD", "Stepper", "check_options", "make_stepper"]
+__all__ = ["FAST_GAUSS_NEWTON", "MONITORED", "OPTIMIZERS", "SGD", "Stepper", "check_options", "make_stepper"]
 
 SGD: Final = "sgd"
-Options = Mapping[str, Any]
 
 
 class Stepper(Protocol):
@@ -123,50 +126,125 @@ class TorchStepper:
             optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
 
 
-def _sgd(network: nn.Module, settings: TrainingSettings, options: Options) -> list[Optimizer]:
+class GaussNewtonStepper:
+    """Steps of Fast Gauss-Newton.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    optimizer : FastGaussNewton
+    """
+
+    optimizers: Sequence[Optimizer] = ()
+
+    def __init__(self, network: nn.Module, optimizer: FastGaussNewton) -> None:
+        self._network, self._optimizer = network, optimizer
+
+    def step(self, inputs: Tensor, targets: Tensor) -> float:
+        """Make a step, which may be rejected."""
+        return self._optimizer.step(inputs, targets).loss
+
+    def set_rate(self, rate: float) -> None:
+        """Set the factor of the step."""
+        self._optimizer.lr = rate
+
+    def train(self) -> None:
+        """Do nothing: gradients are those of evaluation mode."""
+
+    def eval(self) -> None:
+        """Do nothing."""
+
+    def state(self) -> tuple[dict[str, Tensor], str]:
+        """Start of the next solve, and the damping."""
+        state = self._optimizer.state_dict()
+        start = state.pop("start")
+        return {} if start is None else {"start": start}, json.dumps(state)
+
+    def load(self, tensors: Mapping[str, Tensor], text: str) -> None:
+        """Restore them."""
+        device = next(self._network.parameters()).device
+        start = tensors["start"].to(device) if "start" in tensors else None
+        self._optimizer.load_state_dict({**json.loads(text), "start": start})
+
+
+def _sgd(network: nn.Module, settings: TrainingSettings, _steps: int) -> list[Optimizer]:
     shared = {"lr": settings.learning_rate, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
-    return [torch.optim.SGD(network.parameters(), **{**shared, **options})]
+    return [torch.optim.SGD(network.parameters(), **{**shared, **dict(settings.options)})]
 
 
-def _adam(network: nn.Module, settings: TrainingSettings, options: Options) -> list[Optimizer]:
-    shared = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    return [torch.optim.Adam(network.parameters(), **{**shared, **options})]
+def _adam(network: nn.Module, settings: TrainingSettings, _steps: int) -> list[Optimizer]:
+    return [torch.optim.Adam(network.parameters(), **_shared(settings))]
 
 
-def _adamw(network: nn.Module, settings: TrainingSettings, options: Options) -> list[Optimizer]:
-    shared = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    return [torch.optim.AdamW(network.parameters(), **{**shared, **options})]
+def _adamw(network: nn.Module, settings: TrainingSettings, _steps: int) -> list[Optimizer]:
+    return [torch.optim.AdamW(network.parameters(), **_shared(settings))]
 
 
-OPTIMIZERS: Final[dict[str, Callable[[nn.Module, TrainingSettings, Options], list[Optimizer]]]] = {
+def _muon(network: nn.Module, settings: TrainingSettings, _steps: int) -> list[Optimizer]:
+    groups = muon_groups(network)
+    # PyTorch's Muon takes matrices, and no kernels of convolutions.
+    matrices = [value for name, value in groups[0]["params"] if value.ndim == 2]
+    others = [value for group in groups for name, value in group["params"] if not any(value is m for m in matrices)]
+    if not matrices:
+        raise ValueError("the network has no matrix besides that of the output layer")
+    shared: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    # With updates of the size of AdamW's, one learning rate serves both.
+    muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **{**shared, **dict(settings.options)})
+    return [muon, *([torch.optim.AdamW(others, **shared)] if others else [])]
+
+
+def _amuse(network: nn.Module, settings: TrainingSettings, steps: int) -> list[Optimizer]:
+    # The authors' scripts for images warm up during a twentieth of the training.
+    warmup = {"warmup_steps": max(1, steps // 20)}
+    return [AMUSE(muon_groups(network), **{**warmup, **_shared(settings)})]
+
+
+def _shared(settings: TrainingSettings) -> dict[str, Any]:
+    return {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, **dict(settings.options)}
+
+
+FAST_GAUSS_NEWTON: Final = "fast-gauss-newton"
+_OF_PYTORCH: Final[dict[str, Callable[[nn.Module, TrainingSettings, int], list[Optimizer]]]] = {
     SGD: _sgd,
     "adam": _adam,
     "adamw": _adamw,
+    "muon": _muon,
+    "amuse": _amuse,
 }
+OPTIMIZERS: Final = (*_OF_PYTORCH, FAST_GAUSS_NEWTON)
 """Optimisers that a study file can name."""
 
 MONITORED: Final = (SGD, "adam", "adamw")
 """Those whose threshold of stability is known."""
 
 
-def make_stepper(network: nn.Module, loss_fn: nn.Module, settings: TrainingSettings) -> Stepper:
+def make_stepper(network: nn.Module, loss_fn: nn.Module, settings: TrainingSettings, steps: int) -> Stepper:
     """Create what makes the steps of a training.
+
+    Parameters
+    ----------
+    network, loss_fn : torch.nn.Module
+    settings : TrainingSettings
+    steps : int
+        Number of steps of the whole training.
 
     Raises
     ------
     ValueError
-        If the optimiser does not take its options.
+        If the optimiser does not take its options, or the network.
     """
-    options = dict(settings.options)
     try:
-        return TorchStepper(network, loss_fn, OPTIMIZERS[settings.optimizer](network, settings, options))
+        if settings.optimizer == FAST_GAUSS_NEWTON:
+            rate = settings.learning_rate
+            return GaussNewtonStepper(network, FastGaussNewton(network, loss_fn, lr=rate, **dict(settings.options)))
+        return TorchStepper(network, loss_fn, _OF_PYTORCH[settings.optimizer](network, settings, steps))
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"The optimiser {settings.optimizer!r} does not take its options {options}: {error}"
-        ) from error
+        options = dict(settings.options)
+        given = f" with the options {options}" if options else ""
+        raise ValueError(f"The optimiser {settings.optimizer!r} cannot be created{given}: {error}") from error
 
 
 def check_options(settings: TrainingSettings) -> None:
     """Raise ValueError if the optimiser does not take its options; a small network is enough to find out."""
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
-    make_stepper(network, nn.MSELoss(), settings)
+    make_stepper(network, nn.CrossEntropyLoss(), settings, 1)

@@ -312,7 +312,8 @@ def train(
     _check_epochs(checkpoint_epochs, settings.epochs)
     check_trainable(network, train_set, settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    stepper = make_stepper(network, LOSSES[settings.loss], settings)
+    steps = settings.epochs * len(_shuffled(len(train_set), settings.batch_size, torch.Generator()))
+    stepper = make_stepper(network, LOSSES[settings.loss], settings, steps)
     history: list[EpochRecord] = []
     if resume is not None:
         history += resume.history

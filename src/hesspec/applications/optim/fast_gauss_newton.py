@@ -93,8 +93,8 @@ class FastGaussNewton:
 
     Attributes
     ----------
-    damping : float
-        Damping of the next step; it may be set.
+    damping, lr : float
+        Damping and factor of the next step; they may be set.
 
     Raises
     ------
@@ -150,12 +150,12 @@ class FastGaussNewton:
             raise ValueError(f"curvature={curvature!r} is unknown; use one of {', '.join(map(repr, CURVATURES))}.")
         self._budget = None if memory is None else parse_memory(memory)
         self._model, self._loss, self._params = model, loss_fn, params
-        self._policy, self._lr, self._iterations, self._tolerance = policy, float(lr), int(iterations), tolerance
+        self._policy, self._iterations, self._tolerance = policy, int(iterations), tolerance
         self._system = CURVATURES[curvature]
         self._cached_graphs = GraphCache(points=1_000)
         self._prepared: dict[Hashable, tuple[EmpiricalRisk, LinearisedModel]] = {}
         self._start: Tensor | None = None
-        self.damping = float(damping)
+        self.damping, self.lr = float(damping), float(lr)
 
     def step(self, inputs: Any, targets: Tensor) -> Step:
         """Compute a step on a batch, and take it if the policy accepts it.
@@ -187,13 +187,13 @@ class FastGaussNewton:
                     "The step contains NaN or infinity; check the inputs and the weights, or raise damping."
                 )
             moved = [
-                value - self._lr * part
+                value - self.lr * part
                 for value, part in zip(risk.parameters.values, risk.parameters.split(solved.x), strict=True)
             ]
             before, after = loss_of(system.rows), loss_of(linearised.rows_at(moved))
         self._start = solved.unknown
         decrease = before - after
-        predicted = self._lr * solved.slope - self._lr**2 * solved.curvature / 2
+        predicted = self.lr * solved.slope - self.lr**2 * solved.curvature / 2
         noise = NOISE * torch.finfo(risk.parameters.dtype).eps * before
         below = abs(decrease) <= noise and abs(predicted) <= noise
         ratio = math.nan if below or predicted == 0 else decrease / abs(predicted)
@@ -209,12 +209,12 @@ class FastGaussNewton:
         return Step(before, ratio, used, solved.iterations, accepted)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a later run needs to go on: the damping. The start of the solves is not part of it."""
-        return {"damping": self.damping}
+        """Return what a later run needs to go on: the damping, and the start of the next solve, a tensor or None."""
+        return {"damping": self.damping, "start": self._start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.damping = float(state["damping"])
+        self.damping, self._start = float(state["damping"]), state["start"]
 
     def _linearised(self, data: list[tuple[Any, Any]]) -> tuple[EmpiricalRisk, LinearisedModel]:
         """Return the products for a batch; only the first one of each shape is examined, traced and verified."""

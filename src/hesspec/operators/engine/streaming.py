@@ -116,7 +116,6 @@ class KeptPasses:
             self._hold = None
         self.seconds = time.perf_counter() - start
         logger.info("%s: %s, in %.2f s", self.mode, self.reason, self.seconds)
-        risk = self._risk
         if self._places and len(self._unused) == len(risk.parameters.names):
             raise ValueError(
                 "None of the selected parameters influences the loss. Its graph may be cut, as by .detach(), "
