@@ -31,6 +31,7 @@ test_samples_per_class: 2
 optimizers: [sgd, {name: adam, learning_rates: 0.01}]
 training: {epochs: 5, learning_rates: 0.5, loss: mse, batch_size: full, weight_decay: 0.0, drops: []}
 monitor: {every: 2}
+shares: {every: 3, eigenvectors: 4, products: 20}
 measure: {epochs: [1, end], matrices: [hess], splits: [train], steps: 6}
 """
 
@@ -110,13 +111,18 @@ def test_every_optimiser_is_a_task_with_its_own_rate_and_monitor(folder: Path) -
     for task in tasks:
         assert task.done
         assert task.best is not None
-        run = hesspec.load(task.best.monitored)
+        run = hesspec.load(task.best.observed("monitor"))
         assert run.steps.tolist() == [2, 4]
         assert run.attributes["optimizer"] == task.best.settings.optimizer
         assert run.is_preconditioned == (task.best.settings.optimizer == "adam")
         # The largest eigenvalue after step 4 of 5, one step a full batch: near that of the next step's spectrum.
         spectrum = hesspec.load(task.best.result(task.measurements[-1], task.measure))
         assert run.sharpness[-1] == pytest.approx(float(spectrum.nodes.max()), rel=0.3)
+        shares = hesspec.load(task.best.observed("shares"))
+        assert shares.steps.tolist() == [3]
+        assert shares.names.tolist() == ["gradient", "momentum", "update"]
+        assert ((shares.low <= shares.values) & (shares.values <= shares.high)).all()
+        assert shares.attributes["optimizer"] == task.best.settings.optimizer
     found = hesspec.study.open(folder)
     assert found.optimizer.values.tolist() == ["sgd", "adam"]
     assert found.learning_rate.squeeze().values.tolist() == [0.5, 0.01]
@@ -127,7 +133,7 @@ def test_every_optimiser_is_a_task_with_its_own_rate_and_monitor(folder: Path) -
 
 def test_the_monitor_of_a_resumed_training_is_the_same_to_the_bit(folder: Path, tmp_path: Path) -> None:
     (plain, _) = tasks_of(config(), folder)
-    expected = hesspec.load(plain.runs[0].monitored)
+    expected = hesspec.load(plain.runs[0].observed("monitor"))
     short = config(LITTLE.replace("epochs: 5", "epochs: 3").replace("[1, end]", "[1]"))
     run_study(short, tmp_path)
     (first, _), (whole, _) = tasks_of(short, tmp_path), tasks_of(config(), tmp_path)
@@ -139,9 +145,12 @@ def test_the_monitor_of_a_resumed_training_is_the_same_to_the_bit(folder: Path, 
 
     run_study(config(), tmp_path)
 
-    found = hesspec.load(whole.runs[0].monitored)
+    found = hesspec.load(whole.runs[0].observed("monitor"))
     for name in ("steps", "sharpness", "sharpness_bounds", "risk", "products"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    shares, before = (hesspec.load(run.observed("shares")) for run in (whole.runs[0], plain.runs[0]))
+    for name in ("steps", "names", "values", "low", "high"):
+        np.testing.assert_array_equal(getattr(shares, name), getattr(before, name))
 
 
 def test_a_monitored_training_whose_monitor_is_missing_is_trained_again(folder: Path, tmp_path: Path) -> None:
@@ -149,14 +158,14 @@ def test_a_monitored_training_whose_monitor_is_missing_is_trained_again(folder: 
     run_study(config(text), tmp_path)
     (task,) = tasks_of(config(text), tmp_path)
     before = load_file(task.runs[0].weights(5))
-    task.runs[0].monitored.unlink()
+    task.runs[0].observed("monitor").unlink()
     assert not task.runs[0].ended
 
     run_study(config(text), tmp_path)
 
     (task,) = tasks_of(config(text), tmp_path)
     assert task.done
-    assert hesspec.load(task.runs[0].monitored).steps.tolist() == [2, 4]
+    assert hesspec.load(task.runs[0].observed("monitor")).steps.tolist() == [2, 4]
     assert all(torch.equal(value, before[name]) for name, value in load_file(task.runs[0].weights(5)).items())
 
 
@@ -164,7 +173,8 @@ def test_the_report_shows_the_monitor(folder: Path) -> None:
     page = write_report(folder).read_text(encoding="utf-8")
     assert "Further results" in page
     assert "Stability of a training · digits · tanh_mlp · adam" in page
-    assert page.count("data:image/svg+xml;base64,") == 2
+    assert "Dominant shares through a training · digits · tanh_mlp · sgd" in page
+    assert page.count("data:image/svg+xml;base64,") == 4
     assert "last ratio to the threshold" in page
 
 
@@ -195,6 +205,7 @@ def test_the_state_of_another_model_is_refused() -> None:
         (("loss: mse", "loss: mae"), "no loss 'mae'.*'mse'"),
         (("batch_size: full", "batch_size: all"), "at least 1, or 'full'"),
         (("every: 2", "every: 0"), "monitor.every is 0"),
+        (("eigenvectors: 4", "eigenvectors: 0"), "shares.eigenvectors is 0"),
         (("every: 2", "evry: 2"), "no key 'evry'; did you mean 'every'"),
         (("steps: 6", "steps: 6, structure: true"), "belongs to cross-entropy, but training.loss is 'mse'"),
         (("sgd, {", "adam, {"), "'adam' is among the optimizers twice"),

@@ -49,6 +49,7 @@ KINDS: Final = {
     "hesspec_angles_format": "hesspec.applications.noise.angles_record.PrincipalAngles",
     "hesspec_loss_change_format": "hesspec.applications.noise.one_step_record.ExpectedLossChange",
     "hesspec_flatness_format": "hesspec.applications.noise.flatness_record.FlatnessBound",
+    "hesspec_dominant_share_run_format": "hesspec.applications.optim.share_run.DominantShareRun",
     "hesspec_dominant_share_format": "hesspec.applications.optim.share_record.DominantShare",
     "hesspec_competitor_share_format": "hesspec.applications.optim.record.CompetitorShare",
     "hesspec_steps_format": "hesspec.applications.optim.record.StepComparison",

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # Prefixes of tensors in the state of a training; the first one is also the metadata key of the rest of the optimiser.
-OPTIMIZER, OBSERVER = "optimizer", "observer"
+OPTIMIZER, OBSERVERS = "optimizer", "observers"
 # Metadata key in files written by hesspec: SHA-256 of all tensors. Other files do not have it.
 DIGEST: Final = "hesspec_digest"
 
@@ -85,7 +85,7 @@ def save_training_state(path: str | os.PathLike[str], state: TrainingState) -> N
     OSError
         If the file cannot be written.
     """
-    parts = {OPTIMIZER: state.optimizer, OBSERVER: state.observer}
+    parts = {OPTIMIZER: state.optimizer, OBSERVERS: state.observers}
     tensors = {
         f"{part}.{name}": value.cpu().clone(memory_format=torch.contiguous_format)
         for part, values in parts.items()
@@ -155,12 +155,12 @@ def load_training_state(path: str | os.PathLike[str], history: Sequence[EpochRec
     if "generator" not in tensors or text is None:
         missing = "tensor 'generator'" if text is not None else f"metadata {OPTIMIZER!r}"
         raise ValueError(f"The file {str(file)!r} does not contain the state of a training: it has no {missing}.")
-    optimizer, observer = (
+    optimizer, observers = (
         {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
-        for part in (OPTIMIZER, OBSERVER)
+        for part in (OPTIMIZER, OBSERVERS)
     )
     return TrainingState(
-        history=list(history), optimizer=optimizer, text=text, generator=tensors["generator"], observer=observer
+        history=list(history), optimizer=optimizer, text=text, generator=tensors["generator"], observers=observers
     )
 
 

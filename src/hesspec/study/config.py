@@ -36,6 +36,7 @@ __all__ = [
     "MeasureConfig",
     "MonitorConfig",
     "OptimizerConfig",
+    "SharesConfig",
     "StudyConfig",
     "TrainingConfig",
 ]
@@ -270,6 +271,27 @@ class MonitorConfig(_Model):
     tolerance: float = Field(0.02, gt=0, lt=1)
 
 
+class SharesConfig(_Model):
+    """Shares of gradients, momenta and updates in the top eigenspace of the Hessian, during every training.
+
+    Attributes
+    ----------
+    every : int
+        Interval of measurements, in steps.
+    eigenvectors : int
+        Number of eigenvectors, those of the largest absolute eigenvalues.
+    samples : int or None
+        Number of training samples of the Hessian, the first ones; None for all.
+    products : int
+        Number of products with the Hessian in a measurement.
+    """
+
+    every: int = Field(10, ge=1)
+    eigenvectors: int = Field(10, ge=1)
+    samples: int | None = Field(None, ge=1)
+    products: int = Field(64, ge=1)
+
+
 class MeasureConfig(_Model):
     """Measurements of every trained network.
 
@@ -342,6 +364,8 @@ class StudyConfig(_Model):
         Optimisers; everything is trained with each.
     monitor : MonitorConfig or None
         Monitor of the sharpness during every training.
+    shares : SharesConfig or None
+        Shares of steps in the top eigenspace during every training.
     """
 
     datasets: list[DataConfig] = Field(min_length=1)
@@ -353,6 +377,7 @@ class StudyConfig(_Model):
     measure: MeasureConfig
     optimizers: list[OptimizerConfig] = Field([OptimizerConfig.model_validate({"name": SGD})], min_length=1)
     monitor: MonitorConfig | None = None
+    shares: SharesConfig | None = None
 
     @field_validator("datasets", "optimizers", mode="before")
     @classmethod
@@ -406,6 +431,8 @@ class StudyConfig(_Model):
                 f"monitor needs an optimiser whose threshold of stability is known ({', '.join(MONITORED)}), but the "
                 f"optimizers have {others[0]!r}"
             )
+        if self.shares is not None and any(optimizer.name == FAST_GAUSS_NEWTON for optimizer in self.optimizers):
+            raise ValueError(f"shares need an optimiser of PyTorch, but the optimizers have {FAST_GAUSS_NEWTON!r}")
         loss = self.training.loss
         if loss != CROSS_ENTROPY and any(optimizer.name == FAST_GAUSS_NEWTON for optimizer in self.optimizers):
             raise ValueError(f"{FAST_GAUSS_NEWTON} needs cross-entropy, but training.loss is {loss!r}")

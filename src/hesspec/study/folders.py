@@ -18,7 +18,7 @@ RUNS: Final = "runs"
 STUDY_FILE: Final = "study.yaml"
 # Pattern of temporary files of a study, as named by `hesspec.backend.files.atomic_path`.
 LEFT: Final = re.compile(
-    r"\.(?:epoch-\d{4,}(?:-(?:train|test)-[A-Za-z]+-[0-9a-f]{10})?|optimizer-\d{4,}|training|monitor|diverged|code|study)"
+    r"\.(?:epoch-\d{4,}(?:-(?:train|test)-[A-Za-z]+-[0-9a-f]{10})?|optimizer-\d{4,}|training|monitor|shares|diverged|code|study)"
     r"-[a-z0-9_]{8}\.(?:safetensors|json|nc|yaml)"
 )
 

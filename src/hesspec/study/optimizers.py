@@ -33,8 +33,8 @@ class Stepper(Protocol):
     optimizers: Sequence[Optimizer]
     """PyTorch's optimisers that make the step; none for a method that is not one."""
 
-    def step(self, inputs: Tensor, targets: Tensor) -> float:
-        """Make a step on a batch, and return its loss before the step."""
+    def step(self, inputs: Tensor, targets: Tensor, look: Callable[[], None] = lambda: None) -> float:
+        """Make a step on a batch, and return its loss before the step; `look` is called when the gradient is known."""
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate."""
@@ -66,7 +66,7 @@ class TorchStepper:
         self.optimizers = optimizers
         self._network, self._loss = network, loss_fn
 
-    def step(self, inputs: Tensor, targets: Tensor) -> float:
+    def step(self, inputs: Tensor, targets: Tensor, look: Callable[[], None] = lambda: None) -> float:
         """Make a step of each optimiser with the gradient of a batch; none if the loss is not finite."""
         loss: Tensor = self._loss(self._network(inputs), targets)
         value = loss.item()
@@ -75,6 +75,7 @@ class TorchStepper:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         torch.autograd.backward(loss)
+        look()
         for optimizer in self.optimizers:
             optimizer.step()
         return value
@@ -140,8 +141,8 @@ class GaussNewtonStepper:
     def __init__(self, network: nn.Module, optimizer: FastGaussNewton) -> None:
         self._network, self._optimizer = network, optimizer
 
-    def step(self, inputs: Tensor, targets: Tensor) -> float:
-        """Make a step, which may be rejected."""
+    def step(self, inputs: Tensor, targets: Tensor, look: Callable[[], None] = lambda: None) -> float:  # noqa: ARG002
+        """Make a step, which may be rejected; its gradient is not seen."""
         return self._optimizer.step(inputs, targets).loss
 
     def set_rate(self, rate: float) -> None:

@@ -23,7 +23,7 @@ from hesspec.study.datasets import Dataset
 from hesspec.study.failures import is_task_error, let_go, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
 from hesspec.study.measuring import Attribute, measure, measure_structure
-from hesspec.study.monitoring import TrainingMonitor
+from hesspec.study.monitoring import TrainingMonitor, TrainingShares, monitors_of
 from hesspec.study.networks import build_network
 from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, code_of, lock, tasks_of, write_study
 from hesspec.study.training import EpochRecord, TrainingState, train
@@ -259,8 +259,9 @@ def _train(
     network = problem.network
     resume = None
     lacking = {epoch for epoch in wanted if not run.has_weights(epoch)}
-    # Of a monitored training that has ended, only the file of the monitor can be missing: it is trained again.
-    beyond = run.settings.epochs + (run.settings.monitor is None)
+    monitors = monitors_of(run, problem.train_set)
+    # Of a monitored training that has ended, only the file of a monitor can be missing: it is trained again.
+    beyond = run.settings.epochs + (not monitors)
     usable = [epoch for epoch in run.resumable() if epoch < min(lacking, default=beyond) and epoch < beyond]
     if usable:
         load_weights(network, run.weights(usable[-1]))
@@ -269,8 +270,7 @@ def _train(
         f"training {run.network} on {run.data.name}, n = {run.samples_per_class}, rate {run.settings.learning_rate:g}"
     )
     report(what, 0 if resume is None else len(resume.history))
-    monitor = None if run.settings.monitor is None else TrainingMonitor(run, problem.network, problem.train_set)
-    saver = _Saver(run, wanted, monitor)
+    saver = _Saver(run, wanted, monitors)
     history: list[EpochRecord] = []
 
     def on_state(network: nn.Module, state: TrainingState) -> None:
@@ -281,7 +281,7 @@ def _train(
 
     try:
         data = problem.train_set, problem.test_set
-        train(network, *data, run.settings, on_state=on_state, resume=resume, observer=monitor)
+        train(network, *data, run.settings, on_state=on_state, resume=resume, observers=monitors)
     except NonFiniteError as error:
         reached = history or ([] if resume is None else resume.history)
         if not reached:
@@ -294,8 +294,10 @@ def _train(
 class _Saver:
     """Writes states for resuming a training: after requested epochs, and in between as often as is cheap."""
 
-    def __init__(self, run: TrainingRun, wanted: set[int], monitor: TrainingMonitor | None) -> None:
-        self._run, self._wanted, self._monitor = run, wanted, monitor
+    def __init__(
+        self, run: TrainingRun, wanted: set[int], monitors: Mapping[str, TrainingMonitor | TrainingShares]
+    ) -> None:
+        self._run, self._wanted, self._monitors = run, wanted, monitors
         self._cost, self._last = 0.0, time.monotonic()
 
     def __call__(self, network: nn.Module, state: TrainingState) -> None:
@@ -306,8 +308,8 @@ class _Saver:
         asked = epoch in self._wanted or epoch == run.settings.epochs
         if not asked and self._cost > SAVING * (start - self._last):
             return
-        if self._monitor is not None:
-            self._monitor.write({"dataset": run.data.name, **_attributes(run)})
+        for monitor in self._monitors.values():
+            monitor.write({"dataset": run.data.name, **_attributes(run)})
         # In this order, as the optimiser's state is valid only if weights and record of its epoch exist.
         run.write_history(state.history)
         save_training_state(run.optimizer(epoch), state)

@@ -29,7 +29,7 @@ from hesspec.study.imports import code_digest
 from hesspec.study.optimizers import SGD
 from hesspec.study.records import read_history, read_json, write_json
 from hesspec.study.study_file import parse_study, study_text
-from hesspec.study.training import EpochRecord, MonitorSettings, TrainingSettings
+from hesspec.study.training import EpochRecord, MonitorSettings, ShareSettings, TrainingSettings
 
 __all__ = [
     "RUNS",
@@ -178,10 +178,9 @@ class TrainingRun:
     @property
     def ended(self) -> bool:
         """Whether the training is complete, or has diverged."""
-        return bool(self.diverged) or (
-            len(self.history) == self.settings.epochs + 1
-            and (self.settings.monitor is None or is_whole_result(self.monitored))
-        )
+        if self.diverged or len(self.history) <= self.settings.epochs:
+            return bool(self.diverged)
+        return all(is_whole_result(self.observed(name)) for name in self.settings.observers)
 
     @property
     def score(self) -> tuple[float, float]:
@@ -197,10 +196,9 @@ class TrainingRun:
         """Write why the training diverged."""
         write_json(self.path / DIVERGED, {"reason": reason})
 
-    @property
-    def monitored(self) -> Path:
-        """File of what the monitor of the sharpness measured."""
-        return self.path / "monitor.nc"
+    def observed(self, name: str) -> Path:
+        """File of what "monitor" or "shares" measured during the training."""
+        return self.path / f"{name}.nc"
 
     def weights(self, epoch: int) -> Path:
         """File of the weights after an epoch."""
@@ -386,7 +384,7 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
 def _settings(
     config: StudyConfig, data: DataConfig, optimizer: OptimizerConfig, rate: float, seed: int
 ) -> TrainingSettings:
-    training, monitor = config.training, config.monitor
+    training, monitor, shares = config.training, config.monitor, config.shares
     return TrainingSettings(
         epochs=data.epochs or training.epochs,
         learning_rate=rate,
@@ -400,6 +398,7 @@ def _settings(
         optimizer=optimizer.name,
         options=tuple(sorted(optimizer.options.items())),
         monitor=None if monitor is None else MonitorSettings(**monitor.model_dump()),
+        shares=None if shares is None else ShareSettings(**shares.model_dump()),
     )
 
 

@@ -19,6 +19,7 @@ from hesspec.study.config import (
     MeasureConfig,
     MonitorConfig,
     OptimizerConfig,
+    SharesConfig,
     StudyConfig,
     TrainingConfig,
 )
@@ -29,6 +30,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "training": TrainingConfig,
     "measure": MeasureConfig,
     "monitor": MonitorConfig,
+    "shares": SharesConfig,
     "datasets": DataConfig,
     "optimizers": OptimizerConfig,
 }

@@ -1,7 +1,7 @@
 """Training, by default in the protocol of arXiv 1811.07062, and its records."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -46,6 +46,28 @@ class MonitorSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShareSettings:
+    """Settings of the shares of steps in the top eigenspace of the Hessian; see `hesspec.optim.monitor_shares`.
+
+    Parameters
+    ----------
+    every
+        Interval of measurements, in steps.
+    eigenvectors
+        Number of eigenvectors.
+    samples
+        Number of training samples of the Hessian, the first ones; None for all.
+    products
+        Number of products with the Hessian in a measurement.
+    """
+
+    every: int = 10
+    eigenvectors: int = 10
+    samples: int | None = None
+    products: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """Settings of training, by default by SGD with momentum in the protocol of arXiv 1811.07062.
 
@@ -76,6 +98,8 @@ class TrainingSettings:
         Names and values of further arguments of the optimiser.
     monitor
         Settings of the monitor of the sharpness; None for none.
+    shares
+        Settings of the shares of steps in the top eigenspace; None for none.
 
     Raises
     ------
@@ -95,6 +119,7 @@ class TrainingSettings:
     optimizer: str = SGD
     options: tuple[tuple[str, Any], ...] = ()
     monitor: MonitorSettings | None = None
+    shares: ShareSettings | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -116,9 +141,14 @@ class TrainingSettings:
             if name not in known:
                 raise ValueError(unknown(what, name, known))
 
+    @property
+    def observers(self) -> list[str]:
+        """Names of what is measured during the training."""
+        return [name for name in ("monitor", "shares") if getattr(self, name) is not None]
+
     def identity(self) -> dict[str, Any]:
         """Everything that determines a training, by name; settings that are new in a version only if they are used."""
-        usual = {"loss": CROSS_ENTROPY, "optimizer": SGD, "options": (), "monitor": None}
+        usual = {"loss": CROSS_ENTROPY, "optimizer": SGD, "options": (), "monitor": None, "shares": None}
         return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     def learning_rate_in(self, epoch: int) -> float:
@@ -179,22 +209,28 @@ class TrainingState:
         Everything else of the optimiser, as JSON.
     generator
         State of the generator that orders the samples, a byte tensor.
-    observer
-        Tensors of the observer by name.
+    observers
+        Tensors of the observers, by the name of the observer, a full stop and their own name.
     """
 
     history: list[EpochRecord]
     optimizer: dict[str, Tensor]
     text: str
     generator: Tensor
-    observer: dict[str, Tensor] = field(default_factory=dict)
+    observers: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Observer(Protocol):
-    """Protocol of what looks at a training after each step, such as a monitor of the sharpness."""
+    """Protocol of what looks at the steps of a training, such as a monitor of the sharpness.
 
-    def __call__(self, network: nn.Module, stepper: Stepper, step: int) -> None:
-        """After a step, counted from 1; the network is in training mode and is left unchanged."""
+    Steps are counted from 1. The network is in training mode, and is left unchanged like the optimisers.
+    """
+
+    def before(self, network: nn.Module, stepper: Stepper, step: int) -> None:
+        """When the gradient of a step is known, before it is taken."""
+
+    def after(self, network: nn.Module, stepper: Stepper, step: int) -> None:
+        """After a step."""
 
     def state(self) -> dict[str, Tensor]:
         """Tensors by name from which `load` restores it to the bit."""
@@ -261,7 +297,7 @@ def train(
     on_checkpoint: Callable[[nn.Module, EpochRecord], None] | None = None,
     on_state: Callable[[nn.Module, TrainingState], None] | None = None,
     resume: TrainingState | None = None,
-    observer: Observer | None = None,
+    observers: Mapping[str, Observer] | None = None,
 ) -> list[EpochRecord]:
     """Train a network in place, on the device where it is.
 
@@ -293,8 +329,8 @@ def train(
     resume
         State after the epoch from which to resume; the network must have the weights of that epoch. On a CPU the result
         is bitwise identical to that of an uninterrupted training.
-    observer
-        Called after every step.
+    observers
+        Called before and after every step; their state is part of that of the training.
 
     Returns
     -------
@@ -315,12 +351,15 @@ def train(
     steps = settings.epochs * len(_shuffled(len(train_set), settings.batch_size, torch.Generator()))
     stepper = make_stepper(network, LOSSES[settings.loss], settings, steps)
     history: list[EpochRecord] = []
+    observed = dict(observers or {})
     if resume is not None:
         history += resume.history
         generator.set_state(resume.generator)
         stepper.load(resume.optimizer, resume.text)
-        if observer is not None:
-            observer.load(resume.observer)
+        for name, observer in observed.items():
+            prefix = f"{name}."
+            kept = resume.observers.items()
+            observer.load({key.removeprefix(prefix): value for key, value in kept if key.startswith(prefix)})
     for epoch in range(len(history), settings.epochs + 1):
         rate = 0.0
         if epoch > 0:
@@ -332,7 +371,7 @@ def train(
             device = _device(network)
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
-                _take_steps(network, stepper, train_set, batches, (epoch, rate), observer)
+                _take_steps(network, stepper, train_set, batches, (epoch, rate), list(observed.values()))
         how: dict[str, Any] = {"batch_size": settings.batch_size, "loss": settings.loss}
         train_loss, train_error = evaluate(network, train_set, **how)
         _check_finite(train_loss, "on the train split", epoch, rate)
@@ -360,7 +399,11 @@ def train(
                     optimizer=tensors,
                     text=text,
                     generator=generator.get_state(),
-                    observer={} if observer is None else observer.state(),
+                    observers={
+                        f"{name}.{key}": value
+                        for name, observer in observed.items()
+                        for key, value in observer.state().items()
+                    },
                 ),
             )
     network.eval()
@@ -391,7 +434,7 @@ def _take_steps(
     train_set: Dataset,
     batches: list[Tensor],
     place: tuple[int, float],
-    observer: Observer | None,
+    observers: Sequence[Observer],
 ) -> None:
     """Make one step for every batch of sample indices, in an epoch with a learning rate."""
     epoch, rate = place
@@ -399,10 +442,16 @@ def _take_steps(
     stepper.train()
     device = _device(network)
     for number, batch in enumerate(batches, start=1):
-        loss = stepper.step(train_set.inputs[batch].to(device), train_set.targets[batch].to(device))
+        step = (epoch - 1) * len(batches) + number
+
+        def look(step: int = step) -> None:
+            for observer in observers:
+                observer.before(network, stepper, step)
+
+        loss = stepper.step(train_set.inputs[batch].to(device), train_set.targets[batch].to(device), look)
         _check_finite(loss, f"on batch {number} of {len(batches)}", epoch, rate)
-        if observer is not None:
-            observer(network, stepper, (epoch - 1) * len(batches) + number)
+        for observer in observers:
+            observer.after(network, stepper, step)
     stepper.eval()
 
 

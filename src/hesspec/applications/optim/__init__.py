@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from hesspec.applications.optim.orthogonalisation import orthogonalise
     from hesspec.applications.optim.parameter_groups import muon_groups
     from hesspec.applications.optim.record import CompetitorShare, StepComparison
+    from hesspec.applications.optim.share_monitor import ShareMonitor, monitor_shares
     from hesspec.applications.optim.share_record import DominantShare, Shares
+    from hesspec.applications.optim.share_run import DominantShareRun
     from hesspec.applications.optim.subspace_shares import dominant_share
     from hesspec.applications.optim.trial_step import StepVectors, step_vectors
 
@@ -20,7 +22,9 @@ __all__ = [
     "AMUSE",
     "CompetitorShare",
     "DominantShare",
+    "DominantShareRun",
     "FastGaussNewton",
+    "ShareMonitor",
     "Shares",
     "Step",
     "StepComparison",
@@ -28,6 +32,7 @@ __all__ = [
     "compare_steps",
     "competitor_share",
     "dominant_share",
+    "monitor_shares",
     "muon_groups",
     "orthogonalise",
     "plot_steps",
@@ -50,10 +55,9 @@ _MODULES = {
         "CompetitorShare",
         "StepComparison",
     ),
-    "share_record": (
-        "DominantShare",
-        "Shares",
-    ),
+    "share_monitor": ("ShareMonitor", "monitor_shares"),
+    "share_record": ("DominantShare", "Shares"),
+    "share_run": ("DominantShareRun",),
     "subspace_shares": ("dominant_share",),
     "trial_step": (
         "StepVectors",
