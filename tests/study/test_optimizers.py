@@ -125,6 +125,13 @@ def test_every_optimiser_is_a_task_with_its_own_rate_and_monitor(folder: Path) -
         assert shares.attributes["optimizer"] == task.best.settings.optimizer
     found = hesspec.study.open(folder)
     assert found.optimizer.values.tolist() == ["sgd", "adam"]
+    assert found.monitored_step.values.tolist() == [2, 4]
+    assert found.shared_step.values.tolist() == [3]
+    for task, name in zip(tasks, ("sgd", "adam"), strict=True):
+        run, shares = (hesspec.load(task.runs[0].observed(what)) for what in ("monitor", "shares"))
+        mine = found.sel(optimizer=name).squeeze(("dataset", "network", "seed", "samples_per_class"))
+        np.testing.assert_array_equal(mine.sharpness / mine.threshold, run.ratios)
+        np.testing.assert_array_equal(mine.dominant_share.sel(vector=shares.names), shares.values)
     assert found.learning_rate.squeeze().values.tolist() == [0.5, 0.01]
     assert np.isfinite(found.eigenvalue.isel(rank=0)).all()
     records = json.loads((tasks[0].runs[0].path / "training.json").read_text())

@@ -41,6 +41,12 @@ SCALARS: Final = {
     "matvecs": "1",
     "seconds": "s",
 }
+# Dimensions of what is measured during a training, besides those of the training.
+OBSERVED: Final = {
+    "sharpness": ("monitored_step",),
+    "threshold": ("monitored_step",),
+    "dominant_share": ("shared_step", "vector"),
+}
 RUN_DIMENSIONS: Final = ("dataset", "network", "optimizer", "seed", "samples_per_class")
 
 
@@ -65,6 +71,10 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
 
         `bulk_low`, `bulk_high`, `trace`, `trace_standard_error`, `effective_rank`, `negative_mass` with its interval,
         `outliers` (their number), `wasserstein_bound`, `matvecs`, `seconds` over the first eight.
+
+        `sharpness` and `threshold` over the first five and `monitored_step`, in studies with `monitor:`; of optimisers
+        with a preconditioner, those of the preconditioned Hessian. `dominant_share` over the first five, `shared_step`
+        and `vector`, in studies with `shares:`.
 
         `loss` (mean cross-entropy in nats, or that of the study) and `error` (fraction) over the first five, `split`
         and `training_epoch`; `learning_rate` over the first five: the one that was kept; `parameters` over `dataset`
@@ -112,12 +122,24 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
                 spectrum = _read(unread, partial(load, file))
                 if spectrum is not None:
                     spectra[index, place] = spectrum
+    observed = [
+        {}
+        if run is None
+        else {name: found for name in run.settings.observers if (found := _observed(unread, run, name)) is not None}
+        for run in shown
+    ]
     ranks = max((spectrum.eigenvalues.size for spectrum in spectra.values()), default=0)
     epochs = max(task.runs[0].settings.epochs for task in tasks) + 1
-    blank = _Blank(coordinates, ranks, epochs)
+    steps = {
+        name: sorted({int(step) for each in observed if name in each for step in each[name].steps})
+        for name in ("monitor", "shares")
+    }
+    vectors = list(dict.fromkeys(str(name) for each in observed if "shares" in each for name in each["shares"].names))
+    blank = _Blank(coordinates, ranks, epochs, (steps["monitor"], steps["shares"], vectors))
     for index, run in enumerate(shown):
         if run is not None:
             blank.add_training(run)
+            blank.add_observed(run, observed[index])
             mine = {place: spectrum for (owner, place), spectrum in spectra.items() if owner == index}
             blank.add_spectra(run, mine)
     for line in unread:
@@ -134,6 +156,11 @@ def _read(unread: list[str], read: Callable[[], T]) -> T | None:
         return None
 
 
+def _observed(unread: list[str], run: TrainingRun, name: str) -> Any:
+    file = run.observed(name)
+    return _read(unread, partial(load, file)) if file.is_file() else None
+
+
 def _shown(task: Task) -> TrainingRun | None:
     """Return the training that is or, as far as known, will be measured."""
     begun = [run for run in task.runs if run.history and not run.diverged]
@@ -145,8 +172,16 @@ def _shown(task: Task) -> TrainingRun | None:
 class _Blank:
     """The dataset while it is being filled."""
 
-    def __init__(self, coordinates: dict[str, list[Any]], ranks: int, epochs: int) -> None:
+    def __init__(
+        self,
+        coordinates: dict[str, list[Any]],
+        ranks: int,
+        epochs: int,
+        observed: tuple[list[int], list[int], list[str]],
+    ) -> None:
         self._coordinates = {**coordinates, "rank": list(range(ranks)), "training_epoch": list(range(epochs))}
+        names = ("monitored_step", "shared_step", "vector")
+        self._coordinates |= {name: values for name, values in zip(names, observed, strict=True) if values}
         each = (*RUN_DIMENSIONS, "epoch", "split", "matrix")
         history = (*RUN_DIMENSIONS, "split", "training_epoch")
         self._values: dict[str, tuple[tuple[str, ...], Array]] = {
@@ -160,6 +195,9 @@ class _Blank:
             "learning_rate": self._new(RUN_DIMENSIONS, np.nan),
             "parameters": self._new(("dataset", "network"), np.nan),
         }
+        for name, dimensions in OBSERVED.items():
+            if set(dimensions) <= self._coordinates.keys():
+                self._values[name] = self._new((*RUN_DIMENSIONS, *dimensions), np.nan)
 
     def _new(self, dimensions: tuple[str, ...], value: float | bool | int) -> tuple[tuple[str, ...], Array]:
         return dimensions, np.full([len(self._coordinates[name]) for name in dimensions], value)
@@ -185,6 +223,23 @@ class _Blank:
                 )
                 for name, value in zip(("loss", "error"), values, strict=True):
                     self._values[name][1][*at, column, record.epoch] = value
+
+    def add_observed(self, run: TrainingRun, found: dict[str, Any]) -> None:
+        """Add what was measured during one training."""
+        where, places = self._place(run), self._coordinates
+        if "monitor" in found:
+            monitored = found["monitor"]
+            at = np.searchsorted(places["monitored_step"], monitored.steps)
+            sharpness = monitored.preconditioned if monitored.is_preconditioned else monitored.sharpness
+            self._values["sharpness"][1][*where, at] = sharpness
+            self._values["threshold"][1][*where, at] = monitored.thresholds
+        if "shares" in found:
+            shares = found["shares"]
+            at = np.searchsorted(places["shared_step"], shares.steps)
+            for column, name in enumerate(shares.names):
+                self._values["dominant_share"][1][*where, at, places["vector"].index(str(name))] = shares.values[
+                    :, column
+                ]
 
     def add_spectra(self, run: TrainingRun, spectra: dict[Measurement, Spectrum]) -> None:
         """Add the spectra of one training, with its outliers tracked from epoch to epoch."""
