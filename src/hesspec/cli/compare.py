@@ -39,6 +39,10 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Plot the spectra on one axis and save the figure as .pdf, .svg or .png."),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page of the figure and all differences, with a name in .html."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print all differences as JSON instead of tables.")] = False,
     csv: Annotated[
         bool, typer.Option("--csv", help="Print a row of CSV for each difference instead of tables.")
@@ -51,6 +55,8 @@ def command(
     """
     check_choice(json=json, csv=csv)
     check_figure(figure)
+    if page is not None and page.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--page is {str(page)!r}; its name must end in .html.")
     found = compare(*sources, names=label, matrix=matrix, split=split, checkpoint=checkpoint, epoch=epoch)
     if json:
         typer.echo(dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
@@ -61,6 +67,18 @@ def command(
             console.output.print(table, "")
     for remark in found.remarks():
         console.say(printable(remark))
+    saved = []
     if figure is not None:
         save_figure(found.plot(), figure)
-        (console.say if json or csv else console.output.print)(f"Saved {figure}")
+        saved.append(figure)
+    if page is not None:
+        # Imports plotly.
+        from hesspec.report.comparison_page import write_comparison
+
+        saved.append(write_comparison(found, page))
+    for file in saved:
+        (console.say if json or csv else console.output.print)(f"Saved {file}", soft_wrap=True)
+    if found.is_long and not saved and not json and not csv:
+        console.say(
+            "All numbers: --page compared.html, --csv or --json; fewer spectra: --matrix, --split, --checkpoint."
+        )
