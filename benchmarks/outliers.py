@@ -71,8 +71,9 @@ def power(draws: int, steps: int, sizes: tuple[int, ...], bulks: tuple[str, ...]
                     spectrum = hesspec.spectrum(matrix, steps=min(max(steps, 2 * spikes), p), seed=seed)
                     for index, rule in enumerate(RULES.values()):
                         found = np.abs(spectrum.eigenvalues[rule(spectrum)])
-                        # Spikes that are too near to one another to be told apart are one.
-                        right[index] += found.size >= 0.9 * spikes and found.min() > 1.5 * edge
+                        # Spikes that are too near to one another to be told apart are one. Many spikes of a small
+                        # covariance spread, down to 1.2 times the edge.
+                        right[index] += 0.9 * spikes <= found.size <= spikes and found.min() > 1.1 * edge
                 row(name, f"{p:,}", spikes, count, shares=right / count)
 
 

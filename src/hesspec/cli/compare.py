@@ -77,7 +77,10 @@ def command(
 
         saved.append(write_comparison(found, page))
     for file in saved:
-        (console.say if json or csv else console.output.print)(f"Saved {file}", soft_wrap=True)
+        if json or csv:
+            console.say(f"Saved {file}")
+        else:
+            console.output.print(f"Saved {file}", soft_wrap=True)
     if found.is_long and not saved and not json and not csv:
         console.say(
             "All numbers: --page compared.html, --csv or --json; fewer spectra: --matrix, --split, --checkpoint."
