@@ -100,7 +100,7 @@ def test_many_pairs_are_an_overview(comparison):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_it_is_seen_whole_in_every_width(opened, page_file, size, scheme):
-    page = opened(page_file, *size, scheme)
+    page = opened(page_file, width=size[0], height=size[1], scheme=scheme)
     assert page.evaluate(LEGEND, "spectrum")["wanted"] == 6
     for axis in ("log", "linear"):
         page.check(f"input[value={axis}]")
