@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from hesspec.applications.comparison.compare import compare
+from hesspec.applications.comparison.record import Comparison
 from hesspec.backend.text import printable
 from hesspec.cli import console
-from hesspec.cli.exports import check_choice, check_figure, differences_as_csv, save_figure
+from hesspec.cli.exports import check_choice, check_figure, check_page, differences_as_csv, save_figure
 from hesspec.cli.tables.comparisons import compared
 
 EXAMPLE = "hesspec compare spectra/sgd-train-Hessian.nc spectra/adam-train-Hessian.nc --figure sgd-adam.png"
@@ -55,8 +56,7 @@ def command(
     """
     check_choice(json=json, csv=csv)
     check_figure(figure)
-    if page is not None and page.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--page is {str(page)!r}; its name must end in .html.")
+    check_page(page)
     found = compare(*sources, names=label, matrix=matrix, split=split, checkpoint=checkpoint, epoch=epoch)
     if json:
         typer.echo(dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
@@ -67,15 +67,7 @@ def command(
             console.output.print(table, "")
     for remark in found.remarks():
         console.say(printable(remark))
-    saved = []
-    if figure is not None:
-        save_figure(found.plot(), figure)
-        saved.append(figure)
-    if page is not None:
-        # Imports plotly.
-        from hesspec.report.comparison_page import write_comparison
-
-        saved.append(write_comparison(found, page))
+    saved = _saved(found, figure, page)
     for file in saved:
         if json or csv:
             console.say(f"Saved {file}")
@@ -85,3 +77,17 @@ def command(
         console.say(
             "All numbers: --page compared.html, --csv or --json; fewer spectra: --matrix, --split, --checkpoint."
         )
+
+
+def _saved(found: Comparison, figure: Path | None, page: Path | None) -> list[Path]:
+    """Write the figure and the page, if they are wanted, and return their names."""
+    saved = []
+    if figure is not None:
+        save_figure(found.plot(), figure)
+        saved.append(figure)
+    if page is not None:
+        # Imports plotly.
+        from hesspec.report.comparison_page import write_comparison
+
+        saved.append(write_comparison(found, page))
+    return saved
