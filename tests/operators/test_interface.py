@@ -248,3 +248,17 @@ def test_labels_of_positions_are_no_classes_of_samples():
     data = [(torch.randn(4, 2, 5), torch.randint(3, (4, 5)))]
     operator = hesspec.Hessian(nn.Conv1d(2, 3, 1), nn.CrossEntropyLoss(), data)
     assert "classes" not in operator.attributes
+
+
+def test_a_choice_of_parameters_is_stated():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))
+    data = [(torch.randn(6, 4), torch.arange(6) % 3)]
+    for params, words in [
+        (None, None),
+        ("1.*", "1.*"),
+        (["0.weight", "1.*"], "0.weight 1.*"),
+        (model[1], "1.weight 1.bias"),
+        ((name for name in ["1.bias"]), "1.bias"),
+    ]:
+        operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), data, params)
+        assert operator.attributes.get("params") == words

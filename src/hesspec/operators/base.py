@@ -312,6 +312,7 @@ class CurvatureOperator(Composable, ABC):
         return {
             **shared,
             **({} if classes is None else {"classes": classes}),
+            **({"params": risk.parameters.words} if risk.parameters.words else {}),
             "matrix": type(self).__name__,
             "loss": risk.loss.name,
             "reduction": risk.loss.reduction,
