@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hesspec.applications.comparison.difference import DISTANCE, Difference
+from hesspec.applications.comparison.difference import DISTANCE, Difference, distance_text
 from hesspec.applications.comparison.figure import LINEAR, STAGGER
 from hesspec.applications.comparison.record import Comparison
 from hesspec.backend.files import write_bytes
-from hesspec.backend.number_text import plus_minus, three_digits, with_bound
+from hesspec.backend.number_text import with_bound
 from hesspec.matrices import MATRICES
 from hesspec.plot import OKABE_ITO
 from hesspec.report.csv_text import csv_text
@@ -128,13 +128,12 @@ def _sentence(comparison: Comparison, place: int, shown: list[Difference]) -> st
     for run in range(1, comparison.runs.size):
         judged = [each for each in shown if each.run == str(comparison.runs[run]) and each.exceeds_error is not None]
         beyond = [each.quantity for each in judged if each.exceeds_error and each.quantity != DISTANCE]
-        distance, bound = (float(x[run, place]) for x in (comparison.distances, comparison.distance_bounds))
-        known = plus_minus(distance, bound) if bound < distance else f"at most {three_digits(distance + bound)}"
+        distance = distance_text(comparison.distances[run, place], comparison.distance_bounds[run, place])
         verb = "differs by more than its error" if len(beyond) == 1 else "differ by more than their errors"
         names = " and ".join(filter(None, [", ".join(beyond[:-1]), *beyond[-1:]]))
         found = f"{names} {verb}" if beyond else "no number differs by more than its error"
         whose = f"{comparison.runs[run]}: " if comparison.runs.size > 2 else ""
-        parts.append(f"{whose}{found}; Wasserstein-1 distance {known}")
+        parts.append(f"{whose}{found}; Wasserstein-1 distance {distance}")
     return ". ".join(f"{part[0].upper()}{part[1:]}" for part in parts)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hesspec.backend.number_text import MINUS, plus_minus, three_digits
 
-__all__ = ["DISTANCE", "NONE", "OVERLAP", "Difference"]
+__all__ = ["DISTANCE", "NONE", "OVERLAP", "Difference", "distance_text"]
 
 NONE: Final = "\N{EN DASH}"
 # Largest relative difference of the two halves of an interval that is written as value ± error.
@@ -95,3 +95,8 @@ class Difference(NamedTuple):
             return True
         width = self.upper - self.lower
         return width == 0 or width < 2 * max(abs(self.first), abs(self.second))
+
+
+def distance_text(distance: float, bound: float) -> str:
+    """Return a distance with its error, or the largest it can be if zero is not ruled out."""
+    return plus_minus(distance, bound) if bound < distance else f"at most {three_digits(distance + bound)}"

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from hesspec.applications.comparison.difference import distance_text
 from hesspec.applications.comparison.record import Comparison
-from hesspec.backend.number_text import plus_minus
 from hesspec.matrices import MATRICES
 from hesspec.plot import FILL, OKABE_ITO, darkened
 from hesspec.plot.figure import new_figure, styled
@@ -141,7 +141,7 @@ def _draw(axes: Axes, comparison: Comparison, place: int) -> None:
     _limit(axes, points[np.isfinite(points)])
     number_ticks(axes.xaxis, axes.yaxis)
     distances = [
-        f"W1 = {plus_minus(comparison.distances[run, place], comparison.distance_bounds[run, place])}"
+        f"W1: {distance_text(comparison.distances[run, place], comparison.distance_bounds[run, place])}"
         for run in range(1, runs)
     ]
     name = str(comparison.places[place])
