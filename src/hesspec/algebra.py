@@ -56,6 +56,8 @@ def check_operator(operator: Any) -> int:
     ValueError
         If an attribute is missing, the shape is not (p, p) with p > 0, or the dtype is neither float32 nor float64.
     """
+    if isinstance(operator, np.ndarray):
+        raise ValueError("The operator is a NumPy array; pass torch.from_numpy(matrix).")
     for name in ("shape", "dtype", "device", "__matmul__"):
         if not hasattr(operator, name):
             raise ValueError(

@@ -48,6 +48,16 @@ def network():
     return model, torch.nn.CrossEntropyLoss(), data
 
 
+def test_a_trace_to_an_error_is_a_bar_of_its_own_that_counts_products(told):
+    found = hesspec.spectrum(torch.diag(torch.linspace(0, 1, 400)), steps=4, trace=0.02)
+    mine = [entry for entry in told if entry[0].startswith("trace of")]
+    assert mine[0][0] == "trace of an operator"
+    assert [entry[1] for entry in mine] == sorted(entry[1] for entry in mine)
+    assert mine[-1] == (f"trace of an operator: product {found.xtrace_matvecs} of {found.xtrace_matvecs}",) + 2 * (
+        found.xtrace_matvecs,
+    )
+
+
 def test_a_spectrum_names_its_phases_and_its_steps(told):
     hesspec.spectrum(hesspec.Hessian(*network()), steps=6)
     words = [entry[0] for entry in told if entry != "closed"]

@@ -40,6 +40,14 @@ def test_other_programs_get_all_differences(hesspec, spectra):
     assert "cannot be combined" in both.stderr
 
 
+def test_a_page(hesspec, spectra, here):
+    result = hesspec("compare", *spectra, "--page", "a.html")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "Saved a.html"
+    assert "test compared with train" in (here / "a.html").read_text(encoding="utf-8")
+    assert "its name must end in .html" in hesspec("compare", *spectra, "--page", "a.png").stderr
+
+
 def test_labels_and_selection(hesspec, spectra):
     result = hesspec("compare", "spectra", "spectra", "--label", "one", "--label", "two", "--matrix", "g")
     assert result.exit_code == 0, result.output

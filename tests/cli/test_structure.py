@@ -29,8 +29,12 @@ def test_it_explains_and_keeps_a_file(hesspec, here):
     assert report.exit_code == 0, report.stderr
     assert "Class structure" in (here / "spectra" / "report.html").read_text(encoding="utf-8")
     again = hesspec(*STRUCTURE)
-    assert again.exit_code == 1
-    assert "already exists" in again.stderr
+    assert again.exit_code == 0, again.stderr
+    assert "Already measured: spectra/initialisation-train-ClassStructure.nc" in again.stderr
+    assert again.stdout == result.stdout[: result.stdout.index("Saved")]
+    other = hesspec(*STRUCTURE[:-1], "12")
+    assert other.exit_code == 1
+    assert "its --steps was 20, where it is 12 now" in other.stderr
 
 
 def test_without_cross_class_means_and_for_one_matrix(hesspec, here):

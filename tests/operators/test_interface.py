@@ -227,3 +227,38 @@ def test_the_gauss_newton_matrix_is_declared_positive_where_it_is(loss, declared
         assert not hesspec.spectrum(-1.0 * g, steps=4).is_positive
         assert hesspec.spectrum(2.0 * g + 0.1 * hesspec.Identity.like(g), steps=4).is_positive
     assert not hesspec.spectrum(hesspec.Hessian(model, loss, data), steps=4).is_positive
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "classes"),
+    [
+        (nn.CrossEntropyLoss(), 3),
+        (nn.CrossEntropyLoss(reduction="sum"), 3),
+        (nn.functional.cross_entropy, 3),
+        (lambda outputs, targets: outputs.square().mean() + 0 * targets.sum(), None),
+    ],
+)
+def test_a_label_for_each_sample_tells_the_number_of_classes(loss_fn, classes):
+    data = [(torch.randn(6, 4), torch.arange(6) % 3), (torch.randn(6, 4), torch.arange(6) % 3)]
+    operator = hesspec.Hessian(nn.Linear(4, 3), loss_fn, data)
+    assert operator.attributes.get("classes") == classes
+
+
+def test_labels_of_positions_are_no_classes_of_samples():
+    data = [(torch.randn(4, 2, 5), torch.randint(3, (4, 5)))]
+    operator = hesspec.Hessian(nn.Conv1d(2, 3, 1), nn.CrossEntropyLoss(), data)
+    assert "classes" not in operator.attributes
+
+
+def test_a_choice_of_parameters_is_stated():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))
+    data = [(torch.randn(6, 4), torch.arange(6) % 3)]
+    for params, words in [
+        (None, None),
+        ("1.*", "1.*"),
+        (["0.weight", "1.*"], "0.weight 1.*"),
+        (model[1], "1.weight 1.bias"),
+        ((name for name in ["1.bias"]), "1.bias"),
+    ]:
+        operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), data, params)
+        assert operator.attributes.get("params") == words

@@ -409,7 +409,7 @@ def test_the_page_is_replaced_whole(one, monkeypatch):
     folder = one()
     path = write_report(folder)
     before = path.read_bytes()
-    monkeypatch.setattr("hesspec.report.page.get_plotlyjs", lambda: 1 / 0)
+    monkeypatch.setattr("hesspec.report.markup.get_plotlyjs", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(folder)
     assert path.read_bytes() == before

@@ -156,3 +156,14 @@ def test_bulk_edges_are_quantiles_that_no_label_moves(p):
             assert edge.lower <= np.quantile(bulk, share) <= edge.upper
             assert edge.lower <= edge.value <= edge.upper
         assert spectrum.bulk_edges == pytest.approx(np.quantile(bulk, [0.005, 0.995]), abs=0.1)
+
+
+def test_bulk_edges_of_a_positive_matrix_are_not_negative():
+    values = np.concatenate([np.full(250, -1e-12), np.linspace(0.1, 1, 50)])
+    spectrum = measured(values, steps=20)
+    assert spectrum.bulk_edges[0] < 0
+    positive = hesspec.Spectrum(**{**vars(spectrum), "attributes": {"positive_semidefinite": True}})
+    assert positive.is_positive
+    low, high = positive.bulk_edge_estimates
+    assert (low.value, low.lower) == (0, 0)
+    assert high.value == spectrum.bulk_edges[1]

@@ -84,13 +84,13 @@ def bar_of(what: str, *, wanted: bool) -> Iterator[Progress | None]:
 
 
 @contextmanager
-def steps_of(what: str, on_step: OnStep | None, *, wanted: bool) -> Iterator[OnStep | None]:
-    """Yield what is to be called after each step: the caller's function, or a bar if there is none."""
+def steps_of(what: str, on_step: OnStep | None, *, wanted: bool, unit: str = "step") -> Iterator[OnStep | None]:
+    """Yield what is to be called after each step: the caller's function, or a bar of these units if there is none."""
     with bar_of(what, wanted=wanted and on_step is None) as show:
         if show is None:
             yield on_step
         else:
-            yield lambda done, total: show(f"step {done:,}" + (f" of {total:,}" if total else ""), done, total)
+            yield lambda done, total: show(f"{unit} {done:,}" + (f" of {total:,}" if total else ""), done, total)
 
 
 def _kind() -> Callable[[], _Bar] | None:

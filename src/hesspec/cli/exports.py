@@ -17,7 +17,7 @@ from hesspec.spectra.numbers import numbers_of
 from hesspec.spectra.record import Record
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["as_csv", "as_json", "check_choice", "check_figure", "differences_as_csv", "save_figure"]
+__all__ = ["as_csv", "as_json", "check_choice", "check_figure", "check_page", "differences_as_csv", "save_figure"]
 
 FORMATS = (".pdf", ".svg", ".png")
 
@@ -81,6 +81,12 @@ def check_figure(file: Path | None) -> None:
     """Raise ValueError unless the name of a figure ends in a format that can be written."""
     if file is not None and file.suffix.lower() not in FORMATS:
         raise ValueError(f"--figure is {str(file)!r}; its name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+
+
+def check_page(file: Path | None) -> None:
+    """Raise ValueError unless the name of a page ends in that of HTML."""
+    if file is not None and file.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--page is {str(file)!r}; its name must end in .html.")
 
 
 def save_figure(figure: Any, file: Path) -> None:

@@ -1,13 +1,17 @@
 """`hesspec structure`."""
 
+import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hesspec.cli import console, options
 from hesspec.matrices import symbol_of
+
+if TYPE_CHECKING:
+    from hesspec.spectra.record import Record
 
 EXAMPLE = "hesspec structure small_cnn --data digits --samples-per-class 10"
 
@@ -48,19 +52,41 @@ def command(
     G = G_class + G_cross + G_within + G_same, by the class means of the logit gradients. The eigenvalues of all parts
     but G_within are computed from these means alone. Each outlier is attributed to the parts by its eigenvector, and
     the means are projected out of the Hessian to see which outliers vanish. The result is saved as
-    CHECKPOINT-SPLIT-ClassStructure.nc; spectra that `hesspec measure` has not saved yet are saved as well.
+    CHECKPOINT-SPLIT-ClassStructure.nc; spectra that `hesspec measure` has not saved yet are saved as well. What was
+    measured with the same options is shown and not measured again.
     `hesspec report` shows all of them.
     """
     from hesspec.cli.devices import device_of
-    from hesspec.cli.problem import Problem, check_folder
+    from hesspec.cli.problem import COMMAND, Problem, check_folder, check_same
     from hesspec.cli.process_group import process_group
-    from hesspec.cli.tables.layout import rich_table
+    from hesspec.cli.resuming import file_content
+    from hesspec.spectra.record import load
     from hesspec.study.measuring import measure_structure
 
     names = options.matrices_of(matrix)
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
     prefix = problem.prefix(out, ["ClassStructure", *names])
     file = problem.file(out, "ClassStructure", prefix)
+    given = {
+        "NETWORK": network,
+        "--data": data,
+        "--data-folder": str(data_folder),
+        "--weights": "none" if weights is None else file_content(weights),
+        "--split": split,
+        "--samples-per-class": str(samples_per_class),
+        "--size": str(size),
+        "--matrix": " ".join(names),
+        "--params": " ".join(params or ["all"]),
+        "--cross": "yes" if cross else "no",
+        "--steps": str(steps),
+        "--seed": str(seed),
+        "--dtype": dtype,
+    }
+    if file.exists():
+        check_same(file, given)
+        console.say(f"Already measured: {file}")
+        _show(load(file), out)
+        return
     model, dataset = problem.load()
     check_folder(out, [file])
     with process_group(device_of(device)) as group, console.progress() as show:
@@ -74,14 +100,22 @@ def command(
             seed=seed,
             batch_size=batch_size,
             memory=memory,
-            attributes=problem.attributes,
+            attributes={**problem.attributes, COMMAND: json.dumps(given)},
             folder=out,
             prefix=prefix,
             overwrite=False,
             on_progress=lambda what, done, total: show(f"{symbol_of(what)}, {split} set", done, total),
             group=group,
         )
+    _show(structure, out, file)
+
+
+def _show(structure: "Record", out: Path, saved: Path | None = None) -> None:
+    """Print the tables, the name of a file that was written, and what can be done next."""
+    from hesspec.cli.tables.layout import rich_table
+
     for table in structure.tables():
         console.output.print(rich_table(table), "")
-    console.output.print(f"Saved {file}", soft_wrap=True)
+    if saved is not None:
+        console.output.print(f"Saved {saved}", soft_wrap=True)
     console.next_step(f"hesspec report {shlex.quote(str(out))}", "makes a page of it")

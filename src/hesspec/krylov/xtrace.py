@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.progress import OnStep
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.scaling import Scaled
@@ -137,7 +138,13 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
 
 
 def xtrace_to(
-    operator: SymmetricOperator, relative: float, *, most: int = LAST, seed: int = 0, least: float = 0.0
+    operator: SymmetricOperator,
+    relative: float,
+    *,
+    most: int = LAST,
+    seed: int = 0,
+    least: float = 0.0,
+    on_product: OnStep | None = None,
 ) -> TraceEstimate:
     """Estimate the trace to a relative error, by `xtrace` with 16, 32, 64, ... products.
 
@@ -151,6 +158,8 @@ def xtrace_to(
         Largest number of products of one attempt, at least 4; all attempts together take at most twice as many.
     least : float, optional
         Absolute half-width that is enough in any case, such as that of rounding.
+    on_product : callable, optional
+        Called after each pass over the data with the number of products so far, and with the number after this attempt.
 
     Returns
     -------
@@ -167,12 +176,27 @@ def xtrace_to(
         raise ValueError(f"The relative error of a trace is {relative!r}; it must be between 0 and 1, such as 0.02.")
     spent, size = 0, min(FIRST, most)
     while True:
-        found = xtrace(operator, size, seed)
+        counted = operator if on_product is None else _Counted(operator, on_product, spent, spent + size)
+        found = xtrace(counted, size, seed)
         spent += found.matvecs
         exact = size >= operator.shape[0]
         if size >= most or exact or 2 * found.standard_error <= max(relative * abs(found.value), least):
             return found._replace(matvecs=spent)
         size = min(2 * size, most)
+
+
+class _Counted:
+    """Operator that tells how many products there have been."""
+
+    def __init__(self, operator: SymmetricOperator, on_product: OnStep, done: int, total: int) -> None:
+        self._operator, self._on_product, self._done, self._total = operator, on_product, done, total
+        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        found: Tensor = self._operator @ vectors
+        self._done += vectors.shape[1] if vectors.dim() == 2 else 1
+        self._on_product(self._done, self._total)
+        return found
 
 
 def _freedom(k: int) -> float:

@@ -176,7 +176,10 @@ def spectrum(
     with steps_of(f"spectrum of {name_of(operator)}", on_step, wanted=progress) as shown:
         run = _measured(operator, steps, probes, seed, tolerance, memory, basis, offload, shown, 0, snapshot, every)
     found = run[1]
-    return found if trace is None else with_trace(operator, found, float(trace), seed, memory)
+    if trace is None:
+        return found
+    with steps_of(f"trace of {name_of(operator)}", None, wanted=progress and on_step is None, unit="product") as shown:
+        return with_trace(operator, found, float(trace), seed, memory, shown)
 
 
 @dataclass(frozen=True, repr=False)

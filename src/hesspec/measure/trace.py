@@ -11,6 +11,7 @@ import torch
 from hesspec.algebra import SymmetricOperator
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
+from hesspec.backend.progress import OnStep
 from hesspec.backend.ranks import ALONE
 from hesspec.krylov.xtrace import FEWEST, LAST, xtrace_to
 from hesspec.spectra.spectrum import Spectrum
@@ -19,7 +20,12 @@ __all__ = ["with_trace"]
 
 
 def with_trace(
-    operator: SymmetricOperator, found: Spectrum, wanted: float, seed: int, memory: str | int | None
+    operator: SymmetricOperator,
+    found: Spectrum,
+    wanted: float,
+    seed: int,
+    memory: str | int | None,
+    on_product: OnStep | None = None,
 ) -> Spectrum:
     """Add an estimate of the trace to a spectrum of the same operator, unless the spectrum itself is accurate enough.
 
@@ -33,6 +39,8 @@ def with_trace(
         Seed of the test vectors.
     memory : str, int or None
         Device memory for the vectors, as in `hesspec.spectrum`.
+    on_product : callable, optional
+        See `hesspec.krylov.xtrace.xtrace_to`.
 
     Raises
     ------
@@ -60,7 +68,7 @@ def with_trace(
         )
     # A relative error below that of the products themselves has no meaning.
     floor = found.dimension * found.rounding
-    estimate = xtrace_to(operator, wanted, most=min(fitting, LAST), seed=seed, least=floor)
+    estimate = xtrace_to(operator, wanted, most=min(fitting, LAST), seed=seed, least=floor, on_product=on_product)
     measured = replace(
         found,
         xtrace=estimate.value,

@@ -304,8 +304,12 @@ class CurvatureOperator(Composable, ABC):
         """Attributes for the record of a measurement."""
         risk, built = self._risk, self._build()
         shared = {} if self.ranks.size == 1 else {"ranks": self.ranks.size}
+        # Of a label for each sample: those at positions, such as words, are no classes of samples.
+        classes = risk.batches.classes if risk.batches.terms == self.samples else None
         return {
             **shared,
+            **({} if classes is None else {"classes": classes}),
+            **({"params": risk.parameters.words} if risk.parameters.words else {}),
             "matrix": type(self).__name__,
             "loss": risk.loss.name,
             "reduction": risk.loss.reduction,

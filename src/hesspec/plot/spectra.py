@@ -14,18 +14,16 @@ from hesspec.backend.number_text import exponent_text
 from hesspec.backend.suggest import unknown
 from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.labels import draw_inset, label_outliers
-from hesspec.plot.panels import PANELS, draw_bulk, draw_points, set_heights
+from hesspec.plot.panels import PANELS
 from hesspec.plot.style import (
     FILL,
     Look,
-    bulk_on_logarithmic_axis,
     check_not_empty,
     law_text,
     looks_of,
     settle,
     tail_verdict,
 )
-from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -215,9 +213,9 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, width: float | None = None, ti
         axes = figure.subplots()
         handles: list[Any] = []
         labels = []
-        for look, (label, spectrum) in zip(looks_of(spectra, scale=scale), spectra.items(), strict=True):
-            draw_bulk(axes, *bulk_on_logarithmic_axis(spectrum), look)
-            draw_points(axes, spectrum, np.abs(spectrum.eigenvalues), look)
+        looks = looks_of(spectra, scale=scale)
+        PANELS["log"](axes, list(spectra.values()), looks)
+        for look, (label, spectrum) in zip(looks, spectra.items(), strict=True):
             handles.append(legend_handle(look))
             labels.append(label)
             law = _law(spectrum)
@@ -235,13 +233,6 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, width: float | None = None, ti
                 exponent = exponent_text(tail.exponent, tail.lower, tail.upper)
                 handles.append(Line2D([], [], color=look.dark, linewidth=2.2, linestyle=style))
                 labels.append(f"tail of {label}: density ∝ |λ|$^{{−a}}$, a = {exponent}; {tail_verdict(tail)}")
-        axes.set(
-            xscale="log",
-            xlabel="|λ|  (loss per squared parameter)",
-            ylabel="bulk: share of eigenvalues per decade\npoints: resolved eigenvalues, 1/p each",
-        )
-        number_ticks(axes.xaxis)
-        set_heights(axes, min(1 / spectrum.dimension for spectrum in spectra.values()))
         legend_above(
             figure,
             handles,

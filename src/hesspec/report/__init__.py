@@ -1,5 +1,6 @@
-"""Self-contained interactive HTML page of the spectra in a folder."""
+"""Self-contained interactive HTML pages: of the spectra in a folder, and of a comparison."""
 
+from hesspec.report.comparison_page import write_comparison
 from hesspec.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_comparison", "write_report"]

@@ -15,36 +15,17 @@ from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
 from hesspec.report.findings import Finding
-from hesspec.report.member import Member
+from hesspec.report.member import Explained, Member
 from hesspec.report.runs import with_runs
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["Collection", "Explained", "Training", "read_folder"]
+__all__ = ["Collection", "Training", "read_folder"]
 
 STUDY_FILE = "study.yaml"
 SPLITS = ("train", "test")
 LARGEST_RECORD, LARGEST_NUMBER = 1 << 26, 1e300
 CHECKPOINTS = ("initialisation", "middle", "end")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explained:
-    """Class structure with its place in the report; names as in `Member`."""
-
-    path: Path
-    structure: ClassStructure
-    split: str
-    checkpoint: str
-    epoch: float | None
-    run: str
-    samples: int | None = None
-
-    @property
-    def title(self) -> str:
-        """Run, split, sample size and checkpoint in one line."""
-        size = "" if self.samples is None else f"n = {self.samples}"
-        return " · ".join(part for part in (self.run, self.split, size, self.checkpoint) if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +98,7 @@ def read_folder(folder: Path) -> Collection:
             unread.append((relative, str(error)))
             continue
         if isinstance(result, ClassStructure):
-            structures.append(_explained(relative, result))
+            structures.append(Explained(**_place(relative, result.attributes), structure=result))
         elif isinstance(result, Spectrum):
             members.append(_member(relative, result))
         else:
@@ -203,12 +184,20 @@ def _point(attributes: Mapping[str, Any]) -> tuple[str, float | None]:
     return name, number
 
 
-def _explained(path: Path, structure: ClassStructure) -> Explained:
-    name, epoch = _point(structure.attributes)
-    split = str(structure.attributes.get("split", ""))
-    samples = structure.attributes.get("train_samples_per_class")
-    count = samples if isinstance(samples, int) and not isinstance(samples, bool) and samples > 0 else None
-    return Explained(path=path, structure=structure, split=split, checkpoint=name, epoch=epoch, run="", samples=count)
+def _place(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `Placed` that attributes state."""
+    name, epoch = _point(attributes)
+    samples = attributes.get("train_samples_per_class")
+    counted = isinstance(samples, int) and not isinstance(samples, bool) and samples > 0
+    return {
+        "path": path,
+        "split": str(attributes.get("split", "")),
+        "checkpoint": name,
+        "epoch": epoch,
+        "run": "",
+        # Without an epoch it cannot be ordered among the others of its sample size.
+        "samples": samples if counted and epoch is not None else None,
+    }
 
 
 def _run_of_structure(item: Explained, members: list[Member]) -> str:
@@ -223,21 +212,8 @@ def _run_of_structure(item: Explained, members: list[Member]) -> str:
 
 def _member(path: Path, spectrum: Spectrum) -> Member:
     attributes = spectrum.attributes
-    matrix = str(attributes.get("matrix", "operator"))
-    name, number = _point(attributes)
-    samples = attributes.get("train_samples_per_class")
-    count = int(samples) if isinstance(samples, int) and not isinstance(samples, bool) and samples > 0 else None
-    return Member(
-        path=path,
-        spectrum=_without_idle_sketches(spectrum),
-        matrix=symbol_of(matrix),
-        split=str(attributes.get("split", "")),
-        checkpoint=name,
-        epoch=number,
-        run="",
-        # Without an epoch it cannot be ordered among the others of its sample size.
-        samples=count if number is not None else None,
-    )
+    matrix = symbol_of(str(attributes.get("matrix", "operator")))
+    return Member(**_place(path, attributes), spectrum=_without_idle_sketches(spectrum), matrix=matrix)
 
 
 def _without_idle_sketches(spectrum: Spectrum) -> Spectrum:

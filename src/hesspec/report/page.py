@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
 import json
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from hesspec.backend.files import write_bytes
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES, symbol_of
@@ -25,6 +18,7 @@ from hesspec.report.collection import Collection, read_folder
 from hesspec.report.dynamics import tracks_of
 from hesspec.report.figures import spectrum_data
 from hesspec.report.findings import findings_section
+from hesspec.report.markup import rendered
 from hesspec.report.member import distinct
 from hesspec.report.payload import Tracks, first_shown, has_several, payload
 from hesspec.report.pdf import OnFigure, write_figures
@@ -49,7 +43,7 @@ logger = logging.getLogger(__name__)
 # Largest number of files with two tables each; more files share one table with a row each.
 MANY_FILES = 40
 # Modules of the page's script, in the order in which they build on one another; they share one scope.
-SCRIPT = ("base", "figures", "spectrum", "comparisons", "sections", "tables", "address", "controls", "main")
+SCRIPT = ("common", "base", "figures", "spectrum", "comparisons", "sections", "tables", "address", "controls", "main")
 # Sections of the page, with the names of the template's values that say whether they are there.
 SECTIONS = (
     ("spectra-title", "Spectrum", "has_spectra"),
@@ -175,13 +169,8 @@ def _rendered(
     splits = distinct(member.split for member in members)
     shown = first_shown(members)
     shown_data = payload(collection, drawn, tracks, matrices, splits, shown)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_resource("template.html.j2"))
     few = len(members) <= MANY_FILES
     several = len({member.run for member in members}) > 1
-    plotly, script = (_with_line_ends(text) for text in (get_plotlyjs(), _script()))
     values = {
         "has_spectra": bool(members),
         "runs": run_table(members) if several else [],
@@ -193,9 +182,11 @@ def _rendered(
         "findings": findings_section(collection.findings),
         "collection": collection,
     }
-    return template.render(
-        values,
-        policy=_policy(plotly, script),
+    return rendered(
+        "template.html.j2",
+        SCRIPT,
+        shown_data,
+        **values,
         contents=[(name, title) for name, title, there in SECTIONS if values[there]],
         heading=heading(members, folder),
         sentences=[sentence(member, with_run=several) for member in shown] or [not_measured(collection)],
@@ -217,48 +208,4 @@ def _rendered(
         checkpoints=checkpoint_table(members),
         details=[details(member) for member in members] if few else [],
         listed=None if few else listed(members),
-        data=_embedded(shown_data),
-        css=Markup(_resource("page.css")),  # noqa: S704 - a file of this package
-        script=Markup(script),  # noqa: S704 - a file of this package
-        plotly=_packed(plotly),
     )
-
-
-def _script() -> str:
-    """Return the page's script: its modules in one scope, which nothing outside of it can reach."""
-    modules = "\n".join(_resource(f"script/{name}.js") for name in SCRIPT)
-    return f'"use strict";\n(() => {{\n{modules}}})();'
-
-
-def _packed(text: str) -> Markup:
-    """Return a script compressed (gzip) as base64, which browsers unpack: 2 MB instead of 5 MB."""
-    # Without a time, so that the same spectra give the same page.
-    return Markup(base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode())  # noqa: S704 - letters and digits
-
-
-def _resource(name: str) -> str:
-    return files("hesspec.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _with_line_ends(text: str) -> str:
-    """Normalise line ends as browsers do, so that digests agree."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _policy(*scripts: str) -> Markup:
-    """Content security policy of a page that runs only these scripts and makes no requests."""
-    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    policy = (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
-        "form-action 'none'"
-    )
-    return Markup(policy)  # noqa: S704 - made here, of digests
-
-
-def _embedded(value: object) -> Markup:
-    """JSON that is safe inside a script element, whatever text it contains."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704 - the three characters that HTML reads are escaped

@@ -26,9 +26,9 @@ from hesspec.plot import (
     plot_tail,
     plot_training,
 )
-from hesspec.report.collection import Collection, Explained, Training
+from hesspec.report.collection import Collection, Training
 from hesspec.report.dynamics import pairs_of
-from hesspec.report.member import Member
+from hesspec.report.member import Explained, Member
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["OnFigure", "write_figures"]

@@ -14,10 +14,9 @@ from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, 
 from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.matrices import symbol_of
 from hesspec.plot import bulk_on_logarithmic_axis
-from hesspec.report.collection import Explained
 from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import SYMBOLS, plain
-from hesspec.report.member import Member
+from hesspec.report.member import Explained, Member
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["structure_csv", "structure_figures", "structure_tables", "structures_over"]

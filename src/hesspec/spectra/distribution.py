@@ -86,9 +86,9 @@ def bulk_edge_estimates(spectrum: Spectrum) -> tuple[Estimate, Estimate]:
             enough = bracket.operator_lower.to_numpy() >= wanted
             upper = int(np.argmax(enough)) if enough.any() else nodes.size - 1
         lower, upper = min(lower, place), max(upper, place)
-        found.append(
-            Estimate(float(nodes[place]), float(nodes[lower] - bounds[lower]), float(nodes[upper] + bounds[upper]))
-        )
+        edge = float(nodes[place]), float(nodes[lower] - bounds[lower]), float(nodes[upper] + bounds[upper])
+        # Nodes of a positive semi-definite operator are negative by rounding only.
+        found.append(Estimate(*(max(x, 0.0) for x in edge)) if spectrum.is_positive else Estimate(*edge))
     return found[0], found[1]
 
 

@@ -181,7 +181,9 @@ class _Blank:
     ) -> None:
         self._coordinates = {**coordinates, "rank": list(range(ranks)), "training_epoch": list(range(epochs))}
         names = ("monitored_step", "shared_step", "vector")
-        self._coordinates |= {name: values for name, values in zip(names, observed, strict=True) if values}
+        for name, values in zip(names, observed, strict=True):
+            if values:
+                self._coordinates[name] = values
         each = (*RUN_DIMENSIONS, "epoch", "split", "matrix")
         history = (*RUN_DIMENSIONS, "split", "training_epoch")
         self._values: dict[str, tuple[tuple[str, ...], Array]] = {

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import wasserstein_distance
 
 import hesspec
+from hesspec.applications.comparison.difference import DISTANCE
 from hesspec.applications.comparison.quantities import QUANTITIES, overlap_of_pairs, overlap_of_sketches
-from hesspec.applications.comparison.record import DISTANCE
 from hesspec.plot.figure import ShownFigure
 
 

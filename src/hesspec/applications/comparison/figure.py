@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
 
+from hesspec.applications.comparison.difference import distance_text
 from hesspec.applications.comparison.record import Comparison
-from hesspec.backend.number_text import plus_minus
 from hesspec.matrices import MATRICES
 from hesspec.plot import FILL, OKABE_ITO, darkened
 from hesspec.plot.figure import new_figure, styled
 from hesspec.plot.style import DASHES, MARKERS
+from hesspec.plot.ticks import number_ticks
 
 __all__ = ["MOST_PANELS", "plot_comparison"]
 
@@ -26,6 +26,8 @@ COLUMNS = 3
 LINEAR = 1e-3
 # Ratio of the heights of the points of successive runs.
 STAGGER = 3.0
+# Of the ends of the axis to the largest points.
+MARGIN = 1.5
 SYMBOLS = [matrix.symbol for matrix in MATRICES.values()]
 
 
@@ -136,9 +138,10 @@ def _draw(axes: Axes, comparison: Comparison, place: int) -> None:
     axes.set_ylim(lowest / STAGGER ** (runs + 0.5), 3 * max(peak, 10 * lowest))
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
-    _label_axis(axes, points[np.isfinite(points)])
+    _limit(axes, points[np.isfinite(points)])
+    number_ticks(axes.xaxis, axes.yaxis)
     distances = [
-        f"W1 = {plus_minus(comparison.distances[run, place], comparison.distance_bounds[run, place])}"
+        f"W1: {distance_text(comparison.distances[run, place], comparison.distance_bounds[run, place])}"
         for run in range(1, runs)
     ]
     name = str(comparison.places[place])
@@ -147,15 +150,8 @@ def _draw(axes: Axes, comparison: Comparison, place: int) -> None:
     axes.set_xlabel("eigenvalue λ  (loss per squared parameter)")
 
 
-def _label_axis(axes: Axes, points: Any) -> None:
-    """Label zero and some powers of ten on each side that has eigenvalues, as full numbers."""
-    largest = float(np.abs(points).max()) or 1.0
-    top = math.floor(math.log10(largest))
-    powers = [10.0**power for power in range(top, math.ceil(math.log10(LINEAR * largest)) - 1, -1)]
+def _limit(axes: Axes, points: Any) -> None:
+    """Set the ends of the horizontal axis: those of the points with a margin, and zero."""
+    threshold = LINEAR * (float(np.abs(points).max()) or 1.0)
     low, high = float(points.min(initial=0.0)), float(points.max(initial=0.0))
-    chosen = [-power for power in powers if -power >= low] + [0.0] + [power for power in powers if power <= high][::-1]
-    margin = 1.5
-    axes.set_xlim(low * margin if low < -LINEAR * largest else -LINEAR * largest, high * margin or LINEAR * largest)
-    axes.set_xticks(chosen)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
+    axes.set_xlim(MARGIN * low if low < -threshold else -threshold, MARGIN * high or threshold)

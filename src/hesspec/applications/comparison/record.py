@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hesspec.backend.number_text import MINUS, plus_minus, three_digits
+from hesspec.applications.comparison.difference import DISTANCE, NONE, OVERLAP, Difference
+from hesspec.backend.number_text import three_digits
+from hesspec.backend.shown import TextTable
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.record import Array, Integers, Record, Strings
 
@@ -16,82 +18,19 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["DISTANCE", "OVERLAP", "Comparison", "Difference"]
+__all__ = ["MANY", "Comparison"]
 
-NONE = "\N{EN DASH}"
-# Largest relative difference of the two halves of an interval that is written as value ± error.
-SYMMETRIC = 0.1
-# Largest error, relative to the difference, below which both ends of an interval have the same first digits.
-SMALL = 0.01
-DISTANCE = "Wasserstein-1 distance"
-OVERLAP = "overlap of eigenspaces"
-
-
-class Difference(NamedTuple):
-    """One number of a spectrum, compared with that of the first.
-
-    Attributes
-    ----------
-    place : str
-        What the spectra are of.
-    quantity : str
-    run : str
-        Name of the spectrum that is compared with the first.
-    first, second : float
-        Numbers of the first spectrum and of this one; NaN for a distance and an overlap, which belong to both.
-    difference, lower, upper : float
-        Second minus first, or the distance or overlap itself, and its interval; NaN where no error is known.
-    exceeds_error : bool or None
-        Whether zero is outside the interval; None for an overlap, and where no error is known.
-    """
-
-    place: str
-    quantity: str
-    run: str
-    first: float
-    second: float
-    difference: float
-    lower: float
-    upper: float
-    exceeds_error: bool | None
-
-    @property
-    def text(self) -> str:
-        """The difference with its error, or with its interval if that is not symmetric."""
-        if not np.isfinite(self.difference):
-            return NONE
-        if not np.isfinite([self.lower, self.upper]).all():
-            return self._number(self.difference)
-        below, above = self.difference - self.lower, self.upper - self.difference
-        if abs(above - below) <= SYMMETRIC * max(above, below) or max(above, below) <= SMALL * abs(self.difference):
-            return (
-                plus_minus(self.difference, max(above, below))
-                if max(above, below) > 0
-                else three_digits(self.difference)
-            )
-        return f"{three_digits(self.difference)} ({three_digits(self.lower)} to {three_digits(self.upper)})"
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        """Both numbers as text; empty for a distance and an overlap."""
-        return (
-            ("", "")
-            if self.quantity == DISTANCE or self.quantity.startswith(OVERLAP)
-            else (
-                self._number(self.first),
-                self._number(self.second),
-            )
-        )
-
-    def _number(self, value: float) -> str:
-        if not np.isfinite(value):
-            return NONE
-        return f"{value:,.0f}".replace("-", MINUS) if self.quantity == "outliers" else three_digits(value)
-
-    @property
-    def verdict(self) -> str:
-        """Whether the difference exceeds its error, as text."""
-        return "" if self.exceeds_error is None else "differs" if self.exceeds_error else "within error"
+# Pairs of spectra from which an overview takes the place of all their numbers.
+MANY = 5
+# Columns of the overview, with their short headings.
+COLUMNS = {
+    "largest eigenvalue": "largest",
+    "trace": "trace",
+    "upper bulk edge": "upper edge",
+    "outliers": "outliers",
+    DISTANCE: "W1",
+    OVERLAP: "overlap",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -228,10 +167,41 @@ class Comparison(Record):
                     yield Difference(place, name, run, np.nan, np.nan, overlap, *ends, None)
 
     def shown(self) -> Iterator[Difference]:
-        """`differences` that tables show: numbers that exist, and the mean eigenvalue only where sizes differ."""
+        """`differences` that tables show: numbers that are known, and the mean eigenvalue only where sizes differ."""
+        return (each for each in self._existing() if each.is_known)
+
+    def _existing(self) -> Iterator[Difference]:
         for each in self.differences():
             if np.isfinite(each.difference) and (each.quantity != "mean eigenvalue" or not self.same_size):
                 yield each
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there are so many pairs of spectra that tables show an overview."""
+        return (self.runs.size - 1) * self.places.size > MANY
+
+    def overview(self) -> TextTable:
+        """Table of the main differences, with a row for each pair of spectra; * marks those that exceed their error."""
+        rows: dict[tuple[str, str], dict[str, str]] = {}
+        for each in self.shown():
+            # The overlap's name has the number of vectors, which differs between places.
+            name = OVERLAP if each.quantity.startswith(OVERLAP) else each.quantity
+            row = rows.setdefault((each.place, each.run), {})
+            if name == "outliers":
+                row[name] = " → ".join(each.pair)
+            elif name in COLUMNS:
+                row[name] = three_digits(each.difference) + ("*" if each.exceeds_error else "")
+        columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
+        several = self.runs.size > 2
+        return TextTable(
+            f"Differences from {self.runs[0]}",
+            ["", *(["compared"] if several else []), *(COLUMNS[name] for name in columns)],
+            [
+                [place, *([run] if several else []), *(row.get(name, NONE) for name in columns)]
+                for (place, run), row in rows.items()
+            ],
+            (f"*: more than its error. {NONE}: not known well enough. W1: {DISTANCE}. Overlap: of eigenspaces.",),
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row for each place, run and quantity, with the columns of `Difference` and `reference`.
@@ -270,16 +240,26 @@ class Comparison(Record):
                 "The numbers of parameters differ. Each measure has mass 1: compare mean eigenvalues rather than "
                 "traces; trace and effective rank grow with the number of parameters."
             )
+        unknown = [each.quantity for each in self._existing() if not each.is_known]
+        if unknown:
+            pairs = (self.runs.size - 1) * self.places.size
+            counts = {name: unknown.count(name) for name in dict.fromkeys(unknown)}
+            where = "" if pairs == 1 else f" (number of {pairs} pairs)"
+            names = ", ".join(name if pairs == 1 else f"{name} ({count})" for name, count in counts.items())
+            found.append(
+                f"Not shown, as their errors exceed the numbers{where}: {names}. Measure with trace=0.05 (--trace 5%) "
+                "to know the trace, and with more steps or probes to know the others."
+            )
         if self.unmatched.size:
             found.append(f"Only in some, and not compared: {'; '.join(self.unmatched)}.")
         return [*found, *map(str, self.notes)]
 
     def summary(self) -> dict[str, str]:
-        """Names and values as text, for `repr` and notebooks: each difference with its error."""
+        """Names and values as text, for `repr` and notebooks: each difference with its error, if there are few."""
         rows = {"runs": f"{', '.join(self.runs[1:])}, compared with {self.runs[0]}"}
         if self.places.size == 1 and self.places[0]:
             rows["of"] = str(self.places[0])
-        for each in self.shown():
+        for each in () if self.is_long else self.shown():
             parts = [part for part in (each.place if self.places.size > 1 else "", each.quantity) if part]
             name = ", ".join([*([each.run] if self.runs.size > 2 else []), *parts])
             first, second = each.pair
@@ -287,6 +267,10 @@ class Comparison(Record):
             verdict = f" ({each.verdict})" if each.verdict else ""
             rows[name] = f"{change}{each.text}{verdict}"
         return rows | {f"note {number}": text for number, text in enumerate(self.remarks(), start=1)}
+
+    def tables(self) -> list[TextTable]:
+        """`overview`, if there are many pairs of spectra."""
+        return [self.overview()] if self.is_long else []
 
     def plot(self) -> Figure:
         """Plot the spectra of all runs at each place on one axis: colours by run, markers by matrix.

@@ -191,6 +191,12 @@ class Batches:
         return self._counted
 
     @property
+    def classes(self) -> int | None:
+        """Number of classes of a cross-entropy; None for other losses, or if there are several such losses."""
+        found = {allowed.classes for allowed in self._nature.ranges}
+        return found.pop() if len(found) == 1 else None
+
+    @property
     def _counted(self) -> Terms:
         """Rule for the number of terms of a batch; for a sum, the terms of the corresponding mean."""
         if self._nature.terms != SUM:

@@ -1,7 +1,7 @@
 """Selection of the parameters of a curvature matrix, and conversion to flat vectors."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from hesspec.backend.suggest import unknown
 
 __all__ = ["ParameterSelection", "ParameterSpec", "select_parameters"]
 
+MOST_NAMES = 8  # of selected parameters that a result states; others are counted
 ParameterSpec = str | nn.Module | nn.Parameter | Iterable["str | nn.Module | nn.Parameter"] | None
 
 
@@ -27,6 +28,8 @@ class ParameterSelection:
     Attributes
     ----------
     names : tuple of str
+    words : str
+        The names and patterns that were given, or else the first names; empty for the default.
     parameters : tuple of torch.nn.Parameter
         The model's own parameters.
     values : tuple of Tensor
@@ -44,8 +47,11 @@ class ParameterSelection:
     """
 
     def __init__(self, model: nn.Module, params: ParameterSpec = None) -> None:
+        if params is not None:
+            params = [params] if isinstance(params, str | nn.Module | nn.Parameter) else list(params)
         selected = select_parameters(model, params)
         self.names = tuple(selected)
+        self.words = _words(params, self.names)
         self.parameters = tuple(selected.values())
         self._complex = tuple(value.is_complex() for value in self.parameters)
         self.values = self.current()
@@ -125,6 +131,17 @@ class ParameterSelection:
             if named[name].shape != shape:
                 raise ValueError(f"Parameter {name!r} has shape {tuple(shape)}, not {tuple(named[name].shape)}.")
         return torch.cat([named[name].reshape(-1) for name in self.names])
+
+
+def _words(params: list[str | nn.Module | nn.Parameter] | None, names: Sequence[str]) -> str:
+    """Return the names and patterns of a selection, or else the names of what is selected; empty for the default."""
+    if params is None:
+        return ""
+    given = [item for item in params if isinstance(item, str)]
+    if len(given) == len(params):
+        return " ".join(given)
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return " ".join(names[:MOST_NAMES]) + more
 
 
 def select_parameters(model: nn.Module, params: ParameterSpec = None) -> dict[str, nn.Parameter]:

@@ -16,18 +16,6 @@ function address() {
 }
 
 const AXES = ["linear", "bulk", "log"];
-const THEMES = ["light", "dark"];
-const isView = (hash) => hash === "" || hash === "#" || hash.includes("=");
-
-// A page from a file may keep nothing, and a browser may refuse to.
-function keptTheme(theme) {
-  try {
-    if (theme !== undefined) localStorage.setItem("hesspec-theme", theme);
-    return localStorage.getItem("hesspec-theme") ?? "";
-  } catch {
-    return "";
-  }
-}
 
 function restore(hash) {
   const words = new URLSearchParams(hash.replace(/^#/, ""));
@@ -47,22 +35,4 @@ function restore(hash) {
   state.fixed = words.get("fixed") === "yes";
   const kept = keptTheme();
   state.theme = known("theme", THEMES, THEMES.includes(kept) ? kept : "");
-}
-
-// What the address was set to last: a change to something else comes from the reader.
-let recorded = location.hash;
-
-// Choices can be gone back to; a slider that is dragged leaves one entry, not a hundred.
-function record(replace = false) {
-  const now = address();
-  if (now === recorded) return;
-  recorded = now;
-  if (replace) location.replace(now);
-  else location.hash = now;
-}
-
-let pending = 0;
-function recordSoon() {
-  clearTimeout(pending);
-  pending = setTimeout(() => record(true), 250);
 }

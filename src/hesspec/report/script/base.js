@@ -1,16 +1,5 @@
 // What the page knows, what it shows, and how that looks ---------------------------------------------------------------
 
-const data = JSON.parse(document.getElementById("data").textContent);
-const element = (id) => document.getElementById(id);
-const named = (parts) => parts.filter((part) => part !== "").join(", ");
-const distinct = (values) => [...new Set(values)];
-const least = (values) => values.reduce((a, b) => Math.min(a, b), Infinity);
-const most = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
-
-// Plotly reads HTML tags and, as of a template, `%{...}` in its texts.
-const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
-const plain = (text) => text.replace(/[&<>]/g, (c) => ESCAPES[c]).replaceAll("%{", "&#37;{");
-
 const matrixNames = data.matrices.map((matrix) => matrix.name);
 const initial = () => ({
   run: data.first.run,
@@ -68,9 +57,6 @@ const missing = (members) =>
 
 // Looks ----------------------------------------------------------------------------------------------------------------
 
-const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-let printing = false;
-const isDark = () => !printing && (state.theme === "dark" || (state.theme === "" && prefersDark.matches));
 const looks = () => (isDark() ? data.looks.dark : data.looks.light);
 
 // The colour of a matrix is the same everywhere; of several runs each has a colour, and each matrix keeps its mark.
@@ -85,16 +71,9 @@ function lookOf(item) {
 const hollow = (symbol) => symbol.replace(/(-dot)?$/, "-open$1");
 const legendGroup = (item) => `${item.run}/${item.matrix}/${item.split}`;
 
-// Colours of the style sheet, which knows which theme is shown.
-const probe = document.createElement("span");
-probe.hidden = true;
-document.body.append(probe);
-function colour(name) {
-  probe.style.color = `var(--${name})`;
-  return getComputedStyle(probe).color;
-}
-
-function showTheme() {
-  document.documentElement.style.colorScheme = printing ? "light" : state.theme || "light dark";
-  element("theme").setAttribute("aria-pressed", String(isDark()));
+// A name that says what a downloaded figure shows.
+function fileName(figure) {
+  const matrices = figure.id === "training" ? [] : matrixNames.filter((name) => state.matrices.has(name));
+  const axes = ["spectrum", "dynamics"].includes(figure.id) ? state.axis : "";
+  return fileOf([...runsShown().map((run) => run.name), figure.dataset.name ?? figure.id, ...matrices, ...state.splits, here(), axes]);
 }

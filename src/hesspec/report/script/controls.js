@@ -184,29 +184,9 @@ function fillControls() {
       changed();
     });
   }
-  element("theme").addEventListener("click", () => {
-    state.theme = isDark() ? "light" : "dark";
-    keptTheme(state.theme);
+  fillTheme(() => {
     redraw();
     record(true);
-  });
-}
-
-// Contents -------------------------------------------------------------------------------------------------------------
-
-// The address belongs to the view: links within the page scroll to their section, and leave it alone.
-function fillContents() {
-  const contents = element("contents");
-  const wide = matchMedia("(min-width: 1240px)");
-  const fold = () => (contents.open = wide.matches);
-  wide.addEventListener("change", fold);
-  fold();
-  contents.addEventListener("click", (event) => {
-    const link = event.target.closest("a");
-    if (!link) return;
-    event.preventDefault();
-    element(link.hash.slice(1)).closest("section").scrollIntoView();
-    if (!wide.matches) contents.open = false;
   });
 }
 

@@ -2,13 +2,8 @@
 
 const narrow = () => innerWidth < 700;
 
-// A name that says what a downloaded figure shows.
-function fileName(figure) {
-  const matrices = figure.id === "training" ? [] : matrixNames.filter((name) => state.matrices.has(name));
-  const axes = ["spectrum", "dynamics"].includes(figure.id) ? state.axis : "";
-  const parts = [...runsShown().map((run) => run.name), figure.dataset.name ?? figure.id, ...matrices, ...state.splits, here(), axes];
-  return ["hesspec", ...parts].join("-").replace(/[^A-Za-z0-9._+=-]+/g, "_").replace(/_*-+_*/g, "-").slice(0, 120);
-}
+// A name of a file from words that say what it shows.
+const fileOf = (parts) => ["hesspec", ...parts].join("-").replace(/[^A-Za-z0-9._+=-]+/g, "_").replace(/_*-+_*/g, "-").slice(0, 120);
 
 const CONFIG = {
   responsive: true,

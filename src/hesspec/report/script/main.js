@@ -84,18 +84,6 @@ function labelFigure() {
   labelOutliers();
 }
 
-// Plotly travels compressed. The text that is unpacked is the one whose digest the page's policy admits.
-async function unpackPlotly() {
-  const packed = element("plotly");
-  const bytes = Uint8Array.from(atob(packed.textContent), (letter) => letter.charCodeAt(0));
-  packed.remove();
-  const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
-  const script = document.createElement("script");
-  script.textContent = text;
-  document.head.append(script);
-  fillConfig();
-}
-
 function react() {
   addEventListener("hashchange", () => {
     if (location.hash === recorded || !isView(location.hash)) return;
@@ -107,22 +95,9 @@ function react() {
     if (isDark() === dark) draw();
     else redraw();
   });
-  prefersDark.addEventListener("change", redraw);
-  matchMedia("(max-width: 699px)").addEventListener("change", redraw);
-  addEventListener("resize", showScrolls);
+  followScreen(redraw);
   for (const part of structures()) part.addEventListener("toggle", () => drawStructure(part));
-  // Figures as wide as a sheet of A4 between its margins, in the colours of paper.
-  const turn = (on) => {
-    printing = on;
-    redraw();
-    const size = on ? { autosize: false, width: 690, height: 380 } : { autosize: true, width: null, height: null };
-    for (const figure of document.querySelectorAll(".js-plotly-plot")) {
-      const half = figure.closest(".grid") !== null;
-      Plotly.relayout(figure, on && half ? { ...size, width: 340, height: 300 } : size);
-    }
-  };
-  addEventListener("beforeprint", () => turn(true));
-  addEventListener("afterprint", () => turn(false));
+  followPaper(redraw);
 }
 
 async function start() {
@@ -131,13 +106,7 @@ async function start() {
   fillContents();
   react();
   draw(); // what needs no figures is here at once
-  try {
-    await unpackPlotly();
-  } catch (reason) {
-    element("too-old").hidden = false;
-    console.error(reason);
-    return;
-  }
+  if (!(await unpackPlotly())) return;
   redraw();
   labelFigure();
   document.documentElement.dataset.drawn = "yes";

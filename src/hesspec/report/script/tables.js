@@ -36,16 +36,6 @@ function fillTables(members) {
   showScrolls();
 }
 
-// Tables that are wider than the page say so, and can be scrolled with the keyboard.
-function showScrolls() {
-  for (const box of document.querySelectorAll(".wide")) {
-    const scrolls = box.scrollWidth > box.clientWidth + 1;
-    box.classList.toggle("scrolls", scrolls);
-    if (scrolls) box.tabIndex = 0;
-    else box.removeAttribute("tabindex");
-  }
-}
-
 // What the figures draw is written as a table here: a text of its own would double what the page holds of it.
 const CURVES = [["linear", "per unit of eigenvalue"], ["log", "per decade of magnitude"]];
 const TABLES = {
@@ -78,20 +68,4 @@ const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')
 const cellText = (value) => quoted(harmless(value));
 const written = (rows) => rows.map((row) => `${row.map(cellText).join(",")}\r\n`).join("");
 
-// Files are made when they are asked for: an address that holds a large one would not be followed.
-for (const link of document.querySelectorAll("[data-file]")) {
-  const name = link.dataset.file;
-  if (!(name in data.files || name in TABLES)) {
-    link.hidden = true;
-    continue;
-  }
-  Object.assign(link, { download: name, href: "#" });
-  link.addEventListener("click", (event) => {
-    event.preventDefault();
-    const text = data.files[name] ?? written(TABLES[name]());
-    const address = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
-    const anchor = Object.assign(document.createElement("a"), { href: address, download: name });
-    anchor.click();
-    setTimeout(() => URL.revokeObjectURL(address), 10000);
-  });
-}
+fillDownloads((name) => data.files[name] ?? written(TABLES[name]()), TABLES);
