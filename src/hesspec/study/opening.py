@@ -177,7 +177,7 @@ class _Blank:
         coordinates: dict[str, list[Any]],
         ranks: int,
         epochs: int,
-        observed: tuple[list[int], list[int], list[str]],
+        observed: Sequence[list[Any]],
     ) -> None:
         self._coordinates = {**coordinates, "rank": list(range(ranks)), "training_epoch": list(range(epochs))}
         names = ("monitored_step", "shared_step", "vector")
