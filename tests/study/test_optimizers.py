@@ -74,6 +74,25 @@ def test_a_training_that_is_resumed_is_the_same_to_the_bit(name: str, tmp_path: 
         assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
+def test_vectors_of_a_gauss_newton_step_are_those_of_the_step_and_change_nothing() -> None:
+    data = load_dataset("digits", "train", samples_per_class=3)
+    torch.manual_seed(0)
+    network, other = tanh_mlp(1, 10, 8), tanh_mlp(1, 10, 8)
+    other.load_state_dict(network.state_dict())
+    settings = TrainingSettings(epochs=1, learning_rate=0.5, optimizer="fast-gauss-newton")
+    steppers = [make_stepper(each, LOSSES["cross-entropy"], settings, 3) for each in (network, other)]
+    seen = []
+    for _ in range(3):
+        before = torch.cat([value.detach().reshape(-1).clone() for value in network.parameters()])
+        steppers[0].step(data.inputs, data.targets, lambda: seen.append(steppers[0].vectors()))
+        steppers[1].step(data.inputs, data.targets)
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+        after = torch.cat([value.detach().reshape(-1) for value in network.parameters()])
+        assert torch.equal(seen[-1]["update"], after - before)
+        # A step of a positive definite system is a descent direction.
+        assert torch.dot(seen[-1]["gradient"], seen[-1]["update"]) < 0
+
+
 def test_a_network_that_the_optimiser_does_not_take_is_refused() -> None:
     data = load_dataset("digits", "train", samples_per_class=2)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
@@ -230,6 +249,7 @@ def test_the_preset_monitors_full_batch_training() -> None:
     assert study.training.batch_size == "full"
     assert study.monitor is not None
     assert [optimizer.name for optimizer in study.optimizers] == ["sgd", "adam"]
+    assert [optimizer.name for optimizer in load_study("optimizers").optimizers] == list(OPTIMIZERS)
 
 
 def test_weights_of_a_task_fit_its_network(folder: Path) -> None:

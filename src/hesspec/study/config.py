@@ -431,8 +431,6 @@ class StudyConfig(_Model):
                 f"monitor needs an optimiser whose threshold of stability is known ({', '.join(MONITORED)}), but the "
                 f"optimizers have {others[0]!r}"
             )
-        if self.shares is not None and any(optimizer.name == FAST_GAUSS_NEWTON for optimizer in self.optimizers):
-            raise ValueError(f"shares need an optimiser of PyTorch, but the optimizers have {FAST_GAUSS_NEWTON!r}")
         loss = self.training.loss
         if loss != CROSS_ENTROPY and any(optimizer.name == FAST_GAUSS_NEWTON for optimizer in self.optimizers):
             raise ValueError(f"{FAST_GAUSS_NEWTON} needs cross-entropy, but training.loss is {loss!r}")

@@ -16,7 +16,7 @@ from hesspec.spectra.record import Record
 from hesspec.study.datasets import Dataset
 from hesspec.study.losses import LOSSES
 from hesspec.study.measuring import Attribute
-from hesspec.study.optimizers import Stepper
+from hesspec.study.optimizers import GaussNewtonStepper, Stepper
 from hesspec.study.store import TrainingRun
 from hesspec.study.training import MonitorSettings, ShareSettings
 
@@ -116,7 +116,7 @@ class TrainingShares(_Observer[ShareMonitor]):
             network,
             self._loss,
             self._batches,
-            stepper.optimizers,
+            stepper.vectors if isinstance(stepper, GaussNewtonStepper) else stepper.optimizers,
             every=chosen.every,
             k=chosen.eigenvectors,
             steps=chosen.products,

@@ -12,13 +12,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hesspec.applications.optim.amuse import AMUSE
-from hesspec.applications.optim.fast_gauss_newton import FastGaussNewton
+from hesspec.applications.optim.fast_gauss_newton import FastGaussNewton, evaluation_mode
 from hesspec.applications.optim.parameter_groups import muon_groups
 
 if TYPE_CHECKING:
     from hesspec.study.training import TrainingSettings
 
-__all__ = ["FAST_GAUSS_NEWTON", "MONITORED", "OPTIMIZERS", "SGD", "Stepper", "check_options", "make_stepper"]
+__all__ = [
+    "FAST_GAUSS_NEWTON",
+    "MONITORED",
+    "OPTIMIZERS",
+    "SGD",
+    "GaussNewtonStepper",
+    "Stepper",
+    "check_options",
+    "make_stepper",
+]
 
 SGD: Final = "sgd"
 
@@ -132,18 +141,41 @@ class GaussNewtonStepper:
 
     Parameters
     ----------
-    network : torch.nn.Module
+    network, loss_fn : torch.nn.Module
     optimizer : FastGaussNewton
     """
 
     optimizers: Sequence[Optimizer] = ()
 
-    def __init__(self, network: nn.Module, optimizer: FastGaussNewton) -> None:
-        self._network, self._optimizer = network, optimizer
+    def __init__(self, network: nn.Module, loss_fn: nn.Module, optimizer: FastGaussNewton) -> None:
+        self._network, self._loss, self._optimizer = network, loss_fn, optimizer
 
-    def step(self, inputs: Tensor, targets: Tensor, look: Callable[[], None] = lambda: None) -> float:  # noqa: ARG002
-        """Make a step, which may be rejected; its gradient is not seen."""
+    def step(self, inputs: Tensor, targets: Tensor, look: Callable[[], None] = lambda: None) -> float:
+        """Make a step, which may be rejected."""
+        self._batch = inputs, targets
+        look()
         return self._optimizer.step(inputs, targets).loss
+
+    def vectors(self) -> dict[str, Tensor]:
+        """Gradient and update of the step that is about to be made, on a vector each; everything is left as it is."""
+        parameters = list(self._network.parameters())
+        inputs, targets = self._batch
+        with evaluation_mode(self._network), torch.enable_grad():
+            loss = self._loss(self._network(inputs), targets)
+            gradient = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        before, state = [value.detach().clone() for value in parameters], self._optimizer.state_dict()
+        try:
+            self._optimizer.step(inputs, targets)
+            moved = [after.detach() - value for after, value in zip(parameters, before, strict=True)]
+        finally:
+            self._optimizer.load_state_dict(state)
+            with torch.no_grad():
+                for value, earlier in zip(parameters, before, strict=True):
+                    value.copy_(earlier)
+        return {
+            name: torch.cat([part.reshape(-1) for part in parts])
+            for name, parts in (("gradient", gradient), ("update", moved))
+        }
 
     def set_rate(self, rate: float) -> None:
         """Set the factor of the step."""
@@ -237,7 +269,8 @@ def make_stepper(network: nn.Module, loss_fn: nn.Module, settings: TrainingSetti
     try:
         if settings.optimizer == FAST_GAUSS_NEWTON:
             rate = settings.learning_rate
-            return GaussNewtonStepper(network, FastGaussNewton(network, loss_fn, lr=rate, **dict(settings.options)))
+            optimizer = FastGaussNewton(network, loss_fn, lr=rate, **dict(settings.options))
+            return GaussNewtonStepper(network, loss_fn, optimizer)
         return TorchStepper(network, loss_fn, _OF_PYTORCH[settings.optimizer](network, settings, steps))
     except (TypeError, ValueError) as error:
         options = dict(settings.options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
 
 __all__ = ["ShareMonitor", "monitor_shares"]
 
+Source = Optimizer | Sequence[Optimizer] | Callable[[], Mapping[str, Tensor]]
 NAMES = ("gradient", "momentum", "update", "update of z")
 
 
@@ -33,7 +34,7 @@ class ShareMonitor:
         model: nn.Module,
         loss_fn: LossFunction,
         data: Iterable[Any],
-        optimizer: Optimizer | Sequence[Optimizer],
+        optimizer: Source,
         *,
         every: int,
         k: int,
@@ -78,7 +79,8 @@ class ShareMonitor:
                     else self._hessian.at_current_weights()
                 )
                 pairs = eigenpairs(self._hessian, count=self._k, steps=self._steps, seed=self._seed, progress=False)
-                found = dominant_share(self._optimizer, pairs, model, self._params)
+                source = self._optimizer() if callable(self._optimizer) else self._optimizer
+                found = dominant_share(source, pairs, model, self._params)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -121,7 +123,7 @@ def monitor_shares(
     model: nn.Module,
     loss_fn: LossFunction,
     data: Iterable[Any],
-    optimizer: Optimizer | Sequence[Optimizer],
+    optimizer: Source,
     *,
     every: int = 1,
     k: int = 10,
@@ -138,8 +140,9 @@ def monitor_shares(
     ----------
     model, loss_fn, data, params
         Of the Hessian, see `hesspec.Hessian`; it is measured in evaluation mode.
-    optimizer : torch.optim.Optimizer or a sequence of them
-        See `dominant_share`.
+    optimizer : torch.optim.Optimizer, a sequence of them, or callable
+        See `dominant_share`. For other methods, a function without arguments that returns vectors (p,) of the step that
+        is about to be taken: "gradient", "momentum" or "update".
     every : int
         Interval of measurements: steps whose number is a multiple of it are measured.
     k : int
