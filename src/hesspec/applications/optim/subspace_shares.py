@@ -14,11 +14,10 @@ from hesspec.applications.optim.share_record import DominantShare
 from hesspec.applications.optim.trial_step import step_vectors
 from hesspec.backend.numbers import is_whole
 from hesspec.errors import InputError
+from hesspec.measure.eigenspaces import eigenspace_errors
 from hesspec.measure.spectrum import Eigenpairs
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.record import Array
-from hesspec.spectra.sampling import node_bounds
-from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["dominant_share"]
 
@@ -71,11 +70,9 @@ def dominant_share(
     -----
     The definition is that of Kim et al. (arXiv 2605.22432), as others report it. The bounds are ours. The angle between
     a vector and the computed subspace, with cosine r_dom, differs from that to the true one by at most the largest
-    angle between the subspaces, whose sine is at most ||R||_F / (gap s) (Davis and Kahan 1970), with R the residuals of
-    the eigenvectors, s the smallest singular value of their matrix, and the gap that between their eigenvalues and all
-    others, minus error bounds of these. It is also at most the root of the sum of squares of `Eigenpairs.vector_errors`
-    over s. Where neither is below 1, as for a k between two equal eigenvalues, the bounds are 0 and 1. They hold if no
-    eigenvalue in the gap was missed. For updates, the angle that the rounding of parameters may cause is added.
+    angle between the subspaces (`hesspec.measure.eigenspaces.eigenspace_errors`). Where nothing is known of it, as for
+    a k between two equal eigenvalues, the bounds are 0 and 1. They hold if no eigenvalue in the gap was missed. For
+    updates, the angle that the rounding of parameters may cause is added.
 
     Examples
     --------
@@ -106,8 +103,8 @@ def dominant_share(
         if not bool(torch.isfinite(vector).all()):
             raise InputError(f"The vector {name!r} contains NaN or infinity.")
     basis = pairs.vectors[:, : int(k)]
-    coefficients, rest, norms, smallest = _project(basis, list(vectors.values()))
-    subspace = _subspace_angles(pairs, int(k), smallest)
+    coefficients, rest, norms = _project(basis, list(vectors.values()))
+    subspace = np.arcsin(eigenspace_errors(pairs, int(k)))
     allowed = np.array([rounding.get(name, 0.0) for name in vectors])
     # The angle between an exact vector and one with an error of this norm.
     own = np.arcsin(np.minimum(np.divide(allowed, norms, out=np.zeros(norms.size), where=norms > 0), 1.0))
@@ -144,7 +141,7 @@ def _vectors_of(
     return step_vectors(source, model, params)
 
 
-def _project(basis: Tensor, vectors: Sequence[Tensor]) -> tuple[Array, Array, Array, float]:
+def _project(basis: Tensor, vectors: Sequence[Tensor]) -> tuple[Array, Array, Array]:
     """Components of unit vectors in a subspace and norms of the rest, in float64; nan for vectors that are zero.
 
     Returns
@@ -155,8 +152,6 @@ def _project(basis: Tensor, vectors: Sequence[Tensor]) -> tuple[Array, Array, Ar
         Norms of the components orthogonal to the basis.
     norms : array (n,)
         Norms of the vectors that are given.
-    smallest : float
-        Smallest singular value of the basis.
     """
     device = basis.device
     # Each vector divided by its largest entry, so that squares neither overflow nor underflow.
@@ -184,30 +179,4 @@ def _project(basis: Tensor, vectors: Sequence[Tensor]) -> tuple[Array, Array, Ar
     inside, outside = coefficients.T.cpu().numpy(), rest.sqrt().cpu().numpy()
     lengths = np.hypot(np.linalg.norm(inside, axis=1), outside)
     unit = np.where(lengths > 0, lengths, np.nan)
-    smallest = float(torch.linalg.eigvalsh(gram)[0].clamp(min=0).sqrt())
-    return inside / unit[:, None], outside / unit, lengths * np.array(scales), smallest
-
-
-def _subspace_angles(pairs: Eigenpairs, k: int, smallest: float) -> Array:
-    """Bounds on the largest angle between computed and true eigenspaces of 1, ..., k eigenvectors."""
-    points, radii, multiple = _measured_points(pairs.spectrum)
-    found = np.full(k, np.pi / 2)
-    for j in range(1, k + 1):
-        single = float(np.linalg.norm(pairs.vector_errors[:j]))
-        sine = single
-        # Without a bound for copies of an eigenvalue that were not found, there is no gap.
-        if not multiple[:j].any():
-            gap = float((np.abs(points[j:] - pairs.values[:j, None]) - radii[j:]).min(initial=np.inf))
-            joint = float(np.linalg.norm(pairs.residuals[:j])) / gap if gap > 0 else np.inf
-            sine = min(single, joint)
-        if sine < smallest:
-            found[j - 1] = np.arcsin(sine / smallest)
-    return found
-
-
-def _measured_points(spectrum: Spectrum) -> tuple[Array, Array, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Points of a spectrum, the resolved ones first, as the eigenpairs; bounds; and which may have further copies."""
-    points = np.concatenate([spectrum.eigenvalues, spectrum.bulk_nodes])
-    radii = np.concatenate([spectrum.error_bounds, node_bounds(spectrum)])
-    copies = np.rint(spectrum.eigenvalue_weights * spectrum.dimension)
-    return points, radii, (copies != 1) | (spectrum.eigenvalue_sampled > 0)
+    return inside / unit[:, None], outside / unit, lengths * np.array(scales)

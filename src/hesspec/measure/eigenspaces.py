@@ -1,0 +1,71 @@
+"""Errors of eigenspaces: how far the span of computed eigenvectors is from that of the true ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hesspec.measure.spectrum import Eigenpairs
+from hesspec.spectra.record import Array
+from hesspec.spectra.sampling import node_bounds
+
+__all__ = ["eigenspace_errors"]
+
+
+def eigenspace_errors(pairs: Eigenpairs, count: int) -> Array:
+    r"""Bounds on the sine of the largest angle between the span of the first eigenvectors and their true span.
+
+    Parameters
+    ----------
+    pairs : Eigenpairs
+    count : int
+        Largest number of eigenvectors, those of largest absolute eigenvalue.
+
+    Returns
+    -------
+    array (count,)
+        Bounds for 1, ..., `count` eigenvectors, at most 1, which gives no information.
+
+    Notes
+    -----
+    With unit vectors v_i, residuals r_i and distances d_i of their values to the eigenvalues outside of the space,
+
+    .. math:: \sin^2 \theta \le \sum_i (r_i / d_i)^2 / \sigma_{min}(V)^2
+
+    (Davis and Kahan 1970), unless an eigenvalue may be multiple. The angles of the single vectors, with the sines
+    `vector_errors`, bound it as well. Both hold if no eigenvalue in a gap was missed.
+    """
+    found, values, residuals = pairs.spectrum, pairs.values[:count], pairs.residuals[:count]
+    points = np.concatenate([found.eigenvalues, found.bulk_nodes])
+    radii = np.concatenate([found.error_bounds, node_bounds(found)])
+    own = _own_places(found.eigenvalues, pairs.values)[:count]
+    distances = np.abs(points - values[:, None]) - radii
+    distances[np.arange(count), own] = np.inf
+    # Eigenvalues that may be multiple have the error 1 although they are far from others.
+    multiple = (pairs.vector_errors[:count] >= 1) & (residuals < distances.min(axis=1, initial=np.inf))
+    # Vectors that are not quite orthogonal span a space that can be further away than each of them.
+    least = float(torch.linalg.svdvals(pairs.vectors[:, :count].double()).min())
+    errors = np.ones(count)
+    for place in range(count):
+        distances[:, own[place]] = np.inf
+        inside = slice(place + 1)
+        sine = float(np.linalg.norm(pairs.vector_errors[inside]))
+        gaps = distances[inside].min(axis=1, initial=np.inf)
+        if not multiple[inside].any() and (residuals[inside] < gaps).all():
+            sine = min(sine, float(np.linalg.norm(residuals[inside] / gaps)))
+        if sine < least:
+            errors[place] = sine / least
+    return errors
+
+
+def _own_places(eigenvalues: Array, values: Array) -> npt.NDArray[np.intp]:
+    """Return the index of each value's eigenvalue in the spectrum; both are in the order of absolute value."""
+    places: npt.NDArray[np.intp] = np.empty(values.size, dtype=np.intp)
+    start = 0
+    for index, value in enumerate(values):
+        # Some eigenvalues may be left out, but not so many that too few are left for the others.
+        stop = eigenvalues.size - (values.size - index - 1)
+        places[index] = start + int(np.argmin(np.abs(eigenvalues[start:stop] - value)))
+        start = places[index] + 1
+    return places
