@@ -21,7 +21,7 @@ CHECKS, LANCZOS = (0, 100, 300, 1_000, 2_000, 4_000), 512
 
 
 def train(make_optimizer, inputs, targets, look):
-    """Full-batch training with a monitor of its sharpness; returns the monitor, and calls `look(step, model)` after each step."""
+    """Full-batch training; returns the monitor of its sharpness, and calls `look(step, model)` after each step."""
     torch.manual_seed(0)
     layers = [nn.Linear(size, out, bias=False) for size, out in ((64, 12), (12, 12), (12, 10))]
     model = nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])

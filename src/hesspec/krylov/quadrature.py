@@ -162,7 +162,8 @@ def further_copies(found: SpectralMeasure, lanczos: Lanczos, pairs: RitzPairs) -
     resolved = outermost(pairs, found.rounding)
     reach = found.error_bounds[:, None] + pairs.residuals[resolved] + found.rounding
     seen = (np.abs(pairs.values[resolved] - found.eigenvalues[:, None]) <= reach).any(axis=1)
-    return replace(found, complete=found.complete | missing, again=found.again | seen)
+    # Where the run has found an eigenvalue again, its component has died away, and what grows is rounding.
+    return replace(found, complete=found.complete | (missing & ~seen), again=found.again | seen)
 
 
 def first_block(lanczos: Lanczos) -> RitzPairs:
