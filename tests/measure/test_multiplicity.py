@@ -264,17 +264,17 @@ def test_what_is_in_doubt_is_saved(tmp_path):
 def test_copies_that_several_probes_find_again_are_not_taken_as_all(
     copies: int, value: float, probes: int, dtype: torch.dtype
 ) -> None:
-    # Each probe converges to the eigenvalue in a few of its 48 steps. After that, rounding grows along it.
-    p, runs = 60, 30
+    # Each probe converges to the eigenvalue in a few of its 24 steps. After that, rounding grows along it.
+    p, runs = 60, 20
     bulk = np.random.default_rng(0).normal(scale=0.1, size=p - copies)
     truth = np.sort(np.append(bulk, np.full(copies, value)))
     operator = Diagonal(truth, dtype)
-    spectra = [hesspec.spectrum(operator, steps=48, probes=probes, seed=seed, progress=False) for seed in range(runs)]
+    spectra = [hesspec.spectrum(operator, steps=24, probes=probes, seed=seed, progress=False) for seed in range(runs)]
 
     errors = np.array([(each.trace - truth.sum()) / each.trace_standard_error for each in spectra])
-    # The error of a mean of 30 has a standard deviation of 0.18; it was 2 and 1 when one probe saw no further copies.
+    # The mean of 20 errors has a standard deviation of 0.22.
     assert abs(errors.mean()) < 0.75
-    # Of 30 intervals of 95%, fewer than 24 hold with a probability of 3e-3.
-    assert (np.abs(errors) <= 2).sum() >= 24
+    # Of 20 intervals of 95%, fewer than 15 hold with a probability of 3e-4.
+    assert (np.abs(errors) <= 2).sum() >= 15
     distances = [wasserstein_distance(each.nodes, truth, each.weights) for each in spectra]
-    assert sum(distance <= each.wasserstein_bound for distance, each in zip(distances, spectra, strict=True)) >= 24
+    assert sum(distance <= each.wasserstein_bound for distance, each in zip(distances, spectra, strict=True)) >= 15
