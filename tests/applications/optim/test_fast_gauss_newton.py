@@ -209,7 +209,7 @@ def test_batches_of_several_shapes_modes_and_parameters():
     model[2] = nn.Identity()
     assert optimizer.step(x, y).loss > 0
     assert optim.FastGaussNewton(model, loss).state_dict() == {"damping": 1.0, "start": None}
-    optimizer.load_state_dict({"damping": 3.0})
+    optimizer.load_state_dict({"damping": 3.0, "start": None})
     assert optimizer.damping == 3.0
 
 
