@@ -196,7 +196,7 @@ def measure_shares(given: Problem, model: nn.Module, used: list[Any], seed: int)
 
 
 def top_pairs(given: Problem, model: nn.Module) -> hesspec.Eigenpairs:
-    """Top eigenvectors of the Hessian on the first training samples, of the model as it is now."""
+    """Top eigenvectors of the Hessian on the first training samples, at the current weights of the model."""
     inputs, targets = given.train
     data = [(inputs[i : i + HALF], targets[i : i + HALF]) for i in range(0, min(len(targets), 2 * HALF), HALF)]
     hessian = hesspec.Hessian(copy.deepcopy(model), nn.CrossEntropyLoss(), data)

@@ -2,7 +2,7 @@
 
     python benchmarks/second_moment.py [--network small_cnn] [--images 256] [--repeats 15]
 
-One process, float32, random images in one batch, the network as it is initialised. In each repeat every matrix
+One process, float32, random images in one batch, the network at its initialisation. In each repeat every matrix
 multiplies once, in a random order; ratios are taken within a repeat, and their median and quartiles are printed.
 """
 

@@ -46,7 +46,7 @@ def simulate():
 
 
 def tell(by_radius, by_curvature, laws):
-    """Print simulated times beside the laws."""
+    """Print simulated times and those of the laws."""
     for what, results in (("radius", by_radius), ("curvature", by_curvature)):
         for label, series in results.items():
             print(f"{label}: {what}, mean exit time, its standard error, mean / law, deviation / mean, censored runs")

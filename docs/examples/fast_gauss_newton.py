@@ -1,4 +1,4 @@
-"""Fast Gauss-Newton steps beside full Gauss-Newton steps, and iterations that eigenpairs save: digits, a minute.
+"""Fast Gauss-Newton steps compared with full Gauss-Newton steps, and iterations that eigenpairs save: digits, a minute.
 
 python docs/examples/fast_gauss_newton.py [FOLDER]
 """

@@ -49,7 +49,8 @@ def outgrown_by_rounding(values: Array, alpha: Array, beta: Array, error: float)
 def outgrown_by_start(values: Array, alpha: Array, beta: Array, dimension: int) -> npt.NDArray[np.bool_]:
     """Return which numbers are not eigenvalues of an operator on R^q, because a random start would have found them.
 
-    Its component along any unit vector, x_1, has the standard deviation 1 / sqrt(q).
+    Its component along any unit vector, x_1, has the standard deviation 1 / sqrt(q). This says nothing of numbers that
+    the run has found: once it has converged to an eigenvalue, the recurrence decays to rounding, which grows again.
 
     Parameters
     ----------

@@ -55,32 +55,37 @@ class Finding:
 
 
 def findings_section(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return the values of the template for each result: title, file, figure (SVG as base64), summary and tables."""
+    """Return the values of the template for each result: title, file, summary, tables and figure."""
     return [
         {
             "title": finding.title,
             "file": finding.path.as_posix(),
-            "figure": _drawn(finding.record) if index < MOST_FIGURES else "",
             "summary": list(finding.record.summary().items()),
             "tables": [capped(table) for table in finding.record.tables()],
+            **_drawn(finding.record, wanted=index < MOST_FIGURES),
         }
         for index, finding in enumerate(findings)
     ]
 
 
-def _drawn(record: Record) -> str:
-    """SVG of the result's own figure as base64; empty if it has none."""
+def _drawn(record: Record, *, wanted: bool) -> dict[str, str]:
+    """Figure of a result (SVG as base64), or else a sentence that says why it has none."""
     plot = getattr(record, "plot", None)
     if plot is None:
-        return ""
+        return {"figure": "", "without": ""}
+    if not wanted:
+        return {
+            "figure": "",
+            "without": f"Only the first {MOST_FIGURES} results are drawn; hesspec show draws this one.",
+        }
     file = io.BytesIO()
     # The same result gives the same page: names of clipping paths are random otherwise, and the file has its date.
     with mpl.rc_context({"svg.hashsalt": "hesspec"}):
         try:
             plot().savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
-        except ValueError:
-            return ""  # a result without measurements has nothing to draw
-    return base64.b64encode(file.getvalue()).decode()
+        except ValueError as error:  # of a result that holds no measurements
+            return {"figure": "", "without": str(error)}
+    return {"figure": base64.b64encode(file.getvalue()).decode(), "without": ""}
 
 
 def _text(value: object) -> str:

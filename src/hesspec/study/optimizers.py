@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hesspec.applications.optim.amuse import AMUSE
-from hesspec.applications.optim.fast_gauss_newton import FastGaussNewton, evaluation_mode
+from hesspec.applications.optim.fast_gauss_newton import FastGaussNewton
 from hesspec.applications.optim.parameter_groups import muon_groups
+from hesspec.operators.model.module import evaluation_mode
 
 if TYPE_CHECKING:
     from hesspec.study.training import TrainingSettings

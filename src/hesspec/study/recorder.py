@@ -14,6 +14,7 @@ from torch import nn
 from hesspec.matrices import matrix_names
 from hesspec.measure.spectrum import spectrum
 from hesspec.operators.base import CurvatureOperator
+from hesspec.operators.model.module import evaluation_mode
 from hesspec.operators.named import operator_class
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
@@ -121,9 +122,7 @@ class SpectrumRecorder:
         found: dict[tuple[str, str], Spectrum] = {}
         if self._at is not None and epoch not in self._at:
             return found
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
+        with evaluation_mode(model):
             for split, data in self._data.items():
                 for name in self._names:
                     file = self._folder / spectrum_file(name, split, f"epoch-{epoch:04}")
@@ -137,9 +136,6 @@ class SpectrumRecorder:
                     kept |= self._attributes
                     found[split, name] = replace(measured, attributes=kept)
                     found[split, name].save(file, overwrite=False)
-        finally:
-            for module, mode in modes:
-                module.training = mode
         return found
 
     def _identity(self, operator: CurvatureOperator) -> dict[str, str]:

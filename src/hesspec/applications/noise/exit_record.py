@@ -184,7 +184,7 @@ class ExitTimes(Record):
         return [TextTable("Exit times", ("share of runs", "time"), rows)]
 
     def plot(self, ax: Axes | None = None) -> Figure:
-        """Plot the share of runs that are still inside against time, beside the exponential law of the same mean.
+        """Plot the share of runs that are still inside against time, and the exponential law of the same mean.
 
         Parameters
         ----------

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,12 +18,13 @@ from hesspec.operators.data.structures import flatten
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.jacobian import LinearisedModel
 from hesspec.operators.model.ambient import neutral
+from hesspec.operators.model.module import evaluation_mode
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 from hesspec.operators.risk.logits import check_softmax_loss
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 
-__all__ = ["FastGaussNewton", "Step", "evaluation_mode", "softmax_risk"]
+__all__ = ["FastGaussNewton", "Step", "softmax_risk"]
 
 POLICIES = ("gain ratio", "constant")
 # The trust-region rule of the siblings of this method in the authors' library (Korbit's somax, April 2026).
@@ -249,15 +249,3 @@ def softmax_risk(model: nn.Module, loss_fn: LossFunction, data: Any, params: Par
             "the span of the rows of the true-vs-rest matrix: leave it out."
         )
     return risk
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch all modules to evaluation mode, and back to their modes on exit."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

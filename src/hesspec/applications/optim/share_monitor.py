@@ -17,6 +17,7 @@ from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.measure.spectrum import eigenpairs
 from hesspec.operators import GraphCache, Hessian
 from hesspec.operators.model.ambient import preserved_randomness
+from hesspec.operators.model.module import evaluation_mode
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
 
@@ -69,21 +70,15 @@ class ShareMonitor:
         if step % self._every:
             return None
         model = self._problem[0]
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            with preserved_randomness():
-                self._hessian = (
-                    Hessian(*self._problem, self._params, graphs=GraphCache(points=1_000))
-                    if self._hessian is None
-                    else self._hessian.at_current_weights()
-                )
-                pairs = eigenpairs(self._hessian, count=self._k, steps=self._steps, seed=self._seed, progress=False)
-                source = self._optimizer() if callable(self._optimizer) else self._optimizer
-                found = dominant_share(source, pairs, model, self._params)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with evaluation_mode(model), preserved_randomness():
+            self._hessian = (
+                Hessian(*self._problem, self._params, graphs=GraphCache(points=1_000))
+                if self._hessian is None
+                else self._hessian.at_current_weights()
+            )
+            pairs = eigenpairs(self._hessian, count=self._k, steps=self._steps, seed=self._seed, progress=False)
+            source = self._optimizer() if callable(self._optimizer) else self._optimizer
+            found = dominant_share(source, pairs, model, self._params)
         self._optimizer_name = found.optimizer
         shares = found.dominant()
         row = torch.full((len(NAMES), 3), torch.nan, dtype=torch.float64)

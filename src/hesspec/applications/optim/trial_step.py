@@ -48,7 +48,7 @@ def step_vectors(
     """Compute gradient, momentum and update of the step that an optimiser would make now.
 
     The step is made by a copy of the optimiser on copies of its parameters and their gradients: model, gradients,
-    optimiser and all global random generators are left as they are, to the bit. The copies need memory for as much as
+    optimiser and all global random generators are left unchanged, to the bit. The copies need memory for as much as
     parameters, gradients and the optimiser's state. Hooks of the optimiser are not called.
 
     Parameters

@@ -20,6 +20,7 @@ from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import random_vector
 from hesspec.operators import GraphCache, Hessian, Preconditioned, preconditioner
 from hesspec.operators.model.ambient import preserved_randomness
+from hesspec.operators.model.module import evaluation_mode
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
 from hesspec.spectra.record import Array
@@ -161,7 +162,6 @@ class Monitor:
         threshold(optimizer, self._parameters.values())
         self._problem = model, loss_fn, data
         self._params, self._optimizer, self._every = params, optimizer, int(every)
-        self._cached_graphs = GraphCache(points=1_000)
         self._hessian: Hessian | None = None
         how: dict[str, Any] = {"tolerance": tolerance, "most": int(most), "seed": seed}
         self._plain, self._scaled = TopEigenvalue(**how), TopEigenvalue(**how)
@@ -184,15 +184,8 @@ class Monitor:
         """
         if step % self._every:
             return None
-        model = self._problem[0]
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            with preserved_randomness():
-                reading = self._measured(step)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with evaluation_mode(self._problem[0]), preserved_randomness():
+            reading = self._measured(step)
         self._readings.append(reading)
         return reading
 
@@ -200,7 +193,7 @@ class Monitor:
         limit = threshold(self._optimizer, self._parameters.values())
         # Only the first operator examines and verifies; its cached passes are freed before those of the next one run.
         hessian = (
-            Hessian(*self._problem, self._params, graphs=self._cached_graphs)
+            Hessian(*self._problem, self._params, graphs=GraphCache(points=1_000))
             if self._hessian is None
             else self._hessian.at_current_weights()
         )

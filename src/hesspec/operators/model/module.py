@@ -21,6 +21,7 @@ __all__ = [
     "conversions_refused",
     "conversions_undone",
     "drop_user_hooks",
+    "evaluation_mode",
     "holders",
     "private_copy",
     "reparametrised",
@@ -320,3 +321,15 @@ def settings(module: nn.Module) -> list[str]:
         hooks = [getattr(hook, "__qualname__", type(hook).__qualname__) for _, _, hook in _hooks(part)]
         lines.append(f"{name} {type(part).__module__}.{type(part).__qualname__} {sorted(kept.items())!r} {hooks!r}")
     return lines
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch all modules to evaluation mode, and back to their modes on exit."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
