@@ -1,7 +1,8 @@
 """Gradient noise: what it does in a step, its tails, exit times from minima, and a bound from flatness."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from hesspec.backend.lazy import lazily
 
 if TYPE_CHECKING:
     from hesspec.applications.noise.exit_figure import plot_mean_exit_times, plot_tail_indices
@@ -37,45 +38,36 @@ __all__ = [
     "tail_index",
 ]
 
-# Results can be read from files without PyTorch, which takes seconds to import: names by the module that defines them.
-_MODULES = {
-    "exit_figure": (
-        "plot_mean_exit_times",
-        "plot_tail_indices",
-    ),
-    "exit_laws": (
-        "StepSizeLimit",
-        "mean_exit_time",
-        "step_size_limit",
-    ),
-    "exit_record": ("ExitTimes",),
-    "exit_times": ("first_exit_times",),
-    "flatness": (
-        "flatness_bound",
-        "posterior_variance",
-    ),
-    "flatness_record": ("FlatnessBound",),
-    "minibatch_noise": ("gradient_noise",),
-    "one_step": ("expected_loss_change",),
-    "one_step_record": ("ExpectedLossChange",),
-    "stable": ("stable_noise",),
-    "tail_record": (
-        "GradientNoise",
-        "TailIndex",
-    ),
-    "tails": ("tail_index",),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
 if not TYPE_CHECKING:  # type checkers would take any name for one of this module
-
-    def __getattr__(name):
-        if name not in _HOME:
-            raise AttributeError(f"module 'hesspec.noise' has no attribute {name!r}")
-        found = getattr(import_module(f"hesspec.applications.noise.{_HOME[name]}"), name)
-        globals()[name] = found
-        return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # Results can be read from files without PyTorch: names by the module that defines them.
+    __getattr__, __dir__ = lazily(
+        __name__,
+        "hesspec.noise",
+        {
+            "exit_figure": (
+                "plot_mean_exit_times",
+                "plot_tail_indices",
+            ),
+            "exit_laws": (
+                "StepSizeLimit",
+                "mean_exit_time",
+                "step_size_limit",
+            ),
+            "exit_record": ("ExitTimes",),
+            "exit_times": ("first_exit_times",),
+            "flatness": (
+                "flatness_bound",
+                "posterior_variance",
+            ),
+            "flatness_record": ("FlatnessBound",),
+            "minibatch_noise": ("gradient_noise",),
+            "one_step": ("expected_loss_change",),
+            "one_step_record": ("ExpectedLossChange",),
+            "stable": ("stable_noise",),
+            "tail_record": (
+                "GradientNoise",
+                "TailIndex",
+            ),
+            "tails": ("tail_index",),
+        },
+    )

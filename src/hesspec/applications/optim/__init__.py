@@ -1,7 +1,8 @@
 """Optimisers, where their steps go, and how they compare: AMUSE, Fast Gauss-Newton, shares in eigenspaces."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from hesspec.backend.lazy import lazily
 
 if TYPE_CHECKING:
     from hesspec.applications.optim.amuse import AMUSE
@@ -39,42 +40,33 @@ __all__ = [
     "step_vectors",
 ]
 
-# Results can be read from files without PyTorch, which takes seconds to import: names by the module that defines them.
-_MODULES = {
-    "amuse": ("AMUSE",),
-    "comparing": ("compare_steps",),
-    "competitors": ("competitor_share",),
-    "fast_gauss_newton": (
-        "FastGaussNewton",
-        "Step",
-    ),
-    "figure": ("plot_steps",),
-    "orthogonalisation": ("orthogonalise",),
-    "parameter_groups": ("muon_groups",),
-    "record": (
-        "CompetitorShare",
-        "StepComparison",
-    ),
-    "share_monitor": ("ShareMonitor", "monitor_shares"),
-    "share_record": ("DominantShare", "Shares"),
-    "share_run": ("DominantShareRun",),
-    "subspace_shares": ("dominant_share",),
-    "trial_step": (
-        "StepVectors",
-        "step_vectors",
-    ),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
 if not TYPE_CHECKING:  # type checkers would take any name for one of this module
-
-    def __getattr__(name):
-        if name not in _HOME:
-            raise AttributeError(f"module 'hesspec.optim' has no attribute {name!r}")
-        found = getattr(import_module(f"hesspec.applications.optim.{_HOME[name]}"), name)
-        globals()[name] = found
-        return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # Results can be read from files without PyTorch: names by the module that defines them.
+    __getattr__, __dir__ = lazily(
+        __name__,
+        "hesspec.optim",
+        {
+            "amuse": ("AMUSE",),
+            "comparing": ("compare_steps",),
+            "competitors": ("competitor_share",),
+            "fast_gauss_newton": (
+                "FastGaussNewton",
+                "Step",
+            ),
+            "figure": ("plot_steps",),
+            "orthogonalisation": ("orthogonalise",),
+            "parameter_groups": ("muon_groups",),
+            "record": (
+                "CompetitorShare",
+                "StepComparison",
+            ),
+            "share_monitor": ("ShareMonitor", "monitor_shares"),
+            "share_record": ("DominantShare", "Shares"),
+            "share_run": ("DominantShareRun",),
+            "subspace_shares": ("dominant_share",),
+            "trial_step": (
+                "StepVectors",
+                "step_vectors",
+            ),
+        },
+    )

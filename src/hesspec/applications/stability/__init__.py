@@ -1,7 +1,8 @@
 """Edge of stability: sharpness and its threshold, sharpness dimension, Lyapunov exponents."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from hesspec.backend.lazy import lazily
 
 if TYPE_CHECKING:
     from hesspec.applications.stability.dimension import exponent_density, sharpness_dimension
@@ -27,26 +28,17 @@ __all__ = [
     "threshold",
 ]
 
-# Results can be read from files without PyTorch, which takes seconds to import: names by the module that defines them.
-_MODULES = {
-    "dimension": ("exponent_density", "sharpness_dimension"),
-    "lyapunov": ("StepJacobian", "lyapunov_exponents"),
-    "minibatches": ("minibatch_spectra",),
-    "monitoring": ("Monitor", "Reading", "monitor"),
-    "record": ("LyapunovExponents", "SharpnessDimension", "StabilityRun"),
-    "thresholds": ("Threshold", "threshold"),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
 if not TYPE_CHECKING:  # type checkers would take any name for one of this module
-
-    def __getattr__(name):
-        if name not in _HOME:
-            raise AttributeError(f"module 'hesspec.stability' has no attribute {name!r}")
-        found = getattr(import_module(f"hesspec.applications.stability.{_HOME[name]}"), name)
-        globals()[name] = found
-        return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # Results can be read from files without PyTorch: names by the module that defines them.
+    __getattr__, __dir__ = lazily(
+        __name__,
+        "hesspec.stability",
+        {
+            "dimension": ("exponent_density", "sharpness_dimension"),
+            "lyapunov": ("StepJacobian", "lyapunov_exponents"),
+            "minibatches": ("minibatch_spectra",),
+            "monitoring": ("Monitor", "Reading", "monitor"),
+            "record": ("LyapunovExponents", "SharpnessDimension", "StabilityRun"),
+            "thresholds": ("Threshold", "threshold"),
+        },
+    )
