@@ -224,7 +224,9 @@ def plan(
         seconds_step=step,
         seconds=passes.seconds_setup + (steps + 1) * matvec + (products - steps) * others + products * step,
         flops_matvec=passes.flops,
-        peak_bytes=before + passes.peak_bytes + vectors + (basis_bytes if on_device else 0),
+        # The first product is verified before there is a basis.
+        peak_bytes=before
+        + max(passes.peak_bytes + vectors + (basis_bytes if on_device else 0), passes.verification_bytes),
         devices=devices,
         accuracy=expected,
     )

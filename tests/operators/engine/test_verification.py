@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import weakref
 
 import pytest
 import torch
@@ -9,11 +10,14 @@ import torch.nn.functional as F
 from cases import MATRICES, mlp, seeded
 from reference import gauss_newton_of, hessian_of
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import hesspec
 from hesspec.operators import hessian
 from hesspec.operators.engine import passes
 from hesspec.operators.engine.graph import tracing
+from hesspec.operators.engine.verification import VERIFICATION_BYTES
 from hesspec.operators.model import substitutes
 
 
@@ -460,3 +464,41 @@ def test_differences_that_rounding_prevails_in_are_refused(matrix, scale):
             parameter.mul_(scale)
     with pytest.raises(ValueError, match="No product with this matrix can be trusted"):
         dense(getattr(hesspec, matrix)(model, loss, data, mode="differences"))
+
+
+class LiveBytes(TorchDispatchMode):
+    """Count the bytes of tensors that PyTorch functions create within this context and that are still referenced."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in (part for part in tree_leaves(result) if isinstance(part, torch.Tensor)):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._sizes:
+                self._sizes[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._freed, storage._cdata)
+        return result
+
+    def _freed(self, key):
+        self.now -= self._sizes.pop(key, 0)
+
+
+@pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton", "Residual"])
+def test_verification_holds_no_more_vectors_than_are_planned(matrix):
+    # Wide layers and few samples: nearly all memory is that of vectors of p numbers.
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Sequential(nn.Linear(200, 200), nn.Tanh()) for _ in range(6)], nn.Linear(200, 3))
+    operator = getattr(hesspec, matrix)(model, nn.CrossEntropyLoss(), [(torch.randn(4, 200), torch.arange(4) % 3)])
+    vector = torch.randn(operator.shape[0])
+    with LiveBytes() as live:
+        operator @ vector
+    assert 4 * vector.numel() < live.peak <= VERIFICATION_BYTES * vector.numel()
+    planned = operator.forecast()
+    assert planned.verification_bytes == VERIFICATION_BYTES * vector.numel()
+    assert hesspec.plan(operator, steps=2).peak_bytes >= planned.verification_bytes

@@ -15,6 +15,7 @@ two points, which smaller displacements avoid.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -85,8 +86,8 @@ class Differences:
         loss: OutputLoss,
     ) -> None:
         self._plain, self._evaluate, self._predict, self._loss = plain, evaluate, predict, loss
-        self._named: dict[str, Tensor] = plain.converted(dict(values))
-        self._values = list(self._named.values())
+        # In the precision that they have: they are converted one by one, as all in float64 are twice as large.
+        self._given, self._values = values, list(values.values())
         # Parameters that are zero have no scale of their own.
         self._length = length(self._values) or 1.0
         # Detached values in gradients, outputs and losses.
@@ -99,7 +100,14 @@ class Differences:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the arithmetic."""
-        return torch.float64 if self._values[0].dtype in (torch.float64, torch.complex128) else torch.float32
+        double = self._plain.double or self._values[0].dtype in (torch.float64, torch.complex128)
+        return torch.float64 if double else torch.float32
+
+    @functools.cached_property
+    def _named(self) -> dict[str, Tensor]:
+        """The point by name, for functions of the outputs."""
+        converted: dict[str, Tensor] = self._plain.converted(dict(self._given))
+        return converted
 
     def outputs(self) -> Any:
         """Compute the outputs for the Gauss-Newton matrix, at the module's current parameters."""
@@ -294,7 +302,7 @@ class Differences:
         function of all other entries. It has a gradient if the weights are also used elsewhere, for example by a tied
         head.
         """
-        given = [self._plain.converted(tangent) for tangent in tangents]
+        given = list(tangents)
         padding = self._plain.padding()
         gradient = self.gradient() if padding else []
         for place, row in padding:
@@ -312,14 +320,18 @@ class Differences:
             # At the point itself, to which these constants belong.
             function()
         results = []
+        wide = self._plain.converted
         try:
             for sign in (step, -step):
-                self._plain.move([value.add(v, alpha=sign) for value, v in zip(self._values, given, strict=True)])
-                results.append(function())
+                pairs = zip(self._values, given, strict=True)
+                self._plain.move(wide(value).add(wide(v), alpha=sign) for value, v in pairs)
+                results.append(list(reversed(function())))
         finally:
             self._plain.move(self._values)
-        # Values at neighbouring points are subtracted exactly (Sterbenz); all error is in the values themselves.
-        return [(a - b) / (2 * step) for a, b in zip(*results, strict=True)]
+        # Values at neighbouring points are subtracted exactly (Sterbenz); all error is in the values themselves. Each
+        # pair is freed once it is subtracted.
+        ahead, behind = results
+        return [(ahead.pop() - behind.pop()) / (2 * step) for _ in range(len(ahead))]
 
 
 def settled(

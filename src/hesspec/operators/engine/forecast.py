@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hesspec.operators.engine.budget import PassBytes
 from hesspec.operators.engine.passes import Passes
 from hesspec.operators.engine.streaming import cut_to_fit
+from hesspec.operators.engine.verification import VERIFICATION_BYTES
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 
 __all__ = ["Forecast", "forecast"]
@@ -44,6 +45,8 @@ class Forecast:
         Memory that passes over the part allocate.
     kept : float
         Share of the data whose primal passes are cached.
+    verification_bytes : int
+        Memory that the verification of the first product allocates for vectors and frees.
     flops : float
         Floating-point operations of a product over all data, without primal passes.
     apply : callable
@@ -60,6 +63,7 @@ class Forecast:
     tangent_seconds: float
     size: PassBytes
     kept: float
+    verification_bytes: int
     flops: float
     apply: Callable[[Tensor], Tensor]
 
@@ -139,6 +143,7 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
         tangent_seconds=tangent_seconds,
         size=size,
         kept=min(1.0, kept),
+        verification_bytes=VERIFICATION_BYTES * risk.parameters.count if risk.verify else 0,
         flops=counter.get_total_flops() * pieces * devices,
         apply=lambda given: product(given, torch.zeros_like(given)),
     )

@@ -37,10 +37,14 @@ from hesspec.operators.risk.inspection import few_samples
 if TYPE_CHECKING:
     from hesspec.operators.engine.passes import Passes
 
-__all__ = ["AGREE", "SETTLES", "Verdict", "verify"]
+__all__ = ["AGREE", "SETTLES", "VERIFICATION_BYTES", "Verdict", "verify"]
 
 logger = logging.getLogger(__name__)
 
+# Bytes per parameter that the reference and the products under comparison hold at most: ten vectors in float64. The
+# reference for the Hessian holds the parameters, two gradients and the difference at the last displacement; that for G
+# also a copy of the parameters and a pulled vector. Activations of the few samples come on top.
+VERIFICATION_BYTES = 10 * 8
 # Distance of the verification point relative to the size of the parameters: far enough to avoid exact ties, such as
 # zero biases, and near enough to be representative.
 NEARBY = 1e-3

@@ -8,7 +8,7 @@ constants included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
@@ -154,7 +154,7 @@ class PlainModel:
             and id(part.weight) in places
         ]
 
-    def move(self, values: Sequence[Tensor]) -> None:
+    def move(self, values: Iterable[Tensor]) -> None:
         """Give the selected parameters these values, within `held`."""
         for parameter, value in zip(self._selected, values, strict=True):
             self._put(parameter, value)
