@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from hesspec.spectra.sampling import Estimate
     from hesspec.spectra.spectrum import Spectrum
     from hesspec.spectra.tails import fit_tail
-    from hesspec.spectra.tracking import eigenvector_overlaps, track_outliers
+    from hesspec.spectra.tracking import eigenvector_overlaps, steady_outliers, track_outliers
 
 __version__ = version("hesspec")
 
@@ -108,6 +108,7 @@ __all__ = [
     "solve_true_vs_rest",
     "spectrum",
     "stability",
+    "steady_outliers",
     "track_outliers",
 ]
 
@@ -117,7 +118,7 @@ _MODULES = {
     "spectra.marchenko_pastur": ("compare_with_marchenko_pastur",),
     "spectra.power_law": ("fit_power_law",),
     "spectra.tails": ("fit_tail",),
-    "spectra.tracking": ("track_outliers", "eigenvector_overlaps"),
+    "spectra.tracking": ("track_outliers", "steady_outliers", "eigenvector_overlaps"),
     "algebra": ("Identity",),
     "backend.heap": ("keep_freed_memory",),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),

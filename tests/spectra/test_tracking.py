@@ -9,7 +9,7 @@ import torch
 import hesspec
 from hesspec.krylov.sketch import SKETCH, Sketch
 from hesspec.krylov.vectors import Space
-from hesspec.spectra.tracking import eigenvector_overlaps, track_outliers
+from hesspec.spectra.tracking import eigenvector_overlaps, steady_outliers, track_outliers
 
 P = 5_000
 
@@ -97,3 +97,64 @@ def test_spectra_of_other_networks_and_without_sketches_are_refused() -> None:
         track_outliers([spectrum, smaller])
     with pytest.raises(ValueError, match="earlier version"):
         eigenvector_overlaps(spectrum, without)
+
+
+def labelled(p_values: list[list[float]], orders: list[list[int]] | None = None) -> list[hesspec.Spectrum]:
+    """Spectra whose outliers are the same three directions, in the order given for each, with these p-values."""
+    vectors = directions(3, 0)
+    heights = [9.0, 7.0, 5.0]
+    found = []
+    for mine, order in zip(p_values, orders or [[0, 1, 2]] * len(p_values), strict=True):
+        values = [heights[order.index(direction)] for direction in range(3)]
+        spectrum = hesspec.spectrum(spiked(values, vectors, torch.float64), steps=24)
+        rest = np.ones(spectrum.eigenvalues.size - 3)
+        found.append(spectrum.with_outlier_p_values(np.concatenate([mine, rest])))
+    return found
+
+
+def flags(spectra: list[hesspec.Spectrum]) -> list[list[bool]]:
+    return [spectrum.is_outlier[:3].tolist() for spectrum in spectra]
+
+
+def test_a_label_that_one_spectrum_alone_gives_or_lacks_is_overruled() -> None:
+    spectra = labelled([[0.0, 0.0, 1.0], [0.0, 0.4, 1.0], [0.0, 0.0, 1.0], [0.0, 0.01, 0.02], [0.0, 0.0, 0.9]])
+
+    assert flags(spectra)[1] == [True, False, False]
+    assert flags(spectra)[3] == [True, True, True]
+    assert flags(steady_outliers(spectra)) == [[True, True, False]] * 5
+
+
+def test_an_eigenvector_that_leaves_the_bulk_changes_its_label_once() -> None:
+    third = [0.9, 0.9, 0.04, 0.2, 0.03, 0.01, 0.01]
+    found = steady_outliers(labelled([[0.0, 0.0, value] for value in third]))
+
+    # 3/2 of the medians: .9, .3 (of .9, .04, .2), .06, .045, .045, ...
+    assert [spectrum.is_outlier[2] for spectrum in found] == [False, False, False, False, True, True, True]
+    assert found[3].outlier_p_values[2] == pytest.approx(1.5 * 0.04)
+
+
+def test_labels_follow_eigenvectors_that_cross() -> None:
+    orders = [[0, 1, 2], [0, 2, 1], [0, 1, 2]]
+    spectra = labelled([[0.0, 0.0, 0.3], [0.0, 0.02, 0.02], [0.0, 0.0, 0.3]], orders)
+
+    # Direction 2 is beyond direction 1 in the middle, where everything beyond an outlier is one.
+    assert flags(steady_outliers(spectra)) == [[True, True, False], [True, True, True], [True, True, False]]
+
+
+def test_eigenvectors_without_a_counterpart_keep_their_labels() -> None:
+    first, second = directions(3, 0), directions(3, 1)
+    spectra = [hesspec.spectrum(spiked([9.0, 7.0, 5.0], v, torch.float64), steps=24) for v in (first, second, first)]
+    bare = [replace(spectrum, eigenvector_sketches=np.empty((0, 0), np.float32)) for spectrum in spectra]
+
+    for given in (spectra, bare, spectra[:2]):
+        assert flags(steady_outliers(given)) == flags(given) == [[True] * 3] * len(given)
+    with pytest.raises(ValueError, match="only those of one network can be followed"):
+        steady_outliers([*spectra[:2], hesspec.spectrum(torch.eye(3), steps=3)])
+
+
+def test_p_values_of_a_series_are_not_saved(tmp_path) -> None:
+    spectrum = labelled([[0.3, 0.3, 0.3]])[0]
+    spectrum.save(tmp_path / "a.nc")
+
+    assert not spectrum.is_outlier.any()
+    assert hesspec.load(tmp_path / "a.nc").is_outlier[:3].all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
+from hesspec.report.dynamics import steadied
 from hesspec.report.findings import Finding
 from hesspec.report.member import Explained, Member
 from hesspec.report.runs import with_runs
@@ -90,19 +92,22 @@ def read_folder(folder: Path) -> Collection:
     structures: list[Explained] = []
     findings: list[Finding] = []
     unread: list[tuple[Path, str]] = []
-    for path in paths:
-        relative = path.relative_to(folder)
-        try:
-            result = load(path)
-        except (ValueError, OSError) as error:
-            unread.append((relative, str(error)))
-            continue
-        if isinstance(result, ClassStructure):
-            structures.append(Explained(**_place(relative, result.attributes), structure=result))
-        elif isinstance(result, Spectrum):
-            members.append(_member(relative, result))
-        else:
-            findings.append(Finding(path=relative, record=result))
+    for _, together in itertools.groupby(paths, key=lambda path: path.parent):
+        measured = []
+        for path in together:
+            relative = path.relative_to(folder)
+            try:
+                result = load(path)
+            except (ValueError, OSError) as error:
+                unread.append((relative, str(error)))
+                continue
+            if isinstance(result, ClassStructure):
+                structures.append(Explained(**_place(relative, result.attributes), structure=result))
+            elif isinstance(result, Spectrum):
+                measured.append(_member(relative, result))
+            else:
+                findings.append(Finding(path=relative, record=result))
+        members += map(_without_idle_sketches, steadied(measured))
     study = _study(folder, Path(), unread)
     studies = _studies(folder, unread)
     if not members and not findings and study is None:
@@ -213,15 +218,17 @@ def _run_of_structure(item: Explained, members: list[Member]) -> str:
 def _member(path: Path, spectrum: Spectrum) -> Member:
     attributes = spectrum.attributes
     matrix = symbol_of(str(attributes.get("matrix", "operator")))
-    return Member(**_place(path, attributes), spectrum=_without_idle_sketches(spectrum), matrix=matrix)
+    return Member(**_place(path, attributes), spectrum=spectrum, matrix=matrix)
 
 
-def _without_idle_sketches(spectrum: Spectrum) -> Spectrum:
+def _without_idle_sketches(member: Member) -> Member:
     """Drop sketches of eigenvectors in the bulk, which take a gigabyte in a study."""
+    spectrum = member.spectrum
     outliers = np.flatnonzero(spectrum.is_outlier)
     if not outliers.size or outliers[-1] + 1 >= len(spectrum.eigenvector_sketches):
-        return spectrum
-    return replace(spectrum, eigenvector_sketches=spectrum.eigenvector_sketches[: outliers[-1] + 1].copy())
+        return member
+    fewer = replace(spectrum, eigenvector_sketches=spectrum.eigenvector_sketches[: outliers[-1] + 1].copy())
+    return replace(member, spectrum=fewer.with_outlier_p_values(spectrum.outlier_p_values))
 
 
 def _in_order(members: list[Member]) -> list[Member]:

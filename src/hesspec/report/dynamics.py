@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,9 @@ import numpy.typing as npt
 from hesspec.report.member import Member
 from hesspec.spectra.power_law import PowerLaw, earned_power_law
 from hesspec.spectra.spectrum import Spectrum
-from hesspec.spectra.tracking import eigenvector_overlaps, track_outliers
+from hesspec.spectra.tracking import eigenvector_overlaps, steady_outliers, track_outliers
 
-__all__ = ["Law", "Pair", "laws_of", "pairs_of", "tracks_of"]
+__all__ = ["Law", "Pair", "laws_of", "pairs_of", "steadied", "tracks_of"]
 
 Array = npt.NDArray[np.float64]
 
@@ -63,6 +63,26 @@ class Pair:
             np.flatnonzero(member.spectrum.outliers > 0).tolist() for member in (self.hessian, self.gauss_newton)
         )
         return list(zip(of_hessian, of_gauss_newton, strict=False))
+
+
+def steadied(members: Sequence[Member]) -> list[Member]:
+    """Label the outliers of each training of a folder by `steady_outliers`, where the epochs are known and distinct."""
+    names = ("network", "dataset", "samples_per_class", "params")
+    series: dict[tuple[object, ...], list[int]] = {}
+    for index, member in enumerate(members):
+        if member.epoch is not None:
+            mine = tuple(str(member.spectrum.attributes.get(name)) for name in names)
+            series.setdefault((member.matrix, member.split, member.spectrum.dimension, *mine), []).append(index)
+    found = list(members)
+    for indices in series.values():
+        if len({members[index].epoch for index in indices}) < len(indices):
+            continue
+        indices.sort(key=lambda index: members[index].epoch or 0.0)
+        for index, spectrum in zip(
+            indices, steady_outliers([members[index].spectrum for index in indices]), strict=True
+        ):
+            found[index] = replace(members[index], spectrum=spectrum)
+    return found
 
 
 def tracks_of(members: Sequence[Member]) -> list[npt.NDArray[np.int64] | None]:

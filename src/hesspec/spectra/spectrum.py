@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -205,14 +206,24 @@ class Spectrum(Record):
         """Which of `eigenvalues` are outliers, shape (k,): those with an `outlier_p_values` up to 0.05."""
         return self.outlier_p_values <= LEVEL
 
-    @property
+    @cached_property
     def outlier_p_values(self) -> Array:
         """P-values of `eigenvalues`, shape (k,): how often a bulk without outliers shows one as clear.
 
         The rule of `hesspec.spectra.outliers` compares the gap between the eigenvalue and the bulk with the spacings of
-        the adjacent bulk. For another level, the outliers are those with `spectrum.outlier_p_values <= level`.
+        the adjacent bulk. For another level, the outliers are those with `spectrum.outlier_p_values <= level`. Spectra
+        from `hesspec.steady_outliers` have those of three checkpoints together.
         """
         return outlier_p_values(self)
+
+    def with_outlier_p_values(self, p_values: Array) -> Spectrum:
+        """Return the same spectrum with these p-values, shape (k,), from which outliers, bulk and density follow.
+
+        They are not saved: a file has the measurement, from which its own p-values are computed again.
+        """
+        copy = replace(self)
+        copy.__dict__["outlier_p_values"] = np.asarray(p_values, dtype=np.float64)
+        return copy
 
     @property
     def bulk_edges(self) -> tuple[float, float]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import mse_loss, one_hot
 
 __all__ = ["CROSS_ENTROPY", "LOSSES", "OneHotSquaredError"]
 
@@ -16,9 +15,7 @@ class OneHotSquaredError(nn.Module):
 
     def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss, a scalar."""
-        # A comparison, as one_hot() looks at the labels, which a trace cannot.
-        classes = torch.arange(outputs.shape[-1], device=labels.device)
-        return mse_loss(outputs, (labels.unsqueeze(-1) == classes).to(outputs.dtype))
+        return mse_loss(outputs, one_hot(labels, outputs.shape[-1]).to(outputs.dtype))
 
 
 CROSS_ENTROPY: Final = "cross-entropy"

@@ -16,7 +16,7 @@ import xarray as xr
 from hesspec.backend.memory import in_a_line
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
-from hesspec.spectra.tracking import track_outliers
+from hesspec.spectra.tracking import steady_outliers, track_outliers
 from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, read_study, tasks_of
 
 __all__ = ["open_study"]
@@ -66,8 +66,8 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         missing.
 
         `eigenvalue`, `error_bound` and `outlier` (whether it is one) over all of the first eight and `rank`: resolved
-        eigenvalues by decreasing absolute value; `track`: the number of an outlier's eigenvector, the same at all
-        epochs (see `hesspec.spectra.tracking.track_outliers`).
+        eigenvalues by decreasing absolute value, labelled by `hesspec.steady_outliers` through the epochs; `track`: the
+        number of an outlier's eigenvector, the same at all epochs (see `hesspec.track_outliers`).
 
         `bulk_low`, `bulk_high`, `trace`, `trace_standard_error`, `effective_rank`, `negative_mass` with its interval,
         `outliers` (their number), `wasserstein_bound`, `matvecs`, `seconds` over the first eight.
@@ -246,22 +246,21 @@ class _Blank:
     def add_spectra(self, run: TrainingRun, spectra: dict[Measurement, Spectrum]) -> None:
         """Add the spectra of one training, with its outliers tracked from epoch to epoch."""
         where = self._place(run)
-        for place, spectrum in spectra.items():
-            at = (*where, self._epoch(place.epoch), *self._split_and_matrix(place.split, place.what))
-            k = spectrum.eigenvalues.size
-            self._values["eigenvalue"][1][*at, :k] = spectrum.eigenvalues
-            self._values["error_bound"][1][*at, :k] = spectrum.error_bounds
-            self._values["outlier"][1][*at, :k] = spectrum.is_outlier
-            for name, value in _scalars(spectrum).items():
-                self._values[name][1][at] = value
-            self._values["parameters"][1][where[:2]] = spectrum.dimension
         for split, what in {(place.split, place.what) for place in spectra}:
             series = sorted(
                 (place for place in spectra if (place.split, place.what) == (split, what)), key=lambda x: x.epoch
             )
-            for place, tracks in zip(series, track_outliers([spectra[place] for place in series]), strict=True):
+            steady = steady_outliers([spectra[place] for place in series])
+            for place, spectrum, tracks in zip(series, steady, track_outliers(steady), strict=True):
                 at = (*where, self._epoch(place.epoch), *self._split_and_matrix(split, what))
-                self._values["track"][1][*at, np.flatnonzero(spectra[place].is_outlier)] = tracks
+                k = spectrum.eigenvalues.size
+                self._values["eigenvalue"][1][*at, :k] = spectrum.eigenvalues
+                self._values["error_bound"][1][*at, :k] = spectrum.error_bounds
+                self._values["outlier"][1][*at, :k] = spectrum.is_outlier
+                self._values["track"][1][*at, np.flatnonzero(spectrum.is_outlier)] = tracks
+                for name, value in _scalars(spectrum).items():
+                    self._values[name][1][at] = value
+                self._values["parameters"][1][where[:2]] = spectrum.dimension
 
     def _epoch(self, epoch: int) -> int:
         return self._coordinates["epoch"].index(epoch)

@@ -308,6 +308,13 @@ def multilabel_margin_loss(
     return _reduced(terms.sum((-2, -1)) / input.shape[-1], reduction)
 
 
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """Return a comparison with all classes, where the values that PyTorch checks are not known."""
+    if _values_known() or num_classes < 1:
+        return F.one_hot(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
+
+
 def rrelu(
     input: Tensor,  # noqa: A002
     lower: float = 1 / 8,
@@ -368,6 +375,7 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         F.huber_loss: huber_loss,
         F.multi_margin_loss: multi_margin_loss,
         F.multilabel_margin_loss: multilabel_margin_loss,
+        F.one_hot: one_hot,
         F.rrelu: rrelu,
         F.smooth_l1_loss: smooth_l1_loss,
         F.soft_margin_loss: soft_margin_loss,
