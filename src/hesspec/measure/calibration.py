@@ -71,11 +71,13 @@ def binned(probabilities: Array, outcomes: Array, bins: int, *, equal_counts: bo
     at, level = pairs // levels.size, pairs % levels.size
     weights = members / counts[at]
     spread = weights**2 * levels[level] * (1 - levels[level]) / ties[level]
-    predicted, observed, variance = (
-        np.bincount(at, values, minlength=bins)[seen]
-        for values in (weights * levels[level], weights * means[level], spread)
-    )
-    return Bins(predicted, observed, counts[seen].astype(np.int64), np.sqrt(variance))
+
+    def summed(values: Array) -> Array:
+        found: Array = np.bincount(at, values, minlength=bins)[seen].astype(np.float64)
+        return found
+
+    predicted, observed = summed(weights * levels[level]), summed(weights * means[level])
+    return Bins(predicted, observed, counts[seen].astype(np.int64), np.sqrt(summed(spread)))
 
 
 def wilson_interval(shares: Array, counts: Integers) -> tuple[Array, Array]:

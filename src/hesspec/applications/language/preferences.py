@@ -115,7 +115,7 @@ class Ranking(nn.Module):
                 "of N prompts, at least 2."
             )
         flat = map_tensors(lambda tensor: tensor.flatten(0, 1), responses)
-        rewards = _rewards(self.reward_model, flat).unflatten(0, shape)
+        rewards = _rewards(self.reward_model, flat).reshape(shape)
         better, worse = torch.triu_indices(shape[1], shape[1], offset=1, device=rewards.device)
         return torch.stack([rewards[:, better], rewards[:, worse]], dim=1)
 

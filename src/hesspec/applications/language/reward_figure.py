@@ -34,7 +34,7 @@ def plot_reward_law(found: RewardLaw, ax: Axes | None = None) -> Figure:
     with styled():
         axes = new_figure(6, 4).subplots() if ax is None else ax
         ends = np.linspace(0, 1.02 * max(found.outlier, float(found.eigenvalues[0])), BINS + 1)
-        axes.hist(found.eigenvalues, ends, density=True, color=OKABE_ITO[0], alpha=2 * FILL, label="eigenvalues")
+        axes.hist(found.eigenvalues, list(ends), density=True, color=OKABE_ITO[0], alpha=2 * FILL, label="eigenvalues")
         width = (found.high_edge - found.low_edge) / GRID
         x = np.linspace(found.low_edge + width / 2, found.high_edge - width / 2, GRID)
         axes.plot(x, found.density(x), color=OKABE_ITO[1], linewidth=1.6, label="predicted bulk")
