@@ -4,62 +4,23 @@ python docs/examples/value_head.py [FOLDER]
 """
 # ruff: noqa: T201
 
-import copy
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from byte_transformer import VOCABULARY, WIDTH, Backbone, encode
 from torch import nn
 
 import hesspec
 from hesspec import language
 
-WIDTH, LAYERS, HEADS, LENGTH = 48, 2, 4, 26
+LENGTH = 26
 STEPS, BATCH = 1_500, 128
 SAMPLES = 30  # answers drawn for each question
 TRAINED, OTHER = "plus", "minus"
 OPERATIONS = {"plus": lambda a, b: a + b, "minus": lambda a, b: a - b}
-
-
-class Block(nn.Module):
-    """Causal attention and an MLP, each after a layer norm."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
-
-    def forward(self, x):
-        parts = self.qkv(self.norm(x)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*parts, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.second(x))
-
-
-class Backbone(nn.Module):
-    """A byte-level transformer: tokens (N, T) to hidden states (N, T, 48)."""
-
-    def __init__(self):
-        super().__init__()
-        self.tokens, self.places = nn.Embedding(128, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
-        self.norm = nn.LayerNorm(WIDTH)
-        for embedding in (self.tokens, self.places):
-            nn.init.normal_(embedding.weight, std=0.1)
-
-    def forward(self, tokens):
-        return self.norm(self.blocks(self.tokens(tokens) + self.places.weight[: tokens.shape[1]]))
-
-
-def encode(texts):
-    """Bytes, padded with 0 on the right."""
-    rows = torch.zeros(len(texts), LENGTH, dtype=torch.int64)
-    for row, text in zip(rows, texts, strict=True):
-        row[: len(text)] = torch.tensor(list(text.encode()))
-    return rows
 
 
 def questions(operation):
@@ -97,7 +58,7 @@ def train(parameters, loss_of, steps, scale=1.0):
 @torch.no_grad()
 def chance_of_answers(model, asked, answers):
     """Probability that an answer drawn at temperature 1 is right, byte by byte."""
-    tokens = encode([a + b for a, b in zip(asked, answers, strict=True)])
+    tokens = encode([a + b for a, b in zip(asked, answers, strict=True)], LENGTH)
     start = torch.tensor([len(text) for text in asked])
     of_answer = torch.arange(1, LENGTH) >= start[:, None]
     losses = torch.cat([next_byte_loss(model, part) for part in tokens.split(500)])
@@ -107,11 +68,13 @@ def chance_of_answers(model, asked, answers):
 def main(folder):
     """Train the language model and the head, and measure calibration and curvature."""
     torch.manual_seed(0)
-    backbone = Backbone()
-    model = nn.Sequential(backbone, nn.Linear(WIDTH, 128))
+    backbone = Backbone(LENGTH)
+    model = nn.Sequential(backbone, nn.Linear(WIDTH, VOCABULARY))
     print(f"{sum(value.numel() for value in backbone.parameters()):,} parameters of the backbone")
     asked = {name: questions(name) for name in OPERATIONS}
-    known = torch.cat([encode([q + a for q, a in zip(*(part[:5_000] for part in asked[n]), strict=True)]) for n in asked])
+    known = torch.cat(
+        [encode([q + a for q, a in zip(*(part[:5_000] for part in asked[n]), strict=True)], LENGTH) for n in asked]
+    )
 
     def language_loss(step):
         chosen = torch.randint(len(known), (BATCH,), generator=torch.Generator().manual_seed(step))
@@ -124,7 +87,7 @@ def main(folder):
         chance = chance_of_answers(model, *asked[name])
         # The number of right ones of 30 answers drawn at temperature 1.
         drawn = torch.distributions.Binomial(SAMPLES, chance).sample()
-        data[name] = encode(asked[name][0]), (drawn / SAMPLES).float()
+        data[name] = encode(asked[name][0], LENGTH), (drawn / SAMPLES).float()
         print(f"{name}: {chance[:5_000].mean():.3f} right of trained questions, {chance[5_000:].mean():.3f} of others")
 
     torch.manual_seed(1)
@@ -139,7 +102,6 @@ def main(folder):
         chosen = torch.randint(2_500, (BATCH,), generator=torch.Generator().manual_seed(step)) + 5_000
         return loss_fn(head(inputs[chosen]), shares[chosen])
 
-    head = copy.copy(head)
     print(f"head: loss {train(head.parameters(), head_loss, 300, scale=0.3):.3f}")
     head.eval()
     after = measure(head, loss_fn, [(inputs[trained][:500], shares[trained][:500])])
@@ -195,7 +157,14 @@ def draw(results, before, after, path):
     for name, marker in (("G", "o"), ("Hess", "s")):
         for found, colour, when in ((before, "#999999", "before"), (after, "#009E73", "after")):
             values = abs(found[name].eigenvalues[:12])
-            axes[2].semilogy(range(1, len(values) + 1), values, marker, color=colour, fillstyle="none" if name == "G" else "full", label=f"{name}, {when} training")
+            axes[2].semilogy(
+                range(1, len(values) + 1),
+                values,
+                marker,
+                color=colour,
+                fillstyle="none" if name == "G" else "full",
+                label=f"{name}, {when} training",
+            )
     axes[2].set(xlabel="rank", ylabel="|eigenvalue|", title="Largest eigenvalues, whole network")
     axes[2].legend(fontsize=8)
     figure.savefig(path, dpi=100)
