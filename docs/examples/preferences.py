@@ -23,8 +23,8 @@ from hesspec import language
 BEFORE, LINE = 32, 24
 LENGTH = BEFORE + LINE
 STEPS, BATCH, TUNING = 1_000, 48, 300
-RANKS = (0, 1, 3, 8)  # corrupted bytes of the lines that are ranked, best first
-KINDS = ("corrupted", "other file")
+GRADES = (0, 1, 3, 8)  # corrupted bytes of the lines that are ranked, best first
+KINDS = ("graded", "other file")
 
 
 class NextByte(nn.Module):
@@ -66,15 +66,15 @@ def corrupted(line, count, generator):
 
 
 def make_pairs(lines, generator):
-    """Good lines, and for each kind the bad ones."""
-    good = encode([before + line for before, line in lines], LENGTH)
-    others = [line for _, line in lines]
-    moved = others[len(others) // 2 :] + others[: len(others) // 2]
-    bad = {
-        "corrupted": encode([b + corrupted(line, generator.choice(RANKS[1:]), generator) for b, line in lines], LENGTH),
-        "other file": encode([before + line for (before, _), line in zip(lines, moved, strict=True)], LENGTH),
-    }
-    return good, bad
+    """Good and bad lines of each kind: with fewer and more corrupted bytes; the true line, and one of another file."""
+    made = {"graded": ([], []), "other file": ([], [])}
+    for (before, line), (_, other) in zip(lines, lines[len(lines) // 2 :] + lines[: len(lines) // 2], strict=True):
+        fewer, more = sorted(generator.sample(GRADES, 2))
+        for side, count in zip(made["graded"], (fewer, more), strict=True):
+            side.append(before + corrupted(line, count, generator))
+        made["other file"][0].append(before + line)
+        made["other file"][1].append(before + other)
+    return {kind: tuple(encode(side, LENGTH) for side in sides) for kind, sides in made.items()}
 
 
 def targets_of(tokens):
@@ -92,7 +92,7 @@ def tune(model, loss_of, steps, rate):
         loss.backward()
         optimizer.step()
         schedule.step()
-    return float(loss)
+    return loss.item()
 
 
 def drawn(generator, count):
@@ -108,10 +108,12 @@ def accuracy(score, good, bad):
 
 
 def log_likelihood(model):
-    """Score of a line: the log-probability of its bytes."""
+    """Score of a line: the log-probability of its bytes, a byte, as lines differ in length."""
 
     def score(tokens):
-        return -F.cross_entropy(model(tokens), targets_of(tokens), ignore_index=-100, reduction="none").mean(1)
+        targets = targets_of(tokens)
+        losses = F.cross_entropy(model(tokens), targets, ignore_index=-100, reduction="none")
+        return -losses.sum(1) / targets.ge(0).sum(1)
 
     return score
 
@@ -136,52 +138,52 @@ def main(folder):
     generator = random.Random(0)  # noqa: S311 - for data
     lines = read_lines(9_000, generator)
     train, test = lines[:8_000], lines[8_000:]
-    good, bad = make_pairs(train, generator)
-    test_good, test_bad = make_pairs(test, generator)
+    pairs, held_out = make_pairs(train, generator), make_pairs(test, generator)
+    true, _ = pairs["other file"]
     backbone = Backbone(LENGTH)
     imitation = NextByte(backbone)
     print(f"{len(lines):,} lines, {sum(v.numel() for v in backbone.parameters()):,} parameters of the backbone")
     loss = tune(
         imitation,
-        lambda g: F.cross_entropy(imitation(good[(i := drawn(g, len(good)))]), targets_of(good[i])),
+        lambda g: F.cross_entropy(imitation(true[(i := drawn(g, len(true)))]), targets_of(true[i])),
         STEPS,
         3e-3,
     )
     print(f"language model: {loss:.3f} nats a byte")
 
     accuracies = {"imitation": {}, "binary": {}, "ranked": {}}
-    for kind in KINDS:
-        accuracies["imitation"][kind] = accuracy(log_likelihood(imitation), test_good, test_bad[kind])
+    for kind, (good, bad) in pairs.items():
+        accuracies["imitation"][kind] = accuracy(log_likelihood(imitation), *held_out[kind])
         for name in ("binary", "ranked"):
             torch.manual_seed(1)
             value = language.ValueHead(copy.deepcopy(backbone), WIDTH, padding=0)
             pairwise = language.Pairwise(value)
 
-            def binary(g, kind=kind, value=value):
+            def binary(g, value=value, good=good, bad=bad):
                 i = drawn(g, len(good))
-                logits = value(torch.cat([good[i], bad[kind][i]]))
+                logits = value(torch.cat([good[i], bad[i]]))
                 return F.binary_cross_entropy_with_logits(logits, torch.arange(2 * BATCH).lt(BATCH).float())
 
-            def ranked(g, kind=kind, pairwise=pairwise):
+            def ranked(g, pairwise=pairwise, good=good, bad=bad):
                 i = drawn(g, len(good))
-                return F.cross_entropy(pairwise(good[i], bad[kind][i]), torch.zeros(BATCH, dtype=torch.int64))
+                return F.cross_entropy(pairwise(good[i], bad[i]), torch.zeros(BATCH, dtype=torch.int64))
 
             tune(value, binary if name == "binary" else ranked, TUNING, 1e-3)
-            accuracies[name][kind] = accuracy(value, test_good, test_bad[kind])
+            accuracies[name][kind] = accuracy(value, *held_out[kind])
     for name, found in accuracies.items():
         shown = ", ".join(f"{kind} {share:.3f}" for kind, share in found.items())
-        print(f"{name}: accuracy on {len(test_good):,} held-out pairs: {shown}")
+        print(f"{name}: accuracy on {len(test):,} held-out pairs: {shown}")
 
     value = language.ValueHead(backbone, WIDTH, padding=0)
-    few, other = good[:1_000], bad["corrupted"][:1_000]
+    few, other = (side[:1_000] for side in pairs["graded"])
     with torch.no_grad():
         ends = torch.cat([few, other]).ne(0).sum(1) - 1
         features = backbone(torch.cat([few, other]))[torch.arange(2_000), ends]
     fit_head(value, features, torch.arange(2_000).lt(1_000).float())
-    few, other = few[:128], other[:128]
+    few, other, known = few[:128], other[:128], true[:128]
     found = language.compare_objectives(
         {
-            "imitation": (imitation, nn.CrossEntropyLoss(), [(few, targets_of(few))]),
+            "imitation": (imitation, nn.CrossEntropyLoss(), [(known, targets_of(known))]),
             "binary": (value, nn.BCEWithLogitsLoss(), language.labelled(few, other, 256)),
             "ranked": (language.Pairwise(value), nn.CrossEntropyLoss(), language.pairs(few, other, 128)),
         },
@@ -223,18 +225,19 @@ def draw(found, accuracies, path):
             axes[0].semilogy(range(1, len(shares) + 1), shares, "o-", color=colours[str(name)], label=label)
     axes[0].set(xlabel="rank", ylabel="eigenvalue / trace", title="G at the same weights")
     axes[0].legend(fontsize=9)
-    markers = iter("os^")
+    looks = iter((("s", "#CC79A7"), ("D", "#E69F00"), ("^", "#56B4E9")))
     for place in np.flatnonzero(found.pair_matrix == "GaussNewton"):
         label = f"{found.first[place]} and {found.second[place]}"
-        axes[1].plot(range(1, 11), found.cosines[place], marker=next(markers), label=label)
+        marker, colour = next(looks)
+        axes[1].plot(range(1, 11), found.cosines[place], marker=marker, color=colour, label=label)
     axes[1].set(xlabel="principal angle", ylabel="cosine", title="Top eigenspaces of G", ylim=(0, 1.03))
     axes[1].legend(fontsize=9)
     for offset, (name, shares) in enumerate(accuracies.items()):
         axes[2].bar([k + 0.27 * (offset - 1) for k in range(2)], shares.values(), 0.25, color=colours[name], label=name)
     axes[2].axhline(0.5, color="#888888", linestyle="--", linewidth=1)
     axes[2].set_xticks(range(2), [f"{kind}" for kind in KINDS])
-    axes[2].set(ylabel="accuracy", title="Held-out pairs", ylim=(0, 1))
-    axes[2].legend(fontsize=9, loc="lower left")
+    axes[2].set(ylabel="accuracy", title="Held-out pairs", ylim=(0, 1.18))
+    axes[2].legend(fontsize=9, loc="upper left", ncols=3)
     figure.savefig(path, dpi=100)
 
 

@@ -52,7 +52,7 @@ def train(parameters, loss_of, steps, scale=1.0):
         loss = loss_of(step)
         loss.backward()
         optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 @torch.no_grad()
@@ -115,10 +115,12 @@ def main(folder):
             plain = torch.sigmoid(head(x))
         found = language.calibration(plain, t)
         curvature = language.label_consistency(head, loss_fn, [(x, t)])
-        bayes = language.calibration(fitted.predict(x).mean.reshape(-1), t)
+        moved = fitted.predict(x).mean.reshape(-1)
+        bayes = language.calibration(moved, t)
         temperature = language.fit_temperature(torch.logit(plain.double()), t)
-        print(f"\n{name}\n{found}\n{curvature.summary()}\nLaplace, last layer: ECE {bayes.ece:.4f}")
-        print(f"mean |p - 1/2|: {(plain - 0.5).abs().mean():.4f}; temperature {temperature}")
+        print(f"\n{name}\n{found}\n{curvature.summary()}\n{temperature}")
+        print(f"Laplace, last layer: ECE {bayes.ece:.4f}, Brier {bayes.brier:.4f}")
+        print(f"mean |p - 1/2|: {(plain - 0.5).abs().mean():.4f}, by Laplace {(moved - 0.5).abs().mean():.4f}")
         results[name] = found, curvature
     draw(results, before, after, folder / "value-head.png")
 
@@ -146,7 +148,10 @@ def draw(results, before, after, path):
         bars = [[curvature.ratio - curvature.low], [curvature.high - curvature.ratio]]
         axes[1].errorbar([name], [curvature.ratio], bars, fmt="o", color=colours[name], capsize=5, markersize=8)
         axes[1].plot([name], [found.consistency], "D", color=colours[name], fillstyle="none", markersize=8)
-    axes[0].set(xlabel="predicted share of right answers", ylabel="share of right answers", title="Calibration")
+    axes[0].set(
+        xlabel="predicted share of right answers", ylabel="share of right answers", title="Calibration of the head"
+    )
+    axes[0].set(xlim=(0, 0.65), ylim=(0, 0.65))
     axes[0].legend(fontsize=8, loc="upper left")
     axes[1].axhline(1, color="#888888", linestyle="--", linewidth=1)
     axes[1].plot([], [], "o", color="black", label="whole network")

@@ -106,23 +106,24 @@ def pairs_of(strength, seed, count=1_000, width=200):
 
 
 @pytest.mark.parametrize(
-    ("strength", "largest", "spread"), [(1.0, 1.2, 0.012), (2.0, 1.65, 0.015), (0.2, 1.0472, 0.015)]
+    ("strength", "largest", "spread"), [(1.0, 1.2, 0.031), (2.0, 1.65, 0.041), (0.2, 1.0472, 0.012)]
 )
 def test_largest_eigenvalue_of_a_preference_is_that_of_the_law(strength, largest, spread):
     predicted = spiked_outlier(strength, 0.2, 0.5)
     assert predicted.value == pytest.approx(largest, abs=5e-5)
     assert predicted.visible == (strength > 0.2**0.5)
-    found = [language.reward_law(*pairs_of(strength, seed)) for seed in range(10)]
+    found = [language.reward_law(*pairs_of(strength, seed)) for seed in range(20)]
     values = np.array([each.eigenvalues[0] for each in found])
-    # The mean of 10 draws, whose standard deviation is below 0.015, and corrections of order N^(-2/3) at the edge.
-    assert abs(values.mean() - largest) < 4 * spread / 10**0.5 + (0.01 if strength < 0.4 else 0)
+    # The standard error of 20 draws. At the edge the largest eigenvalue is below it by order N^(-2/3) of it on average.
+    assert abs(values.mean() - largest) < 4 * spread / 20**0.5 + (0 if predicted.visible else 0.02)
+    assert values.std() < 1.5 * spread
     aligned = np.mean([each.measured_alignment for each in found])
     # Below the threshold the mean of the data itself, which has noise in it, is not orthogonal to the eigenvector.
     if predicted.visible:
         assert aligned == pytest.approx(predicted.alignment, abs=0.2)
         assert all(each.visible for each in found)
     strengths = np.array([each.strength for each in found])
-    assert abs(strengths.mean() - strength) < 4 * found[0].strength_error / 10**0.5
+    assert abs(strengths.mean() - strength) < 4 * found[0].strength_error / 20**0.5
     assert strengths.std() < 2 * found[0].strength_error
 
 
@@ -140,7 +141,7 @@ def test_eigenvalues_of_the_law_are_those_of_the_hessian():
     head = nn.Linear(20, 1).double()
     nn.init.zeros_(head.weight)
     data = language.pairs(torch.tensor(good), torch.tensor(bad), batch_size=30)
-    spectrum = hesspec.spectrum(hesspec.Hessian(language.Pairwise(head), CE, data, params="weight"), steps=20)
+    spectrum = hesspec.spectrum(hesspec.Hessian(language.Pairwise(head), CE, data, params="*.weight"), steps=20)
     found = language.reward_law(good, torch.tensor(bad))
     np.testing.assert_allclose(spectrum.eigenvalues, found.eigenvalues, rtol=1e-9)
     few = language.reward_law(good[:8], bad[:8])

@@ -69,12 +69,14 @@ def test_gauss_newton_has_the_rank_of_the_pairs_and_its_closed_form(matrices):
     assert torch.linalg.matrix_rank(matrices[GaussNewton], rtol=1e-12) == 10
 
 
-def test_bias_of_the_head_is_exactly_in_the_null_space(matrices):
+def test_bias_of_the_head_is_in_the_null_space(matrices):
     names = [name for name, value in Reward().named_parameters() for _ in range(value.numel())]
     place = names.index("head.bias")
     for found in matrices.values():
-        assert (found[place] == 0).all()
-        assert (found[:, place] == 0).all()
+        # Two gradients of 1 cancel, up to a rounding of the numbers that multiply them.
+        assert found[place].abs().max() < 1e-16
+        assert found[:, place].abs().max() < 1e-16
+        assert found.abs().max() > 1e-3
 
 
 def test_binary_objective_sees_the_bias():

@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from torch.func import functional_call, hessian
+from torch.autograd.functional import hessian
+from torch.func import functional_call
 
 import hesspec
 from hesspec import language
@@ -92,7 +93,7 @@ def test_matrices_of_padded_batches_are_the_dense_ones():
         return BCE(functional_call(model, dict(zip(names, parts, strict=True)), tokens), shares)
 
     torch.testing.assert_close(
-        found, hessian(risk)(torch.cat([v.detach().reshape(-1) for v in values])), rtol=1e-10, atol=1e-12
+        found, hessian(risk, torch.cat([v.detach().reshape(-1) for v in values])), rtol=1e-10, atol=1e-12
     )
 
 
@@ -177,7 +178,7 @@ class LanguageModel(nn.Module):
             lambda: language.ValueHead(Recurrent(), 5)(torch.ones(2, 3).long()),
             "returned Tensor .* head of 5|ValueHead of 5",
         ),
-        (lambda: language.ValueHead(LanguageModel(), 4)(torch.ones(2, 3).long()), "a head of its own. .* base_model"),
+        (lambda: language.ValueHead(LanguageModel(), 4)(torch.ones(2, 3).long()), "a head of its own. .*base_model"),
         (lambda: language.ValueHead(nn.LSTM(4, 4, batch_first=True), 4)(torch.randn(2, 3, 4)), "returned tuple"),
         (lambda: made()(torch.ones(2, 3).long(), attention_mask=torch.ones(2, 4)), r"mask has shape \(2, 4\)"),
         (lambda: made()(torch.ones(2, 3).long(), labels=torch.ones(2)), "takes no labels"),

@@ -30,7 +30,8 @@ class Calibration(Record):
     rms : float
         Root of the mean square of the same differences.
     chance_ece : float
-        The ECE that is expected, in these bins, of predictions that are perfectly calibrated: ECE has this bias.
+        The ECE that is expected, in these bins, of predictions that are perfectly calibrated: ECE has this bias. An
+        upper limit for outcomes between 0 and 1, which vary less.
     brier : float
         Brier score, mean (p - c)^2. For an outcome t between 0 and 1, that of outcomes of 0 and 1 of which a share of t
         is 1: (p - t)^2 + t (1 - t).
