@@ -151,7 +151,7 @@ def draw(results, before, after, path):
     axes[0].set(
         xlabel="predicted share of right answers", ylabel="share of right answers", title="Calibration of the head"
     )
-    axes[0].set(xlim=(0, 0.65), ylim=(0, 0.65))
+    axes[0].set(xlim=(0, 0.7), ylim=(0, 0.7))
     axes[0].legend(fontsize=8, loc="upper left")
     axes[1].axhline(1, color="#888888", linestyle="--", linewidth=1)
     axes[1].plot([], [], "o", color="black", label="whole network")
