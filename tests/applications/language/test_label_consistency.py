@@ -70,6 +70,19 @@ def test_labels_of_the_model_itself_have_the_ratio_one():
     assert language.label_consistency(one, BCE, [(x, torch.sigmoid(one(x)).detach())]).ratio == pytest.approx(1)
 
 
+def test_difference_of_the_traces_of_one_logit_is_its_formula():
+    model, x = classifier(1), inputs(5)
+    shares = torch.tensor([0.1, 0.9, 0.4, 0.0, 1.0], dtype=torch.float64)
+    expected = 0.0
+    for row, t in zip(x, shares, strict=True):
+        logit = model(row)
+        gradient = torch.autograd.grad(logit, list(model.parameters()))
+        p = torch.sigmoid(logit.detach())
+        expected += float((t - p) * (1 - 2 * p) * sum(part.square().sum() for part in gradient)) / 5
+    found = language.label_consistency(model, BCE, [(x, shares[:, None])])
+    assert found.second_moment - found.gauss_newton == pytest.approx(expected, rel=1e-10)
+
+
 def test_shares_are_the_labels_that_they_count_but_one_sample():
     model, x = classifier(1), inputs(4)
     counts = torch.tensor([3, 10, 0, 7])

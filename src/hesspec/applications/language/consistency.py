@@ -69,7 +69,10 @@ def label_consistency(
 
     Notes
     -----
-    Ours. One pass over the data, with C backward passes for each sample (1 for a single logit), several samples at once
+    Ours. For a single logit r with the probability p and the label t, F and G of a sample differ by
+    (t - p) (1 - 2 p) grad r grad r^T: errors at p = 1/2 have no effect, and opposite ones of several samples cancel.
+
+    One pass over the data, with C backward passes for each sample (1 for a single logit), several samples at once
     where `torch.func.vmap` supports the model. The interval is that of a ratio of two means over independent samples,
     by linearisation of its logarithm. F as an operator is `hesspec.SecondMoment`, and F - Hess is
     `hesspec.LikelihoodResidual`.
