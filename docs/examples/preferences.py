@@ -189,7 +189,7 @@ def main(folder):
         },
         params=backbone,
         count=10,
-        steps=40,
+        steps=80,
     )
     print(found)
     law = language.reward_law(features[:1_000], features[1_000:])

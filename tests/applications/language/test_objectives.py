@@ -85,6 +85,15 @@ def test_a_comparison_is_saved_shown_and_drawn(compared, tmp_path):
         type(found).from_dataset(replace(found, low=found.cosines + 1).to_dataset())
 
 
+def test_spaces_that_are_not_known_have_no_angles():
+    backbone, given = objectives()
+    found = language.compare_objectives(given, params=backbone, matrices=["GaussNewton"], count=3, steps=3)
+    assert np.isnan(found.cosines).all()
+    assert np.isnan(found.overlaps).all()
+    assert "not known" in str(found)
+    found.plot()
+
+
 def test_objectives_that_share_no_weights_are_refused():
     backbone, given = objectives()
     with pytest.raises(ValueError, match="'imitation' and 'binary' are not the same tensors"):

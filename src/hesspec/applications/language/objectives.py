@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from torch import nn
 
 from hesspec.applications.language.objectives_record import ObjectiveComparison
 from hesspec.backend.numbers import is_whole
-from hesspec.measure.eigenspaces import PrincipalCosines, principal_cosines
+from hesspec.measure.eigenspaces import PrincipalCosines, eigenspace_errors, principal_cosines
 from hesspec.measure.spectrum import Eigenpairs, eigenpairs
 from hesspec.operators import GaussNewton, Hessian, Residual, SecondMoment
 from hesspec.operators.base import CurvatureOperator
@@ -24,6 +24,8 @@ __all__ = ["compare_objectives"]
 MATRICES: dict[str, type[CurvatureOperator]] = {
     kind.__name__: kind for kind in (GaussNewton, Hessian, Residual, SecondMoment)
 }
+# Largest sine of the angle between a computed and the true eigenspace at which angles between spaces are reported.
+KNOWN: Final = 0.1
 Objective = tuple[nn.Module, LossFunction, Iterable[Any]]
 
 
@@ -58,7 +60,8 @@ def compare_objectives(
     -------
     ObjectiveComparison
         Largest eigenvalues with bounds, traces, effective ranks and numbers of outliers, and for each pair of
-        objectives the principal angles between the spaces of the largest eigenvalues.
+        objectives the principal angles between the spaces of the largest eigenvalues. The dimension of these spaces is
+        the largest one, up to `count`, at which both are known to an angle with a sine of 0.1: more steps give more.
 
     Raises
     ------
@@ -125,10 +128,13 @@ def _check_shared(objectives: Mapping[str, Objective], params: ParameterSpec) ->
 
 
 def _cosines(first: Eigenpairs, second: Eigenpairs) -> PrincipalCosines:
-    count = min(first.values.size, second.values.size)
-    if not count:
+    """Return the angles between the largest spaces that are known; none if no space of both is."""
+    most = min(first.values.size, second.values.size)
+    errors = np.maximum(*(eigenspace_errors(pairs, most) for pairs in (first, second)))
+    known = np.flatnonzero(errors <= KNOWN)
+    if not known.size:
         return PrincipalCosines(np.empty(0), np.empty(0), np.empty(0), (1.0, 1.0))
-    return principal_cosines(first, second, count)
+    return principal_cosines(first, second, int(known[-1]) + 1)
 
 
 def _padded(rows: list[Array], count: int) -> Array:

@@ -43,7 +43,7 @@ class ObjectiveComparison(Record):
         Names of the objectives of each pair, and of the matrix.
     cosines, low, high : array (s, k)
         Cosines of the principal angles between the eigenspaces of the largest eigenvalues, in decreasing order, with
-        bounds; NaN beyond the number of eigenvectors that both have.
+        bounds; NaN beyond the dimension of the spaces, all NaN if none is known.
     dimension : int
         Number of parameters, p, that all objectives share.
     """
@@ -92,10 +92,10 @@ class ObjectiveComparison(Record):
 
     @property
     def overlaps(self) -> Array:
-        """Mean squared cosine of each pair (s,): 1 for equal eigenspaces, k/p on average for random ones."""
+        """Mean squared cosine of each pair (s,): 1 for equal spaces, k/p on average for random ones; NaN if unknown."""
         known = np.isfinite(self.cosines)
-        total = np.where(known, self.cosines, 0.0) ** 2
-        return np.asarray(total.sum(axis=1) / np.maximum(known.sum(axis=1), 1))
+        total = (np.where(known, self.cosines, 0.0) ** 2).sum(axis=1)
+        return np.divide(total, known.sum(axis=1), out=np.full(total.size, np.nan), where=known.any(axis=1))
 
     def summary(self) -> dict[str, str]:
         """Names and values as text."""
@@ -115,18 +115,13 @@ class ObjectiveComparison(Record):
             rank, count = f"{self.effective_ranks[place]:.3g}", str(self.outliers[place])
             rows.append((str(name), symbol_of(str(self.matrix[place])), largest, trace, rank, count))
         headings = ("objective", "matrix", "largest eigenvalue", "trace (standard error)", "effective rank", "outliers")
-        pairs = [
-            (
-                f"{first} and {second}",
-                symbol_of(str(matrix)),
-                str(int(np.isfinite(cosines).sum())),
-                f"{overlap:.3f}",
-                f"{cosines[0]:.3f}" if np.isfinite(cosines[0]) else "",
-            )
-            for first, second, matrix, cosines, overlap in zip(
-                self.first, self.second, self.pair_matrix, self.cosines, self.overlaps, strict=True
-            )
-        ]
+        pairs = []
+        for place, matrix in enumerate(self.pair_matrix):
+            count, shown = int(np.isfinite(self.cosines[place]).sum()), ("not known", "")
+            if count:
+                low, high = self.low[place, 0], self.high[place, 0]
+                shown = f"{self.overlaps[place]:.3f}", f"{self.cosines[place, 0]:.3f} [{low:.3f}, {high:.3f}]"
+            pairs.append((f"{self.first[place]} and {self.second[place]}", symbol_of(str(matrix)), str(count), *shown))
         of_pairs = ("objectives", "matrix", "dimensions", "mean squared cosine", "largest cosine")
         return [
             TextTable("Spectra", headings, rows),

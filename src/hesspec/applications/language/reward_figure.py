@@ -48,5 +48,5 @@ def plot_reward_law(found: RewardLaw, ax: Axes | None = None) -> Figure:
         if ax is None:
             axes.set(xlabel="eigenvalue", ylabel="share of eigenvalues per unit")
             axes.set_title(f"Signal {found.strength:.2g}, threshold {found.threshold:.2g}")
-            axes.legend()
+            axes.legend(loc="upper center")
         return cast("Figure", axes.get_figure(root=True))
