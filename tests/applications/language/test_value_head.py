@@ -79,12 +79,13 @@ def test_features_of_rows_and_models_of_transformers_are_read():
     torch.testing.assert_close(model(tokens, attention_mask=tokens != 0), model(tokens))
 
 
-def test_matrices_of_padded_batches_are_the_dense_ones():
+@pytest.mark.parametrize("mode", ["traced", "double backward"])
+def test_matrices_of_padded_batches_are_the_dense_ones(mode):
     model = made(padding=0)
     tokens = torch.tensor([[3, 5, 7, 0], [4, 0, 0, 0], [8, 1, 2, 6], [2, 2, 0, 0]])
     shares = torch.tensor([0.3, 1.0, 0.0, 0.6], dtype=torch.float64)
     data = [(tokens[:2], shares[:2]), (tokens[2:], shares[2:])]
-    found = dense(hesspec.Hessian(model, BCE, data))
+    found = dense(hesspec.Hessian(model, BCE, data, mode=mode))
     names, values = zip(*model.named_parameters(), strict=True)
     sizes, shapes = [v.numel() for v in values], [v.shape for v in values]
 
