@@ -69,8 +69,8 @@ def calibration(
     --------
     >>> import hesspec
     >>> found = hesspec.language.calibration([0.9, 0.9, 0.1, 0.1], [1, 1, 0, 1], bins=2)
-    >>> round(found.ece, 3), found.auroc, round(found.brier, 3)
-    (0.25, 0.833..., 0.21)
+    >>> round(found.ece, 3), round(found.auroc, 3), round(found.brier, 3)
+    (0.25, 0.833, 0.21)
     """
     given, happened = _numbers("probabilities", probabilities), _numbers("outcomes", outcomes)
     if given.ndim == 2 and given.shape[1] > 1:
