@@ -162,10 +162,12 @@ def test_losses_that_are_no_likelihood_of_one_label_are_refused(loss_fn, targets
         language.label_consistency(classifier(), loss_fn, [(inputs(), targets)])
 
 
-def test_batch_statistics_and_zero_gradients_are_refused():
+def test_coupled_samples_single_ones_and_zero_gradients_are_refused():
     model = nn.Sequential(nn.Linear(3, 2), nn.Softmax(0)).double()
     with pytest.raises(ValueError, match="couple samples"):
         language.label_consistency(model, CE, [(inputs(), torch.arange(9) % 2)])
+    with pytest.raises(ValueError, match="one labelled sample"):
+        language.label_consistency(classifier(), CE, [(inputs(1), torch.tensor([0]))])
     still = nn.Linear(3, 2, bias=False).double()
     with pytest.raises(ValueError, match="gradients of all samples are zero"):
         language.label_consistency(still, CE, [(torch.zeros(4, 3).double(), torch.arange(4) % 2)])

@@ -63,7 +63,7 @@ def label_consistency(
     ------
     ValueError
         If the loss is another one, has weights of classes or label smoothing, couples samples, or has several labels
-        for each sample; if all gradients are zero.
+        for each sample; if there are fewer than two samples, or all gradients are zero.
     NonFiniteError
         If an output or a gradient is NaN or infinite.
 
@@ -95,6 +95,8 @@ def label_consistency(
     moment, newton = (np.concatenate([found[side] for found in made]) for side in (0, 1))
     if not (np.isfinite(moment).all() and np.isfinite(newton).all()):
         raise NonFiniteError("An output or a gradient of a sample is NaN or infinite.")
+    if len(moment) < 2:
+        raise InputError("There is one labelled sample; the interval of label_consistency needs at least 2.")
     if not newton.any():
         raise InputError("The gradients of all samples are zero, so that tr F / tr G is not defined.")
     # The matrices of a sum over samples are sums as well.
@@ -123,7 +125,7 @@ def _ratios(moment: Array, newton: Array) -> tuple[Array, Array, Array]:
     count, totals = len(moment), newton.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = moment.sum(axis=0) / totals
-        rest = ((moment - ratio * newton) ** 2).sum(axis=0) * count / max(count - 1, 1)
+        rest = ((moment - ratio * newton) ** 2).sum(axis=0) * count / (count - 1)
         # The logarithm of a ratio is closer to normal than the ratio, which is positive.
         reach = np.exp(TWO_SIDED_95 * np.sqrt(rest) / moment.sum(axis=0))
         return ratio, ratio / reach, ratio * reach

@@ -83,6 +83,8 @@ def compare_objectives(
         raise ValueError("objectives must be a mapping of names to (model, loss_fn, data), with at least one of them.")
     if not is_whole(count, 1):
         raise ValueError(f"count is {count!r}; it must be a positive integer.")
+    if params is not None and not isinstance(params, str | nn.Module | nn.Parameter):
+        params = list(params)  # read once for each objective
     _check_shared(objectives, params)
     measured: dict[tuple[str, str], Eigenpairs] = {}
     for name, (model, loss_fn, data) in objectives.items():
@@ -116,11 +118,10 @@ def compare_objectives(
 
 def _check_shared(objectives: Mapping[str, Objective], params: ParameterSpec) -> None:
     """Reject objectives with respect to other tensors, or to the same ones in another order."""
-    given = params if params is None or isinstance(params, str | nn.Module | nn.Parameter) else list(params)
     first, *others = objectives
-    wanted = [id(value) for value in select_parameters(objectives[first][0], given).values()]
+    wanted = [id(value) for value in select_parameters(objectives[first][0], params).values()]
     for name in others:
-        if [id(value) for value in select_parameters(objectives[name][0], given).values()] != wanted:
+        if [id(value) for value in select_parameters(objectives[name][0], params).values()] != wanted:
             raise ValueError(
                 f"The parameters of {first!r} and {name!r} are not the same tensors in the same order, so that their "
                 "eigenvectors cannot be compared; let both models contain one backbone, and pass it as params=."
@@ -130,11 +131,13 @@ def _check_shared(objectives: Mapping[str, Objective], params: ParameterSpec) ->
 def _cosines(first: Eigenpairs, second: Eigenpairs) -> PrincipalCosines:
     """Return the angles between the largest spaces that are known; none if no space of both is."""
     most = min(first.values.size, second.values.size)
-    errors = np.maximum(*(eigenspace_errors(pairs, most) for pairs in (first, second)))
-    known = np.flatnonzero(errors <= KNOWN)
-    if not known.size:
+    known = 0
+    if most:
+        errors = np.maximum(eigenspace_errors(first, most), eigenspace_errors(second, most))
+        known = int(np.flatnonzero(errors <= KNOWN).max(initial=-1)) + 1
+    if not known:
         return PrincipalCosines(np.empty(0), np.empty(0), np.empty(0), (1.0, 1.0))
-    return principal_cosines(first, second, int(known[-1]) + 1)
+    return principal_cosines(first, second, known)
 
 
 def _padded(rows: list[Array], count: int) -> Array:
