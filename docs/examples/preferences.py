@@ -132,6 +132,24 @@ def fit_head(value, features, labels):
     optimizer.step(closure)
 
 
+def common_shift(value, backbone, data):
+    """Squared cosines between the gradient of the mean reward and the largest eigenvectors of G, binary and ranked."""
+    tokens = torch.cat(data)
+    gradient = torch.autograd.grad(value(tokens).mean(), list(backbone.parameters()))
+    direction = torch.cat([part.reshape(-1) for part in gradient])
+    direction = direction / direction.norm()
+    size = len(data[0])
+    problems = {
+        "binary": (value, nn.BCEWithLogitsLoss(), language.labelled(*data, 2 * size)),
+        "ranked": (language.Pairwise(value), nn.CrossEntropyLoss(), language.pairs(*data, size)),
+    }
+    for name, problem in problems.items():
+        top = hesspec.eigenpairs(hesspec.GaussNewton(*problem, params=backbone), count=1, steps=24).vectors[:, 0]
+        print(
+            f"{name}: squared cosine of the largest eigenvector and the mean gradient {float(top @ direction) ** 2:.3f}"
+        )
+
+
 def main(folder):
     """Pre-train, tune three objectives, report accuracies, and compare curvature at the same weights."""
     torch.manual_seed(0)
@@ -192,6 +210,7 @@ def main(folder):
         steps=80,
     )
     print(found)
+    common_shift(value, backbone, (few, other))
     law = language.reward_law(features[:1_000], features[1_000:])
     print(law)
     found.save(folder / "objectives.nc")
