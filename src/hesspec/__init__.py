@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hesspec.applications import laplace, noise, optim, stability
+    from hesspec.applications import language, laplace, noise, optim, stability
     from hesspec.applications.class_structure.attribution import (
         Attribution,
         attribute_outliers,
@@ -96,6 +96,7 @@ __all__ = [
     "fit_power_law",
     "fit_tail",
     "keep_freed_memory",
+    "language",
     "laplace",
     "load",
     "noise",
@@ -158,7 +159,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Subpackages that can be used without an import of their own, as in `hesspec.study.open`.
 _PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
 # Applications of the spectrum, which are reached as `hesspec.NAME`.
-_APPLICATIONS = ("laplace", "noise", "optim", "stability")
+_APPLICATIONS = ("language", "laplace", "noise", "optim", "stability")
 
 if not TYPE_CHECKING:  # type checkers would take any name for one of this module
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,7 +13,51 @@ from hesspec.measure.spectrum import Eigenpairs
 from hesspec.spectra.record import Array
 from hesspec.spectra.sampling import node_bounds
 
-__all__ = ["eigenspace_errors"]
+__all__ = ["PrincipalCosines", "eigenspace_errors", "principal_cosines"]
+
+
+class PrincipalCosines(NamedTuple):
+    """Cosines of the principal angles between two eigenspaces.
+
+    Attributes
+    ----------
+    values : array (k,)
+        In decreasing order.
+    low, high : array (k,)
+        Bounds.
+    errors : tuple of float
+        Bounds on the sine of the largest angle between each computed and its true space.
+    """
+
+    values: Array
+    low: Array
+    high: Array
+    errors: tuple[float, float]
+
+
+def principal_cosines(first: Eigenpairs, second: Eigenpairs, count: int) -> PrincipalCosines:
+    """Compute the cosines of the principal angles between two eigenspaces of the same dimension, with bounds.
+
+    Parameters
+    ----------
+    first, second : Eigenpairs
+        At least `count` eigenpairs each, of matrices of the same size.
+    count : int
+        Dimension k of both spaces, those of the eigenvectors of largest absolute eigenvalue.
+
+    Notes
+    -----
+    The cosines are the singular values of P^T Q, with orthonormal bases P and Q (Björck and Golub 1973). Every angle is
+    known within the sum of the angles of `eigenspace_errors`.
+    """
+    chosen = [pairs.vectors[:, :count].to(first.vectors.device, torch.float64) for pairs in (first, second)]
+    bases = [torch.linalg.qr(vectors)[0] for vectors in chosen]
+    cosines = torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1).cpu().numpy()
+    one, other = (float(eigenspace_errors(pairs, count)[-1]) for pairs in (first, second))
+    reach, angles = math.asin(one) + math.asin(other), np.arccos(cosines)
+    low = np.where(angles + reach < math.pi / 2, np.cos(angles + reach).clip(0, cosines), 0.0)
+    high = np.cos(np.maximum(angles - reach, 0)).clip(cosines, 1)
+    return PrincipalCosines(cosines, low, high, (one, other))
 
 
 def eigenspace_errors(pairs: Eigenpairs, count: int) -> Array:

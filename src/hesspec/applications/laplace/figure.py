@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hesspec.applications.laplace.record import Evidence
+from hesspec.measure.calibration import binned
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
 from hesspec.spectra.record import Array
@@ -114,14 +115,9 @@ def calibration(probabilities: Data, targets: Data, bins: int = 10) -> tuple[Arr
         Expected calibration error: mean |accuracy - confidence|, weighted by the counts (Guo et al. 2017).
     """
     given, classes = np.asarray(probabilities, dtype=float), np.asarray(targets)
-    confident, right = given.max(axis=1), given.argmax(axis=1) == classes
-    place = np.minimum((confident * bins).astype(int), bins - 1)
-    counts = np.bincount(place, minlength=bins).astype(float)
-    seen = counts > 0
-    confidence = np.bincount(place, confident, minlength=bins)[seen] / counts[seen]
-    accuracy = np.bincount(place, right, minlength=bins)[seen] / counts[seen]
-    error = float(np.abs(accuracy - confidence) @ counts[seen] / counts.sum())
-    return confidence, accuracy, counts[seen], error
+    right = (given.argmax(axis=1) == classes).astype(float)
+    found = binned(given.max(axis=1), right, bins, equal_counts=False)
+    return found.predicted, found.observed, found.counts.astype(float), found.error
 
 
 def plot_calibration(predictions: Mapping[str, Data], targets: Data, *, bins: int = 10) -> Figure:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-import torch
-
 from hesspec.applications.noise.angles_record import PrincipalAngles
 from hesspec.backend.numbers import is_whole
 from hesspec.matrices import symbol_of
-from hesspec.measure.eigenspaces import eigenspace_errors
+from hesspec.measure.eigenspaces import principal_cosines
 from hesspec.measure.spectrum import Eigenpairs
 
 __all__ = ["principal_angles"]
@@ -74,18 +69,14 @@ def principal_angles(first: Eigenpairs, second: Eigenpairs, count: int | None = 
             f"count is {count}, but only {first.values.size} and {second.values.size} eigenvectors are known: use more "
             "steps in hesspec.eigenpairs, so that more eigenvalues are resolved, or a smaller count."
         )
-    chosen = [pairs.vectors[:, :count].to(first.vectors.device, torch.float64) for pairs in (first, second)]
-    bases = [torch.linalg.qr(vectors)[0] for vectors in chosen]
-    cosines = torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1).cpu().numpy()
-    errors = [float(eigenspace_errors(pairs, count)[-1]) for pairs in (first, second)]
+    found = principal_cosines(first, second, count)
     names = [symbol_of(str(pairs.spectrum.attributes.get("matrix", "operator"))) for pairs in (first, second)]
-    reach, angles = sum(map(math.asin, errors)), np.arccos(cosines)
     return PrincipalAngles(
-        cosines=cosines,
-        low=np.where(angles + reach < math.pi / 2, np.cos(angles + reach).clip(0, cosines), 0.0),
-        high=np.cos(np.maximum(angles - reach, 0)).clip(cosines, 1),
-        first_error=errors[0],
-        second_error=errors[1],
+        cosines=found.values,
+        low=found.low,
+        high=found.high,
+        first_error=found.errors[0],
+        second_error=found.errors[1],
         dimension=p,
         first=names[0],
         second=names[1],
