@@ -27,6 +27,7 @@ from hesspec.study.datasets import DATASETS, SPLITS
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 from hesspec.study.networks import NETWORKS
 from hesspec.study.optimizers import FAST_GAUSS_NEWTON, MONITORED, OPTIMIZERS, SGD, check_options
+from hesspec.study.text_files import is_text
 from hesspec.study.training import TrainingSettings
 
 __all__ = [
@@ -76,7 +77,9 @@ class DataConfig(_Model):
     folder : Path or None
         Folder of its files; a relative path is relative to the folder where the study is started.
     size : int or None
-        Height and width to pad images to, in pixels.
+        Height and width to pad images to, in pixels; of text, tokens in a sequence.
+    tokenizer : Path or None
+        Folder of a tokenizer of transformers, for text; None for bytes.
     epochs : int or None
         Number of training epochs, instead of the study's.
     samples_per_class : list of int or None
@@ -86,6 +89,7 @@ class DataConfig(_Model):
     name: str
     folder: Path | None = None
     size: int | None = Field(None, ge=1)
+    tokenizer: Path | None = None
     epochs: int | None = Field(None, ge=1, le=MOST_EPOCHS)
     samples_per_class: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
 
@@ -95,6 +99,12 @@ class DataConfig(_Model):
         if ":" not in name and name not in DATASETS:
             raise ValueError(unknown("data set", name, DATASETS))
         return name
+
+    @model_validator(mode="after")
+    def _tokens_of_text(self) -> Self:
+        if self.tokenizer is not None and not is_text(self.name):
+            raise ValueError(f"tokenizer belongs to text, but {self.name!r} is another kind of data set")
+        return self
 
 
 class LogGrid(_Model):

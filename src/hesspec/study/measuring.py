@@ -106,7 +106,8 @@ def measure(
         As in `hesspec.spectrum`.
     attributes : mapping, optional
         Attributes to store with the spectra, such as network, checkpoint and epoch. Data set, split, number of classes
-        and, if all classes have the same, samples per class are added automatically.
+        and, if all classes have the same, samples per class are added automatically; of sequences their number,
+        positions and vocabulary.
     folder : path, optional
         Folder in which each spectrum is saved as soon as it is complete, with a name from `spectrum_file` by matrix,
         split and the attribute `checkpoint`. It is created if it is missing.
@@ -359,14 +360,17 @@ def check_outputs(network: nn.Module, dataset: Dataset) -> None:
     with torch.no_grad():
         outputs = network(inputs)
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if shape != (1, dataset.classes):
+    if isinstance(shape, str) or not dataset.has_outputs(shape, 1):
         raise ValueError(
             f"The network's output for one sample of {dataset.name!r} has shape {shape}, but it must be "
-            f"{(1, dataset.classes)}: one number for each class."
+            f"{dataset.outputs_text(1)}."
         )
 
 
 def _of_dataset(dataset: Dataset) -> dict[str, Attribute]:
+    if dataset.is_sequences:
+        of_text = {"sequences": len(dataset), "positions": dataset.size, "vocabulary": dataset.classes}
+        return {"dataset": dataset.name, "split": dataset.split, **of_text}
     counts = torch.bincount(dataset.targets, minlength=dataset.classes)
     balanced = {"samples_per_class": int(counts[0])} if bool((counts == counts[0]).all()) else {}
     return {"dataset": dataset.name, "split": dataset.split, "classes": dataset.classes, **balanced}

@@ -26,6 +26,7 @@ from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.monitoring import TrainingMonitor, TrainingShares, monitors_of
 from hesspec.study.networks import build_network
 from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, code_of, lock, tasks_of, write_study
+from hesspec.study.text_files import is_text
 from hesspec.study.training import EpochRecord, TrainingState, train
 
 __all__ = ["run_study", "run_task", "work_of"]
@@ -130,9 +131,10 @@ def lost_of(tasks: Iterable[Task], failures: Mapping[str, Exception]) -> dict[st
 def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
     """Work of a task, or of some of its measurements only, in forward passes of a sample."""
     run = task.runs[0]
-    # Almost all named data sets have ten classes; work is relative, for progress bars.
-    train_size = run.samples_per_class * 10
-    test_size = (run.test_samples_per_class or 1000) * 10
+    # Almost all named data sets of images have ten classes; work is relative, for progress bars.
+    groups = 1 if is_text(run.data.name) else 10
+    train_size = run.samples_per_class * groups
+    test_size = (run.test_samples_per_class or 1000) * groups
     steps = AUTO_STEPS if task.measure.steps == "auto" else task.measure.steps
     size = {"train": train_size, "test": test_size}
     measuring = sum(

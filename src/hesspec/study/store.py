@@ -29,6 +29,7 @@ from hesspec.study.imports import code_digest
 from hesspec.study.optimizers import SGD
 from hesspec.study.records import read_history, read_json, write_json
 from hesspec.study.study_file import parse_study, study_text
+from hesspec.study.text_files import is_text, text_digest
 from hesspec.study.training import EpochRecord, MonitorSettings, ShareSettings, TrainingSettings
 
 __all__ = [
@@ -100,7 +101,7 @@ class TrainingRun:
     settings : TrainingSettings
         Training settings; the seed also determines the initialisation and the choice of samples.
     code : str
-        Digest of the user's own code for the network or the data set; empty if they are hesspec's.
+        Digest of the user's own code or text for the network or the data set; empty if they are hesspec's.
     """
 
     folder: Path
@@ -117,6 +118,7 @@ class TrainingRun:
         return {
             "dataset": self.data.name,
             "size": self.data.size,
+            **({"tokenizer": True} if self.data.tokenizer is not None else {}),
             "network": self.network,
             "samples_per_class": self.samples_per_class,
             "test_samples_per_class": self.test_samples_per_class,
@@ -135,6 +137,7 @@ class TrainingRun:
             size=self.data.size,
             # One test set for all repetitions.
             seed=self.settings.seed if train else 0,
+            tokenizer=self.data.tokenizer,
         )
 
     @property
@@ -341,9 +344,14 @@ def _is_result(file: Path, _state: tuple[int, ...]) -> bool:
 
 
 def code_of(config: StudyConfig) -> dict[str, str]:
-    """Digests of the user's own code by the names of its networks and data sets; see `code_digest`."""
-    names = [*config.networks, *(data.name for data in config.datasets)]
-    return {name: digest for name in names if ":" in name and (digest := code_digest(name))}
+    """Digests of the user's own code and texts, by the names of networks and data sets.
+
+    See `code_digest` and `text_digest`. A text or a module that is missing has none; the checks of a study report it.
+    """
+    own = [name for name in [*config.networks, *(data.name for data in config.datasets)] if ":" in name]
+    digests = {name: code_digest(name) for name in own if not is_text(name)}
+    digests |= {data.name: text_digest(data.name, data.tokenizer) for data in config.datasets if is_text(data.name)}
+    return {name: digest for name, digest in digests.items() if digest}
 
 
 def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None = None) -> list[Task]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hesspec.backend.suggest import unknown
 from hesspec.errors import NonFiniteError
-from hesspec.study.datasets import Dataset
+from hesspec.study.datasets import IGNORED, Dataset
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 from hesspec.study.optimizers import OPTIMIZERS, SGD, Stepper, make_stepper
 
@@ -247,7 +247,7 @@ def evaluate(
     Parameters
     ----------
     network
-        Classifier; it is left in evaluation mode.
+        Classifier, or language model (see `hesspec.study.build_network`); it is left in evaluation mode.
     dataset
         Samples; each batch is moved to the network's device.
     batch_size
@@ -258,9 +258,9 @@ def evaluate(
     Returns
     -------
     loss : float
-        Mean over the samples; of cross-entropy, in nats.
+        Mean over the samples, or over the positions of sequences that have a target; of cross-entropy, in nats.
     error : float
-        Fraction of samples whose class is not the most probable one.
+        Fraction of them whose class is not the most probable one.
 
     Raises
     ------
@@ -275,15 +275,17 @@ def evaluate(
         for inputs, targets in dataset.batches(batch_size):
             labels = targets.to(device)
             outputs: Tensor = network(inputs.to(device))
-            if outputs.shape != (len(inputs), dataset.classes):
+            if not dataset.has_outputs(outputs.shape, len(inputs)):
                 raise ValueError(
                     f"The network's outputs for {len(inputs)} samples of {dataset.name!r} have "
-                    f"shape {tuple(outputs.shape)}, but they must have shape "
-                    f"{(len(inputs), dataset.classes)}: one number for each class."
+                    f"shape {tuple(outputs.shape)}, but they must have shape {dataset.outputs_text(len(inputs))}."
                 )
-            total += LOSSES[loss](outputs, labels).item() * len(inputs)
-            wrong += int((outputs.argmax(dim=1) != labels).sum())
-    return total / len(dataset), wrong / len(dataset)
+            counted = labels != IGNORED
+            terms = int(counted.sum())
+            if terms > 0:
+                total += LOSSES[loss](outputs, labels).item() * terms
+            wrong += int(((outputs.argmax(dim=1) != labels) & counted).sum())
+    return total / dataset.terms, wrong / dataset.terms
 
 
 def train(
