@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         class_structure,
         project_out,
     )
+    from hesspec.applications.class_structure.frequent import frequent_classes
     from hesspec.applications.class_structure.means import ClassMeans
     from hesspec.applications.class_structure.record import ClassStructure
     from hesspec.applications.comparison.compare import compare
@@ -95,6 +96,7 @@ __all__ = [
     "eigenvector_overlaps",
     "fit_power_law",
     "fit_tail",
+    "frequent_classes",
     "keep_freed_memory",
     "laplace",
     "load",
@@ -147,6 +149,7 @@ _MODULES = {
     "spectra.sampling": ("Estimate",),
     "spectra.spectrum": ("Spectrum",),
     "applications.class_structure.attribution": ("Attribution", "attribute_outliers", "class_structure", "project_out"),
+    "applications.class_structure.frequent": ("frequent_classes",),
     "applications.class_structure.means": ("ClassMeans",),
     "applications.class_structure.record": ("ClassStructure",),
     "applications.comparison.compare": ("compare",),

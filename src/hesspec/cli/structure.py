@@ -24,6 +24,7 @@ def command(
     samples_per_class: options.SamplesPerClass = None,
     data_folder: options.DataFolder = None,
     size: options.Size = None,
+    tokenizer: options.Tokenizer = None,
     matrix: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,7 +65,9 @@ def command(
     from hesspec.study.measuring import measure_structure
 
     names = options.matrices_of(matrix)
-    problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
+    problem = Problem(
+        network, data, weights, split, samples_per_class, data_folder, size, tokenizer, params, seed, device, dtype
+    )
     prefix = problem.prefix(out, ["ClassStructure", *names])
     file = problem.file(out, "ClassStructure", prefix)
     given = {
@@ -75,6 +78,7 @@ def command(
         "--split": split,
         "--samples-per-class": str(samples_per_class),
         "--size": str(size),
+        **({} if tokenizer is None else {"--tokenizer": str(tokenizer)}),
         "--matrix": " ".join(names),
         "--params": " ".join(params or ["all"]),
         "--cross": "yes" if cross else "no",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,8 +28,8 @@ from hesspec.study.datasets import DATASETS, SPLITS
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 from hesspec.study.networks import NETWORKS
 from hesspec.study.optimizers import FAST_GAUSS_NEWTON, MONITORED, OPTIMIZERS, SGD, check_options
+from hesspec.study.settings import TrainingSettings
 from hesspec.study.text_files import is_text
-from hesspec.study.training import TrainingSettings
 
 __all__ = [
     "END",
@@ -83,7 +84,7 @@ class DataConfig(_Model):
     epochs : int or None
         Number of training epochs, instead of the study's.
     samples_per_class : list of int or None
-        Sample sizes, instead of the study's.
+        Sample sizes, instead of the study's; `sequences` is another name of it, for text.
     """
 
     name: str
@@ -91,7 +92,9 @@ class DataConfig(_Model):
     size: int | None = Field(None, ge=1)
     tokenizer: Path | None = None
     epochs: int | None = Field(None, ge=1, le=MOST_EPOCHS)
-    samples_per_class: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
+    samples_per_class: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, min_length=1, validation_alias=AliasChoices("samples_per_class", "sequences")
+    )
 
     @field_validator("name")
     @classmethod
@@ -225,6 +228,10 @@ class TrainingConfig(_Model):
         Fractions of the epochs at which the learning rate is divided by `drop_factor`, ascending, in (0, 1).
     drop_factor : float
         Divisor of the learning rate at each drop.
+    schedule : "steps" or "cosine"
+        See `TrainingSettings`.
+    warmup : float
+        Fraction of all steps in which the learning rate rises.
     loss : str
         Name in `hesspec.study.losses.LOSSES`, of what is minimised and measured.
     """
@@ -237,6 +244,8 @@ class TrainingConfig(_Model):
     loss: str = CROSS_ENTROPY
     drops: list[Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)]] = [1 / 3, 2 / 3]
     drop_factor: float = Field(10.0, gt=1)
+    schedule: Literal["steps", "cosine"] = "steps"
+    warmup: Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)] = 0.0
 
     @field_validator("drops")
     @classmethod
@@ -317,6 +326,8 @@ class MeasureConfig(_Model):
         See `hesspec.spectrum`.
     batch_size : int
         Number of samples in a pass, which affects the result only by rounding.
+    samples : int or None
+        Number of samples to measure with, the first ones of each split; None for all.
     params : list of str or None
         Names or patterns of parameters, as in `hesspec.Hessian`.
     memory : str or None
@@ -332,6 +343,7 @@ class MeasureConfig(_Model):
     probes: int = Field(1, ge=1)
     seed: int = Field(0, ge=0, lt=2**64)
     batch_size: int = Field(256, ge=1)
+    samples: int | None = Field(None, ge=1)
     params: list[str] | None = None
     memory: str | None = None
     structure: bool = False
@@ -361,9 +373,10 @@ class StudyConfig(_Model):
     networks : list of str
         Networks, named as in `build_network`.
     samples_per_class : list of int
-        Sizes of the training sets; smaller sets are subsets of larger ones.
+        Sizes of the training sets; smaller sets are subsets of larger ones. For text, which has no classes, the number
+        of sequences; `sequences` is another name of it.
     test_samples_per_class : int or None
-        Size of the test set, for its error and for measurement; None for all samples.
+        Size of the test set, for its error and for measurement; None for all samples. Another name is `test_sequences`.
     seeds : list of int
         Seeds of initialisation, choice and order of the samples; everything is repeated for each.
     training : TrainingConfig
@@ -380,8 +393,12 @@ class StudyConfig(_Model):
 
     datasets: list[DataConfig] = Field(min_length=1)
     networks: list[str] = Field(min_length=1)
-    samples_per_class: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    test_samples_per_class: int | None = Field(None, ge=1)
+    samples_per_class: list[Annotated[int, Field(ge=1)]] = Field(
+        min_length=1, validation_alias=AliasChoices("samples_per_class", "sequences")
+    )
+    test_samples_per_class: int | None = Field(
+        None, ge=1, validation_alias=AliasChoices("test_samples_per_class", "test_sequences")
+    )
     seeds: list[Annotated[int, Field(ge=0, lt=2**64)]] = Field([0], min_length=1)
     training: TrainingConfig
     measure: MeasureConfig

@@ -118,6 +118,10 @@ class Dataset:
         """Height and width of the images in pixels, or tokens in a sequence: the last dimension of the inputs."""
         return self.inputs.shape[-1]
 
+    def first(self, count: int | None) -> "Dataset":
+        """Return the first samples, `count` of them or all there are; all if it is None."""
+        return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
+
     def has_outputs(self, shape: Sequence[int], samples: int) -> bool:
         """Whether outputs of a network for `samples` samples have a number for each class (and position).
 

@@ -20,13 +20,14 @@ from hesspec.operators.named import operator_class
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
+from hesspec.study.digests import code_of
 from hesspec.study.failures import is_task_error, let_go
 from hesspec.study.losses import LOSSES
 from hesspec.study.measuring import plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.optimizers import SGD
 from hesspec.study.running import AUTO_STEPS
-from hesspec.study.store import STRUCTURE, Task, TrainingRun, code_of, tasks_of
+from hesspec.study.store import STRUCTURE, Task, TrainingRun, tasks_of
 from hesspec.study.training import evaluate
 
 __all__ = ["TaskForecast", "forecast_study"]
@@ -221,7 +222,8 @@ def _without_costs(task: Task, fault: Exception | None) -> TaskForecast:
 
 def _forecast(task: Task, costs: _Costs) -> TaskForecast:
     left = _left(task)
-    size = {"train": task.runs[0].samples_per_class * costs.groups, "test": costs.test_samples}
+    every = {"train": task.runs[0].samples_per_class * costs.groups, "test": costs.test_samples}
+    size = {split: min(count, task.measure.samples or count) for split, count in every.items()}
     return TaskForecast(
         task=task,
         epochs=sum(epochs for _, epochs in left),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -358,13 +358,26 @@ def check_outputs(network: nn.Module, dataset: Dataset) -> None:
     if inputs.is_floating_point():
         inputs = inputs.to(parameter.dtype)
     with torch.no_grad():
-        outputs = network(inputs)
+        outputs = _outputs(network, inputs, dataset)
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if isinstance(shape, str) or not dataset.has_outputs(shape, 1):
         raise ValueError(
             f"The network's output for one sample of {dataset.name!r} has shape {shape}, but it must be "
             f"{dataset.outputs_text(1)}."
         )
+
+
+def _outputs(network: nn.Module, inputs: Tensor, dataset: Dataset) -> Any:
+    if not dataset.is_sequences:
+        return network(inputs)
+    try:
+        return network(inputs)
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"The network cannot take a sequence of {dataset.name!r}, an input of {inputs.dtype} of shape "
+            f"{tuple(inputs.shape)}: {str(error).strip().splitlines()[0].rstrip('.')}. Networks for text are gpt_tiny, "
+            "gpt_small and those of transformers."
+        ) from error
 
 
 def _of_dataset(dataset: Dataset) -> dict[str, Attribute]:

@@ -25,12 +25,11 @@ from hesspec.study.checkpoints import has_training_state, is_whole
 from hesspec.study.config import END, DataConfig, MeasureConfig, OptimizerConfig, StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
 from hesspec.study.folders import RUNS, STUDY_FILE, check_there, hold, remove_left, without_links
-from hesspec.study.imports import code_digest
 from hesspec.study.optimizers import SGD
 from hesspec.study.records import read_history, read_json, write_json
+from hesspec.study.settings import MonitorSettings, ShareSettings, TrainingSettings
 from hesspec.study.study_file import parse_study, study_text
-from hesspec.study.text_files import is_text, text_digest
-from hesspec.study.training import EpochRecord, MonitorSettings, ShareSettings, TrainingSettings
+from hesspec.study.training import EpochRecord
 
 __all__ = [
     "RUNS",
@@ -38,7 +37,6 @@ __all__ = [
     "Measurement",
     "Task",
     "TrainingRun",
-    "code_of",
     "is_whole_result",
     "lock",
     "note_memory",
@@ -243,6 +241,8 @@ class TrainingRun:
     def result(self, measurement: Measurement, how: MeasureConfig) -> Path:
         """File of a measurement."""
         of_spectra = {"steps": how.steps, "probes": how.probes, "seed": how.seed, "params": how.params}
+        if how.samples is not None:
+            of_spectra["samples"] = how.samples
         key = _key({**self.identity, **asdict(measurement), **of_spectra})
         name = f"epoch-{measurement.epoch:04}-{measurement.split}-{measurement.what}-{key}.nc"
         return self.path / name
@@ -343,17 +343,6 @@ def _is_result(file: Path, _state: tuple[int, ...]) -> bool:
     return True
 
 
-def code_of(config: StudyConfig) -> dict[str, str]:
-    """Digests of the user's own code and texts, by the names of networks and data sets.
-
-    See `code_digest` and `text_digest`. A text or a module that is missing has none; the checks of a study report it.
-    """
-    own = [name for name in [*config.networks, *(data.name for data in config.datasets)] if ":" in name]
-    digests = {name: code_digest(name) for name in own if not is_text(name)}
-    digests |= {data.name: text_digest(data.name, data.tokenizer) for data in config.datasets if is_text(data.name)}
-    return {name: digest for name, digest in digests.items() if digest}
-
-
 def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None = None) -> list[Task]:
     """List all tasks of a study, small sample sizes first, so that first results appear early.
 
@@ -401,6 +390,8 @@ def _settings(
         batch_size=training.step_samples,
         drops=tuple(training.drops),
         drop_factor=training.drop_factor,
+        schedule=training.schedule,
+        warmup=training.warmup,
         seed=seed,
         loss=training.loss,
         optimizer=optimizer.name,
