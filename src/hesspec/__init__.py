@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Preconditioned,
         Residual,
         SecondMoment,
+        TokenLoss,
         closure,
         shard_data,
     )
@@ -85,6 +86,7 @@ __all__ = [
     "SecondMoment",
     "Solution",
     "Spectrum",
+    "TokenLoss",
     "TrueVsRestSolution",
     "attribute_outliers",
     "class_structure",
@@ -140,6 +142,7 @@ _MODULES = {
         "Residual",
         "SecondMoment",
         "GraphCache",
+        "TokenLoss",
         "closure",
         "shard_data",
     ),

@@ -81,8 +81,9 @@ class ClassMeans:
     Raises
     ------
     ValueError
-        If the loss is a different one, or `classes` are not integers from 0 with none left out; on first use, if a class has no samples, targets are not integers, or there is
-        only one class; or for the reasons of `hesspec.GaussNewton`.
+        If the loss is a different one, or `classes` are not integers from 0 with none left out; on first use, if a
+        class has no samples, targets are not integers, or there is only one class; or for the reasons of
+        `hesspec.GaussNewton`.
 
     Notes
     -----
@@ -139,8 +140,8 @@ class ClassMeans:
         rows = self._model.pushed([])[0]
         if self._groups is not None and len(self._groups) != rows[0].classes:
             raise ValueError(
-                f"classes= names the classes of {len(self._groups):,} logits, but the model has {rows[0].classes:,}: give "
-                "one for each."
+                f"classes= names the classes of {len(self._groups):,} logits, but the model has {rows[0].classes:,}: "
+                "give one for each."
             )
         return class_weights(rows, self._risk.ranks, self._groups)
 
