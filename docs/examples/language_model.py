@@ -60,7 +60,7 @@ def measure(network, data, optimizer):
     return found
 
 
-def explain(network, data):
+def explain(network, data, matrices, *, knockout):
     """Class structure over the most frequent bytes, with all others as one class."""
     batches = data.first(MEASURED).batches(MEASURED)
     classes = hesspec.frequent_classes(batches, data.classes, FREQUENT)
@@ -70,7 +70,8 @@ def explain(network, data):
         nn.CrossEntropyLoss(),
         batches,
         classes=classes,
-        matrices=["Hessian", "GaussNewton"],
+        matrices=matrices,
+        knockout=knockout,
         steps=64,
         progress=False,
     )
@@ -82,8 +83,7 @@ def plot(history, structure, path):
     epochs = list(history)
     for name, marker in zip(MATRICES, "os^", strict=True):
         axes[0].plot(epochs, [history[epoch][name]["largest"] for epoch in epochs], marker=marker, label=name)
-    axes[0].set(xlabel="epoch", ylabel="largest eigenvalue", yscale="log", xscale="symlog", xticks=epochs)
-    axes[0].set_xticklabels([str(epoch) for epoch in epochs])
+    axes[0].set(xlabel="epoch", ylabel="largest eigenvalue", yscale="log", xticks=epochs)
     axes[0].legend()
     later = [epoch for epoch in epochs if "threshold" in history[epoch]]
     axes[1].plot(later, [history[epoch]["preconditioned"] for epoch in later], "o-", label="Hess, preconditioned")
@@ -115,9 +115,11 @@ def main(folder):
         loss, error = evaluate(network, test, batch_size=64)
         history[epoch] = {"test_loss": loss, "test_error": error, **measure(network.eval(), data, optimizer)}
         print(epoch, json.dumps(history[epoch]), flush=True)
+        if epoch in (0, 1, 3):
+            print(explain(network, data, ["GaussNewton"], knockout=False), flush=True)
 
     train(network, data, look)
-    structure = explain(network, data)
+    structure = explain(network, data, ["Hessian", "GaussNewton"], knockout=True)
     print(structure)
     structure.save(folder / "language-model-structure.nc", overwrite=True)
     plot(history, structure, folder / "language-model.png")
