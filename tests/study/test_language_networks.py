@@ -182,6 +182,16 @@ def test_folders_and_configurations_that_do_not_do_are_said(saved, tmp_path):
             build(f"transformers:{name}", classes, size)
 
 
+def test_weights_of_another_model_are_refused(saved, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    weights = safetensors.load_file(saved[0] / "gpt2" / "model.safetensors")
+    del weights["transformer.h.0.mlp.c_fc.weight"]
+    safetensors.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_bytes((saved[0] / "gpt2" / "config.json").read_bytes())
+    with pytest.raises(ValueError, match="lack 1 of the parameters .* such as 'transformer.h.0.mlp.c_fc.weight'"):
+        build(f"transformers:{tmp_path}")
+
+
 def test_the_network_is_never_tried(saved, monkeypatch):
     def refuse(*_arguments, **_keywords):
         raise AssertionError("a socket was opened")

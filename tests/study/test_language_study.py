@@ -123,6 +123,11 @@ def test_tokenizers_belong_to_text():
         parse_study(STUDY.replace('name: "text:PLACE", size: 8', "name: digits, tokenizer: some"), "study")
 
 
+def test_text_needs_cross_entropy():
+    with pytest.raises(ValueError, match="'text:PLACE' needs cross-entropy, but training.loss is 'mse'"):
+        parse_study(STUDY.replace("training: {", "training: {loss: mse, "), "study")
+
+
 def test_the_presets_are_of_text():
     for name, largest in (("language-quick", 2_048), ("language", 16_384)):
         config = load_study(name)

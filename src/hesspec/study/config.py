@@ -452,6 +452,9 @@ class StudyConfig(_Model):
     def _fit_together(self) -> Self:
         if self.measure.structure and self.training.loss != CROSS_ENTROPY:
             raise ValueError(f"measure.structure belongs to cross-entropy, but training.loss is {self.training.loss!r}")
+        texts = [data.name for data in self.datasets if is_text(data.name)]
+        if texts and self.training.loss != CROSS_ENTROPY:
+            raise ValueError(f"{texts[0]!r} needs cross-entropy, but training.loss is {self.training.loss!r}")
         others = [optimizer.name for optimizer in self.optimizers if optimizer.name not in MONITORED]
         if self.monitor is not None and others:
             raise ValueError(

@@ -49,8 +49,8 @@ def transformers_network(name: str, *, classes: int, size: int) -> nn.Module:
     ModuleNotFoundError
         If transformers is not installed.
     ValueError
-        If transformers cannot make a causal language model of it, its vocabulary is smaller than that of the data set,
-        or it has fewer positions than the sequences.
+        If transformers cannot make a causal language model of it, its weights are not all of the model's, its
+        vocabulary is smaller than that of the data set, or it has fewer positions than the sequences.
     """
     path = _configuration(name)
     try:
@@ -66,10 +66,15 @@ def transformers_network(name: str, *, classes: int, size: int) -> nn.Module:
             _check_size(name, config, classes, size)
             auto = transformers.AutoModelForCausalLM
             if Path(name).expanduser().is_dir():
-                folder = Path(name).expanduser()
-                model = auto.from_pretrained(
-                    folder, config=config, attn_implementation="eager", use_safetensors=True, **local
+                model, found = auto.from_pretrained(
+                    Path(name).expanduser(),
+                    config=config,
+                    attn_implementation="eager",
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **local,
                 )
+                _check_loaded(name, sorted(found["missing_keys"]))
             else:
                 model = auto.from_config(config, attn_implementation="eager", trust_remote_code=False)
     except _UnfitError as error:
@@ -114,6 +119,15 @@ def _check_size(name: str, config: Any, classes: int, size: int) -> None:
         raise _UnfitError(
             f"The sequences have {size:,} tokens, but the model {name!r} has {positions:,} positions: choose shorter "
             "sequences with a smaller size."
+        )
+
+
+def _check_loaded(name: str, missing: list[str]) -> None:
+    # transformers draws them at random, and only logs it.
+    if missing:
+        raise _UnfitError(
+            f"The weights in {name!r} lack {len(missing)} of the parameters of a causal language model, such as "
+            f"{missing[0]!r}: they belong to another model."
         )
 
 
