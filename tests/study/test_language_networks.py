@@ -80,6 +80,9 @@ def test_attention_is_that_of_pytorch():
 def test_products_are_those_of_differences(mode):
     """Of a tied GPT, so that the shared weight counts once."""
     network = GPT(7, 6, layers=1, heads=2, width=4, tied=True).double().eval()
+    # Near its small initial weights the loss is far from quadratic, for the layer norms.
+    for parameter in network.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
     data = [(torch.randint(0, 7, (4, 6)), torch.randint(0, 7, (4, 6)))]
     loss = nn.CrossEntropyLoss()
     hessian = hesspec.Hessian(network, loss, data, mode=mode)
@@ -93,11 +96,11 @@ def test_products_are_those_of_differences(mode):
         loss(network(data[0][0]), data[0][1]).backward()
         return torch.cat([parameter.grad.reshape(-1) for parameter in network.parameters()])
 
-    # Fourth-order central differences: truncation h^4 and rounding eps/h are both near 1e-11.
-    h = 1e-3
+    # Fourth-order central differences: rounding is eps / h, near 1e-12, and truncation h^4 times derivatives.
+    h = 2e-4
     differences = (8 * (gradient(h) - gradient(-h)) - (gradient(2 * h) - gradient(-2 * h))) / (12 * h)
     nn.utils.vector_to_parameters(start, network.parameters())
-    assert (hessian @ vector - differences).norm() <= 1e-8 * differences.norm()
+    assert (hessian @ vector - differences).norm() <= 1e-7 * differences.norm()
 
 
 def test_what_a_gpt_cannot_take_is_said():
@@ -141,7 +144,8 @@ def test_a_folder_gives_its_weights_under_its_names(saved):
     network = build(f"transformers:{folder / 'gpt2'}").eval()
     tokens = torch.randint(0, 256, (2, 12))
     with torch.no_grad():
-        assert torch.equal(network(tokens), own(tokens).logits.transpose(1, 2))
+        # Attention of the other one is fused, and rounds differently.
+        assert torch.allclose(network(tokens), own(tokens).logits.transpose(1, 2), atol=1e-6)
     assert [name for name, _ in network.named_parameters()] == [name for name, _ in own.named_parameters()]
     assert network.config._attn_implementation == "eager"
 
@@ -204,8 +208,8 @@ def test_the_network_is_never_tried(saved, monkeypatch):
 
 def test_a_digest_is_that_of_configuration_and_weights(saved):
     folder = saved[0]
-    digests = {network_digest(f"transformers:{folder / name}") for name in ("gpt2", "llama", "llama/config.json")}
-    assert len(digests) == 3
+    digests = [network_digest(f"transformers:{folder / name}") for name in ("gpt2", "gpt2/config.json", "llama")]
+    assert len(set(digests)) == 3
     assert network_digest("gpt_tiny") == network_digest("transformers:/no/such/place") == ""
 
 

@@ -152,7 +152,7 @@ def test_ignored_targets_do_not_count():
         ("text:", "There is no file or folder '' "),
         ("text:empty.txt", "There is no text in .*empty.txt': it is empty"),
         ("text:empty", "There is no text in .*empty': it has no files"),
-        ("text:short.txt", "train split .* has 9 tokens, fewer than a sequence of 128 .*smaller size"),
+        ("text:short.txt", "train split .* has 10 tokens, fewer than a sequence of 128 .*smaller size"),
     ],
 )
 def test_text_that_is_not_there_or_too_short_is_said(name, message, tmp_path, monkeypatch):
