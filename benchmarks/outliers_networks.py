@@ -23,7 +23,8 @@ from torch import nn
 import hesspec
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.datasets import load_dataset
-from hesspec.study.training import EpochRecord, TrainingSettings, train
+from hesspec.study.settings import TrainingSettings
+from hesspec.study.training import EpochRecord, train
 
 EPOCHS = (2, 6, 15, 30)
 SAMPLES, CLASSES, STEPS = 30, 10, 128

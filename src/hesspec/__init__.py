@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         class_structure,
         project_out,
     )
+    from hesspec.applications.class_structure.frequent import frequent_classes
     from hesspec.applications.class_structure.means import ClassMeans
     from hesspec.applications.class_structure.record import ClassStructure
     from hesspec.applications.comparison.compare import compare
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         Preconditioned,
         Residual,
         SecondMoment,
+        TokenLoss,
         closure,
         shard_data,
     )
@@ -84,6 +86,7 @@ __all__ = [
     "SecondMoment",
     "Solution",
     "Spectrum",
+    "TokenLoss",
     "TrueVsRestSolution",
     "attribute_outliers",
     "class_structure",
@@ -95,6 +98,7 @@ __all__ = [
     "eigenvector_overlaps",
     "fit_power_law",
     "fit_tail",
+    "frequent_classes",
     "keep_freed_memory",
     "language",
     "laplace",
@@ -140,6 +144,7 @@ _MODULES = {
         "Residual",
         "SecondMoment",
         "GraphCache",
+        "TokenLoss",
         "closure",
         "shard_data",
     ),
@@ -149,6 +154,7 @@ _MODULES = {
     "spectra.sampling": ("Estimate",),
     "spectra.spectrum": ("Spectrum",),
     "applications.class_structure.attribution": ("Attribution", "attribute_outliers", "class_structure", "project_out"),
+    "applications.class_structure.frequent": ("frequent_classes",),
     "applications.class_structure.means": ("ClassMeans",),
     "applications.class_structure.record": ("ClassStructure",),
     "applications.comparison.compare": ("compare",),

@@ -377,7 +377,7 @@ def test_unknown_names_bring_the_nearest():
         load_dataset("digit", "train")
     with pytest.raises(ValueError, match="no split 'tests'; did you mean 'test'"):
         load_dataset("digits", "tests")
-    assert DATASETS == ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
+    assert DATASETS == ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "python-stdlib")
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from hesspec.study.datasets import load_dataset
 from hesspec.study.losses import LOSSES
 from hesspec.study.optimizers import OPTIMIZERS, make_stepper
 from hesspec.study.running import run_study
+from hesspec.study.settings import TrainingSettings
 from hesspec.study.store import tasks_of
 from hesspec.study.study_file import load_study, parse_study
-from hesspec.study.training import TrainingSettings, TrainingState, train
+from hesspec.study.training import TrainingState, train
 
 LITTLE = """
 datasets: digits

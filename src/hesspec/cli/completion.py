@@ -19,13 +19,16 @@ NETWORKS: Final = (
     "resnet34",
     "resnet50",
     "densenet40",
+    "gpt_tiny",
+    "gpt_small",
     "torchvision:",
     "timm:",
+    "transformers:",
 )
 """Built-in networks, and the prefixes of those of libraries."""
 
-DATA: Final = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
-"""Built-in data sets."""
+DATA: Final = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "python-stdlib", "text:")
+"""Built-in data sets, and the prefix of texts by path."""
 
 
 def completing(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

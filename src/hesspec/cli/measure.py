@@ -28,6 +28,7 @@ def command(
     samples_per_class: options.SamplesPerClass = None,
     data_folder: options.DataFolder = None,
     size: options.Size = None,
+    tokenizer: options.Tokenizer = None,
     matrix: options.Matrix = None,
     params: options.Params = None,
     steps: Annotated[
@@ -84,7 +85,9 @@ def command(
     names = options.matrices_of(matrix)
     count = options.steps_of(steps)
     wanted = None if trace is None else options.share_of(trace, "--trace")
-    problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
+    problem = Problem(
+        network, data, weights, split, samples_per_class, data_folder, size, tokenizer, params, seed, device, dtype
+    )
     if every is not None and snapshot is None:
         raise ValueError(f"--every {every} requires a folder for the snapshots; choose one with --snapshot.")
     every = options.DEFAULT_EVERY if every is None else every
@@ -98,6 +101,7 @@ def command(
         "--split": split,
         "--samples-per-class": str(samples_per_class),
         "--size": str(size),
+        **({} if tokenizer is None else {"--tokenizer": str(tokenizer)}),
         "--params": " ".join(params or ["all"]),
         "--steps": steps,
         "--probes": str(probes),

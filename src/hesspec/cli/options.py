@@ -16,8 +16,9 @@ Network = Annotated[
         metavar="NETWORK",
         autocompletion=completing(NETWORKS),
         help="Network: small_cnn, tanh_mlp, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, resnet18, resnet34, resnet50, "
-        "densenet40, torchvision:NAME, timm:NAME, or your own as MODULE:CALLABLE, which is called with those of the "
-        "keyword arguments channels, classes and size that it accepts.",
+        "densenet40, torchvision:NAME, timm:NAME; for text gpt_tiny, gpt_small, or transformers:FOLDER (a local folder "
+        "with weights, or a configuration file, whose model has random ones); or your own as MODULE:CALLABLE, which is "
+        "called with those of the keyword arguments channels, classes and size that it accepts.",
     ),
 ]
 Data = Annotated[
@@ -25,8 +26,9 @@ Data = Annotated[
     typer.Option(
         metavar="NAME",
         autocompletion=completing(DATA),
-        help="Data set: digits, mnist, fashion-mnist, cifar10, cifar100, or your own as MODULE:CALLABLE, which is "
-        "called with the split and returns a map-style data set of (input, class) pairs.",
+        help="Data set: digits, mnist, fashion-mnist, cifar10, cifar100; text: python-stdlib, text:PATH (a file or a "
+        "folder); or your own as MODULE:CALLABLE, which is called with the split and returns a map-style data set of "
+        "(input, class) pairs.",
     ),
 ]
 Weights = Annotated[
@@ -44,7 +46,15 @@ Split = Annotated[
     ),
 ]
 SamplesPerClass = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Number of samples to use from each class.", show_default="all")
+    int | None,
+    typer.Option(
+        "--samples-per-class",
+        "--sequences",
+        min=1,
+        metavar="N",
+        help="Number of samples to use from each class; of text, number of sequences.",
+        show_default="all",
+    ),
 ]
 DataFolder = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Folder with the files of the data set; not needed for digits.")
@@ -54,8 +64,16 @@ Size = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Pad images to this height and width, in pixels.",
-        show_default="8 for digits, 32 for the other built-in data sets",
+        help="Pad images to this height and width, in pixels; of text, number of tokens in a sequence.",
+        show_default="8 for digits, 128 for text, 32 for the other built-in data sets",
+    ),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Local folder of a tokenizer of transformers, for text.",
+        show_default="none: tokens are bytes",
     ),
 ]
 Matrix = Annotated[

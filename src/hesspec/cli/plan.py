@@ -17,6 +17,7 @@ def command(
     samples_per_class: options.SamplesPerClass = None,
     data_folder: options.DataFolder = None,
     size: options.Size = None,
+    tokenizer: options.Tokenizer = None,
     matrix: options.Matrix = None,
     params: options.Params = None,
     steps: Annotated[
@@ -62,7 +63,9 @@ def command(
     from hesspec.study.measuring import plan_measurement
 
     names = options.matrices_of(matrix)
-    problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
+    problem = Problem(
+        network, data, weights, split, samples_per_class, data_folder, size, tokenizer, params, seed, device, dtype
+    )
     model, dataset = problem.load()
     plans = plan_measurement(
         model,

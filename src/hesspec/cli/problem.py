@@ -19,6 +19,7 @@ from hesspec.cli.devices import device_of, dtype_of
 from hesspec.spectra.record import load
 from hesspec.study import Dataset, build_network, load_dataset, load_weights, read_metadata
 from hesspec.study.measuring import Attribute, named, spectrum_file
+from hesspec.study.networks.transformers_models import has_weights
 
 __all__ = ["COMMAND", "Problem", "check_folder", "check_same"]
 
@@ -37,6 +38,7 @@ class Problem:
     samples_per_class: int | None
     data_folder: Path | None
     size: int | None
+    tokenizer: Path | None
     params: list[str] | None
     seed: int
     device: str
@@ -52,11 +54,13 @@ class Problem:
             folder=self.data_folder,
             size=self.size,
             seed=self.seed,
+            tokenizer=self.tokenizer,
         )
         torch.manual_seed(self.seed)
         network = build_network(self.network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
         if self.weights is None:
-            say(f"No --weights: measuring {self.network} at initialisation (seed {self.seed}).")
+            if not has_weights(self.network):
+                say(f"No --weights: measuring {self.network} at initialisation (seed {self.seed}).")
         else:
             load_weights(network, self.weights)
         return network.to(device, dtype), dataset
@@ -66,7 +70,8 @@ class Problem:
         """Attributes of the results: network, checkpoint, epoch and parameters."""
         attributes: dict[str, Attribute] = {"network": self.network}
         if self.weights is None:
-            attributes |= {"checkpoint": "initialisation", "epoch": 0}
+            trained = has_weights(self.network)
+            attributes |= {"checkpoint": "pretrained"} if trained else {"checkpoint": "initialisation", "epoch": 0}
         else:
             metadata = read_metadata(self.weights) if self.weights.suffix == ".safetensors" else {}
             attributes |= {"checkpoint": self.weights.stem, "weights": str(self.weights)}

@@ -24,6 +24,7 @@ def command(
     samples_per_class: options.SamplesPerClass = None,
     data_folder: options.DataFolder = None,
     size: options.Size = None,
+    tokenizer: options.Tokenizer = None,
     matrix: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,6 +34,15 @@ def command(
         ),
     ] = None,
     params: options.Params = None,
+    classes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Of text, number of tokens that are classes of their own, the most frequent ones; all others are one "
+            "more class.",
+        ),
+    ] = 10,
     cross: Annotated[
         bool,
         typer.Option(help="Also compute the C^2 cross-class means, which is expensive for many classes C."),
@@ -62,9 +72,12 @@ def command(
     from hesspec.cli.resuming import file_content
     from hesspec.spectra.record import load
     from hesspec.study.measuring import measure_structure
+    from hesspec.study.text_files import is_text
 
     names = options.matrices_of(matrix)
-    problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
+    problem = Problem(
+        network, data, weights, split, samples_per_class, data_folder, size, tokenizer, params, seed, device, dtype
+    )
     prefix = problem.prefix(out, ["ClassStructure", *names])
     file = problem.file(out, "ClassStructure", prefix)
     given = {
@@ -75,8 +88,10 @@ def command(
         "--split": split,
         "--samples-per-class": str(samples_per_class),
         "--size": str(size),
+        **({} if tokenizer is None else {"--tokenizer": str(tokenizer)}),
         "--matrix": " ".join(names),
         "--params": " ".join(params or ["all"]),
+        **({"--classes": str(classes)} if is_text(data) else {}),
         "--cross": "yes" if cross else "no",
         "--steps": str(steps),
         "--seed": str(seed),
@@ -95,6 +110,7 @@ def command(
             dataset,
             matrices=names,
             params=params,
+            classes=classes,
             cross=cross,
             steps=steps,
             seed=seed,

@@ -11,6 +11,7 @@ from hesspec.operators.preconditioned import Preconditioned, preconditioner
 from hesspec.operators.residual import Residual
 from hesspec.operators.risk.closure import closure
 from hesspec.operators.risk.shards import shard_data
+from hesspec.operators.risk.token_loss import TokenLoss
 from hesspec.operators.second_moment import SecondMoment
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Preconditioned",
     "Residual",
     "SecondMoment",
+    "TokenLoss",
     "closure",
     "preconditioner",
     "shard_data",

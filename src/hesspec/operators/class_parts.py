@@ -35,6 +35,8 @@ class Projections:
         J v for each batch.
     ranks : Ranks, optional
         Processes that hold other batches of the same data; means are taken over all of them.
+    groups : Tensor (C,), optional
+        Group of each class, int64 from 0 to K - 1, which takes the place of the class everywhere below.
 
     Attributes
     ----------
@@ -55,35 +57,47 @@ class Projections:
         If a class has no samples.
     """
 
-    def __init__(self, rows: Sequence[LogitRows], pushed: Sequence[Tensor], ranks: Ranks = ALONE) -> None:
-        self.rows, self.ranks = rows, ranks
-        self.weights = class_weights(rows, ranks)
+    def __init__(
+        self,
+        rows: Sequence[LogitRows],
+        pushed: Sequence[Tensor],
+        ranks: Ranks = ALONE,
+        groups: Tensor | None = None,
+    ) -> None:
+        self.rows, self.ranks, self.groups = rows, ranks, groups
+        self.weights = class_weights(rows, ranks, groups)
         self.single = [row.centred(u) for row, u in zip(rows, pushed, strict=True)]
-        own = torch.stack([row.by_class(row.weights * t) for row, t in zip(rows, self.single, strict=True)]).sum(0)
+        own = torch.stack(
+            [row.by_class(row.weights * t, groups) for row, t in zip(rows, self.single, strict=True)]
+        ).sum(0)
         sums = ranks.sum_(own)
         self.off = 1 - torch.eye(len(sums), dtype=torch.float64, device=sums.device)
         self.pair = _ratio(sums, self.weights)
         self.mean = _ratio((self.off * sums).sum(1), (self.off * self.weights).sum(1))
 
 
-def class_weights(rows: Sequence[LogitRows], ranks: Ranks = ALONE) -> Tensor:
+def class_weights(rows: Sequence[LogitRows], ranks: Ranks = ALONE, groups: Tensor | None = None) -> Tensor:
     """Weights w_{c,c'} (C, C), float64: weighted sum of the probabilities of class c' over the samples of class c.
+
+    With `groups` (C,), of K groups of classes: (K, K).
 
     Raises
     ------
     ValueError
         If a class has no samples, so that its means are undefined.
     """
-    own = torch.stack([torch.bincount(row.targets[row.scale > 0], minlength=row.classes) for row in rows]).sum(0)
+    kinds = rows[0].classes if groups is None else int(groups.max()) + 1
+    own = torch.stack([torch.bincount(row.true(groups)[row.scale > 0], minlength=kinds) for row in rows]).sum(0)
     counts = ranks.sum_(own)
     missing = (counts == 0).nonzero().flatten().tolist()
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
         raise ValueError(
             f"{len(missing)} of {len(counts)} classes have no samples in the data ({shown}): the class structure needs "
-            "samples of every class for which the model has a logit."
+            "samples of every class for which the model has a logit. Classes can be put together with classes=, of "
+            "hesspec.class_structure; hesspec.frequent_classes puts rare ones together."
         )
-    return ranks.sum_(torch.stack([row.by_class(row.weights) for row in rows]).sum(0))
+    return ranks.sum_(torch.stack([row.by_class(row.weights, groups) for row in rows]).sum(0))
 
 
 def _ratio(sums: Tensor, weights: Tensor) -> Tensor:
@@ -130,7 +144,7 @@ class _ClassPart(CurvatureOperator):
 
 
 def _by_class(found: Projections, k: Tensor) -> list[Tensor]:
-    return [k[row.targets] for row in found.rows]
+    return [row.spread(k, found.groups) for row in found.rows]
 
 
 class GaussNewtonClass(_ClassPart):

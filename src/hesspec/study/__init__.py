@@ -6,9 +6,12 @@ from hesspec.study.datasets import DATASETS, SPLITS, Dataset, load_dataset
 from hesspec.study.failures import StudyError
 from hesspec.study.imports import load_object
 from hesspec.study.networks import (
+    GPT,
     NETWORKS,
     build_network,
     densenet40,
+    gpt_small,
+    gpt_tiny,
     resnet18,
     resnet34,
     resnet50,
@@ -16,6 +19,7 @@ from hesspec.study.networks import (
     tanh_mlp,
     timm_network,
     torchvision_network,
+    transformers_network,
     vgg11_bn,
     vgg13_bn,
     vgg16_bn,
@@ -24,11 +28,13 @@ from hesspec.study.networks import (
 from hesspec.study.opening import open_study as open  # noqa: A004 - the public name is study.open()
 from hesspec.study.recorder import SpectrumRecorder
 from hesspec.study.running import run_study
+from hesspec.study.settings import TrainingSettings
 from hesspec.study.study_file import load_study, presets
-from hesspec.study.training import EpochRecord, TrainingSettings, evaluate, train
+from hesspec.study.training import EpochRecord, evaluate, train
 
 __all__ = [
     "DATASETS",
+    "GPT",
     "NETWORKS",
     "SPLITS",
     "Dataset",
@@ -40,6 +46,8 @@ __all__ = [
     "build_network",
     "densenet40",
     "evaluate",
+    "gpt_small",
+    "gpt_tiny",
     "load_dataset",
     "load_object",
     "load_study",
@@ -57,6 +65,7 @@ __all__ = [
     "timm_network",
     "torchvision_network",
     "train",
+    "transformers_network",
     "vgg11_bn",
     "vgg13_bn",
     "vgg16_bn",

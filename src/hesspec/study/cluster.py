@@ -17,10 +17,11 @@ from hesspec.backend.progress import Progress
 from hesspec.backend.suggest import unknown
 from hesspec.study.checking import faults_of
 from hesspec.study.config import StudyConfig
+from hesspec.study.digests import code_of
 from hesspec.study.failures import TASK_ERRORS, is_task_error, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
 from hesspec.study.running import Networks, lost_of, run_task, work_of
-from hesspec.study.store import Task, code_of, lock, note_memory, noted_memory, tasks_of, write_study
+from hesspec.study.store import Task, lock, note_memory, noted_memory, tasks_of, write_study
 
 __all__ = ["run_on_ray"]
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,7 +28,8 @@ from hesspec.study.datasets import DATASETS, SPLITS
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 from hesspec.study.networks import NETWORKS
 from hesspec.study.optimizers import FAST_GAUSS_NEWTON, MONITORED, OPTIMIZERS, SGD, check_options
-from hesspec.study.training import TrainingSettings
+from hesspec.study.settings import TrainingSettings
+from hesspec.study.text_files import is_text
 
 __all__ = [
     "END",
@@ -76,18 +78,23 @@ class DataConfig(_Model):
     folder : Path or None
         Folder of its files; a relative path is relative to the folder where the study is started.
     size : int or None
-        Height and width to pad images to, in pixels.
+        Height and width to pad images to, in pixels; of text, tokens in a sequence.
+    tokenizer : Path or None
+        Folder of a tokenizer of transformers, for text; None for bytes.
     epochs : int or None
         Number of training epochs, instead of the study's.
     samples_per_class : list of int or None
-        Sample sizes, instead of the study's.
+        Sample sizes, instead of the study's; `sequences` is another name of it, for text.
     """
 
     name: str
     folder: Path | None = None
     size: int | None = Field(None, ge=1)
+    tokenizer: Path | None = None
     epochs: int | None = Field(None, ge=1, le=MOST_EPOCHS)
-    samples_per_class: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=1)
+    samples_per_class: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, min_length=1, validation_alias=AliasChoices("samples_per_class", "sequences")
+    )
 
     @field_validator("name")
     @classmethod
@@ -95,6 +102,12 @@ class DataConfig(_Model):
         if ":" not in name and name not in DATASETS:
             raise ValueError(unknown("data set", name, DATASETS))
         return name
+
+    @model_validator(mode="after")
+    def _tokens_of_text(self) -> Self:
+        if self.tokenizer is not None and not is_text(self.name):
+            raise ValueError(f"tokenizer belongs to text, but {self.name!r} is another kind of data set")
+        return self
 
 
 class LogGrid(_Model):
@@ -215,6 +228,10 @@ class TrainingConfig(_Model):
         Fractions of the epochs at which the learning rate is divided by `drop_factor`, ascending, in (0, 1).
     drop_factor : float
         Divisor of the learning rate at each drop.
+    schedule : "steps" or "cosine"
+        See `TrainingSettings`.
+    warmup : float
+        Fraction of all steps in which the learning rate rises.
     loss : str
         Name in `hesspec.study.losses.LOSSES`, of what is minimised and measured.
     """
@@ -227,6 +244,8 @@ class TrainingConfig(_Model):
     loss: str = CROSS_ENTROPY
     drops: list[Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)]] = [1 / 3, 2 / 3]
     drop_factor: float = Field(10.0, gt=1)
+    schedule: Literal["steps", "cosine"] = "steps"
+    warmup: Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)] = 0.0
 
     @field_validator("drops")
     @classmethod
@@ -307,6 +326,8 @@ class MeasureConfig(_Model):
         See `hesspec.spectrum`.
     batch_size : int
         Number of samples in a pass, which affects the result only by rounding.
+    samples : int or None
+        Number of samples to measure with, the first ones of each split; None for all.
     params : list of str or None
         Names or patterns of parameters, as in `hesspec.Hessian`.
     memory : str or None
@@ -322,6 +343,7 @@ class MeasureConfig(_Model):
     probes: int = Field(1, ge=1)
     seed: int = Field(0, ge=0, lt=2**64)
     batch_size: int = Field(256, ge=1)
+    samples: int | None = Field(None, ge=1)
     params: list[str] | None = None
     memory: str | None = None
     structure: bool = False
@@ -351,9 +373,10 @@ class StudyConfig(_Model):
     networks : list of str
         Networks, named as in `build_network`.
     samples_per_class : list of int
-        Sizes of the training sets; smaller sets are subsets of larger ones.
+        Sizes of the training sets; smaller sets are subsets of larger ones. For text, which has no classes, the number
+        of sequences; `sequences` is another name of it.
     test_samples_per_class : int or None
-        Size of the test set, for its error and for measurement; None for all samples.
+        Size of the test set, for its error and for measurement; None for all samples. Another name is `test_sequences`.
     seeds : list of int
         Seeds of initialisation, choice and order of the samples; everything is repeated for each.
     training : TrainingConfig
@@ -370,8 +393,12 @@ class StudyConfig(_Model):
 
     datasets: list[DataConfig] = Field(min_length=1)
     networks: list[str] = Field(min_length=1)
-    samples_per_class: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    test_samples_per_class: int | None = Field(None, ge=1)
+    samples_per_class: list[Annotated[int, Field(ge=1)]] = Field(
+        min_length=1, validation_alias=AliasChoices("samples_per_class", "sequences")
+    )
+    test_samples_per_class: int | None = Field(
+        None, ge=1, validation_alias=AliasChoices("test_samples_per_class", "test_sequences")
+    )
     seeds: list[Annotated[int, Field(ge=0, lt=2**64)]] = Field([0], min_length=1)
     training: TrainingConfig
     measure: MeasureConfig
@@ -425,6 +452,9 @@ class StudyConfig(_Model):
     def _fit_together(self) -> Self:
         if self.measure.structure and self.training.loss != CROSS_ENTROPY:
             raise ValueError(f"measure.structure belongs to cross-entropy, but training.loss is {self.training.loss!r}")
+        texts = [data.name for data in self.datasets if is_text(data.name)]
+        if texts and self.training.loss != CROSS_ENTROPY:
+            raise ValueError(f"{texts[0]!r} needs cross-entropy, but training.loss is {self.training.loss!r}")
         others = [optimizer.name for optimizer in self.optimizers if optimizer.name not in MONITORED]
         if self.monitor is not None and others:
             raise ValueError(

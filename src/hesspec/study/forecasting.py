@@ -20,13 +20,14 @@ from hesspec.operators.named import operator_class
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
+from hesspec.study.digests import code_of
 from hesspec.study.failures import is_task_error, let_go
 from hesspec.study.losses import LOSSES
 from hesspec.study.measuring import plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.optimizers import SGD
 from hesspec.study.running import AUTO_STEPS
-from hesspec.study.store import STRUCTURE, Task, TrainingRun, code_of, tasks_of
+from hesspec.study.store import STRUCTURE, Task, TrainingRun, tasks_of
 from hesspec.study.training import evaluate
 
 __all__ = ["TaskForecast", "forecast_study"]
@@ -85,7 +86,7 @@ class _Memory:
         """Measure passes over two small batches of the data."""
         network, dataset, loss = problem
         # Samples alternate between classes, and class parts of G need one of each.
-        few = dataset.classes if MATRICES[matrix].by_class else FEW
+        few = dataset.classes if MATRICES[matrix].by_class and not dataset.is_sequences else FEW
         products = None if how.memory is None else shares_of(how.memory)[0]
         sizes = []
         for samples in (few, 2 * few):
@@ -115,11 +116,11 @@ class _Costs:
     plans: dict[str, Plan]
     memory: dict[str, _Memory]
     test_samples: int
-    classes: int
+    groups: int
 
     def training(self, run: TrainingRun) -> float:
         """Seconds of an epoch."""
-        count = run.samples_per_class * self.classes
+        count = run.samples_per_class * self.groups
         monitored, monitor = 0.0, run.settings.monitor
         if monitor is not None:
             kinds = 1 if run.settings.optimizer == SGD else 2
@@ -221,7 +222,8 @@ def _without_costs(task: Task, fault: Exception | None) -> TaskForecast:
 
 def _forecast(task: Task, costs: _Costs) -> TaskForecast:
     left = _left(task)
-    size = {"train": task.runs[0].samples_per_class * costs.classes, "test": costs.test_samples}
+    every = {"train": task.runs[0].samples_per_class * costs.groups, "test": costs.test_samples}
+    size = {split: min(count, task.measure.samples or count) for split, count in every.items()}
     return TaskForecast(
         task=task,
         epochs=sum(epochs for _, epochs in left),
@@ -240,7 +242,7 @@ def _timed(run: TrainingRun, config: StudyConfig, device: torch.device) -> _Cost
     loss = config.training.loss
     names = list(dict.fromkeys([*how.matrices, *(["Hessian"] if how.structure else [])]))
     # Samples alternate between classes: equally many of each, and at least one.
-    count = max(1, min(how.batch_size, TIMED_SAMPLES) // dataset.classes) * dataset.classes
+    count = max(1, min(how.batch_size, TIMED_SAMPLES) // dataset.groups) * dataset.groups
     part = replace(dataset, inputs=dataset.inputs[:count], targets=dataset.targets[:count])
     plans = plan_measurement(
         network,
@@ -262,7 +264,7 @@ def _timed(run: TrainingRun, config: StudyConfig, device: torch.device) -> _Cost
         plans=plans,
         memory={name: _Memory.of(name, (network.eval(), dataset, loss), how) for name in names},
         test_samples=len(test),
-        classes=dataset.classes,
+        groups=dataset.groups,
     )
 
 

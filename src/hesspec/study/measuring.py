@@ -2,17 +2,19 @@
 
 import contextlib
 import itertools
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.applications.class_structure.attribution import class_structure
+from hesspec.applications.class_structure.frequent import frequent_classes
 from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.memory_shares import shares_of
 from hesspec.backend.progress import Meter, Progress
@@ -28,6 +30,7 @@ from hesspec.study.datasets import Dataset
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 
 __all__ = [
+    "FREQUENT",
     "Attribute",
     "check_outputs",
     "measure",
@@ -38,6 +41,9 @@ __all__ = [
 ]
 
 Attribute = str | int | float | bool
+
+FREQUENT = 10
+"""Number of the most frequent tokens that are classes of their own in the class structure of text."""
 
 
 def spectrum_file(matrix: str, split: str, checkpoint: str = "") -> str:
@@ -106,7 +112,8 @@ def measure(
         As in `hesspec.spectrum`.
     attributes : mapping, optional
         Attributes to store with the spectra, such as network, checkpoint and epoch. Data set, split, number of classes
-        and, if all classes have the same, samples per class are added automatically.
+        and, if all classes have the same, samples per class are added automatically; of sequences their number,
+        positions and vocabulary.
     folder : path, optional
         Folder in which each spectrum is saved as soon as it is complete, with a name from `spectrum_file` by matrix,
         split and the attribute `checkpoint`. It is created if it is missing.
@@ -244,6 +251,7 @@ def measure_structure(
     *,
     matrices: Sequence[str] = DEFAULT_MATRICES,
     params: ParameterSpec = None,
+    classes: int = FREQUENT,
     cross: bool = True,
     steps: int = 64,
     seed: int = 0,
@@ -256,7 +264,7 @@ def measure_structure(
     on_progress: Progress | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> ClassStructure:
-    """SpectralMeasure the class structure of G for a network on a data set; see `hesspec.class_structure`.
+    """Measure the class structure of G for a network on a data set; see `hesspec.class_structure`.
 
     Parameters
     ----------
@@ -267,6 +275,9 @@ def measure_structure(
         of the matrices, unless they exist.
     matrices
         Matrices whose outliers are attributed, named as in `measure`.
+    classes : int
+        Of sequences, the number of tokens that are classes of their own, the most frequent targets, with all others as
+        one more (see `hesspec.frequent_classes`). Without effect where samples have classes.
     cross, steps, seed, memory, on_progress
         See `hesspec.class_structure`.
 
@@ -289,7 +300,7 @@ def measure_structure(
     """
     names = matrix_names(matrices)
     network.eval()
-    check_outputs(network, dataset)
+    outputs = check_outputs(network, dataset)
     kept = {**_of_dataset(dataset), **(attributes or {})}
     checkpoint = named(prefix, kept)
     batches, writes = dataset.batches(batch_size), group is None or dist.get_rank(group) == 0
@@ -300,11 +311,17 @@ def measure_structure(
             with contextlib.suppress(FileExistsError):
                 replace(measured, attributes={**measured.attributes, **kept}).save(file, overwrite=False)
 
+    groups = None
+    if dataset.is_sequences:
+        groups = frequent_classes(batches, outputs, classes)
+        own = torch.argsort(groups, stable=True)[:classes].tolist()
+        kept["tokens"] = json.dumps([dataset.class_names[token] for token in own])
     found = class_structure(
         network,
         LOSSES[CROSS_ENTROPY],
         batches if group is None else shard_data(batches, group),
         params,
+        classes=groups,
         matrices=names,
         cross=cross,
         steps=steps,
@@ -336,7 +353,7 @@ def _save(result: Spectrum | ClassStructure, file: Path, *, overwrite: bool) -> 
         ) from error
 
 
-def check_outputs(network: nn.Module, dataset: Dataset) -> None:
+def check_outputs(network: nn.Module, dataset: Dataset) -> int:
     """Reject a network with invalid outputs, whose cross-entropy would be wrong or fail with an obscure error.
 
     Parameters
@@ -344,6 +361,11 @@ def check_outputs(network: nn.Module, dataset: Dataset) -> None:
     network : torch.nn.Module
         In evaluation mode; one sample goes through it.
     dataset : Dataset
+
+    Returns
+    -------
+    int
+        Number of logits for a sample or a position.
 
     Raises
     ------
@@ -357,16 +379,33 @@ def check_outputs(network: nn.Module, dataset: Dataset) -> None:
     if inputs.is_floating_point():
         inputs = inputs.to(parameter.dtype)
     with torch.no_grad():
-        outputs = network(inputs)
+        outputs = _outputs(network, inputs, dataset)
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if shape != (1, dataset.classes):
+    if isinstance(shape, str) or not dataset.has_outputs(shape, 1):
         raise ValueError(
             f"The network's output for one sample of {dataset.name!r} has shape {shape}, but it must be "
-            f"{(1, dataset.classes)}: one number for each class."
+            f"{dataset.outputs_text(1)}."
         )
+    return shape[1]
+
+
+def _outputs(network: nn.Module, inputs: Tensor, dataset: Dataset) -> Any:
+    if not dataset.is_sequences:
+        return network(inputs)
+    try:
+        return network(inputs)
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"The network cannot take a sequence of {dataset.name!r}, an input of {inputs.dtype} of shape "
+            f"{tuple(inputs.shape)}: {str(error).strip().splitlines()[0].rstrip('.')}. Networks for text are gpt_tiny, "
+            "gpt_small and those of transformers."
+        ) from error
 
 
 def _of_dataset(dataset: Dataset) -> dict[str, Attribute]:
+    if dataset.is_sequences:
+        of_text = {"sequences": len(dataset), "positions": dataset.size, "vocabulary": dataset.classes}
+        return {"dataset": dataset.name, "split": dataset.split, **of_text}
     counts = torch.bincount(dataset.targets, minlength=dataset.classes)
     balanced = {"samples_per_class": int(counts[0])} if bool((counts == counts[0]).all()) else {}
     return {"dataset": dataset.name, "split": dataset.split, "classes": dataset.classes, **balanced}

@@ -17,8 +17,8 @@ from hesspec.study.datasets import Dataset
 from hesspec.study.losses import LOSSES
 from hesspec.study.measuring import Attribute
 from hesspec.study.optimizers import GaussNewtonStepper, Stepper
+from hesspec.study.settings import MonitorSettings, ShareSettings
 from hesspec.study.store import TrainingRun
-from hesspec.study.training import MonitorSettings, ShareSettings
 
 __all__ = ["TrainingMonitor", "TrainingShares", "monitors_of"]
 
@@ -48,9 +48,7 @@ class _Observer(ABC, Generic[M]):
     """
 
     def __init__(self, run: TrainingRun, train_set: Dataset, samples: int | None, file: Path) -> None:
-        count = len(train_set) if samples is None else samples
-        part = replace(train_set, inputs=train_set.inputs[:count], targets=train_set.targets[:count])
-        self._batches: list[tuple[Tensor, Tensor]] = part.batches(BATCH)
+        self._batches: list[tuple[Tensor, Tensor]] = train_set.first(samples).batches(BATCH)
         self._loss, self._file = LOSSES[run.settings.loss], file
         self._made: M | None = None
         self._restored: Mapping[str, Tensor] = {}

@@ -17,7 +17,7 @@ from hesspec.applications.optim.parameter_groups import muon_groups
 from hesspec.operators.model.module import evaluation_mode
 
 if TYPE_CHECKING:
-    from hesspec.study.training import TrainingSettings
+    from hesspec.study.settings import TrainingSettings
 
 __all__ = [
     "FAST_GAUSS_NEWTON",

@@ -20,12 +20,14 @@ from hesspec.study.checking import faults_of
 from hesspec.study.checkpoints import load_training_state, load_weights, save_checkpoint, save_training_state
 from hesspec.study.config import StudyConfig
 from hesspec.study.datasets import Dataset
+from hesspec.study.digests import code_of
 from hesspec.study.failures import is_task_error, let_go, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
 from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.monitoring import TrainingMonitor, TrainingShares, monitors_of
 from hesspec.study.networks import build_network
-from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, code_of, lock, tasks_of, write_study
+from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, lock, tasks_of, write_study
+from hesspec.study.text_files import is_text
 from hesspec.study.training import EpochRecord, TrainingState, train
 
 __all__ = ["run_study", "run_task", "work_of"]
@@ -130,11 +132,13 @@ def lost_of(tasks: Iterable[Task], failures: Mapping[str, Exception]) -> dict[st
 def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
     """Work of a task, or of some of its measurements only, in forward passes of a sample."""
     run = task.runs[0]
-    # Almost all named data sets have ten classes; work is relative, for progress bars.
-    train_size = run.samples_per_class * 10
-    test_size = (run.test_samples_per_class or 1000) * 10
+    # Almost all named data sets of images have ten classes; work is relative, for progress bars.
+    groups = 1 if is_text(run.data.name) else 10
+    train_size = run.samples_per_class * groups
+    test_size = (run.test_samples_per_class or 1000) * groups
     steps = AUTO_STEPS if task.measure.steps == "auto" else task.measure.steps
-    size = {"train": train_size, "test": test_size}
+    most = task.measure.samples or train_size + test_size
+    size = {"train": min(train_size, most), "test": min(test_size, most)}
     measuring = sum(
         steps * task.measure.probes * _passes(item.what) * size[item.split]
         for item in (task.measurements if what is None else what)
@@ -349,7 +353,7 @@ def _measure(
     record = history[measurement.epoch]
     network = problem.network
     load_weights(network, run.weights(measurement.epoch))
-    dataset = problem.train_set if measurement.split == "train" else problem.test_set
+    dataset = (problem.train_set if measurement.split == "train" else problem.test_set).first(how.samples)
     attributes: dict[str, Attribute] = {
         **_attributes(run),
         "epoch": measurement.epoch,

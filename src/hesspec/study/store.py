@@ -25,11 +25,11 @@ from hesspec.study.checkpoints import has_training_state, is_whole
 from hesspec.study.config import END, DataConfig, MeasureConfig, OptimizerConfig, StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
 from hesspec.study.folders import RUNS, STUDY_FILE, check_there, hold, remove_left, without_links
-from hesspec.study.imports import code_digest
 from hesspec.study.optimizers import SGD
 from hesspec.study.records import read_history, read_json, write_json
+from hesspec.study.settings import MonitorSettings, ShareSettings, TrainingSettings
 from hesspec.study.study_file import parse_study, study_text
-from hesspec.study.training import EpochRecord, MonitorSettings, ShareSettings, TrainingSettings
+from hesspec.study.training import EpochRecord
 
 __all__ = [
     "RUNS",
@@ -37,7 +37,6 @@ __all__ = [
     "Measurement",
     "Task",
     "TrainingRun",
-    "code_of",
     "is_whole_result",
     "lock",
     "note_memory",
@@ -100,7 +99,7 @@ class TrainingRun:
     settings : TrainingSettings
         Training settings; the seed also determines the initialisation and the choice of samples.
     code : str
-        Digest of the user's own code for the network or the data set; empty if they are hesspec's.
+        Digest of the user's own code or text for the network or the data set; empty if they are hesspec's.
     """
 
     folder: Path
@@ -117,6 +116,7 @@ class TrainingRun:
         return {
             "dataset": self.data.name,
             "size": self.data.size,
+            **({"tokenizer": True} if self.data.tokenizer is not None else {}),
             "network": self.network,
             "samples_per_class": self.samples_per_class,
             "test_samples_per_class": self.test_samples_per_class,
@@ -135,6 +135,7 @@ class TrainingRun:
             size=self.data.size,
             # One test set for all repetitions.
             seed=self.settings.seed if train else 0,
+            tokenizer=self.data.tokenizer,
         )
 
     @property
@@ -240,6 +241,8 @@ class TrainingRun:
     def result(self, measurement: Measurement, how: MeasureConfig) -> Path:
         """File of a measurement."""
         of_spectra = {"steps": how.steps, "probes": how.probes, "seed": how.seed, "params": how.params}
+        if how.samples is not None:
+            of_spectra["samples"] = how.samples
         key = _key({**self.identity, **asdict(measurement), **of_spectra})
         name = f"epoch-{measurement.epoch:04}-{measurement.split}-{measurement.what}-{key}.nc"
         return self.path / name
@@ -340,12 +343,6 @@ def _is_result(file: Path, _state: tuple[int, ...]) -> bool:
     return True
 
 
-def code_of(config: StudyConfig) -> dict[str, str]:
-    """Digests of the user's own code by the names of its networks and data sets; see `code_digest`."""
-    names = [*config.networks, *(data.name for data in config.datasets)]
-    return {name: digest for name in names if ":" in name and (digest := code_digest(name))}
-
-
 def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None = None) -> list[Task]:
     """List all tasks of a study, small sample sizes first, so that first results appear early.
 
@@ -393,6 +390,8 @@ def _settings(
         batch_size=training.step_samples,
         drops=tuple(training.drops),
         drop_factor=training.drop_factor,
+        schedule=training.schedule,
+        warmup=training.warmup,
         seed=seed,
         loss=training.loss,
         optimizer=optimizer.name,

@@ -1,173 +1,27 @@
-"""Training, by default in the protocol of arXiv 1811.07062, and its records."""
+"""Training, and its records."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from hesspec.backend.suggest import unknown
 from hesspec.errors import NonFiniteError
-from hesspec.study.datasets import Dataset
+from hesspec.study.datasets import IGNORED, Dataset
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
-from hesspec.study.optimizers import OPTIMIZERS, SGD, Stepper, make_stepper
+from hesspec.study.optimizers import Stepper, make_stepper
+from hesspec.study.settings import TrainingSettings
 
 __all__ = [
     "EpochRecord",
-    "MonitorSettings",
     "Observer",
-    "TrainingSettings",
     "TrainingState",
     "check_trainable",
     "evaluate",
     "train",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MonitorSettings:
-    """Settings of the monitor of the sharpness during a training; see `hesspec.stability.monitor`.
-
-    Parameters
-    ----------
-    every
-        Interval of measurements, in steps.
-    samples
-        Number of training samples that it measures with, the first ones; None for all.
-    tolerance
-        Residual, relative to the eigenvalue, at which a measurement stops.
-    """
-
-    every: int = 10
-    samples: int | None = None
-    tolerance: float = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShareSettings:
-    """Settings of the shares of steps in the top eigenspace of the Hessian; see `hesspec.optim.monitor_shares`.
-
-    Parameters
-    ----------
-    every
-        Interval of measurements, in steps.
-    eigenvectors
-        Number of eigenvectors.
-    samples
-        Number of training samples of the Hessian, the first ones; None for all.
-    products
-        Number of products with the Hessian in a measurement.
-    """
-
-    every: int = 10
-    eigenvectors: int = 10
-    samples: int | None = None
-    products: int = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """Settings of training, by default by SGD with momentum in the protocol of arXiv 1811.07062.
-
-    Parameters
-    ----------
-    epochs
-        Passes over the training set, at least 1; 200 (MNIST, FashionMNIST) or 350 (CIFAR) there.
-    learning_rate
-        Initial learning rate, above 0.
-    momentum
-        Momentum of SGD, in [0, 1); other optimisers have their own.
-    weight_decay
-        Weight decay in the form of the optimiser, at least 0: of SGD and Adam, the coefficient of an L2 penalty on all
-        parameters.
-    batch_size
-        Samples in a step, at least 1.
-    drops
-        Fractions of the epochs at which the learning rate is reduced, ascending, in (0, 1).
-    drop_factor
-        Divisor of the learning rate at each drop, above 1.
-    seed
-        Seed of the order of the samples and of dropout; the initialisation is that of the network.
-    loss
-        Name of the loss in `hesspec.study.losses.LOSSES`.
-    optimizer
-        Name of the optimiser in `hesspec.study.optimizers.OPTIMIZERS`.
-    options
-        Names and values of further arguments of the optimiser.
-    monitor
-        Settings of the monitor of the sharpness; None for none.
-    shares
-        Settings of the shares of steps in the top eigenspace; None for none.
-
-    Raises
-    ------
-    ValueError
-        If a value is out of its range.
-    """
-
-    epochs: int
-    learning_rate: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 128
-    drops: tuple[float, ...] = (1 / 3, 2 / 3)
-    drop_factor: float = 10.0
-    seed: int = 0
-    loss: str = CROSS_ENTROPY
-    optimizer: str = SGD
-    options: tuple[tuple[str, Any], ...] = ()
-    monitor: MonitorSettings | None = None
-    shares: ShareSettings | None = None
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, but it is {self.epochs}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be above 0, but it is {self.learning_rate}.")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), but it is {self.momentum}.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be at least 0, but it is {self.weight_decay}.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, but it is {self.batch_size}.")
-        if not all(0 < drop < 1 for drop in self.drops) or list(self.drops) != sorted(self.drops):
-            raise ValueError(f"drops must be fractions between 0 and 1 that ascend, but they are {self.drops}.")
-        if not 1 < self.drop_factor < math.inf:
-            raise ValueError(f"drop_factor must be above 1, but it is {self.drop_factor}.")
-        for what, name, known in (("loss", self.loss, LOSSES), ("optimiser", self.optimizer, OPTIMIZERS)):
-            if name not in known:
-                raise ValueError(unknown(what, name, known))
-
-    @property
-    def observers(self) -> list[str]:
-        """Names of what is measured during the training."""
-        return [name for name in ("monitor", "shares") if getattr(self, name) is not None]
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that determines a training, by name; settings that are new in a version only if they are used."""
-        usual = {"loss": CROSS_ENTROPY, "optimizer": SGD, "options": (), "monitor": None, "shares": None}
-        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
-
-    def learning_rate_in(self, epoch: int) -> float:
-        """Return the learning rate in an epoch.
-
-        Parameters
-        ----------
-        epoch
-            From 1 to `epochs`.
-
-        Examples
-        --------
-        >>> settings = TrainingSettings(epochs=6, learning_rate=0.1)
-        >>> [round(settings.learning_rate_in(epoch), 6) for epoch in range(1, 7)]
-        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
-        """
-        # Equal quotients of integers are also equal in floating point, so an epoch at a third is at 1/3.
-        fallen = sum((epoch - 1) / self.epochs >= drop for drop in self.drops)
-        return self.learning_rate / self.drop_factor**fallen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +38,7 @@ class EpochRecord:
     train_error, test_error
         Fraction of samples whose class is not the most probable one, in [0, 1].
     learning_rate
-        Learning rate of the epoch's steps; 0 for epoch 0, which has none.
+        Learning rate of the epoch's last step; 0 for epoch 0, which has none.
     """
 
     epoch: int
@@ -247,7 +101,7 @@ def evaluate(
     Parameters
     ----------
     network
-        Classifier; it is left in evaluation mode.
+        Classifier, or language model (see `hesspec.study.build_network`); it is left in evaluation mode.
     dataset
         Samples; each batch is moved to the network's device.
     batch_size
@@ -258,9 +112,9 @@ def evaluate(
     Returns
     -------
     loss : float
-        Mean over the samples; of cross-entropy, in nats.
+        Mean over the samples, or over the positions of sequences that have a target; of cross-entropy, in nats.
     error : float
-        Fraction of samples whose class is not the most probable one.
+        Fraction of them whose class is not the most probable one.
 
     Raises
     ------
@@ -275,15 +129,17 @@ def evaluate(
         for inputs, targets in dataset.batches(batch_size):
             labels = targets.to(device)
             outputs: Tensor = network(inputs.to(device))
-            if outputs.shape != (len(inputs), dataset.classes):
+            if not dataset.has_outputs(outputs.shape, len(inputs)):
                 raise ValueError(
                     f"The network's outputs for {len(inputs)} samples of {dataset.name!r} have "
-                    f"shape {tuple(outputs.shape)}, but they must have shape "
-                    f"{(len(inputs), dataset.classes)}: one number for each class."
+                    f"shape {tuple(outputs.shape)}, but they must have shape {dataset.outputs_text(len(inputs))}."
                 )
-            total += LOSSES[loss](outputs, labels).item() * len(inputs)
-            wrong += int((outputs.argmax(dim=1) != labels).sum())
-    return total / len(dataset), wrong / len(dataset)
+            counted = labels != IGNORED
+            terms = int(counted.sum())
+            if terms > 0:
+                total += LOSSES[loss](outputs, labels).item() * terms
+            wrong += int(((outputs.argmax(dim=1) != labels) & counted).sum())
+    return total / dataset.terms, wrong / dataset.terms
 
 
 def train(
@@ -363,15 +219,15 @@ def train(
     for epoch in range(len(history), settings.epochs + 1):
         rate = 0.0
         if epoch > 0:
-            rate = settings.learning_rate_in(epoch)
-            stepper.set_rate(rate)
             batches = _shuffled(len(train_set), settings.batch_size, generator)
+            rates = [settings.learning_rate_in(epoch, i, len(batches)) for i in range(1, len(batches) + 1)]
+            rate = rates[-1]
             # Dropout uses the global generator, which is seeded for each epoch, so that callbacks between epochs may
             # draw from it.
             device = _device(network)
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
-                _take_steps(network, stepper, train_set, batches, (epoch, rate), list(observed.values()))
+                _take_steps(network, stepper, train_set, batches, epoch, rates, list(observed.values()))
         how: dict[str, Any] = {"batch_size": settings.batch_size, "loss": settings.loss}
         train_loss, train_error = evaluate(network, train_set, **how)
         _check_finite(train_loss, "on the train split", epoch, rate)
@@ -433,15 +289,16 @@ def _take_steps(
     stepper: Stepper,
     train_set: Dataset,
     batches: list[Tensor],
-    place: tuple[int, float],
+    epoch: int,
+    rates: Sequence[float],
     observers: Sequence[Observer],
 ) -> None:
-    """Make one step for every batch of sample indices, in an epoch with a learning rate."""
-    epoch, rate = place
+    """Make one step for every batch of sample indices, with its learning rate, in an epoch."""
     network.train()
     stepper.train()
     device = _device(network)
-    for number, batch in enumerate(batches, start=1):
+    for number, (batch, rate) in enumerate(zip(batches, rates, strict=True), start=1):
+        stepper.set_rate(rate)
         step = (epoch - 1) * len(batches) + number
 
         def look(step: int = step) -> None:

@@ -204,6 +204,7 @@ def class_structure(
     data: Iterable[Any],
     params: ParameterSpec = None,
     *,
+    classes: Sequence[int] | Tensor | None = None,
     matrices: Sequence[str] = DEFAULT_MATRICES,
     cross: bool = True,
     knockout: bool = True,
@@ -219,8 +220,8 @@ def class_structure(
 
     Parameters
     ----------
-    model, loss_fn, data, params, group
-        See `ClassMeans`, with its conditions.
+    model, loss_fn, data, params, classes, group
+        See `ClassMeans`, with its conditions. For a language model, `hesspec.frequent_classes` gives `classes`.
     matrices : sequence of str
         Matrices whose outliers are attributed: "Hessian", "GaussNewton", "Residual". For the first two, the C largest
         eigenvalues are included in any case. A spectrum of each is measured, and its eigenvectors take 2 C p numbers.
@@ -256,15 +257,23 @@ def class_structure(
     with bar_of("class structure", wanted=progress and on_progress is None) as bar:
         say = on_progress or bar or (lambda *_: None)
         return _explained(
-            model, loss_fn, data, params, matrices, cross, knockout, steps, seed, memory, on_spectrum, say, group
+            (model, loss_fn, data, params),
+            classes,
+            matrices,
+            cross,
+            knockout,
+            steps,
+            seed,
+            memory,
+            on_spectrum,
+            say,
+            group,
         )
 
 
 def _explained(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    data: Iterable[Any],
-    params: ParameterSpec,
+    problem: tuple[nn.Module, LossFunction, Iterable[Any], ParameterSpec],
+    classes: Sequence[int] | Tensor | None,
     matrices: Sequence[str],
     cross: bool,
     knockout: bool,
@@ -280,7 +289,7 @@ def _explained(
     # The memory is shared by the structure and one operator at a time.
     each = None if memory is None else parse_memory(memory) // 2
     products, room = (None, None) if each is None else shares_of(each)
-    structure = ClassMeans(model, loss_fn, data, params, memory=each, group=group)
+    structure = ClassMeans(*problem, classes=classes, memory=each, group=group)
     say("means", 0, None)
     if cross:
         structure.pair_gram  # noqa: B018 - formed first, so that the class means are computed from it
@@ -292,7 +301,7 @@ def _explained(
     within, errors = structure.within_traces(seed=seed)
     found: dict[str, tuple[Eigenpairs, npt.NDArray[np.intp], Attribution]] = {}
     for name in matrices:
-        operator = operator_class(name)(model, loss_fn, data, params, memory=products, group=group)
+        operator = operator_class(name)(*problem, memory=products, group=group)
         # H has no class structure.
         least = 0 if name == "Residual" else count
         pairs, places = outlier_pairs(

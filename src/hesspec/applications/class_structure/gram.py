@@ -43,7 +43,11 @@ def slices(p: int, count: int, itemsize: int, budget: int) -> list[tuple[int, in
 
 
 def gram_of_means(
-    risk: EmpiricalRisk, parts: Callable[[Batch], Sequence[Batch]], means: Sequence[Mean], budget: int
+    risk: EmpiricalRisk,
+    parts: Callable[[Batch], Sequence[Batch]],
+    means: Sequence[Mean],
+    budget: int,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Compute inner products of means of the logit gradients.
 
@@ -65,6 +69,8 @@ def gram_of_means(
         The K means.
     budget : int
         Memory for the means, in bytes.
+    groups : Tensor (C,), optional
+        Group of each class, which takes the place of the class in the means.
 
     Returns
     -------
@@ -75,7 +81,7 @@ def gram_of_means(
     gram = torch.zeros(len(means), len(means), dtype=torch.float64, device=parameters.device)
     for first, last in slices(parameters.count, len(means), parameters.dtype.itemsize, budget):
         kept = torch.zeros(len(means), last - first, dtype=parameters.dtype, device=parameters.device)
-        risk.ranks.together(functools.partial(_add_all, risk, parts, means, kept, first))
+        risk.ranks.together(functools.partial(_add_all, risk, parts, means, kept, first, groups))
         risk.ranks.sum_(kept)
         for piece in torch.split(kept, PIECE, dim=1):
             gram += piece @ piece.T
@@ -83,12 +89,17 @@ def gram_of_means(
 
 
 def _add_all(
-    risk: EmpiricalRisk, parts: Callable[[Batch], Sequence[Batch]], means: Sequence[Mean], kept: Tensor, first: int
+    risk: EmpiricalRisk,
+    parts: Callable[[Batch], Sequence[Batch]],
+    means: Sequence[Mean],
+    kept: Tensor,
+    first: int,
+    groups: Tensor | None,
 ) -> None:
     for batch in risk.batches:
         for part in parts(batch):
-            for group in _by_class(risk, part):
-                _add(risk, group, means, kept, first)
+            for of_class in _by_class(risk, part):
+                _add(risk, of_class, means, kept, first, groups)
 
 
 def _by_class(risk: EmpiricalRisk, batch: Batch) -> Iterator[Batch]:
@@ -101,7 +112,9 @@ def _by_class(risk: EmpiricalRisk, batch: Batch) -> Iterator[Batch]:
     yield from risk.batches.select(batch, groups)
 
 
-def _add(risk: EmpiricalRisk, batch: Batch, means: Sequence[Mean], kept: Tensor, first: int) -> None:
+def _add(
+    risk: EmpiricalRisk, batch: Batch, means: Sequence[Mean], kept: Tensor, first: int, groups: Tensor | None
+) -> None:
     """Add the contribution of a batch to every mean, for the slice of the parameters that begins at `first`."""
     last = first + kept.shape[1]
     ends = torch.tensor(risk.parameters.sizes).cumsum(0).tolist()
@@ -116,10 +129,11 @@ def _add(risk: EmpiricalRisk, batch: Batch, means: Sequence[Mean], kept: Tensor,
     with torch.enable_grad(), differentiable_kernels():
         logits = loss.taken(predict(theta))
         rows = LogitRows.of(risk.loss, logits, batch.targets, batch.share)
-        present = set(rows.targets[rows.scale > 0].tolist())
+        true = rows.true(groups)
+        present = set(true[rows.scale > 0].tolist())
         wanted = [(number, c, k) for number, (c, k) in enumerate(means) if c in present]
         for number, c, k in wanted:
-            coefficients = torch.where(rows.targets[:, None] == c, k, 0)
+            coefficients = torch.where(true[:, None] == c, k if groups is None else k[groups], 0)
             cotangent = rows.shaped(rows.cotangent(coefficients), logits)
             if not logits.requires_grad:
                 continue

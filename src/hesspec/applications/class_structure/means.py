@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hesspec.applications.class_structure.frequent import checked_groups
 from hesspec.applications.class_structure.gram import gram_of_means
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.numbers import check_seed
@@ -67,6 +68,10 @@ class ClassMeans:
     ----------
     model, loss_fn, data, params
         See `hesspec.GaussNewton`; the loss must be `torch.nn.CrossEntropyLoss` with class indices as targets.
+    classes : sequence of int or Tensor (V,), optional
+        Class of each of V logits, from 0 to C - 1, where the structure is to be that of fewer classes than there are
+        logits, as with language models (see `hesspec.frequent_classes`). Everything then is about the classes c of the
+        true logit and c' of the other one; the four parts still sum to G. By default each logit is a class.
     memory : str or int, optional
         Device memory for passes and means, in addition to model and data: "8GB", or a number of bytes. By default a
         safe share of the free memory. Means that do not fit are computed in slices of the parameters.
@@ -76,8 +81,9 @@ class ClassMeans:
     Raises
     ------
     ValueError
-        If the loss is a different one; on first use, if a class has no samples, targets are not integers, or there is
-        only one class; or for the reasons of `hesspec.GaussNewton`.
+        If the loss is a different one, or `classes` are not integers from 0 with none left out; on first use, if a
+        class has no samples, targets are not integers, or there is only one class; or for the reasons of
+        `hesspec.GaussNewton`.
 
     Notes
     -----
@@ -92,12 +98,14 @@ class ClassMeans:
         data: Iterable[Any],
         params: ParameterSpec = None,
         *,
+        classes: Sequence[int] | Tensor | None = None,
         memory: str | int | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         sizes = None if memory is None else shares_of(memory)
         self._risk = EmpiricalRisk(model, loss_fn, data, params, group=group)
         check_softmax_loss(self._risk.loss)
+        self._groups = None if classes is None else checked_groups(classes, self.device)
         ranks = self._risk.ranks
         # The same on all ranks, as it determines the number of passes.
         self._budget, self._room = sizes or (int(ranks.least(size)) for size in free_shares(self.device, ranks))
@@ -129,7 +137,13 @@ class ClassMeans:
 
     @functools.cached_property
     def _weights(self) -> Tensor:
-        return class_weights(self._model.pushed([])[0], self._risk.ranks)
+        rows = self._model.pushed([])[0]
+        if self._groups is not None and len(self._groups) != rows[0].classes:
+            raise ValueError(
+                f"classes= names the classes of {len(self._groups):,} logits, but the model has {rows[0].classes:,}: "
+                "give one for each."
+            )
+        return class_weights(rows, self._risk.ranks, self._groups)
 
     @functools.cached_property
     def _off(self) -> Tensor:
@@ -172,7 +186,7 @@ class ClassMeans:
         for block in blocks:
             c = int(block.abs().sum(1).argmax())
             means.append((c, torch.where(self._weights[c] > 0, block[c] / self._weights[c], 0)))
-        return gram_of_means(self._risk, self._model.parts, means, self._room).cpu().numpy()
+        return gram_of_means(self._risk, self._model.parts, means, self._room, self._groups).cpu().numpy()
 
     @property
     def _class_coefficients(self) -> Tensor:
@@ -268,7 +282,7 @@ class ClassMeans:
             chosen = scaled[start : start + TOGETHER]
 
             def cotangents(rows: Sequence[LogitRows], chosen: Tensor = chosen) -> list[list[Tensor]]:
-                return [[row.cotangent(k[row.targets]) for row in rows] for k in chosen]
+                return [[row.cotangent(row.spread(k, self._groups)) for row in rows] for k in chosen]
 
             for i, vector in enumerate(self._model.pulled(cotangents)):
                 result[:, start + i] = vector
@@ -305,7 +319,7 @@ class ClassMeans:
         found = []
         for chosen in torch.split(vectors, TOGETHER, dim=1):
             rows, columns = self._model.pushed([vector.contiguous() for vector in chosen.T])
-            found += [Projections(rows, column, self._risk.ranks) for column in columns]
+            found += [Projections(rows, column, self._risk.ranks, self._groups) for column in columns]
         return found
 
     def trace(self, part: Literal["class", "cross", "within", "same"], *, matvecs: int = 32) -> tuple[float, float]:
@@ -358,7 +372,7 @@ class _Product:
         self._model, self._coefficients = structure._model, OPERATORS[part].coefficients  # noqa: SLF001
         self.shape = structure.dimension, structure.dimension
         self.dtype, self.device = structure.dtype, structure.device
-        self._ranks = structure._risk.ranks  # noqa: SLF001
+        self._ranks, self._groups = structure._risk.ranks, structure._groups  # noqa: SLF001
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         columns = [vectors] if vectors.dim() == 1 else [column.contiguous() for column in vectors.T]
@@ -366,7 +380,7 @@ class _Product:
         return products[0] if vectors.dim() == 1 else torch.stack(products, dim=1)
 
     def _couple(self, rows: Sequence[LogitRows], pushed: Sequence[Tensor]) -> list[Tensor]:
-        chosen = self._coefficients(Projections(rows, pushed, self._ranks))
+        chosen = self._coefficients(Projections(rows, pushed, self._ranks, self._groups))
         return [row.cotangent(k) for row, k in zip(rows, chosen, strict=True)]
 
 
@@ -374,7 +388,7 @@ def within_by_class(found: Projections) -> Tensor:
     """Return sum_{i in c} w_{i,c'} <g_{i,c'} - g_{c,c'}, v>^2, (C, C)."""
     own = torch.stack(
         [
-            row.by_class(row.weights * (t - found.pair[row.targets]) ** 2)
+            row.by_class(row.weights * (t - row.spread(found.pair, found.groups)) ** 2, found.groups)
             for row, t in zip(found.rows, found.single, strict=True)
         ]
     ).sum(0)

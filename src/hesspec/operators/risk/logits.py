@@ -108,10 +108,24 @@ class LogitRows:
         weighted = self.weights * coefficients
         return weighted - self.probabilities * weighted.sum(1, keepdim=True)
 
-    def by_class(self, values: Tensor) -> Tensor:
-        """Sum values (R, C) over the rows of each class, (C, C)."""
-        total = torch.zeros(self.classes, self.classes, dtype=torch.float64, device=values.device)
-        return total.index_add_(0, self.targets, values)
+    def true(self, groups: Tensor | None = None) -> Tensor:
+        """Return the true class of each row (R,), or the group of it, for groups (C,) from 0 to K - 1."""
+        return self.targets if groups is None else groups[self.targets]
+
+    def by_class(self, values: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Sum values (R, C) over the rows of each class, (C, C); or of each group and over logits of groups, (K, K)."""
+        count = self.classes
+        if groups is not None:
+            count = int(groups.max()) + 1
+            of_groups = torch.zeros(len(values), count, dtype=torch.float64, device=values.device)
+            values = of_groups.index_add_(1, groups, values)
+        total = torch.zeros(count, count, dtype=torch.float64, device=values.device)
+        return total.index_add_(0, self.true(groups), values)
+
+    def spread(self, coefficients: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Give each row and logit the coefficient of its classes, (C, C) to (R, C), or of its groups, (K, K)."""
+        of_rows = coefficients[self.true(groups)]
+        return of_rows if groups is None else of_rows[:, groups]
 
 
 def check_softmax_loss(loss: Loss) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hesspec.operators.data.structures import describe, map_tensors
 from hesspec.operators.risk.closure import Closure
 from hesspec.operators.risk.loss_calls import is_log_probabilities
+from hesspec.operators.risk.token_loss import is_token_loss
 
 __all__ = ["Loss", "LossFunction", "SoftmaxDivergence", "as_module"]
 
@@ -150,7 +151,9 @@ class Loss:
 
     @property
     def is_of_torch(self) -> bool:
-        """Whether the loss is a loss module of `torch.nn`, or a subclass with the same `forward`."""
+        """Whether the loss is a loss module of `torch.nn` or a `TokenLoss`, or a subclass with the same `forward`."""
+        if is_token_loss(self.function):
+            return True
         forward = getattr(type(self.function), "forward", None)
         return isinstance(self.function, nn.Module) and getattr(forward, "__module__", "") == nn.MSELoss.__module__
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hesspec.errors import InputError
+from hesspec.operators.risk.token_loss import TokenLoss
 
 __all__ = ["OUTPUT_CURVATURES", "check_output_curvature", "is_convex", "output_curvature", "row_weights"]
 
@@ -60,7 +61,7 @@ def output_curvature(loss: Any, outputs: Tensor, targets: Any, part: str = "full
     ----------
     loss : callable
         `CrossEntropyLoss` (class indices or probabilities, with all its options), `MSELoss` or `BCEWithLogitsLoss` of
-        `torch.nn`; subclasses with the same `forward` are included.
+        `torch.nn`, or `hesspec.TokenLoss` with class indices; subclasses with the same `forward` are included.
     outputs : Tensor
         Outputs, in the shape that the loss takes.
     targets
@@ -104,8 +105,11 @@ def output_curvature(loss: Any, outputs: Tensor, targets: Any, part: str = "full
     if not isinstance(targets, Tensor):
         return None
     forward = getattr(type(loss), "forward", None)
-    if forward is nn.CrossEntropyLoss.forward:
-        return _cross_entropy(loss, outputs, targets, part)
+    of_classes = {nn.CrossEntropyLoss.forward: lambda: _cross_entropy(loss, outputs, targets, part)}
+    if not targets.is_floating_point():
+        of_classes[TokenLoss.forward] = lambda: _token_loss(loss, outputs, targets)
+    if forward in of_classes:
+        return of_classes[forward]()
     if outputs.shape != targets.shape:
         return None
     if forward is nn.MSELoss.forward:
@@ -153,6 +157,24 @@ def _cross_entropy(loss: nn.CrossEntropyLoss, outputs: Tensor, targets: Tensor, 
         return direction * (direction * d).sum(classes, keepdim=True) * factor
 
     return _in_chunks(product, ((-q).scatter(classes, true, 1.0), true, torch.sigmoid(-minus_s) * rest), classes)
+
+
+def _token_loss(loss: TokenLoss, outputs: Tensor, targets: Tensor) -> Curve:
+    """Products with a [(1 + 2 z log Z) (diag(p) - p p^T) + 2 z p p^T] in every row; see `TokenLoss`."""
+    classes = 1 if outputs.dim() > 1 else 0
+    rows = row_weights(loss, outputs, targets, classes).unsqueeze(classes)
+    z = 2 * loss.z_loss
+
+    def product(tangent: Tensor, p: Tensor, likeliest: Tensor, factor: Tensor, squared: Tensor) -> Tensor:
+        d = tangent - tangent.gather(classes, likeliest)
+        mean = (p * d).sum(classes, keepdim=True)
+        # <p, tangent> is the mean of d and the entry that was subtracted, as p sums to one.
+        along = mean + tangent.gather(classes, likeliest)
+        return p * ((d - mean) * factor + along * squared)
+
+    log_normaliser = torch.logsumexp(outputs, classes, keepdim=True)
+    constants = outputs.argmax(classes, keepdim=True), rows * (1 + z * log_normaliser), rows * z
+    return _in_chunks(product, (torch.softmax(outputs, classes), *constants), classes)
 
 
 def _covariance(p: Tensor, likeliest: Tensor, factor: Tensor, classes: int) -> Curve:

@@ -1,5 +1,6 @@
 """Networks by name: built-in ones, those of libraries, and the user's own."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Final
@@ -7,15 +8,17 @@ from typing import Final
 from torch import nn
 
 from hesspec.backend.suggest import unknown
-from hesspec.study.imports import load_object
+from hesspec.study.imports import code_digest, load_object
 from hesspec.study.networks.densenet import densenet40
+from hesspec.study.networks.gpt import gpt_small, gpt_tiny
 from hesspec.study.networks.libraries import timm_network, torchvision_network
 from hesspec.study.networks.resnet import resnet18, resnet34, resnet50
 from hesspec.study.networks.small_cnn import small_cnn
 from hesspec.study.networks.tanh_mlp import tanh_mlp
+from hesspec.study.networks.transformers_models import TRANSFORMERS, transformers_digest, transformers_network
 from hesspec.study.networks.vgg import vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn
 
-__all__ = ["NETWORKS", "build_network"]
+__all__ = ["NETWORKS", "build_network", "network_digest"]
 
 NETWORKS: Final[dict[str, Callable[..., nn.Module]]] = {
     "small_cnn": small_cnn,
@@ -28,10 +31,20 @@ NETWORKS: Final[dict[str, Callable[..., nn.Module]]] = {
     "resnet34": resnet34,
     "resnet50": resnet50,
     "densenet40": densenet40,
+    "gpt_tiny": gpt_tiny,
+    "gpt_small": gpt_small,
 }
 """The networks that a study file can name, by name."""
 
 _LIBRARIES: Final[dict[str, Callable[..., nn.Module]]] = {"torchvision": torchvision_network, "timm": timm_network}
+
+
+def network_digest(name: str) -> str:
+    """Compute a digest of the user's own code or weights of a network; empty if it has none."""
+    library, colon, library_name = name.partition(":")
+    if colon and library == TRANSFORMERS:
+        return transformers_digest(library_name)
+    return code_digest(name) if colon else ""
 
 
 def build_network(name: str, *, channels: int, classes: int, size: int) -> nn.Module:
@@ -46,11 +59,13 @@ def build_network(name: str, *, channels: int, classes: int, size: int) -> nn.Mo
     ----------
     name
         A name in `NETWORKS`, `"torchvision:NAME"` (see `torchvision_network`), `"timm:NAME"` (see
-        `timm_network`), or `"module:callable"`.
+        `timm_network`), `"transformers:FOLDER_OR_CONFIGURATION"` (see `transformers_network`), or
+        `"module:callable"`. Those for text are `"gpt_tiny"`, `"gpt_small"` and those of transformers: they take tokens
+        (N, L) and return logits (N, V, L).
     channels, classes
-        Number of image channels and of classes of the data set.
+        Number of image channels and of classes of the data set (for text, of tokens).
     size
-        Height and width of the images in pixels.
+        Height and width of the images in pixels; for text, tokens in a sequence.
 
     Returns
     -------
@@ -63,7 +78,9 @@ def build_network(name: str, *, channels: int, classes: int, size: int) -> nn.Mo
         If it is the network of a library that is not installed.
     ValueError
         If there is no such network, it needs arguments other than the three, it does not return an
-        `nn.Module`, or the images are too small for it.
+        `nn.Module`, or the images or sequences do not suit it.
+    FileNotFoundError
+        If the folder or the configuration of transformers is missing.
 
     Examples
     --------
@@ -75,12 +92,17 @@ def build_network(name: str, *, channels: int, classes: int, size: int) -> nn.Mo
     if colon and library in _LIBRARIES:
         return _LIBRARIES[library](library_name, channels=channels, classes=classes, size=size)
     builder: Callable[..., object]
-    if colon:
+    if colon and library == TRANSFORMERS:
+        builder = functools.partial(transformers_network, library_name)
+    elif colon:
         builder = load_object(name, "network")
     elif name in NETWORKS:
         builder = NETWORKS[name]
     else:
-        hint = "A library's network is named 'torchvision:NAME' or 'timm:NAME', one of your own 'module:callable'."
+        hint = (
+            "A library's network is named 'torchvision:NAME', 'timm:NAME' or 'transformers:FOLDER', one of your own "
+            "'module:callable'."
+        )
         raise ValueError(f"{unknown('network', name, NETWORKS)} {hint}")
 
     offered = {"channels": channels, "classes": classes, "size": size}

@@ -1,8 +1,8 @@
 """Layers shared by several of the built-in networks."""
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["conv_bn_relu", "initialise_convolutions"]
+__all__ = ["check_tokens", "conv_bn_relu", "initialise_convolutions"]
 
 
 def conv_bn_relu(inputs: int, outputs: int, *, bias: bool = False) -> list[nn.Module]:
@@ -17,3 +17,12 @@ def initialise_convolutions(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def check_tokens(tokens: Tensor) -> None:
+    """Raise ValueError unless a language model is given tokens (N, L) of integers."""
+    if tokens.ndim != 2 or tokens.is_floating_point():
+        raise ValueError(
+            f"A language model takes tokens of shape (N, L), integers, but it was given {tokens.dtype} of shape "
+            f"{tuple(tokens.shape)}: use a data set of text."
+        )
