@@ -60,7 +60,7 @@ def test_losses_are_those_of_the_displaced_model(network):
 
     def loss(displacement):
         vector_to_parameters(theta + displacement, other.parameters())
-        return float(loss_fn(other(x), y))
+        return float(loss_fn(other(x), y).detach())
 
     first, second = pairs.vectors.T
     expected = [[loss(t * d) for t in row] for d, row in zip((first, second), found.displacements, strict=True)]
@@ -103,7 +103,7 @@ def test_only_the_selected_parameters_move():
     found = hesspec.loss_along(hessian, torch.eye(hessian.shape[0]).double()[:, 0], reach=1.0, points=3)
     with torch.no_grad():
         model[4].weight[0, 0] += 1
-    assert found.losses[0, 2] == pytest.approx(float(loss_fn(model(data[0][0]), data[0][1])), rel=1e-12)
+    assert found.losses[0, 2] == pytest.approx(float(loss_fn(model(data[0][0]), data[0][1]).detach()), rel=1e-12)
 
 
 def test_a_result_is_saved_shown_and_drawn(network, tmp_path):
@@ -113,7 +113,11 @@ def test_a_result_is_saved_shown_and_drawn(network, tmp_path):
     read = hesspec.load(tmp_path / "along.nc")
     np.testing.assert_array_equal(read.plane_losses, found.plane_losses)
     assert "departure" in str(read)
-    assert [axes.get_title().split(":")[0] for axes in read.plot().axes] == ["Direction 1", "Direction 2", "Plane"]
+    assert [axes.get_title(loc="left").split(":")[0] for axes in read.plot().axes] == [
+        "Direction 1",
+        "Direction 2",
+        "Plane",
+    ]
     assert len(hesspec.plot_loss_along(hessian, pairs, points=3).axes) == 2
 
 

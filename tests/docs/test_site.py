@@ -1,0 +1,55 @@
+"""The site, without building it: its reference misses no public name, and its gallery is what its pages promise.
+
+`make docs` builds it, with the gallery, and takes a minute; warnings are errors there.
+"""
+
+import ast
+import re
+import sys
+from importlib import import_module
+
+import pytest
+from pages import ROOT
+
+import hesspec
+
+GALLERY = sorted((ROOT / "docs/gallery").glob("*.py"))
+TITLE = re.compile(r"\A\n(.+)\n(=+)\n\n\S")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    sys.path.insert(0, str(ROOT / "docs/_extensions"))
+    modules = set(sys.modules)
+    try:
+        return import_module("public_names").page()
+    finally:
+        sys.path.pop(0)
+        # The page gives applications the names by which users know them, for Sphinx.
+        for name in set(sys.modules) - modules:
+            if name == "public_names" or re.fullmatch(r"hesspec\.(laplace|noise|optim|stability)", name):
+                del sys.modules[name]
+
+
+@pytest.mark.parametrize("part", ["", "laplace", "noise", "optim", "plot", "report", "stability", "study"])
+def test_the_reference_has_all_public_names(reference, part):
+    module = getattr(hesspec, part) if part else hesspec
+    listed = set(re.findall(r"^   (\w+)$|``(\w+)``", reference, re.MULTILINE))
+    names = {name for pair in listed for name in pair}
+    modules = {"laplace", "noise", "optim", "stability"}
+    assert set(module.__all__) - modules <= names
+
+
+def test_the_gallery_is_complete():
+    assert len(GALLERY) >= 16
+
+
+@pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
+def test_a_script_of_the_gallery_has_a_title_and_ends_in_a_figure(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = ast.get_docstring(tree, clean=False)
+    title = TITLE.match(text)
+    assert title is not None
+    assert len(title[1]) == len(title[2])
+    last = ast.unparse(tree.body[-1])
+    assert re.search(r"\.?plot\w*\(", last), last
