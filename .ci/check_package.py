@@ -40,7 +40,7 @@ spectrum = hesspec.spectrum(hessian, steps=16)
 spectrum.save("hessian.nc")
 assert (hesspec.load("hessian.nc").nodes == spectrum.nodes).all()
 spectrum.plot().savefig("hessian.png")
-print(spectrum)
+assert "Hessian" in str(spectrum)
 for module, extra in (("study", "study"), ("report", "report")):
     try:
         getattr(hesspec, module)

@@ -76,7 +76,7 @@ sphinx_gallery_conf = {
     "examples_dirs": ["docs/gallery"],
     "gallery_dirs": ["docs/auto_gallery"],
     "filename_pattern": r"docs/gallery/",
-    "within_subsection_order": "NumberOfCodeLinesSortKey",
+    "within_subsection_order": "figures.GalleryOrder",
     # A page of the gallery is a notebook that opens by itself.
     "first_notebook_cell": '%pip install --quiet "hesspec[report,study]"\n%matplotlib inline',
     "matplotlib_animations": False,

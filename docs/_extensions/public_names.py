@@ -57,14 +57,14 @@ HEAD = "The names are loaded when they are first used, so that ``import hesspec`
 # Parts of the package that have names of their own, and what they are for.
 MODULES = (
     ("laplace", "Laplace approximations"),
-    ("stability", "The edge of stability"),
-    ("noise", "Gradient noise"),
-    ("optim", "Optimisers"),
-    ("integrations", "Training libraries and loggers"),
-    ("plot", "Figures"),
-    ("study", "Studies"),
-    ("report", "Pages"),
-    ("operators", "Base classes"),
+    ("stability", "the edge of stability"),
+    ("noise", "gradient noise"),
+    ("optim", "optimisers"),
+    ("integrations", "training libraries and loggers"),
+    ("plot", "figures"),
+    ("study", "studies"),
+    ("report", "pages"),
+    ("operators", "base classes"),
 )
 
 
@@ -109,7 +109,7 @@ def page():
         seen |= {id(thing) for thing in new.values()}
         called = [name for name, thing in new.items() if callable(thing)]
         if called:
-            lines += [*titled(f"hesspec.{part}: {title[0].lower()}{title[1:]}", "-")]
+            lines += [*titled(f"hesspec.{part}: {title}", "-")]
             lines += listed(f"hesspec.{part}", called)
         if constants := [f"``{name}``" for name in new if name not in called]:
             lines += ["Constants: " + ", ".join(constants) + ".", ""]

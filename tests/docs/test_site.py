@@ -53,3 +53,17 @@ def test_a_script_of_the_gallery_has_a_title_and_ends_in_a_figure(path):
     assert len(title[1]) == len(title[2])
     last = ast.unparse(tree.body[-1])
     assert re.search(r"\.?plot\w*\(", last), last
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set()
+    for path in (ROOT / "docs/site").glob("*.rst"):
+        for line in re.findall(r"^   (?:.*<)?([^\s>]+)>?$", path.read_text(encoding="utf-8"), re.MULTILINE):
+            if not line.startswith(":"):
+                listed |= set(path.parent.glob(f"{line}.md"))
+    listed = {path.resolve() for path in listed}
+    pages = {*(ROOT / "docs").rglob("*.md")} - {
+        *(ROOT / "docs/auto_gallery").rglob("*"),
+        *(ROOT / "docs/_build").rglob("*"),
+    }
+    assert pages - listed == set(), "list them in a toctree of docs/site/"

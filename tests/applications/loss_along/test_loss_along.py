@@ -41,7 +41,7 @@ def test_a_quadratic_loss_is_its_quadratic_at_every_displacement(dtype, rounding
     directions = torch.randn(hessian.shape[0], 3, generator=generator).to(dtype)
     found = hesspec.loss_along(hessian, directions, points=7, plane=True)
     assert (np.abs(found.slopes) > 1e-4).all()
-    assert abs(found.curvatures[0, 1]) > 1e-3
+    assert abs(found.curvatures[0, 1]) > 1e-4
     scale = np.abs(found.losses).max()
     np.testing.assert_allclose(found.losses, found.quadratic, atol=rounding * scale)
     np.testing.assert_allclose(
