@@ -2,8 +2,8 @@
 Outliers and classes
 ====================
 
-Why are there about as many outliers as classes? Averages of the gradients of logits, by true class and by logit,
-span the eigenvectors of the outliers; the bulk is what remains within the classes.
+Why are there about as many outliers as classes? Averages of the gradients of logits, by true class and by logit, span a
+space of few dimensions. How much of each large eigenvalue is explained by it, and what remains if it is projected out?
 """
 
 import torch
@@ -13,11 +13,11 @@ from torch import nn
 import hesspec
 
 torch.manual_seed(0)
-images, labels = load_digits(n_class=5, return_X_y=True)
-inputs, targets = torch.tensor(images[:400] / 16).float(), torch.tensor(labels[:400])
-model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 5))
+images, labels = load_digits(return_X_y=True)
+inputs, targets = torch.tensor(images / 16).float(), torch.tensor(labels)
+model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
 loss_fn, optimizer = nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=0.01)
-for _ in range(60):
+for _ in range(100):
     optimizer.zero_grad()
     loss_fn(model(inputs), targets).backward()
     optimizer.step()
@@ -26,11 +26,11 @@ for _ in range(60):
 # One call measures the parts of G, predicts its eigenvalues from the class means, and projects the means out of the
 # Hessian.
 
-structure = hesspec.class_structure(model, loss_fn, [(inputs, targets)], steps=48)
+structure = hesspec.class_structure(model, loss_fn, [(inputs, targets)], steps=64)
 print(structure)
 
 # %%
-# Left to right: the parts of G, predicted and measured eigenvalues, shares of each outlier, and the spectrum
-# without the means.
+# The parts of G; predicted and measured eigenvalues; the share of each part in each large eigenvalue; what is left
+# without the means; and a map of the means.
 
 structure.plot()

@@ -2,8 +2,9 @@
 Edge of stability
 =================
 
-Full-batch gradient descent raises the largest eigenvalue of the Hessian until it reaches 2/η, beyond which a step
-would be unstable on a quadratic, and then stays there.
+Full-batch gradient descent is stable on a quadratic if the largest eigenvalue of the Hessian, the sharpness, is below
+2/η. Here it starts at twice that: the first steps are unstable and leave for a flatter place. After that the sharpness
+stays near the threshold, while the loss keeps falling.
 """
 
 import torch

@@ -2,8 +2,8 @@
 A first spectrum
 ================
 
-Train a small network on real digits and measure the eigenvalues of the Hessian of its loss: a few outliers, one for
-about each class, and a bulk around zero.
+Train a small network on real digits and measure the eigenvalues of the Hessian of its loss: nine outliers for ten
+classes, and a bulk around zero.
 """
 
 import torch

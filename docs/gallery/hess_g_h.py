@@ -2,8 +2,9 @@
 The Hessian and its two parts
 =============================
 
-The Hessian of the loss is Hess = G + H: the Gauss–Newton part G has the outliers, and the residual part H is nearly
-symmetric around zero. In a network that fits its data H becomes small, and the outliers of Hess are those of G.
+The Hessian of the loss is Hess = G + H. The Gauss–Newton part G is positive semi-definite and has the large
+eigenvalues; the residual part H has both signs. In a network that fits its data H is small: the largest eigenvalues of
+Hess are nearly those of G.
 """
 
 import torch
@@ -15,10 +16,10 @@ from hesspec.plot import plot_spectrum
 
 torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)
-inputs, targets = torch.tensor(images[:600] / 16).float(), torch.tensor(labels[:600])
+inputs, targets = torch.tensor(images / 16).float(), torch.tensor(labels)
 model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
 loss_fn, optimizer = nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=0.01)
-for _ in range(60):
+for _ in range(100):
     optimizer.zero_grad()
     loss_fn(model(inputs), targets).backward()
     optimizer.step()

@@ -2,8 +2,8 @@
 The loss along eigenvectors
 ===========================
 
-How far from the weights does the loss follow its quadratic? Along the eigenvectors of the largest eigenvalues the
-loss is drawn next to L + t g·v + t²λ/2, whose slope and curvature are computed.
+How far from the weights does the loss follow its quadratic? Along the eigenvectors of the largest eigenvalues the loss
+is drawn next to L + t g·v + t²λ/2, whose slope and curvature are computed and not fitted.
 """
 
 import torch
@@ -25,7 +25,7 @@ for _ in range(60):
 # %%
 hessian = hesspec.Hessian(model, loss_fn, [(inputs, targets)])
 pairs = hesspec.eigenpairs(hessian, count=3, progress=False)
-along = hesspec.loss_along(hessian, pairs)
+along = hesspec.loss_along(hessian, pairs, reach=1.5)
 print(along)
 
 # %%

@@ -27,4 +27,4 @@ for _ in range(60):
 
 hessian = hesspec.Hessian(model, loss_fn, [(inputs, targets)])
 pairs = hesspec.eigenpairs(hessian, count=2, progress=False)
-hesspec.plot_loss_along(hessian, pairs, plane=True, points=25)
+hesspec.plot_loss_along(hessian, pairs, plane=True, reach=1.5, points=25)

@@ -2,8 +2,9 @@
 Where steps go
 ==============
 
-Which part of a gradient, a momentum and an update of Adam lies in the eigenspace of the ten largest eigenvalues?
-The share of a random vector would be about sqrt(10/p).
+Which part of a gradient, a momentum and an update of Adam lies in the eigenspace of the ten largest eigenvalues? The
+share of a random vector is about sqrt(10/p). At the first step the gradient has six times as much; after fifteen steps
+nothing of that is left.
 """
 
 import torch

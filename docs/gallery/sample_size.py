@@ -2,8 +2,8 @@
 Sample size
 ===========
 
-Train the same network on more and more samples of each class. The edges of the bulk shrink with the number of
-samples, the outliers hardly.
+Train the same network on more and more samples of each class, until each training has the same loss. The edges of the
+bulk shrink slowly, by a fifth and by nearly a half for 16 times as many samples; no eigenvalue is an outlier here.
 """
 
 import torch
@@ -22,13 +22,14 @@ for size in (10, 20, 40, 80, 160):
     x, y = inputs[chosen], targets[chosen]
     model = nn.Sequential(nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(200):
+    while (loss := loss_fn(model(x), y)) > 0.3:
         optimizer.zero_grad()
-        loss_fn(model(x), y).backward()
+        loss.backward()
         optimizer.step()
     spectra[size] = hesspec.spectrum(hesspec.Hessian(model, loss_fn, [(x, y)]), progress=False)
 
 # %%
-# These are small networks and one seed. `hesspec study` trains a grid of sizes and seeds and writes a report.
+# These are small networks and one seed. After equally many steps instead, the edges grow with the sample size, as small
+# samples are fitted sooner. ``hesspec study`` trains a grid of sizes and seeds.
 
 plot_against_samples(spectra)

@@ -2,8 +2,9 @@
 Through training
 ================
 
-The largest eigenvalues leave the bulk within the first steps of training, and move while the bulk contracts.
-Outliers are followed by their eigenvectors, so that crossings are visible.
+At the initialisation nine eigenvalues stand apart from the bulk. Within a few steps the positive side of the bulk grows
+up to them, and no gap is left that would tell outliers from it; then the bulk contracts faster than the largest
+eigenvalues. Outliers are followed by their eigenvectors, so that crossings are visible.
 """
 
 import torch
