@@ -37,7 +37,7 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 
 # The site, without a network: runs the gallery; every warning is an error. Pages that nobody changed are kept.
-SPHINX := $(BIN)/python -m sphinx -W --keep-going -c docs . docs/_build
+SPHINX := $(BIN)/python -m sphinx -W --keep-going -j auto -c docs -d docs/_build/doctrees . docs/_build
 
 docs: .venv/.docs
 	OMP_NUM_THREADS=1 $(SPHINX)/html -b html

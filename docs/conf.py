@@ -56,6 +56,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_show_sourcelink = False
+html_copy_source = False
 # The home page is in docs/; the root of the site leads there.
 html_additional_pages = {"index": "redirect.html"}
 html_theme_options = {
@@ -85,7 +86,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 1,
     "image_scrapers": ("matplotlib", "figures"),
     "capture_repr": ("_repr_html_",),
-    "abort_on_example_error": False,
+    "abort_on_example_error": True,
     "download_all_examples": True,
     "write_computation_times": True,
 }

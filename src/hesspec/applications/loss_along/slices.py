@@ -173,7 +173,8 @@ def _units(directions: Eigenpairs | Tensor, hessian: Hessian) -> Tensor:
     if not bool(torch.isfinite(largest).all()) or bool((largest == 0).any()):
         raise InputError("A direction is zero, or contains NaN or infinity.")
     scaled = columns / largest
-    return scaled / scaled.norm(dim=0)
+    lengths: Tensor = torch.linalg.vector_norm(scaled, dim=0)
+    return scaled / lengths
 
 
 def _reaches(reach: float | Sequence[float] | None, risk: float, slopes: Array, curvatures: Array) -> Array:
