@@ -6,9 +6,11 @@
 import ast
 import re
 import sys
+import textwrap
 from importlib import import_module
 
 import pytest
+import torch
 from pages import ROOT
 
 import hesspec
@@ -53,6 +55,17 @@ def test_a_script_of_the_gallery_has_a_title_and_ends_in_a_figure(path):
     assert len(title[1]) == len(title[2])
     last = ast.unparse(tree.body[-1])
     assert re.search(r"\.?plot\w*\(", last), last
+
+
+def test_the_code_of_the_first_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/home.rst").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text, re.MULTILINE)
+    torch.manual_seed(0)
+    data = [(torch.randn(40, 4), torch.arange(40) % 3)]
+    given = {"model": torch.nn.Linear(4, 3), "loss_fn": torch.nn.CrossEntropyLoss(), "data": data}
+    exec(textwrap.dedent(code), given)  # noqa: S102 - of this very repository
+    assert (tmp_path / "hessian.png").exists()
 
 
 def test_every_page_is_in_the_navigation():
