@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-hours coverage lint bench accuracy clean
+.PHONY: demo test test-all test-hours coverage lint docs docs-links package bench accuracy clean
 
 # The folder is the demo's own; the command itself replaces nothing.
 demo: .venv/.package
@@ -36,6 +36,26 @@ lint: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site, without a network: runs the gallery; every warning is an error. Pages that nobody changed are kept.
+SPHINX := $(BIN)/python -m sphinx -W --keep-going -j auto -c docs -d docs/_build/doctrees . docs/_build
+
+docs: .venv/.docs
+	OMP_NUM_THREADS=1 $(SPHINX)/html -b html
+
+# Links to other sites, which needs the network.
+docs-links: .venv/.docs
+	$(SPHINX)/links -b linkcheck -D plot_gallery=0
+
+.venv/.docs: .venv/.installed
+	$(INSTALL) '.[docs]'
+	touch $@
+
+# A wheel and an sdist in dist/, without a network, and what a user does first with each.
+package: .venv/.installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python .ci/check_package.py dist
+
 # What is timed, and what is counted, which takes longer and is the same on every machine.
 bench: .venv/.peers
 	$(BIN)/python benchmarks/products.py
@@ -53,7 +73,7 @@ accuracy: .venv/.peers
 	touch $@
 
 clean:
-	rm -rf .venv hesspec-demo
+	rm -rf .venv hesspec-demo dist docs/_build docs/auto_gallery docs/reference/api docs/reference/api.rst
 
 # The package states ranges; constraints.txt pins what it was tested with.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable
@@ -67,5 +87,5 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --co
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "hesspec needs Python >= 3.11, and $(PYTHON) is older: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(INSTALL) .
+	$(INSTALL) '.[report,study]'
 	touch $@

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hesspec.applications.class_structure.record import ClassStructure
     from hesspec.applications.comparison.compare import compare
     from hesspec.applications.comparison.record import Comparison
+    from hesspec.applications.loss_along.record import LossAlong
+    from hesspec.applications.loss_along.slices import loss_along, plot_loss_along
     from hesspec.applications.noise.angles_record import PrincipalAngles
     from hesspec.applications.noise.principal_angles import principal_angles
     from hesspec.applications.optim.true_vs_rest import TrueVsRestSolution, solve_true_vs_rest
@@ -76,6 +78,7 @@ __all__ = [
     "Hessian",
     "Identity",
     "LikelihoodResidual",
+    "LossAlong",
     "NonFiniteError",
     "NotSymmetricError",
     "Plan",
@@ -103,9 +106,11 @@ __all__ = [
     "language",
     "laplace",
     "load",
+    "loss_along",
     "noise",
     "optim",
     "plan",
+    "plot_loss_along",
     "principal_angles",
     "project_out",
     "shard_data",
@@ -159,6 +164,8 @@ _MODULES = {
     "applications.class_structure.record": ("ClassStructure",),
     "applications.comparison.compare": ("compare",),
     "applications.comparison.record": ("Comparison",),
+    "applications.loss_along.record": ("LossAlong",),
+    "applications.loss_along.slices": ("loss_along", "plot_loss_along"),
     "applications.optim.true_vs_rest": ("TrueVsRestSolution", "solve_true_vs_rest"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

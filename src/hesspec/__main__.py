@@ -9,10 +9,17 @@ INTERRUPTED = 130  # by convention 128 + the number of the signal, SIGINT
 def main() -> None:
     """Run the command line. Ctrl-C ends it with one line, even while it is being imported."""
     try:
+        from hesspec.backend.extras import require  # noqa: PLC0415 - inside of the try
+
+        require("The command hesspec", "study", "typer")
         from hesspec.cli.app import main as run  # noqa: PLC0415 - inside of the try
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. All files written so far are complete.\n")
         sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if error.name != "typer":
+            raise
+        sys.exit(f"Error: {error}")
     run()
 
 

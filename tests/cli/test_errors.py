@@ -142,4 +142,7 @@ def test_without_a_command_the_help_is_shown(hesspec):
 def test_the_version(hesspec):
     result = hesspec("--version")
     assert result.exit_code == 0
-    assert re.fullmatch(r"hesspec \d+\.\d+\.\d+\S*\n", result.stdout)
+    first, *others = result.stdout.splitlines()
+    assert re.fullmatch(r"hesspec \d+\.\d+\.\d+\S*", first)
+    assert {line.split()[0] for line in others} >= {"Python", "torch", "numpy", "h5py"}
+    assert f"torch {torch.__version__.partition('+')[0]}" in result.stdout

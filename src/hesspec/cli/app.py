@@ -1,6 +1,7 @@
 """Entry point of the program `hesspec`: list of commands, error messages and exit statuses."""
 
 import os
+import platform
 import sys
 import time
 from importlib import import_module
@@ -31,6 +32,9 @@ COMMANDS: Final = {
     "study": "Train networks at several sample sizes and measure their spectra.",
     "report": "Write an HTML page that shows all spectra in a folder.",
 }
+
+# Libraries whose versions results depend on.
+RUNS_ON: Final = ("torch", "numpy", "scipy", "xarray", "h5py", "matplotlib")
 
 # Commands that torchrun can start as several processes, each with a part of the data.
 SHARED: Final = ("measure", "structure")
@@ -124,7 +128,13 @@ def _example(command: str) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        # A line for each, for reports of faults: read from what is installed, as PyTorch takes seconds to import.
         console.output.print(f"hesspec {version('hesspec')}")
+        console.output.print(
+            f"Python {platform.python_version()} on {platform.platform(terse=True)}, {platform.machine()}"
+        )
+        for library in RUNS_ON:
+            console.output.print(f"{library} {version(library)}")
         raise typer.Exit
 
 
@@ -132,7 +142,13 @@ def _print_version(wanted: bool) -> None:
 def _hesspec(
     ctx: typer.Context,
     _version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version, those of what it runs on, and exit.",
+            callback=_print_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Measure the full eigenvalue spectrum of the curvature of deep networks, with error bounds.

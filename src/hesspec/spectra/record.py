@@ -56,6 +56,7 @@ KINDS: Final = {
     "hesspec_dominant_share_run_format": "hesspec.applications.optim.share_run.DominantShareRun",
     "hesspec_dominant_share_format": "hesspec.applications.optim.share_record.DominantShare",
     "hesspec_competitor_share_format": "hesspec.applications.optim.record.CompetitorShare",
+    "hesspec_loss_along_format": "hesspec.applications.loss_along.record.LossAlong",
     "hesspec_steps_format": "hesspec.applications.optim.record.StepComparison",
 }
 

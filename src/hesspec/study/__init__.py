@@ -1,4 +1,9 @@
 """Studies: data sets, networks, training, measurement during training, and their results."""
+# ruff: noqa: E402 - what is missing is named before it is imported
+
+from hesspec.backend.extras import require
+
+require("hesspec.study", "study", "pydantic", "yaml", "sklearn")
 
 from hesspec.study.checkpoints import load_weights, read_metadata, save_checkpoint
 from hesspec.study.config import StudyConfig

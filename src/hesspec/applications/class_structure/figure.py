@@ -11,9 +11,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from sklearn.manifold import TSNE
 
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, ClassStructure
+from hesspec.backend.extras import require
 from hesspec.plot import FILL, OKABE_ITO, bulk_on_logarithmic_axis, darkened
 from hesspec.plot.figure import new_figure, styled
 from hesspec.plot.ticks import number_ticks
@@ -59,6 +59,9 @@ def map_of_means(structure: ClassStructure) -> Array | None:
     if not largest > 0:
         return None
     perplexity = min(PERPLEXITY, (count - 1) / POINTS_PER_PERPLEXITY)
+    require("The map of class means", "report", "sklearn")
+    from sklearn.manifold import TSNE  # noqa: PLC0415 - slow to import, and of an extra
+
     embedding = TSNE(metric="precomputed", init="random", random_state=0, perplexity=perplexity, n_jobs=1)
     return np.asarray(embedding.fit_transform(distances / largest), dtype=float)
 

@@ -1,0 +1,3 @@
+"""The loss along directions through the weights, next to the quadratic that it should follow."""
+
+__all__: list[str] = []
