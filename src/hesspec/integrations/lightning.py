@@ -1,0 +1,119 @@
+"""Callback for Lightning."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from hesspec.integrations.measuring import Measuring
+from hesspec.integrations.required import required
+from hesspec.operators.risk.losses import LossFunction
+
+with required("lightning", "lightning"):
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+__all__ = ["LightningCallback"]
+
+
+class LightningCallback(Callback):
+    """Measures spectra during a training by Lightning, and writes them to a folder and to the trainer's loggers.
+
+    The model is measured in evaluation mode. Its weights, the modes of its modules, gradients and random states are
+    left unchanged, so the training is the same with it as without. All ranks measure together, and share the data; rank
+    0 writes. Spectra in the folder are not measured again when the trainer resumes from a checkpoint; those of epochs
+    or steps that it repeats with other weights are replaced.
+
+    Parameters
+    ----------
+    folder : path
+        Folder for the spectra, a separate one for each training; see `hesspec.study.SpectrumRecorder`.
+        `hesspec report FOLDER` shows them, and `hesspec.study.open` reads them.
+    loss_fn : callable
+        See `hesspec.Hessian`.
+    data : mapping of str to iterable
+        Data sets by split, such as {"train": batches, "test": loader}: the same batches in the same order in each pass,
+        without augmentation. On several ranks, all of the data on each, not a share of it.
+    matrices : sequence of str
+        Names of matrices, such as "hessian", "g", "h".
+    at_epochs, at_steps : collection of int, optional
+        Numbers of completed epochs, or of completed steps (`Trainer.global_step`), at which to measure; 0 is the
+        initialisation. Every 100th is `range(0, 10_000, 100)`. By default all epochs.
+    module : str, optional
+        Name of the submodule that is measured; by default the whole `LightningModule`, by its `forward`.
+    **options
+        Further arguments of `hesspec.study.SpectrumRecorder`: steps, probes, seed, params, memory, attributes and
+        progress.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If Lightning is not installed.
+    ValueError
+        If an argument is invalid.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        loss_fn: LossFunction,
+        data: Mapping[str, Iterable[Any]],
+        matrices: Sequence[str] = ("Hessian",),
+        *,
+        at_epochs: Collection[int] | None = None,
+        at_steps: Collection[int] | None = None,
+        module: str = "",
+        **options: Any,
+    ) -> None:
+        self._measuring = Measuring(folder, loss_fn, data, matrices, at_epochs, at_steps, options)
+        self._folder, self._module = os.fspath(folder), module
+
+    @property
+    def state_key(self) -> str:
+        """Key of this callback in checkpoints; a trainer may have several."""
+        return self._generate_state_key(folder=self._folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what checkpoints store: the identifier of the training."""
+        return {"training_id": self._measuring.recorder.training_id}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._measuring.recorder.training_id = str(state_dict["training_id"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure where the training starts or resumes."""
+        at = trainer.global_step
+        self._measuring.begin(self._model(pl_module), trainer.current_epoch, at, _loggers(trainer))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure after a step."""
+        if self._measuring.needs_steps:
+            count = trainer.num_training_batches
+            part = (batch_idx + 1) / count if math.isfinite(count) else 0.0
+            epoch = trainer.current_epoch + part
+            self._measuring.step_ended(self._model(pl_module), epoch, trainer.global_step, _loggers(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure after an epoch."""
+        # The trainer counts an epoch after these calls.
+        epoch, step = trainer.current_epoch + 1, trainer.global_step
+        self._measuring.epoch_ended(self._model(pl_module), epoch, step, _loggers(trainer))
+
+    def _model(self, pl_module: LightningModule) -> nn.Module:
+        try:
+            found: nn.Module = pl_module.get_submodule(self._module)
+        except AttributeError as error:
+            names = ", ".join(name for name, _ in pl_module.named_children())
+            raise ValueError(f"The module has no submodule {self._module!r}; it has {names}.") from error
+        return found
+
+
+def _loggers(trainer: Trainer) -> list[Any]:
+    """Return the trainer's loggers on the rank that logs."""
+    return list(trainer.loggers) if trainer.is_global_zero else []
