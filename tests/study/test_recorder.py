@@ -135,3 +135,52 @@ def test_a_spectrum_of_another_model_or_of_other_data_is_refused(problem, tmp_pa
     with pytest.raises(ValueError, match="belongs to another measurement: its weights is "):
         SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4)(model, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-0000-train-Hessian.nc"]
+
+
+def test_a_resumed_training_replaces_spectra_of_weights_that_it_did_not_come_to_again(problem, tmp_path):
+    model, data = problem
+
+    def recorder(**options):
+        return SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4, **options)
+
+    first = recorder()
+    before = first(model, 0)["train", "Hessian"]
+    nn.init.zeros_(model[0].bias)
+    with pytest.raises(ValueError, match="belongs to another measurement: its weights is "):
+        first(model, 0)  # the same loop twice at the same epoch
+    resumed = recorder()
+    resumed.training_id = first.training_id
+    assert resumed(model, 0)["train", "Hessian"].norm != before.norm
+    assert not resumed(model, 0)
+    other_steps = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=5)
+    other_steps.training_id = first.training_id
+    with pytest.raises(ValueError, match="its steps is 4, but here it is 5"):
+        other_steps(model, 0)
+
+
+def test_parts_of_epochs_are_named_by_their_steps(problem, tmp_path):
+    model, data = problem
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4)
+    with pytest.raises(ValueError, match=r"The epoch is 0\.5, which is not complete; give the number of steps"):
+        record(model, 0.5)
+    record(model, 0.5, step=12)
+    attributes = hesspec.load(tmp_path / "step-00000012-train-Hessian.nc").attributes
+    assert [attributes[name] for name in ("epoch", "step", "checkpoint")] == [0.5, 12, "step 12"]
+
+
+def test_spectra_that_were_there_are_logged_too(problem, tmp_path):
+    model, data = problem
+
+    class Writer:
+        steps = ()
+
+        def add_scalar(self, name, _, step):
+            if name == "hesspec/train/Hessian/norm":
+                self.steps += (step,)
+
+        add_figure = add_histogram_raw = lambda *_, **__: None
+
+    record, writer = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4), Writer()
+    for step in (None, 6):
+        record(model, 2, step=step, log_to=writer)
+    assert writer.steps == (2, 6)
