@@ -1,7 +1,7 @@
 """Spectra measured during trainings by Lightning."""
 
 import csv
-import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def trainer(callbacks, epochs=2, logger=False, **options):
 
 
 def names(folder="spectra"):
-    return sorted(os.listdir(folder))
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def test_spectra_are_those_of_the_epochs_and_the_training_is_the_same_without(problem):
@@ -123,15 +123,15 @@ def test_a_training_that_resumes_measures_what_is_missing_once(problem, same):
 
     trainer([callback()], epochs=1).fit(model, loader)
     resumed()
-    before = {name: os.stat(f"spectra/{name}").st_mtime_ns for name in names()}
+    before = {name: Path(f"spectra/{name}").stat().st_mtime_ns for name in names()}
     assert names() == [f"epoch-000{epoch}-train-Hessian.nc" for epoch in range(4)]
     # As if the process had been killed before the last measurement, and between a checkpoint and its measurement.
     for epoch in (1, 3):
-        os.remove(f"spectra/epoch-000{epoch}-train-Hessian.nc")
+        Path(f"spectra/epoch-000{epoch}-train-Hessian.nc").unlink()
     if not same:
         loader = DataLoader(loader.dataset, batch_size=6)
     resumed()
-    after = {name: os.stat(f"spectra/{name}").st_mtime_ns for name in names()}
+    after = {name: Path(f"spectra/{name}").stat().st_mtime_ns for name in names()}
     assert before.keys() == after.keys()
     kept = {name for name in after if after[name] == before[name]}
     assert kept == {f"epoch-000{epoch}-train-Hessian.nc" for epoch in ((0, 2) if same else (0,))}
@@ -159,7 +159,7 @@ def test_every_logger_of_the_trainer_gets_the_spectra(problem, monkeypatch):
     wanted = {3 * epoch: hesspec.load(f"spectra/epoch-000{epoch}-train-Hessian.nc").norm for epoch in (0, 1)}
     name = "hesspec/train/Hessian"
 
-    with open("csv/metrics.csv") as file:
+    with Path("csv/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {int(row["step"]): float(row[f"{name}/norm"]) for row in rows if row[f"{name}/norm"]} == wanted
     events = EventAccumulator("tensorboard").Reload()

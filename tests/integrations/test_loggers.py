@@ -1,11 +1,18 @@
 """Spectra written to experiment trackers, and read again by the trackers' own readers."""
 
+import json
+from dataclasses import replace
+
+import mlflow
 import numpy as np
 import pytest
 import torch
+import wandb
 from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
+from wandb.proto import wandb_internal_pb2
+from wandb.sdk.internal.datastore import DataStore
 
 import hesspec
 from hesspec.spectra.numbers import numbers_of
@@ -54,11 +61,6 @@ def test_tensorboard(spectrum):
 
 def rows_of(run_file):
     """Rows of a W&B run that was written offline, without images and histograms."""
-    import json
-
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
     store, rows = DataStore(), []
     store.open_for_scan(str(run_file))
     while (data := store.scan_data()) is not None:
@@ -71,8 +73,6 @@ def rows_of(run_file):
 
 
 def test_wandb_loses_no_row_whatever_the_steps(spectrum, tmp_path):
-    import wandb
-
     with wandb.init(mode="offline", dir=".") as run:
         for loss in (3.0, 2.0, 1.0):
             run.log({"loss": loss})
@@ -92,8 +92,6 @@ def test_wandb_loses_no_row_whatever_the_steps(spectrum, tmp_path):
 
 
 def test_mlflow(spectrum):
-    import mlflow
-
     mlflow.set_tracking_uri("file:store")
     with mlflow.start_run() as run:
         spectrum.log_to(mlflow.active_run(), step=7)
@@ -115,8 +113,6 @@ def test_accelerate_s_trackers(spectrum):
 
 
 def test_names_are_those_of_split_and_matrix(spectrum):
-    from dataclasses import replace
-
     class Writer:
         def __init__(self):
             self.names = set()

@@ -1,6 +1,6 @@
 """Spectra measured during trainings by the Trainer of transformers."""
 
-import os
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -23,9 +23,7 @@ pytestmark = [
 
 
 def model():
-    config = GPT2Config(
-        n_layer=1, n_head=1, n_embd=4, n_positions=4, vocab_size=7, bos_token_id=0, eos_token_id=0
-    )
+    config = GPT2Config(n_layer=1, n_head=1, n_embd=4, n_positions=4, vocab_size=7, bos_token_id=0, eos_token_id=0)
     return GPT2LMHeadModel(config)
 
 
@@ -54,7 +52,7 @@ def train(network, samples, callbacks, epochs=2, resume=None, **options):
 
 
 def names():
-    return sorted(os.listdir("spectra"))
+    return sorted(path.name for path in Path("spectra").iterdir())
 
 
 def test_spectra_are_those_of_the_epochs_and_the_training_is_the_same_without(problem):
@@ -93,14 +91,14 @@ def test_a_training_that_resumes_measures_what_is_missing_once(problem, same):
         train(model(), samples, [callback], epochs=3, resume="out/checkpoint-6")
 
     train(network, samples, [TransformersCallback("spectra", data, steps=3)], epochs=3)
-    before = {name: os.stat(f"spectra/{name}").st_mtime_ns for name in names()}
+    before = {name: Path(f"spectra/{name}").stat().st_mtime_ns for name in names()}
     assert names() == [f"epoch-000{epoch}-train-Hessian.nc" for epoch in range(4)]
     # As if the process had been killed between a checkpoint and its measurement.
-    os.remove("spectra/epoch-0002-train-Hessian.nc")
+    Path("spectra/epoch-0002-train-Hessian.nc").unlink()
     if not same:
         samples = samples[::-1]
     resumed()
-    after = {name: os.stat(f"spectra/{name}").st_mtime_ns for name in names()}
+    after = {name: Path(f"spectra/{name}").stat().st_mtime_ns for name in names()}
     assert before.keys() == after.keys()
     kept = {name for name in after if after[name] == before[name]}
     assert kept == {f"epoch-000{epoch}-train-Hessian.nc" for epoch in ((0, 1, 3) if same else (0, 1))}

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_code_in_a_checkpoint_is_not_run(capsys):
     with pytest.raises(ValueError, match=r"its entry '0\.weight' is an object of type 'OrderedDict', not a tensor"):
         load_weights(other, "c.ckpt")
     assert capsys.readouterr().out == ""
-    assert sorted(os.listdir()) == ["a.ckpt", "b.ckpt", "c.ckpt"]
+    assert sorted(path.name for path in Path().iterdir()) == ["a.ckpt", "b.ckpt", "c.ckpt"]
 
 
 def prefixed(state, prefix):
@@ -115,7 +116,19 @@ def prefixed(state, prefix):
         lambda state: {"state_dict": {**prefixed(state, "model."), **prefixed(state, "teacher.")}},
         lambda state: {**prefixed(state, "module."), "n_averaged": torch.tensor(4)},
     ],
-    ids=["compiled", "both", "model", "network", "in model", "with ema", "ema", "nested", "part", "student", "averaged"],
+    ids=[
+        "compiled",
+        "both",
+        "model",
+        "network",
+        "in model",
+        "with ema",
+        "ema",
+        "nested",
+        "part",
+        "student",
+        "averaged",
+    ],
 )
 def test_prefixes_and_entries(content):
     torch.save(content(network().state_dict()), "a.pt")
@@ -145,7 +158,10 @@ def test_wrapped_networks_take_plain_weights():
 
 
 def test_parts_that_cannot_be_told_apart_are_refused():
-    torch.save({"a.weight": torch.ones(2, 3), "a.bias": torch.ones(2), "b.weight": torch.zeros(2, 3), "b.bias": torch.ones(2)}, "a.pt")
+    torch.save(
+        {"a.weight": torch.ones(2, 3), "a.bias": torch.ones(2), "b.weight": torch.zeros(2, 3), "b.bias": torch.ones(2)},
+        "a.pt",
+    )
     with pytest.raises(ValueError, match=r"the file lacks 'weight' .*, 'bias' .*; the network lacks 'a\.weight'"):
         load_weights(nn.Linear(3, 2), "a.pt")
 
@@ -159,9 +175,9 @@ def gpt(seed):
 def test_sharded_folder_of_transformers_with_tied_weights():
     original, other = gpt(0), gpt(1)
     original.save_pretrained("folder", max_shard_size="3KB")
-    (index,) = (name for name in os.listdir("folder") if name.endswith(".index.json"))
-    assert len([name for name in os.listdir("folder") if name.endswith(".safetensors")]) > 2
-    for place in ("folder", f"folder/{index}"):
+    (index,) = Path("folder").glob("*.index.json")
+    assert len(list(Path("folder").glob("*.safetensors"))) > 2
+    for place in ("folder", index):
         load_weights(other, place)
         assert_same_state(original, other)
         other = gpt(1)

@@ -184,3 +184,34 @@ def test_spectra_that_were_there_are_logged_too(problem, tmp_path):
     for step in (None, 6):
         record(model, 2, step=step, log_to=writer)
     assert writer.steps == (2, 6)
+
+
+def test_the_folder_opens_as_one_dataset(problem, tmp_path):
+    model, data = problem
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"test": data, "train": data}, ["g", "hess"], steps=20)
+    found = {epoch: record(model, epoch, step=10 * epoch) for epoch in (0, 3)}
+    (tmp_path / "damaged.nc").write_bytes(b"nothing")
+    dataset = hesspec.study.open(tmp_path)
+    assert [list(dataset[name].values) for name in ("epoch", "step", "split", "matrix")] == [
+        [0, 3],
+        [0, 30],
+        ["train", "test"],
+        ["Hessian", "GaussNewton"],
+    ]
+    for epoch, spectra in found.items():
+        for (split, matrix), spectrum in spectra.items():
+            one = dataset.sel(epoch=epoch, split=split, matrix=matrix)
+            assert np.array_equal(one.eigenvalue.values[: spectrum.eigenvalues.size], spectrum.eigenvalues)
+            assert (float(one.trace), int(one.outliers)) == (spectrum.trace, spectrum.outliers.size)
+            assert ((one.track >= 0) == one.outlier).all()
+    assert "damaged.nc" in dataset.attrs["unread"]
+
+
+def test_a_folder_of_several_trainings_or_of_none_is_not_opened(problem, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no study in .*, and no spectra of a training"):
+        hesspec.study.open(tmp_path)
+    model, data = problem
+    SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=3)(model, 0)
+    (tmp_path / "other.nc").write_bytes((tmp_path / "epoch-0000-train-Hessian.nc").read_bytes())
+    with pytest.raises(ValueError, match="are both of epoch 0, split 'train' and matrix 'Hessian'"):
+        hesspec.study.open(tmp_path)

@@ -32,9 +32,9 @@ Data = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE",
-        help="Weights as a .safetensors file, or a state dict as a .pt or .pth file. Without them, the network is "
-        "measured at initialisation.",
+        metavar="PATH",
+        help="Weights as a .safetensors file, or a folder of them with an index; a state dict as a .pt or .pth file; "
+        "or a .ckpt file of Lightning. Without them, the network is measured at initialisation.",
     ),
 ]
 Split = Annotated[

@@ -10,7 +10,7 @@ from torch import Tensor
 from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.integrations.required import required
 
-with required("curvlinops", "bench"):
+with required("curvlinops", "curvlinops-for-pytorch"):
     from curvlinops import PyTorchLinearOperator
 
 __all__ = ["CurvlinopsOperator", "to_curvlinops"]

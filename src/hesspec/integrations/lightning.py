@@ -13,7 +13,7 @@ from hesspec.integrations.measuring import Measuring
 from hesspec.integrations.required import required
 from hesspec.operators.risk.losses import LossFunction
 
-with required("lightning", "lightning"):
+with required("lightning", "hesspec[lightning]"):
     from lightning.pytorch import Callback, LightningModule, Trainer
 
 __all__ = ["LightningCallback"]

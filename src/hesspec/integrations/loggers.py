@@ -199,9 +199,7 @@ def _to_mlflow(client: Any, run_id: str, spectrum: Spectrum, step: int | None, n
     from mlflow.entities import Metric  # noqa: PLC0415 - an optional dependency, imported already if there is a run
 
     now, at = int(time.time() * 1000), step or 0
-    client.log_batch(
-        run_id, metrics=[Metric(key, value, now, at) for key, value in _scalars(spectrum, name).items()]
-    )
+    client.log_batch(run_id, metrics=[Metric(key, value, now, at) for key, value in _scalars(spectrum, name).items()])
     # MLflow has no histograms; artifacts of its runs have names instead of steps.
     with _figure(spectrum) as figure:
         client.log_figure(run_id, figure, f"{name}/spectrum-{at:08}.png")

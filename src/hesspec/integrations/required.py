@@ -9,7 +9,7 @@ __all__ = ["required"]
 
 
 @contextmanager
-def required(library: str, extra: str) -> Iterator[None]:
+def required(library: str, package: str) -> Iterator[None]:
     """Say how to install a library if an import within this context does not find it.
 
     Raises
@@ -23,6 +23,6 @@ def required(library: str, extra: str) -> Iterator[None]:
         if error.name is None or error.name.partition(".")[0] != library:
             raise
         raise ModuleNotFoundError(
-            f"{library} is not installed, which this part of hesspec works with: pip install 'hesspec[{extra}]'.",
+            f"{library} is not installed, which this part of hesspec works with: pip install '{package}'.",
             name=library,
         ) from error

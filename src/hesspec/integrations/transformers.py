@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from hesspec.integrations.measuring import Measuring
 from hesspec.integrations.required import required
 from hesspec.operators.risk.losses import LossFunction
 
-with required("transformers", "text"):
+with required("transformers", "hesspec[text]"):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 __all__ = ["TransformersCallback"]
@@ -26,7 +26,7 @@ def _own_loss(outputs: Any, _targets: Any) -> Tensor:
     return loss
 
 
-class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # transformers' classes are untyped
+class TransformersCallback(TrainerCallback):
     """Measures spectra during a training by the `Trainer` of transformers, and logs them where it logs.
 
     The model is measured in evaluation mode. Its weights, the modes of its modules, gradients and random states are
@@ -87,30 +87,25 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # transforme
         """Measure where the training starts or resumes."""
         recorder = self._measuring.recorder
         # Not an `ExportableState`: the trainer would make a new callback, from arguments that it has in JSON.
-        stored = state.stateful_callbacks.setdefault(self._key, {"training_id": recorder.training_id})
+        every = cast("dict[str, Any]", state.stateful_callbacks)
+        stored = every.setdefault(self._key, {"training_id": recorder.training_id})
         recorder.training_id = str(stored["training_id"])
         model: nn.Module = parts["model"]
         self._measuring.begin(model, float(state.epoch or 0), state.global_step, self._writers(args, state))
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Measure after a step."""
         if self._measuring.needs_steps:
             epoch, log_to = float(state.epoch or 0), self._writers(args, state)
             self._measuring.step_ended(parts["model"], epoch, state.global_step, log_to)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Measure after an epoch; one that `max_steps` has cut short is not complete."""
         epoch = float(state.epoch or 0)
         if abs(epoch - round(epoch)) < 1e-6:
             self._measuring.epoch_ended(parts["model"], round(epoch), state.global_step, self._writers(args, state))
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Close the writer of TensorBoard."""
         if self._writer is not None:
             self._writer.close()
@@ -120,7 +115,7 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # transforme
         """Return where the trainer logs, on the rank that does."""
         if not state.is_world_process_zero:
             return []
-        reporting = args.report_to
+        reporting = list(args.report_to or [])
         writers: list[Any] = []
         if "wandb" in reporting and (wandb := sys.modules.get("wandb")) is not None:
             writers.append(wandb.run)

@@ -154,10 +154,7 @@ def _prefixes(wanted: Mapping[str, str], plain: Mapping[str, Tensor]) -> list[st
     # Tied weights may be missing under one name, so one name is not enough to find prefixes; two, of three, are.
     names = sorted(wanted, key=len, reverse=True)[:3]
     found = {
-        given.removesuffix(name)
-        for name in names
-        for given in plain
-        if given == name or given.endswith(f".{name}")
+        given.removesuffix(name) for name in names for given in plain if given == name or given.endswith(f".{name}")
     }
     return sorted(found, key=lambda prefix: (prefix != "", prefix not in PREFIXES, prefix.count("."), prefix))
 
@@ -203,7 +200,7 @@ def shards_of(path: Path) -> dict[Path, list[str]] | None:
     for name, place in places.items():
         if PurePosixPath(place).name != place or not place.endswith(".safetensors"):
             raise ValueError(
-                f"The index {str(path)!r} has weights in {place!r}; only files *.safetensors in its own folder are read."
+                f"The index {str(path)!r} has weights in {place!r}; only files *.safetensors in its folder are read."
             )
         found.setdefault(path.parent / place, []).append(name)
     return found

@@ -1,0 +1,35 @@
+"""A recorder in a data-parallel training, whose ranks measure together: what each rank has found and left behind."""
+
+import json
+import sys
+import warnings
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hesspec.study import SpectrumRecorder
+
+
+def main() -> None:
+    folder = sys.argv[1]
+    warnings.simplefilter("error")
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double())
+    inputs, targets = torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % 3
+    loss = nn.CrossEntropyLoss()
+    rank, size = dist.get_rank(), dist.get_world_size()
+    loss(model(inputs[rank::size]), targets[rank::size]).backward()
+    gradient, state = model.module[0].weight.grad.clone(), torch.get_rng_state()
+    record = SpectrumRecorder(folder, loss, {"train": [(inputs, targets)]}, steps=8, group=dist.group.WORLD)
+    first, again = record(model, 0, step=3), record(model, 0, step=3)
+    kept = torch.equal(gradient, model.module[0].weight.grad) and torch.equal(state, torch.get_rng_state())
+    found = first["train", "Hessian"]
+    print(json.dumps({"values": found.ritz_values.tolist(), "again": len(again), "kept": kept}))  # noqa: T201
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
