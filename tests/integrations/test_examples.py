@@ -18,9 +18,9 @@ def lines(path):
     tree = ast.parse(path.read_text())
     code = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.stmt) and not isinstance(node, ast.Import | ast.ImportFrom):
-            if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-                code |= {node.lineno} if hasattr(node, "body") else set(range(node.lineno, node.end_lineno + 1))
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node, ast.stmt) and not text and not isinstance(node, ast.Import | ast.ImportFrom):
+            code |= {node.lineno} if hasattr(node, "body") else set(range(node.lineno, node.end_lineno + 1))
     return len(code)
 
 

@@ -66,7 +66,8 @@ def test_checkpoint_of_lightning_with_any_hyperparameters():
         enable_model_summary=False,
         callbacks=[ModelCheckpoint(".", filename="end")],
     )
-    trainer.fit(lit, [(torch.randn(8, 3), torch.randint(2, (8,)))])
+    batches = [(torch.randn(8, 3), torch.randint(2, (8,)))]
+    trainer.fit(lit, torch.utils.data.DataLoader(batches, batch_size=None))
     with pytest.raises(Exception, match="Settings|Namespace"):
         torch.load("end.ckpt", weights_only=True)
     other = network(1)

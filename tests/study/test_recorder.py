@@ -1,5 +1,6 @@
 """Measuring inside of a user's own training loop."""
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -215,3 +216,16 @@ def test_a_folder_of_several_trainings_or_of_none_is_not_opened(problem, tmp_pat
     (tmp_path / "other.nc").write_bytes((tmp_path / "epoch-0000-train-Hessian.nc").read_bytes())
     with pytest.raises(ValueError, match="are both of epoch 0, split 'train' and matrix 'Hessian'"):
         hesspec.study.open(tmp_path)
+
+
+def test_mixed_precision_of_accelerate_is_not_part_of_the_curvature(problem, tmp_path):
+    model, data = problem
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    prepared = accelerator.prepare(model)
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=8)
+    found = record(prepared, 0)["train", "Hessian"]
+    assert prepared(data[0][0]).dtype == torch.float32  # accelerate converts what autocast computes
+    plain = hesspec.spectrum(
+        hesspec.Hessian(accelerator.unwrap_model(prepared).eval(), nn.CrossEntropyLoss(), data), steps=8
+    )
+    assert np.allclose(found.ritz_values, plain.ritz_values, rtol=0, atol=1e-5 * plain.norm)

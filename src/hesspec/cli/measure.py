@@ -28,6 +28,7 @@ def command(
     samples_per_class: options.SamplesPerClass = None,
     data_folder: options.DataFolder = None,
     size: options.Size = None,
+    loss: options.Loss = "cross-entropy",
     matrix: options.Matrix = None,
     params: options.Params = None,
     steps: Annotated[
@@ -61,7 +62,7 @@ def command(
 ) -> None:
     """Measure the spectra of a network on a data set, and save each as a NetCDF file.
 
-    The loss is the mean cross-entropy. Each spectrum is saved as soon as it is complete, as CHECKPOINT-SPLIT-MATRIX.nc,
+    Each spectrum is saved as soon as it is complete, as CHECKPOINT-SPLIT-MATRIX.nc,
     where CHECKPOINT is the name of the weights file without its suffix, or "initialisation"; if the folder holds
     results of another network, data set or choice of parameters, NETWORK-DATA-PARAMS comes first. A spectrum that was
     measured with the same options is not measured again. `hesspec show` and `hesspec report` read these files.
@@ -79,6 +80,7 @@ def command(
     from hesspec.cli.process_group import process_group
     from hesspec.cli.resuming import CommandRecord, file_content
     from hesspec.krylov.snapshot import parse_duration
+    from hesspec.study.losses import CROSS_ENTROPY
     from hesspec.study.measuring import measure
 
     names = options.matrices_of(matrix)
@@ -98,6 +100,7 @@ def command(
         "--split": split,
         "--samples-per-class": str(samples_per_class),
         "--size": str(size),
+        **({} if loss == CROSS_ENTROPY else {"--loss": loss}),
         "--params": " ".join(params or ["all"]),
         "--steps": steps,
         "--probes": str(probes),
@@ -124,6 +127,7 @@ def command(
             steps=count,
             probes=probes,
             seed=seed,
+            loss=loss,
             trace=wanted,
             batch_size=batch_size,
             memory=memory,

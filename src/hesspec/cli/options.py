@@ -58,6 +58,14 @@ Size = Annotated[
         show_default="8 for digits, 32 for the other built-in data sets",
     ),
 ]
+Loss = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Loss: cross-entropy, mse (of one-hot labels), or your own as MODULE:CALLABLE, a function of outputs and "
+        "targets, or a class such as torch.nn:MultiMarginLoss.",
+    ),
+]
 Matrix = Annotated[
     list[str] | None,
     typer.Option(
