@@ -24,6 +24,7 @@ def command(
     network: options.Network,
     data: options.Data,
     weights: options.Weights = None,
+    pretrained: options.Pretrained = False,
     split: options.Split = "train",
     samples_per_class: options.SamplesPerClass = None,
     data_folder: options.DataFolder = None,
@@ -82,10 +83,15 @@ def command(
     from hesspec.krylov.snapshot import parse_duration
     from hesspec.study.losses import CROSS_ENTROPY
     from hesspec.study.measuring import measure
+    from hesspec.study.networks.pretrained import pretrained_file
 
     names = options.matrices_of(matrix)
     count = options.steps_of(steps)
     wanted = None if trace is None else options.share_of(trace, "--trace")
+    if pretrained:
+        if weights is not None:
+            raise ValueError(f"--pretrained and --weights {weights} are both given; choose one of them.")
+        weights = pretrained_file(network)
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
     if every is not None and snapshot is None:
         raise ValueError(f"--every {every} requires a folder for the snapshots; choose one with --snapshot.")

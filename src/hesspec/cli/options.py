@@ -58,6 +58,14 @@ Size = Annotated[
         show_default="8 for digits, 32 for the other built-in data sets",
     ),
 ]
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained",
+        help="Use the pretrained weights of a network of torchvision or timm that are on this machine already; nothing "
+        "is downloaded.",
+    ),
+]
 Loss = Annotated[
     str,
     typer.Option(
