@@ -137,6 +137,21 @@ def test_a_training_that_resumes_measures_what_is_missing_once(problem, same):
     assert kept == {f"epoch-000{epoch}-train-Hessian.nc" for epoch in ((0, 2) if same else (0,))}
 
 
+def test_a_training_that_resumes_within_an_epoch_does_not_take_its_weights_for_those_of_the_end(problem):
+    model, loader, data = problem
+    every = ModelCheckpoint("within", filename="{step}", save_top_k=-1, every_n_train_steps=4)
+    trainer([LightningCallback("spectra", LOSS, data, steps=3), every]).fit(model, loader)
+    before = {name: Path(f"spectra/{name}").stat().st_mtime_ns for name in names()}
+    Path("spectra/epoch-0002-train-Hessian.nc").unlink()
+    callback = LightningCallback("spectra", LOSS, data, steps=3)
+    trainer([callback], epochs=3).fit(Net(), loader, ckpt_path="within/step=4.ckpt", weights_only=True)
+    after = {name: Path(f"spectra/{name}").stat().st_mtime_ns for name in names()}
+    assert names() == [f"epoch-000{epoch}-train-Hessian.nc" for epoch in range(4)]
+    assert {name for name in before if after[name] == before[name]} == {
+        f"epoch-000{epoch}-train-Hessian.nc" for epoch in (0, 1)
+    }
+
+
 def test_another_training_in_the_same_folder_is_refused(problem):
     model, loader, data = problem
     trainer([LightningCallback("spectra", LOSS, data, steps=3)], epochs=1).fit(model, loader)

@@ -70,6 +70,8 @@ class LightningCallback(Callback):
     ) -> None:
         self._measuring = Measuring(folder, loss_fn, data, matrices, at_epochs, at_steps, options)
         self._folder, self._module = os.fspath(folder), module
+        # Number of steps at which the last epoch ended.
+        self._ended = 0
 
     @property
     def state_key(self) -> str:
@@ -77,33 +79,39 @@ class LightningCallback(Callback):
         return self._generate_state_key(folder=self._folder)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what checkpoints store: the identifier of the training."""
-        return {"training_id": self._measuring.recorder.training_id}
+        """Return what checkpoints store: the identifier of the training, and the step at which an epoch ended."""
+        return {"training_id": self._measuring.recorder.training_id, "ended": self._ended}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._measuring.recorder.training_id = str(state_dict["training_id"])
+        self._measuring.recorder.training_id, self._ended = str(state_dict["training_id"]), int(state_dict["ended"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure where the training starts or resumes."""
-        at = trainer.global_step
-        self._measuring.begin(self._model(pl_module), trainer.current_epoch, at, _loggers(trainer))
+        step, progress = trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress
+        # Checkpoints may be written within epochs, and after the last batch of one before these calls.
+        whole = step == self._ended or progress.is_last_batch
+        epoch = self._epoch(trainer, 0 if whole else progress.current.completed)
+        self._measuring.begin(self._model(pl_module), epoch, step, _loggers(trainer), whole=whole)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure after a step."""
         if self._measuring.needs_steps:
-            count = trainer.num_training_batches
-            part = (batch_idx + 1) / count if math.isfinite(count) else 0.0
-            epoch = trainer.current_epoch + part
+            epoch = self._epoch(trainer, batch_idx + 1)
             self._measuring.step_ended(self._model(pl_module), epoch, trainer.global_step, _loggers(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure after an epoch."""
         # The trainer counts an epoch after these calls.
-        epoch, step = trainer.current_epoch + 1, trainer.global_step
-        self._measuring.epoch_ended(self._model(pl_module), epoch, step, _loggers(trainer))
+        epoch, self._ended = trainer.current_epoch + 1, trainer.global_step
+        self._measuring.epoch_ended(self._model(pl_module), epoch, self._ended, _loggers(trainer))
+
+    def _epoch(self, trainer: Trainer, batches: int) -> float:
+        """Number of completed epochs, with the part of the current one if its number of batches is known."""
+        count = trainer.num_training_batches
+        return trainer.current_epoch + (batches / count if math.isfinite(count) else 0.0)
 
     def _model(self, pl_module: LightningModule) -> nn.Module:
         try:

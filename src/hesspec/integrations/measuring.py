@@ -67,12 +67,12 @@ class Measuring:
         """Whether measurements are at steps rather than at epochs."""
         return self._steps is not None
 
-    def begin(self, model: nn.Module, epoch: float, step: int, log_to: Any) -> None:
-        """Measure where the training starts or resumes, after `epoch` epochs, a part of one included."""
+    def begin(self, model: nn.Module, epoch: float, step: int, log_to: Any, *, whole: bool) -> None:
+        """Measure where the training starts or resumes, after `epoch` epochs; `whole` if none of them is a part."""
         self.recorder.group = dist.group.WORLD if dist.is_initialized() and dist.get_world_size() > 1 else None
         self._last = step - 1
         self.step_ended(model, epoch, step, log_to)
-        if epoch == round(epoch):
+        if whole:
             self.epoch_ended(model, round(epoch), step, log_to)
 
     def epoch_ended(self, model: nn.Module, epoch: int, step: int, log_to: Any) -> None:

@@ -91,7 +91,8 @@ class TransformersCallback(TrainerCallback):
         stored = every.setdefault(self._key, {"training_id": recorder.training_id})
         recorder.training_id = str(stored["training_id"])
         model: nn.Module = parts["model"]
-        self._measuring.begin(model, float(state.epoch or 0), state.global_step, self._writers(args, state))
+        epoch, log_to = float(state.epoch or 0), self._writers(args, state)
+        self._measuring.begin(model, epoch, state.global_step, log_to, whole=_is_whole(epoch))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Measure after a step."""
@@ -102,7 +103,7 @@ class TransformersCallback(TrainerCallback):
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Measure after an epoch; one that `max_steps` has cut short is not complete."""
         epoch = float(state.epoch or 0)
-        if abs(epoch - round(epoch)) < 1e-6:
+        if _is_whole(epoch):
             self._measuring.epoch_ended(parts["model"], round(epoch), state.global_step, self._writers(args, state))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
@@ -129,3 +130,8 @@ class TransformersCallback(TrainerCallback):
                 self._writer = SummaryWriter(Path(runs).expanduser() / "spectra")
             writers.append(self._writer)
         return [writer for writer in writers if writer is not None]
+
+
+def _is_whole(epoch: float) -> bool:
+    """Whether the trainer's count of epochs, a sum of quotients, is an integer up to rounding."""
+    return abs(epoch - round(epoch)) < 1e-6
