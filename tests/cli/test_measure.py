@@ -288,7 +288,8 @@ def test_losses_by_name_and_of_ones_own(measured, hesspec, here):
         assert result.exit_code == 1
         assert message in " ".join(result.stderr.split())
     sys.modules.pop("losses", None)
-    again = hesspec("measure", "own:linear", "--data", "digits", "--matrix", "g", "--loss", "mse", "--out", "class")
+    same = ("--samples-per-class", 5, "--steps", 24, "--dtype", "float64", "--matrix", "g", "--out", "class")
+    again = hesspec("measure", "own:linear", "--data", "digits", *same, "--loss", "mse")
     assert "its --loss was losses:Smooth, where it is mse now" in " ".join(again.stderr.split())
 
 

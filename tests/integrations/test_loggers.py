@@ -1,6 +1,7 @@
 """Spectra written to experiment trackers, and read again by the trackers' own readers."""
 
 import json
+import struct
 from dataclasses import replace
 
 import mlflow
@@ -12,7 +13,6 @@ from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 from wandb.proto import wandb_internal_pb2
-from wandb.sdk.internal.datastore import DataStore
 
 import hesspec
 from hesspec.spectra.numbers import numbers_of
@@ -59,11 +59,26 @@ def test_tensorboard(spectrum):
     assert logarithms.max == pytest.approx(np.log10(9.0))
 
 
-def rows_of(run_file):
-    """Rows of a W&B run that was written offline, without images and histograms."""
-    store, rows = DataStore(), []
-    store.open_for_scan(str(run_file))
-    while (data := store.scan_data()) is not None:
+def records_of(content):
+    """Records of a file in the log format of LevelDB, which W&B writes: parts of them, in blocks of 32 KiB."""
+    place, whole = 7, b""
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        size, kind = struct.unpack_from("<HB", content, place + 4)
+        whole += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # the whole record, or its last part
+            yield whole
+            whole = b""
+
+
+def rows_of(file):
+    """Rows of a W&B run that was written offline."""
+    rows = []
+    for data in records_of(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":

@@ -45,11 +45,11 @@ if trainer.is_global_zero:
 def test_ranks_measure_together_and_the_first_one_writes(tmp_path):
     found = results("recorder.py", 2, tmp_path, start=launch_forked)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-    data = [(torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % 3)]
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    data = [(torch.randn(12, 4), torch.arange(12) % 3)]
     alone = hesspec.spectrum(hesspec.Hessian(model, nn.CrossEntropyLoss(), data), steps=8)
     for each in found:
-        assert np.allclose(each["values"], alone.ritz_values, rtol=0, atol=1e-10 * alone.norm)
+        assert np.allclose(each["values"], alone.ritz_values, rtol=0, atol=1e-5 * alone.norm)
         assert (each["again"], each["kept"]) == (0, True)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-0000-train-Hessian.nc"]
     assert hesspec.load(tmp_path / "epoch-0000-train-Hessian.nc").attributes["ranks"] == 2

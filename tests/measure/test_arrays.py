@@ -1,6 +1,7 @@
 """NumPy arrays, sparse matrices and linear operators of SciPy, and operators of curvlinops, in both directions."""
 
-import curvlinops
+import importlib
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -112,12 +113,15 @@ def test_operators_work_in_scipy(problem):
     assert again.trace == pytest.approx(np.trace(dense) + len(dense))
 
 
+# Its dependency linear_operator decorates with torch.jit.script, which PyTorch deprecates.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 def test_operators_work_in_curvlinops_and_come_from_it(problem):
+    curvlinops = importlib.import_module("curvlinops")
     model, loss, data = problem
     hessian = hesspec.Hessian(*problem)
     dense = hessian @ torch.eye(hessian.shape[0], dtype=torch.float64)
     theirs = to_curvlinops(hessian)
-    assert isinstance(theirs, curvlinops.PyTorchLinearOperator)
+    assert isinstance(theirs, importlib.import_module("curvlinops._torch_base").PyTorchLinearOperator)
     assert (theirs.dtype, theirs.shape) == (torch.float64, hessian.shape)
     for vectors in (torch.ones(len(dense), dtype=torch.float64), torch.eye(len(dense), dtype=torch.float64)[:, :3]):
         torch.testing.assert_close(theirs @ vectors, dense @ vectors)

@@ -32,7 +32,7 @@ used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
 resource.setrlimit(resource.RLIMIT_CPU, (used + {seconds}, used + {seconds}))
 for path in sys.argv[1:]:
     try:
-        if path.endswith((".pt", ".safetensors")):
+        if path.endswith((".pt", ".ckpt", ".safetensors")):
             load_weights(nn.Linear(2, 3), path)
         else:
             load_dataset("mnist", "train", folder=path)

@@ -167,6 +167,9 @@ def test_parts_of_epochs_are_named_by_their_steps(problem, tmp_path):
     record(model, 0.5, step=12)
     attributes = hesspec.load(tmp_path / "step-00000012-train-Hessian.nc").attributes
     assert [attributes[name] for name in ("epoch", "step", "checkpoint")] == [0.5, 12, "step 12"]
+    record(model, 2.25, step=54)
+    assert "step 54 (epoch 2.25)" in write_report(tmp_path).read_text()
+    assert list(hesspec.study.open(tmp_path).step.values) == [12, 54]
 
 
 def test_spectra_that_were_there_are_logged_too(problem, tmp_path):
@@ -224,8 +227,10 @@ def test_mixed_precision_of_accelerate_is_not_part_of_the_curvature(problem, tmp
     prepared = accelerator.prepare(model)
     record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=8)
     found = record(prepared, 0)["train", "Hessian"]
-    assert prepared(data[0][0]).dtype == torch.float32  # accelerate converts what autocast computes
     plain = hesspec.spectrum(
-        hesspec.Hessian(accelerator.unwrap_model(prepared).eval(), nn.CrossEntropyLoss(), data), steps=8
+        hesspec.Hessian(
+            accelerator.unwrap_model(prepared, keep_fp32_wrapper=False).eval(), nn.CrossEntropyLoss(), data
+        ),
+        steps=8,
     )
     assert np.allclose(found.ritz_values, plain.ritz_values, rtol=0, atol=1e-5 * plain.norm)

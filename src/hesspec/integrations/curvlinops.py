@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,53 +11,22 @@ from torch import Tensor
 from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.integrations.required import required
 
-with required("curvlinops", "curvlinops-for-pytorch"):
-    from curvlinops import PyTorchLinearOperator
-
-__all__ = ["CurvlinopsOperator", "to_curvlinops"]
+__all__ = ["to_curvlinops"]
 
 
-class CurvlinopsOperator(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinops is untyped
-    """Symmetric operator as a `curvlinops.PyTorchLinearOperator`; created by `to_curvlinops`, which documents it."""
-
-    SELF_ADJOINT = True
-
-    def __init__(self, operator: SymmetricOperator, shapes: list[tuple[int, ...]]) -> None:
-        super().__init__(shapes, shapes)
-        self._operator, self._shapes = operator, shapes
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the vectors."""
-        return self._operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the vectors."""
-        return torch.device(self._operator.device)
-
-    def _matmat(self, X: list[Tensor]) -> list[Tensor]:  # noqa: N803 - curvlinops passes it by this name
-        """Product with k vectors, as one tensor (*shape, k) for each parameter."""
-        count = X[0].shape[-1]
-        flat = torch.cat([part.reshape(-1, count) for part in X])
-        product = self._operator @ flat
-        parts = product.split([part.shape[:-1].numel() for part in X])
-        return [part.reshape(*shape, count) for part, shape in zip(parts, self._shapes, strict=True)]
-
-
-def to_curvlinops(operator: Any) -> CurvlinopsOperator:
-    """Return an operator in the interface of curvlinops, for its estimators, inverses and submatrices.
+def to_curvlinops(operator: SymmetricOperator) -> Any:
+    """Return an operator in the interface of curvlinops, for its estimators, inverses and algebra.
 
     Conversely, `hesspec.spectrum` takes curvlinops' operators as they are.
 
     Parameters
     ----------
     operator : SymmetricOperator
-        Operator of hesspec, or any that `hesspec.spectrum` takes.
+        Operator of hesspec, or any that `hesspec.spectrum` takes, except arrays and matrices of SciPy.
 
     Returns
     -------
-    CurvlinopsOperator
+    curvlinops.PyTorchLinearOperator
         It multiplies vectors (p,), matrices (p, k), and lists with a tensor for each parameter, in the order of
         `named_parameters()`; of an operator that does not name its parameters, lists of one tensor.
 
@@ -69,14 +39,46 @@ def to_curvlinops(operator: Any) -> CurvlinopsOperator:
 
     Examples
     --------
-    >>> import torch, hesspec
-    >>> from hesspec.integrations import to_curvlinops
-    >>> model, loss = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss()
-    >>> hessian = hesspec.Hessian(model, loss, [(torch.randn(8, 3), torch.randint(2, (8,)))])
-    >>> [part.shape for part in to_curvlinops(hessian) @ [torch.ones(2, 3), torch.ones(2)]]
-    [torch.Size([2, 3]), torch.Size([2])]
+    With a tensor for each parameter of a model that is a single linear layer::
+
+        product = to_curvlinops(hessian) @ [torch.ones(2, 3), torch.ones(2)]
+        trace = curvlinops.xtrace(to_curvlinops(hessian), num_matvecs=20)
     """
     p = check_operator(operator)
     named = operator.to_named(torch.zeros(p, dtype=operator.dtype)) if hasattr(operator, "to_named") else {}
-    shapes = [tuple(part.shape) for part in named.values()] or [(p,)]
-    return CurvlinopsOperator(operator, shapes)
+    return _class()(operator, [tuple(part.shape) for part in named.values()] or [(p,)])
+
+
+@cache
+def _class() -> type[Any]:
+    """Return the class of these operators, whose base class takes seconds to import."""
+    with required("curvlinops", "curvlinops-for-pytorch"):
+        from curvlinops._torch_base import PyTorchLinearOperator  # noqa: PLC0415 - an optional dependency
+
+    class HesspecLinearOperator(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinops is untyped
+        """Symmetric operator of hesspec."""
+
+        SELF_ADJOINT = True
+
+        def __init__(self, operator: SymmetricOperator, shapes: list[tuple[int, ...]]) -> None:
+            super().__init__(shapes, shapes)
+            self._operator = operator
+
+        @property
+        def dtype(self) -> torch.dtype:
+            """Dtype of the vectors."""
+            return self._operator.dtype
+
+        @property
+        def device(self) -> torch.device:
+            """Device of the vectors."""
+            return torch.device(self._operator.device)
+
+        def _matmat(self, X: list[Tensor]) -> list[Tensor]:  # noqa: N803 - curvlinops passes it by this name
+            """Product with k vectors, as one tensor (*shape, k) for each parameter."""
+            count = X[0].shape[-1]
+            flat = torch.cat([part.reshape(-1, count) for part in X])
+            products = (self._operator @ flat).split([part.shape[:-1].numel() for part in X])
+            return [product.reshape(part.shape) for product, part in zip(products, X, strict=True)]
+
+    return HesspecLinearOperator

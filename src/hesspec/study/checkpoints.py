@@ -229,11 +229,11 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], *, entry: str
         any code in it), has no such entry, or its names or shapes do not match the network.
     """
     file, shards = Path(path), shards_of(Path(path))
-    given = _read(_existing(path), entry) if shards is None else _read_shards(file, shards)
+    loaded = _read(_existing(path), entry) if shards is None else _read_shards(file, shards)
     state = network.state_dict()
     own = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     tied = _tied(own)
-    weights = named_as_in(own, given, tied)
+    weights = named_as_in(own, loaded, tied)
     for names in tied:
         given = [weights[name] for name in names if name in weights]
         weights.update({name: given[0] for name in names if given and name not in weights})

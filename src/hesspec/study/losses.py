@@ -67,4 +67,5 @@ def loss_of(name: str) -> Callable[..., Any]:
         ) from error
     if not callable(made):
         raise ValueError(f"The loss {name!r} is a class whose instances are not functions of outputs and targets.")
-    return made
+    own: Callable[..., Any] = made
+    return own

@@ -17,8 +17,8 @@ def main() -> None:
     warnings.simplefilter("error")
     dist.init_process_group("gloo")
     torch.manual_seed(0)
-    model = DistributedDataParallel(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double())
-    inputs, targets = torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % 3
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)))
+    inputs, targets = torch.randn(12, 4), torch.arange(12) % 3
     loss = nn.CrossEntropyLoss()
     rank, size = dist.get_rank(), dist.get_world_size()
     loss(model(inputs[rank::size]), targets[rank::size]).backward()
@@ -26,6 +26,11 @@ def main() -> None:
     record = SpectrumRecorder(folder, loss, {"train": [(inputs, targets)]}, steps=8, group=dist.group.WORLD)
     first, again = record(model, 0, step=3), record(model, 0, step=3)
     kept = torch.equal(gradient, model.module[0].weight.grad) and torch.equal(state, torch.get_rng_state())
+    # The exchange of gradients still works.
+    loss(model(inputs[rank::size]), targets[rank::size]).backward()
+    every = [torch.empty_like(gradient) for _ in range(size)]
+    dist.all_gather(every, model.module[0].weight.grad)
+    kept = kept and all(torch.equal(each, every[0]) for each in every)
     found = first["train", "Hessian"]
     print(json.dumps({"values": found.ritz_values.tolist(), "again": len(again), "kept": kept}))  # noqa: T201
     dist.destroy_process_group()
