@@ -23,7 +23,7 @@ def as_operator(operator: Any) -> SymmetricOperator:
     ----------
     operator : object
         Symmetric. Float32 and float64 are kept; integers, booleans and float16 become float64, as does a linear
-        operator without a dtype. Arrays are not copied unless their dtype changes or they are read-only.
+        operator that has no dtype. Arrays are not copied unless their dtype changes or they are read-only.
 
     Raises
     ------
