@@ -167,7 +167,7 @@ def test_every_logger_of_the_trainer_gets_the_spectra(problem, monkeypatch):
         CSVLogger("csv", name="", version=""),
         TensorBoardLogger("tensorboard", name="", version=""),
         MLFlowLogger(tracking_uri="file:mlflow"),
-        WandbLogger(offline=True, save_dir="."),
+        WandbLogger(offline=True, save_dir=Path.cwd()),
     ]
     callback = LightningCallback("spectra", LOSS, data, at_epochs=[0, 1], steps=3, progress=False)
     trainer([callback], epochs=1, logger=loggers, log_every_n_steps=1).fit(model, loader)

@@ -88,7 +88,7 @@ def rows_of(file):
 
 
 def test_wandb_loses_no_row_whatever_the_steps(spectrum, tmp_path):
-    with wandb.init(mode="offline", dir=".") as run:
+    with wandb.init(mode="offline", dir=tmp_path) as run:
         for loss in (3.0, 2.0, 1.0):
             run.log({"loss": loss})
         # A step that W&B would drop, as it is below the run's own, and one that is beyond it.

@@ -51,7 +51,11 @@ def test_ranks_measure_together_and_the_first_one_writes(tmp_path):
     for each in found:
         assert np.allclose(each["values"], alone.ritz_values, rtol=0, atol=1e-5 * alone.norm)
         assert (each["again"], each["kept"]) == (0, True)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch-0000-train-Hessian.nc"]
+        # Products of the sharded model are differences of gradients in float32.
+        assert np.allclose(each["sharded"], alone.ritz_values, rtol=0, atol=1e-2 * alone.norm)
+        assert "The GaussNewton of a sharded model cannot be measured" in each["refused"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-0000-train-Hessian.nc", "sharded"]
+    assert [path.name for path in (tmp_path / "sharded").iterdir()] == ["epoch-0000-train-Hessian.nc"]
     assert hesspec.load(tmp_path / "epoch-0000-train-Hessian.nc").attributes["ranks"] == 2
 
 
