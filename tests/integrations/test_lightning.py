@@ -166,7 +166,7 @@ def test_every_logger_of_the_trainer_gets_the_spectra(problem, monkeypatch):
     loggers = [
         CSVLogger("csv", name="", version=""),
         TensorBoardLogger("tensorboard", name="", version=""),
-        MLFlowLogger(tracking_uri="file:mlflow"),
+        MLFlowLogger(tracking_uri=f"file:{Path.cwd()}/mlflow"),
         WandbLogger(offline=True, save_dir=Path.cwd()),
     ]
     callback = LightningCallback("spectra", LOSS, data, at_epochs=[0, 1], steps=3, progress=False)

@@ -19,7 +19,7 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch, name, mis
     module = f"hesspec.integrations.{missing.partition('.')[0]}"
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.delattr(hesspec.integrations, name, raising=False)
+    monkeypatch.delitem(vars(hesspec.integrations), name, raising=False)
     with pytest.raises(ModuleNotFoundError, match=sentence):
         getattr(hesspec.integrations, name)
 

@@ -120,7 +120,7 @@ def test_spectra_are_logged_where_the_trainer_reports(problem, monkeypatch):
         "WANDB_SILENT": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    mlflow.set_tracking_uri("file:mlflow")
+    mlflow.set_tracking_uri(f"file:{Path.cwd()}/mlflow")
     callback = TransformersCallback("spectra", data, at_epochs=[0, 1], steps=3, progress=False)
     report = {"report_to": ["tensorboard", "wandb", "mlflow"], "logging_strategy": "steps", "logging_steps": 1}
     train(network, samples, [callback], epochs=1, **report)
