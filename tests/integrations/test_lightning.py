@@ -159,10 +159,8 @@ def test_another_training_in_the_same_folder_is_refused(problem):
         trainer([LightningCallback("spectra", LOSS, data, steps=3)], epochs=1).fit(Net(), loader)
 
 
-def test_every_logger_of_the_trainer_gets_the_spectra(problem, monkeypatch):
+def test_every_logger_of_the_trainer_gets_the_spectra(problem):
     model, loader, data = problem
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("WANDB_SILENT", "true")
     loggers = [
         CSVLogger("csv", name="", version=""),
         TensorBoardLogger("tensorboard", name="", version=""),

@@ -112,14 +112,8 @@ def test_another_training_in_the_same_folder_is_refused(problem):
         train(model(), samples, [TransformersCallback("spectra", data, steps=3)], epochs=1)
 
 
-def test_spectra_are_logged_where_the_trainer_reports(problem, monkeypatch):
+def test_spectra_are_logged_where_the_trainer_reports(problem):
     network, samples, data = problem
-    for name, value in {
-        "MLFLOW_ALLOW_FILE_STORE": "true",
-        "WANDB_MODE": "offline",
-        "WANDB_SILENT": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
     mlflow.set_tracking_uri(f"file:{Path.cwd()}/mlflow")
     callback = TransformersCallback("spectra", data, at_epochs=[0, 1], steps=3, progress=False)
     report = {"report_to": ["tensorboard", "wandb", "mlflow"], "logging_strategy": "steps", "logging_steps": 1}
