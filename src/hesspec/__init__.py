@@ -170,7 +170,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Subpackages that can be used without an import of their own, as in `hesspec.study.open`.
-_PACKAGES = ("applications", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
+_PACKAGES = ("applications", "integrations", "krylov", "measure", "operators", "plot", "report", "spectra", "study")
 # Applications of the spectrum, which are reached as `hesspec.NAME`.
 _APPLICATIONS = ("language", "laplace", "noise", "optim", "stability")
 

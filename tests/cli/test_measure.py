@@ -2,11 +2,13 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import nn
 
 import hesspec as package
@@ -256,3 +258,53 @@ def test_a_trace_is_measured_to_the_wanted_error(measured, hesspec, here):
     for text in ("2", "x%", "0", "150%"):
         result = hesspec("measure", "own:linear", "--data", "digits", "--trace", text, "--out", "other")
         assert f"--trace is {text!r}; it must be a share between 0 and 100%" in result.stderr
+
+
+def test_losses_by_name_and_of_ones_own(measured, hesspec, here):
+    (here / "losses.py").write_text(
+        "from torch.nn import CrossEntropyLoss\n"
+        "class Smooth(CrossEntropyLoss):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(label_smoothing=0.2)\n"
+        "def smooth(outputs, targets):\n"
+        "    return Smooth()(outputs, targets)\n"
+        "class Needs:\n"
+        "    def __init__(self, width): ...\n"
+    )
+    data = load_dataset("digits", "train", samples_per_class=5, seed=0)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval().double()
+    operator = package.GaussNewton(network, nn.CrossEntropyLoss(label_smoothing=0.2), data.batches(256))
+    expected = package.spectrum(operator, steps=24)
+    for name, folder in (("losses:smooth", "function"), ("losses:Smooth", "class")):
+        measured("--matrix", "g", "--loss", name, "--out", folder)
+        found = package.load(here / folder / "initialisation-train-GaussNewton.nc")
+        assert np.allclose(found.ritz_values, expected.ritz_values, rtol=0, atol=1e-12 * expected.norm)
+    for name, message in (
+        ("huber", "There is no loss 'huber'; there are 'cross-entropy', 'mse'. One of your own"),
+        ("losses:Needs", "is a class that needs arguments"),
+    ):
+        result = hesspec("measure", "own:linear", "--data", "digits", "--loss", name, "--out", "none")
+        assert result.exit_code == 1
+        assert message in " ".join(result.stderr.split())
+    sys.modules.pop("losses", None)
+    same = ("--samples-per-class", 5, "--steps", 24, "--dtype", "float64", "--matrix", "g", "--out", "class")
+    again = hesspec("measure", "own:linear", "--data", "digits", *same, "--loss", "mse")
+    assert "its --loss was losses:Smooth, where it is mse now" in " ".join(again.stderr.split())
+
+
+def test_weights_in_a_folder_with_an_index(measured, here):
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    folder = here / "trained"
+    folder.mkdir()
+    for number, (name, value) in enumerate(network.state_dict().items()):
+        save_file({name: value}, folder / f"{number}.safetensors")
+    places = {name: f"{number}.safetensors" for number, name in enumerate(network.state_dict())}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    for _ in range(2):  # the second finds it measured already
+        measured("--matrix", "hess", "--weights", folder)
+    data = load_dataset("digits", "train", samples_per_class=5, seed=0)
+    operator = package.Hessian(network.eval().double(), nn.CrossEntropyLoss(), data.batches(256))
+    found = package.load(here / "spectra" / "trained-train-Hessian.nc")
+    assert np.allclose(found.ritz_values, package.spectrum(operator, steps=24).ritz_values)

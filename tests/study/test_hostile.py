@@ -32,7 +32,7 @@ used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
 resource.setrlimit(resource.RLIMIT_CPU, (used + {seconds}, used + {seconds}))
 for path in sys.argv[1:]:
     try:
-        if path.endswith((".pt", ".safetensors")):
+        if path.endswith((".pt", ".ckpt", ".safetensors")):
             load_weights(nn.Linear(2, 3), path)
         else:
             load_dataset("mnist", "train", folder=path)
@@ -138,6 +138,9 @@ def test_hostile_weights_are_refused_within_limits_and_run_nothing(tmp_path, mon
         paths.append(tmp_path / f"{name}.pt")
         write(paths[-1])
         reasons.append(reason)
+    with_payload(tmp_path / "payload.ckpt")
+    paths.append(tmp_path / "payload.ckpt")
+    reasons.append("contains Python objects other than tensors")
     os.mkfifo(tmp_path / "pipe.pt")
     paths.append(tmp_path / "pipe.pt")
     reasons.append("There is no file")

@@ -95,14 +95,14 @@ def test_a_study_and_all_of_its_results(half_done, monkeypatch):
         assert shown.exit_code == 0, shown.output
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pt", "pth"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "pth", "ckpt"])
 def test_weights(tmp_path, monkeypatch, suffix):
     network, other = nn.Linear(3, 2), nn.Linear(3, 2)
     path = Path(tmp_path / f"weights.{suffix}")
     if suffix == "safetensors":
         hesspec.study.save_checkpoint(path, network, {})
     else:
-        torch.save(network.state_dict(), path, _use_new_zipfile_serialization=suffix == "pt")
+        torch.save(network.state_dict(), path, _use_new_zipfile_serialization=suffix != "pth")
     forbid(monkeypatch)
     load_weights(other, path)
     assert torch.equal(network.weight, other.weight)

@@ -1,5 +1,6 @@
 """Measuring inside of a user's own training loop."""
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -135,3 +136,101 @@ def test_a_spectrum_of_another_model_or_of_other_data_is_refused(problem, tmp_pa
     with pytest.raises(ValueError, match="belongs to another measurement: its weights is "):
         SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4)(model, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-0000-train-Hessian.nc"]
+
+
+def test_a_resumed_training_replaces_spectra_of_weights_that_it_did_not_come_to_again(problem, tmp_path):
+    model, data = problem
+
+    def recorder(**options):
+        return SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4, **options)
+
+    first = recorder()
+    before = first(model, 0)["train", "Hessian"]
+    nn.init.zeros_(model[0].bias)
+    with pytest.raises(ValueError, match="belongs to another measurement: its weights is "):
+        first(model, 0)  # the same loop twice at the same epoch
+    resumed = recorder()
+    resumed.training_id = first.training_id
+    assert resumed(model, 0)["train", "Hessian"].norm != before.norm
+    assert not resumed(model, 0)
+    other_steps = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=5)
+    other_steps.training_id = first.training_id
+    with pytest.raises(ValueError, match="its steps is 4, but here it is 5"):
+        other_steps(model, 0)
+
+
+def test_parts_of_epochs_are_named_by_their_steps(problem, tmp_path):
+    model, data = problem
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4)
+    with pytest.raises(ValueError, match=r"The epoch is 0\.5, which is not complete; give the number of steps"):
+        record(model, 0.5)
+    record(model, 0.5, step=12)
+    attributes = hesspec.load(tmp_path / "step-00000012-train-Hessian.nc").attributes
+    assert [attributes[name] for name in ("epoch", "step", "checkpoint")] == [0.5, 12, "step 12"]
+    record(model, 2.25, step=54)
+    assert "step 54 (epoch 2.25)" in write_report(tmp_path).read_text()
+    assert list(hesspec.study.open(tmp_path).step.values) == [12, 54]
+
+
+def test_spectra_that_were_there_are_logged_too(problem, tmp_path):
+    model, data = problem
+
+    class Writer:
+        steps = ()
+
+        def add_scalar(self, name, _, step):
+            if name == "hesspec/train/Hessian/norm":
+                self.steps += (step,)
+
+        add_figure = add_histogram_raw = lambda *_, **__: None
+
+    record, writer = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=4), Writer()
+    for step in (None, 6):
+        record(model, 2, step=step, log_to=writer)
+    assert writer.steps == (2, 6)
+
+
+def test_the_folder_opens_as_one_dataset(problem, tmp_path):
+    model, data = problem
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"test": data, "train": data}, ["g", "hess"], steps=20)
+    found = {epoch: record(model, epoch, step=10 * epoch) for epoch in (0, 3)}
+    (tmp_path / "damaged.nc").write_bytes(b"nothing")
+    dataset = hesspec.study.open(tmp_path)
+    assert [list(dataset[name].values) for name in ("epoch", "step", "split", "matrix")] == [
+        [0, 3],
+        [0, 30],
+        ["train", "test"],
+        ["Hessian", "GaussNewton"],
+    ]
+    for epoch, spectra in found.items():
+        for (split, matrix), spectrum in spectra.items():
+            one = dataset.sel(epoch=epoch, split=split, matrix=matrix)
+            assert np.array_equal(one.eigenvalue.values[: spectrum.eigenvalues.size], spectrum.eigenvalues)
+            assert (float(one.trace), int(one.outliers)) == (spectrum.trace, spectrum.outliers.size)
+            assert ((one.track >= 0) == one.outlier).all()
+    assert "damaged.nc" in dataset.attrs["unread"]
+
+
+def test_a_folder_of_several_trainings_or_of_none_is_not_opened(problem, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no study in .*, and no spectra of a training"):
+        hesspec.study.open(tmp_path)
+    model, data = problem
+    SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=3)(model, 0)
+    (tmp_path / "other.nc").write_bytes((tmp_path / "epoch-0000-train-Hessian.nc").read_bytes())
+    with pytest.raises(ValueError, match="are both of epoch 0, split 'train' and matrix 'Hessian'"):
+        hesspec.study.open(tmp_path)
+
+
+def test_mixed_precision_of_accelerate_is_not_part_of_the_curvature(problem, tmp_path):
+    model, data = problem
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    prepared = accelerator.prepare(model)
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=8)
+    found = record(prepared, 0)["train", "Hessian"]
+    plain = hesspec.spectrum(
+        hesspec.Hessian(
+            accelerator.unwrap_model(prepared, keep_fp32_wrapper=False).eval(), nn.CrossEntropyLoss(), data
+        ),
+        steps=8,
+    )
+    assert np.allclose(found.ritz_values, plain.ritz_values, rtol=0, atol=1e-5 * plain.norm)

@@ -24,11 +24,13 @@ def command(
     network: options.Network,
     data: options.Data,
     weights: options.Weights = None,
+    pretrained: options.Pretrained = False,
     split: options.Split = "train",
     samples_per_class: options.SamplesPerClass = None,
     data_folder: options.DataFolder = None,
     size: options.Size = None,
     tokenizer: options.Tokenizer = None,
+    loss: options.Loss = "cross-entropy",
     matrix: options.Matrix = None,
     params: options.Params = None,
     steps: Annotated[
@@ -62,7 +64,7 @@ def command(
 ) -> None:
     """Measure the spectra of a network on a data set, and save each as a NetCDF file.
 
-    The loss is the mean cross-entropy. Each spectrum is saved as soon as it is complete, as CHECKPOINT-SPLIT-MATRIX.nc,
+    Each spectrum is saved as soon as it is complete, as CHECKPOINT-SPLIT-MATRIX.nc,
     where CHECKPOINT is the name of the weights file without its suffix, or "initialisation"; if the folder holds
     results of another network, data set or choice of parameters, NETWORK-DATA-PARAMS comes first. A spectrum that was
     measured with the same options is not measured again. `hesspec show` and `hesspec report` read these files.
@@ -80,11 +82,17 @@ def command(
     from hesspec.cli.process_group import process_group
     from hesspec.cli.resuming import CommandRecord, file_content
     from hesspec.krylov.snapshot import parse_duration
+    from hesspec.study.losses import CROSS_ENTROPY
     from hesspec.study.measuring import measure
+    from hesspec.study.networks.pretrained import pretrained_file
 
     names = options.matrices_of(matrix)
     count = options.steps_of(steps)
     wanted = None if trace is None else options.share_of(trace, "--trace")
+    if pretrained:
+        if weights is not None:
+            raise ValueError(f"--pretrained and --weights {weights} are both given; choose one of them.")
+        weights = pretrained_file(network)
     problem = Problem(
         network, data, weights, split, samples_per_class, data_folder, size, tokenizer, params, seed, device, dtype
     )
@@ -102,6 +110,7 @@ def command(
         "--samples-per-class": str(samples_per_class),
         "--size": str(size),
         **({} if tokenizer is None else {"--tokenizer": str(tokenizer)}),
+        **({} if loss == CROSS_ENTROPY else {"--loss": loss}),
         "--params": " ".join(params or ["all"]),
         "--steps": steps,
         "--probes": str(probes),
@@ -128,6 +137,7 @@ def command(
             steps=count,
             probes=probes,
             seed=seed,
+            loss=loss,
             trace=wanted,
             batch_size=batch_size,
             memory=memory,

@@ -34,9 +34,9 @@ Data = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE",
-        help="Weights as a .safetensors file, or a state dict as a .pt or .pth file. Without them, the network is "
-        "measured at initialisation.",
+        metavar="PATH",
+        help="Weights as a .safetensors file, or a folder of them with an index; a state dict as a .pt or .pth file; "
+        "or a .ckpt file of Lightning. Without them, the network is measured at initialisation.",
     ),
 ]
 Split = Annotated[
@@ -74,6 +74,22 @@ Tokenizer = Annotated[
         metavar="FOLDER",
         help="Local folder of a tokenizer of transformers, for text.",
         show_default="none: tokens are bytes",
+    ),
+]
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained",
+        help="Use the pretrained weights of a network of torchvision or timm that are on this machine already; nothing "
+        "is downloaded.",
+    ),
+]
+Loss = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Loss: cross-entropy, mse (of one-hot labels), or your own as MODULE:CALLABLE, a function of outputs and "
+        "targets, or a class such as torch.nn:MultiMarginLoss.",
     ),
 ]
 Matrix = Annotated[

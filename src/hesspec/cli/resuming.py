@@ -145,6 +145,9 @@ class CommandRecord:
 
 
 def file_content(path: Path) -> str:
-    """Name of a file and a digest of its content."""
+    """Name of a file, or of a folder with files of weights, and a digest of its content."""
+    if path.is_dir():
+        parts = " ".join(file_content(file) for file in sorted(path.glob("*.safetensors")))
+        return f"{path.name} {hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()}"
     with path.open("rb") as file:
         return f"{path.name} {hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()}"

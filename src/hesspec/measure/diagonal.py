@@ -13,6 +13,7 @@ from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.shown import Shown
 from hesspec.errors import NonFiniteError
 from hesspec.matrices import symbol_of
+from hesspec.measure.arrays import as_operator
 from hesspec.measure.spectrum import Eigenpairs
 
 __all__ = ["Diagonal", "diagonal"]
@@ -106,7 +107,7 @@ def diagonal(operator: SymmetricOperator, probes: int, *, deflate: Eigenpairs | 
     >>> hesspec.diagonal(operator, probes=1).values
     tensor([1., 2., 3.], dtype=torch.float64)
     """
-    p = check_operator(operator)
+    p = check_operator(operator := as_operator(operator))
     if not is_whole(probes, 1):
         raise ValueError(f"probes is {probes!r}; it must be a positive integer.")
     if deflate is not None and len(deflate.vectors) != p:

@@ -19,6 +19,7 @@ from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.minres import minres
 from hesspec.krylov.preconditioning import SpectralPreconditioner
 from hesspec.krylov.vectors import inner, norm
+from hesspec.measure.arrays import as_operator
 from hesspec.measure.spectrum import Eigenpairs
 
 __all__ = ["Solution", "solve"]
@@ -146,7 +147,7 @@ def solve(
     >>> found.method, found.solution[-2:]
     ('minres', tensor([0.0198, 0.0110]))
     """
-    p = check_operator(operator)
+    p = check_operator(operator := as_operator(operator))
     _check(operator, p, rhs, damping, method, tolerance, max_iterations)
     attributes = getattr(operator, "attributes", {})
     semidefinite = method == "cg" or bool(attributes.get("positive_semidefinite", False))

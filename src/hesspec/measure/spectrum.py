@@ -36,6 +36,7 @@ from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.storage import STORAGES, Storage, available, storages
 from hesspec.krylov.vectors import Space
 from hesspec.matrices import MATRICES, symbol_of
+from hesspec.measure.arrays import as_operator
 from hesspec.measure.trace import with_trace
 from hesspec.spectra.sampling import residual_bound
 from hesspec.spectra.spectrum import Spectrum
@@ -80,10 +81,10 @@ def spectrum(
     Parameters
     ----------
     operator : SymmetricOperator
-        Any symmetric operator with `shape` (p, p), `dtype` (float32 or float64), `device` and `@`: operators of hesspec
-        or curvlinops, a dense tensor. It must support products with vectors (p,), and for several probes also with
-        matrices (p, k). If it has a `reference`, the same operator at full precision, the error of its products is
-        measured and included in all bounds.
+        Any symmetric operator with `shape` (p, p), `dtype` (float32 or float64), `device` and `@` with vectors (p,),
+        for several probes also with matrices (p, k): operators of hesspec or curvlinops, a dense tensor; or a NumPy
+        array, a sparse matrix or `LinearOperator` of SciPy. If it has a `reference`, the same operator at full
+        precision, the error of its products is measured and included in all bounds.
     steps : int or "auto"
         Lanczos steps of each probe. "auto" continues until the measure from all steps and that from the first half of
         them differ by at most `tolerance`. At most p steps are taken, after which the spectrum is exact.
@@ -354,7 +355,7 @@ def _measured(
     every: str | float = "10min",
 ) -> tuple[KrylovRun, Spectrum]:
     """Return the spectrum and the run that it comes from, with the requested number of eigenvectors."""
-    p = check_operator(operator)
+    p = check_operator(operator := as_operator(operator))
     if steps != "auto" and not is_whole(steps, 1):
         raise ValueError(f"steps is {steps!r}; it must be a positive integer or 'auto'.")
     if not is_whole(probes, 1):

@@ -14,6 +14,7 @@ from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.progress import OnStep
 from hesspec.backend.ranks import ALONE
 from hesspec.krylov.xtrace import FEWEST, LAST, xtrace_to
+from hesspec.measure.arrays import as_operator
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["with_trace"]
@@ -56,6 +57,7 @@ def with_trace(
     """
     if 2 * found.trace_standard_error <= wanted * abs(found.trace):
         return found
+    operator = as_operator(operator)
     begin, ranks = time.perf_counter(), getattr(operator, "ranks", ALONE)
     device = torch.device(operator.device)
     budget = int(ranks.least(free_shares(device, ranks).basis)) if memory is None else parse_memory(memory)

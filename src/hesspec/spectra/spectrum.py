@@ -16,6 +16,7 @@ from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.densities import density, log_density
 from hesspec.spectra.described import summary_of, tables_of
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
+from hesspec.spectra.logged import Logged
 from hesspec.spectra.outliers import LEVEL, outlier_p_values
 from hesspec.spectra.record import Array, Integers, Record, Sketches
 from hesspec.spectra.sampling import Estimate, bulk_bounds, interval, mean_bounds, samples, standard_error
@@ -31,7 +32,7 @@ __all__ = ["Spectrum"]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Spectrum(Record):
+class Spectrum(Logged, Record):
     """Spectral measure of a symmetric operator on R^p, from one Krylov run.
 
     The measure is (1/p) sum_i delta(x - lambda_i). Its estimate has one atom for every resolved eigenvalue and the

@@ -8,6 +8,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hesspec.backend.files import atomic_path
+from hesspec.study.foreign_weights import INDEX, inert_objects, named_as_in, shards_of, state_dict_in
 from hesspec.study.training import EpochRecord, TrainingState
 
 __all__ = [
@@ -201,7 +203,7 @@ def _metadata(file: Path) -> dict[str, str]:
         raise _damaged(file, "safetensors", error) from error
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
+def load_weights(network: nn.Module, path: str | os.PathLike[str], *, entry: str | None = None) -> None:
     """Load weights from a file into a network; if they do not fit, the network is left unchanged.
 
     Parameters
@@ -209,9 +211,14 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     network
         Network to change; its tensors keep their device and dtype.
     path
-        A `.safetensors` file, or a `.pt` or `.pth` file with a state dict, bare or as the entry `"state_dict"` of a
-        dict. The prefix `module.` of `torch.nn.DataParallel` is removed. One name of tied weights is enough, as other
-        writers of safetensors omit the rest.
+        A `.safetensors` file; a folder of them with an index, as transformers writes large models; a `.pt` or `.pth`
+        file with a state dict, bare or as an entry such as `"state_dict"` or `"model"` of a dict; or a `.ckpt` file of
+        Lightning, whose other content is ignored. Names may have the prefixes of wrappers and compiled modules
+        (`module.`, `model.`, `_orig_mod.`), or that of the part of a larger model which the network is. One name of
+        tied weights is enough, as other writers of safetensors omit the rest.
+    entry
+        Entry of the file that holds the weights, such as `"model_ema"`. By default those that were trained and, only if
+        there are none, their moving average.
 
     Raises
     ------
@@ -219,13 +226,14 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
         If there is no such file.
     ValueError
         If the file is of another kind or damaged, contains Python objects other than tensors (reading it does not run
-        any code in it), or its names or shapes do not match the network.
+        any code in it), has no such entry, or its names or shapes do not match the network.
     """
-    file = _existing(path)
-    weights = _without_prefix(_read(file), network)
+    file, shards = Path(path), shards_of(Path(path))
+    loaded = _read(_existing(path), entry) if shards is None else _read_shards(file, shards)
     state = network.state_dict()
     own = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     tied = _tied(own)
+    weights = named_as_in(own, loaded, tied)
     for names in tied:
         given = [weights[name] for name in names if name in weights]
         weights.update({name: given[0] for name in names if given and name not in weights})
@@ -246,15 +254,32 @@ def _damaged(file: Path, kind: str, error: object) -> ValueError:
     return ValueError(f"The file {str(file)!r} is not a {kind} file, or is damaged: {error}.")
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read(file: Path, entry: str | None = None) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
+        if entry is not None:
+            raise ValueError(f"The file {str(file)!r} has tensors only, and no entry {entry!r}.")
         return _read_safetensors(file)
-    if file.suffix not in {".pt", ".pth"}:
+    if file.suffix not in {".pt", ".pth", ".ckpt"}:
         raise ValueError(
             f"The file {str(file)!r} has the suffix {file.suffix!r}; weights are read from "
-            "'.safetensors', '.pt' and '.pth'."
+            f"'.safetensors', '.pt', '.pth' and '.ckpt', and from folders with '*{INDEX}'."
         )
-    return _read_torch(file)
+    return _read_torch(file, entry)
+
+
+def _read_shards(path: Path, shards: Mapping[Path, list[str]]) -> dict[str, Tensor]:
+    """Read weights from several files, by the names that the index has for each."""
+    found: dict[str, Tensor] = {}
+    for file, names in shards.items():
+        tensors = _read_safetensors(_existing(file))
+        missing = [name for name in names if name not in tensors]
+        if missing:
+            raise ValueError(
+                f"The file {str(file)!r} lacks {_first(map(repr, missing), len(missing))}, which the index in "
+                f"{str(path)!r} says it has."
+            )
+        found |= {name: tensors[name] for name in names or tensors}
+    return found
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -283,10 +308,10 @@ def _check_archive(file: Path) -> None:
         raise ValueError(f"The file {str(file)!r} was not written by PyTorch: it declares more data than it contains.")
 
 
-def _read_torch(file: Path) -> dict[str, Tensor]:
+def _read_torch(file: Path, entry: str | None) -> dict[str, Tensor]:
     _check_archive(file)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), inert_objects(file) if file.suffix == ".ckpt" else nullcontext():
             # torch warns about what it then rejects (TorchScript), which the error below states.
             warnings.simplefilter("ignore")
             content: Any = torch.load(file, map_location="cpu", weights_only=True)
@@ -298,8 +323,7 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
             "are not read, as loading them runs code. Save weights with "
             "`torch.save(network.state_dict(), path)`."
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    content = state_dict_in(content, entry)
     if not isinstance(content, dict):
         raise ValueError(
             f"The file {str(file)!r} contains an object of type {type(content).__name__!r}, not a "
@@ -318,15 +342,6 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
                 "`value.dequantize()` or `value.to_dense()` of it."
             )
     return dict(content)
-
-
-def _without_prefix(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    prefix = "module."
-    if not all(name.startswith(prefix) for name in weights):
-        return weights
-    if any(name.startswith(prefix) for name in network.state_dict()):
-        return weights
-    return {name.removeprefix(prefix): value for name, value in weights.items()}
 
 
 def _tied(state: Mapping[str, Tensor]) -> list[list[str]]:

@@ -27,7 +27,7 @@ from hesspec.operators.named import operator_class
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.datasets import Dataset
-from hesspec.study.losses import CROSS_ENTROPY, LOSSES
+from hesspec.study.losses import CROSS_ENTROPY, LOSSES, loss_of
 
 __all__ = [
     "FREQUENT",
@@ -101,7 +101,8 @@ def measure(
     steps, probes, seed, trace
         See `hesspec.spectrum`; all matrices use the same probes.
     loss : str
-        Name of the loss in `hesspec.study.losses.LOSSES`; by default the mean cross-entropy.
+        Name of the loss in `hesspec.study.losses.LOSSES`, or one of the user's own, "module:callable" (see
+        `hesspec.study.losses.loss_of`); by default the mean cross-entropy.
     batch_size : int
         Number of samples in a pass through the network, at least 1. It affects the result only by rounding. The network
         is traced once for each batch size that occurs.
@@ -161,7 +162,7 @@ def measure(
     >>> spectra["GaussNewton"].attributes["samples_per_class"], spectra["GaussNewton"].matvecs
     (2, 13)
     """
-    names = matrix_names(matrices)
+    names, function = matrix_names(matrices), loss_of(loss)
     kept = {**_of_dataset(dataset), **(attributes or {})}
     network.eval()
     check_outputs(network, dataset)
@@ -178,7 +179,7 @@ def measure(
         file = spectrum_file(name, dataset.split, named(prefix, kept))
         running = None if snapshot is None else Path(snapshot) / Path(file).stem
         operator = operator_class(name)(
-            network, LOSSES[loss], mine, params, memory=for_products, graphs=graphs, group=group
+            network, function, mine, params, memory=for_products, graphs=graphs, group=group
         )
         measured = spectrum(
             operator,
@@ -226,13 +227,13 @@ def plan_measurement(
     >>> plan_measurement(small_cnn(1, 10, 8), digits, matrices=["g"], steps=12)["GaussNewton"].matvecs
     13
     """
-    names = matrix_names(matrices)
+    names, function = matrix_names(matrices), loss_of(loss)
     network.eval()
     check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
     return {
         name: plan(
-            operator_class(name)(network, LOSSES[loss], batches, params),
+            operator_class(name)(network, function, batches, params),
             steps=steps,
             probes=probes,
             accuracy=accuracy,

@@ -17,6 +17,8 @@ from hesspec.backend.memory import in_a_line
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tracking import steady_outliers, track_outliers
+from hesspec.study.folders import STUDY_FILE
+from hesspec.study.recorded import open_recorded
 from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, read_study, tasks_of
 
 __all__ = ["open_study"]
@@ -56,7 +58,8 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
     Parameters
     ----------
     folder : path
-        Folder of a study, with a `study.yaml`. The study may be running.
+        Folder of a study, with a `study.yaml`, which may be running; or of a `SpectrumRecorder`, or a callback of
+        `hesspec.integrations`, during one training.
 
     Returns
     -------
@@ -80,15 +83,18 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         and `training_epoch`; `learning_rate` over the first five: the one that was kept; `parameters` over `dataset`
         and `network`.
 
+        Of a training without a study, the dimensions are `epoch`, `split`, `matrix` and `rank`, with `step` as a
+        coordinate of `epoch` (-1 if it is not known), and there are the variables over these dimensions only.
+
         Results and records that are damaged, or from a later version of hesspec, are skipped. A line for each, with the
         reason, is in the attribute `unread`, and is logged as a warning.
 
     Raises
     ------
     FileNotFoundError
-        If the folder does not contain a study.
+        If the folder contains neither a study nor spectra of a training.
     ValueError
-        If its study file is damaged.
+        If its study file is damaged, or it has spectra of several trainings without one.
 
     Examples
     --------
@@ -97,6 +103,11 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         found = hesspec.study.open("my-study").sel(matrix="Hessian", split="train").isel(epoch=-1, rank=0).squeeze()
         hesspec.fit_power_law(found.samples_per_class, found.eigenvalue)
     """
+    unread: list[str] = []
+    if not (Path(folder) / STUDY_FILE).is_file():
+        found = open_recorded(Path(folder), SCALARS, _scalars, unread)
+        _log(unread)
+        return found
     config = read_study(folder)
     tasks = tasks_of(config, Path(folder))
     splits, matrices = list(config.measure.splits), list(config.measure.matrices)
@@ -110,7 +121,6 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         "split": splits,
         "matrix": matrices,
     }
-    unread: list[str] = []
     shown = [_read(unread, partial(_shown, task)) for task in tasks]
     spectra: dict[tuple[int, Measurement], Spectrum] = {}
     for index, (task, run) in enumerate(zip(tasks, shown, strict=True)):
@@ -142,9 +152,13 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
             blank.add_observed(run, observed[index])
             mine = {place: spectrum for (owner, place), spectrum in spectra.items() if owner == index}
             blank.add_spectra(run, mine)
+    _log(unread)
+    return blank.dataset(folder, unread)
+
+
+def _log(unread: Sequence[str]) -> None:
     for line in unread:
         logger.warning("left out: %s", line)
-    return blank.dataset(folder, unread)
 
 
 def _read(unread: list[str], read: Callable[[], T]) -> T | None:

@@ -1,0 +1,128 @@
+"""Spectra that a recorder or a callback has measured during a training, as one labelled dataset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from hesspec.backend.memory import in_a_line
+from hesspec.matrices import MATRICES
+from hesspec.spectra.record import load
+from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.tracking import track_outliers
+
+__all__ = ["open_recorded"]
+
+# When a spectrum was measured: epoch, which may be unknown within an epoch, and step. And of what: split and matrix.
+Point = tuple[float, int]
+Key = tuple[Point, str, str]
+
+
+def open_recorded(
+    folder: Path, units: Mapping[str, str], scalars: Callable[[Spectrum], Mapping[str, float]], unread: list[str]
+) -> xr.Dataset:
+    """Read the spectra of one training into a dataset; `hesspec.study.open` documents it.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of `hesspec.study.SpectrumRecorder`.
+    units : mapping
+        Units of the quantities with a value for each spectrum.
+    scalars : callable
+        Returns these quantities of a spectrum.
+    unread : list of str
+        Gets a line for each file that cannot be read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has no spectra of a training.
+    ValueError
+        If it has several for the same epoch, split and matrix.
+    """
+    spectra = _read(folder, unread)
+    if not spectra:
+        raise FileNotFoundError(
+            f"There is no study in {str(folder)!r}, and no spectra of a training: it has no study.yaml, and no "
+            "readable files *.nc with an epoch and a split, as SpectrumRecorder and the callbacks write them."
+        )
+    points = sorted({point for point, _, _ in spectra})
+    splits = _in_order({split for _, split, _ in spectra}, ("train", "test"))
+    matrices = _in_order({matrix for _, _, matrix in spectra}, tuple(MATRICES))
+    shape = (len(points), len(splits), len(matrices))
+    ranks = max(spectrum.eigenvalues.size for spectrum in spectra.values())
+    each, ranked = ("epoch", "split", "matrix"), (*shape, ranks)
+    values: dict[str, Any] = {
+        "eigenvalue": np.full(ranked, np.nan),
+        "error_bound": np.full(ranked, np.nan),
+        "outlier": np.zeros(ranked, bool),
+        "track": np.full(ranked, -1),
+    }
+    numbers: dict[str, Any] = {name: np.full(shape, np.nan) for name in units}
+    for split in splits:
+        for matrix in matrices:
+            series = [point for point in points if (point, split, matrix) in spectra]
+            found = [spectra[point, split, matrix] for point in series]
+            for point, spectrum, tracks in zip(series, found, track_outliers(found), strict=True):
+                at = (points.index(point), splits.index(split), matrices.index(matrix))
+                k = spectrum.eigenvalues.size
+                values["eigenvalue"][*at, :k] = spectrum.eigenvalues
+                values["error_bound"][*at, :k] = spectrum.error_bounds
+                values["outlier"][*at, :k] = spectrum.is_outlier
+                values["track"][*at, np.flatnonzero(spectrum.is_outlier)] = tracks
+                for name, value in scalars(spectrum).items():
+                    numbers[name][at] = value
+    epochs = [epoch for epoch, _ in points]
+    result = xr.Dataset(
+        {
+            **{name: ((*each, "rank"), array) for name, array in values.items()},
+            **{name: (each, array) for name, array in numbers.items()},
+        },
+        coords={
+            "epoch": [int(epoch) for epoch in epochs] if all(epoch.is_integer() for epoch in epochs) else epochs,
+            "step": ("epoch", [step for _, step in points]),
+            "split": splits,
+            "matrix": matrices,
+            "rank": list(range(ranks)),
+        },
+        attrs={"folder": str(folder), "unread": "\n".join(unread)},
+    )
+    for name, unit in {**units, "eigenvalue": units["trace"], "error_bound": units["trace"]}.items():
+        result[name].attrs["units"] = unit
+    return result
+
+
+def _read(folder: Path, unread: list[str]) -> dict[Key, Spectrum]:
+    spectra: dict[Key, Spectrum] = {}
+    files: dict[Key, Path] = {}
+    for file in sorted(folder.glob("*.nc")):
+        try:
+            found = load(file)
+        except (ValueError, OSError) as error:
+            unread.append(in_a_line(error))
+            continue
+        epoch = found.attributes.get("epoch") if isinstance(found, Spectrum) else None
+        if not isinstance(found, Spectrum) or not isinstance(epoch, int | float) or not math.isfinite(epoch):
+            continue  # of something else than a training
+        attributes = found.attributes
+        step = attributes.get("step", -1)
+        point = (float(epoch), step if isinstance(step, int) else -1)
+        key = (point, str(attributes.get("split", "")), str(attributes.get("matrix", "operator")))
+        if key in files:
+            raise ValueError(
+                f"The files {str(files[key])!r} and {str(file)!r} are both of epoch {epoch:g}, split {key[1]!r} and "
+                f"matrix {key[2]!r}: the folder has spectra of several trainings. Open a folder of one training."
+            )
+        spectra[key], files[key] = found, file
+    return spectra
+
+
+def _in_order(names: set[str], known: Sequence[str]) -> list[str]:
+    """Known names in their order, and then the others."""
+    return [name for name in known if name in names] + sorted(name for name in names if name not in known)
