@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from hesspec.applications.noise.angles_record import PrincipalAngles
     from hesspec.applications.noise.principal_angles import principal_angles
     from hesspec.applications.optim.true_vs_rest import TrueVsRestSolution, solve_true_vs_rest
+    from hesspec.applications.transfer.effective import effective_data
+    from hesspec.applications.transfer.effective_record import EffectiveData
+    from hesspec.applications.transfer.law import fit_transfer_law
+    from hesspec.applications.transfer.law_record import TransferLaw
     from hesspec.backend.heap import keep_freed_memory
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
     from hesspec.measure.diagonal import Diagonal, diagonal
@@ -67,6 +71,7 @@ __all__ = [
     "ClassStructure",
     "Comparison",
     "Diagonal",
+    "EffectiveData",
     "Eigenpairs",
     "Estimate",
     "GaussNewton",
@@ -90,6 +95,7 @@ __all__ = [
     "Solution",
     "Spectrum",
     "TokenLoss",
+    "TransferLaw",
     "TrueVsRestSolution",
     "attribute_outliers",
     "class_structure",
@@ -97,10 +103,12 @@ __all__ = [
     "compare",
     "compare_with_marchenko_pastur",
     "diagonal",
+    "effective_data",
     "eigenpairs",
     "eigenvector_overlaps",
     "fit_power_law",
     "fit_tail",
+    "fit_transfer_law",
     "frequent_classes",
     "keep_freed_memory",
     "language",
@@ -167,6 +175,10 @@ _MODULES = {
     "applications.loss_along.record": ("LossAlong",),
     "applications.loss_along.slices": ("loss_along", "plot_loss_along"),
     "applications.optim.true_vs_rest": ("TrueVsRestSolution", "solve_true_vs_rest"),
+    "applications.transfer.effective": ("effective_data",),
+    "applications.transfer.effective_record": ("EffectiveData",),
+    "applications.transfer.law": ("fit_transfer_law",),
+    "applications.transfer.law_record": ("TransferLaw",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 # Subpackages that can be used without an import of their own, as in `hesspec.study.open`.

@@ -19,8 +19,9 @@ from hesspec import Spectrum, load
 from hesspec.errors import NonFiniteError
 from hesspec.study import Dataset, StudyError, running
 from hesspec.study.config import StudyConfig
+from hesspec.study.locking import lock
 from hesspec.study.running import run_study
-from hesspec.study.store import Task, lock, read_study, tasks_of
+from hesspec.study.store import Task, read_study, tasks_of
 from hesspec.study.study_file import parse_study
 
 STUDY = """\

@@ -22,6 +22,7 @@ PLACE: Final = (
     ("dataset", ""),
     ("network", ""),
     ("optimizer", ""),
+    ("start", "from "),
     ("train_samples_per_class", "n = "),
     ("training_seed", "seed "),
     ("learning_rate", "learning rate "),

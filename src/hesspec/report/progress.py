@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import product
+from pathlib import PurePath
 from typing import Any
 
 from hesspec.backend.yaml import parse_yaml
@@ -13,7 +15,7 @@ from hesspec.report.member import Member
 __all__ = ["progress", "trainings"]
 
 SPLITS = ("train", "test")
-SGD = "sgd"
+SGD, SCRATCH = "sgd", "scratch"
 # Largest numbers of trainings and of spectra; the largest study has about ten thousand.
 MOST = 1_000_000
 # Exceptions from reading a text that is not a study file.
@@ -44,6 +46,7 @@ def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
             str(member.spectrum.attributes.get("dataset", "")),
             str(member.spectrum.attributes.get("network", "")),
             str(member.spectrum.attributes.get("optimizer", SGD)),
+            str(member.spectrum.attributes.get("start", SCRATCH)),
             member.spectrum.attributes.get("training_seed", 0),
             member.samples,
             member.epoch,
@@ -91,8 +94,19 @@ def _optimizers(study: Any) -> list[dict[str, Any]]:
     return [{"name": item} if isinstance(item, str) else item for item in items]
 
 
-def _networks(study: Any) -> Iterator[tuple[str, int, str, str, Any, Any]]:
-    """Data sets, epochs, networks, optimisers, seeds and sample sizes of a study.
+def _starts(study: Any) -> list[str]:
+    items = _listed(study.get("start") or SCRATCH)
+    # A file of weights that is named alone gives its name to the start, without what is in braces.
+    return [_stem(item) if isinstance(item, str) else str(item["name"]) for item in items]
+
+
+def _stem(file: str) -> str:
+    stem = PurePath(file).stem
+    return re.sub(r"[-_.]?\{\w+\}", "", stem) or stem
+
+
+def _networks(study: Any) -> Iterator[tuple[str, int, str, str, str, Any, Any]]:
+    """Data sets, epochs, networks, optimisers, starts, seeds and sample sizes of a study.
 
     Raises
     ------
@@ -105,11 +119,12 @@ def _networks(study: Any) -> Iterator[tuple[str, int, str, str, Any, Any]]:
         last = int(data.get("epochs") or study["training"]["epochs"])
         sizes = _listed(data.get("samples_per_class") or study["samples_per_class"])
         networks, seeds = _listed(study["networks"]), _listed(study.get("seeds", 0))
-        for network, optimizer, seed, size in product(networks, _optimizers(study), seeds, sizes):
+        axes = product(networks, _optimizers(study), _starts(study), seeds, sizes)
+        for network, optimizer, start, seed, size in axes:
             left -= 1
             if left < 0:
                 raise ValueError("It requests more trainings than a study can have.")
-            yield str(data["name"]), last, str(network), str(optimizer["name"]), seed, size
+            yield str(data["name"]), last, str(network), str(optimizer["name"]), start, seed, size
 
 
 def _wanted(study: Any) -> set[tuple[Any, ...]]:
@@ -119,8 +134,18 @@ def _wanted(study: Any) -> set[tuple[Any, ...]]:
     if len(networks) * each > MOST:
         raise ValueError("It requests more spectra than a study can have.")
     return {
-        (data, network, optimizer, seed, size, float(last if epoch == "end" else epoch), split, symbol_of(matrix))
-        for data, last, network, optimizer, seed, size in networks
+        (
+            data,
+            network,
+            optimizer,
+            start,
+            seed,
+            size,
+            float(last if epoch == "end" else epoch),
+            split,
+            symbol_of(matrix),
+        )
+        for data, last, network, optimizer, start, seed, size in networks
         for epoch in measure["epochs"]
         for split in measure.get("splits", SPLITS)
         for matrix in measure.get("matrices", DEFAULT_MATRICES)

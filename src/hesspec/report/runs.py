@@ -10,7 +10,7 @@ from hesspec.report.member import Member
 
 __all__ = ["with_runs"]
 
-RUN_ATTRIBUTES = ("dataset", "network", "optimizer", "loss")
+RUN_ATTRIBUTES = ("dataset", "network", "optimizer", "start", "loss")
 
 
 def with_runs(members: Sequence[Member], studies: Sequence[str] = (), folder: str = "") -> list[Member]:

@@ -58,6 +58,8 @@ KINDS: Final = {
     "hesspec_competitor_share_format": "hesspec.applications.optim.record.CompetitorShare",
     "hesspec_loss_along_format": "hesspec.applications.loss_along.record.LossAlong",
     "hesspec_steps_format": "hesspec.applications.optim.record.StepComparison",
+    "hesspec_transfer_law_format": "hesspec.applications.transfer.law_record.TransferLaw",
+    "hesspec_effective_data_format": "hesspec.applications.transfer.effective_record.EffectiveData",
 }
 
 

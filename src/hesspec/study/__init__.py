@@ -36,6 +36,7 @@ from hesspec.study.running import run_study
 from hesspec.study.settings import TrainingSettings
 from hesspec.study.study_file import load_study, presets
 from hesspec.study.training import EpochRecord, evaluate, train
+from hesspec.study.transferring import transfer
 
 __all__ = [
     "DATASETS",
@@ -70,6 +71,7 @@ __all__ = [
     "timm_network",
     "torchvision_network",
     "train",
+    "transfer",
     "transformers_network",
     "vgg11_bn",
     "vgg13_bn",

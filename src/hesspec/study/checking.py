@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from hesspec.operators.risk.parameters import ParameterSelection
+from hesspec.study.checkpoints import save_checkpoint
 from hesspec.study.datasets import Dataset
 from hesspec.study.failures import is_task_error
 from hesspec.study.measuring import check_outputs
@@ -45,12 +50,9 @@ def faults_of(tasks: Iterable[Task], on_check: Callable[[str], None] = lambda _w
         sound = [task for task in of_data if task.name not in found]
         for network, of_network in _grouped(sound, lambda task: task.runs[0].network).items():
             on_check(f"building {network} for {data}")
-            try:
-                _check_network(of_network[0], dataset)
-            except Exception as error:
-                if not is_task_error(error):
-                    raise
-                found.update({task.name: error for task in of_network})
+            _noting(of_network, found, partial(_check_network, dataset=dataset))
+            for of_start in _grouped([task for task in of_network if task.name not in found], _start_of).values():
+                _noting(of_start, found, partial(_check_start, dataset=dataset))
     return found
 
 
@@ -80,6 +82,41 @@ def _read(tasks: list[Task], found: dict[str, Exception]) -> Dataset | None:
                 raise
             found.update({task.name: error for task in of_size})
     return None
+
+
+def _noting(tasks: list[Task], found: dict[str, Exception], check: Callable[[Task], None]) -> None:
+    """Check the first of equal tasks; a fault is that of all of them."""
+    try:
+        check(tasks[0])
+    except Exception as error:
+        if not is_task_error(error):
+            raise
+        found.update({task.name: error for task in tasks})
+
+
+def _start_of(task: Task) -> Hashable:
+    start = task.runs[0].start
+    return None if start is None else (start.name, start.weights)
+
+
+def _check_start(task: Task, dataset: Dataset) -> None:
+    """Raise an error if the weights that a task starts from do not exist or do not fit its network."""
+    run = task.runs[0]
+    if run.start is None:
+        return
+    with torch.random.fork_rng([]), TemporaryDirectory() as folder:
+        network = build_network(run.network, channels=dataset.channels, classes=dataset.classes, size=dataset.size)
+        start = run.start
+        if start.pretraining is not None:
+            # Initial weights of the pre-training stand for those at its end.
+            other = start.pretraining.dataset("train")
+            source = build_network(run.network, channels=other.channels, classes=other.classes, size=other.size)
+            check_trainable(source, other, start.pretraining.settings)
+            check_outputs(source.eval(), other)
+            file = Path(folder) / "initial.safetensors"
+            save_checkpoint(file, source, {})
+            start = replace(start, file=file, pretraining=None)
+        start.load_into(network)
 
 
 def _check_network(task: Task, dataset: Dataset) -> None:

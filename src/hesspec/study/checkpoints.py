@@ -30,6 +30,7 @@ __all__ = [
     "read_metadata",
     "save_checkpoint",
     "save_training_state",
+    "tensor_shapes",
 ]
 
 # Prefixes of tensors in the state of a training; the first one is also the metadata key of the rest of the optimiser.
@@ -203,7 +204,19 @@ def _metadata(file: Path) -> dict[str, str]:
         raise _damaged(file, "safetensors", error) from error
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike[str], *, entry: str | None = None) -> None:
+def tensor_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of the tensors of a safetensors file, without the tensors; raises what `read_metadata` does."""
+    file = _existing(path)
+    try:
+        with safe_open(file, framework="pt") as content:
+            return {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise _damaged(file, "safetensors", error) from error
+
+
+def load_weights(
+    network: nn.Module, path: str | os.PathLike[str], *, entry: str | None = None, keep: Sequence[str] = ()
+) -> None:
     """Load weights from a file into a network; if they do not fit, the network is left unchanged.
 
     Parameters
@@ -219,6 +232,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], *, entry: str
     entry
         Entry of the file that holds the weights, such as `"model_ema"`. By default those that were trained and, only if
         there are none, their moving average.
+    keep
+        Names of tensors of the network that keep their values; in the file they may have any shape, or be missing.
 
     Raises
     ------
@@ -234,6 +249,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], *, entry: str
     own = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     tied = _tied(own)
     weights = named_as_in(own, loaded, tied)
+    weights.update({name: own[name] for name in keep})
     for names in tied:
         given = [weights[name] for name in names if name in weights]
         weights.update({name: given[0] for name in names if given and name not in weights})

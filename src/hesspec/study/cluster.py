@@ -20,8 +20,9 @@ from hesspec.study.config import StudyConfig
 from hesspec.study.digests import code_of
 from hesspec.study.failures import TASK_ERRORS, is_task_error, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
+from hesspec.study.locking import lock, note_memory, noted_memory
 from hesspec.study.running import Networks, lost_of, run_task, work_of
-from hesspec.study.store import Task, lock, note_memory, noted_memory, tasks_of, write_study
+from hesspec.study.store import Task, tasks_of, write_study
 
 __all__ = ["run_on_ray"]
 
@@ -115,12 +116,21 @@ def run_on_ray(
 
 
 def _resolved(config: StudyConfig) -> StudyConfig:
-    """Return the study with absolute paths for data folders, as workers may be started in another folder."""
+    """Return the study with absolute paths, as workers may be started in another folder."""
     datasets = [
         data if data.folder is None else data.model_copy(update={"folder": data.folder.resolve()})
         for data in config.datasets
     ]
-    return config.model_copy(update={"datasets": datasets})
+    start = [
+        each.model_copy(
+            update={
+                **({} if each.folder is None else {"folder": each.folder.resolve()}),
+                **({} if each.weights is None else {"weights": str(Path.cwd() / each.weights)}),
+            }
+        )
+        for each in config.start
+    ]
+    return config.model_copy(update={"datasets": datasets, "start": start})
 
 
 def _all_of(tasks: Sequence[Task], device: str, cpus: int, on_progress: Progress | None) -> dict[str, Exception]:

@@ -10,9 +10,7 @@ import numpy as np
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -24,11 +22,13 @@ from pydantic import (
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.suggest import unknown
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
+from hesspec.study.config_model import MOST_EPOCHS, StudyModel
 from hesspec.study.datasets import DATASETS, SPLITS
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 from hesspec.study.networks import NETWORKS
 from hesspec.study.optimizers import FAST_GAUSS_NEWTON, MONITORED, OPTIMIZERS, SGD, check_options
 from hesspec.study.settings import TrainingSettings
+from hesspec.study.start_config import SCRATCH, StartConfig
 from hesspec.study.text_files import is_text
 
 __all__ = [
@@ -48,27 +48,10 @@ END: Final = "end"
 
 # A larger study is a mistake or an attack; the largest one has about a thousand trainings.
 MOST_TRAININGS: Final = 100_000
-MOST_EPOCHS: Final = 1_000_000
 MOST_SAMPLES: Final = 2**40
 
 
-class _Model(BaseModel):
-    # Numbers in quotes are read as numbers.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse true and false in the place of 1 and 0."""
-        wanted = cls.model_fields[str(info.field_name)].annotation
-        if wanted is not bool and any(
-            isinstance(each, bool) for each in (value if isinstance(value, list) else [value])
-        ):
-            raise ValueError("true and false are not numbers")
-        return value
-
-
-class DataConfig(_Model):
+class DataConfig(StudyModel):
     """Data set of a study, with its own training settings where they differ from those of the study.
 
     Attributes
@@ -79,6 +62,8 @@ class DataConfig(_Model):
         Folder of its files; a relative path is relative to the folder where the study is started.
     size : int or None
         Height and width to pad images to, in pixels; of text, tokens in a sequence.
+    pool : int
+        Height and width of the blocks of pixels over which images are averaged before; 1 leaves them as they are.
     tokenizer : Path or None
         Folder of a tokenizer of transformers, for text; None for bytes.
     epochs : int or None
@@ -90,6 +75,7 @@ class DataConfig(_Model):
     name: str
     folder: Path | None = None
     size: int | None = Field(None, ge=1)
+    pool: int = Field(1, ge=1)
     tokenizer: Path | None = None
     epochs: int | None = Field(None, ge=1, le=MOST_EPOCHS)
     samples_per_class: list[Annotated[int, Field(ge=1)]] | None = Field(
@@ -110,7 +96,7 @@ class DataConfig(_Model):
         return self
 
 
-class LogGrid(_Model):
+class LogGrid(StudyModel):
     """Learning rates that are evenly spaced in the logarithm, both ends included."""
 
     low: float = Field(gt=0)
@@ -177,7 +163,7 @@ def _rates(rates: list[float] | LogGrid) -> list[float]:
     return list(dict.fromkeys(rates.values() if isinstance(rates, LogGrid) else rates))
 
 
-class OptimizerConfig(_Model):
+class OptimizerConfig(StudyModel):
     """Optimiser of a study, with its own training settings where they differ from those of the study.
 
     Attributes
@@ -195,7 +181,7 @@ class OptimizerConfig(_Model):
     name: str
     learning_rates: LearningRates | None = None
     weight_decay: float | None = Field(None, ge=0)
-    options: dict[str, bool | int | float | str] = {}
+    options: dict[str, bool | int | float | str] = Field({})
 
     @field_validator("name")
     @classmethod
@@ -212,7 +198,7 @@ class OptimizerConfig(_Model):
         return self
 
 
-class TrainingConfig(_Model):
+class TrainingConfig(StudyModel):
     """Training, by default by SGD with momentum in the protocol of arXiv 1811.07062.
 
     Attributes
@@ -242,7 +228,7 @@ class TrainingConfig(_Model):
     weight_decay: float = Field(5e-4, ge=0)
     batch_size: Annotated[int | Literal["full"], _number_or("full", 1)] = 128
     loss: str = CROSS_ENTROPY
-    drops: list[Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)]] = [1 / 3, 2 / 3]
+    drops: list[Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)]] = Field([1 / 3, 2 / 3])
     drop_factor: float = Field(10.0, gt=1)
     schedule: Literal["steps", "cosine"] = "steps"
     warmup: Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)] = 0.0
@@ -272,7 +258,7 @@ class TrainingConfig(_Model):
         return _rates(self.learning_rates)
 
 
-class MonitorConfig(_Model):
+class MonitorConfig(StudyModel):
     """Monitor of the sharpness and its threshold during every training; see `hesspec.stability.monitor`.
 
     Attributes
@@ -290,7 +276,7 @@ class MonitorConfig(_Model):
     tolerance: float = Field(0.02, gt=0, lt=1)
 
 
-class SharesConfig(_Model):
+class SharesConfig(StudyModel):
     """Shares of gradients, momenta and updates in the top eigenspace of the Hessian, during every training.
 
     Attributes
@@ -311,7 +297,7 @@ class SharesConfig(_Model):
     products: int = Field(64, ge=1)
 
 
-class MeasureConfig(_Model):
+class MeasureConfig(StudyModel):
     """Measurements of every trained network.
 
     Attributes
@@ -337,7 +323,7 @@ class MeasureConfig(_Model):
     """
 
     epochs: list[Annotated[int | Literal["end"], _number_or(END, 0)]] = Field(min_length=1)
-    matrices: list[str] = list(DEFAULT_MATRICES)
+    matrices: list[str] = Field(list(DEFAULT_MATRICES))
     splits: list[Literal["train", "test"]] = Field(list(SPLITS), min_length=1)
     steps: Annotated[int | Literal["auto"], _number_or("auto", 1)] = 64
     probes: int = Field(1, ge=1)
@@ -363,7 +349,7 @@ class MeasureConfig(_Model):
         return memory
 
 
-class StudyConfig(_Model):
+class StudyConfig(StudyModel):
     """Study: every network is trained on every data set at every sample size, and measured during training.
 
     Attributes
@@ -385,6 +371,8 @@ class StudyConfig(_Model):
         Measurements.
     optimizers : list of OptimizerConfig
         Optimisers; everything is trained with each.
+    start : list of StartConfig
+        Starts; everything is trained from each.
     monitor : MonitorConfig or None
         Monitor of the sharpness during every training.
     shares : SharesConfig or None
@@ -403,8 +391,15 @@ class StudyConfig(_Model):
     training: TrainingConfig
     measure: MeasureConfig
     optimizers: list[OptimizerConfig] = Field([OptimizerConfig.model_validate({"name": SGD})], min_length=1)
+    start: list[StartConfig] = Field([StartConfig.model_validate({"name": SCRATCH})], min_length=1)
     monitor: MonitorConfig | None = None
     shares: SharesConfig | None = None
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _by_word(cls, value: object) -> object:
+        items = value if isinstance(value, list) else [value]
+        return [StartConfig.named(item) if isinstance(item, str) else item for item in items]
 
     @field_validator("datasets", "optimizers", mode="before")
     @classmethod
@@ -425,15 +420,15 @@ class StudyConfig(_Model):
                 raise ValueError(unknown("network", name, NETWORKS))
         return names
 
-    @field_validator("datasets", "networks", "optimizers", "samples_per_class", "seeds")
+    @field_validator("datasets", "networks", "optimizers", "start", "samples_per_class", "seeds")
     @classmethod
     def _each_once(cls, values: list[Any], info: ValidationInfo) -> list[Any]:
         # Results are identified by the names of data sets, regardless of their folder and padding.
         names = set()
         for value in values:
-            name = value.name if isinstance(value, DataConfig | OptimizerConfig) else value
+            name = value.name if isinstance(value, DataConfig | OptimizerConfig | StartConfig) else value
             if name in names:
-                named = info.field_name in ("datasets", "optimizers")
+                named = info.field_name in ("datasets", "optimizers", "start")
                 hint = "; use a separate study for the other form of it" if named else ""
                 raise ValueError(f"{name!r} is among the {info.field_name} twice{hint}")
             names.add(name)
@@ -443,7 +438,7 @@ class StudyConfig(_Model):
     def _not_too_many(self) -> Self:
         sizes = sum(len(data.samples_per_class or self.samples_per_class) for data in self.datasets)
         rates = sum(len(self.rates_of(optimizer)) for optimizer in self.optimizers)
-        trainings = sizes * len(self.networks) * len(self.seeds) * rates
+        trainings = sizes * len(self.networks) * len(self.start) * len(self.seeds) * rates
         if trainings > MOST_TRAININGS:
             raise ValueError(f"it requests {trainings:,} trainings, but at most {MOST_TRAININGS:,} are allowed")
         return self

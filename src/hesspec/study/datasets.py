@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool2d, pad
 
 from hesspec.backend.suggest import unknown
 from hesspec.study.image_files import CifarSource, IdxSource, Images
@@ -178,6 +178,7 @@ def load_dataset(
     size: int | None = None,
     seed: int = 0,
     tokenizer: str | os.PathLike[str] | None = None,
+    pool: int = 1,
 ) -> Dataset:
     """Load one split of a data set into memory.
 
@@ -239,6 +240,9 @@ def load_dataset(
         Seed of the permutation; without effect if `samples_per_class` is None.
     tokenizer
         Folder of a tokenizer of transformers, for text; it is only read from local files.
+    pool
+        Images are averaged over blocks of this height and width before they are padded, by default to the size of
+        the table divided by it; it must divide their height and width.
 
     Returns
     -------
@@ -268,6 +272,8 @@ def load_dataset(
     if split not in SPLITS:
         raise ValueError(unknown("split", split, SPLITS))
     where = f"{split} of {name!r}"
+    if pool != 1 and name not in _READERS:
+        raise ValueError(f"pool={pool} cannot be applied to {name!r}, only to the images of {', '.join(DATASETS)}.")
     if is_text(name):
         tokens, following, token_names = read_sequences(name, split, size, tokenizer)
         keep = _kept_sequences(len(tokens), samples_per_class, seed, where)
@@ -298,7 +304,7 @@ def load_dataset(
     read, default_size = _READERS[name]
     images = read(split, None if folder is None else Path(folder))
     keep = _kept(images.targets, images.class_names, samples_per_class, seed, where)
-    padded = _pad(images.pixels[keep], default_size if size is None else size, name)
+    padded = _pad(_pooled(images.pixels[keep], pool, name), default_size // pool if size is None else size, name)
     mean = torch.tensor(images.mean).view(-1, 1, 1)
     std = torch.tensor(images.std).view(-1, 1, 1)
     return Dataset(
@@ -344,6 +350,14 @@ def _kept_sequences(available: int, count: int | None, seed: int, where: str) ->
 def _permutation(count: int, seed: int) -> npt.NDArray[np.int64]:
     # The raw stream of a bit generator is stable across NumPy versions, unlike its permutations (NEP 19).
     return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
+
+
+def _pooled(pixels: Tensor, pool: int, name: str) -> Tensor:
+    """Average (N, channels, h, w) over blocks of pixels."""
+    height, width = pixels.shape[-2:]
+    if pool < 1 or height % pool or width % pool:
+        raise ValueError(f"pool={pool} does not divide the images of {name!r}, which are {height}x{width}.")
+    return pixels if pool == 1 else avg_pool2d(pixels.float(), pool)
 
 
 def _pad(pixels: Tensor, size: int, name: str) -> Tensor:

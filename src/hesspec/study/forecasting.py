@@ -192,12 +192,13 @@ def forecast_study(
                 raise
             let_go(error)
             faults.update({task.name: error for task in group})
+    counted: set[Path] = set()
     return [
         TaskForecast(task, 0, 0, math.nan, math.nan, 0, unreadable[task.name])
         if task.name in unreadable
         else _without_costs(task, faults.get(task.name))
         if task.done or task.diverged or task.name in faults
-        else _forecast(task, costs[_problem(task)])
+        else _forecast(task, costs[_problem(task)], counted)
         for task in tasks
     ]
 
@@ -220,8 +221,14 @@ def _without_costs(task: Task, fault: Exception | None) -> TaskForecast:
     return TaskForecast(task, epochs, len(task.missing), math.nan, math.nan, 0, fault)
 
 
-def _forecast(task: Task, costs: _Costs) -> TaskForecast:
+def _forecast(task: Task, costs: _Costs, counted: set[Path]) -> TaskForecast:
     left = _left(task)
+    start = task.runs[0].start
+    # A pre-training is part of the first task that starts from it; its samples are taken to cost as much as the task's.
+    if start is not None and start.pretraining is not None and start.pretraining.path not in counted:
+        run = start.pretraining
+        counted.add(run.path)
+        left += [] if run.ended else [(run, run.settings.epochs - max(len(run.history) - 1, 0))]
     every = {"train": task.runs[0].samples_per_class * costs.groups, "test": costs.test_samples}
     size = {split: min(count, task.measure.samples or count) for split, count in every.items()}
     return TaskForecast(

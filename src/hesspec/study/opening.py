@@ -49,7 +49,7 @@ OBSERVED: Final = {
     "threshold": ("monitored_step",),
     "dominant_share": ("shared_step", "vector"),
 }
-RUN_DIMENSIONS: Final = ("dataset", "network", "optimizer", "seed", "samples_per_class")
+RUN_DIMENSIONS: Final = ("dataset", "network", "optimizer", "start", "seed", "samples_per_class")
 
 
 def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
@@ -64,23 +64,23 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Dimensions `dataset`, `network`, `optimizer`, `seed`, `samples_per_class`, `epoch` (those that are measured),
-        `split`, `matrix`, `rank` and `training_epoch` (all epochs). NaN, and -1 for `track`, where something is
-        missing.
+        Dimensions `dataset`, `network`, `optimizer`, `start`, `seed`, `samples_per_class`, `epoch` (those that are
+        measured), `split`, `matrix`, `rank` and `training_epoch` (all epochs). NaN, and -1 for `track`, where something
+        is missing.
 
-        `eigenvalue`, `error_bound` and `outlier` (whether it is one) over all of the first eight and `rank`: resolved
+        `eigenvalue`, `error_bound` and `outlier` (whether it is one) over all of the first nine and `rank`: resolved
         eigenvalues by decreasing absolute value, labelled by `hesspec.steady_outliers` through the epochs; `track`: the
         number of an outlier's eigenvector, the same at all epochs (see `hesspec.track_outliers`).
 
         `bulk_low`, `bulk_high`, `trace`, `trace_standard_error`, `effective_rank`, `negative_mass` with its interval,
-        `outliers` (their number), `wasserstein_bound`, `matvecs`, `seconds` over the first eight.
+        `outliers` (their number), `wasserstein_bound`, `matvecs`, `seconds` over the first nine.
 
-        `sharpness` and `threshold` over the first five and `monitored_step`, in studies with `monitor:`; of optimisers
-        with a preconditioner, those of the preconditioned Hessian. `dominant_share` over the first five, `shared_step`
+        `sharpness` and `threshold` over the first six and `monitored_step`, in studies with `monitor:`; of optimisers
+        with a preconditioner, those of the preconditioned Hessian. `dominant_share` over the first six, `shared_step`
         and `vector`, in studies with `shares:`.
 
-        `loss` (mean cross-entropy in nats, or that of the study) and `error` (fraction) over the first five, `split`
-        and `training_epoch`; `learning_rate` over the first five: the one that was kept; `parameters` over `dataset`
+        `loss` (mean cross-entropy in nats, or that of the study) and `error` (fraction) over the first six, `split`
+        and `training_epoch`; `learning_rate` over the first six: the one that was kept; `parameters` over `dataset`
         and `network`.
 
         Of a training without a study, the dimensions are `epoch`, `split`, `matrix` and `rank`, with `step` as a
@@ -115,6 +115,7 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         "dataset": [data.name for data in config.datasets],
         "network": list(config.networks),
         "optimizer": [optimizer.name for optimizer in config.optimizers],
+        "start": [start.name for start in config.start],
         "seed": list(config.seeds),
         "samples_per_class": sorted({task.runs[0].samples_per_class for task in tasks}),
         "epoch": sorted({epoch for task in tasks for epoch in task.epochs}),
@@ -218,13 +219,13 @@ class _Blank:
     def _new(self, dimensions: tuple[str, ...], value: float | bool | int) -> tuple[tuple[str, ...], Array]:
         return dimensions, np.full([len(self._coordinates[name]) for name in dimensions], value)
 
-    def _place(self, run: TrainingRun) -> tuple[int, int, int, int, int]:
+    def _place(self, run: TrainingRun) -> tuple[int, int, int, int, int, int]:
         settings = run.settings
-        where = (run.data.name, run.network, settings.optimizer, settings.seed, run.samples_per_class)
-        dataset, network, optimizer, seed, count = (
+        where = (run.data.name, run.network, settings.optimizer, run.start_name, settings.seed, run.samples_per_class)
+        dataset, network, optimizer, start, seed, count = (
             self._coordinates[name].index(value) for name, value in zip(RUN_DIMENSIONS, where, strict=True)
         )
-        return dataset, network, optimizer, seed, count
+        return dataset, network, optimizer, start, seed, count
 
     def add_training(self, run: TrainingRun) -> None:
         """Add the records of a training."""

@@ -18,15 +18,16 @@ from hesspec.matrices import MATRICES
 from hesspec.operators import GraphCache
 from hesspec.study.checking import faults_of
 from hesspec.study.checkpoints import load_training_state, load_weights, save_checkpoint, save_training_state
-from hesspec.study.config import StudyConfig
+from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
 from hesspec.study.digests import code_of
 from hesspec.study.failures import is_task_error, let_go, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
+from hesspec.study.locking import lock
 from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.monitoring import TrainingMonitor, TrainingShares, monitors_of
 from hesspec.study.networks import build_network
-from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, lock, tasks_of, write_study
+from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, tasks_of, write_study
 from hesspec.study.text_files import is_text
 from hesspec.study.training import EpochRecord, TrainingState, train
 
@@ -168,7 +169,7 @@ class Networks:
         self._found: dict[tuple[str, int, int, int], tuple[nn.Module, GraphCache]] = {}
 
     def of(self, task: Task, data: Dataset) -> tuple[nn.Module, GraphCache]:
-        """Return the network of a task, initialised from the task's seed, and its traces."""
+        """Return the network of a task, initialised from the task's seed and not yet started, and its traces."""
         run = task.runs[0]
         key = (run.network, data.channels, data.classes, data.size)
         # The generator is left unchanged.
@@ -180,6 +181,16 @@ class Networks:
         found, graphs = self._found[key]
         found.load_state_dict(network.state_dict())
         return found, graphs
+
+    def problem(self, task: Task, train_set: Dataset, test_set: Dataset) -> _Problem:
+        """Return the data of a task and its network, with the weights that its trainings start from."""
+        network, graphs = self.of(task, train_set)
+        start = task.runs[0].start
+        anew = () if start is None else tuple(start.load_into(network))
+        if start is not None:
+            head = f"; initialised anew: {', '.join(anew)}" if anew else ""
+            logger.info("%s starts from %r%s", task.name, str(start.weights), head)
+        return _Problem(train_set, test_set, network, graphs, anew)
 
 
 def run_task(
@@ -215,11 +226,14 @@ def _run(task: Task, networks: Networks, on_progress: Callable[[str, float], Non
     for run in task.runs:
         run.made()
     train_set, test_set = task.runs[0].dataset("train"), task.runs[0].dataset("test")
+    pretrained = task.runs[0].start.pretraining if task.runs[0].start is not None else None
+    if pretrained is not None:
+        _pretrain(pretrained, networks, on_progress)
     done = 0.0
     each = (work_of(task) - work_of(task, task.measurements)) / len(task.runs)
     for run in task.runs:
-        # Each training starts from the initialised network.
-        problem = _Problem(train_set, test_set, *networks.of(task, train_set))
+        # Each training starts from the initialised network, or the weights that are named.
+        problem = networks.problem(task, train_set, test_set)
         _train(run, task, problem, _plus(on_progress, done, each / run.settings.epochs))
         _drop_losers(task)
         done += each
@@ -228,7 +242,7 @@ def _run(task: Task, networks: Networks, on_progress: Callable[[str, float], Non
         return
     if not all(best.has_weights(m.epoch) for m in task.missing):
         # Epochs were added to the study after the training, or files were removed or damaged.
-        problem = _Problem(train_set, test_set, *networks.of(task, train_set))
+        problem = networks.problem(task, train_set, test_set)
         _train(best, task, problem, _plus(on_progress, done, 0.0), again=True)
     done += work_of(task, set(task.measurements) - set(task.missing))
     for measurement in task.missing:
@@ -239,14 +253,35 @@ def _run(task: Task, networks: Networks, on_progress: Callable[[str, float], Non
         done += work_of(task, [measurement])
 
 
+def _pretrain(run: TrainingRun, networks: Networks, on_progress: Callable[[str, float], None]) -> None:
+    """Train on other data for the start of trainings, once for all tasks; others wait for the process that does it.
+
+    Raises
+    ------
+    ValueError
+        If the training diverged.
+    """
+    last = run.settings.epochs
+    task = Task((run,), MeasureConfig.model_validate({"epochs": [last]}))
+    with lock(task, wait=True):
+        if not (run.ended and (run.diverged or run.has_weights(last))):
+            run.made()
+            train_set, test_set = run.dataset("train"), run.dataset("test")
+            problem = networks.problem(task, train_set, test_set)
+            _train(run, task, problem, lambda what, _done: on_progress(f"pre-{what}", 0.0), again=run.ended)
+    if run.diverged:
+        raise ValueError(f"The pre-training on {run.data.name} diverged; use a lower learning_rate. {run.diverged}")
+
+
 @dataclass(frozen=True)
 class _Problem:
-    """Data and network of a task."""
+    """Data and network of a task, and names of tensors that were initialised anew at its start."""
 
     train_set: Dataset
     test_set: Dataset
     network: nn.Module
     graphs: GraphCache
+    anew: tuple[str, ...]
 
 
 def _plus(report: Callable[[str, float], None], before: float, scale: float) -> Callable[[str, float], None]:
@@ -332,6 +367,7 @@ def _attributes(run: TrainingRun) -> dict[str, Attribute]:
         "training_seed": run.settings.seed,
         "learning_rate": run.settings.learning_rate,
         "optimizer": run.settings.optimizer,
+        **({} if run.start is None else {"start": run.start.name}),
     }
 
 
@@ -360,6 +396,7 @@ def _measure(
         "train_error": record.train_error,
         "test_error": record.test_error,
         **({"params": " ".join(how.params)} if how.params else {}),
+        **({"initialised_anew": " ".join(problem.anew)} if problem.anew else {}),
     }
     name = MATRICES[measurement.what].symbol if measurement.what in MATRICES else "class structure"
     what = f"{name}, {measurement.split} set, epoch {measurement.epoch}, {task.name}"

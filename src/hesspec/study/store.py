@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import re
-import resource
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import yaml
 
@@ -28,6 +25,8 @@ from hesspec.study.folders import RUNS, STUDY_FILE, check_there, hold, remove_le
 from hesspec.study.optimizers import SGD
 from hesspec.study.records import read_history, read_json, write_json
 from hesspec.study.settings import MonitorSettings, ShareSettings, TrainingSettings
+from hesspec.study.start_config import SCRATCH, StartConfig
+from hesspec.study.starting import Start, start_of
 from hesspec.study.study_file import parse_study, study_text
 from hesspec.study.training import EpochRecord
 
@@ -38,9 +37,7 @@ __all__ = [
     "Task",
     "TrainingRun",
     "is_whole_result",
-    "lock",
-    "note_memory",
-    "noted_memory",
+    "key_of",
     "read_study",
     "tasks_of",
     "write_study",
@@ -57,7 +54,8 @@ FORMAT = 1
 KEY_DIGITS = 10
 
 
-def _key(content: dict[str, Any]) -> str:
+def key_of(content: dict[str, Any]) -> str:
+    """Key of a result or a task, part of file names: a digest of everything that it depends on."""
     text = json.dumps({"format": FORMAT, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
@@ -100,6 +98,8 @@ class TrainingRun:
         Training settings; the seed also determines the initialisation and the choice of samples.
     code : str
         Digest of the user's own code or text for the network or the data set; empty if they are hesspec's.
+    start : Start or None
+        Weights to start from; None for the network's own initialisation.
     """
 
     folder: Path
@@ -109,6 +109,7 @@ class TrainingRun:
     test_samples_per_class: int | None
     settings: TrainingSettings
     code: str = ""
+    start: Start | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -117,11 +118,13 @@ class TrainingRun:
             "dataset": self.data.name,
             "size": self.data.size,
             **({"tokenizer": True} if self.data.tokenizer is not None else {}),
+            **({"pool": self.data.pool} if self.data.pool != 1 else {}),
             "network": self.network,
             "samples_per_class": self.samples_per_class,
             "test_samples_per_class": self.test_samples_per_class,
             "settings": self.settings.identity(),
             **({"code": self.code} if self.code else {}),
+            **({"start": self.start.identity} if self.start is not None else {}),
         }
 
     def dataset(self, split: str) -> Dataset:
@@ -136,15 +139,22 @@ class TrainingRun:
             # One test set for all repetitions.
             seed=self.settings.seed if train else 0,
             tokenizer=self.data.tokenizer,
+            pool=self.data.pool,
         )
+
+    @property
+    def start_name(self) -> str:
+        """Name of the start."""
+        return SCRATCH if self.start is None else self.start.name
 
     @property
     def path(self) -> Path:
         """Folder of this training."""
         settings = self.settings
         by = "" if settings.optimizer == SGD else f"-{settings.optimizer}"
-        what = f"{_safe(self.data.name)}-{_safe(self.network)}{by}"
-        which = f"-n{self.samples_per_class}-seed{settings.seed}-lr{settings.learning_rate:g}-{_key(self.identity)}"
+        of = "" if self.start is None else f"-from-{_safe(self.start.name)}"
+        what = f"{_safe(self.data.name)}-{_safe(self.network)}{by}{of}"
+        which = f"-n{self.samples_per_class}-seed{settings.seed}-lr{settings.learning_rate:g}-{key_of(self.identity)}"
         # The key distinguishes networks whose names are shortened.
         return self.folder / RUNS / f"{what[: LONGEST_NAME - len(which)]}{which}"
 
@@ -243,7 +253,7 @@ class TrainingRun:
         of_spectra = {"steps": how.steps, "probes": how.probes, "seed": how.seed, "params": how.params}
         if how.samples is not None:
             of_spectra["samples"] = how.samples
-        key = _key({**self.identity, **asdict(measurement), **of_spectra})
+        key = key_of({**self.identity, **asdict(measurement), **of_spectra})
         name = f"epoch-{measurement.epoch:04}-{measurement.split}-{measurement.what}-{key}.nc"
         return self.path / name
 
@@ -260,6 +270,7 @@ class Task:
         """Name as text."""
         run = self.runs[0]
         by = "" if run.settings.optimizer == SGD else f" by {run.settings.optimizer}"
+        by += "" if run.start is None else f" from {run.start.name}"
         return f"{run.network}{by} on {run.data.name}, n = {run.samples_per_class}, seed {run.settings.seed}"
 
     @property
@@ -355,7 +366,8 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
         the user's code, or after it has changed.
     """
     code = _read_code(folder) if code is None else code
-    axes = itertools.product(config.datasets, config.networks, config.optimizers, config.seeds)
+    study = (config, folder, code)
+    axes = itertools.product(config.datasets, config.networks, config.optimizers, config.start, config.seeds)
     tasks = [
         Task(
             tuple(
@@ -367,15 +379,39 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
                     test_samples_per_class=config.test_samples_per_class,
                     settings=_settings(config, data, optimizer, rate, seed),
                     code=" ".join(code[name] for name in (data.name, network) if name in code),
+                    start=start_of(
+                        start, code, (network, seed), _pretraining(start, study, (network, optimizer, seed))
+                    ),
                 )
                 for rate in config.rates_of(optimizer)
             ),
             config.measure,
         )
-        for data, network, optimizer, seed in axes
+        for data, network, optimizer, start, seed in axes
         for count in data.samples_per_class or config.samples_per_class
     ]
     return sorted(tasks, key=lambda task: task.runs[0].samples_per_class)
+
+
+def _pretraining(
+    start: StartConfig, study: tuple[StudyConfig, Path, Mapping[str, str]], place: tuple[str, OptimizerConfig, int]
+) -> TrainingRun | None:
+    """Return the training on other data that a start asks for, by the same optimiser and seed; None for a file."""
+    if start.dataset is None or start.samples_per_class is None:
+        return None
+    (config, folder, code), (network, optimizer, seed) = study, place
+    of_data = start.model_dump(include={"folder", "size", "pool", "tokenizer", "epochs"})
+    data = DataConfig.model_validate({"name": start.dataset, **of_data})
+    rate = config.rates_of(optimizer)[0] if start.learning_rate is None else start.learning_rate
+    return TrainingRun(
+        folder=folder,
+        data=data,
+        network=network,
+        samples_per_class=start.samples_per_class,
+        test_samples_per_class=config.test_samples_per_class,
+        settings=replace(_settings(config, data, optimizer, rate, seed), monitor=None, shares=None),
+        code=" ".join(code[name] for name in (data.name, network) if name in code),
+    )
 
 
 def _settings(
@@ -460,39 +496,3 @@ def read_study(folder: str | os.PathLike[str]) -> StudyConfig:
     if not file.is_file():
         raise FileNotFoundError(f"There is no study in {str(folder)!r}: it has no {STUDY_FILE}.")
     return parse_study(study_text(file), str(file))
-
-
-@contextmanager
-def lock(task: Task) -> Iterator[Literal[True] | None]:
-    """Lock a task, so that no other process works on it; yields None if another one does.
-
-    The lock ends with the process, for whatever reason.
-    """
-    path, folder = _lock_of(task), task.runs[0].folder
-    folder.mkdir(parents=True, exist_ok=True)
-    without_links(folder, path.parent)
-    with hold(path, wait=False) as held:
-        yield True if held else None
-
-
-def _lock_of(task: Task) -> Path:
-    first = task.runs[0]
-    name = "" if first.settings.optimizer == SGD else first.settings.optimizer
-    of_task = {"settings": first.settings.seed, **({"optimizer": name} if name else {})}
-    return first.folder / RUNS / f".{_key({**first.identity, **of_task})}.lock"
-
-
-def note_memory(task: Task) -> None:
-    """Record the peak memory of this process so far, for a message if it is killed."""
-    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # The task does not depend on it: it is used in one message only.
-    with contextlib.suppress(OSError):
-        _lock_of(task).write_text(str(most), encoding="ascii")
-
-
-def noted_memory(task: Task) -> int | None:
-    """Return the last value of `note_memory` in bytes; None if there is none."""
-    try:
-        return int(_lock_of(task).read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None

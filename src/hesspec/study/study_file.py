@@ -23,6 +23,7 @@ from hesspec.study.config import (
     StudyConfig,
     TrainingConfig,
 )
+from hesspec.study.start_config import StartConfig
 
 __all__ = ["load_study", "parse_study", "presets", "study_text"]
 
@@ -33,6 +34,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "shares": SharesConfig,
     "datasets": DataConfig,
     "optimizers": OptimizerConfig,
+    "start": StartConfig,
 }
 
 

@@ -29,7 +29,7 @@ def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
     groups: dict[tuple[str, ...], list[TaskForecast]] = {}
     for index, item in enumerate(forecasts):
         run = item.task.runs[0]
-        key = (run.data.name, run.network, run.settings.optimizer, *([str(index)] if alone else []))
+        key = (run.data.name, run.network, run.settings.optimizer, run.start_name, *([str(index)] if alone else []))
         groups.setdefault(key, []).append(item)
     for group in groups.values():
         run = group[0].task.runs[0]
@@ -56,7 +56,8 @@ def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
 
 def _what(run: TrainingRun) -> str:
     by = "" if run.settings.optimizer == SGD else f" by {run.settings.optimizer}"
-    return f"{run.network}{by} on {run.data.name}"
+    start = "" if run.start is None else f" from {run.start.name}"
+    return f"{run.network}{by}{start} on {run.data.name}"
 
 
 def _time(seconds: Sequence[float]) -> str:

@@ -1,0 +1,167 @@
+"""Matplotlib figures of transfer: effective data, and its power law."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hesspec.applications.transfer.effective_record import EffectiveData
+from hesspec.applications.transfer.law_record import TransferLaw
+from hesspec.plot import OKABE_ITO
+from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.ticks import number_ticks
+
+__all__ = ["plot_effective", "plot_law"]
+
+GREY = "#444444"
+MARKERS = ("o", "s", "^", "D", "v")
+
+
+def plot_effective(found: EffectiveData, ax: Axes | None = None) -> Figure:
+    """Plot the curves from scratch with arrows from D_F to D_E, and D_E / D_F against D_F.
+
+    Parameters
+    ----------
+    found : EffectiveData
+    ax : matplotlib.axes.Axes, optional
+        Axes for D_E / D_F alone; by default a new figure of 10 by 4.2 inches with both.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    with styled():
+        if ax is not None:
+            _multipliers(ax, found)
+            return cast("Figure", ax.get_figure(root=True))
+        figure = new_figure(10, 4.2)
+        left, right = figure.subplots(1, 2)
+        _inversions(left, found)
+        _multipliers(right, found)
+        return figure
+
+
+def _inversions(axes: Axes, found: EffectiveData) -> None:
+    several = len(_networks(found)) > 1
+    for index, network in enumerate(_networks(found)):
+        color, marker = OKABE_ITO[index % len(OKABE_ITO)], MARKERS[index % len(MARKERS)]
+        curve = found.scratch_networks == network
+        label = f"{network}, from scratch" if several else "from scratch"
+        axes.plot(
+            found.scratch_sizes[curve],
+            found.scratch_values[curve],
+            color=color,
+            marker=marker,
+            markersize=4,
+            linewidth=1.6,
+            label=label,
+        )
+        mine = found.networks == network
+        axes.plot(
+            found.sizes[mine],
+            found.values[mine],
+            marker=marker,
+            color=color,
+            markerfacecolor="white",
+            linestyle=(0, (4, 2)),
+            linewidth=1.2,
+            label=None if several and index else f"from {found.start}",
+        )
+        for place in np.flatnonzero(mine & np.isfinite(found.effective)):
+            axes.annotate(
+                "",
+                (found.effective[place], found.values[place]),
+                (found.sizes[place], found.values[place]),
+                arrowprops={"arrowstyle": "->", "color": GREY, "linewidth": 0.9, "shrinkA": 4, "shrinkB": 0},
+            )
+    axes.set(xscale="log", yscale="log", xlabel=f"training set ({found.unit})", ylabel=found.statistic)
+    number_ticks(axes.xaxis, axes.yaxis)
+    axes.set_title(f"{found.statistic}: {found.of}", fontsize=11)
+    axes.legend(fontsize=9.5)
+
+
+def _multipliers(axes: Axes, found: EffectiveData) -> None:
+    networks = _networks(found)
+    known = np.isfinite(found.effective)
+    for index, network in enumerate(networks):
+        color, marker = OKABE_ITO[index % len(OKABE_ITO)], MARKERS[index % len(MARKERS)]
+        mine = (found.networks == network) & known
+        sizes, middle = found.sizes[mine], found.multiplier[mine]
+        # Ends that are 0 or infinity, which the curve does not reach, are drawn out of the picture.
+        low = np.maximum(found.lower[mine] / sizes, middle * 1e-6)
+        high = np.minimum(found.upper[mine] / sizes, middle * 1e6)
+        # Networks beside each other, so that their intervals can be told apart.
+        places = sizes * 1.03 ** (index - (len(networks) - 1) / 2)
+        axes.errorbar(
+            places,
+            middle,
+            yerr=[middle - low, high - middle],
+            color=color,
+            marker=marker,
+            markersize=5.5,
+            linewidth=1.4,
+            elinewidth=1,
+            capsize=3,
+            label=network,
+        )
+    axes.axhline(1, color=GREY, linewidth=0.8)
+    axes.set(xscale="log", yscale="log", xlabel=f"fine-tuned on $D_F$ ({found.unit})", ylabel="$D_E/D_F$")
+    points = found.multiplier[known]
+    finite = np.concatenate([points, (found.lower / found.sizes)[known], (found.upper / found.sizes)[known]])
+    finite = finite[np.isfinite(finite) & (finite > points.min() / 30) & (finite < points.max() * 30)]
+    axes.set_ylim(min(finite.min(), 1) / 1.4, max(finite.max(), 1) * 1.4)
+    number_ticks(axes.xaxis, axes.yaxis)
+    axes.set_title(f"Effective data by {found.statistic}", fontsize=11)
+    if len(networks) > 1:
+        axes.legend(fontsize=9.5)
+
+
+def _networks(found: EffectiveData) -> list[str]:
+    return list(dict.fromkeys(map(str, found.networks)))
+
+
+def plot_law(law: TransferLaw, ax: Axes | None = None) -> Figure:
+    """Plot D_T against D_F for each N, and the law.
+
+    Parameters
+    ----------
+    law : TransferLaw
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw on; by default those of a new figure of 6.4 by 4.2 inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the law has no points.
+    """
+    if not law.used.any():
+        raise ValueError("This law was given and not fitted, so that it has no points to draw.")
+    with styled():
+        axes = new_figure(6.4, 4.2).subplots() if ax is None else ax
+        for index, count in enumerate(np.unique(law.point_parameters[law.used])):
+            color, marker = OKABE_ITO[index % len(OKABE_ITO)], MARKERS[index % len(MARKERS)]
+            mine = law.used & (law.point_parameters == count)
+            axes.plot(
+                law.point_sizes[mine],
+                law.point_transferred[mine],
+                marker,
+                color=color,
+                markersize=6,
+                label=f"N = {count:,.10g}",
+            )
+            ends = np.geomspace(law.point_sizes[law.used].min(), law.point_sizes[law.used].max(), 2)
+            axes.plot(ends, law.transferred(ends, count), color=color, linewidth=1.2)
+        axes.set(xscale="log", yscale="log", xlabel=f"$D_F$ ({law.unit})", ylabel=f"$D_T$ ({law.unit})")
+        number_ticks(axes.xaxis, axes.yaxis)
+        left = f"; {law.left_out} left out" if law.left_out else ""
+        axes.set_title(rf"$\alpha$ = {law.alpha.value:.3g}, $\beta$ = {law.beta.value:.3g}{left}")
+        # Beside the lines, which may be anywhere.
+        axes.legend(fontsize=9.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return cast("Figure", axes.get_figure(root=True))
