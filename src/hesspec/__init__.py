@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hesspec.applications import laplace, noise, optim, stability
+    from hesspec.applications.blocks.measuring import by_block
+    from hesspec.applications.blocks.record import BlockSpectra
     from hesspec.applications.class_structure.attribution import (
         Attribution,
         attribute_outliers,
@@ -58,6 +60,7 @@ __version__ = version("hesspec")
 
 __all__ = [
     "Attribution",
+    "BlockSpectra",
     "CentralDifferenceHessian",
     "ClassMeans",
     "ClassStructure",
@@ -86,6 +89,7 @@ __all__ = [
     "Spectrum",
     "TrueVsRestSolution",
     "attribute_outliers",
+    "by_block",
     "class_structure",
     "closure",
     "compare",
@@ -146,6 +150,8 @@ _MODULES = {
     "spectra.record": ("load",),
     "spectra.sampling": ("Estimate",),
     "spectra.spectrum": ("Spectrum",),
+    "applications.blocks.measuring": ("by_block",),
+    "applications.blocks.record": ("BlockSpectra",),
     "applications.class_structure.attribution": ("Attribution", "attribute_outliers", "class_structure", "project_out"),
     "applications.class_structure.means": ("ClassMeans",),
     "applications.class_structure.record": ("ClassStructure",),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos, check_product
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.quadrature import SpectralMeasure, divided, first_block, further_copies, movement, spectral_measure
+from hesspec.krylov.requests import Requests, answered
 from hesspec.krylov.ritz import Array, clustered_bounds, outermost
 from hesspec.krylov.run_state import RunState, restored_run
 from hesspec.krylov.scaling import Scaled
@@ -27,13 +28,9 @@ from hesspec.krylov.storage import Storage
 from hesspec.krylov.thick_restart import ThickRestart
 from hesspec.krylov.vectors import Space
 
-__all__ = ["PARTIAL_FROM", "KrylovRun", "OnStep", "Requests", "answered"]
-
-T = TypeVar("T")
+__all__ = ["PARTIAL_FROM", "KrylovRun", "OnStep"]
 
 OnStep = Callable[[int, int | None], None]
-# A part of a run that yields the vectors that are to be multiplied next, and is sent their products.
-Requests = Generator[list[Tensor], list[Any], T]
 
 # First step at which "auto" checks the measure, and interval of checks, short enough to waste few matvecs.
 AUTO_FIRST: Final = 16
@@ -50,16 +47,6 @@ SKETCHED: Final = 64
 # float32. The largest measured difference was 2e-6 (ResNet18, VGG11, a small CNN), but a ReLU whose input is within
 # rounding of zero may be active in one and not in the other: float32 and float64 differed by 3.5e-4.
 SAME: Final = 0.4
-
-
-def answered(requests: Requests[T], multiply: Callable[[list[Tensor]], list[Any]]) -> T:
-    """Run a part of a run to its end, with products by a function of the vectors, and return its result."""
-    try:
-        vectors = next(requests)
-        while True:
-            vectors = requests.send(multiply(vectors))
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
 
 
 class KrylovRun:

@@ -27,8 +27,9 @@ from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.backend.shown import Shown, TextTable
 from hesspec.krylov.lanczos_state import rounding_unit
+from hesspec.krylov.requests import Requests, answered
 from hesspec.krylov.ritz import Array
-from hesspec.krylov.run import KrylovRun, OnStep, Requests, answered
+from hesspec.krylov.run import KrylovRun, OnStep
 from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space
@@ -382,7 +383,7 @@ def measuring(
     budget: int,
     on_step: OnStep | None = None,
 ) -> Requests[Spectrum]:
-    """Measure a spectrum with products that are computed elsewhere: a generator, see `hesspec.krylov.run.Requests`.
+    """Measure a spectrum with products that are computed elsewhere: see `hesspec.krylov.requests`.
 
     Several of them can advance in lockstep, with one pass over the data for the products of all.
 

@@ -108,9 +108,7 @@ class _GradientDerivative:
         if not pairs:
             return tuple(map(torch.zeros_like, leaves))
         curved, given = zip(*pairs, strict=True)
-        return materialised(
-            torch.autograd.grad(curved, leaves, given, retain_graph=True, allow_unused=True), leaves
-        )
+        return materialised(torch.autograd.grad(curved, leaves, given, retain_graph=True, allow_unused=True), leaves)
 
 
 def materialised(found: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> list[Tensor]:

@@ -79,6 +79,12 @@ class SumOverBatches(CurvatureOperator):
         self.matvecs += len(products)
         return [self.ranks.sum_(product) for product in products]
 
+    def block_discrepancy(self, block: BlockEntries) -> float:
+        """Relative difference of such a product from that part of the whole product, for one batch of each rank."""
+        built = cast("LinearisedRisk", self._build())
+        with neutral():
+            return float(self.ranks.numbers(built.block_discrepancy(block)).max())
+
     def _passes(self) -> MatrixPasses:
         return MatrixPasses(self._risk, self._form, self._precision, self._cached_graphs)
 

@@ -22,7 +22,7 @@ from hesspec.operators.engine.graph.precision import arithmetic
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
 from hesspec.operators.engine.passes import Passes
-from hesspec.operators.engine.within import BlockEntries, product_within
+from hesspec.operators.engine.within import BlockEntries, discrepancy, product_within
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, loss_not_finite
 
@@ -373,6 +373,14 @@ class LinearisedRisk(KeptPasses):
     def block_products(self, blocks: Sequence[BlockEntries], vectors: Sequence[Tensor]) -> list[Tensor]:
         """Compute M_bb v for a vector (q,) of each block, in one pass over the data."""
         return self._risk.ranks.together(lambda: self._surviving(lambda: self._block_pass(blocks, vectors)))
+
+    def block_discrepancy(self, block: BlockEntries) -> float:
+        """Relative difference of a product of a block from that part of the whole product, in the first batch."""
+        first = next(self._applications(), None)
+        if first is None:
+            return 0.0
+        with torch.no_grad(), self._arithmetic():
+            return discrepancy(first[2], self._risk.parameters, block.places)
 
     def _block_pass(self, blocks: Sequence[BlockEntries], vectors: Sequence[Tensor]) -> list[Tensor]:
         parameters = self._risk.parameters

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesspec.operators.engine.differences import length
 from hesspec.operators.risk.parameters import ParameterSelection
 
-__all__ = ["BlockEntries", "product_within"]
+__all__ = ["BlockEntries", "discrepancy", "product_within"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,21 @@ def product_within(
     ]
     products = apply(every)
     return [products[place] for place in places]
+
+
+def discrepancy(apply: Any, parameters: ParameterSelection, places: tuple[int, ...]) -> float:
+    """Difference of a product within a block from that part of the whole product, relative to its norm.
+
+    It is that of one random vector, the same in every run.
+    """
+    generator = torch.Generator().manual_seed(len(places))
+    tangents = [
+        torch.randn(parameters.shapes[place], generator=generator, dtype=parameters.dtype).to(parameters.device)
+        for place in places
+    ]
+    given = dict(zip(places, tangents, strict=True))
+    every = [given.get(place, torch.zeros_like(value)) for place, value in enumerate(parameters.values)]
+    whole = apply(every)
+    expected = [whole[place] for place in places]
+    apart = length([a - b for a, b in zip(product_within(apply, parameters, places, tangents), expected, strict=True)])
+    return apart / max(length(expected), 1e-300)

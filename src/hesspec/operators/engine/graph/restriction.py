@@ -1,4 +1,4 @@
-"""Tangent part of a trace, restricted to a block of parameters: vectors that are zero elsewhere, products only there."""
+"""Tangent part of a trace, restricted to a block: vectors that are zero elsewhere, products only there."""
 
 from __future__ import annotations
 
@@ -34,24 +34,41 @@ def restricted(graph: fx.Graph, num_residuals: int, block: Sequence[int]) -> fx.
     torch.fx.Graph
         `(*residuals, *tangents of the block) -> products of the block`.
     """
-    small = fx.Graph()
-    small.output(small.graph_copy(graph, {}))
-    tangents = [node for node in small.nodes if node.op == "placeholder"][num_residuals:]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    tangents = inputs[num_residuals:]
     inside = [tangents[place] for place in block]
-    zeros = _reached(small, tangents) - _reached(small, inside)
-    for node in list(small.nodes):
-        if node.op == "call_function" and node not in zeros:
-            _without(small, node, zeros)
-    output = small.output_node()
-    products = cast("Sequence[fx.Node]", output.args[0])
-    output.args = (tuple(products[place] for place in block),)
-    for node in (node for node in list(small.nodes) if node in zeros and node.users):
-        with small.inserting_before(_first_user(small, node)):
-            node.replace_all_uses_with(_zero(small, node))
-    small.eliminate_dead_code()
-    for tangent in tangents:
-        if tangent not in inside:
-            small.erase_node(tangent)
+    reached = _reached(graph, inside)
+    zeros = _reached(graph, tangents) - reached
+    products = cast("Sequence[fx.Node]", graph.output_node().args[0])
+    wanted = [products[place] for place in block]
+    # What each sum stands for without its zeros, and what the products need.
+    instead = {node: term for node in graph.nodes if node in reached and (term := _other_term(node, zeros)) is not None}
+    needed, waiting = set(wanted) - zeros, [node for node in wanted if node not in zeros]
+    while waiting:
+        node = waiting.pop()
+        sources = [instead[node]] if node in instead else node.all_input_nodes
+        found = {source for source in sources if source not in zeros} - needed
+        needed |= found
+        waiting += found
+    small, copied = fx.Graph(), {}
+    for number, node in enumerate([*inputs[:num_residuals], *inside]):
+        copied[node] = small.placeholder(f"input_{number}")
+        copied[node].meta = node.meta
+
+    def source_of(node: fx.Node) -> fx.Node:
+        return copied[node] if node in copied else _zero(small, node)
+
+    for node in graph.nodes:
+        if node.op != "call_function" or node not in needed:
+            continue
+        if node not in instead:
+            copied[node] = small.node_copy(node, source_of)
+        elif node.target is aten.sub.Tensor and node.args[1] is instead[node]:
+            copied[node] = small.call_function(aten.neg.default, (copied[instead[node]],))
+            copied[node].meta = node.meta
+        else:
+            copied[node] = copied[instead[node]]
+    small.output(tuple(source_of(node) for node in wanted))
     return small
 
 
@@ -63,22 +80,14 @@ def _reached(graph: fx.Graph, sources: Collection[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _without(graph: fx.Graph, node: fx.Node, zeros: set[fx.Node]) -> None:
-    """Replace a sum or difference with a zero by its other term, if that has the same shape, dtype and strides."""
+def _other_term(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
+    """Other term of a sum or difference with a zero, if it has the shape, dtype and strides of the result."""
     if node.target not in (aten.add.Tensor, aten.sub.Tensor) or node.kwargs:
-        return
+        return None
     one, other = node.args
     if other in zeros and isinstance(one, fx.Node) and _alike(one, node):
-        node.replace_all_uses_with(one)
-    elif one in zeros and isinstance(other, fx.Node) and _alike(other, node):
-        if node.target is aten.add.Tensor:
-            node.replace_all_uses_with(other)
-        else:
-            node.target, node.args = aten.neg.default, (other,)
-
-
-def _first_user(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    return next(user for user in graph.nodes if user in node.users)
+        return one
+    return other if one in zeros and isinstance(other, fx.Node) and _alike(other, node) else None
 
 
 def _zero(graph: fx.Graph, node: fx.Node) -> fx.Node:
