@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from tests.helpers.reference import gauss_newton_of, hessian_of
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import hesspec
-from tests.helpers.reference import gauss_newton_of, hessian_of
+from hesspec.applications.blocks.measuring import diagonal_blocks
 
 CLASSES = 3
 # A fifth of the entries of products are within rounding of zero, so errors are relative to the norm of a product.
@@ -49,11 +50,6 @@ def dense():
     whole = hessian_of(model, lambda: cross_entropy(model(x), y))
     part = gauss_newton_of(model, lambda: model(x), lambda f: cross_entropy(f, y))
     return {"Hessian": whole, "GaussNewton": part, "Residual": whole - part}
-
-
-@pytest.fixture(scope="module")
-def graphs():
-    return {}
 
 
 WEIGHT = "attention.in_proj_weight"
@@ -113,20 +109,16 @@ def entries_of(model, blocks):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton", "Residual"])
 def test_products_of_all_kinds_of_blocks_are_exact(matrix, dtype, mode, dense):
-    from hesspec.applications.blocks.measuring import _resolved
-    from hesspec.operators.block_diagonal import BlockDiagonal
-
     model, data = problem(dtype)
     operator = getattr(hesspec, matrix)(model, nn.CrossEntropyLoss(), data, mode=mode)
     for blocks in BLOCKS:
-        chosen, _ = _resolved(operator, blocks, rest=True)
-        diagonal, expected = BlockDiagonal(operator, chosen), entries_of(model, blocks)
-        assert set(expected) | {"rest"} >= set(chosen)
+        diagonal, expected = diagonal_blocks(operator, blocks)[0], entries_of(model, blocks)
+        assert set(expected) | {"rest"} >= set(diagonal.blocks)
         inside = {name: np.sort(np.concatenate(places)) for name, places in expected.items()}
         taken = np.concatenate(list(inside.values()))
         inside["rest"] = np.setdiff1d(np.arange(len(dense[matrix])), taken)
         torch.manual_seed(0)
-        pairs = [(name, torch.randn(diagonal.size(name), dtype=dtype)) for name in chosen]
+        pairs = [(name, torch.randn(diagonal.size(name), dtype=dtype)) for name in diagonal.blocks]
         products = diagonal.products(pairs)
         assert all(diagonal._agrees.values())
         for (name, vector), product in zip(pairs, products, strict=True):

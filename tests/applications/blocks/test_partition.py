@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 import hesspec
 from hesspec.applications.blocks.attention import attentions
+from hesspec.applications.blocks.measuring import diagonal_blocks
 from hesspec.applications.blocks.partition import KINDS, blocks_of, rest_of
 
 WIDTH, TOKENS, WORDS = 16, 6, 11
@@ -16,24 +27,18 @@ COMMON = {"attn_implementation": "eager"}
 
 
 def gpt2():
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     none = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     size = {"n_layer": 2, "n_embd": WIDTH, "n_head": 2, "vocab_size": WORDS, "n_positions": TOKENS}
     return GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0, use_cache=False, **none, **COMMON))
 
 
 def llama():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     size = {"num_hidden_layers": 2, "hidden_size": WIDTH, "intermediate_size": 24, "vocab_size": WORDS}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     return LlamaForCausalLM(LlamaConfig(**size, **heads, use_cache=False, max_position_embeddings=TOKENS, **COMMON))
 
 
 def bert():
-    from transformers import BertConfig, BertForSequenceClassification
-
     size = {"num_hidden_layers": 2, "hidden_size": WIDTH, "intermediate_size": 24, "vocab_size": WORDS}
     return BertForSequenceClassification(
         BertConfig(**size, num_attention_heads=2, max_position_embeddings=TOKENS, **COMMON)
@@ -41,8 +46,6 @@ def bert():
 
 
 def vit():
-    from transformers import ViTConfig, ViTForImageClassification
-
     size = {"num_hidden_layers": 2, "hidden_size": WIDTH, "intermediate_size": 24, "image_size": 8, "patch_size": 4}
     return ViTForImageClassification(ViTConfig(**size, num_attention_heads=2, num_labels=3, **COMMON))
 
@@ -161,15 +164,12 @@ def test_products_of_heads_layers_and_projections_are_those_of_double_backward(n
     def loss(f, t):
         return nn.functional.cross_entropy(f.flatten(0, -2), t.flatten())
 
-    from hesspec.applications.blocks.measuring import _resolved
-    from hesspec.operators.block_diagonal import BlockDiagonal
-
     operator = hesspec.Hessian(model, loss, [(x, y)], mode="double backward", verify=False)
     leaves = [value for key, value in model.named_parameters() if key in operator.names]
     gradient = torch.autograd.grad(loss(model(x), y), leaves, create_graph=True, materialize_grads=True)
     flat = torch.cat([part.reshape(-1) for part in gradient])
     for kind in ("layer", "projection", "head"):
-        diagonal = BlockDiagonal(operator, _resolved(operator, kind, rest=True)[0])
+        diagonal = diagonal_blocks(operator, kind)[0]
         torch.manual_seed(0)
         for block in list(diagonal.blocks)[::3]:
             entries = diagonal.entries(block)
@@ -183,16 +183,13 @@ def test_products_of_heads_layers_and_projections_are_those_of_double_backward(n
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton"])
 def test_traced_products_within_blocks_are_those_of_the_whole(name, matrix):
-    from hesspec.applications.blocks.measuring import _resolved
-    from hesspec.operators.block_diagonal import BlockDiagonal
-
     model, x = Plain(family(name)).eval(), inputs(name)
     y = torch.zeros(outputs(family(name), x).shape[:-1], dtype=torch.int64)
     operator = getattr(hesspec, matrix)(
         model, lambda f, t: nn.functional.cross_entropy(f.flatten(0, -2), t.flatten()), [(x, y)], mode="traced"
     )
     for kind in ("layer", "projection", "head"):
-        diagonal = BlockDiagonal(operator, _resolved(operator, kind, rest=True)[0])
+        diagonal = diagonal_blocks(operator, kind)[0]
         torch.manual_seed(0)
         pairs = [(block, torch.randn(diagonal.size(block), dtype=torch.float64)) for block in diagonal.blocks]
         for (block, v), product in zip(pairs, diagonal.products(pairs), strict=True):

@@ -108,7 +108,8 @@ def test_the_figure_has_a_row_for_each_block(result):
 def test_one_block_has_no_distances(problem):
     found = hesspec.by_block(problem[0], LOSS, problem[1], blocks=["4"], rest=False, steps=10, mode="double backward")
     assert len(found.plot().axes) == 2
-    assert math.isnan(found.trace) and "mean distance of shapes" not in found.summary()
+    assert math.isnan(found.trace)
+    assert "mean distance of shapes" not in found.summary()
     assert "not known" in found.summary()["parameters"]
 
 
@@ -156,7 +157,8 @@ def _exact(values):
 
 def test_a_spectrum_that_is_zero_has_no_shape():
     distances, bounds = shape_distances([diagonal(np.zeros(5), steps=5), diagonal(np.ones(5), steps=5)])
-    assert math.isnan(distances[0, 1]) and math.isnan(bounds[0, 1])
+    assert math.isnan(distances[0, 1])
+    assert math.isnan(bounds[0, 1])
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
@@ -198,4 +200,5 @@ def test_steps_are_counted_over_all_blocks(problem):
 
 def test_as_many_steps_as_the_measure_needs(problem):
     found = hesspec.by_block(problem[0], LOSS, problem[1], steps="auto", mode="double backward")
-    assert (found.steps >= 16).all() and set(found.steps.tolist()) != {16}
+    assert (found.steps >= 16).all()
+    assert set(found.steps.tolist()) != {16}

@@ -30,7 +30,7 @@ from hesspec.operators.engine.within import BlockEntries
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
 
-__all__ = ["by_block"]
+__all__ = ["by_block", "diagonal_blocks"]
 
 # Parameters that the text of a block's content names; others are counted.
 NAMED: Final = 6
@@ -53,6 +53,7 @@ def by_block(
     seed: int = 0,
     tolerance: float = 0.05,
     memory: str | int | None = None,
+    products_memory: str | int | None = None,
     on_step: OnStep | None = None,
     progress: bool = True,
     **options: Any,
@@ -96,6 +97,8 @@ def by_block(
         Seed of the probe of the first block; that of block i is `seed + i`.
     memory : str or int, optional
         Device memory for the Krylov bases of all blocks, which together need as much as that of the whole matrix.
+    products_memory : str or int, optional
+        Memory for products with the matrix of a model: `memory` of `CurvatureOperator`.
     on_step : callable, optional
         Called after each step with the number of steps of all blocks so far and their total (None with "auto").
     progress : bool
@@ -140,12 +143,13 @@ def by_block(
     seed = check_seed(seed)
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance!r}; it must be positive.")
+    if products_memory is not None:
+        options["memory"] = products_memory
     operator = _operator(subject, loss_fn, data, blocks, matrix, params, options)
-    chosen, contents = _resolved(operator, blocks, rest=rest)
-    diagonal = BlockDiagonal(operator, chosen)
+    diagonal, contents = diagonal_blocks(operator, blocks, rest=rest)
     device, ranks = diagonal.device, getattr(operator, "ranks", ALONE)
     budget = int(ranks.least(free_shares(device, ranks).basis)) if memory is None else parse_memory(memory)
-    names, sizes = list(chosen), [diagonal.size(name) for name in chosen]
+    names, sizes = list(diagonal.blocks), [diagonal.size(name) for name in diagonal.blocks]
     with steps_of(f"spectra of {len(names)} blocks", on_step, wanted=progress) as shown:
         counted = _Counted(shown, None if steps == "auto" else sum(min(steps, size) * probes for size in sizes))
         runs = [
@@ -221,10 +225,10 @@ def _operator(
     return kind(subject, loss_fn, data, params, **options)
 
 
-def _resolved(
-    operator: SymmetricOperator, blocks: Spec | Mapping[str, Any], *, rest: bool
-) -> tuple[dict[str, BlockEntries | Tensor], dict[str, str]]:
-    """Entries of each block, and what they are as text."""
+def diagonal_blocks(
+    operator: SymmetricOperator, blocks: Spec | Mapping[str, Any], *, rest: bool = True
+) -> tuple[BlockDiagonal, dict[str, str]]:
+    """Diagonal blocks of an operator, named as in `by_block`, and what each of them holds as text."""
     if not isinstance(operator, CurvatureOperator):
         return _by_index(operator, blocks, rest=rest)
     shapes = operator.shapes
@@ -235,9 +239,8 @@ def _resolved(
             raise ValueError(f"A block is named {REST!r}, which is the name of all other parameters; rename it.")
         found = {**found, REST: others}
     sizes = {name: shape.numel() for name, shape in shapes.items()}
-    return {name: _flat(part, sizes) for name, part in found.items()}, {
-        name: _content(part, sizes) for name, part in found.items()
-    }
+    entries = {name: _flat(part, sizes) for name, part in found.items()}
+    return BlockDiagonal(operator, entries), {name: _content(part, sizes) for name, part in found.items()}
 
 
 def _flat(part: Mapping[str, Tensor | None], sizes: Mapping[str, int]) -> BlockEntries:
@@ -265,14 +268,14 @@ def _content(part: Mapping[str, Tensor | None], sizes: Mapping[str, int]) -> str
 
 def _by_index(
     operator: SymmetricOperator, blocks: Spec | Mapping[str, Any], *, rest: bool
-) -> tuple[dict[str, BlockEntries | Tensor], dict[str, str]]:
+) -> tuple[BlockDiagonal, dict[str, str]]:
     kind, p = type(operator).__name__, check_operator(operator)
     if not isinstance(blocks, Mapping) or not blocks:
         raise ValueError(
             f"A {kind} does not name its parameters: pass blocks as a mapping of names to slices or indices of its "
             f"{p} entries."
         )
-    owner, found = np.full(p, -1), dict[str, BlockEntries | Tensor]()
+    owner, found = np.full(p, -1), dict[str, Tensor]()
     names = [str(name) for name in blocks]
     for number, (name, index) in enumerate(zip(names, blocks.values(), strict=True)):
         try:
@@ -293,8 +296,4 @@ def _by_index(
         if REST in found:
             raise ValueError(f"A block is named {REST!r}, which is the name of all other entries; rename it.")
         found[REST] = torch.from_numpy(np.flatnonzero(owner < 0))
-    return found, {name: f"{kind}, {_count(entries)} entries" for name, entries in found.items()}
-
-
-def _count(entries: BlockEntries | Tensor) -> str:
-    return f"{entries.size if isinstance(entries, BlockEntries) else entries.numel():,}"
+    return BlockDiagonal(operator, found), {name: f"{part.numel():,} entries" for name, part in found.items()}
