@@ -33,8 +33,8 @@ def shape_distances(spectra: Sequence[Spectrum]) -> tuple[Array, Array]:
     -----
     Ours. Let a' be an estimate of a with W1(a', a) <= w (`Spectrum.wasserstein_bound`). Then |m' - m| <= w, and
     W1(a'/m', a/m) <= W1(a', a)/m + |1/m' - 1/m| m' <= 2 w / m <= 2 w / (m' - w) if w < m'; half of it enters for each
-    of the two spectra. Zhang et al., "Why Transformers Need Adam: A Hessian Perspective" (arXiv 2402.16788) compare blocks
-    by the Jensen-Shannon distance of their densities, which depends on how these are smoothed.
+    of the two spectra. Zhang et al., "Why Transformers Need Adam: A Hessian Perspective" (arXiv 2402.16788) compare
+    blocks by the Jensen-Shannon distance of their densities, which depends on how these are smoothed.
     """
     count = len(spectra)
     scales = np.array([float(np.abs(each.nodes) @ each.weights) for each in spectra])

@@ -62,8 +62,8 @@ def by_block(
 
     The block of some parameters is the matrix of the loss as a function of these, with all others held fixed. All
     blocks are measured together: one trace, one primal pass for each batch, and Lanczos runs that advance in lockstep,
-    so that a pass over the data serves all of them. A product of a block begins where its first parameter is used, and ends at
-    its gradients.
+    so that a pass over the data serves all of them. A product of a block begins where its first parameter is used, and
+    ends at its gradients.
 
     Parameters
     ----------
