@@ -98,8 +98,8 @@ def command(
     wanted = None if trace is None else options.share_of(trace, "--trace")
     problem = Problem(network, data, weights, split, samples_per_class, data_folder, size, params, seed, device, dtype)
     if by is not None:
-        given = {"--trace": trace, "--basis": basis != "auto", "--offload": offload, "--snapshot": snapshot}
-        if refused := [option for option, value in given.items() if value]:
+        whole = {"--trace": trace, "--basis": basis != "auto", "--offload": offload, "--snapshot": snapshot}
+        if refused := [option for option, value in whole.items() if value]:
             raise ValueError(f"--by {by} cannot be combined with {', '.join(refused)}, which are for whole matrices.")
         from hesspec.cli.blocks import measure_by_block
 

@@ -29,7 +29,7 @@ class Small(nn.Module):
 
     def forward(self, x):
         h = torch.tanh(self.first(x))
-        h = self.norm(h + self.attention(h, h, h, need_weights=False)[0])
+        h = self.norm(h + self.attention(h, h, h)[0])
         return self.head(torch.tanh(self.tied(h))).mean(1)
 
 

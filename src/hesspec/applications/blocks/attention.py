@@ -127,11 +127,12 @@ def _multihead(path: str, module: nn.MultiheadAttention) -> dict[str, tuple[Piec
     prefix, width = f"{path}." if path else "", module.embed_dim
     found: dict[str, list[Piece]] = {"q": [], "k": [], "v": []}
     for place, letter in enumerate("qkv"):
-        if module.in_proj_weight is not None:
+        # None where queries, keys and values differ in width.
+        if getattr(module, "in_proj_weight", None) is not None:
             found[letter].append(Piece(f"{prefix}in_proj_weight", 0, place * width, (place + 1) * width))
         else:
             found[letter].append(Piece(f"{prefix}{letter}_proj_weight", 0, 0, width))
-        if module.in_proj_bias is not None:
+        if getattr(module, "in_proj_bias", None) is not None:
             found[letter].append(Piece(f"{prefix}in_proj_bias", 0, place * width, (place + 1) * width))
         extra = f"bias_{letter}"
         if getattr(module, extra, None) is not None:

@@ -265,7 +265,7 @@ def _in_order(blocks: Blocks, shapes: Shapes) -> Blocks:
 def _named(model: nn.Module, shapes: Shapes) -> Blocks:
     """Blocks of every kind by name."""
     found = Blocks()
-    for kind, divide in reversed(KINDS.items()):
+    for kind, divide in reversed(list(KINDS.items())):
         if kind in ("projection", "head") and not attentions(model):
             continue
         if kind == "head" and not all(attention.heads for attention in attentions(model)):
@@ -307,9 +307,15 @@ def _given(block: str, part: Any, model: nn.Module, shapes: Shapes) -> dict[str,
             matching = _known(text, known)
         for name, entries in matching.items():
             before = found.get(name)
-            joined = entries if before is None or entries is None else torch.cat([before, entries]).unique()
-            found[name] = None if name in found and before is None else joined
+            if name in found and (before is None or entries is None):
+                found[name] = None
+            else:
+                found[name] = entries if before is None else _union(before, entries)
     return {name: found[name] for name in shapes if name in found}
+
+
+def _union(one: Tensor, other: Tensor | None) -> Tensor | None:
+    return None if other is None else torch.from_numpy(np.union1d(one.numpy(), other.numpy()))
 
 
 def _entries(block: str, name: str, index: Any, shape: torch.Size) -> Tensor | None:

@@ -41,7 +41,7 @@ class BlockEntries:
             flat = vector.new_zeros(sum(sizes))
             flat[self.inside] = vector
         shapes = [parameters.shapes[place] for place in self.places]
-        return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
+        return [part.view(shape) for part, shape in zip(torch.split(flat, sizes), shapes, strict=True)]
 
     def collected(self, products: Sequence[Tensor]) -> Tensor:
         """Return the entries (q,) of the block of the products of its parameters, in memory of their own."""
