@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.helpers.reference import gauss_newton_of, hessian_of
+from reference import gauss_newton_of, hessian_of
 from torch import nn
 from torch.nn.functional import cross_entropy
 

@@ -376,11 +376,13 @@ class LinearisedRisk(KeptPasses):
 
     def block_discrepancy(self, block: BlockEntries) -> float:
         """Relative difference of a product of a block from that part of the whole product, in the first batch."""
-        first = next(self._applications(), None)
-        if first is None:
-            return 0.0
-        with torch.no_grad(), self._arithmetic():
-            return discrepancy(first[2], self._risk.parameters, block.places)
+
+        def apart() -> float:
+            first = next(self._applications(), None)
+            with torch.no_grad(), self._arithmetic():
+                return 0.0 if first is None else discrepancy(first[2], self._risk.parameters, block.places)
+
+        return self._surviving(apart)
 
     def _block_pass(self, blocks: Sequence[BlockEntries], vectors: Sequence[Tensor]) -> list[Tensor]:
         parameters = self._risk.parameters
