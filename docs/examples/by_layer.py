@@ -103,7 +103,7 @@ def transformer(folder):
         whole = hesspec.spectrum(hessian, steps=LANCZOS)
         seconds = time.perf_counter() - begin
         print(
-            f"\n{when}: loss {hessian.risk:.3f}, whole in {seconds:.0f} s, trace {whole.summary()['trace']}"
+            f"\n{when}: loss {hessian.risk:.3f}, whole in {seconds:.0f} s, trace {whole.trace:.4g} ± {2 * whole.trace_standard_error:.2g}"
         )
         for by in ("layer", "projection", "head") if when == "trained" else ("layer", "projection"):
             result = hesspec.by_block(hessian, blocks=by, steps=LANCZOS)

@@ -11,8 +11,8 @@ import hesspec
 from hesspec.applications.blocks.measuring import diagonal_blocks
 
 CLASSES = 3
-# A fifth of the entries of products are within rounding of zero, so errors are relative to the norm of a product.
-TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13}
+# Some 50 roundings on the way of an entry, relative to the norm of a product.
+TOLERANCE = {torch.float32: 6e-6, torch.float64: 1e-14 * 50}
 
 
 class Small(nn.Module):
@@ -35,12 +35,13 @@ class Small(nn.Module):
 
 def problem(dtype):
     torch.manual_seed(3)
-    model = Small().to(dtype).eval()
+    model = Small().eval()
     with torch.no_grad():
         for value in model.parameters():
             value.add_(0.3 * torch.randn_like(value))
-    x, y = torch.randn(6, 3, 4, dtype=dtype), torch.randint(CLASSES, (6,))
-    return model, [(x[:3], y[:3]), (x[3:], y[3:])]
+    # The same numbers in both precisions.
+    x, y = torch.randn(6, 3, 4).to(dtype), torch.randint(CLASSES, (6,))
+    return model.to(dtype), [(x[:3], y[:3]), (x[3:], y[3:])]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,8 @@ def entries_of(model, blocks):
             for part, letter in enumerate("qkv")
         }
         found["attention, o"] = [out.ravel(), numbers["attention.out_proj.bias"]]
+        for module in ("first", "norm", "head"):
+            found[module] = [places.ravel() for name, places in numbers.items() if name.rpartition(".")[0] == module]
         return found
     return {
         "rows": [numbers["first.weight"][1:3].ravel(), numbers["head.bias"][[0, 2]]],
@@ -138,8 +141,6 @@ def test_spectra_of_blocks_are_exact_after_as_many_steps_as_parameters(dtype, de
     whole = dense["Hessian"]
     scale = float(torch.linalg.matrix_norm(whole, 2))
     for name, spectrum in result.spectra.items():
-        if name not in inside:
-            continue
         places = np.sort(np.concatenate(inside[name]))
         true = np.linalg.eigvalsh(whole[np.ix_(places, places)].numpy())
         assert spectrum.exact

@@ -115,10 +115,10 @@ def _by_layer(model: nn.Module, shapes: Shapes) -> Blocks:
     return _grouped(model, shapes, lambda layer, _: layer)
 
 
-def _grouped(model: nn.Module, shapes: Shapes, of_layer: Callable[[str, str], str]) -> Blocks:
+def _grouped(model: nn.Module, shapes: Shapes, of_layer: Callable[[str, str], str], *, joined: bool = True) -> Blocks:
     """Group parameters by layer, given the block of a layer and a path in it; the others by embedding and module.
 
-    A module whose parameters are vectors (normalisation) belongs to the module with a weight matrix before it.
+    If `joined`, a module whose parameters are vectors (normalisation) belongs to that with a weight matrix before it.
     """
     layers, found = _layers(model), Blocks()
     before, paths = "", [_owner(name) for name in shapes]
@@ -134,7 +134,7 @@ def _grouped(model: nn.Module, shapes: Shapes, of_layer: Callable[[str, str], st
             before = ""
         elif _embeds(model, path, name):
             block, before = EMBEDDING, ""
-        elif path not in matrices and previous:
+        elif joined and path not in matrices and previous:
             block, before = previous, previous
         else:
             block = before = path or "model"
@@ -151,7 +151,7 @@ def _by_projection(model: nn.Module, shapes: Shapes) -> Blocks:
             if inside:
                 found[f"{name}, {letter}"] = inside
     others = {name: shape for name, shape in shapes.items() if name not in taken}
-    modules = _grouped(model, others, lambda layer, path: f"{layer}, {path}" if path else layer) if others else {}
+    modules = _grouped(model, others, lambda layer, path: f"{layer}, {path}" if path else layer, joined=False)
     return _in_order({**found, **modules}, shapes)
 
 
