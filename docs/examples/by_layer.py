@@ -102,9 +102,8 @@ def transformer(folder):
         hessian = hesspec.Hessian(model, loss_fn, data, graphs=graphs)
         whole = hesspec.spectrum(hessian, steps=LANCZOS)
         seconds = time.perf_counter() - begin
-        print(
-            f"\n{when}: loss {hessian.risk:.3f}, whole in {seconds:.0f} s, trace {whole.trace:.4g} ± {2 * whole.trace_standard_error:.2g}"
-        )
+        trace = f"{whole.trace:.4g} ± {2 * whole.trace_standard_error:.2g}"
+        print(f"\n{when}: loss {hessian.risk:.3f}, whole in {seconds:.0f} s, trace {trace}")
         for by in ("layer", "projection", "head") if when == "trained" else ("layer", "projection"):
             result = hesspec.by_block(hessian, blocks=by, steps=LANCZOS)
             report(f"{when}, by {by}", result)

@@ -108,12 +108,7 @@ def _draw_shares(axes: Axes, found: BlockSpectra) -> None:
 
 
 def _draw_distances(figure: Figure, axes: Axes, found: BlockSpectra) -> None:
-    distances, bounds = found.distances
-    image = axes.imshow(distances, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    # Pairs whose distance is not told from zero.
-    row, column = np.nonzero(np.triu(bounds >= distances, 1) | np.tril(bounds >= distances, -1))
-    size = 120 / max(len(found), 12) ** 1.2
-    axes.scatter(column, row, s=size, marker="o", color="white", linewidths=0)
+    image = axes.imshow(found.distances[0], cmap="cividis", vmin=0, vmax=1, aspect="auto")
     _rows(axes, found, named=False)
     axes.set_xticks([])
     axes.set_xlabel("same blocks, in the same order")
@@ -121,5 +116,3 @@ def _draw_distances(figure: Figure, axes: Axes, found: BlockSpectra) -> None:
         axes.spines[side].set_visible(False)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
     bar.set_label("distance of shapes")
-    dotted = " (dots: not told from 0)" if row.size else ""
-    axes.set_title(f"unlikeness{dotted}", fontsize=10)

@@ -346,9 +346,7 @@ ritz_values, ritz_weights, ritz_bounds, ritz_probe : array
         if self.is_whole:
             rows["trace of the whole"] = plus_minus(self.trace, 2 * self.trace_standard_error)
         if math.isfinite(unlike.value):
-            rows["mean distance of shapes"] = (
-                f"{unlike.value:.3g}, at 95% confidence {unlike.lower:.2g} to {unlike.upper:.2g}"
-            )
+            rows["mean distance of shapes"] = f"{unlike.value:.3g}, proven: {unlike.lower:.2g} to {unlike.upper:.2g}"
         return rows
 
     def tables(self) -> list[TextTable]:
