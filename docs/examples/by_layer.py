@@ -16,7 +16,7 @@ import hesspec
 from hesspec.study import load_dataset, small_cnn
 
 CONTEXT, WIDTH, LAYERS, HEADS, BYTES = 32, 32, 4, 4, 128
-TRAINING_STEPS, SEQUENCES, LANCZOS = 1_500, 64, 48
+TRAINING_STEPS, SEQUENCES, LANCZOS = 1_000, 32, 48
 
 
 class Layer(nn.Module):
