@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hesspec.applications import language, laplace, noise, optim, stability
+    from hesspec.applications.blocks.measuring import by_block
+    from hesspec.applications.blocks.record import BlockSpectra
     from hesspec.applications.class_structure.attribution import (
         Attribution,
         attribute_outliers,
@@ -66,6 +68,7 @@ __version__ = version("hesspec")
 
 __all__ = [
     "Attribution",
+    "BlockSpectra",
     "CentralDifferenceHessian",
     "ClassMeans",
     "ClassStructure",
@@ -98,6 +101,7 @@ __all__ = [
     "TransferLaw",
     "TrueVsRestSolution",
     "attribute_outliers",
+    "by_block",
     "class_structure",
     "closure",
     "compare",
@@ -166,6 +170,8 @@ _MODULES = {
     "spectra.record": ("load",),
     "spectra.sampling": ("Estimate",),
     "spectra.spectrum": ("Spectrum",),
+    "applications.blocks.measuring": ("by_block",),
+    "applications.blocks.record": ("BlockSpectra",),
     "applications.class_structure.attribution": ("Attribution", "attribute_outliers", "class_structure", "project_out"),
     "applications.class_structure.frequent": ("frequent_classes",),
     "applications.class_structure.means": ("ClassMeans",),

@@ -317,7 +317,9 @@ class Block(Composable):
         entries = torch.arange(p)[torch.as_tensor(block) if not isinstance(block, slice) else block]
         if entries.dim() != 1 or not entries.numel():
             raise ValueError(f"The block {self._named} selects no entries of {p}.")
-        if len(set(entries.tolist())) < entries.numel():
+        selected = torch.zeros(p, dtype=torch.bool)
+        selected[entries] = True
+        if int(selected.count_nonzero()) < entries.numel():
             raise ValueError(f"The block {self._named} selects an entry more than once.")
         self.entries = entries.to(self.device)
         self.shape = (entries.numel(), entries.numel())

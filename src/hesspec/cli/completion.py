@@ -6,7 +6,7 @@ from typing import Final
 from hesspec.backend.presets import presets
 from hesspec.matrices import MATRICES
 
-__all__ = ["DATA", "NETWORKS", "completing", "matrix_aliases", "study_presets"]
+__all__ = ["BLOCKS", "DATA", "NETWORKS", "completing", "matrix_aliases", "study_presets"]
 
 NETWORKS: Final = (
     "small_cnn",
@@ -29,6 +29,9 @@ NETWORKS: Final = (
 
 DATA: Final = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "python-stdlib", "text:")
 """Built-in data sets, and the prefix of texts by path."""
+
+BLOCKS: Final = ("layer", "projection", "head", "module", "parameter")
+"""Kinds of diagonal blocks."""
 
 
 def completing(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

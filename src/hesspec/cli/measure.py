@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hesspec.cli import console, options
+from hesspec.cli.completion import BLOCKS, completing
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
 from hesspec.matrices import symbol_of
 from hesspec.spectra.record import load
@@ -33,6 +34,15 @@ def command(
     loss: options.Loss = "cross-entropy",
     matrix: options.Matrix = None,
     params: options.Params = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            autocompletion=completing(BLOCKS),
+            help="Measure the spectrum of each diagonal block instead of the whole: layer, projection, head, module or "
+            "parameter.",
+        ),
+    ] = None,
     steps: Annotated[
         str, typer.Option(metavar="N", help="Number of Lanczos steps, or auto: until the spectrum no longer changes.")
     ] = "64",
@@ -70,6 +80,8 @@ def command(
     measured with the same options is not measured again. `hesspec show` and `hesspec report` read these files.
     `hesspec plan` estimates the time and memory beforehand.
 
+    With --by layer, the blocks of each matrix are measured together, and saved as CHECKPOINT-SPLIT-MATRIX-by-layer.nc.
+
     Under `torchrun`, each process gets a part of the data and a slice of the Krylov basis, and the first process writes
     the results: `torchrun --nproc-per-node=2 -m hesspec measure small_cnn --data digits`.
 
@@ -96,6 +108,14 @@ def command(
     problem = Problem(
         network, data, weights, split, samples_per_class, data_folder, size, tokenizer, params, seed, device, dtype
     )
+    if by is not None:
+        whole = {"--trace": trace, "--basis": basis != "auto", "--offload": offload, "--snapshot": snapshot}
+        if refused := [option for option, value in whole.items() if value]:
+            raise ValueError(f"--by {by} cannot be combined with {', '.join(refused)}, which are for whole matrices.")
+        from hesspec.cli.blocks import measure_by_block
+
+        measure_by_block(problem, by, names, count, probes, loss, batch_size, memory, out)
+        return
     if every is not None and snapshot is None:
         raise ValueError(f"--every {every} requires a folder for the snapshots; choose one with --snapshot.")
     every = options.DEFAULT_EVERY if every is None else every

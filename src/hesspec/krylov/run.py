@@ -18,6 +18,7 @@ from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos, check_product
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.quadrature import SpectralMeasure, divided, first_block, further_copies, movement, spectral_measure
+from hesspec.krylov.requests import Requests, answered
 from hesspec.krylov.ritz import Array, clustered_bounds, outermost
 from hesspec.krylov.run_state import RunState, restored_run
 from hesspec.krylov.scaling import Scaled
@@ -52,7 +53,8 @@ class KrylovRun:
     """Lanczos processes of all probes, and the measure that they yield.
 
     A run has four phases: the first probe; restarts of its basis; a run for the bulk without a stored basis; the other
-    probes. The second and the third only occur if the basis is restarted.
+    probes. The second and the third only occur if the basis is restarted. Each is a generator that yields vectors and
+    is sent their products, so that several runs can advance in lockstep, sharing passes over the data.
 
     Parameters
     ----------
@@ -100,6 +102,13 @@ class KrylovRun:
         if snapshot is not None and (state := snapshot.read()) is not None:
             self._restore(state, snapshot)
 
+    def multiplied(self, vectors: list[Tensor]) -> list[Any]:
+        """Products of the given operator with vectors that the run asks for."""
+        if len(vectors) == 1:
+            return [self._given @ vectors[0]]
+        products: Tensor = self._given @ torch.stack(vectors, dim=1)
+        return list(products.unbind(dim=1))
+
     @property
     def operator(self) -> Scaled:
         """The operator on the scale of the run."""
@@ -122,16 +131,16 @@ class KrylovRun:
 
     # Phases -----------------------------------------------------------------------------------------------------------
 
-    def first(self, limit: int, tolerance: float | None) -> None:
+    def first(self, limit: int, tolerance: float | None) -> Requests[None]:
         """Run the first probe, and free its basis at the end."""
         if self._state.phase == "first":
-            self._first(limit, tolerance)
+            yield from self._first(limit, tolerance)
         if self._state.restart is not None:
-            self._restarted(self._state.restart)
+            yield from self._restarted(self._state.restart)
         if self._state.phase == "bulk":
-            self._bulk(limit)
+            yield from self._bulk(limit)
 
-    def _first(self, limit: int, tolerance: float | None) -> None:
+    def _first(self, limit: int, tolerance: float | None) -> Requests[None]:
         state = self._state
         if tolerance is not None:
             limit = state.limit = state.limit or limit
@@ -139,7 +148,7 @@ class KrylovRun:
             state.lanczos = self._start(Storage() if isinstance(state.keeping, int) else state.keeping)
         lanczos = state.lanczos
         capacity = min(limit, state.keeping) if isinstance(state.keeping, int) else limit
-        state.stopped = self._run_first(lanczos, capacity, tolerance)
+        state.stopped = yield from self._run_first(lanczos, capacity, tolerance)
         state.steps, state.exact = len(lanczos), lanczos.exhausted
         state.measure = found = spectral_measure(lanczos, self._p, len(lanczos))
         state.pairs.append(first_block(lanczos))
@@ -157,12 +166,12 @@ class KrylovRun:
             state.deflated = lanczos.basis.subspace(torch.from_numpy(found.resolved_vectors))
         state.phase = "others"
 
-    def _run_first(self, lanczos: Lanczos, limit: int, tolerance: float | None) -> str:
+    def _run_first(self, lanczos: Lanczos, limit: int, tolerance: float | None) -> Requests[str]:
         while not lanczos.finished and len(lanczos) < limit:
             self._keep_snapshot()
             # Sketches are linear, so those of Ritz vectors follow from those of Lanczos vectors.
             self._state.sketches.append(self._sketch(lanczos.vector))
-            self._advance([lanczos])
+            yield from self._advance([lanczos])
             if tolerance is not None and len(lanczos) >= AUTO_FIRST and len(lanczos) % AUTO_EVERY == 0:
                 moved = movement(lanczos, self._p)
                 if moved <= tolerance:
@@ -171,12 +180,12 @@ class KrylovRun:
             return "the Krylov spaces filled R^p: the spectrum is exact"
         return "all steps done" if tolerance is None else "the basis reached the memory that it may fill"
 
-    def _restarted(self, restart: ThickRestart) -> None:
+    def _restarted(self, restart: ThickRestart) -> Requests[None]:
         """Measure the outermost eigenvalues by restarts, without more memory."""
         state = self._state
         while restart.outer is None:
             self._keep_snapshot()
-            (image,) = self._multiply([restart.vector])
+            (image,) = yield from self._multiply([restart.vector])
             restart.step(image)
         outer = restart.outer
         k, floor = len(outer.values), restart.rounding(outer.matvecs)
@@ -200,7 +209,7 @@ class KrylovRun:
         state.deflated, state.steps = outer.vectors, outer.matvecs
         state.restart, state.phase = None, "bulk"
 
-    def _bulk(self, limit: int) -> None:
+    def _bulk(self, limit: int) -> Requests[None]:
         """Measure the bulk by a run without a stored basis.
 
         It is orthogonal to the resolved eigenvectors, along which Lanczos vectors lose orthogonality, and ends when its
@@ -212,7 +221,7 @@ class KrylovRun:
         bulk = state.lanczos
         while not bulk.finished and state.steps + len(bulk) < limit:
             self._keep_snapshot()
-            self._advance([bulk])
+            yield from self._advance([bulk])
         pairs = first_block(bulk)
         state.pairs.append(pairs)
         state.measure = further_copies(state.measure, bulk, pairs)
@@ -227,7 +236,7 @@ class KrylovRun:
         state.deflated = state.deflated if self._probes > 1 else None
         state.lanczos, state.phase = None, "others"
 
-    def others(self, together: int) -> None:
+    def others(self, together: int) -> Requests[None]:
         """Run the other probes in the complement of the resolved eigenvectors, which leaves a bulk to measure.
 
         As many as `together` go in lockstep, so that one pass over the data serves all of them.
@@ -249,7 +258,7 @@ class KrylovRun:
                 if not lanczos.finished and len(lanczos.starts) == 1 and len(lanczos) < steps
             ]:
                 self._keep_snapshot()
-                self._advance(working)
+                yield from self._advance(working)
             for lanczos in state.group:
                 pairs = first_block(lanczos)
                 state.pairs.append(pairs)
@@ -268,7 +277,7 @@ class KrylovRun:
         self._state.bulks[0] = nodes, weights
         self._state.measure = replace(found, eigenvalue_sampled=sampled)
 
-    def confirm(self) -> None:
+    def confirm(self) -> Requests[None]:
         """Multiply the first vector once more at the end, and reject an operator that is not a fixed matrix.
 
         Symmetry is tested during the run, but an operator that drifts can be symmetric at all times. Smaller changes of
@@ -281,7 +290,7 @@ class KrylovRun:
         """
         if self._state.first_product is None:
             raise RuntimeError("Nothing was multiplied yet.")
-        length, apart, allowed = self._moved(self._state.first_product)
+        length, apart, allowed = yield from self._moved(self._state.first_product)
         self._products += 1
 
         def refuse() -> None:
@@ -324,10 +333,11 @@ class KrylovRun:
             space=self._space,
         )
 
-    def _advance(self, group: Sequence[Lanczos]) -> None:
+    def _advance(self, group: Sequence[Lanczos]) -> Requests[None]:
         """Advance each process by one step, with one product for all of them."""
         vectors = [lanczos.vector for lanczos in group]
-        for lanczos, vector, product in zip(group, vectors, self._multiply(vectors), strict=True):
+        products = yield from self._multiply(vectors)
+        for lanczos, vector, product in zip(group, vectors, products, strict=True):
             image = check_product(vector, product)
             passes, error = lanczos.passes, self._error(len(lanczos) + 1, vector, image)
             if self._state.first_product is None:
@@ -347,13 +357,13 @@ class KrylovRun:
             return apart
         return max(apart, NOISE_MARGIN * self._space.norm(self._operator.scale(self._reference @ vector) - image))
 
-    def _multiply(self, vectors: Sequence[Tensor]) -> list[Any]:
-        products = self._operator @ (vectors[0] if len(vectors) == 1 else torch.stack(list(vectors), dim=1))
+    def _multiply(self, vectors: list[Tensor]) -> Requests[list[Any]]:
+        products = self._operator.scaled((yield vectors))
         for _ in vectors:
             self._state.done += 1
             if self._on_step is not None:
                 self._on_step(self._state.done, self._total)
-        return [products] if len(vectors) == 1 else list(products.unbind(dim=1))
+        return products
 
     # Snapshots --------------------------------------------------------------------------------------------------------
 
@@ -381,7 +391,7 @@ class KrylovRun:
         The operator's `identity` does not include code: of a loss function, of a `forward`, of foreign operators.
         Lanczos would continue with any operator without any bound showing it.
         """
-        length, apart, allowed = self._moved(before)
+        length, apart, allowed = answered(self._moved(before), self.multiplied)
 
         def refuse() -> None:
             if not apart <= allowed:
@@ -394,12 +404,13 @@ class KrylovRun:
         self._space.ranks.together(refuse)
         self._state.apart = max(self._state.apart, apart / length if length else 0.0)
 
-    def _moved(self, before: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    def _moved(self, before: npt.NDArray[np.float64]) -> Requests[tuple[float, float, float]]:
         """Multiply the first vector of the run again: norm of the product, its change, and the allowed rounding."""
         # As created by the run: normalising it again would give a different vector, and a difference that looks like
         # noise.
         generator = torch.Generator().manual_seed(self._seed)
-        now = self._sketch(self._operator @ self._start(None, generator=generator).vector)
+        (image,) = self._operator.scaled((yield [self._start(None, generator=generator).vector]))
+        now = self._sketch(image)
         length, apart = float(np.linalg.norm(before)), float(np.linalg.norm(now - before))
         # Each of the two products may have the measured error.
         return length, apart, torch.finfo(self._dtype).eps ** SAME * length + 2 * self._state.first_error

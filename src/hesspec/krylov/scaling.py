@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -57,15 +58,18 @@ class Scaled:
 
     def __matmul__(self, vectors: Tensor) -> Any:
         """Product with unit vectors: one (p,), or the columns of a matrix (p, k)."""
-        products = self._operator @ vectors
-        if isinstance(products, Tensor):
-            products = products.detach()
-        if self.exponent is None and isinstance(products, Tensor) and products.is_floating_point():
-            self._choose(products)
-        return self.scale(products)
+        return self.scaled([self._operator @ vectors])[0]
 
-    def _choose(self, products: Tensor) -> None:
-        here = float(products.detach().abs().max()) if products.numel() else 0.0
+    def scaled(self, products: Sequence[Any]) -> list[Any]:
+        """Convert products of A with unit vectors to those of this operator; the first ones determine its exponent."""
+        products = [product.detach() if isinstance(product, Tensor) else product for product in products]
+        known = [product for product in products if isinstance(product, Tensor) and product.is_floating_point()]
+        if self.exponent is None and known:
+            self._choose(known)
+        return [self.scale(product) for product in products]
+
+    def _choose(self, products: Sequence[Tensor]) -> None:
+        here = max(float(product.abs().max()) if product.numel() else 0.0 for product in products)
         largest = float(self._ranks.numbers(here).max())
         # Products that are not finite are rejected by the caller.
         if largest > 0 and math.isfinite(largest):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import functools
 import hashlib
-import importlib.metadata
 import math
 import os
-import platform
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -30,13 +27,16 @@ from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.backend.shown import Shown, TextTable
 from hesspec.krylov.lanczos_state import rounding_unit
+from hesspec.krylov.requests import Requests, answered
 from hesspec.krylov.ritz import Array
-from hesspec.krylov.run import AUTO_FIRST, KrylovRun, OnStep
+from hesspec.krylov.run import KrylovRun, OnStep
 from hesspec.krylov.snapshot import Snapshot
-from hesspec.krylov.storage import STORAGES, Storage, available, storages
+from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.measure.arrays import as_operator
+from hesspec.measure.keeping import basis_in_words, how_kept, most_steps, together
+from hesspec.measure.surroundings import surroundings
 from hesspec.measure.trace import with_trace
 from hesspec.spectra.sampling import residual_bound
 from hesspec.spectra.spectrum import Spectrum
@@ -44,15 +44,11 @@ from hesspec.spectra.spectrum import Spectrum
 __all__ = [
     "Eigenpairs",
     "agreed",
-    "basis_in_words",
     "eigenpairs",
-    "how_kept",
+    "measuring",
     "outlier_pairs",
     "spectrum",
 ]
-
-# Smallest number of vectors of a restarted basis: half of fewer would be less than the outliers of most networks.
-RESTARTED_FROM = 8
 
 
 @returned_memory()
@@ -356,17 +352,14 @@ def _measured(
 ) -> tuple[KrylovRun, Spectrum]:
     """Return the spectrum and the run that it comes from, with the requested number of eigenvectors."""
     p = check_operator(operator := as_operator(operator))
-    if steps != "auto" and not is_whole(steps, 1):
-        raise ValueError(f"steps is {steps!r}; it must be a positive integer or 'auto'.")
-    if not is_whole(probes, 1):
-        raise ValueError(f"probes is {probes!r}; it must be a positive integer.")
+    check_run(steps, probes)
     seed = check_seed(seed)
     begin = time.perf_counter()
     device = torch.device(operator.device)
     operator, ranks = _sliced(operator), getattr(operator, "ranks", ALONE)
     space = Space(p, ranks)
     budget = int(ranks.least(free_shares(device, ranks).basis)) if memory is None else parse_memory(memory)
-    limit = min(steps, p) if steps != "auto" else _most_steps(operator, space, basis, offload, budget)
+    limit = min(steps, p) if steps != "auto" else most_steps(operator, space, basis, offload, budget)
     keeping = agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, offload, budget))
     keeper = None
     if snapshot is not None:
@@ -376,19 +369,74 @@ def _measured(
         run = KrylovRun(
             operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, wanted, keeper
         )
-        run.first(limit, None if steps != "auto" else tolerance)
-        run.others(_together(operator, space, run.keeping, limit, budget))
-        run.confirm()
+        answered(_phases(run, operator, space, limit, budget, None if steps != "auto" else tolerance), run.multiplied)
+    saved = {} if keeper is None else {"snapshot_seconds": keeper.seconds}
+    return run, _result(run, operator, seed, begin, saved)
+
+
+def measuring(
+    operator: SymmetricOperator,
+    *,
+    steps: int | Literal["auto"],
+    probes: int,
+    seed: int,
+    tolerance: float,
+    budget: int,
+    on_step: OnStep | None = None,
+) -> Requests[Spectrum]:
+    """Measure a spectrum with products that are computed elsewhere: see `hesspec.krylov.requests`.
+
+    Several of them can advance in lockstep, with one pass over the data for the products of all.
+
+    Parameters
+    ----------
+    operator, steps, probes, seed, tolerance, on_step
+        See `spectrum`. Only the operator's `reference` is multiplied here. Its vectors are whole on each rank.
+    budget : int
+        Device memory for the Krylov basis, in bytes.
+    """
+    p = check_operator(operator)
+    begin, space = time.perf_counter(), Space(p)
+    limit = min(steps, p) if steps != "auto" else most_steps(operator, space, "auto", None, budget)
+    keeping = how_kept(operator, p, limit, "auto", None, budget)
+    run = KrylovRun(operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, 0)
+    yield from _phases(run, operator, space, limit, budget, None if steps != "auto" else tolerance)
+    return _result(run, operator, seed, begin)
+
+
+def check_run(steps: int | str, probes: int) -> None:
+    """Raise ValueError unless these are numbers of steps and probes."""
+    if steps != "auto" and not is_whole(steps, 1):
+        raise ValueError(f"steps is {steps!r}; it must be a positive integer or 'auto'.")
+    if not is_whole(probes, 1):
+        raise ValueError(f"probes is {probes!r}; it must be a positive integer.")
+
+
+def _phases(
+    run: KrylovRun, operator: SymmetricOperator, space: Space, limit: int, budget: int, tolerance: float | None
+) -> Requests[None]:
+    yield from run.first(limit, tolerance)
+    yield from run.others(together(operator, space, run.keeping, limit, budget))
+    yield from run.confirm()
+
+
+def _result(
+    run: KrylovRun,
+    operator: SymmetricOperator,
+    seed: int,
+    begin: float,
+    saved: Mapping[str, float] = types.MappingProxyType({}),
+) -> Spectrum:
     attributes: dict[str, Any] = {
         **getattr(operator, "attributes", {}),
         "seed": seed,
         "basis": basis_in_words(run.keeping),
         "seconds": time.perf_counter() - begin,
-        **({} if keeper is None else {"snapshot_seconds": keeper.seconds}),
-        **_surroundings(operator),
+        **saved,
+        **surroundings(operator),
         "reorthogonalised_steps": run.reorthogonalised_steps,
     }
-    return run, Spectrum(**run.measure(), attributes=attributes)
+    return Spectrum(**run.measure(), attributes=attributes)
 
 
 def name_of(operator: SymmetricOperator) -> str:
@@ -419,82 +467,3 @@ def _identity(operator: SymmetricOperator) -> dict[str, str]:
         "dtype": str(operator.dtype),
         **known,
     }
-
-
-def how_kept(
-    operator: SymmetricOperator, p: int, rows: int, basis: str, offload: str | None, budget: int
-) -> Storage | int:
-    """Choose how to store a basis of `rows` vectors; returns the number of vectors if it must be restarted."""
-    dtype, device, allowed = operator.dtype, torch.device(operator.device), storages(basis, offload)
-    for chosen in allowed:
-        if rows * chosen.row_bytes(p, dtype) <= available(chosen, budget, device):
-            return chosen
-    if allowed and (basis, offload) != ("auto", None):
-        needed, space = rows * chosen.row_bytes(p, dtype), available(chosen, budget, device)
-        raise MemoryError(
-            f"The Krylov basis of {rows} vectors of {p:,} numbers, stored as {chosen.name!r}, needs "
-            f"{needed / 1e9:.1f} GB, but may use only {space / 1e9:.1f} GB; take fewer steps (at most "
-            f'{space * rows // needed}), or use basis="auto".'
-        )
-    # While a basis is rotated, half of it is in memory twice.
-    size = min(budget // Storage().row_bytes(p, dtype) * 2 // 3, rows)
-    if size < min(RESTARTED_FROM, rows):
-        raise MemoryError(
-            f"Vectors of {p:,} numbers need {p * dtype.itemsize / 1e9:.2f} GB each, and the Krylov basis may use "
-            f"{budget / 1e9:.2f} GB on {device}: not enough of them fit for a spectrum. Increase memory=."
-        )
-    return int(size)
-
-
-def _most_steps(operator: SymmetricOperator, space: Space, basis: str, offload: str | None, budget: int) -> int:
-    """Largest number of steps that "auto" may take."""
-    allowed, p = storages(basis, offload), space.size
-    if not allowed:
-        raise ValueError('steps="auto" needs the whole basis: give a number of steps with basis="restarted".')
-    # As many as fit with half of the bits, where that is left open, on the device or where it is offloaded to.
-    kept = STORAGES["half"] if (basis, offload) == ("auto", None) else allowed[-1]
-    room = available(kept, budget, torch.device(operator.device))
-    fitting = int(space.ranks.least(room // kept.row_bytes(-(-p // space.ranks.size), operator.dtype)))
-    if fitting < min(p, AUTO_FIRST):
-        raise MemoryError(
-            f'steps="auto" needs a basis of {min(p, AUTO_FIRST)} vectors of {p:,} numbers at least, but only {fitting} '
-            f"fit into the {budget / 1e9:.2f} GB that it may use; increase memory=, or give a number of steps."
-        )
-    return min(p, fitting)
-
-
-def _together(operator: SymmetricOperator, space: Space, keeping: Storage | int, limit: int, budget: int) -> int:
-    """Number of probes whose bases fit into memory together with the resolved eigenvectors."""
-    length = -(-space.size // space.ranks.size)
-    if isinstance(keeping, int):
-        return max(1, budget // (4 * Storage().row_bytes(length, operator.dtype)))
-    room = int(space.ranks.least(available(keeping, budget, torch.device(operator.device))))
-    return max(1, room // (limit * keeping.row_bytes(length, operator.dtype)) - 1)
-
-
-def basis_in_words(keeping: Storage | int) -> str:
-    """Describe how a basis is stored, as in the attributes of a spectrum."""
-    if isinstance(keeping, int):
-        return f"restarted, {keeping} vectors"
-    return next(name for name, kept in STORAGES.items() if kept == keeping)
-
-
-def _surroundings(operator: SymmetricOperator) -> dict[str, str | int]:
-    device = torch.device(operator.device)
-    machine = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    )
-    return {
-        "dtype": str(operator.dtype).removeprefix("torch."),
-        "device": str(device),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **_versions(),
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "machine": machine,
-    }
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("hesspec", "torch", "numpy", "scipy")}

@@ -280,9 +280,19 @@ class CurvatureOperator(Composable, ABC):
         return self._counts[1]
 
     @property
+    def model(self) -> nn.Module:
+        """The user's model, without wrappers."""
+        return self._risk.module
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the selected parameters, in the order of flat vectors."""
         return self._risk.parameters.names
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the selected parameters by name, in the order of flat vectors; complex ones as pairs of reals."""
+        return dict(zip(self.names, self._risk.parameters.shapes, strict=True))
 
     @property
     def risk(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,19 +58,8 @@ class GaussNewtonForm:
             return lambda _: tuple(map(torch.zeros_like, leaves))
         u = [torch.zeros_like(head, requires_grad=True) for head in heads]
         pulled = torch.autograd.grad(heads, leaves, u, create_graph=True, allow_unused=True)
-        reached = [i for i, part in enumerate(pulled) if part is not None and part.requires_grad]
-        live_parts = [pulled[i] for i in reached]
-        curve = _curve(loss, self.part, rebuild, outputs, live, theta)
-
-        def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-            given = [tangents[i] for i in reached]
-            pushed = torch.autograd.grad(live_parts, u, given, retain_graph=True, allow_unused=True)
-            curved = curve(materialised(pushed, u))
-            return materialised(
-                torch.autograd.grad(heads, leaves, curved, retain_graph=True, allow_unused=True), leaves
-            )
-
-        return apply
+        reached = {i: part for i, part in enumerate(pulled) if part is not None and part.requires_grad}
+        return _RetainedProduct(leaves, heads, u, reached, _curve(loss, self.part, rebuild, outputs, live, theta))
 
     def difference(self, differences: Differences, tangents: Sequence[Tensor], displacement: float) -> list[Tensor]:
         """Product J^T A J v, with differences for J v and, if A is the full output curvature, for A (J v)."""
@@ -168,6 +157,36 @@ class GaussNewton(SumOverBatches):
     def identity(self) -> dict[str, str]:
         """Content hashes that identify this operator; see `CurvatureOperator`."""
         return {**super().identity(), "output curvature": self._form.part}
+
+
+class _RetainedProduct:
+    """Product J^T A J v from the retained graphs of the outputs, `heads`, and of u -> J^T u, by place of its parts."""
+
+    def __init__(
+        self,
+        leaves: Sequence[Tensor],
+        heads: Sequence[Tensor],
+        u: Sequence[Tensor],
+        pulled: Mapping[int, Tensor],
+        curve: Apply,
+    ) -> None:
+        self._leaves, self._heads, self._u, self._pulled, self._curve = leaves, heads, u, pulled, curve
+
+    def __call__(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        return self.within(range(len(self._leaves)), tangents)
+
+    def within(self, places: Sequence[int], tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Part of the product at these places, for a vector that is zero elsewhere."""
+        leaves = [self._leaves[i] for i in places]
+        pairs = [(self._pulled[i], v) for i, v in zip(places, tangents, strict=True) if i in self._pulled]
+        if not pairs:
+            return tuple(map(torch.zeros_like, leaves))
+        parts, given = zip(*pairs, strict=True)
+        pushed = torch.autograd.grad(parts, self._u, given, retain_graph=True, allow_unused=True)
+        curved = self._curve(materialised(pushed, self._u))
+        return materialised(
+            torch.autograd.grad(self._heads, leaves, curved, retain_graph=True, allow_unused=True), leaves
+        )
 
 
 def _curve(

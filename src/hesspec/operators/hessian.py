@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,16 +87,28 @@ def differentiate_gradient(value: Tensor, leaves: Sequence[Tensor]) -> Apply:
         else (None,) * len(leaves)
     )
     # Parts of the gradient that do not depend on the parameters have no graph and no curvature.
-    places = [i for i, part in enumerate(gradient) if part is not None and part.requires_grad]
-    curved = [part for part in gradient if part is not None and part.requires_grad]
+    return _GradientDerivative(
+        leaves, {i: part for i, part in enumerate(gradient) if part is not None and part.requires_grad}
+    )
 
-    def apply(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-        if not curved:
+
+class _GradientDerivative:
+    """Products with the derivative of a gradient, whose parts with a graph are given by their places."""
+
+    def __init__(self, leaves: Sequence[Tensor], curved: Mapping[int, Tensor]) -> None:
+        self._leaves, self._curved = leaves, curved
+
+    def __call__(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        return self.within(range(len(self._leaves)), tangents)
+
+    def within(self, places: Sequence[int], tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Part of the product at these places, for a vector that is zero elsewhere."""
+        leaves = [self._leaves[i] for i in places]
+        pairs = [(self._curved[i], v) for i, v in zip(places, tangents, strict=True) if i in self._curved]
+        if not pairs:
             return tuple(map(torch.zeros_like, leaves))
-        found = torch.autograd.grad(curved, leaves, [tangents[i] for i in places], retain_graph=True, allow_unused=True)
-        return materialised(found, leaves)
-
-    return apply
+        curved, given = zip(*pairs, strict=True)
+        return materialised(torch.autograd.grad(curved, leaves, given, retain_graph=True, allow_unused=True), leaves)
 
 
 def materialised(found: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> list[Tensor]:

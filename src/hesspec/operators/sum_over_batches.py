@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import Self
+from collections.abc import Sequence
+from typing import Self, cast
 
 import torch
+from torch import Tensor
 
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
 from hesspec.operators.engine.streaming import LinearisedRisk
+from hesspec.operators.engine.within import BlockEntries
+from hesspec.operators.model.ambient import neutral
 
 __all__ = ["SumOverBatches"]
 
@@ -62,6 +66,24 @@ class SumOverBatches(CurvatureOperator):
         other._moved, other._built = built.emptied(), None  # type: ignore[attr-defined]  # noqa: SLF001
         other.matvecs = 0
         return other
+
+    def block_products(self, blocks: Sequence[BlockEntries], vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Compute M_bb v for a vector (q,) of each block, in one pass over the data, on all ranks together.
+
+        Each product computes only what it needs: it begins where the first parameter of its block is used, and ends at
+        the gradients of these parameters. Products that are not finite are returned as they are.
+        """
+        built = cast("LinearisedRisk", self._build())
+        with neutral():
+            products = built.block_products(blocks, vectors)
+        self.matvecs += len(products)
+        return [self.ranks.sum_(product) for product in products]
+
+    def block_discrepancy(self, block: BlockEntries) -> float:
+        """Relative difference of such a product from that part of the whole product, for one batch of each rank."""
+        built = cast("LinearisedRisk", self._build())
+        with neutral():
+            return float(self.ranks.numbers(built.block_discrepancy(block)).max())
 
     def _passes(self) -> MatrixPasses:
         return MatrixPasses(self._risk, self._form, self._precision, self._cached_graphs)

@@ -38,6 +38,7 @@ _SCALARS: Final[dict[str, Callable[[xr.Dataset, str], Any]]] = {
 KINDS: Final = {
     "hesspec_format": "hesspec.spectra.spectrum.Spectrum",
     "hesspec_structure_format": "hesspec.applications.class_structure.record.ClassStructure",
+    "hesspec_blocks_format": "hesspec.applications.blocks.record.BlockSpectra",
     "hesspec_comparison_format": "hesspec.applications.comparison.record.Comparison",
     "hesspec_laplace_format": "hesspec.applications.laplace.record.Evidence",
     "hesspec_calibration_format": "hesspec.applications.language.calibration_record.Calibration",

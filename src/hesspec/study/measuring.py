@@ -25,6 +25,7 @@ from hesspec.measure.spectrum import spectrum
 from hesspec.operators import GraphCache, shard_data
 from hesspec.operators.named import operator_class
 from hesspec.operators.risk.parameters import ParameterSpec
+from hesspec.spectra.record import Record
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.datasets import Dataset
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES, loss_of
@@ -36,7 +37,9 @@ __all__ = [
     "measure",
     "measure_structure",
     "named",
+    "of_dataset",
     "plan_measurement",
+    "save_result",
     "spectrum_file",
 ]
 
@@ -163,7 +166,7 @@ def measure(
     (2, 13)
     """
     names, function = matrix_names(matrices), loss_of(loss)
-    kept = {**_of_dataset(dataset), **(attributes or {})}
+    kept = {**of_dataset(dataset), **(attributes or {})}
     network.eval()
     check_outputs(network, dataset)
     batches = dataset.batches(batch_size)
@@ -196,7 +199,7 @@ def measure(
         )
         spectra[name] = replace(measured, attributes={**measured.attributes, **kept})
         if folder is not None and writes:
-            _save(spectra[name], Path(folder) / file, overwrite=overwrite)
+            save_result(spectra[name], Path(folder) / file, overwrite=overwrite)
         if running is not None and writes:
             remove_snapshot(running)
     return spectra
@@ -302,7 +305,7 @@ def measure_structure(
     names = matrix_names(matrices)
     network.eval()
     outputs = check_outputs(network, dataset)
-    kept = {**_of_dataset(dataset), **(attributes or {})}
+    kept = {**of_dataset(dataset), **(attributes or {})}
     checkpoint = named(prefix, kept)
     batches, writes = dataset.batches(batch_size), group is None or dist.get_rank(group) == 0
 
@@ -334,11 +337,13 @@ def measure_structure(
     )
     found = replace(found, attributes={**found.attributes, **kept})
     if folder is not None and writes:
-        _save(found, Path(folder) / spectrum_file("ClassStructure", dataset.split, checkpoint), overwrite=overwrite)
+        save_result(
+            found, Path(folder) / spectrum_file("ClassStructure", dataset.split, checkpoint), overwrite=overwrite
+        )
     return found
 
 
-def _save(result: Spectrum | ClassStructure, file: Path, *, overwrite: bool) -> None:
+def save_result(result: Record, file: Path, *, overwrite: bool) -> None:
     """Save a result under its name or, if another process has taken it meanwhile, under a free name."""
     try:
         result.save(file, overwrite=overwrite)
@@ -403,7 +408,8 @@ def _outputs(network: nn.Module, inputs: Tensor, dataset: Dataset) -> Any:
         ) from error
 
 
-def _of_dataset(dataset: Dataset) -> dict[str, Attribute]:
+def of_dataset(dataset: Dataset) -> dict[str, Attribute]:
+    """Attributes of results that say what they were measured on."""
     if dataset.is_sequences:
         of_text = {"sequences": len(dataset), "positions": dataset.size, "vocabulary": dataset.classes}
         return {"dataset": dataset.name, "split": dataset.split, **of_text}

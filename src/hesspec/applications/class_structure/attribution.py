@@ -29,7 +29,8 @@ from hesspec.krylov.projected import ProjectedOperator
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm
 from hesspec.matrices import DEFAULT_MATRICES
-from hesspec.measure.spectrum import Eigenpairs, agreed, how_kept, outlier_pairs, spectrum
+from hesspec.measure.keeping import how_kept
+from hesspec.measure.spectrum import Eigenpairs, agreed, outlier_pairs, spectrum
 from hesspec.operators import CurvatureOperator
 from hesspec.operators.class_parts import Projections
 from hesspec.operators.named import operator_class

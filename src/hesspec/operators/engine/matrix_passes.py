@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,6 +21,39 @@ from hesspec.operators.risk.empirical_risk import EmpiricalRisk, Named, OutputLo
 __all__ = ["Apply", "CurvatureForm", "MatrixPasses"]
 
 Apply = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class TracedProduct:
+    """Products of a batch from the residuals of its primal pass: v -> M v, and those within a block of parameters."""
+
+    trace: LinearTrace
+    residuals: Sequence[Tensor]
+
+    def __call__(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Product M v."""
+        (tangent,) = self.trace.tangents
+        return tangent(*self.residuals, *tangents)
+
+    def within(self, places: tuple[int, ...], tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Part of M v at these places, for v that is zero elsewhere."""
+        return self.trace.restrict(places)(*self.residuals, *tangents)
+
+
+class RetainedProduct:
+    """Products of a batch from its double-backward graph, with gradients enabled.
+
+    It has `within`, as `TracedProduct`, if the form's product has.
+    """
+
+    def __init__(self, apply: Apply) -> None:
+        self._apply = torch.enable_grad()(apply)
+        if (within := getattr(apply, "within", None)) is not None:
+            self.within = torch.enable_grad()(within)
+
+    def __call__(self, tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Product M v."""
+        return self._apply(tangents)
 
 
 class CurvatureForm(Hashable, Protocol):
@@ -72,17 +106,10 @@ class MatrixPasses(Passes):
         return [product[name] for name in theta]
 
     def _applied(self, trace: LinearTrace, residuals: Sequence[Tensor], batch: Batch) -> Apply:  # noqa: ARG002
-        (tangent,) = trace.tangents
-        return lambda tangents: tangent(*residuals, *tangents)
+        return TracedProduct(trace, residuals)
 
     def _retained(self, predict: Predict, loss: OutputLoss, theta: Named) -> Apply:
-        apply = self._form.retained(predict, loss, theta)
-
-        def enabled(tangents: Sequence[Tensor]) -> Sequence[Tensor]:
-            with torch.enable_grad():
-                return apply(tangents)
-
-        return enabled
+        return RetainedProduct(self._form.retained(predict, loss, theta))
 
     def _plainly(self, plain: PlainModel, batch: Batch) -> Apply:
         return (self._differences if self.mode == "differences" else self._in_place)(plain, batch)

@@ -22,6 +22,7 @@ from hesspec.operators.engine.graph.precision import arithmetic
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
 from hesspec.operators.engine.passes import Passes
+from hesspec.operators.engine.within import BlockEntries, discrepancy, product_within
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, loss_not_finite
 
@@ -368,6 +369,31 @@ class LinearisedRisk(KeptPasses):
     def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """Compute M v for each flat vector (p,), in one pass over the data."""
         return self._risk.ranks.together(lambda: self._surviving(lambda: self._pass(vectors)))
+
+    def block_products(self, blocks: Sequence[BlockEntries], vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Compute M_bb v for a vector (q,) of each block, in one pass over the data."""
+        return self._risk.ranks.together(lambda: self._surviving(lambda: self._block_pass(blocks, vectors)))
+
+    def block_discrepancy(self, block: BlockEntries) -> float:
+        """Relative difference of a product of a block from that part of the whole product, in the first batch."""
+
+        def apart() -> float:
+            first = next(self._applications(), None)
+            with torch.no_grad(), self._arithmetic():
+                return 0.0 if first is None else discrepancy(first[2], self._risk.parameters, block.places)
+
+        return self._surviving(apart)
+
+    def _block_pass(self, blocks: Sequence[BlockEntries], vectors: Sequence[Tensor]) -> list[Tensor]:
+        parameters = self._risk.parameters
+        split = [block.tangents(parameters, vector) for block, vector in zip(blocks, vectors, strict=True)]
+        results = [torch.zeros_like(vector) for vector in vectors]
+        for _, share, apply in self._applications():
+            with torch.no_grad(), self._arithmetic():
+                for block, tangents, total in zip(blocks, split, results, strict=True):
+                    parts = product_within(apply, parameters, block.places, tangents)
+                    total.add_(block.collected(parts), alpha=share)
+        return results
 
     def diagnose(self, vector: Tensor) -> NonFiniteError:
         """Find the batch and the parameter where M v is NaN or infinite."""

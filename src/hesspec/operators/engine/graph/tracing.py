@@ -6,6 +6,7 @@ is all that a matvec has to run. Caching the primal part saves a quarter to a th
 (see `hesspec.matrices`).
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from hesspec.operators.engine.graph.fourier import prefer_fourier
 from hesspec.operators.engine.graph.kernels import prefer_fast_convolutions, prefer_fast_products
 from hesspec.operators.engine.graph.precision import lower_products
 from hesspec.operators.engine.graph.quiet import quiet_tracer
+from hesspec.operators.engine.graph.restriction import restricted
 from hesspec.operators.engine.graph.reuse import reuse_memory
 from hesspec.operators.engine.graph.simplify import merge_equal, simplify
 from hesspec.operators.engine.graph.soundness import free_of_mutations, free_of_strides
@@ -71,6 +73,10 @@ class LinearTrace(NamedTuple):
         Tangents of the first group whose primals `value` does not depend on.
     bytes : PassBytes
         Memory that the parts allocate.
+    restrict : callable
+        `restrict(block)` returns the part of the first group for vectors that are zero outside of a block: places of
+        its tangents, ascending, of which `part(*shared residuals, *residuals, *tangents of the block)` returns the
+        products of the block only.
     """
 
     shared: Part
@@ -78,6 +84,7 @@ class LinearTrace(NamedTuple):
     tangents: tuple[Part, ...]
     independent: tuple[int, ...]
     bytes: PassBytes
+    restrict: Callable[[tuple[int, ...]], Part]
 
 
 def trace_linear(
@@ -169,8 +176,7 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
         Whether matrix products and convolutions of the tangent part use bfloat16 (see `lower_products`).
     """
     traced, num_fixed, num_primals, groups = trace
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(traced.graph, {}))
+    graph = _copy(traced.graph)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
     dependent = _descendants(graph, placeholders[num_primals:])
@@ -202,9 +208,18 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
         parts.append(_subgraph([*common, *residuals, *mine], [node for node in inner if node in reached], wanted))
     # Memory is counted before reuse of memory, which only reduces it.
     size = trace_bytes(shared, primal, parts)
+    whole, inputs = _copy(parts[0]), len(common) + len(residuals)
     for part in parts:
         prefer_fast_products(part)
         reuse_memory(part)
+
+    @functools.cache
+    def restrict(block: tuple[int, ...]) -> Part:
+        part = restricted(whole, inputs, block)
+        prefer_fast_products(part)
+        reuse_memory(part)
+        return cast("Part", fx.GraphModule(traced, part).forward)
+
     independent = tuple(i for i, node in enumerate(placeholders[: groups[0].tangents]) if node not in influential)
     # forward, since calling the module prints its source to stderr if it raises, for example when memory runs out.
     return LinearTrace(
@@ -213,7 +228,14 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
         tuple(fx.GraphModule(traced, part).forward for part in parts),
         independent,
         size,
+        restrict,
     )
+
+
+def _copy(graph: fx.Graph) -> fx.Graph:
+    copied = fx.Graph()
+    copied.output(copied.graph_copy(graph, {}))
+    return copied
 
 
 def _descendants(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
