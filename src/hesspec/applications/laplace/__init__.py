@@ -20,10 +20,12 @@ if TYPE_CHECKING:
         required_dimension,
         top_eigenvectors,
     )
+    from hesspec.applications.laplace.torch_adapter import KrylovLaplace
 
 __all__ = [
     "Covariance",
     "Evidence",
+    "KrylovLaplace",
     "Laplace",
     "MarginalLikelihood",
     "Prediction",
@@ -62,5 +64,6 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of this modul
                 "required_dimension",
                 "top_eigenvectors",
             ),
+            "torch_adapter": ("KrylovLaplace",),
         },
     )
