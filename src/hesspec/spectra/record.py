@@ -40,6 +40,7 @@ KINDS: Final = {
     "hesspec_structure_format": "hesspec.applications.class_structure.record.ClassStructure",
     "hesspec_comparison_format": "hesspec.applications.comparison.record.Comparison",
     "hesspec_laplace_format": "hesspec.applications.laplace.record.Evidence",
+    "hesspec_laplace_calibration_format": "hesspec.applications.laplace.calibration.Calibration",
     "hesspec_exit_times_format": "hesspec.applications.noise.exit_record.ExitTimes",
     "hesspec_tail_index_format": "hesspec.applications.noise.tail_record.TailIndex",
     "hesspec_gradient_noise_format": "hesspec.applications.noise.tail_record.GradientNoise",

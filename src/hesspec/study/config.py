@@ -313,6 +313,8 @@ class MeasureConfig(_Model):
         Memory for a measurement, such as "8GB".
     structure : bool
         Whether to measure the class structure of G as well.
+    laplace : bool
+        Whether to compute the evidence of the Laplace approximation from the spectra of G on the training set.
     """
 
     epochs: list[Annotated[int | Literal["end"], _number_or(END, 0)]] = Field(min_length=1)
@@ -325,6 +327,7 @@ class MeasureConfig(_Model):
     params: list[str] | None = None
     memory: str | None = None
     structure: bool = False
+    laplace: bool = False
 
     @field_validator("matrices")
     @classmethod
@@ -425,6 +428,16 @@ class StudyConfig(_Model):
     def _fit_together(self) -> Self:
         if self.measure.structure and self.training.loss != CROSS_ENTROPY:
             raise ValueError(f"measure.structure belongs to cross-entropy, but training.loss is {self.training.loss!r}")
+        if self.measure.laplace and self.training.loss != CROSS_ENTROPY:
+            raise ValueError(
+                f"measure.laplace needs a loss that is a likelihood, cross-entropy, but training.loss is "
+                f"{self.training.loss!r}"
+            )
+        if self.measure.laplace and not ("GaussNewton" in self.measure.matrices and "train" in self.measure.splits):
+            raise ValueError(
+                "measure.laplace needs the spectra of G on the training set: add g to measure.matrices and train to "
+                "measure.splits"
+            )
         others = [optimizer.name for optimizer in self.optimizers if optimizer.name not in MONITORED]
         if self.monitor is not None and others:
             raise ValueError(

@@ -50,6 +50,7 @@ __all__ = [
 HISTORY: Final = "training.json"
 DIVERGED: Final = "diverged.json"
 STRUCTURE: Final = "ClassStructure"
+EVIDENCE: Final = "Evidence"
 CODE: Final = "code.json"
 STUDY_LOCK: Final = ".study.lock"
 
@@ -70,14 +71,14 @@ def _safe(name: str) -> str:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measurement of one checkpoint: a spectrum, or the class structure.
+    """Measurement of one checkpoint: a spectrum, the class structure, or the evidence of the Laplace approximation.
 
     Parameters
     ----------
     epoch : int
     split : str
     what : str
-        Name of a matrix, or "ClassStructure".
+        Name of a matrix, "ClassStructure" or "Evidence".
     """
 
     epoch: int
@@ -270,7 +271,11 @@ class Task:
         """All requested measurements, in the order of training."""
         wanted = [*self.measure.matrices, *([STRUCTURE] if self.measure.structure else [])]
         return [
-            Measurement(epoch, split, what) for epoch in self.epochs for split in self.measure.splits for what in wanted
+            Measurement(epoch, split, what)
+            for epoch in self.epochs
+            for split in self.measure.splits
+            # The evidence, of the training set, comes after the spectrum that it is computed from.
+            for what in [*wanted, *([EVIDENCE] if self.measure.laplace and split == "train" else [])]
         ]
 
     @property

@@ -20,7 +20,7 @@ def table():
 
 def test_evidence_is_saved_and_read(tmp_path):
     found = table()
-    assert found.prior_precision.size == 50
+    assert found.prior_precision.size == 51
     assert (np.diff(found.effective_parameters) < 0).all()
     found.save(tmp_path / "evidence.nc")
     again = hesspec.load(tmp_path / "evidence.nc")

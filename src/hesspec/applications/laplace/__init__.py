@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from hesspec.backend.lazy import lazily
 
 if TYPE_CHECKING:
+    from hesspec.applications.laplace.calibration import Calibration, calibrate
     from hesspec.applications.laplace.evidence import MarginalLikelihood
     from hesspec.applications.laplace.figure import plot_band, plot_calibration, plot_evidence
     from hesspec.applications.laplace.posterior import Covariance, Laplace, Prediction
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hesspec.applications.laplace.torch_adapter import KrylovLaplace
 
 __all__ = [
+    "Calibration",
     "Covariance",
     "Evidence",
     "KrylovLaplace",
@@ -30,6 +32,7 @@ __all__ = [
     "MarginalLikelihood",
     "Prediction",
     "Subspace",
+    "calibrate",
     "compare_subspaces",
     "largest_diagonal_variance",
     "largest_magnitude",
@@ -49,6 +52,7 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of this modul
         __name__,
         "hesspec.laplace",
         {
+            "calibration": ("Calibration", "calibrate"),
             "evidence": ("MarginalLikelihood",),
             "figure": ("plot_band", "plot_calibration", "plot_evidence"),
             "posterior": ("Covariance", "Laplace", "Prediction"),
