@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from hesspec.applications.laplace.calibration import Calibration, calibrate
     from hesspec.applications.laplace.evidence import MarginalLikelihood
     from hesspec.applications.laplace.figure import plot_band, plot_calibration, plot_evidence
-    from hesspec.applications.laplace.posterior import Covariance, Laplace, Prediction
+    from hesspec.applications.laplace.posterior import Laplace
+    from hesspec.applications.laplace.predictions import Covariance, Prediction
     from hesspec.applications.laplace.record import Evidence
     from hesspec.applications.laplace.subspaces import (
         Subspace,
@@ -55,7 +56,8 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of this modul
             "calibration": ("Calibration", "calibrate"),
             "evidence": ("MarginalLikelihood",),
             "figure": ("plot_band", "plot_calibration", "plot_evidence"),
-            "posterior": ("Covariance", "Laplace", "Prediction"),
+            "posterior": ("Laplace",),
+            "predictions": ("Covariance", "Prediction"),
             "record": ("Evidence",),
             "subspaces": (
                 "Subspace",

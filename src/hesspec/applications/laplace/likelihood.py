@@ -16,6 +16,8 @@ CATEGORICAL = ("CrossEntropyLoss", "NLLLoss")
 
 BERNOULLI = ("BCEWithLogitsLoss",)
 GAUSSIAN = ("MSELoss",)
+OWN_NOISE = "GaussianLikelihood"
+"""Loss that is a negative log-likelihood itself, with the noise of each output."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Likelihood:
     kind : {"categorical", "bernoulli", "gaussian"}
         Distribution of the targets.
     noise : float
-        Standard deviation of each output if it is Gaussian; 1 otherwise.
+        Standard deviation of all outputs if it is Gaussian; 1 otherwise, and where each output has its own.
     scale : float
         Factor of the loss, and hence of the Gauss-Newton matrix.
     log_likelihood : float
@@ -77,6 +79,8 @@ def likelihood_of(attributes: Mapping[str, Any], noise: float) -> Likelihood:
     if name in GAUSSIAN:
         scale = total / (2 * noise**2)
         return Likelihood("gaussian", noise, scale, -scale * risk - terms / 2 * math.log(2 * math.pi * noise**2))
+    if name == OWN_NOISE:
+        return Likelihood("gaussian", 1.0, 1.0, -risk)
     if name not in CATEGORICAL + BERNOULLI:
         raise InputError(
             f"The loss {name} is not a known negative log-likelihood; use torch.nn.CrossEntropyLoss, "
