@@ -35,8 +35,8 @@ from hesspec.study.networks import build_network
 
 PAGE = ROOT / "docs/guide/laplace.md"
 # Training images per class and epochs.
-TRAININGS = {"digits": (90, 60), "fashion-mnist": (200, 40)}
-TEST_PER_CLASS = 80
+TRAININGS = {"digits": (90, 60), "fashion-mnist": (100, 40)}
+TEST_PER_CLASS = 40
 RANK = 64
 
 

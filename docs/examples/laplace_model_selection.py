@@ -8,6 +8,7 @@ epochs of SGD with momentum 0.9 and batches of 50. The evidence is that at the b
 of 64 steps; in the panel of the weight decay w, that at the prior of the training, a precision of 300 w. Takes about
 two minutes with one thread.
 """
+# ruff: noqa: T201
 
 from __future__ import annotations
 
@@ -82,10 +83,9 @@ def draw(results: dict[str, np.ndarray], path: Path) -> None:
             ):
                 where.plot(places, np.median(curve, axis=1), color=colour, marker=mark, markersize=4, linewidth=1.5)
                 where.fill_between(places, curve.min(1), curve.max(1), color=colour, alpha=FILL, linewidth=0)
-                best = np.median(curve, axis=1).argmax() if where is other else np.median(curve, axis=1).argmin()
-                where.plot(
-                    places[best], np.median(curve, axis=1)[best], mark, color=colour, markersize=10, fillstyle="none"
-                )
+                middle = np.median(curve, axis=1)
+                best = middle.argmax() if where is other else middle.argmin()
+                where.plot(places[best], middle[best], mark, color=colour, markersize=10, fillstyle="none")
                 where.tick_params(axis="y", colors=colour)
             axes.set(xscale="log", xlabel=TITLES[what], yscale="log")
             other.grid(visible=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hesspec.errors import InputError
 
-__all__ = ["CATEGORICAL", "Likelihood", "likelihood_of", "positive"]
+__all__ = ["CATEGORICAL", "Likelihood", "likelihood_of", "positive", "refuse_weighted"]
 
 CATEGORICAL = ("CrossEntropyLoss", "NLLLoss")
 """Losses that are negative log-likelihoods of class labels."""
@@ -95,6 +95,17 @@ def likelihood_of(attributes: Mapping[str, Any], noise: float) -> Likelihood:
             f"The loss counts {terms:g} terms: with class weights it is not a log-likelihood; leave them out."
         )
     return Likelihood("categorical" if name in CATEGORICAL else "bernoulli", 1.0, total, -total * risk)
+
+
+def refuse_weighted(function: Any, title: str) -> None:
+    """Raise ValueError for a loss whose options make it something other than a negative log-likelihood."""
+    for name in ("weight", "pos_weight", "label_smoothing"):
+        value = getattr(function, name, None)
+        if value is not None and not (isinstance(value, float | int) and value == 0):
+            raise InputError(
+                f"{title} with {name} is not a negative log-likelihood, so it has no evidence or posterior: leave "
+                f"{name} out."
+            )
 
 
 def positive(name: str, value: Any) -> float:

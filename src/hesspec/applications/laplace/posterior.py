@@ -15,7 +15,7 @@ from hesspec.applications.laplace.evidence import MarginalLikelihood
 from hesspec.applications.laplace.gaussian import GaussianLikelihood, noise_per_output
 from hesspec.applications.laplace.groups import GroupedEvidence, Groups, groups_of, precisions
 from hesspec.applications.laplace.jacobian import Network
-from hesspec.applications.laplace.likelihood import likelihood_of, positive
+from hesspec.applications.laplace.likelihood import likelihood_of, positive, refuse_weighted
 from hesspec.applications.laplace.low_rank import low_rank
 from hesspec.applications.laplace.predictions import Covariance, Prediction
 from hesspec.applications.laplace.record import Evidence
@@ -25,7 +25,7 @@ from hesspec.backend.shown import Shown
 from hesspec.errors import InputError
 from hesspec.krylov.conjugate_gradients import conjugate_gradients
 from hesspec.operators.gauss_newton import GaussNewton
-from hesspec.operators.risk.losses import Loss, LossFunction, as_module
+from hesspec.operators.risk.losses import LossFunction, as_module
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.sampling import Estimate
 
@@ -123,7 +123,7 @@ class Laplace(Shown):
         self.prior_precision = prior_precision
         self.theta = torch.cat([value.reshape(-1) for value in risk.parameters.values])
         norm = float(self.theta.double().square().sum())
-        _refuse_weighted(risk.loss)
+        refuse_weighted(risk.loss.function, risk.loss.name)
         # Checked before the long run, so that a wrong loss or noise is reported at once.
         likelihood = likelihood_of(self.operator.attributes, noise)
         self.noise = torch.as_tensor(likelihood.noise if own is None else own, dtype=self.theta.dtype).to(
@@ -474,17 +474,6 @@ def _checked(prior: Prior) -> float | dict[str, float]:
     if not prior:
         raise InputError("prior_precision has no groups; it must be a number, or a mapping of groups to numbers.")
     return dict(zip(prior, precisions(prior).tolist(), strict=True))
-
-
-def _refuse_weighted(loss: Loss) -> None:
-    """Raise ValueError for a loss whose options make it something other than a negative log-likelihood."""
-    for name in ("weight", "pos_weight", "label_smoothing"):
-        value = getattr(loss.function, name, None)
-        if value is not None and not (isinstance(value, float | int) and value == 0):
-            raise InputError(
-                f"{loss.name} with {name} is not a negative log-likelihood, so it has no evidence or posterior: leave "
-                f"{name} out."
-            )
 
 
 def _count(samples: Any) -> int:
