@@ -1,4 +1,4 @@
-"""Does the evidence choose the epoch, the prior, the learning rate and the width that the test loss chooses?
+"""Compare the epoch, prior, learning rate and width that the evidence chooses with those that the test loss chooses.
 
     python docs/examples/laplace_model_selection.py [FIGURE]
 

@@ -333,7 +333,7 @@ class Laplace(Shown):
         means, values, errors, iterations = [], [], [], 0
         if not exact:
             for mean, rows in self.jacobians(inputs):
-                value, error = pairs.covariance(pairs.scaled(rows))
+                value, error = pairs.covariance(rows)
                 values.append(value)
                 errors.append(error)
                 means.append(mean)

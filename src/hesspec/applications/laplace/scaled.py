@@ -51,7 +51,6 @@ class ScaledPairs:
     def __init__(self, pairs: LowRank, scale: float, prior: float | Tensor) -> None:
         self._pairs, self._scale = pairs, scale
         a = scale * pairs.values.clamp(min=0)
-        self._equal = not isinstance(prior, Tensor)
         self.smallest = float(prior.min()) if isinstance(prior, Tensor) else float(prior)
         self.root: float | Tensor = prior.sqrt() if isinstance(prior, Tensor) else math.sqrt(prior)
         if isinstance(self.root, Tensor):
@@ -79,11 +78,16 @@ class ScaledPairs:
         return SpectralPreconditioner(self.vectors, 1 + self.squares, 1.0)
 
     def covariance(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Covariance (n, n), and the bound of its error, of scaled rows (n, p), float64."""
-        gram, seen = (rows @ rows.T).double(), (rows @ self.vectors).double()
+        """Covariance (n, n), and the bound of its error, of rows (n, p) of a Jacobian, float64."""
+        # Products are scaled where that is the same, as the rows of one input may take as much memory as C models.
+        if isinstance(self.root, Tensor):
+            rows, factor = self.scaled(rows), 1.0
+        else:
+            factor = 1 / self.root
+        gram, seen = (rows @ rows.T).double() * factor**2, (rows @ self.vectors).double() * factor
         weights = self.squares / (1 + self.squares)
         total = gram.trace()
-        if self._equal:
+        if not isinstance(self.root, Tensor):
             # The trace of the part outside the span bounds its norm.
             inside = (total - seen.square().sum()).clamp(min=0) * self.rest
         else:
