@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hesspec.applications.laplace.evidence import MarginalLikelihood
 from hesspec.applications.laplace.gaussian import GaussianLikelihood, noise_per_output
 from hesspec.applications.laplace.groups import GroupedEvidence, Groups, groups_of, precisions
-from hesspec.applications.laplace.jacobian import Network
+from hesspec.applications.laplace.jacobian import Network, blocks_of
 from hesspec.applications.laplace.likelihood import likelihood_of, positive, refuse_weighted
 from hesspec.applications.laplace.low_rank import low_rank
 from hesspec.applications.laplace.predictions import Covariance, Prediction
@@ -35,8 +35,6 @@ METHODS: Final = ("probit", "monte carlo", "network samples")
 """Methods to compute class probabilities."""
 
 Prior = float | Mapping[str, float]
-# Number of right-hand sides that are solved together.
-BLOCK = 32
 
 
 class Laplace(Shown):
@@ -227,6 +225,10 @@ class Laplace(Shown):
             raise InputError("The prior has no groups: give the precisions of groups by name.")
         return self._evidence_of(self._groups_of(tuple(chosen))).effective_parameters(precisions(chosen))
 
+    @overload
+    def optimise_prior(self, groups: None = None) -> Estimate: ...
+    @overload
+    def optimise_prior(self, groups: str | Iterable[str]) -> dict[str, Estimate]: ...
     def optimise_prior(self, groups: str | Iterable[str] | None = None) -> Estimate | dict[str, Estimate]:
         """Set `prior_precision` to maximise the evidence, and return it, without a product.
 
@@ -338,7 +340,7 @@ class Laplace(Shown):
                 errors.append(error)
                 means.append(mean)
             return self._covariance(means, values, errors, 0, condition, without)
-        for block in _blocks(self.jacobians(inputs)):
+        for block in blocks_of(self.jacobians(inputs)):
             rhs = torch.cat([pairs.scaled(rows) for _, rows in block]).T
             found = conjugate_gradients(
                 self._multiply_scaled,
@@ -480,15 +482,3 @@ def _count(samples: Any) -> int:
     if not is_whole(samples, 1):
         raise InputError(f"The number of samples is {samples!r}; it must be a positive integer.")
     return int(samples)
-
-
-def _blocks(rows: Iterator[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Group inputs to about `BLOCK` outputs each."""
-    block: list[tuple[Tensor, Tensor]] = []
-    for one in rows:
-        block.append(one)
-        if sum(len(mean) for mean, _ in block) >= BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block
