@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import hesspec
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.ticks import number_ticks
 
 SEEDS = (0, 1, 2)
 SAMPLES, BATCH = 300, 50
@@ -86,8 +87,9 @@ def draw(results: dict[str, np.ndarray], path: Path) -> None:
                 middle = np.median(curve, axis=1)
                 best = middle.argmax() if where is other else middle.argmin()
                 where.plot(places[best], middle[best], mark, color=colour, markersize=10, fillstyle="none")
-                where.tick_params(axis="y", colors=colour)
+                where.tick_params(axis="y", which="both", colors=colour)
             axes.set(xscale="log", xlabel=TITLES[what], yscale="log")
+            number_ticks(axes.yaxis)
             other.grid(visible=False)
             if what == "epochs":
                 axes.set_ylabel("test loss", color=OKABE_ITO[1])
