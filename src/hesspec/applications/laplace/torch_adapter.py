@@ -13,6 +13,7 @@ one for each parameter), and c the constant of the Gaussian.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -27,7 +28,10 @@ from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.spectra.sampling import Estimate
 
 try:
-    from laplace.baselaplace import ParametricLaplace
+    with warnings.catch_warnings():
+        # Of a library that it imports, which uses functions of PyTorch that are deprecated.
+        warnings.simplefilter("ignore")
+        from laplace.baselaplace import ParametricLaplace
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "KrylovLaplace is a class of laplace-torch, which is not installed: pip install 'hesspec[laplace]'."
@@ -72,8 +76,8 @@ class KrylovLaplace(ParametricLaplace):
     >>> data = torch.utils.data.TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
     >>> fitted = hesspec.laplace.KrylovLaplace(model, "classification")
     >>> fitted.fit(torch.utils.data.DataLoader(data, batch_size=4))
-    >>> fitted(torch.randn(5, 3), link_approx="probit").shape
-    torch.Size([5, 2])
+    >>> fitted.functional_variance(torch.randn(5, 2, 8)).shape, bool(fitted.log_marginal_likelihood() < 0)
+    (torch.Size([5, 2, 2]), True)
     """
 
     _key = ("all", "hesspec")
