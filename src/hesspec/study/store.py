@@ -49,8 +49,7 @@ __all__ = [
 
 HISTORY: Final = "training.json"
 DIVERGED: Final = "diverged.json"
-STRUCTURE: Final = "ClassStructure"
-EVIDENCE: Final = "Evidence"
+STRUCTURE, EVIDENCE = "ClassStructure", "Evidence"
 CODE: Final = "code.json"
 STUDY_LOCK: Final = ".study.lock"
 
@@ -75,8 +74,7 @@ class Measurement:
 
     Parameters
     ----------
-    epoch : int
-    split : str
+    epoch, split
     what : str
         Name of a matrix, "ClassStructure" or "Evidence".
     """
@@ -269,14 +267,11 @@ class Task:
     @property
     def measurements(self) -> list[Measurement]:
         """All requested measurements, in the order of training."""
-        wanted = [*self.measure.matrices, *([STRUCTURE] if self.measure.structure else [])]
-        return [
-            Measurement(epoch, split, what)
-            for epoch in self.epochs
-            for split in self.measure.splits
-            # The evidence, of the training set, comes after the spectrum that it is computed from.
-            for what in [*wanted, *([EVIDENCE] if self.measure.laplace and split == "train" else [])]
-        ]
+        of_all = [*self.measure.matrices, *([STRUCTURE] if self.measure.structure else [])]
+        # The evidence comes after the spectrum that it is computed from.
+        of_train = [*of_all, *([EVIDENCE] if self.measure.laplace else [])]
+        places = itertools.product(self.epochs, self.measure.splits)
+        return [Measurement(*place, what) for place in places for what in (of_train if place[1] == "train" else of_all)]
 
     @property
     def best(self) -> TrainingRun | None:
