@@ -320,6 +320,8 @@ class MeasureConfig(StudyModel):
         Memory for a measurement, such as "8GB".
     structure : bool
         Whether to measure the class structure of G as well.
+    laplace : bool
+        Whether to compute the evidence of the Laplace approximation from the spectra of G on the training set.
     """
 
     epochs: list[Annotated[int | Literal["end"], _number_or(END, 0)]] = Field(min_length=1)
@@ -333,6 +335,7 @@ class MeasureConfig(StudyModel):
     params: list[str] | None = None
     memory: str | None = None
     structure: bool = False
+    laplace: bool = False
 
     @field_validator("matrices")
     @classmethod
@@ -450,6 +453,16 @@ class StudyConfig(StudyModel):
         texts = [data.name for data in self.datasets if is_text(data.name)]
         if texts and self.training.loss != CROSS_ENTROPY:
             raise ValueError(f"{texts[0]!r} needs cross-entropy, but training.loss is {self.training.loss!r}")
+        if self.measure.laplace and self.training.loss != CROSS_ENTROPY:
+            raise ValueError(
+                f"measure.laplace needs a loss that is a likelihood, cross-entropy, but training.loss is "
+                f"{self.training.loss!r}"
+            )
+        if self.measure.laplace and not ("GaussNewton" in self.measure.matrices and "train" in self.measure.splits):
+            raise ValueError(
+                "measure.laplace needs the spectra of G on the training set: add g to measure.matrices and train to "
+                "measure.splits"
+            )
         others = [optimizer.name for optimizer in self.optimizers if optimizer.name not in MONITORED]
         if self.monitor is not None and others:
             raise ValueError(

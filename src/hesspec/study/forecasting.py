@@ -27,7 +27,7 @@ from hesspec.study.measuring import plan_measurement
 from hesspec.study.networks import build_network
 from hesspec.study.optimizers import SGD
 from hesspec.study.running import AUTO_STEPS
-from hesspec.study.store import STRUCTURE, Task, TrainingRun, tasks_of
+from hesspec.study.store import EVIDENCE, STRUCTURE, Task, TrainingRun, tasks_of
 from hesspec.study.training import evaluate
 
 __all__ = ["TaskForecast", "forecast_study"]
@@ -130,6 +130,8 @@ class _Costs:
 
     def measuring(self, what: str, count: int) -> float:
         """Seconds of a measurement on this number of samples."""
+        if what == EVIDENCE:
+            return 0.0
         if what == STRUCTURE:
             return STRUCTURE_COST * self.measuring("Hessian", count)
         plan = self.plans[what]
@@ -140,7 +142,7 @@ class _Costs:
 
     def peak_bytes(self, what: str, count: int) -> int:
         """Peak memory of the process in a measurement on this number of samples."""
-        name = "Hessian" if what == STRUCTURE else what
+        name = {STRUCTURE: "Hessian", EVIDENCE: "GaussNewton"}.get(what, what)
         plan, memory = self.plans[name], self.memory[name]
         seen, wanted = (memory.bytes(samples, self.batch_size) for samples in (self.samples, count))
         return int(plan.peak_bytes - seen + wanted)

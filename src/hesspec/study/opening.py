@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from hesspec.applications.laplace.record import Evidence
 from hesspec.backend.memory import in_a_line
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tracking import steady_outliers, track_outliers
 from hesspec.study.folders import STUDY_FILE
 from hesspec.study.recorded import open_recorded
-from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, read_study, tasks_of
+from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, read_study, tasks_of
 
 __all__ = ["open_study"]
 
@@ -42,6 +43,16 @@ SCALARS: Final = {
     "wasserstein_bound": "loss per squared parameter",
     "matvecs": "1",
     "seconds": "s",
+}
+# The same of evidence, at the best prior precision.
+EVIDENCES: Final[dict[str, tuple[Callable[[Evidence], float], str]]] = {
+    **{
+        f"{name}{end}": (partial(Evidence.at_best, name=f"{name}{end}"), unit)
+        for name, unit in (("log_evidence", "nats"), ("effective_parameters", "1"))
+        for end in ("", "_lower", "_upper")
+    },
+    "prior_precision": (lambda found: found.best, "1 per squared parameter"),
+    "squared_norm": (lambda found: found.squared_norm, "squared parameter"),
 }
 # Dimensions of what is measured during a training, besides those of the training.
 OBSERVED: Final = {
@@ -78,6 +89,10 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         `sharpness` and `threshold` over the first six and `monitored_step`, in studies with `monitor:`; of optimisers
         with a preconditioner, those of the preconditioned Hessian. `dominant_share` over the first six, `shared_step`
         and `vector`, in studies with `shares:`.
+
+        `log_evidence` and `effective_parameters` with the ends of their intervals of 95%, at the `prior_precision` that
+        maximises the evidence, and the `squared_norm` of the parameters, over the first six and `epoch`, in studies
+        with `measure.laplace`: those of the training set.
 
         `loss` (mean cross-entropy in nats, or that of the study) and `error` (fraction) over the first six, `split`
         and `training_epoch`; `learning_rate` over the first six: the one that was kept; `parameters` over `dataset`
@@ -129,10 +144,11 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
             continue
         for place in task.measurements:
             file = run.result(place, task.measure)
-            if place.what != STRUCTURE and file.is_file():
+            if place.what not in (STRUCTURE, EVIDENCE) and file.is_file():
                 spectrum = _read(unread, partial(load, file))
                 if spectrum is not None:
                     spectra[index, place] = spectrum
+    evidence = [[] if run is None else _evidence(unread, task, run) for task, run in zip(tasks, shown, strict=True)]
     observed = [
         {}
         if run is None
@@ -146,11 +162,12 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         for name in ("monitor", "shares")
     }
     vectors = list(dict.fromkeys(str(name) for each in observed if "shares" in each for name in each["shares"].names))
-    blank = _Blank(coordinates, ranks, epochs, (steps["monitor"], steps["shares"], vectors))
+    blank = _Blank(coordinates, ranks, epochs, (steps["monitor"], steps["shares"], vectors), laplace=any(evidence))
     for index, run in enumerate(shown):
         if run is not None:
             blank.add_training(run)
             blank.add_observed(run, observed[index])
+            blank.add_evidence(run, evidence[index])
             mine = {place: spectrum for (owner, place), spectrum in spectra.items() if owner == index}
             blank.add_spectra(run, mine)
     _log(unread)
@@ -176,6 +193,13 @@ def _observed(unread: list[str], run: TrainingRun, name: str) -> Any:
     return _read(unread, partial(load, file)) if file.is_file() else None
 
 
+def _evidence(unread: list[str], task: Task, run: TrainingRun) -> list[tuple[int, Evidence]]:
+    """Read the evidence of one training, with its epochs."""
+    files = [(place.epoch, run.result(place, task.measure)) for place in task.measurements if place.what == EVIDENCE]
+    read = [(epoch, _read(unread, partial(load, file))) for epoch, file in files if file.is_file()]
+    return [(epoch, found) for epoch, found in read if isinstance(found, Evidence)]
+
+
 def _shown(task: Task) -> TrainingRun | None:
     """Return the training that is or, as far as known, will be measured."""
     begun = [run for run in task.runs if run.history and not run.diverged]
@@ -193,6 +217,8 @@ class _Blank:
         ranks: int,
         epochs: int,
         observed: Sequence[list[Any]],
+        *,
+        laplace: bool,
     ) -> None:
         self._coordinates = {**coordinates, "rank": list(range(ranks)), "training_epoch": list(range(epochs))}
         names = ("monitored_step", "shared_step", "vector")
@@ -212,6 +238,8 @@ class _Blank:
             "learning_rate": self._new(RUN_DIMENSIONS, np.nan),
             "parameters": self._new(("dataset", "network"), np.nan),
         }
+        if laplace:
+            self._values |= {name: self._new((*RUN_DIMENSIONS, "epoch"), np.nan) for name in EVIDENCES}
         for name, dimensions in OBSERVED.items():
             if set(dimensions) <= self._coordinates.keys():
                 self._values[name] = self._new((*RUN_DIMENSIONS, *dimensions), np.nan)
@@ -258,6 +286,13 @@ class _Blank:
                     :, column
                 ]
 
+    def add_evidence(self, run: TrainingRun, evidence: Sequence[tuple[int, Evidence]]) -> None:
+        """Add the evidence of one training after each measured epoch, at its best prior precision."""
+        for epoch, found in evidence:
+            at = (*self._place(run), self._epoch(epoch))
+            for name, (value, _) in EVIDENCES.items():
+                self._values[name][1][at] = value(found)
+
     def add_spectra(self, run: TrainingRun, spectra: dict[Measurement, Spectrum]) -> None:
         """Add the spectra of one training, with its outliers tracked from epoch to epoch."""
         where = self._place(run)
@@ -290,7 +325,8 @@ class _Blank:
             coords=self._coordinates,
             attrs={"study": str(folder), "unread": "\n".join(unread)},
         )
-        units = {**SCALARS, "eigenvalue": SCALARS["trace"], "error_bound": SCALARS["trace"], "loss": "nats"}
+        laplace = {name: unit for name, (_, unit) in EVIDENCES.items() if name in result}
+        units = {**SCALARS, **laplace, "eigenvalue": SCALARS["trace"], "error_bound": SCALARS["trace"], "loss": "nats"}
         for name, unit in units.items():
             result[name].attrs["units"] = unit
         return result

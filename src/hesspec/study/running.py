@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,13 +21,14 @@ from hesspec.study.checkpoints import load_training_state, load_weights, save_ch
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
 from hesspec.study.digests import code_of
+from hesspec.study.evidence import evidence_of
 from hesspec.study.failures import is_task_error, let_go, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
 from hesspec.study.locking import lock
 from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.monitoring import TrainingMonitor, TrainingShares, monitors_of
 from hesspec.study.networks import build_network
-from hesspec.study.store import STRUCTURE, Measurement, Task, TrainingRun, tasks_of, write_study
+from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, tasks_of, write_study
 from hesspec.study.text_files import is_text
 from hesspec.study.training import EpochRecord, TrainingState, train
 
@@ -152,6 +153,8 @@ def work_of(task: Task, what: Iterable[Measurement] | None = None) -> float:
 
 def _passes(what: str) -> float:
     """Cost of a product with the measured matrix, in forward passes."""
+    if what == EVIDENCE:
+        return 0.0  # it is computed from a spectrum
     return MATRICES[what].tangent if what in MATRICES else STRUCTURE_PASSES
 
 
@@ -398,7 +401,8 @@ def _measure(
         **({"params": " ".join(how.params)} if how.params else {}),
         **({"initialised_anew": " ".join(problem.anew)} if problem.anew else {}),
     }
-    name = MATRICES[measurement.what].symbol if measurement.what in MATRICES else "class structure"
+    others = {STRUCTURE: "class structure", EVIDENCE: "evidence"}
+    name = others.get(measurement.what) or MATRICES[measurement.what].symbol
     what = f"{name}, {measurement.split} set, epoch {measurement.epoch}, {task.name}"
     work = work_of(task, [measurement])
 
@@ -407,6 +411,10 @@ def _measure(
 
     report(what, 0.0)
     logger.info("%s", what)
+    if measurement.what == EVIDENCE:
+        spectrum = run.result(replace(measurement, what="GaussNewton"), how)
+        evidence_of(network, spectrum, how.params).save(run.result(measurement, how))
+        return
     if measurement.what == STRUCTURE:
         found = measure_structure(
             network,

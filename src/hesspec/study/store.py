@@ -45,7 +45,7 @@ __all__ = [
 
 HISTORY: Final = "training.json"
 DIVERGED: Final = "diverged.json"
-STRUCTURE: Final = "ClassStructure"
+STRUCTURE, EVIDENCE = "ClassStructure", "Evidence"
 CODE: Final = "code.json"
 STUDY_LOCK: Final = ".study.lock"
 
@@ -67,14 +67,13 @@ def _safe(name: str) -> str:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measurement of one checkpoint: a spectrum, or the class structure.
+    """Measurement of one checkpoint: a spectrum, the class structure, or the evidence of the Laplace approximation.
 
     Parameters
     ----------
-    epoch : int
-    split : str
+    epoch, split
     what : str
-        Name of a matrix, or "ClassStructure".
+        Name of a matrix, "ClassStructure" or "Evidence".
     """
 
     epoch: int
@@ -282,10 +281,11 @@ class Task:
     @property
     def measurements(self) -> list[Measurement]:
         """All requested measurements, in the order of training."""
-        wanted = [*self.measure.matrices, *([STRUCTURE] if self.measure.structure else [])]
-        return [
-            Measurement(epoch, split, what) for epoch in self.epochs for split in self.measure.splits for what in wanted
-        ]
+        of_all = [*self.measure.matrices, *([STRUCTURE] if self.measure.structure else [])]
+        # The evidence comes after the spectrum that it is computed from.
+        of_train = [*of_all, *([EVIDENCE] if self.measure.laplace else [])]
+        places = itertools.product(self.epochs, self.measure.splits)
+        return [Measurement(*place, what) for place in places for what in (of_train if place[1] == "train" else of_all)]
 
     @property
     def best(self) -> TrainingRun | None:

@@ -9,6 +9,8 @@ import hesspec
 from hesspec import laplace
 from hesspec.applications.laplace.figure import calibration
 
+PROBABILITIES = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])
+
 
 def table():
     torch.manual_seed(0)
@@ -20,7 +22,7 @@ def table():
 
 def test_evidence_is_saved_and_read(tmp_path):
     found = table()
-    assert found.prior_precision.size == 50
+    assert found.prior_precision.size == 51
     assert (np.diff(found.effective_parameters) < 0).all()
     found.save(tmp_path / "evidence.nc")
     again = hesspec.load(tmp_path / "evidence.nc")
@@ -72,3 +74,32 @@ def test_calibration_of_known_predictions():
     assert error == pytest.approx((0.4 + 3 * abs(2 / 3 - 2.8 / 3)) / 4)
     axes = laplace.plot_calibration({"one": probabilities, "two": probabilities}, [0, 1, 1, 1]).axes[0]
     assert len(axes.get_legend_handles_labels()[1]) == 2
+
+
+def test_calibration_is_saved_read_and_drawn(tmp_path):
+    other = np.array([[0.5, 0.5], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7]])
+    found = laplace.calibrate({"one": PROBABILITIES, "two": other}, [0, 1, 1, 1], prior_precision=2.0)
+    assert found.accuracy == pytest.approx([0.75, 1.0])
+    likelihood = -np.log([0.9, 0.1, 0.6, 1.0]).mean()
+    assert found.negative_log_likelihood == pytest.approx([likelihood, -np.log([0.5, 0.8, 0.9, 0.7]).mean()])
+    assert found.error[0] == pytest.approx(calibration(PROBABILITIES, np.array([0, 1, 1, 1]))[3])
+    assert found.counts.sum(axis=1) == pytest.approx([4, 4])
+    assert found.counts[0, [6, 9]] == pytest.approx([1, 3])
+    found.save(tmp_path / "calibration.nc")
+    again = hesspec.load(tmp_path / "calibration.nc")
+    assert isinstance(again, laplace.Calibration)
+    assert again.names.tolist() == ["one", "two"]
+    assert "two" in repr(again)
+    axes = again.plot().axes[0]
+    assert len(axes.get_legend_handles_labels()[1]) == 2
+    found.accuracy[0] = 1.5
+    found.save(tmp_path / "damaged.nc")
+    with pytest.raises(ValueError, match="accuracy is above 1"):
+        hesspec.load(tmp_path / "damaged.nc")
+
+
+def test_predictions_that_do_not_fit_are_told():
+    with pytest.raises(ValueError, match="at least one sample"):
+        laplace.calibrate({}, [0], prior_precision=1.0)
+    with pytest.raises(ValueError, match="'one' have shape .* but there are 3 targets"):
+        laplace.calibrate({"one": PROBABILITIES}, [0, 1, 1], prior_precision=1.0)

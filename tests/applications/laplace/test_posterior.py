@@ -259,3 +259,49 @@ def test_bad_input_is_told_in_sentences():
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match="outputs are unknown"):
             laplace.Laplace(model, closure, data)
+
+
+def test_each_output_may_have_its_own_noise():
+    model, _, data = problem("regression")
+    noise = torch.tensor([0.3, 2.0], dtype=torch.float64)
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    jacobian = rows(model, x)
+    a = torch.einsum("ncp,c,ncq->pq", jacobian, noise**-2, jacobian)
+    prior = 0.5
+    precision = a + prior * torch.eye(len(a), dtype=torch.float64)
+    for reduction in ("mean", "sum"):
+        found = laplace.Laplace(
+            model, nn.MSELoss(reduction=reduction), data, prior_precision=prior, noise=noise, rank=100
+        )
+        likelihood = torch.distributions.Normal(model(x).detach(), noise).log_prob(y).sum()
+        theta = found.theta
+        truth = likelihood - prior / 2 * theta @ theta - torch.logdet(precision / prior) / 2
+        assert found.log_evidence().value == pytest.approx(float(truth), abs=1e-10 * abs(float(truth)))
+        rows_new = rows(model, new_inputs())
+        covariance = rows_new @ torch.linalg.inv(precision) @ rows_new.mT
+        assert (found.covariance(new_inputs()).values - covariance).abs().max() <= 1e-10
+        exact = found.covariance(new_inputs(), exact=True, tolerance=1e-10)
+        assert (exact.values - covariance).abs().max() <= 1e-10
+        variance = covariance.diagonal(dim1=1, dim2=2) + noise**2
+        assert (found.predict(new_inputs()).variance - variance).abs().max() <= 1e-10
+        assert found.summary()["noise"] == "0.3, 2"
+    # The evidence of a saved spectrum, whose likelihood has the noise.
+    norm = float(theta @ theta)
+    again = laplace.MarginalLikelihood(found.pairs.spectrum, squared_norm=norm)
+    assert again.log_evidence(prior) == found.log_evidence()
+    same = laplace.Laplace(model, nn.MSELoss(), data, prior_precision=prior, noise=[0.7, 0.7], rank=100)
+    assert same.log_evidence().value == pytest.approx(posterior("regression").log_evidence().value, rel=1e-10)
+
+
+def test_noise_per_output_that_does_not_fit_is_told():
+    model, loss, data = problem("regression")
+    for bad in (torch.tensor([1.0, 0.0]), [1.0, float("nan")], torch.ones(1, 2)):
+        with pytest.raises(ValueError, match="noise is .* one for each output"):
+            laplace.Laplace(model, loss, data, noise=bad)
+    with pytest.raises(ValueError, match="noise has 3 numbers, but the outputs have shape"):
+        laplace.Laplace(model, loss, data, noise=torch.ones(3))
+    model, loss, data = problem("classes")
+    with pytest.raises(
+        ValueError, match="noise has 3 numbers, one for each output of a regression, but the loss is Cross"
+    ):
+        laplace.Laplace(model, loss, data, noise=torch.ones(3))

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from hesspec.backend.lazy import lazily
 
 if TYPE_CHECKING:
+    from hesspec.applications.laplace.calibration import Calibration, calibrate
     from hesspec.applications.laplace.evidence import MarginalLikelihood
     from hesspec.applications.laplace.figure import plot_band, plot_calibration, plot_evidence
-    from hesspec.applications.laplace.posterior import Covariance, Laplace, Prediction
+    from hesspec.applications.laplace.posterior import Laplace
+    from hesspec.applications.laplace.predictions import Covariance, Prediction
     from hesspec.applications.laplace.record import Evidence
     from hesspec.applications.laplace.subspaces import (
         Subspace,
@@ -20,14 +22,18 @@ if TYPE_CHECKING:
         required_dimension,
         top_eigenvectors,
     )
+    from hesspec.applications.laplace.torch_adapter import KrylovLaplace
 
 __all__ = [
+    "Calibration",
     "Covariance",
     "Evidence",
+    "KrylovLaplace",
     "Laplace",
     "MarginalLikelihood",
     "Prediction",
     "Subspace",
+    "calibrate",
     "compare_subspaces",
     "largest_diagonal_variance",
     "largest_magnitude",
@@ -47,9 +53,11 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of this modul
         __name__,
         "hesspec.laplace",
         {
+            "calibration": ("Calibration", "calibrate"),
             "evidence": ("MarginalLikelihood",),
             "figure": ("plot_band", "plot_calibration", "plot_evidence"),
-            "posterior": ("Covariance", "Laplace", "Prediction"),
+            "posterior": ("Laplace",),
+            "predictions": ("Covariance", "Prediction"),
             "record": ("Evidence",),
             "subspaces": (
                 "Subspace",
@@ -62,5 +70,6 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of this modul
                 "required_dimension",
                 "top_eigenvectors",
             ),
+            "torch_adapter": ("KrylovLaplace",),
         },
     )

@@ -123,7 +123,7 @@ class MarginalLikelihood:
         Parameters
         ----------
         priors : array (n,), optional
-            Prior precisions. By default 50 over three decades on both sides of the best one.
+            Prior precisions. By default the best one, and 25 on both sides of it, over three decades each.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class MarginalLikelihood:
         """
         best = self.optimise_prior()
         chosen: Array = np.unique(
-            best.value * np.logspace(-3, 3, 50)
+            best.value * np.logspace(-3, 3, 51)
             if priors is None
             else [positive("prior precision", prior) for prior in np.atleast_1d(np.asarray(priors, dtype=float))]
         )

@@ -15,7 +15,7 @@ from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
 from hesspec.spectra.record import Array
 
-__all__ = ["calibration", "plot_band", "plot_calibration", "plot_evidence"]
+__all__ = ["calibration", "plot_band", "plot_calibration", "plot_curves", "plot_evidence"]
 
 Data = npt.ArrayLike
 
@@ -137,12 +137,17 @@ def plot_calibration(predictions: Mapping[str, Data], targets: Data, *, bins: in
     matplotlib.figure.Figure
         4.8 by 4.4 inches; the area of a marker grows with the number of samples in its bin.
     """
+    return plot_curves({name: calibration(given, targets, bins) for name, given in predictions.items()})
+
+
+def plot_curves(curves: Mapping[str, tuple[Array, Array, Array, float]]) -> Figure:
+    """Plot calibration curves, each as it is returned by `calibration`, by name; see `plot_calibration`."""
     with styled():
         figure = new_figure(4.8, 4.4)
         axes: Axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        for colour, (name, probabilities) in zip(OKABE_ITO, predictions.items(), strict=False):
-            confidence, accuracy, counts, error = calibration(probabilities, targets, bins)
+        for colour, (name, curve) in zip(OKABE_ITO, curves.items(), strict=False):
+            confidence, accuracy, counts, error = curve
             axes.plot(confidence, accuracy, color=colour, linewidth=1.4, label=f"{name}, error {error:.3f}")
             axes.scatter(
                 confidence, accuracy, s=12 + 120 * counts / counts.sum(), color=colour, edgecolor="white", linewidth=0.5

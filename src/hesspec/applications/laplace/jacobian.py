@@ -14,7 +14,10 @@ from hesspec.operators.data.structures import describe, map_tensors, tensors_of
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 
-__all__ = ["Network"]
+__all__ = ["Network", "blocks_of"]
+
+# Number of right-hand sides that are solved together.
+BLOCK = 32
 
 
 class Network:
@@ -97,3 +100,15 @@ class Network:
 
 def _row(place: int, tensor: Tensor) -> Tensor:
     return tensor[place : place + 1]
+
+
+def blocks_of(rows: Iterator[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Group inputs to about `BLOCK` outputs each."""
+    block: list[tuple[Tensor, Tensor]] = []
+    for one in rows:
+        block.append(one)
+        if sum(len(mean) for mean, _ in block) >= BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block

@@ -9,13 +9,15 @@ from typing import Any
 
 from hesspec.errors import InputError
 
-__all__ = ["CATEGORICAL", "Likelihood", "likelihood_of", "positive"]
+__all__ = ["CATEGORICAL", "Likelihood", "likelihood_of", "positive", "refuse_weighted"]
 
 CATEGORICAL = ("CrossEntropyLoss", "NLLLoss")
 """Losses that are negative log-likelihoods of class labels."""
 
 BERNOULLI = ("BCEWithLogitsLoss",)
 GAUSSIAN = ("MSELoss",)
+OWN_NOISE = "GaussianLikelihood"
+"""Loss that is a negative log-likelihood itself, with the noise of each output."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Likelihood:
     kind : {"categorical", "bernoulli", "gaussian"}
         Distribution of the targets.
     noise : float
-        Standard deviation of each output if it is Gaussian; 1 otherwise.
+        Standard deviation of all outputs if it is Gaussian; 1 otherwise, and where each output has its own.
     scale : float
         Factor of the loss, and hence of the Gauss-Newton matrix.
     log_likelihood : float
@@ -77,6 +79,8 @@ def likelihood_of(attributes: Mapping[str, Any], noise: float) -> Likelihood:
     if name in GAUSSIAN:
         scale = total / (2 * noise**2)
         return Likelihood("gaussian", noise, scale, -scale * risk - terms / 2 * math.log(2 * math.pi * noise**2))
+    if name == OWN_NOISE:
+        return Likelihood("gaussian", 1.0, 1.0, -risk)
     if name not in CATEGORICAL + BERNOULLI:
         raise InputError(
             f"The loss {name} is not a known negative log-likelihood; use torch.nn.CrossEntropyLoss, "
@@ -91,6 +95,17 @@ def likelihood_of(attributes: Mapping[str, Any], noise: float) -> Likelihood:
             f"The loss counts {terms:g} terms: with class weights it is not a log-likelihood; leave them out."
         )
     return Likelihood("categorical" if name in CATEGORICAL else "bernoulli", 1.0, total, -total * risk)
+
+
+def refuse_weighted(function: Any, title: str) -> None:
+    """Raise ValueError for a loss whose options make it something other than a negative log-likelihood."""
+    for name in ("weight", "pos_weight", "label_smoothing"):
+        value = getattr(function, name, None)
+        if value is not None and not (isinstance(value, float | int) and value == 0):
+            raise InputError(
+                f"{title} with {name} is not a negative log-likelihood, so it has no evidence or posterior: leave "
+                f"{name} out."
+            )
 
 
 def positive(name: str, value: Any) -> float:

@@ -61,6 +61,8 @@ class LowRank(Shown):
         Spectrum of G from the first run.
     matvecs : int
         Total number of products.
+    probe, product : Tensor (p,)
+        Standard normal vector, and its product with the part of G outside the eigenvectors; zeros if there is none.
     """
 
     values: Tensor
@@ -69,6 +71,8 @@ class LowRank(Shown):
     rest: float
     spectrum: Spectrum
     matvecs: int
+    probe: Tensor
+    product: Tensor
 
     def summary(self) -> dict[str, str]:
         """Names and values as text."""
@@ -123,6 +127,7 @@ def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -
     values = torch.as_tensor(pairs.values[kept], dtype=torch.float64, device=operator.device)
     residuals = torch.as_tensor(pairs.residuals[kept], dtype=torch.float64, device=operator.device)
     vectors, matvecs, rounds, rest = pairs.vectors[:, torch.as_tensor(kept)], spectrum.matvecs + len(kept), 0, 0.0
+    probe = product = torch.zeros(p, dtype=vectors.dtype, device=operator.device)
     while vectors.shape[1] < p:
         rounds += 1
         room = rank - vectors.shape[1]
@@ -130,6 +135,7 @@ def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -
         normal = torch.randn(p, CHECK_STEPS, dtype=vectors.dtype, generator=torch.Generator().manual_seed(seed))
         normal = normal.to(operator.device)
         first = complement @ normal[:, :1]
+        probe, product = normal[:, 0], first[:, 0]
         matvecs += 1
         if float(first.norm()) <= NOISE * spectrum.rounding * float(normal[:, :1].norm()):
             rest = gaussian_bound(torch.cat([first, complement @ normal[:, 1:]], dim=1))
@@ -150,8 +156,8 @@ def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -
         vectors, products = vectors @ turn, products @ turn
         floor = float(pairs.residuals.min(initial=spectrum.rounding))
         residuals = (products - vectors * values.to(vectors.dtype)).double().norm(dim=0) + floor
-        rest = 0.0
-    return LowRank(values, vectors, residuals, rest, spectrum, matvecs)
+        rest, probe, product = 0.0, torch.zeros_like(probe), torch.zeros_like(product)
+    return LowRank(values, vectors, residuals, rest, spectrum, matvecs, probe, product)
 
 
 def _basis(vectors: Tensor) -> KrylovBasis:

@@ -4,90 +4,47 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, overload
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesspec.applications.laplace.evidence import MarginalLikelihood
-from hesspec.applications.laplace.jacobian import Network
-from hesspec.applications.laplace.likelihood import likelihood_of, positive
+from hesspec.applications.laplace.gaussian import GaussianLikelihood, noise_per_output
+from hesspec.applications.laplace.groups import GroupedEvidence, Groups, groups_of, precisions
+from hesspec.applications.laplace.jacobian import Network, blocks_of
+from hesspec.applications.laplace.likelihood import likelihood_of, positive, refuse_weighted
 from hesspec.applications.laplace.low_rank import low_rank
+from hesspec.applications.laplace.predictions import Covariance, Prediction
 from hesspec.applications.laplace.record import Evidence
+from hesspec.applications.laplace.scaled import ScaledPairs
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.shown import Shown
 from hesspec.errors import InputError
 from hesspec.krylov.conjugate_gradients import conjugate_gradients
 from hesspec.operators.gauss_newton import GaussNewton
-from hesspec.operators.risk.losses import Loss, LossFunction
+from hesspec.operators.risk.losses import LossFunction, as_module
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.sampling import Estimate
 
-__all__ = ["METHODS", "Covariance", "Laplace", "Prediction"]
+__all__ = ["METHODS", "Laplace"]
 
 METHODS: Final = ("probit", "monte carlo", "network samples")
 """Methods to compute class probabilities."""
 
-# Number of right-hand sides that are solved together.
-BLOCK = 32
-
-
-class Covariance(NamedTuple):
-    """Posterior covariance of a model's outputs at m inputs.
-
-    Attributes
-    ----------
-    mean : Tensor (m, C)
-        Outputs of the model at the maximum of the posterior.
-    values : Tensor (m, C, C)
-        Covariance J Psi J^T of the outputs of each input, in squared units of the outputs.
-    error : Tensor (m,)
-        Bound on ||values - J Psi J^T||_2, without rounding. For the low-rank covariance it holds with a probability of
-        99.9%; its values are too large by at most this.
-    iterations : int
-        Number of block conjugate-gradient iterations, over all blocks of right-hand sides; 0 if they were not used.
-    condition, condition_without : float
-        Bounds on the condition number of the solves with and without the preconditioner; the number of iterations grows
-        with its square root.
-    """
-
-    mean: Tensor
-    values: Tensor
-    error: Tensor
-    iterations: int
-    condition: float
-    condition_without: float
-
-
-class Prediction(NamedTuple):
-    """Predictive distribution at m inputs.
-
-    Attributes
-    ----------
-    mean : Tensor (m, C)
-        Class probabilities for a classifier; mean of the targets for a regression.
-    variance : Tensor (m, C)
-        For a regression, variance of the targets: posterior variance of the outputs plus noise^2. For a classifier,
-        posterior variance of the outputs (logits).
-    error : Tensor (m,)
-        Bound on the error of `variance`; see `Covariance`. Zero for "network samples".
-    """
-
-    mean: Tensor
-    variance: Tensor
-    error: Tensor
+Prior = float | Mapping[str, float]
 
 
 class Laplace(Shown):
     r"""Laplace approximation N(theta, Psi) of the posterior, with a low-rank or exact Gauss-Newton matrix.
 
-    .. math:: \Psi^{-1} = c G + t I ,
+    .. math:: \Psi^{-1} = c G + D ,
 
-    where t is the precision of the prior N(0, I/t) on the selected parameters, and c turns the loss into a negative
-    log-likelihood: the number of terms N for a mean cross-entropy, T/(2 s^2) for a mean squared error over T numbers
-    with noise s. All other parameters are held constant.
+    where D is the precision of the prior N(0, D^{-1}) on the selected parameters, t I or t_g in each group, and c turns
+    the loss into a negative log-likelihood: the number of terms N for a mean cross-entropy, T/(2 s^2) for a mean
+    squared error over T numbers with noise s. All other parameters are held constant.
 
     Parameters
     ----------
@@ -95,10 +52,11 @@ class Laplace(Shown):
         See `hesspec.GaussNewton`; the model is at the maximum of the posterior. The loss is
         `torch.nn.CrossEntropyLoss`, `torch.nn.BCEWithLogitsLoss` or `torch.nn.MSELoss`, the last being a Gaussian of
         standard deviation `noise`. `params` selects the last layer or any other subset.
-    prior_precision : float
-        Prior precision t, in units of 1/parameter^2. It can be changed later without new measurements.
-    noise : float
-        Standard deviation of each output, in units of the targets.
+    prior_precision : float, or mapping of str to float
+        Prior precision t, in units of 1/parameter^2, of all parameters; or of groups, by names of modules or patterns
+        of parameter names, each parameter in one group. It can be changed later without new measurements.
+    noise : float or Tensor (C,)
+        Standard deviation of all outputs, or of each, in units of the targets.
     rank : int
         Largest number of eigenpairs to store; each takes p numbers.
     steps : int
@@ -116,6 +74,8 @@ class Laplace(Shown):
         Eigenpairs of G, with a bound on all other eigenvalues.
     marginal : MarginalLikelihood
         Evidence and effective number of parameters for any prior precision.
+    noise : Tensor () or (C,)
+        Standard deviation of the outputs.
     theta : Tensor (p,)
         The selected parameters, which are the mean of the posterior.
 
@@ -133,8 +93,8 @@ class Laplace(Shown):
         data: Iterable[Any],
         params: ParameterSpec = None,
         *,
-        prior_precision: float = 1.0,
-        noise: float = 1.0,
+        prior_precision: Prior = 1.0,
+        noise: float | Tensor = 1.0,
         rank: int = 64,
         steps: int = 64,
         seed: int = 0,
@@ -144,15 +104,29 @@ class Laplace(Shown):
     ) -> None:
         if not is_whole(rank, 1):
             raise InputError(f"rank is {rank!r}; it must be a positive integer.")
-        self.prior_precision = prior_precision
+        _checked(prior_precision)
+        own = noise_per_output(noise)
+        if own is not None:
+            if not isinstance(as_module(loss_fn), nn.MSELoss):
+                raise InputError(
+                    f"noise has {len(own)} numbers, one for each output of a regression, but the loss is "
+                    f"{type(as_module(loss_fn)).__name__}: use torch.nn.MSELoss, or leave it out."
+                )
+            loss_fn, noise = GaussianLikelihood(own), 1.0
         self.operator = GaussNewton(model, loss_fn, data, params, memory=memory, verify=verify, group=group)
         risk = self.operator._risk  # noqa: SLF001 - shares the operator's risk, as in class_structure
         self._network = Network(risk)
+        self._grouped: dict[tuple[str, ...], GroupedEvidence] = {}
+        self._groups: dict[tuple[str, ...], Groups] = {}
+        self.prior_precision = prior_precision
         self.theta = torch.cat([value.reshape(-1) for value in risk.parameters.values])
         norm = float(self.theta.double().square().sum())
-        _refuse_weighted(risk.loss)
+        refuse_weighted(risk.loss.function, risk.loss.name)
         # Checked before the long run, so that a wrong loss or noise is reported at once.
-        likelihood_of(self.operator.attributes, noise)
+        likelihood = likelihood_of(self.operator.attributes, noise)
+        self.noise = torch.as_tensor(likelihood.noise if own is None else own, dtype=self.theta.dtype).to(
+            self.theta.device
+        )
         self.pairs = low_rank(self.operator, rank=int(rank), steps=steps, seed=seed)
         self.marginal = MarginalLikelihood(self.pairs.spectrum, squared_norm=norm, noise=noise)
 
@@ -160,21 +134,59 @@ class Laplace(Shown):
         """Names and values as text."""
         return {
             "parameters": f"{self.theta.numel():,}",
-            "prior precision": f"{self.prior_precision:.4g}",
-            "noise": f"{self.marginal.likelihood.noise:.4g}",
+            "prior precision": ", ".join(f"{name} {value:.4g}" for name, value in self._prior.items())
+            if isinstance(self._prior, dict)
+            else f"{self._prior:.4g}",
+            "noise": ", ".join(f"{value:.4g}" for value in self.noise.reshape(-1).tolist()),
             "eigenpairs": f"{self.pairs.values.numel()}, others at most {self.pairs.rest:.3g}",
             "log evidence": f"{self.log_evidence()} nats",
             "effective parameters": str(self.effective_parameters()),
         }
 
     @property
-    def prior_precision(self) -> float:
-        """Precision t of the prior, in units of 1/parameter^2."""
-        return self._prior
+    def prior_precision(self) -> float | dict[str, float]:
+        """Precision t of the prior, in units of 1/parameter^2, or that of each group."""
+        return dict(self._prior) if isinstance(self._prior, dict) else self._prior
 
     @prior_precision.setter
-    def prior_precision(self, value: float) -> None:
-        self._prior = positive("prior_precision", value)
+    def prior_precision(self, value: Prior) -> None:
+        found = _checked(value)
+        if isinstance(found, dict):
+            self._groups_of(tuple(found))
+        self._prior, self._scaled = found, None
+
+    @property
+    def one_prior_precision(self) -> float:
+        """Precision of the prior; raises ValueError if groups have their own."""
+        if isinstance(self._prior, dict):
+            raise InputError(
+                f"prior_precision has {len(self._prior)} groups, but subspaces are compared with one prior precision: "
+                "set a number."
+            )
+        return self._prior
+
+    def _groups_of(self, names: tuple[str, ...]) -> Groups:
+        if names not in self._groups:
+            self._groups[names] = groups_of(self.operator, names)
+        return self._groups[names]
+
+    def _evidence_of(self, groups: Groups) -> GroupedEvidence:
+        if groups.names not in self._grouped:
+            likelihood = self.marginal.likelihood
+            self._grouped[groups.names] = GroupedEvidence(
+                self.pairs, groups, self.theta, scale=likelihood.scale, log_likelihood=likelihood.log_likelihood
+            )
+        return self._grouped[groups.names]
+
+    @property
+    def _pairs(self) -> ScaledPairs:
+        """Eigenpairs in the coordinates of the prior."""
+        if self._scaled is None:
+            prior = self._prior
+            if isinstance(prior, dict):
+                prior = self._groups_of(tuple(prior)).spread(precisions(prior), self.theta)
+            self._scaled = ScaledPairs(self.pairs, self._scale, prior)
+        return self._scaled
 
     @property
     def _scale(self) -> float:
@@ -182,18 +194,68 @@ class Laplace(Shown):
 
     # Evidence ---------------------------------------------------------------------------------------------------------
 
-    def log_evidence(self, prior: float | None = None) -> Estimate:
-        """Return log p(data | prior), by default at `prior_precision`; see `MarginalLikelihood.log_evidence`."""
-        return self.marginal.log_evidence(self._prior if prior is None else prior)
+    def log_evidence(self, prior: Prior | None = None) -> Estimate:
+        """Return log p(data | prior), at `prior_precision` by default.
 
-    def effective_parameters(self, prior: float | None = None) -> Estimate:
-        """Return the effective number of parameters, at `prior_precision` by default; see `MarginalLikelihood`."""
-        return self.marginal.effective_parameters(self._prior if prior is None else prior)
+        See `MarginalLikelihood.log_evidence`; for groups, `hesspec.applications.laplace.groups`.
+        """
+        chosen = self._prior if prior is None else _checked(prior)
+        if isinstance(chosen, dict):
+            return self._evidence_of(self._groups_of(tuple(chosen))).log_evidence(precisions(chosen))
+        return self.marginal.log_evidence(chosen)
 
-    def optimise_prior(self) -> Estimate:
-        """Set `prior_precision` to maximise the evidence, and return it; see `MarginalLikelihood.optimise_prior`."""
-        found = self.marginal.optimise_prior()
-        self.prior_precision = found.value
+    def effective_parameters(self, prior: Prior | None = None) -> Estimate:
+        """Return the effective number of parameters, at `prior_precision` by default; see `log_evidence`."""
+        chosen = self._prior if prior is None else _checked(prior)
+        if isinstance(chosen, dict):
+            found = self.effective_parameters_by_group(chosen).values()
+            return Estimate(*(sum(getattr(each, field) for each in found) for field in Estimate._fields))
+        return self.marginal.effective_parameters(chosen)
+
+    def effective_parameters_by_group(self, prior: Mapping[str, float] | None = None) -> dict[str, Estimate]:
+        """Return the effective number of parameters of each group, at `prior_precision` by default.
+
+        Raises
+        ------
+        ValueError
+            If the prior has no groups.
+        """
+        chosen = self._prior if prior is None else _checked(prior)
+        if not isinstance(chosen, dict):
+            raise InputError("The prior has no groups: give the precisions of groups by name.")
+        return self._evidence_of(self._groups_of(tuple(chosen))).effective_parameters(precisions(chosen))
+
+    @overload
+    def optimise_prior(self, groups: None = None) -> Estimate: ...
+    @overload
+    def optimise_prior(self, groups: str | Iterable[str]) -> dict[str, Estimate]: ...
+    def optimise_prior(self, groups: str | Iterable[str] | None = None) -> Estimate | dict[str, Estimate]:
+        """Set `prior_precision` to maximise the evidence, and return it, without a product.
+
+        Parameters
+        ----------
+        groups : "layers" or iterable of str, optional
+            Groups with a precision of their own: those of each module, or names of modules and patterns of parameter
+            names. By default all parameters have the same. For groups it is a local maximum of the estimated evidence;
+            see `hesspec.applications.laplace.groups`.
+
+        Returns
+        -------
+        Estimate, or dict of str to Estimate
+
+        Raises
+        ------
+        ValueError
+            If groups do not divide the parameters, or for the reasons of `MarginalLikelihood.optimise_prior`.
+        """
+        common = self.marginal.optimise_prior()
+        if groups is None:
+            self.prior_precision = common.value
+            return common
+        divided = groups_of(self.operator, groups)
+        self._groups[divided.names] = divided
+        found = self._evidence_of(divided).optimise(common.value)
+        self.prior_precision = {name: each.value for name, each in found.items()}
         return found
 
     def evidence(self, priors: Any = None) -> Evidence:
@@ -204,15 +266,25 @@ class Laplace(Shown):
     def error(self) -> float:
         """Bound on the error ||Psi_k - Psi||_2 of the low-rank covariance; ||Psi|| is at most 1/prior_precision.
 
-        It holds with a probability of 99.9%, without rounding. See `hesspec.applications.laplace.low_rank`.
+        It holds with a probability of 99.9%, without rounding. See `hesspec.applications.laplace.scaled`.
         """
-        scale, prior = self._scale, self._prior
-        return self.pairs.rest_error(scale, prior) + self.pairs.residual_error(scale, prior)
+        return self._pairs.error
 
     def multiply_precision(self, columns: Tensor) -> Tensor:
-        """Product of the posterior precision matrix A + t I with columns (p, n)."""
+        """Product of the posterior precision matrix A + D with columns (p, n)."""
         product: Tensor = self._scale * (self.operator @ columns)
-        return product + self._prior * columns
+        return product + self._times_root(self._times_root(columns))
+
+    def _times_root(self, columns: Tensor) -> Tensor:
+        root = self._pairs.root
+        return columns * (root[:, None] if isinstance(root, Tensor) else root)
+
+    def _multiply_scaled(self, columns: Tensor) -> Tensor:
+        """Product of I + D^-1/2 A D^-1/2 with columns (p, n)."""
+        root = self._pairs.root
+        inverse = 1 / (root[:, None] if isinstance(root, Tensor) else root)
+        product: Tensor = self._scale * (self.operator @ (columns * inverse))
+        return product * inverse + columns
 
     # Predictions ------------------------------------------------------------------------------------------------------
 
@@ -237,8 +309,8 @@ class Laplace(Shown):
             Inputs of the model.
         exact : bool
             Whether to compute Psi J^T by block conjugate gradients instead of the low-rank approximation. The values
-            X^T B + X^T R (B = J^T, X the solution, R its residual) are then below the true ones by R^T Psi R, at most
-            ||R||^2/t.
+            X^T B + X^T R (B = D^-1/2 J^T, X the solution, R its residual) are then below the true ones by at most
+            ||R||^2.
         preconditioned : bool
             Whether to precondition with the low-rank posterior covariance.
         tolerance : float
@@ -255,30 +327,25 @@ class Laplace(Shown):
         ValueError
             If the model does not accept the inputs.
         """
-        scale, prior, pairs = self._scale, self._prior, self.pairs
-        largest = scale * pairs.spectrum.norm
-        without = (largest + prior) / prior
-        condition = (min(scale * pairs.rest, largest) + prior) / prior if preconditioned else without
+        scale, pairs = self._scale, self._pairs
+        smallest = pairs.smallest
+        largest = scale * self.pairs.spectrum.norm
+        without = (largest + smallest) / smallest
+        condition = (min(scale * self.pairs.rest, largest) + smallest) / smallest if preconditioned else without
         means, values, errors, iterations = [], [], [], 0
         if not exact:
-            a = scale * pairs.values
-            weights, in_rest = a / (a + prior), pairs.rest_error(scale, prior)
-            anywhere = pairs.residual_error(scale, prior)
             for mean, rows in self.jacobians(inputs):
-                gram = (rows @ rows.T).double()
-                seen = (rows @ pairs.vectors).double()
-                values.append((gram - (seen * weights) @ seen.T) / prior)
-                # Trace of the part outside the span, which bounds its norm, and trace of all.
-                outside = (gram.trace() - seen.square().sum()).clamp(min=0)
-                errors.append(outside * in_rest + gram.trace() * anywhere)
+                value, error = pairs.covariance(rows)
+                values.append(value)
+                errors.append(error)
                 means.append(mean)
             return self._covariance(means, values, errors, 0, condition, without)
-        for block in _blocks(self.jacobians(inputs)):
-            rhs = torch.cat([rows for _, rows in block]).T
+        for block in blocks_of(self.jacobians(inputs)):
+            rhs = torch.cat([pairs.scaled(rows) for _, rows in block]).T
             found = conjugate_gradients(
-                self.multiply_precision,
+                self._multiply_scaled,
                 rhs,
-                preconditioner=pairs.inverse(scale, prior) if preconditioned else None,
+                preconditioner=pairs.inverse() if preconditioned else None,
                 tolerance=tolerance,
                 max_iterations=max_iterations,
             )
@@ -294,9 +361,9 @@ class Laplace(Shown):
             for mean, rows in block:
                 mine = slice(place, place + len(rows))
                 x, r = found.x[:, mine].double(), found.residual[:, mine].double()
-                product = rows.double() @ x + x.T @ r
+                product = rhs[:, mine].T.double() @ x + x.T @ r
                 values.append((product + product.T) / 2)
-                errors.append(r.square().sum() / prior)
+                errors.append(r.square().sum())
                 means.append(mean)
                 place += len(rows)
         return self._covariance(means, values, errors, iterations, condition, without)
@@ -353,7 +420,7 @@ class Laplace(Shown):
         """
         if method not in METHODS:
             raise InputError(f"method={method!r} is unknown; use one of {', '.join(map(repr, METHODS))}.")
-        kind, noise = self.marginal.likelihood.kind, self.marginal.likelihood.noise
+        kind, noise = self.marginal.likelihood.kind, self.noise
         if method == "network samples":
             given, count = self._network.inputs(inputs)
             drawn = self.sample(samples, seed=seed)
@@ -383,7 +450,7 @@ class Laplace(Shown):
     def sample(self, count: int, *, seed: int = 0) -> Tensor:
         """Draw samples (n, p) of the parameters from N(theta, Psi_k); `operator.to_named` splits one by parameter."""
         normal = self._normal((self.theta.numel(), _count(count)), seed)
-        return self.theta + self.pairs.root(normal, self._scale, self._prior).T
+        return self.theta + self._pairs.sampled(normal).T
 
     def functional_samples(self, inputs: Any, count: int, *, seed: int = 0) -> Tensor:
         """Draw samples (n, m, C) of the linearised model's outputs, joint over inputs: f + J (theta' - theta)."""
@@ -396,30 +463,22 @@ class Laplace(Shown):
         return torch.randn(shape, dtype=self.operator.dtype, generator=generator).to(self.operator.device)
 
 
-def _refuse_weighted(loss: Loss) -> None:
-    """Raise ValueError for a loss whose options make it something other than a negative log-likelihood."""
-    for name in ("weight", "pos_weight", "label_smoothing"):
-        value = getattr(loss.function, name, None)
-        if value is not None and not (isinstance(value, float | int) and value == 0):
-            raise InputError(
-                f"{loss.name} with {name} is not a negative log-likelihood, so it has no evidence or posterior: leave "
-                f"{name} out."
-            )
+def _checked(prior: Prior) -> float | dict[str, float]:
+    """Return a prior precision, or those of groups.
+
+    Raises
+    ------
+    ValueError
+        If one is not a positive finite number, or there is no group.
+    """
+    if not isinstance(prior, Mapping):
+        return positive("prior_precision", prior)
+    if not prior:
+        raise InputError("prior_precision has no groups; it must be a number, or a mapping of groups to numbers.")
+    return dict(zip(prior, precisions(prior).tolist(), strict=True))
 
 
 def _count(samples: Any) -> int:
     if not is_whole(samples, 1):
         raise InputError(f"The number of samples is {samples!r}; it must be a positive integer.")
     return int(samples)
-
-
-def _blocks(rows: Iterator[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Group inputs to about `BLOCK` outputs each."""
-    block: list[tuple[Tensor, Tensor]] = []
-    for one in rows:
-        block.append(one)
-        if sum(len(mean) for mean, _ in block) >= BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block

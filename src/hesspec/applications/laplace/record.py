@@ -94,14 +94,30 @@ class Evidence(Record):
                 bool(((lower <= value) & (value <= upper)).all()), f"Its {name} are not all inside their intervals."
             )
 
+    def at_best(self, *, name: str) -> float:
+        """Value of a field over priors at the best one; NaN if it is not among the priors."""
+        place = np.flatnonzero(np.isclose(self.prior_precision, self.best, rtol=1e-12, atol=0))
+        return float(getattr(self, name)[place[0]]) if place.size else float("nan")
+
     def summary(self) -> dict[str, str]:
         """Names and values as text."""
         return {
             "parameters": f"{self.dimension:,}",
             "log-likelihood": f"{self.log_likelihood:.6g} nats",
             "noise": f"{self.noise:.4g}",
+            **self._at_best(),
             "best prior precision": f"{self.best:.4g} [{self.best_lower:.4g}, {self.best_upper:.4g}]",
         }
+
+    def _at_best(self) -> dict[str, str]:
+        """Evidence and effective parameters at the best prior, as text."""
+        names = {"log_evidence": ("log evidence", " nats"), "effective_parameters": ("effective parameters", "")}
+        text = {}
+        for name, (words, unit) in names.items():
+            value, low, high = (self.at_best(name=name + end) for end in ("", "_lower", "_upper"))
+            if not np.isnan(value):
+                text[words] = f"{value:.6g} [{low:.6g}, {high:.6g}]{unit}"
+        return text
 
     def tables(self) -> list[TextTable]:
         """Table of the priors."""

@@ -147,7 +147,7 @@ def compare_subspaces(
         basis = torch.linalg.qr(_columns(laplace, name, given)[:, : max(sizes)])[0]
         scale = laplace.marginal.likelihood.scale
         precision = scale * (basis.T @ (laplace.operator @ basis)).double()
-        precision = (precision + precision.T) / 2 + laplace.prior_precision * torch.eye(
+        precision = (precision + precision.T) / 2 + laplace.one_prior_precision * torch.eye(
             basis.shape[1], dtype=torch.float64, device=basis.device
         )
         pushed = (rows @ basis).double()
@@ -189,7 +189,7 @@ def _predictive(laplace: Laplace, inputs: Any, tolerance: float) -> tuple[Tensor
     found = conjugate_gradients(
         laplace.multiply_precision,
         rows.T,
-        preconditioner=laplace.pairs.inverse(laplace.marginal.likelihood.scale, laplace.prior_precision),
+        preconditioner=laplace.pairs.inverse(laplace.marginal.likelihood.scale, laplace.one_prior_precision),
         tolerance=positive("tolerance", tolerance),
         max_iterations=rows.shape[1],
     )
@@ -229,7 +229,7 @@ def largest_magnitude(laplace: Laplace, size: int) -> Tensor:
 
 def largest_diagonal_variance(laplace: Laplace, size: int) -> Tensor:
     """Indices (s,) of the parameters with the largest variance in the low-rank posterior."""
-    scale, prior = laplace.marginal.likelihood.scale, laplace.prior_precision
+    scale, prior = laplace.marginal.likelihood.scale, laplace.one_prior_precision
     a = scale * laplace.pairs.values
     seen = laplace.pairs.vectors.double().square() @ (a / (a + prior))
     found: Tensor = (-seen).topk(min(size, seen.numel())).indices
