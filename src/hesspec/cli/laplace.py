@@ -64,7 +64,7 @@ def command(
     if prior_precision is not None:
         positive("--prior-precision", prior_precision)
     problem = Problem(
-        network, data, weights, "train", samples_per_class, data_folder, size, params, seed, device, dtype
+        network, data, weights, "train", samples_per_class, data_folder, size, None, params, seed, device, dtype
     )
     prefix = problem.prefix(out, ["Evidence"])
     evidence_file = problem.file(out, "Evidence", prefix)

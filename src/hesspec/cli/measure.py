@@ -96,22 +96,19 @@ def command(
     from hesspec.krylov.snapshot import parse_duration
     from hesspec.study.losses import CROSS_ENTROPY
     from hesspec.study.measuring import measure
-    from hesspec.study.networks.pretrained import pretrained_file
 
     names = options.matrices_of(matrix)
     count = options.steps_of(steps)
     wanted = None if trace is None else options.share_of(trace, "--trace")
     if pretrained:
-        if weights is not None:
-            raise ValueError(f"--pretrained and --weights {weights} are both given; choose one of them.")
-        weights = pretrained_file(network)
+        weights = _pretrained(network, weights)
     problem = Problem(
         network, data, weights, split, samples_per_class, data_folder, size, tokenizer, params, seed, device, dtype
     )
     if by is not None:
-        whole = {"--trace": trace, "--basis": basis != "auto", "--offload": offload, "--snapshot": snapshot}
-        if refused := [option for option, value in whole.items() if value]:
-            raise ValueError(f"--by {by} cannot be combined with {', '.join(refused)}, which are for whole matrices.")
+        _refuse_with_blocks(
+            by, {"--trace": trace, "--basis": basis != "auto", "--offload": offload, "--snapshot": snapshot}
+        )
         from hesspec.cli.blocks import measure_by_block
 
         measure_by_block(problem, by, names, count, probes, loss, batch_size, memory, out)
@@ -185,6 +182,21 @@ def command(
         if name not in measured:
             console.output.print(f"Saved {file}", soft_wrap=True)
     console.next_step(f"hesspec report {shlex.quote(str(out))}", "makes a page of all spectra there")
+
+
+def _pretrained(network: str, weights: Path | None) -> Path:
+    """File of the weights that a library has on this machine."""
+    from hesspec.study.networks.pretrained import pretrained_file
+
+    if weights is not None:
+        raise ValueError(f"--pretrained and --weights {weights} are both given; choose one of them.")
+    return pretrained_file(network)
+
+
+def _refuse_with_blocks(by: str, options: dict[str, object]) -> None:
+    refused = ", ".join(option for option, value in options.items() if value)
+    if refused:
+        raise ValueError(f"--by {by} cannot be combined with {refused}, which are for whole matrices.")
 
 
 def _prepare(
