@@ -95,7 +95,8 @@ class ObjectiveComparison(Record):
         """Mean squared cosine of each pair (s,): 1 for equal spaces, k/p on average for random ones; NaN if unknown."""
         known = np.isfinite(self.cosines)
         total = (np.where(known, self.cosines, 0.0) ** 2).sum(axis=1)
-        return np.divide(total, known.sum(axis=1), out=np.full(total.size, np.nan), where=known.any(axis=1))
+        count = known.sum(axis=1)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
     def summary(self) -> dict[str, str]:
         """Names and values as text."""
@@ -117,11 +118,12 @@ class ObjectiveComparison(Record):
         headings = ("objective", "matrix", "largest eigenvalue", "trace (standard error)", "effective rank", "outliers")
         pairs = []
         for place, matrix in enumerate(self.pair_matrix):
-            count, shown = int(np.isfinite(self.cosines[place]).sum()), ("not known", "")
-            if count:
+            dimensions, shown = int(np.isfinite(self.cosines[place]).sum()), ("not known", "")
+            if dimensions:
                 low, high = self.low[place, 0], self.high[place, 0]
                 shown = f"{self.overlaps[place]:.3f}", f"{self.cosines[place, 0]:.3f} [{low:.3f}, {high:.3f}]"
-            pairs.append((f"{self.first[place]} and {self.second[place]}", symbol_of(str(matrix)), str(count), *shown))
+            names = f"{self.first[place]} and {self.second[place]}"
+            pairs.append((names, symbol_of(str(matrix)), str(dimensions), *shown))
         of_pairs = ("objectives", "matrix", "dimensions", "mean squared cosine", "largest cosine")
         return [
             TextTable("Spectra", headings, rows),
