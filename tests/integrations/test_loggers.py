@@ -93,6 +93,7 @@ def test_wandb_loses_no_row_whatever_the_steps(spectrum, tmp_path):
         spectrum.log_to(run, step=1, name="epochs")
         spectrum.log_to(run, step=50, name="steps")
         run.log({"loss": 0.5}, step=50)
+    wandb.teardown()  # the process that writes the file ends; until then it may not have written all of it
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     rows = rows_of(file)
     assert [row["loss"] for row in rows if "loss" in row] == [3.0, 2.0, 1.0, 0.5]
