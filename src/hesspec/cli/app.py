@@ -27,7 +27,7 @@ COMMANDS: Final = {
     "plan": "Estimate the time and memory of a measurement.",
     "cost": "Estimate the cost of a spectrum of a hypothetical network.",
     "structure": "Explain the outliers of a spectrum by the class structure of G.",
-    "laplace": "Compute the evidence of a network and the calibration of its Laplace approximation.",
+    "laplace": "Compute the evidence and the calibration of a network.",
     "show": "Print spectra as tables, and plot them.",
     "compare": "Compare spectra, folders or studies, with errors.",
     "study": "Train networks at several sample sizes and measure their spectra.",

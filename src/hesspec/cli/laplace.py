@@ -109,7 +109,7 @@ def command(
     evidence = posterior.evidence()
     posterior.prior_precision = evidence.best if prior_precision is None else prior_precision
     with console.progress() as show:
-        parts = test_set.inputs.split(batch_size)
+        parts = torch.split(test_set.inputs, batch_size)
         found: dict[str, list[torch.Tensor]] = {"network": [], "Laplace, probit": []}
         for i, part in enumerate(parts):
             show("predictions, test set", i, len(parts))

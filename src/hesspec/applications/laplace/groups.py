@@ -143,7 +143,8 @@ class GroupedEvidence:
 
     def _inverse(self, prior: Array) -> tuple[Array, float]:
         inner = np.eye(self.grams.shape[1]) + np.tensordot(1 / prior, self.grams, 1)
-        return np.linalg.inv(inner), float(np.linalg.slogdet(inner)[1])
+        inverse: Array = np.asarray(np.linalg.inv(inner), dtype=np.float64)
+        return inverse, float(np.linalg.slogdet(inner)[1])
 
     def _limits(self, prior: Array) -> float:
         return float((self._most / prior).sum())

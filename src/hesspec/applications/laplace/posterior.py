@@ -106,13 +106,14 @@ class Laplace(Shown):
             raise InputError(f"rank is {rank!r}; it must be a positive integer.")
         _checked(prior_precision)
         own = noise_per_output(noise)
+        common: Any = noise if own is None else 1.0
         if own is not None:
             if not isinstance(as_module(loss_fn), nn.MSELoss):
                 raise InputError(
                     f"noise has {len(own)} numbers, one for each output of a regression, but the loss is "
                     f"{type(as_module(loss_fn)).__name__}: use torch.nn.MSELoss, or leave it out."
                 )
-            loss_fn, noise = GaussianLikelihood(own), 1.0
+            loss_fn = GaussianLikelihood(own)
         self.operator = GaussNewton(model, loss_fn, data, params, memory=memory, verify=verify, group=group)
         risk = self.operator._risk  # noqa: SLF001 - shares the operator's risk, as in class_structure
         self._network = Network(risk)
@@ -123,12 +124,12 @@ class Laplace(Shown):
         norm = float(self.theta.double().square().sum())
         refuse_weighted(risk.loss.function, risk.loss.name)
         # Checked before the long run, so that a wrong loss or noise is reported at once.
-        likelihood = likelihood_of(self.operator.attributes, noise)
+        likelihood = likelihood_of(self.operator.attributes, common)
         self.noise = torch.as_tensor(likelihood.noise if own is None else own, dtype=self.theta.dtype).to(
             self.theta.device
         )
         self.pairs = low_rank(self.operator, rank=int(rank), steps=steps, seed=seed)
-        self.marginal = MarginalLikelihood(self.pairs.spectrum, squared_norm=norm, noise=noise)
+        self.marginal = MarginalLikelihood(self.pairs.spectrum, squared_norm=norm, noise=common)
 
     def summary(self) -> dict[str, str]:
         """Names and values as text."""
@@ -153,7 +154,8 @@ class Laplace(Shown):
         found = _checked(value)
         if isinstance(found, dict):
             self._groups_of(tuple(found))
-        self._prior, self._scaled = found, None
+        self._prior = found
+        self._scaled: ScaledPairs | None = None
 
     @property
     def one_prior_precision(self) -> float:
@@ -184,8 +186,10 @@ class Laplace(Shown):
         if self._scaled is None:
             prior = self._prior
             if isinstance(prior, dict):
-                prior = self._groups_of(tuple(prior)).spread(precisions(prior), self.theta)
-            self._scaled = ScaledPairs(self.pairs, self._scale, prior)
+                each = self._groups_of(tuple(prior)).spread(precisions(prior), self.theta)
+                self._scaled = ScaledPairs(self.pairs, self._scale, each)
+            else:
+                self._scaled = ScaledPairs(self.pairs, self._scale, prior)
         return self._scaled
 
     @property
