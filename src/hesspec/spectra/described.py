@@ -1,4 +1,4 @@
-"""Text of a spectrum: its main numbers, and its outliers as a table."""
+"""Views of a spectrum: its main numbers as text, its outliers as a table, its atoms as a data frame."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from hesspec.spectra.informative import hints, negative_text, trace_text
 from hesspec.spectra.outliers import LEVEL
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["summary_of", "tables_of"]
+__all__ = ["dataframe_of", "summary_of", "tables_of"]
 
 
 def summary_of(spectrum: Spectrum) -> dict[str, str]:
@@ -51,3 +53,19 @@ def tables_of(spectrum: Spectrum) -> list[TextTable]:
         for rank, (value, bound) in enumerate(zip(spectrum.outliers, bounds, strict=True), 1)
     ]
     return [TextTable("", ("outlier", "eigenvalue ± error bound"), rows)]
+
+
+def dataframe_of(spectrum: Spectrum) -> pd.DataFrame:
+    """Atoms of the measure as rows, see `Spectrum.to_dataframe`."""
+    import pandas  # noqa: ICN001, PLC0415 - slow to import, and only needed here
+
+    order = np.argsort(spectrum.bulk_nodes, kind="stable")
+    kinds = np.where(spectrum.is_outlier, "outlier", "resolved")
+    return pandas.DataFrame(
+        {
+            "eigenvalue": np.concatenate([spectrum.eigenvalues, spectrum.bulk_nodes[order]]),
+            "error_bound": np.concatenate([spectrum.error_bounds, np.full(order.size, np.nan)]),
+            "weight": np.concatenate([spectrum.eigenvalue_weights, spectrum.bulk_weights[order]]),
+            "kind": np.concatenate([kinds, np.full(order.size, "bulk")]),
+        }
+    )

@@ -14,7 +14,7 @@ import xarray as xr
 from hesspec.matrices import symbol_of
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.densities import density, log_density
-from hesspec.spectra.described import summary_of, tables_of
+from hesspec.spectra.described import dataframe_of, summary_of, tables_of
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
 from hesspec.spectra.logged import Logged
 from hesspec.spectra.outliers import LEVEL, outlier_p_values
@@ -450,18 +450,7 @@ class Spectrum(Logged, Record):
             Columns `eigenvalue`, `error_bound` (NaN for quadrature nodes), `weight` and `kind` ("outlier", "resolved"
             or "bulk"); resolved eigenvalues first, largest absolute value first, then the bulk ascending.
         """
-        import pandas as pd  # noqa: PLC0415 - slow to import, and only needed here
-
-        order = np.argsort(self.bulk_nodes, kind="stable")
-        kinds = np.where(self.is_outlier, "outlier", "resolved")
-        return pd.DataFrame(
-            {
-                "eigenvalue": np.concatenate([self.eigenvalues, self.bulk_nodes[order]]),
-                "error_bound": np.concatenate([self.error_bounds, np.full(order.size, np.nan)]),
-                "weight": np.concatenate([self.eigenvalue_weights, self.bulk_weights[order]]),
-                "kind": np.concatenate([kinds, np.full(order.size, "bulk")]),
-            }
-        )
+        return dataframe_of(self)
 
     def summary(self) -> dict[str, str]:
         """Names and values as text, for `repr`, notebooks, the terminal and the report."""
