@@ -57,7 +57,7 @@ def tables_of(spectrum: Spectrum) -> list[TextTable]:
 
 def dataframe_of(spectrum: Spectrum) -> pd.DataFrame:
     """Atoms of the measure as rows, see `Spectrum.to_dataframe`."""
-    import pandas  # noqa: ICN001, PLC0415 - slow to import, and only needed here
+    import pandas  # noqa: PLC0415 - slow to import, and only needed here
 
     order = np.argsort(spectrum.bulk_nodes, kind="stable")
     kinds = np.where(spectrum.is_outlier, "outlier", "resolved")
