@@ -105,7 +105,9 @@ def output_curvature(loss: Any, outputs: Tensor, targets: Any, part: str = "full
     if not isinstance(targets, Tensor):
         return None
     forward = getattr(type(loss), "forward", None)
-    of_classes = {nn.CrossEntropyLoss.forward: lambda: _cross_entropy(loss, outputs, targets, part)}
+    of_classes: dict[Any, Callable[[], Curve]] = {
+        nn.CrossEntropyLoss.forward: lambda: _cross_entropy(loss, outputs, targets, part)
+    }
     if not targets.is_floating_point():
         of_classes[TokenLoss.forward] = lambda: _token_loss(loss, outputs, targets)
     if forward in of_classes:
