@@ -19,12 +19,13 @@ def main(folder):
     found = hesspec.study.open(study)
     # From scratch, networks for 10 samples per class are barely trained: their trace is not part of a monotone curve.
     parts = {"loss": found, "bulk edge": found, "trace": found.isel(samples_per_class=slice(1, None))}
-    figure, panels = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
     for panel, (statistic, part) in zip(panels, parts.items(), strict=True):
         effective = hesspec.study.transfer(part, statistic)
         effective.save(study / f"transfer-{statistic.replace(' ', '-')}.nc")  # the page of the study shows it
         print(effective)
         effective.plot(panel)
+    panels[0].set_ylim(0.4, 8)
     figure.savefig(folder / "transfer.png", dpi=100)
 
 

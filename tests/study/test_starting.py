@@ -149,9 +149,9 @@ def test_effective_data_of_a_study(home: Path) -> None:
         assert "none: " in result.summary()["transfer law"]
         assert "network" in repr(result)
     loss = hesspec.study.transfer(found, start="halves")
-    table = found.loss.sel(split="test", start="halves").min("training_epoch")
+    table = found.loss.sel(start="halves").min("training_epoch")
     assert loss.values == pytest.approx(np.exp(np.log(table).mean("seed")).values)
-    curve = found.loss.sel(split="test", start="scratch").min("training_epoch").transpose("samples_per_class", "seed")
+    curve = found.loss.sel(start="scratch").min("training_epoch").transpose("samples_per_class", "seed")
     if loss.reasons[0] == "":
         expected = hesspec.effective_data(found.samples_per_class, curve, table.isel(samples_per_class=0))
         assert (loss.effective[0], loss.lower[0], loss.upper[0]) == pytest.approx(expected)
