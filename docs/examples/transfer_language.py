@@ -197,6 +197,9 @@ def main(folder, names):
         xscale="log", yscale="log", xlabel="training set (bytes of Python)", ylabel="validation loss, nats a byte"
     )
     panels[1].set(xscale="log", yscale="log", xlabel="fine-tuned on $D_F$ (bytes)", ylabel="$D_E/D_F$", ylim=(0.5, 300))
+    panels[0].set_yticks([2, 2.5, 3, 3.5], ["2", "2.5", "3", "3.5"])
+    panels[0].minorticks_off()
+    panels[1].axhline(1, color="k", linewidth=0.8)
     for panel in panels:
         panel.legend(fontsize=9)
     figure.savefig(folder / "transfer-language.png", dpi=100)
