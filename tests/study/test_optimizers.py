@@ -149,7 +149,7 @@ def test_every_optimiser_is_a_task_with_its_own_rate_and_monitor(folder: Path) -
     assert found.shared_step.values.tolist() == [3]
     for task, name in zip(tasks, ("sgd", "adam"), strict=True):
         run, shares = (hesspec.load(task.runs[0].observed(what)) for what in ("monitor", "shares"))
-        mine = found.sel(optimizer=name).squeeze(("dataset", "network", "seed", "samples_per_class"))
+        mine = found.sel(optimizer=name).squeeze(("dataset", "network", "start", "seed", "samples_per_class"))
         np.testing.assert_array_equal(mine.sharpness / mine.threshold, run.ratios)
         np.testing.assert_array_equal(mine.dominant_share.sel(vector=shares.names), shares.values)
     assert found.learning_rate.squeeze().values.tolist() == [0.5, 0.01]
