@@ -107,7 +107,9 @@ class KrylovRun:
         if len(vectors) == 1:
             return [self._given @ vectors[0]]
         products: Tensor = self._given @ torch.stack(vectors, dim=1)
-        return list(products.unbind(dim=1))
+        # Scaled columns are contiguous: others have sums that are rounded in another way, so a scaled operator would
+        # not have the scaled spectrum number by number.
+        return [column.contiguous() for column in products.unbind(dim=1)]
 
     @property
     def operator(self) -> Scaled:
