@@ -19,7 +19,7 @@ from hesspec.matrices import matrix_names
 from hesspec.measure.spectrum import spectrum
 from hesspec.operators import CentralDifferenceHessian, shard_data
 from hesspec.operators.model.ambient import preserved_randomness
-from hesspec.operators.model.module import evaluation_mode, private_copy, unwrapped
+from hesspec.operators.model.module import evaluation_mode
 from hesspec.operators.named import operator_class
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
@@ -204,7 +204,6 @@ class SpectrumRecorder:
         Of ranks that share the data, only the first one reads spectra that exist; the others yield None.
         """
         ranks = Ranks(self.group)
-        model = _separate(model)
         for split, data in self._data.items():
             mine = data if self.group is None else shard_data(data, self.group)
             for name in self._names:
@@ -274,21 +273,3 @@ class SpectrumRecorder:
         # Any other file of this name was written by another process meanwhile.
         measured.save(self._folder / place.name, overwrite=place in self._superseded)
         self._written.add(place)
-
-
-def _separate(model: nn.Module) -> nn.Module:
-    """Return a copy of a model that several processes train, unless its parameters are sharded.
-
-    Products are verified with the model in float64 for a moment, after which PyTorch has other nodes in its graphs that
-    accumulate gradients than those to which `DistributedDataParallel` has attached the exchange: the ranks would train
-    apart from there on, without an error.
-    """
-    if not (dist.is_initialized() and dist.get_world_size() > 1) or any(map(is_distributed, model.parameters())):
-        return model
-    copied = private_copy(unwrapped(model), {})
-    if copied is None:
-        raise ValueError(
-            f"The model, a {type(model).__name__}, cannot be copied by copy.deepcopy, but a model that several "
-            "processes train is measured as a copy. Measure its checkpoints after the training."
-        )
-    return copied

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from cases import MATRICES, mlp, seeded
 from reference import gauss_newton_of, hessian_of
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -502,3 +503,24 @@ def test_verification_holds_no_more_vectors_than_are_planned(matrix):
     planned = operator.forecast()
     assert planned.verification_bytes == VERIFICATION_BYTES * vector.numel()
     assert hesspec.plan(operator, steps=2).peak_bytes >= planned.verification_bytes
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_nodes_that_others_hold_to_exchange_gradients_stay_those_of_the_parameters(matrix):
+    # As `DistributedDataParallel` does, whose hooks would no longer run.
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)), [(torch.randn(6, 5), torch.arange(6) % 3)]
+    nodes, called = [get_gradient_edge(parameter).node for parameter in model.parameters()], []
+    for node in nodes:
+        node.register_hook(lambda *_: called.append(1))
+    held = getattr(hesspec, matrix)(model, nn.CrossEntropyLoss(), data)
+    vector = torch.randn(held.shape[0])
+    product = held @ vector
+    nn.functional.cross_entropy(model(data[0][0]), data[0][1]).backward()
+    assert len(called) == len(nodes) == 4
+    assert "first derivatives in float32" in held.attributes["mode_reason"]
+
+    del nodes, node
+    free = getattr(hesspec, matrix)(model, nn.CrossEntropyLoss(), data)
+    assert torch.allclose(free @ vector, product, rtol=0, atol=1e-6 * float(product.norm()))
+    assert "first derivatives in float64" in free.attributes["mode_reason"]

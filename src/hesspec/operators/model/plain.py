@@ -15,13 +15,14 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from hesspec.operators.data.structures import map_tensors
 from hesspec.operators.model.ambient import neutral_modes, preserved_randomness
 from hesspec.operators.model.module import ModuleState, conversions_undone, without_user_hooks
 
-__all__ = ["PlainModel"]
+__all__ = ["PlainModel", "accumulators_are_held"]
 
 SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -47,6 +48,20 @@ NARROW = {torch.complex128: torch.complex64}
 DROPPED = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout, torch.feature_dropout})
 
 
+def accumulators_are_held(tensors: Iterable[Tensor]) -> bool:
+    """Whether something else holds the node that accumulates the gradient of one of these tensors.
+
+    `DistributedDataParallel` does, and exchanges gradients when such a node has run. PyTorch replaces the node of a
+    tensor that is given data of another dtype, and gradients would no longer be exchanged, without an error.
+    """
+    mark = "hesspec"
+    leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
+    for leaf in leaves:
+        # A node that nobody holds ends here, and its metadata with it.
+        get_gradient_edge(leaf).node.metadata[mark] = True
+    return any(get_gradient_edge(leaf).node.metadata.pop(mark, False) for leaf in leaves)
+
+
 class PlainModel:
     """A module and its loss at any parameters, one batch at a time.
 
@@ -61,7 +76,7 @@ class PlainModel:
     fixed : mapping of Tensor to Tensor
         All other parameters and buffers of the module, and the values that they are to have.
     double : bool
-        Whether to compute in float64, whatever the module's dtype.
+        Whether to compute in float64, whatever the module's dtype, unless `accumulators_are_held`.
     observers : bool
         Whether hooks that are not PyTorch's own are removed meanwhile.
     moved : collection of Tensor
@@ -83,8 +98,9 @@ class PlainModel:
         detaches: bool,
     ) -> None:
         self._moved, self.detaches = list(moved), detaches
-        self.module, self.loss_fn, self.double = module, loss_fn, double
+        self.module, self.loss_fn = module, loss_fn
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
+        self.double = double and not accumulators_are_held([*self._selected, *self._fixed])
         self._dtype = dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
         if isinstance(loss_fn, nn.Module):
             known = {id(tensor) for tensor in [*self._selected, *self._fixed]}
