@@ -141,7 +141,7 @@ _MODULES = {
     "spectra.power_law": ("fit_power_law",),
     "spectra.tails": ("fit_tail",),
     "spectra.tracking": ("track_outliers", "steady_outliers", "eigenvector_overlaps"),
-    "algebra": ("Identity",),
+    "backend.algebra": ("Identity",),
     "backend.heap": ("keep_freed_memory",),
     "errors": ("NonFiniteError", "NotSymmetricError", "RankError"),
     "measure.diagonal": ("Diagonal", "diagonal"),

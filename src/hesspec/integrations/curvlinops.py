@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesspec.algebra import SymmetricOperator, check_operator
+from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.integrations.required import required
 
 __all__ = ["to_curvlinops"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesspec.algebra import Composable, SymmetricOperator
+from hesspec.backend.algebra import Composable, SymmetricOperator
 from hesspec.krylov.basis import KrylovBasis
 
 __all__ = ["ProjectedOperator"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hesspec.algebra import SymmetricOperator
+from hesspec.backend.algebra import SymmetricOperator
 from hesspec.backend.ranks import ALONE, Ranks
 
 __all__ = ["Scaled", "smallest_number"]

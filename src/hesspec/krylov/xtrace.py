@@ -10,7 +10,7 @@ import scipy.special
 import torch
 from torch import Tensor
 
-from hesspec.algebra import SymmetricOperator, check_operator
+from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.progress import OnStep
 from hesspec.errors import NonFiniteError

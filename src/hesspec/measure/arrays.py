@@ -11,7 +11,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from hesspec.algebra import Composable, SymmetricOperator
+from hesspec.backend.algebra import Composable, SymmetricOperator
 
 __all__ = ["ScipyOperator", "as_operator"]
 

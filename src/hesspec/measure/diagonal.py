@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hesspec.algebra import SymmetricOperator, check_operator
+from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.shown import Shown
 from hesspec.errors import NonFiniteError

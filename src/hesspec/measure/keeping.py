@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hesspec.algebra import SymmetricOperator
+from hesspec.backend.algebra import SymmetricOperator
 from hesspec.krylov.run import AUTO_FIRST
 from hesspec.krylov.storage import STORAGES, Storage, available, storages
 from hesspec.krylov.vectors import Space

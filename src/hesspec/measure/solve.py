@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesspec.algebra import SymmetricOperator, check_operator
+from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.numbers import is_whole
 from hesspec.backend.shown import Shown
 from hesspec.errors import NonFiniteError, NotSymmetricError

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hesspec.algebra import SymmetricOperator, check_operator
+from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.bars import steps_of
 from hesspec.backend.heap import returned_memory
 from hesspec.backend.memory import parse_memory

@@ -9,7 +9,7 @@ import platform
 
 import torch
 
-from hesspec.algebra import SymmetricOperator
+from hesspec.backend.algebra import SymmetricOperator
 
 __all__ = ["surroundings"]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from hesspec.algebra import SymmetricOperator
+from hesspec.backend.algebra import SymmetricOperator
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.progress import OnStep

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hesspec.algebra import Composable
+from hesspec.backend.algebra import Composable
 from hesspec.backend.bars import phase
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor
 
-from hesspec.algebra import Composable, SymmetricOperator, check_operator
+from hesspec.backend.algebra import Composable, SymmetricOperator, check_operator
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.engine.verification import AGREE
 from hesspec.operators.engine.within import BlockEntries

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adagrad, Adam, Optimizer, RMSprop
 
-from hesspec.algebra import Combination, Composable, check_operator
+from hesspec.backend.algebra import Combination, Composable, check_operator
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.risk.parameters import ParameterSelection

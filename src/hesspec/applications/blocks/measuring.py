@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.applications.blocks.partition import REST, Blocks, Spec, blocks_of, rest_of
 from hesspec.applications.blocks.record import BlockSpectra
+from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.bars import steps_of
 from hesspec.backend.heap import returned_memory
 from hesspec.backend.memory import parse_memory

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hesspec.algebra import SymmetricOperator
 from hesspec.applications.class_structure.means import ClassMeans, Span, within_by_class
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
+from hesspec.backend.algebra import SymmetricOperator
 from hesspec.backend.bars import bar_of
 from hesspec.backend.memory import in_words, parse_memory
 from hesspec.backend.memory_shares import free_shares, shares_of

@@ -24,7 +24,7 @@ import scipy.special
 import torch
 from torch import Tensor
 
-from hesspec.algebra import SymmetricOperator
+from hesspec.backend.algebra import SymmetricOperator
 from hesspec.backend.shown import Shown
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.preconditioning import SpectralPreconditioner

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.applications.noise.exit_laws import check_alpha, check_positive
 from hesspec.applications.noise.exit_record import ExitTimes
 from hesspec.applications.noise.stable import stable_noise
+from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.bars import steps_of
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.errors import NonFiniteError

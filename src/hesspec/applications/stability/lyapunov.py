@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesspec.algebra import SymmetricOperator, check_operator
 from hesspec.applications.stability.exponents import LinearStep
 from hesspec.applications.stability.record import LyapunovExponents
+from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.errors import NonFiniteError
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hesspec.algebra import Identity, SymmetricOperator
 from hesspec.applications.stability.record import StabilityRun
 from hesspec.applications.stability.thresholds import ADAPTIVE, threshold
+from hesspec.backend.algebra import Identity, SymmetricOperator
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.ritz import ritz_pairs

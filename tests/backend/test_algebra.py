@@ -9,7 +9,7 @@ import torch
 from cases import batches, labels, mlp
 
 import hesspec
-from hesspec.algebra import Block, Combination
+from hesspec.backend.algebra import Block, Combination
 
 P = 40
 
