@@ -187,15 +187,15 @@ def test_a_warning_is_a_line(measured):
 def test_of_two_commands_that_write_one_file_none_loses_its_result(here, measured, hesspec, monkeypatch):
     """The second one begins before the first has written, and writes after it."""
     options = ("--matrix", "g")
-    save = measuring._save
+    save = measuring.save_result
 
     def later(result, file, **how):
         with monkeypatch.context() as patch:
-            patch.setattr(measuring, "_save", save)
+            patch.setattr(measuring, "save_result", save)
             measured(*options, "--seed", 1)
         save(result, file, **how)
 
-    monkeypatch.setattr(measuring, "_save", later)
+    monkeypatch.setattr(measuring, "save_result", later)
     result = hesspec(
         "measure", "own:linear", "--data", "digits", "--samples-per-class", 5, "--steps", 24, "--dtype", "float64",
         *options, "--seed", 2,
