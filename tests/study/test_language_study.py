@@ -10,6 +10,7 @@ import hesspec
 from hesspec.cli.app import app
 from hesspec.study import TrainingSettings, evaluate, gpt_tiny, load_dataset, load_study, run_study, train
 from hesspec.study.digests import code_of
+from hesspec.study.measuring import measure_structure
 from hesspec.study.study_file import parse_study
 
 STUDY = """
@@ -145,3 +146,13 @@ def test_measure_takes_text_and_sequences(text, tmp_path):
     found = hesspec.load(tmp_path / "out" / "initialisation-train-GaussNewton.nc")
     assert found.attributes["terms"] == 16
     assert json.loads(found.attributes["command"])["--samples-per-class"] == "2"
+
+
+def test_the_class_structure_of_text_is_that_of_frequent_tokens(text):
+    data = load_dataset(f"text:{text}", "train", size=8, samples_per_class=6)
+    found = measure_structure(gpt_tiny(256, 8), data, matrices=["g"], classes=2, cross=False, steps=4)
+    assert found.classes == 3
+    counts = torch.bincount(data.targets.flatten(), minlength=256)
+    frequent = torch.argsort(counts, descending=True, stable=True)[:2].tolist()
+    assert json.loads(found.attributes["tokens"]) == [data.class_names[token] for token in frequent]
+    assert found.attributes["sequences"] == 6
