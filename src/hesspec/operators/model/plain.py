@@ -54,12 +54,18 @@ def accumulators_are_held(tensors: Iterable[Tensor]) -> bool:
     `DistributedDataParallel` does, and exchanges gradients when such a node has run. PyTorch replaces the node of a
     tensor that is given data of another dtype, and gradients would no longer be exchanged, without an error.
     """
+
+    def metadata(leaf: Tensor) -> dict[Any, Any]:
+        node: Any = get_gradient_edge(leaf).node  # whose stubs have a method of this name
+        found: dict[Any, Any] = node.metadata
+        return found
+
     mark = "hesspec"
     leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
     for leaf in leaves:
         # A node that nobody holds ends here, and its metadata with it.
-        get_gradient_edge(leaf).node.metadata[mark] = True
-    return any(get_gradient_edge(leaf).node.metadata.pop(mark, False) for leaf in leaves)
+        metadata(leaf)[mark] = True
+    return any(metadata(leaf).pop(mark, False) for leaf in leaves)
 
 
 class PlainModel:
