@@ -60,6 +60,7 @@ MODULES = (
     ("stability", "the edge of stability"),
     ("noise", "gradient noise"),
     ("optim", "optimisers"),
+    ("language", "value heads, calibration and preferences"),
     ("integrations", "training libraries and loggers"),
     ("plot", "figures"),
     ("study", "studies"),
