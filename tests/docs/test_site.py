@@ -33,7 +33,9 @@ def reference():
                 del sys.modules[name]
 
 
-@pytest.mark.parametrize("part", ["", "integrations", "language", "laplace", "noise", "optim", "plot", "report", "stability", "study"])
+@pytest.mark.parametrize(
+    "part", ["", "integrations", "language", "laplace", "noise", "optim", "plot", "report", "stability", "study"]
+)
 def test_the_reference_has_all_public_names(reference, part):
     module = getattr(hesspec, part) if part else hesspec
     listed = set(re.findall(r"^   (\w+)$|``(\w+)``", reference, re.MULTILINE))

@@ -372,6 +372,21 @@ def test_terms_say_how_batches_of_such_a_loss_are_weighted():
     torch.testing.assert_close(whole(operator), (parts[0] + parts[1]) / 2, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_terms_may_be_sums_in_float32(seed):
+    # Such sums do not add up over parts to rounding in float64.
+    torch.manual_seed(seed)
+    model = nn.Linear(4, 3)
+    data = [{"x": torch.randn(n, 4), "labels": torch.randint(3, (n,)), "weights": torch.rand(n)} for n in (12, 12)]
+
+    def loss(model, batch):
+        losses = F.cross_entropy(model(batch["x"]), batch["labels"], reduction="none")
+        return (losses * batch["weights"]).sum() / batch["weights"].sum()
+
+    operator = hesspec.Hessian(model, hesspec.closure(loss), data, terms=lambda batch: float(batch["weights"].sum()))
+    assert operator.attributes["terms"] == pytest.approx(float(sum(batch["weights"].sum() for batch in data)), rel=1e-6)
+
+
 class Mixing(nn.Module):
     """Nodes of a graph: each output depends on several inputs."""
 

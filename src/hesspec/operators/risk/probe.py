@@ -304,7 +304,8 @@ def _off(terms: Terms, values: Sequence[float], numbers: Sequence[float]) -> flo
     """Difference between the loss and the sum of its parts."""
     if terms == SUM:
         weights = [1.0, 1.0]
-    elif numbers[0] > 0 and math.isclose(numbers[0], numbers[1] + numbers[2], rel_tol=1e-9):
+    elif numbers[0] > 0 and math.isclose(numbers[0], numbers[1] + numbers[2], rel_tol=NEARLY):
+        # Not to rounding in float64: terms may be sums of weights in float32.
         weights = [number / numbers[0] for number in numbers[1:]]
     else:
         return math.inf
