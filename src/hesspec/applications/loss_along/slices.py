@@ -71,7 +71,7 @@ def loss_along(
     ValueError
         If the matrix is not a Hessian; if directions have another length than the parameters, are zero or not finite;
         if `points` or `reach` is out of range, or no reach can be chosen as the loss is zero or constant; if a plane is
-        asked for with less than two directions.
+        asked for with fewer than two directions.
     NonFiniteError
         If gradient or product contain NaN or infinity. A loss that is not finite away from the weights is kept.
 
