@@ -2,8 +2,8 @@
 Your own training loop
 ======================
 
-A recorder measures in any loop at the epochs that you name, restores the model and the random state, and writes
-files that `hesspec report` turns into a page.
+A recorder measures spectra in any training loop, at the epochs that you choose. It restores the model and the random
+state, and writes files that `hesspec report` turns into a page.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ for epoch in range(21):
         optimizer.step()
 
 # %%
-# One file for each matrix and epoch. A loop that was interrupted and runs again measures only what is missing.
+# There is one file for each matrix and epoch. A loop that was interrupted and runs again measures only what is missing.
 
 panels = {}
 for path in sorted(folder.rglob("*.nc")):
