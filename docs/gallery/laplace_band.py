@@ -2,8 +2,8 @@
 A Laplace band
 ==============
 
-How certain is a network between its data points? A Laplace approximation turns the curvature of the loss into an uncertainty
-of the prediction: narrow at the training data, wide between and beyond it.
+How certain is a network between its data points? A Laplace approximation turns the curvature of the loss into an
+uncertainty of the prediction: narrow at the training data, wide between and beyond it.
 """
 
 import torch

@@ -29,7 +29,7 @@ for size in (10, 20, 40, 80, 160):
     spectra[size] = hesspec.spectrum(hesspec.Hessian(model, loss_fn, [(x, y)]), progress=False)
 
 # %%
-# These are small networks and one seed. If all are trained for the same number of steps instead, the edges grow with the
-# sample size, because small samples are fitted sooner. ``hesspec study`` trains a grid of sizes and seeds.
+# These are small networks and one seed. If all are trained for the same number of steps instead, the edges grow with
+# the sample size, because small samples are fitted sooner. ``hesspec study`` trains a grid of sizes and seeds.
 
 plot_against_samples(spectra)
