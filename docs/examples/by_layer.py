@@ -20,7 +20,7 @@ TRAINING_STEPS, SEQUENCES, LANCZOS = 1_000, 32, 48
 
 
 class Layer(nn.Module):
-    """Causal attention and an MLP, each after a normalisation and beside a skip connection."""
+    """Causal attention and an MLP, each after a normalisation, with a skip connection."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ def train(model, draw, steps, rate):
 
 
 def report(title, result):
-    """Print the table of a result, and how unlike its blocks are."""
+    """Print the table of a result, and how much its blocks differ."""
     scales = np.array([np.abs(each.nodes) @ each.weights for each in result.spectra.values()])
     print(f"\n{title}: {result.attributes['seconds']:.0f} s")
     print(result)

@@ -29,7 +29,7 @@ folder = Path(tempfile.mkdtemp()) / "spectra"
 record = SpectrumRecorder(folder, loss_fn, {"train": batches}, ["hess", "g"], at=[0, 5, 20], steps=48)
 for epoch in range(21):
     model.train()
-    record(model, epoch)  # measures in evaluation mode at the epochs asked for, and does nothing at others
+    record(model, epoch)  # measures in evaluation mode at the chosen epochs, and does nothing at others
     for x, y in batches:
         optimizer.zero_grad()
         loss_fn(model(x), y).backward()

@@ -43,8 +43,8 @@ class Laplace(Shown):
     .. math:: \Psi^{-1} = c G + D ,
 
     where D is the precision of the prior N(0, D^{-1}) on the selected parameters, t I or t_g in each group, and c turns
-    the loss into a negative log-likelihood: the number of terms N for a mean cross-entropy, T/(2 s^2) for a mean
-    squared error over T numbers with noise s. All other parameters are held constant.
+    the loss into a negative log-likelihood: it is the number of terms N for a mean cross-entropy, and T/(2 s^2) for a
+    mean squared error over T numbers with noise s. All other parameters are held constant.
 
     Parameters
     ----------
