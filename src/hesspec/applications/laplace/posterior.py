@@ -234,7 +234,7 @@ class Laplace(Shown):
     @overload
     def optimise_prior(self, groups: str | Iterable[str]) -> dict[str, Estimate]: ...
     def optimise_prior(self, groups: str | Iterable[str] | None = None) -> Estimate | dict[str, Estimate]:
-        """Set `prior_precision` to maximise the evidence, and return it, without a product.
+        """Set `prior_precision` to maximise the evidence, without further products, and return it.
 
         Parameters
         ----------
@@ -270,7 +270,7 @@ class Laplace(Shown):
     def error(self) -> float:
         """Bound on the error ||Psi_k - Psi||_2 of the low-rank covariance; ||Psi|| is at most 1/prior_precision.
 
-        It holds with a probability of 99.9%, without rounding. See `hesspec.applications.laplace.scaled`.
+        It holds with a probability of 99.9%, apart from rounding. See `hesspec.applications.laplace.scaled`.
         """
         return self._pairs.error
 
