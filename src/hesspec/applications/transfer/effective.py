@@ -220,8 +220,8 @@ def effective_data(
     ------
     ValueError
         If shapes do not match; a value is not positive; the value is outside the curve, which is not extrapolated;
-        the curve is flat; or the curve deviates from a monotone one by more than its noise. Means that are out of order within the
-        noise are pooled (isotonic regression).
+        the curve is flat; or the curve deviates from a monotone one by more than its noise. Means that are
+        out of order within the noise are pooled (isotonic regression).
 
     Examples
     --------
