@@ -20,7 +20,7 @@ TRAINING_STEPS, SEQUENCES, LANCZOS = 1_000, 32, 48
 
 
 class Layer(nn.Module):
-    """Causal attention and an MLP, each after a normalisation and beside a skip connection."""
+    """Causal attention and an MLP, each after a normalisation, with a skip connection."""
 
     def __init__(self):
         super().__init__()
@@ -74,13 +74,25 @@ def train(model, draw, steps, rate):
 
 
 def report(title, result):
-    """Print the table of a result, and how unlike its blocks are."""
+    """Print the table of a result, and how much its blocks differ."""
     scales = np.array([np.abs(each.nodes) @ each.weights for each in result.spectra.values()])
     print(f"\n{title}: {result.attributes['seconds']:.0f} s")
     print(result)
     print(
         f"mean |eigenvalue| of blocks: {scales.min():.3g} to {scales.max():.3g}, {np.ptp(np.log10(scales)):.1f} decades"
     )
+
+
+def draw_blocks(result, path):
+    """Draw a result; a share of the rest that would hide those of small blocks is written instead."""
+    figure, shares = result.plot(), 100 * result.trace_shares
+    if "rest" in result and shares[-1] > 5 * shares[:-1].max():
+        axes = figure.axes[1]
+        axes.set_xlim(0, 2 * shares[:-1].max())
+        axes.text(
+            0.97, len(shares) - 1, f"{shares[-1]:.0f}%", transform=axes.get_yaxis_transform(), ha="right", va="center"
+        )
+    figure.savefig(path, dpi=90)
 
 
 def transformer(folder):
@@ -108,10 +120,8 @@ def transformer(folder):
             result = hesspec.by_block(hessian, blocks=by, steps=LANCZOS)
             report(f"{when}, by {by}", result)
             result.save(folder / f"by-layer-{when}-{by}.nc")
-            if when == "trained" and by != "layer":
-                result.plot().savefig(folder / f"by-layer-{by}s.png", dpi=90)
-            elif when == "trained":
-                result.plot().savefig(folder / "by-layer-transformer.png", dpi=90)
+            if when == "trained":
+                draw_blocks(result, folder / f"by-layer-{'transformer' if by == 'layer' else f'{by}s'}.png")
 
 
 def cnn(folder):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import hesspec
+from hesspec.plot import OKABE_ITO
 from hesspec.study import TrainingSettings, evaluate, gpt_tiny, load_dataset
 
 LENGTH, SEQUENCES, MEASURED, BATCH = 64, 2_048, 32, 32
@@ -81,12 +82,14 @@ def plot(history, structure, path):
     """Draw eigenvalues through training, preconditioned sharpness, and the shares of the largest eigenvalues."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     epochs = list(history)
-    for name, marker in zip(MATRICES, "os^", strict=True):
-        axes[0].plot(epochs, [history[epoch][name]["largest"] for epoch in epochs], marker=marker, label=name)
+    for name, marker, colour in zip(MATRICES, "os^", OKABE_ITO, strict=False):
+        values = [history[epoch][name]["largest"] for epoch in epochs]
+        axes[0].plot(epochs, values, marker=marker, color=colour, label=name)
     axes[0].set(xlabel="epoch", ylabel="largest eigenvalue", yscale="log", xticks=epochs)
     axes[0].legend()
     later = [epoch for epoch in epochs if "threshold" in history[epoch]]
-    axes[1].plot(later, [history[epoch]["preconditioned"] for epoch in later], "o-", label="Hess, preconditioned")
+    values = [history[epoch]["preconditioned"] for epoch in later]
+    axes[1].plot(later, values, "o-", color=OKABE_ITO[0], label="Hess, preconditioned")
     axes[1].plot(later, [history[epoch]["threshold"] for epoch in later], "k--", label="threshold of AdamW")
     axes[1].set(xlabel="epoch", ylabel="largest eigenvalue", yscale="log", xticks=later)
     axes[1].legend()
@@ -95,11 +98,11 @@ def plot(history, structure, path):
     base = np.zeros(len(values))
     for index, part in enumerate(("class", "cross", "within", "same")):
         share = structure.outlier_shares[chosen][:, index]
-        axes[2].bar(ranks, share, bottom=base, label=part)
+        axes[2].bar(ranks, share, bottom=base, color=OKABE_ITO[3 + index], label=part)
         base += share
-    axes[2].set(xlabel="rank of the eigenvalue of G", ylabel="eigenvalue, by parts of G")
+    axes[2].set(xlabel="rank of the eigenvalue of G", ylabel="eigenvalue, by parts of G", xticks=ranks)
     axes[2].legend()
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=100)
 
 
 def main(folder):

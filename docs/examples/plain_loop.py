@@ -1,4 +1,4 @@
-"""Spectra in a training loop of one's own, with a tracker: a minute.
+"""Spectra in your own training loop, with a tracker: a minute.
 
 python docs/examples/plain_loop.py && tensorboard --logdir runs && hesspec report spectra
 """

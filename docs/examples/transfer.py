@@ -26,6 +26,8 @@ def main(folder):
         print(effective)
         effective.plot(panel)
     panels[0].set_ylim(0.4, 8)
+    for panel in panels:
+        panel.set(xlim=(9, 150), xticks=[10, 20, 50, 100], xticklabels=["10", "20", "50", "100"])
     figure.savefig(folder / "transfer.png", dpi=100)
 
 

@@ -168,10 +168,8 @@ def main(folder, names):
         count = sum(p.numel() for p in Bytes(layers, width).blocks.parameters())
         curve = columns(results, name, "scratch", SCRATCH, "loss")
         tuned = columns(results, name, "english", TUNED, "loss")
-        panels[0].plot(SCRATCH, curve.mean(1), "o-", color=f"C{index}", label=f"{name}, from scratch")
-        panels[0].plot(
-            TUNED, tuned.mean(1), "o--", color=f"C{index}", mfc="white", label="from English" if index == 0 else None
-        )
+        panels[0].plot(SCRATCH, curve.mean(1), "o-", color=f"C{index}", label=f"N = {count:,}, from scratch")
+        panels[0].plot(TUNED, tuned.mean(1), "o--", color=f"C{index}", mfc="white")
         for statistic in STATISTICS:
             for size, values in zip(TUNED, columns(results, name, "english", TUNED, statistic), strict=True):
                 try:
@@ -191,14 +189,15 @@ def main(folder, names):
                         fmt="o",
                         capsize=3,
                         color=f"C{index}",
-                        label=name if size == TUNED[0] else None,
+                        label=f"N = {count:,}" if size == TUNED[0] else None,
                     )
     panels[0].set(
-        xscale="log", yscale="log", xlabel="training set (bytes of Python)", ylabel="validation loss, nats a byte"
+        xscale="log", yscale="log", xlabel="training set (bytes of Python)", ylabel="validation loss (nats per byte)"
     )
     panels[1].set(xscale="log", yscale="log", xlabel="fine-tuned on $D_F$ (bytes)", ylabel="$D_E/D_F$", ylim=(0.5, 300))
     panels[0].set_yticks([2, 2.5, 3, 3.5], ["2", "2.5", "3", "3.5"])
     panels[0].minorticks_off()
+    panels[0].plot([], [], "o--", color="#555555", mfc="white", label="from English")
     panels[1].axhline(1, color="k", linewidth=0.8)
     for panel in panels:
         panel.legend(fontsize=9)

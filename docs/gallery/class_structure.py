@@ -2,8 +2,8 @@
 Outliers and classes
 ====================
 
-Why are there about as many outliers as classes? Averages of the gradients of logits, by true class and by logit, span a
-space of few dimensions. How much of each large eigenvalue is explained by it, and what remains if it is projected out?
+Why are there about as many outliers as classes? The means of the gradients of logits, by true class and by logit, span
+a space of few dimensions. How much of each large eigenvalue does it explain, and what remains if it is projected out?
 """
 
 import torch

@@ -3,8 +3,8 @@ Edge of stability
 =================
 
 Full-batch gradient descent is stable on a quadratic if the largest eigenvalue of the Hessian, the sharpness, is below
-2/η. Here it starts at twice that: the first steps are unstable and leave for a flatter place. After that the sharpness
-stays near the threshold, while the loss keeps falling.
+2/η. Here it starts at twice that: the first steps are unstable and move the weights to a flatter region. After that the
+sharpness stays near the threshold, while the loss keeps falling.
 """
 
 import torch
@@ -23,7 +23,7 @@ model = nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
 loss_fn, optimizer = nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=2.5)
 
 # %%
-# The monitor is called after each step and measures every 25 of them: four or five products each.
+# The monitor is called after each step and measures at every 25th step, with four or five products each time.
 
 monitor = hesspec.stability.monitor(model, loss_fn, [(inputs, targets)], optimizer, every=25)
 for step in range(1_501):

@@ -13,7 +13,7 @@ from torch import nn
 import hesspec
 
 # %%
-# Any model, loss and batches will do. These are 1,797 images of 64 pixels.
+# Any model, loss and batches will do. Here the data is 1,797 images of 64 pixels.
 
 torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)
@@ -26,13 +26,13 @@ for _ in range(100):
     optimizer.step()
 
 # %%
-# An operator is a matrix that is known by its products with vectors; 64 of them give its spectrum.
+# An operator is a matrix that is defined by its products with vectors; 64 products give its spectrum.
 
 hessian = hesspec.Hessian(model.eval(), loss_fn, [(inputs, targets)])
 spectrum = hesspec.spectrum(hessian, progress=False)
 print(spectrum)
 
 # %%
-# Each outlier has a bound on its error, and everything else is the bulk.
+# Each outlier has an error bound, and all other eigenvalues form the bulk.
 
 spectrum.plot()

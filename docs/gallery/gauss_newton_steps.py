@@ -2,8 +2,8 @@
 Gauss–Newton steps
 ==================
 
-Fast Gauss–Newton keeps of G only the part that separates the true class from the rest. How close are its steps to
-those of all of G? That depends on the damping.
+Fast Gauss–Newton keeps only the part of G that separates the true class from the rest. How close are its steps to
+those of the full matrix G? That depends on the damping.
 """
 
 import torch

@@ -25,8 +25,7 @@ for _ in range(100):
     optimizer.step()
 
 # %%
-# All three are operators of the same model, loss and data. A `hesspec.GraphCache` lets them share what is traced
-# once.
+# All three are operators of the same model, loss and data. A `hesspec.GraphCache` lets them share one trace.
 
 graphs = hesspec.GraphCache()
 matrices = {"Hess": hesspec.Hessian, "G": hesspec.GaussNewton, "H": hesspec.Residual}
@@ -38,7 +37,7 @@ for name, spectrum in spectra.items():
     print(f"{name:>4}: {spectrum.nodes.min():9.4f} to {spectrum.nodes.max():.4f}")
 
 # %%
-# A matrix has the same colour in all figures. Outliers are a matter of gaps: the rule finds nine in Hess and none in G,
-# though their largest eigenvalues nearly agree.
+# A matrix has the same colour in all figures. Outliers are defined by gaps: the rule finds nine in Hess and none in G,
+# although their largest eigenvalues nearly agree.
 
 plot_spectrum(spectra)

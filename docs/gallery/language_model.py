@@ -2,8 +2,8 @@
 A small language model
 ======================
 
-A transformer that predicts the next character of a text. The loss is a mean over tokens, and padding that is
-ignored does not count.
+This transformer predicts the next character of a text. The loss is a mean over tokens, and ignored padding does not
+count.
 """
 
 import torch
@@ -51,7 +51,7 @@ spectrum = hesspec.spectrum(hessian, steps=48, progress=False)
 print(spectrum)
 
 # %%
-# As in many language models, no gap may separate the largest eigenvalues from the others: the scree shows how they
-# decay.
+# As in many language models, there may be no gap between the largest eigenvalues and the others: the scree plot shows
+# how they decay.
 
 spectrum.plot("scree")

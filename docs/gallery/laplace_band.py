@@ -2,8 +2,8 @@
 A Laplace band
 ==============
 
-How sure is a network between its data? A Laplace approximation turns the curvature of the loss into an uncertainty
-of the prediction: narrow at the training data, wide between and beyond it.
+How certain is a network between its data points? A Laplace approximation turns the curvature of the loss into an
+uncertainty of the prediction: narrow at the training data, wide between and beyond it.
 """
 
 import torch
@@ -19,7 +19,7 @@ y = torch.sin(2 * x) + noise * torch.randn_like(x)
 model = nn.Sequential(nn.Linear(1, 30), nn.Tanh(), nn.Linear(30, 1)).double()
 
 # %%
-# The approximation is around the maximum of the posterior, so the prior's weight decay belongs to the training.
+# The approximation is centred at the maximum of the posterior, so the network is trained with the prior's weight decay.
 
 decay = prior / (y.numel() / (2 * noise**2)) / 2
 optimizer = torch.optim.LBFGS(model.parameters(), max_iter=500, line_search_fn="strong_wolfe")

@@ -2,8 +2,8 @@
 The loss along eigenvectors
 ===========================
 
-How far from the weights does the loss follow its quadratic? Along the eigenvectors of the largest eigenvalues the loss
-is drawn next to L + t g·v + t²λ/2, whose slope and curvature are computed and not fitted.
+How far from the weights does the loss follow its quadratic? The figure shows the loss along the eigenvectors of the
+largest eigenvalues, and L + t g·v + t²λ/2, whose slope and curvature are computed, not fitted.
 """
 
 import torch

@@ -2,8 +2,8 @@
 The loss on a plane of two eigenvectors
 =======================================
 
-The same in two dimensions: the filled contours are the loss, the dashed ellipses those of its quadratic. Where they
-part, the curvature at the weights no longer describes the loss.
+The loss along eigenvectors in two dimensions: filled contours show the loss, dashed ellipses its quadratic. Where they
+differ, the curvature at the weights no longer describes the loss.
 """
 
 import torch

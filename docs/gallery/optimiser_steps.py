@@ -2,9 +2,9 @@
 Where steps go
 ==============
 
-Which part of a gradient, a momentum and an update of Adam lies in the eigenspace of the ten largest eigenvalues? The
-share of a random vector is about sqrt(10/p). At the first step the gradient has six times as much; after fifteen steps
-nothing of that is left.
+How much of the gradient, the momentum and the update of Adam lies in the eigenspace of the ten largest eigenvalues?
+The share of a random vector is about sqrt(10/p). At the first step the gradient has six times that share; after fifteen
+steps it is no larger than that of a random vector.
 """
 
 import torch
@@ -20,7 +20,7 @@ model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
 loss_fn, optimizer = nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=0.01)
 
 # %%
-# The monitor is called before each step, when the gradient is there.
+# The monitor is called before each step, after the gradient has been computed.
 
 monitor = hesspec.optim.monitor_shares(model, loss_fn, [(inputs, targets)], optimizer, every=15, k=10, steps=64)
 for step in range(91):

@@ -2,8 +2,8 @@
 Your own training loop
 ======================
 
-A recorder measures in any loop at the epochs that you name, restores the model and the random state, and writes
-files that `hesspec report` turns into a page.
+A recorder measures spectra in any training loop, at the epochs that you choose. It restores the model and the random
+state, and writes files that `hesspec report` turns into a page.
 """
 
 import tempfile
@@ -29,14 +29,14 @@ folder = Path(tempfile.mkdtemp()) / "spectra"
 record = SpectrumRecorder(folder, loss_fn, {"train": batches}, ["hess", "g"], at=[0, 5, 20], steps=48)
 for epoch in range(21):
     model.train()
-    record(model, epoch)  # measures in evaluation mode at the epochs asked for, and does nothing at others
+    record(model, epoch)  # measures in evaluation mode at the chosen epochs, and does nothing at others
     for x, y in batches:
         optimizer.zero_grad()
         loss_fn(model(x), y).backward()
         optimizer.step()
 
 # %%
-# One file for each matrix and epoch. A loop that was interrupted and runs again measures only what is missing.
+# There is one file for each matrix and epoch. A loop that was interrupted and runs again measures only what is missing.
 
 panels = {}
 for path in sorted(folder.rglob("*.nc")):

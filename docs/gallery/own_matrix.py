@@ -2,8 +2,8 @@
 Your own matrix
 ===============
 
-`hesspec.spectrum` takes anything symmetric that multiplies vectors: a class of your own, a dense tensor, or an
-operator of another library. In turn, hesspec's operators work in SciPy.
+`hesspec.spectrum` accepts any symmetric matrix that can multiply vectors: a class of your own, a dense tensor, or an
+operator of another library. Conversely, hesspec's operators work in SciPy.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ factors = 3 * torch.randn(1_500, 4) @ torch.randn(4, 3_000) / 3_000**0.5
 covariance = Covariance(factors + torch.randn(1_500, 3_000))
 
 # %%
-# Four factors and noise: outliers, and a bulk that follows the Marchenko–Pastur law.
+# Four factors plus noise give outliers, and a bulk that follows the Marchenko–Pastur law.
 
 spectrum = hesspec.spectrum(covariance, progress=False)
 print(spectrum)
@@ -47,4 +47,6 @@ print(ours, theirs)
 assert np.allclose(ours, theirs, rtol=1e-4)
 
 # %%
+# The axis names the unit of a Hessian; the eigenvalues of a covariance are variances.
+
 plot_spectrum({"covariance": spectrum}, kind="linear")

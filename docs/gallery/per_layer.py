@@ -3,7 +3,7 @@ Per layer
 =========
 
 The curvature with respect to the parameters of one layer is a diagonal block of the Hessian. By Cauchy's
-interlacing theorem its largest eigenvalue is at most that of the whole.
+interlacing theorem its largest eigenvalue is at most that of the whole matrix.
 """
 
 import torch
@@ -24,7 +24,7 @@ for _ in range(60):
     optimizer.step()
 
 # %%
-# Layers are selected by names, patterns or modules.
+# Select layers by names, patterns or modules.
 
 spectra = {"all": hesspec.spectrum(hesspec.Hessian(model, loss_fn, [(inputs, targets)]), progress=False)}
 for layer in ("0", "2", "4"):

@@ -2,7 +2,7 @@
 Sample size
 ===========
 
-Train the same network on more and more samples of each class, until each training has the same loss. The edges of the
+Train the same network on more and more samples per class, each time until the same loss is reached. The edges of the
 bulk shrink slowly, by a fifth and by nearly a half for 16 times as many samples; no eigenvalue is an outlier here.
 """
 
@@ -29,7 +29,7 @@ for size in (10, 20, 40, 80, 160):
     spectra[size] = hesspec.spectrum(hesspec.Hessian(model, loss_fn, [(x, y)]), progress=False)
 
 # %%
-# These are small networks and one seed. After equally many steps instead, the edges grow with the sample size, as small
-# samples are fitted sooner. ``hesspec study`` trains a grid of sizes and seeds.
+# These are small networks and one seed. If all are trained for the same number of steps instead, the edges grow with
+# the sample size, because small samples are fitted sooner. ``hesspec study`` trains a grid of sizes and seeds.
 
 plot_against_samples(spectra)

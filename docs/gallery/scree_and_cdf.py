@@ -2,8 +2,8 @@
 Scree and CDF
 =============
 
-Two figures with everything that is known about a spectrum, errors included: the absolute value of each eigenvalue
-against its rank, and the share of eigenvalues up to λ in its bracket.
+Two figures show everything that is known about a spectrum, with its errors: the absolute value of each eigenvalue
+against its rank, and the share of eigenvalues up to λ with its bracket.
 """
 
 import matplotlib.pyplot as plt
@@ -24,8 +24,8 @@ for _ in range(60):
     optimizer.step()
 
 # %%
-# Few steps leave a wide bracket, many a narrow one: this is how to see whether 16 steps are enough for what you
-# want to say.
+# With few steps the bracket is wide, with many it is narrow. It shows whether 16 steps are enough for what you want to
+# say.
 
 hessian = hesspec.Hessian(model, loss_fn, [(inputs, targets)])
 spectra = {steps: hesspec.spectrum(hessian, steps=steps, progress=False) for steps in (16, 64)}

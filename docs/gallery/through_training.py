@@ -2,9 +2,9 @@
 Through training
 ================
 
-At the initialisation nine eigenvalues stand apart from the bulk. Within a few steps the positive side of the bulk grows
-up to them, and no gap is left that would tell outliers from it; then the bulk contracts faster than the largest
-eigenvalues. Outliers are followed by their eigenvectors, so that crossings are visible.
+At initialisation nine eigenvalues stand apart from the bulk. Within a few steps the positive side of the bulk grows up
+to them, and no gap separates outliers from it any more; then the bulk contracts faster than the largest eigenvalues.
+Outliers are tracked by their eigenvectors, so that crossings are visible.
 """
 
 import torch

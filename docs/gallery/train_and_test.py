@@ -2,8 +2,8 @@
 Training set against test set
 =============================
 
-The Hessian belongs to the data of the loss. On images that the network has not seen, the largest eigenvalue is half as
-large again, the bulk is wider, and its negative side is much longer: samples that the network gets wrong have large
+The Hessian depends on the data of the loss. On images that the network has not seen, the largest eigenvalue is 1.5
+times as large, the bulk is wider, and its negative side is much longer: samples that the network gets wrong have large
 gradients, and with them a large residual part.
 """
 
@@ -33,6 +33,6 @@ for name, data in (("train", train), ("test", test)):
     print(f"{name:>5}: loss {hessian.risk:.4f}, largest eigenvalue {spectra[name].eigenvalues[0]:.3f}")
 
 # %%
-# Two spectra of one matrix are two shades of its colour. On the axis of log \|λ\| the whole measure is visible.
+# Two spectra of one matrix have two shades of its colour. On the axis of log \|λ\| the whole measure is visible.
 
 plot_spectrum(spectra, kind="log")

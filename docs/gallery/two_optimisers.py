@@ -2,8 +2,8 @@
 Comparing two optimisers
 ========================
 
-Does Adam find flatter minima than SGD here? A comparison gives the differences of every quantity with their errors,
-and says which are larger than these.
+Does Adam find flatter minima than SGD here? A comparison computes the difference of every quantity with its error,
+and says which differences are larger than their errors.
 """
 
 import torch
@@ -22,7 +22,7 @@ optimizers = {
 }
 
 # %%
-# Both start from the same weights and stop at the same loss, as curvature falls with the loss.
+# Both start from the same weights and stop at the same loss, because curvature falls with the loss.
 
 spectra = []
 for make in optimizers.values():

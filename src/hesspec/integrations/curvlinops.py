@@ -17,25 +17,25 @@ __all__ = ["to_curvlinops"]
 def to_curvlinops(operator: SymmetricOperator) -> Any:
     """Return an operator in the interface of curvlinops, for its estimators, inverses and algebra.
 
-    Conversely, `hesspec.spectrum` takes curvlinops' operators as they are.
+    Conversely, `hesspec.spectrum` accepts operators of curvlinops without conversion.
 
     Parameters
     ----------
     operator : SymmetricOperator
-        Operator of hesspec, or any that `hesspec.spectrum` takes, except arrays and matrices of SciPy.
+        Operator of hesspec, or any that `hesspec.spectrum` accepts, except NumPy arrays and SciPy matrices.
 
     Returns
     -------
     curvlinops.PyTorchLinearOperator
         It multiplies vectors (p,), matrices (p, k), and lists with a tensor for each parameter, in the order of
-        `named_parameters()`; of an operator that does not name its parameters, lists of one tensor.
+        `named_parameters()`; for an operator that does not name its parameters, lists of one tensor.
 
     Raises
     ------
     ModuleNotFoundError
         If curvlinops is not installed.
     ValueError
-        If it is no operator.
+        If it is not an operator.
 
     Examples
     --------

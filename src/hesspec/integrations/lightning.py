@@ -23,9 +23,9 @@ class LightningCallback(Callback):
     """Measures spectra during a training by Lightning, and writes them to a folder and to the trainer's loggers.
 
     The model is measured in evaluation mode. Its weights, the modes of its modules, gradients and random states are
-    left unchanged, so the training is the same with it as without. All ranks measure together, and share the data; rank
-    0 writes. Spectra in the folder are not measured again when the trainer resumes from a checkpoint; those of epochs
-    or steps that it repeats with other weights are replaced.
+    left unchanged, so the callback does not change the training. All ranks measure together and share the data; rank 0
+    writes the files. Spectra in the folder are not measured again when the trainer resumes from a checkpoint; those of
+    epochs or steps that it repeats with other weights are replaced.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What callbacks of all trainers do: measure when it is due, on the ranks that should, and log it."""
+"""What the callbacks of all trainers share: measuring at the due epochs or steps, on all ranks, and logging."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Measuring"]
 
 
 class Measuring:
-    """Measurements at the epochs or at the steps that were asked for, in a training that may be resumed.
+    """Measurements at the requested epochs or steps, in a training that may be resumed.
 
     The trainer calls `begin` where it starts or resumes, and `epoch_ended` or `step_ended` after each epoch or step.
-    What is due where it resumes is measured if it is missing: the training may have been killed between its checkpoint
-    and the measurement.
+    A measurement that is due where it resumes is made if it is missing: the training may have been killed between
+    its checkpoint and the measurement.
 
     All ranks of a distributed training measure together: each has the same weights, or a part of them, so none would
     have anything else to do, and a rank that went on would wait in its next collective.

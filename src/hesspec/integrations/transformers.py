@@ -30,9 +30,9 @@ class TransformersCallback(TrainerCallback):
     """Measures spectra during a training by the `Trainer` of transformers, and logs them where it logs.
 
     The model is measured in evaluation mode. Its weights, the modes of its modules, gradients and random states are
-    left unchanged, so the training is the same with it as without. All ranks measure together, and share the data; rank
-    0 writes. Spectra in the folder are not measured again when the trainer resumes from a checkpoint; those of epochs
-    or steps that it repeats with other weights are replaced.
+    left unchanged, so the callback does not change the training. All ranks measure together and share the data; rank 0
+    writes the files. Spectra in the folder are not measured again when the trainer resumes from a checkpoint; those of
+    epochs or steps that it repeats with other weights are replaced.
 
     Spectra are logged to those of `TrainingArguments.report_to` that are W&B, MLflow or TensorBoard. Callbacks cannot
     reach the trainer's own TensorBoard writer, so TensorBoard shows them as the run `spectra`, whose folder is in

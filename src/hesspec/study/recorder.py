@@ -69,10 +69,10 @@ class SpectrumRecorder:
     left unchanged: weights, modes of all modules, gradients, and torch's random generators.
 
     Existing spectra are not measured again, so a loop that is restarted only measures what is missing. An existing
-    spectrum of anything else, such as other weights, loss, data, parameters, steps or seed, is neither used nor
-    replaced, but raises an error: use a separate folder for each training. There is one exception: a loop that resumes
-    from a checkpoint, and restores `training_id`, may reach other weights than before at the same epoch, and replaces
-    the spectrum of those.
+    spectrum that was measured with other weights, loss, data, parameters, steps or seed is neither used nor replaced,
+    but raises an error: use a separate folder for each training. There is one exception: a loop that resumes
+    from a checkpoint, and restores `training_id`, may reach other weights than before at the same epoch. It then
+    replaces the earlier spectrum.
 
     Parameters
     ----------
@@ -164,8 +164,8 @@ class SpectrumRecorder:
         step : int, optional
             Number of completed training steps, stored with the spectra.
         log_to : object, optional
-            Where to log the spectra of this epoch, those that existed included, at `step` if it is given and at `epoch`
-            otherwise; see `Spectrum.log_to`.
+            Where to log the spectra of this epoch, including those that existed, at `step` if it is given and at
+            `epoch` otherwise; see `Spectrum.log_to`.
 
         Returns
         -------
@@ -178,7 +178,7 @@ class SpectrumRecorder:
             If the folder has a spectrum of this name for something else; the message states the difference. If the
             epoch is not complete and there is no step.
         FileExistsError
-            If another process writes a spectrum of this name meanwhile.
+            If another process writes a spectrum of this name at the same time.
         ValueError, NonFiniteError, MemoryError, OSError
             See `hesspec.spectrum`; the model is left unchanged.
         RankError

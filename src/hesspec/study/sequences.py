@@ -16,10 +16,10 @@ from hesspec.study.text_files import read_documents
 __all__ = ["DEFAULT_LENGTH", "read_sequences"]
 
 DEFAULT_LENGTH: Final = 128
-"""Tokens in a sequence where no other number is given."""
+"""Default number of tokens in a sequence."""
 
 BYTES: Final = 256
-# Ends a document: the byte that text does not have.
+# Ends a document: a byte that text does not contain.
 END_OF_DOCUMENT: Final = b"\0"
 
 
@@ -28,9 +28,9 @@ def read_sequences(
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Read a split of a text as packed sequences.
 
-    All documents of the split are joined to one stream of tokens, each ended by the byte 0, or by the tokenizer's
+    All documents of the split are joined into one stream of tokens, each ended by the byte 0, or by the tokenizer's
     end-of-sequence token if it has one. Sequence i has the tokens i L to (i + 1) L - 1 of the stream, and the targets
-    are the tokens that follow each. What is left at the end is not used.
+    are the tokens that follow each. Tokens that are left over at the end are not used.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ class StartConfig(StudyModel):
     learning_rate : float or None
         Its initial learning rate; by default the first of the study.
     new_head : bool
-        Whether the last layer is initialised anew even if it has as many classes.
+        Whether the last layer keeps its random initialisation even if the number of classes is the same.
     """
 
     name: str = Field(min_length=1)

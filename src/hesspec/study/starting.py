@@ -34,7 +34,7 @@ class Start:
     pretraining : TrainingRun or None
         Training on other data, whose last weights are the start.
     new_head : bool
-        Whether the last layer is initialised anew in any case.
+        Whether the last layer keeps its random initialisation in any case.
     """
 
     name: str

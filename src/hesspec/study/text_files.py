@@ -13,12 +13,12 @@ STDLIB: Final = "python-stdlib"
 TEXT: Final = "text"
 """Name of the data set of the standard library, and the prefix of those that are named by a path."""
 
-# Folders of the standard library that are not of it, or that distributions leave out.
+# Folders within the standard library that do not belong to it, or that distributions leave out.
 _NOT_STDLIB: Final = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 # Texts are held in memory, as 8 bytes for each token of the sequences that are used.
 LARGEST_TEXT: Final = 1 << 32
-# The test split has at least the first share of the bytes, and a file that would give it more than the second is not
-# taken.
+# The test split has at least the first share of the bytes, and a file that would give it more than the second is
+# skipped.
 LEAST, MOST = 0.1, 0.15
 DIGEST_DIGITS: Final = 16
 # Suffixes of the files of tokenizers in folders of transformers, which may have weights as well.
@@ -34,20 +34,20 @@ def read_documents(name: str, split: str) -> list[tuple[str, bytes]]:
     """Read the files of one split, in the order of their paths.
 
     The files are put into the order of the SHA-256 digests of their paths, relative to the folder. In this order they
-    go to the test split until it has a tenth of all bytes; a file that would give it more than 15% is passed over. A
-    single file, or files of which none can be taken, is cut instead: the last tenth of all bytes is the test split.
+    go to the test split until it has a tenth of all bytes; a file that would give it more than 15% is skipped. If
+    there is a single file, or no file fits, the text is cut instead: the last tenth of all bytes is the test split.
 
     Parameters
     ----------
     name : str
         "python-stdlib": the `.py` files of the standard library of the running Python, without its tests; or
-        "text:PATH": a file, or all files in a folder and its subfolders but hidden ones.
+        "text:PATH": a file, or all files in a folder and its subfolders except hidden ones.
     split : {"train", "test"}
 
     Returns
     -------
     list of (str, bytes)
-        Path and content of every file. A file that is cut is in both splits with its part.
+        Path and content of every file. A file that is cut is in both splits, each with its part.
 
     Raises
     ------

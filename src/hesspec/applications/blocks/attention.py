@@ -17,7 +17,7 @@ FORMS: Final = (
 )
 # Names of fused projections of queries, keys and values, and of the output that belongs to each.
 FUSED: Final = (("c_attn", "c_proj"), ("qkv", "proj"))
-# Names of separate projections, and possible names of the output, of which the last may be a path beside the module.
+# Names of separate projections, and possible names of the output, of which the last may be a path next to the module.
 SEPARATE: Final = (
     (("q_proj", "k_proj", "v_proj"), ("o_proj", "out_proj")),
     (("query", "key", "value"), ("../output.dense", "dense", "out")),
@@ -144,7 +144,7 @@ def _multihead(path: str, module: nn.MultiheadAttention) -> dict[str, tuple[Piec
 def _fused(
     name: str, children: Mapping[str, nn.Module], fused: str, output: str, path: str
 ) -> dict[str, tuple[Piece, ...]]:
-    """Projections of a matrix whose outputs are queries, keys and values; with q_attn beside it, keys and values."""
+    """Projections of a matrix whose outputs are queries, keys and values; with q_attn next to it, keys and values."""
     (whole, *_), letters, found = _outputs(name, children[fused]), "qkv", {}
     if "q_attn" in children:
         letters, found = "kv", {"q": _outputs(f"{path}.q_attn".lstrip("."), children["q_attn"])}

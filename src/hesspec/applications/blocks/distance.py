@@ -1,4 +1,4 @@
-"""Distances between the shapes of spectra, whatever their scales, with bounds on their errors."""
+"""Distances between the shapes of spectra, independent of their scales, with bounds on their errors."""
 
 from __future__ import annotations
 

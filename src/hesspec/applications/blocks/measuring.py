@@ -62,8 +62,8 @@ def by_block(
 
     The block of some parameters is the matrix of the loss as a function of these, with all others held fixed. All
     blocks are measured together: one trace, one primal pass for each batch, and Lanczos runs that advance in lockstep,
-    so that a pass over the data serves all of them. A product of a block begins where its first parameter is used, and
-    ends at its gradients.
+    so that each pass over the data serves all of them. The product with a block begins where its first parameter is
+    used, and ends at its gradients.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def by_block(
         Parameters of a model with respect to which the matrix is taken; all that require a gradient by default.
     rest : bool
         Whether all other parameters form a block "rest", so that the trace of the whole is known. It costs as much as a
-        spectrum of the whole matrix if `blocks` are few of many.
+        spectrum of the whole matrix if `blocks` are only a few.
     steps, probes, tolerance : optional
         Of each block; see `hesspec.spectrum`.
     seed : int

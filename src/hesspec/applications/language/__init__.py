@@ -1,4 +1,4 @@
-"""Language models: value heads and their calibration, preferences, and what curvature says of both."""
+"""Language models: value heads and their calibration, preferences, and the curvature of both."""
 
 from typing import TYPE_CHECKING
 

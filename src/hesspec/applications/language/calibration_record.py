@@ -26,12 +26,12 @@ class Calibration(Record):
     Attributes
     ----------
     ece : float
-        Expected calibration error: mean of |observed - predicted| over predictions, with the means of their bins.
+        Expected calibration error: mean over predictions of |observed - predicted|, both being means of their bin.
     rms : float
         Root of the mean square of the same differences.
     chance_ece : float
-        The ECE that is expected, in these bins, of predictions that are perfectly calibrated: ECE has this bias. An
-        upper limit for outcomes between 0 and 1, which vary less.
+        The ECE that perfectly calibrated predictions are expected to have in these bins, which is the bias of ECE. It
+        is an upper limit for outcomes between 0 and 1, which vary less.
     brier : float
         Brier score, mean (p - c)^2. For an outcome t between 0 and 1, that of outcomes of 0 and 1 of which a share of t
         is 1: (p - t)^2 + t (1 - t).
@@ -105,7 +105,7 @@ class Calibration(Record):
 
     @property
     def auroc(self) -> float:
-        """Area under the ROC curve: probability that an outcome of 1 was predicted with more than an outcome of 0.
+        """Area under the ROC curve: probability that an outcome of 1 had a larger prediction than an outcome of 0.
 
         Raises
         ------

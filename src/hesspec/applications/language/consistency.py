@@ -26,7 +26,7 @@ __all__ = ["label_consistency"]
 
 # Quantile of the normal distribution for two-sided intervals of 95%.
 TWO_SIDED_95: Final = 1.959963984540054
-# Bytes of Jacobians that are computed at once; more is no faster.
+# Bytes of Jacobians that are computed at once; larger values are not faster.
 BYTES: Final = 1 << 28
 # Relative difference between the same sample computed with others at once and alone, in float32, that is rounding.
 SAME: Final = 1e-3
@@ -50,8 +50,8 @@ def label_consistency(
     ----------
     model, loss_fn, data, params
         As for `hesspec.GaussNewton`, with the loss `CrossEntropyLoss` of one class for each sample, with logits (N, C),
-        or `BCEWithLogitsLoss` of one logit for each sample. Labels are those that the model is to be tested on: classes
-        or outcomes, or shares of them. A share t counts as outcomes of 1 and 0 with the weights t and 1 - t, but as one
+        or `BCEWithLogitsLoss` of one logit for each sample. Labels are those to test the model on: classes or outcomes,
+        or shares of them. A share t counts as outcomes of 1 and 0 with the weights t and 1 - t, but as one
         sample in the interval.
 
     Returns
@@ -141,11 +141,11 @@ def _check_loss(risk: EmpiricalRisk) -> None:
         )
     for name in ("weight", "pos_weight"):
         if getattr(function, name, None) is not None:
-            raise InputError(f"The loss has {name}=, with which it is no likelihood of the labels; leave it out.")
+            raise InputError(f"The loss has {name}=, with which it is not a likelihood of the labels; leave it out.")
     if getattr(function, "label_smoothing", 0):
         raise InputError(
-            f"The loss has label_smoothing={function.label_smoothing:g}, with which it is no likelihood of the labels; "
-            "leave it at 0."
+            f"The loss has label_smoothing={function.label_smoothing:g}, with which it is not a likelihood of the "
+            "labels; leave it at 0."
         )
 
 

@@ -14,10 +14,10 @@ __all__ = ["Pairwise", "Ranking"]
 
 
 class Pairwise(nn.Module):
-    r"""Rewards of the two sequences of a pair as two logits, of which the first is to win.
+    r"""Rewards of the two sequences of a pair as two logits, of which the first should be larger.
 
     With `torch.nn.CrossEntropyLoss` and targets 0 the loss of a pair is log(1 + exp(r_bad - r_good)), that of
-    preference models. Both sequences are in one sample, however batches are split.
+    preference models. Both sequences are in one sample and stay together when a batch is split.
 
     Parameters
     ----------
@@ -27,9 +27,9 @@ class Pairwise(nn.Module):
     Notes
     -----
     Askell et al., "A General Language Assistant as a Laboratory for Alignment" (arXiv 2112.00861), for the loss. With
-    m = r_good - r_bad, G = (1/N) sum sigmoid(m) sigmoid(-m) d d^T, d = grad m, of rank N at most, and whatever shifts
-    all rewards alike, such as the bias of a head, is in the null space of Hess, G and H (ours). Rewards that are nearly
-    equal cancel in d: measure in float64 if they do.
+    m = r_good - r_bad, G = (1/N) sum sigmoid(m) sigmoid(-m) d d^T, d = grad m, of rank N at most. Parameters
+    that shift all rewards by the same amount, such as the bias of a head, are in the null space of Hess, G and H
+    (ours). Where rewards are nearly equal, cancellation in d leaves few digits: compare with float64.
 
     Examples
     --------
@@ -58,8 +58,8 @@ class Pairwise(nn.Module):
         Raises
         ------
         ValueError
-            If the model does not return one reward for each sequence, or there are other numbers of good ones than of
-            bad ones.
+            If the model does not return one reward for each sequence, or the numbers of good and bad sequences
+            differ.
         """
         first, second = _rewards(self.reward_model, good), _rewards(self.reward_model, bad)
         if first.shape != second.shape:

@@ -37,7 +37,7 @@ def calibration(
     probabilities : array or Tensor (N,) or (N, C)
         Predicted probabilities of an outcome, or of the C options of each question.
     outcomes : array or Tensor (N,)
-        Outcomes of 0 or 1; or shares k/n, such as of n answers to a question of which k were right. For probabilities
+        Outcomes of 0 or 1; or shares k/n, such as for n answers to a question, of which k were right. For probabilities
         (N, C), the index of the right option.
     bins : int
         Number of bins.
@@ -63,7 +63,7 @@ def calibration(
     Definitions are those of Kadavath et al., "Language Models (Mostly) Know What They Know" (arXiv 2207.05221,
     appendix A), which uses ten bins of equal counts and, for ECE of multiple choice, the top prediction only. Shares
     k/n as outcomes, the treatment of equal probabilities (`hesspec.measure.calibration.binned`) and `chance_ece` are
-    ours. A question of which n answers were drawn counts once, not n times, in intervals and errors.
+    ours. A question to which n answers were drawn counts once, not n times, in intervals and errors.
 
     Examples
     --------

@@ -41,9 +41,10 @@ def reward_law(good: Any, bad: Any) -> RewardLaw:
 
     Notes
     -----
-    Ours, by the theorems that `hesspec.spectra.spiked.spiked_outlier` names. h is estimated without the bias of
-    \|mean d\|^2, and its standard error is that of Gaussian noise. Features of real networks have correlated noise:
-    their eigenvalues beyond the edge are then not preferences, and the law is a reference, as for the bulk of G.
+    Ours, by the theorems that `hesspec.spectra.spiked.spiked_outlier` names. The
+    estimate of h is corrected for the bias of \|mean d\|^2, and its standard error is that of Gaussian noise. Features
+    of real networks have correlated noise: eigenvalues beyond the edge may then be unrelated to preferences, and the
+    law is only a reference, as for the bulk of G.
 
     Examples
     --------

@@ -24,8 +24,8 @@ class ValueHead(nn.Module):
     r"""One logit for each sequence, w^T h + b, from the hidden state h of a backbone at its last real token.
 
     With the loss `torch.nn.BCEWithLogitsLoss` and targets between 0 and 1 it is trained on soft labels, such as the
-    share k/n of right answers: loss, gradient, Hess and G are those of k labels 1 and n - k labels 0. Everything of
-    hesspec takes it as a model.
+    share k/n of right answers: loss, gradient, Hess and G are those of k labels 1 and n - k labels 0. All functions and
+    operators of hesspec accept it as a model.
 
     Parameters
     ----------
@@ -96,12 +96,12 @@ class ValueHead(nn.Module):
         Returns
         -------
         Tensor (N,)
-            NaN for a sequence without any real token, so that a loss of it is not taken for a number.
+            NaN for a sequence without any real token, so that its loss is NaN as well.
 
         Raises
         ------
         ValueError
-            If the outputs of the backbone are no hidden states, or do not fit the head or the mask.
+            If the outputs of the backbone are not hidden states, or do not fit the head or the mask.
         """
         if "labels" in named:
             raise ValueError(

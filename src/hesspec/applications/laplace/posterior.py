@@ -43,8 +43,8 @@ class Laplace(Shown):
     .. math:: \Psi^{-1} = c G + D ,
 
     where D is the precision of the prior N(0, D^{-1}) on the selected parameters, t I or t_g in each group, and c turns
-    the loss into a negative log-likelihood: the number of terms N for a mean cross-entropy, T/(2 s^2) for a mean
-    squared error over T numbers with noise s. All other parameters are held constant.
+    the loss into a negative log-likelihood: it is the number of terms N for a mean cross-entropy, and T/(2 s^2) for a
+    mean squared error over T numbers with noise s. All other parameters are held constant.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ class Laplace(Shown):
     @overload
     def optimise_prior(self, groups: str | Iterable[str]) -> dict[str, Estimate]: ...
     def optimise_prior(self, groups: str | Iterable[str] | None = None) -> Estimate | dict[str, Estimate]:
-        """Set `prior_precision` to maximise the evidence, and return it, without a product.
+        """Set `prior_precision` to maximise the evidence, without further products, and return it.
 
         Parameters
         ----------
@@ -270,7 +270,7 @@ class Laplace(Shown):
     def error(self) -> float:
         """Bound on the error ||Psi_k - Psi||_2 of the low-rank covariance; ||Psi|| is at most 1/prior_precision.
 
-        It holds with a probability of 99.9%, without rounding. See `hesspec.applications.laplace.scaled`.
+        It holds with a probability of 99.9%, apart from rounding. See `hesspec.applications.laplace.scaled`.
         """
         return self._pairs.error
 

@@ -47,7 +47,7 @@ class KrylovLaplace(ParametricLaplace):
     has been used, `Laplace(model, likelihood, "all", "hesspec")` of laplace-torch finds the class too.
 
     Eigenvalues that are not resolved count in the evidence, by the measured spectrum, if the prior has one precision;
-    for several precisions only the resolved ones count, so that the evidence is an upper bound. In the posterior
+    with several precisions only the resolved ones count, so that the evidence is an upper bound. In the posterior
     covariance the other directions keep the variance of the prior, which overestimates it by at most `error`.
 
     Parameters

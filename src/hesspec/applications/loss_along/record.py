@@ -38,7 +38,7 @@ class LossAlong(Record):
     curvatures : array (k, k)
         Inner products of the directions in the Hessian; its diagonal holds the curvatures along the directions.
     plane_losses : array (n, n) or (0, 0)
-        Loss displaced along the first direction (rows) and the second (columns), if it was asked for.
+        Loss displaced along the first direction (rows) and the second (columns), if it was requested.
     """
 
     KIND: ClassVar[str] = "loss along directions"

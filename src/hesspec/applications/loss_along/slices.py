@@ -45,7 +45,7 @@ def loss_along(
 
     with the gradient g of the loss on all data. All terms are computed: the loss by `points` passes over the data for
     each direction, the slope by one gradient, the curvature by one product with the Hessian. The model is not changed:
-    the loss is that of a copy, as it is for products.
+    the loss is evaluated on a copy, as products are.
 
     Parameters
     ----------
@@ -71,14 +71,14 @@ def loss_along(
     ValueError
         If the matrix is not a Hessian; if directions have another length than the parameters, are zero or not finite;
         if `points` or `reach` is out of range, or no reach can be chosen as the loss is zero or constant; if a plane is
-        asked for with less than two directions.
+        requested with fewer than two directions.
     NonFiniteError
         If gradient or product contain NaN or infinity. A loss that is not finite away from the weights is kept.
 
     Notes
     -----
     Slices of the loss of a network are shown by Goodfellow, Vinyals and Saxe (arXiv 1412.6544) and Li et al.
-    (arXiv 1712.09913); that the quadratic with the gradient's term is drawn next to them, and the default reach, are
+    (arXiv 1712.09913); drawing the quadratic with the gradient's term next to them, and the default reach, are
     ours. In float32, differences of the loss below about 1e-7 of it are rounding.
 
     Examples

@@ -191,17 +191,18 @@ def effective_data(
 ) -> Estimate:
     """Return the size of the training set from which a network from scratch reaches a value: effective data D_E.
 
-    The curve of networks from scratch is inverted: of the loss, as in "Scaling Laws for Transfer" (arXiv 2102.01293),
-    and here of any monotone quantity, such as an outlier, the edge of the bulk, or a trace. It is interpolated by
-    monotone cubics (PCHIP) between the logarithms of sizes and values. With D_F the data of fine-tuning, D_T = D_E -
-    D_F is the data that pre-training is worth; it is negative where the network from scratch is better.
+    This inverts the curve of networks from scratch, either of the loss, as in "Scaling Laws for Transfer" (arXiv
+    2102.01293), or of any other monotone quantity, such as an outlier, the edge of the bulk, or a trace. The curve is
+    interpolated by monotone cubics (PCHIP) between the logarithms of sizes and values. With D_F the data of
+    fine-tuning, D_T = D_E - D_F is the data that pre-training is worth; it is negative where the network from scratch
+    is better.
 
     Parameters
     ----------
     sizes : array_like (n,)
         Sizes of training sets, at least 3 different ones, in any order and any unit.
     values : array_like (n,) or (n, seeds)
-        The quantity of networks from scratch at each, positive; NaN where a seed is missing.
+        The quantity of networks from scratch at each size, positive; NaN where a seed is missing.
     value : float or array_like (seeds,)
         The quantity of fine-tuned networks; with several seeds, the mean of logarithms is inverted.
     confidence : float
@@ -218,9 +219,9 @@ def effective_data(
     Raises
     ------
     ValueError
-        If shapes do not match; a value is not positive; the value is outside of the curve, which is not extrapolated;
-        the curve is flat; or the curve is not monotone by more than its noise. Means that are out of order within the
-        noise are pooled (isotonic regression).
+        If shapes do not match; a value is not positive; the value is outside the curve, which is not extrapolated;
+        the curve is flat; or the curve deviates from a monotone one by more than its noise. Means that are
+        out of order within the noise are pooled (isotonic regression).
 
     Examples
     --------

@@ -93,7 +93,7 @@ def _multipliers(axes: Axes, found: EffectiveData) -> None:
         # Ends that are 0 or infinity, which the curve does not reach, are drawn out of the picture.
         low = np.maximum(found.lower[mine] / sizes, middle * 1e-6)
         high = np.minimum(found.upper[mine] / sizes, middle * 1e6)
-        # Networks beside each other, so that their intervals can be told apart.
+        # Networks next to each other, so that their intervals can be told apart.
         places = sizes * 1.03 ** (index - (len(networks) - 1) / 2)
         axes.errorbar(
             places,

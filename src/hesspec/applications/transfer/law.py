@@ -69,7 +69,7 @@ def fit_transfer_law(
         then a line through these; every D_F has equal weight.
     confidence : float
         Level of the intervals, in (0, 1). They use Student's t and are valid if errors of ln D_T are independent
-        and normal with equal variance; those of "fits" if these are errors of each D_F in addition.
+        and normal with equal variance; those of "fits" also if there are errors that all points of one D_F share.
     unit : str
         Name of the unit of `sizes`, on which k depends.
 
@@ -81,8 +81,8 @@ def fit_transfer_law(
     ------
     ValueError
         If the lengths differ, a size or a number of parameters is not positive, fewer than 4 points have D_T > 0, these
-        have one D_F or one N only, or D_F and N that rise together; for "fits", also if fewer than three D_F have
-        several N.
+        have only one D_F or one N, or D_F and N are collinear in logarithms; for "fits", also if fewer than three
+        D_F have several N.
 
     Examples
     --------

@@ -22,9 +22,9 @@ class GPT(nn.Module):
 
     Layers are pre-norm: x + attention(norm(x)), then x + mlp(norm(x)), with a final layer norm before the head. The
     architecture is that of GPT-2 (Radford et al. 2019): learned positions, GELU, an MLP of four times the width, biases
-    everywhere but in the head; the head has its own weights, or those of the token embedding if they are tied. It has
-    no dropout, so that training and evaluation mode are the same function. Attention is a product of matrices and a
-    softmax, which can be differentiated any number of times and traced.
+    everywhere except in the head; the head has its own weights, or those of the token embedding if they are tied. It
+    has no dropout, so training and evaluation mode compute the same function. Attention consists of matrix products and
+    a softmax, which can be traced and differentiated any number of times.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class GPT(nn.Module):
     Raises
     ------
     ValueError
-        If a number is below 1, or the width is no multiple of the number of heads.
+        If a number is below 1, or the width is not a multiple of the number of heads.
     """
 
     def __init__(self, classes: int, size: int, *, layers: int, heads: int, width: int, tied: bool = False) -> None:
