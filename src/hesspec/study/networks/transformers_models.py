@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
+from hesspec.backend.extras import require
 from hesspec.study.networks.layers import check_tokens
 
 __all__ = ["TRANSFORMERS", "has_weights", "transformers_digest", "transformers_network"]
@@ -53,12 +54,8 @@ def transformers_network(name: str, *, classes: int, size: int) -> nn.Module:
         vocabulary is smaller than that of the data set, or it has fewer positions than the sequences.
     """
     path = _configuration(name)
-    try:
-        transformers: Any = importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"'{TRANSFORMERS}:{name}' needs transformers, which is not installed: pip install transformers."
-        ) from error
+    require(f"'{TRANSFORMERS}:{name}'", "hesspec[text]", "transformers")
+    transformers: Any = importlib.import_module("transformers")
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with _without_progress_bars(transformers):
