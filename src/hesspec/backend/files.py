@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Final
 
 from hesspec.backend.text import in_words
 
-__all__ = ["atomic_path", "write_bytes", "writing_failed"]
+__all__ = ["LONGEST_NAME", "atomic_path", "safe_name", "write_bytes", "writing_failed"]
 
 # Largest length of a file name in bytes on Linux, and length that a temporary name adds to stem and suffix.
 LONGEST_NAME: Final = 255
@@ -34,6 +35,17 @@ REASONS: Final = {
 }
 # Errors that are unrelated to free space.
 OTHER_THAN_ROOM: Final = REASONS.keys() - {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def safe_name(name: str) -> str:
+    """Convert a name to part of a file name, by replacing what is not a letter, a digit or one of ._+- in ASCII.
+
+    Examples
+    --------
+    >>> safe_name("timm:vit_tiny/a b")
+    'timm_vit_tiny_a_b'
+    """
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", name)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from hesspec.backend.files import safe_name
 from hesspec.cli.console import say
 from hesspec.cli.devices import device_of, dtype_of
 from hesspec.spectra.record import load
@@ -126,7 +126,7 @@ class Problem:
             if file.exists():
                 attributes = _attributes_of(file)
                 if tuple(str(attributes.get(name, "")) for name in ("network", "dataset", "params")) != mine:
-                    return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(part for part in mine if part))
+                    return safe_name("-".join(part for part in mine if part))
         return ""
 
     def file(self, folder: Path, result: str, prefix: str) -> Path:

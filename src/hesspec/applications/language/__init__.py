@@ -1,4 +1,7 @@
-"""Language models: value heads and their calibration, preferences, and what curvature says of both."""
+"""Language models: value heads and their calibration, preferences, and what curvature says of both.
+
+The loss of tokens is `hesspec.TokenLoss`, as matrices know it in closed form; see also `hesspec.frequent_classes`.
+"""
 
 from typing import TYPE_CHECKING
 
