@@ -55,7 +55,7 @@ def command(
     from hesspec.spectra.record import load
     from hesspec.study import load_dataset
     from hesspec.study.losses import CROSS_ENTROPY, LOSSES
-    from hesspec.study.measuring import check_outputs
+    from hesspec.study.measuring import check_outputs, of_dataset
 
     if prior_precision is not None:
         positive("--prior-precision", prior_precision)
@@ -106,17 +106,13 @@ def command(
             with torch.no_grad():
                 found["network"].append(model(inputs).softmax(1))
             found["Laplace, probit"].append(posterior.predict(inputs).mean)
-    attributes = {
-        **problem.attributes_with(given),
-        "dataset": train_set.name,
-        "train_samples": len(train_set),
-    }
+    attributes = problem.attributes_with(given)
     comparison = compare_predictions(
         {name: torch.cat(values).double().cpu().numpy() for name, values in found.items()},
         test_set.targets.numpy(),
-        attributes={**attributes, "split": "test", "prior_precision": posterior.prior_precision},
+        attributes={**attributes, **of_dataset(test_set), "prior_precision": posterior.prior_precision},
     )
-    evidence = replace(evidence, attributes={**evidence.attributes, **attributes, "split": "train"})
+    evidence = replace(evidence, attributes={**evidence.attributes, **attributes, **of_dataset(train_set)})
     evidence.save(evidence_file, overwrite=False)
     comparison.save(comparison_file, overwrite=False)
     _show([evidence, comparison], [evidence_file, comparison_file], out)
