@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,14 +13,15 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from hesspec.backend.files import safe_name
+from hesspec.backend.files import digest_of, safe_name
 from hesspec.cli.console import say
 from hesspec.cli.devices import device_of, dtype_of
 from hesspec.spectra.record import load
 from hesspec.study import Dataset, build_network, load_dataset, load_weights, read_metadata
+from hesspec.study.digests import data_digest
 from hesspec.study.measuring import Attribute, named, spectrum_file
+from hesspec.study.networks import network_digest
 from hesspec.study.networks.transformers_models import has_weights
-from hesspec.study.starting import file_digest
 
 __all__ = ["Problem", "check_folder", "check_same"]
 
@@ -86,14 +86,16 @@ class Problem:
     def options(self, own: Mapping[str, str]) -> dict[str, str]:
         """Values of all options that a result depends on, by the names of the options.
 
+        Those of the user's own code, texts and weights have a digest of their content.
+
         Parameters
         ----------
         own : mapping of str to str
             Those of the command, beyond those that determine what is measured.
         """
         return {
-            "NETWORK": self.network,
-            "--data": self.data,
+            "NETWORK": f"{self.network} {network_digest(self.network)}".rstrip(),
+            "--data": f"{self.data} {data_digest(self.data, self.tokenizer)}".rstrip(),
             "--data-folder": str(self.data_folder),
             "--weights": "none" if self.weights is None else _content(self.weights),
             "--split": self.split,
@@ -154,8 +156,8 @@ class Problem:
 
 def _content(path: Path) -> str:
     """Name of a file, or of a folder with files of weights, and a digest of its content."""
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    return f"{path.name} {hashlib.sha256(' '.join(map(file_digest, files)).encode()).hexdigest()[:16]}"
+    files = path.glob("*.safetensors") if path.is_dir() else [path] if path.is_file() else []
+    return f"{path.name} {digest_of({file.name: file for file in files})}"
 
 
 def _attributes_of(file: Path) -> Mapping[str, Any]:
