@@ -30,7 +30,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import hesspec
 from _tables import ROOT, Block, console, counted, markdown, processor, rewrite, spread
-from hesspec.applications.laplace.figure import calibration
 from hesspec.study.datasets import load_dataset
 from hesspec.study.networks import build_network
 
@@ -96,7 +95,7 @@ def scores(predictions: dict[str, Tensor], targets: Tensor) -> dict[str, float]:
     found = {
         "accuracy": 100 * float((given.argmax(1) == targets).double().mean()),
         "nll": -float(given[torch.arange(len(targets)), targets].clamp(min=1e-12).log().mean()),
-        "ece": 100 * calibration(given.numpy(), targets.numpy())[3],
+        "ece": 100 * hesspec.language.calibration(given, targets, equal_counts=False).ece,
     }
     for name in ("rotated", "noise"):
         labels = np.repeat([1, 0], len(targets))

@@ -28,7 +28,7 @@ def test_losses(folder: Path, samples: int) -> np.ndarray:
 
 def draw(folder: Path, path: Path) -> None:
     """Evidence per sample, effective parameters and test loss against the epoch: medians and ranges over seeds."""
-    found = hesspec.study.open(folder).isel(dataset=0, network=0, optimizer=0)
+    found = hesspec.study.open(folder).isel(dataset=0, network=0, optimizer=0, start=0)
     with styled():
         figure = new_figure(11, 3.6)
         left, middle, right = figure.subplots(1, 3)

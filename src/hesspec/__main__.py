@@ -11,7 +11,7 @@ def main() -> None:
     try:
         from hesspec.backend.extras import require  # noqa: PLC0415 - inside of the try
 
-        require("The command hesspec", "study", "typer")
+        require("The command hesspec", "hesspec[study]", "typer")
         from hesspec.cli.app import main as run  # noqa: PLC0415 - inside of the try
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. All files written so far are complete.\n")

@@ -66,10 +66,10 @@ def test_the_command_names_its_extra(tmp_path):
 
 
 def test_what_is_installed_is_not_reported():
-    require("This", "study", "numpy", "torch")
+    require("This", "hesspec[study]", "numpy", "torch")
 
 
 def test_one_missing_module_is_named():
     with pytest.raises(ModuleNotFoundError, match="This needs no_such_module, which is not installed") as raised:
-        require("This", "study", "numpy", "no_such_module")
+        require("This", "hesspec[study]", "numpy", "no_such_module")
     assert raised.value.name == "no_such_module"

@@ -8,7 +8,7 @@ import pytest
 
 from hesspec.backend.presets import presets
 from hesspec.cli.app import COMMANDS
-from hesspec.cli.completion import DATA, NETWORKS
+from hesspec.cli.completion import BLOCKS, DATA, NETWORKS
 from hesspec.matrices import MATRICES
 
 
@@ -48,11 +48,13 @@ def test_names_are_completed_without_pytorch(words, expected):
 
 
 def test_the_names_are_those_that_exist():
+    from hesspec.applications.blocks.partition import KINDS  # noqa: PLC0415
     from hesspec.study.datasets import DATASETS  # noqa: PLC0415
     from hesspec.study.networks.build import NETWORKS as BUILT  # noqa: PLC0415
 
     assert [name for name in NETWORKS if not name.endswith(":")] == list(BUILT)
     assert tuple(name for name in DATA if not name.endswith(":")) == DATASETS
+    assert sorted(BLOCKS) == sorted(KINDS)
     assert presets()
     assert MATRICES
     assert COMMANDS

@@ -21,19 +21,19 @@ def test_it_computes_and_keeps_two_files(hesspec, here):
     ):
         assert text in result.stdout
     evidence = load(here / "spectra" / "initialisation-train-Evidence.nc")
-    calibration = load(here / "spectra" / "initialisation-test-Calibration.nc")
+    comparison = load(here / "spectra" / "initialisation-test-PredictionComparison.nc")
     assert evidence.attributes["network"] == "tanh_mlp"
-    assert calibration.prior_precision == pytest.approx(evidence.best)
-    assert calibration.counts.sum(axis=1).tolist() == [20, 20]
-    assert calibration.names.tolist() == ["network", "Laplace, probit"]
+    assert comparison.attributes["prior_precision"] == pytest.approx(evidence.best)
+    assert comparison.counts.sum(axis=1).tolist() == [20, 20]
+    assert comparison.names.tolist() == ["network", "Laplace, probit"]
     # The probit does not change the order of equal variances much, and an untrained network is at chance.
-    assert (calibration.accuracy <= 0.5).all()
-    assert np.isfinite(calibration.plot().axes[0].get_xlim()).all()
+    assert (comparison.accuracy <= 0.5).all()
+    assert np.isfinite(comparison.plot().axes[0].get_xlim()).all()
     report = hesspec("report", "spectra")
     assert report.exit_code == 0, report.stderr
     page = (here / "spectra" / "report.html").read_text(encoding="utf-8")
     assert "Evidence of a Laplace approximation · digits · tanh_mlp" in page
-    assert "Calibration of predictions · digits · tanh_mlp" in page
+    assert "Comparison of predictions · digits · tanh_mlp" in page
     again = hesspec(*LAPLACE, *SHORT)
     assert again.exit_code == 0, again.stderr
     assert "Already computed: spectra/initialisation-train-Evidence.nc" in again.stderr
@@ -41,7 +41,7 @@ def test_it_computes_and_keeps_two_files(hesspec, here):
     other = hesspec(*LAPLACE, *SHORT[:-1], "6")
     assert other.exit_code == 1
     assert "its --rank was 8, where it is 6 now" in other.stderr
-    shown = hesspec("show", "spectra/initialisation-test-Calibration.nc")
+    shown = hesspec("show", "spectra/initialisation-test-PredictionComparison.nc")
     assert shown.exit_code == 0, shown.stderr
     assert "Laplace, probit" in shown.stdout
 

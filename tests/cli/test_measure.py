@@ -308,3 +308,14 @@ def test_weights_in_a_folder_with_an_index(measured, here):
     operator = package.Hessian(network.eval().double(), nn.CrossEntropyLoss(), data.batches(256))
     found = package.load(here / "spectra" / "trained-train-Hessian.nc")
     assert np.allclose(found.ritz_values, package.spectrum(operator, steps=24).ritz_values)
+
+
+def test_a_text_that_has_changed_is_not_taken_as_measured(hesspec, here):
+    (here / "text.txt").write_bytes(b"the spectrum of text " * 40)
+    command = ("measure", "gpt_tiny", "--data", "text:text.txt", "--sequences", "2", "--size", "8", "--matrix", "g")
+    assert hesspec(*command, "--steps", "4").exit_code == 0
+    assert "Already measured" in hesspec(*command, "--steps", "4").stderr
+    (here / "text.txt").write_bytes(b"the text of a spectrum " * 40)
+    changed = hesspec(*command, "--steps", "4")
+    assert changed.exit_code == 1
+    assert "its --data was text:text.txt " in changed.stderr

@@ -70,15 +70,25 @@ def test_the_code_of_the_first_page_runs(tmp_path, monkeypatch):
     assert (tmp_path / "hessian.png").exists()
 
 
+def in_navigation(part):
+    """Pages of a part of the site in the order of its navigation."""
+    path = ROOT / f"docs/site/{part}.rst"
+    lines = re.findall(r"^   (?:.*<)?([^\s>]+)>?$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return [page.resolve() for line in lines if line[0] != ":" for page in sorted(path.parent.glob(f"{line}.md"))]
+
+
 def test_every_page_is_in_the_navigation():
-    listed = set()
-    for path in (ROOT / "docs/site").glob("*.rst"):
-        for line in re.findall(r"^   (?:.*<)?([^\s>]+)>?$", path.read_text(encoding="utf-8"), re.MULTILINE):
-            if not line.startswith(":"):
-                listed |= set(path.parent.glob(f"{line}.md"))
-    listed = {path.resolve() for path in listed}
+    listed = {page for path in (ROOT / "docs/site").glob("*.rst") for page in in_navigation(path.stem)}
     pages = {*(ROOT / "docs").rglob("*.md")} - {
         *(ROOT / "docs/auto_gallery").rglob("*"),
         *(ROOT / "docs/_build").rglob("*"),
     }
     assert pages - listed == set(), "list them in a toctree of docs/site/"
+
+
+def test_the_index_has_the_parts_of_the_site_in_their_order():
+    index = ROOT / "docs/index.md"
+    rows = re.findall(r"^\| \[[^]]+\]\(([^)]+)\)", index.read_text(encoding="utf-8"), re.MULTILINE)
+    parts = ("start", "how-to", "guides", "theory", "reference", "evidence", "development")
+    pages = [page for part in parts for page in in_navigation(part) if page != index]
+    assert [(index.parent / row).resolve() for row in rows] == pages

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 def test_evidence_of_every_checkpoint_is_in_the_dataset(folder):
     found = hesspec.study.open(folder)
     assert not found.attrs["unread"]
-    assert found.log_evidence.dims == ("dataset", "network", "optimizer", "seed", "samples_per_class", "epoch")
+    assert found.log_evidence.dims == ("dataset", "network", "optimizer", "start", "seed", "samples_per_class", "epoch")
     for task in tasks_of(parse_study(STUDY, "study.yaml"), folder):
         run = task.best
         data = run.dataset("train")
@@ -45,7 +45,7 @@ def test_evidence_of_every_checkpoint_is_in_the_dataset(folder):
                 network, nn.CrossEntropyLoss(), data.batches(256), rank=1, steps=12, verify=False
             )
             best = posterior.marginal.optimise_prior()
-            mine = found.isel(dataset=0, network=0, optimizer=0, seed=0).sel(
+            mine = found.isel(dataset=0, network=0, optimizer=0, start=0, seed=0).sel(
                 samples_per_class=run.samples_per_class, epoch=epoch
             )
             assert float(mine.prior_precision) == pytest.approx(best.value, rel=1e-3)

@@ -147,7 +147,7 @@ def test_densenet40_has_39_convolutions_and_one_linear_layer():
     assert parameters(network) == 1_058_866
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"gpt_small", "gpt_tiny"}))
 def test_outputs_are_one_number_for_each_class(name):
     torch.manual_seed(0)
     network = build_network(name, channels=3, classes=7, size=32).eval()

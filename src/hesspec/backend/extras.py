@@ -1,4 +1,4 @@
-"""Optional dependencies: which extra of the package has what, and the sentence where it is missing."""
+"""Optional dependencies: the sentence where one is missing."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from importlib.util import find_spec
 __all__ = ["require"]
 
 
-def require(what: str, extra: str, *modules: str) -> None:
-    """Raise an error that names the extra if one of the modules is not installed.
+def require(what: str, package: str, *modules: str) -> None:
+    """Raise an error that says what to install if one of the modules is missing.
 
     Parameters
     ----------
     what : str
         What needs them, as the beginning of a sentence, such as "hesspec.study".
-    extra : str
-        Extra of the package that installs them.
+    package : str
+        What pip installs them with, such as "hesspec[study]".
     *modules : str
         Names by which they are imported.
 
@@ -28,6 +28,6 @@ def require(what: str, extra: str, *modules: str) -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise ModuleNotFoundError(
-            f"{what} needs {' and '.join(missing)}, which {verb} not installed: pip install 'hesspec[{extra}]'.",
+            f"{what} needs {' and '.join(missing)}, which {verb} not installed: pip install '{package}'.",
             name=missing[0],
         )

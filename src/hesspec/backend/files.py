@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from hesspec.backend.text import in_words
 
-__all__ = ["atomic_path", "write_bytes", "writing_failed"]
+__all__ = ["DIGEST_DIGITS", "LONGEST_NAME", "atomic_path", "digest_of", "safe_name", "write_bytes", "writing_failed"]
+
+DIGEST_DIGITS: Final = 16
+"""Hexadecimal digits of a digest that tells contents apart."""
 
 # Largest length of a file name in bytes on Linux, and length that a temporary name adds to stem and suffix.
 LONGEST_NAME: Final = 255
@@ -34,6 +39,27 @@ REASONS: Final = {
 }
 # Errors that are unrelated to free space.
 OTHER_THAN_ROOM: Final = REASONS.keys() - {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def safe_name(name: str) -> str:
+    """Convert a name to part of a file name, by replacing what is not a letter, a digit or one of ._+- in ASCII.
+
+    Examples
+    --------
+    >>> safe_name("timm:vit_tiny/a b")
+    'timm_vit_tiny_a_b'
+    """
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", name)
+
+
+def digest_of(files: Mapping[str, Path]) -> str:
+    """Compute a digest of files by their names and contents; empty if there are none."""
+    found = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        with file.open("rb") as content:
+            found.update(f"{name}\0".encode("utf-8", "surrogateescape"))
+            found.update(hashlib.file_digest(content, "sha256").digest())
+    return found.hexdigest()[:DIGEST_DIGITS] if files else ""
 
 
 @contextmanager

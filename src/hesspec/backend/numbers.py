@@ -1,12 +1,13 @@
-"""Integer arguments. `True` is not one, although Python treats it as 1."""
+"""Arguments that are integers, of which `True` is not one although Python treats it as 1, and arrays of numbers."""
 
 from __future__ import annotations
 
 from typing import Any, Final, TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["check_seed", "is_whole"]
+__all__ = ["check_seed", "is_whole", "real_array"]
 
 # Range of seeds that PyTorch's generators accept.
 SEEDS: Final = (-(1 << 63), (1 << 64) - 1)
@@ -29,3 +30,21 @@ def check_seed(seed: Any) -> int:
     if not is_whole(seed) or not SEEDS[0] <= seed <= SEEDS[1]:
         raise ValueError(f"seed is {seed!r}; it must be an integer from {SEEDS[0]} to {SEEDS[1]}.")
     return int(seed)
+
+
+def real_array(name: str, given: Any) -> npt.NDArray[np.float64]:
+    """Return an array, or a tensor on any device, as an array of float64.
+
+    Raises
+    ------
+    ValueError
+        If its values are not real numbers, or one is NaN or infinite.
+    """
+    # Without an import of PyTorch.
+    values = np.asarray(given.detach().cpu().double().numpy() if hasattr(given, "detach") else given)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {values.dtype}; it must be an array of real numbers.")
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} contains NaN or infinity.")
+    return values

@@ -1,7 +1,6 @@
 """`hesspec laplace`."""
 
-import json
-import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,28 +37,25 @@ def command(
     memory: options.Memory = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Output folder; existing files are never overwritten.")
-    ] = Path("spectra"),
+    out: options.Out = Path("spectra"),
 ) -> None:
     """Compute the evidence of a network and the calibration of its Laplace approximation.
 
     One Krylov run with G on the training set gives the evidence for all prior precisions, and the best one. The
     calibration on the test set is that of the network, and of the posterior at this prior by probit, which takes C
     backward passes for each input, with C classes. The loss is the cross-entropy. Results are saved as
-    CHECKPOINT-train-Evidence.nc and CHECKPOINT-test-Calibration.nc; `hesspec report` shows them.
+    CHECKPOINT-train-Evidence.nc and CHECKPOINT-test-PredictionComparison.nc; `hesspec report` shows them.
     """
     import torch
 
-    from hesspec.applications.laplace.calibration import calibrate
     from hesspec.applications.laplace.likelihood import positive
     from hesspec.applications.laplace.posterior import Laplace
-    from hesspec.cli.problem import COMMAND, Problem, check_folder, check_same
-    from hesspec.cli.resuming import file_content
+    from hesspec.applications.laplace.prediction_comparison import compare_predictions
+    from hesspec.cli.problem import Problem, check_folder, check_same
     from hesspec.spectra.record import load
     from hesspec.study import load_dataset
     from hesspec.study.losses import CROSS_ENTROPY, LOSSES
-    from hesspec.study.measuring import check_outputs
+    from hesspec.study.measuring import check_outputs, of_dataset
 
     if prior_precision is not None:
         positive("--prior-precision", prior_precision)
@@ -68,30 +64,23 @@ def command(
     )
     prefix = problem.prefix(out, ["Evidence"])
     evidence_file = problem.file(out, "Evidence", prefix)
-    calibration_file = evidence_file.with_name(evidence_file.name.replace("train-Evidence", "test-Calibration"))
-    given = {
-        "NETWORK": network,
-        "--data": data,
-        "--data-folder": str(data_folder),
-        "--weights": "none" if weights is None else file_content(weights),
-        "--samples-per-class": str(samples_per_class),
-        "--test-samples-per-class": str(test_samples_per_class),
-        "--size": str(size),
-        "--params": " ".join(params or ["all"]),
-        "--prior-precision": str(prior_precision),
-        "--rank": str(rank),
-        "--steps": str(steps),
-        "--seed": str(seed),
-        "--dtype": dtype,
-    }
-    if evidence_file.exists() and calibration_file.exists():
+    comparison_file = evidence_file.with_name(evidence_file.name.replace("train-Evidence", "test-PredictionComparison"))
+    given = problem.options(
+        {
+            "--test-samples-per-class": str(test_samples_per_class),
+            "--prior-precision": str(prior_precision),
+            "--rank": str(rank),
+            "--steps": str(steps),
+        }
+    )
+    if evidence_file.exists() and comparison_file.exists():
         check_same(evidence_file, given)
-        console.say(f"Already computed: {evidence_file} and {calibration_file}")
-        _show([load(evidence_file), load(calibration_file)], out)
+        console.say(f"Already computed: {evidence_file} and {comparison_file}")
+        _show([load(evidence_file), load(comparison_file)], [], out)
         return
     model, train_set = problem.load()
     test_set = load_dataset(data, "test", samples_per_class=test_samples_per_class, folder=data_folder, size=size)
-    check_folder(out, [evidence_file, calibration_file])
+    check_folder(out, [evidence_file, comparison_file])
     model.eval()
     check_outputs(model, train_set)
     parameter = next(model.parameters())
@@ -117,36 +106,23 @@ def command(
             with torch.no_grad():
                 found["network"].append(model(inputs).softmax(1))
             found["Laplace, probit"].append(posterior.predict(inputs).mean)
-    attributes = {
-        **problem.attributes,
-        "dataset": train_set.name,
-        "train_samples": len(train_set),
-        COMMAND: json.dumps(given),
-    }
-    calibration = calibrate(
+    attributes = problem.attributes_with(given)
+    comparison = compare_predictions(
         {name: torch.cat(values).double().cpu().numpy() for name, values in found.items()},
         test_set.targets.numpy(),
-        prior_precision=posterior.prior_precision,
-        attributes={**attributes, "split": "test"},
+        attributes={**attributes, **of_dataset(test_set), "prior_precision": posterior.prior_precision},
     )
-    evidence = type(evidence)(
-        **{**vars(evidence), "attributes": {**evidence.attributes, **attributes, "split": "train"}}
-    )
+    evidence = replace(evidence, attributes={**evidence.attributes, **attributes, **of_dataset(train_set)})
     evidence.save(evidence_file, overwrite=False)
-    calibration.save(calibration_file, overwrite=False)
-    _show([evidence, calibration], out, [evidence_file, calibration_file])
+    comparison.save(comparison_file, overwrite=False)
+    _show([evidence, comparison], [evidence_file, comparison_file], out)
 
 
-def _show(results: "list[Record]", out: Path, saved: list[Path] | None = None) -> None:
-    """Print the summary of the evidence and the table of the calibration, the files, and what can be done next."""
+def _show(results: "list[Record]", saved: list[Path], out: Path) -> None:
+    """Print the summary of the evidence and the table of the predictions, the files, and what can be done next."""
     from hesspec.backend.shown import TextTable
-    from hesspec.cli.tables.layout import rich_table
+    from hesspec.cli.tables.layout import print_results, rich_table
 
-    evidence, calibration = results
-    rows = list(evidence.summary().items())
-    console.output.print(rich_table(TextTable("Evidence", ("what", "value"), rows)), "")
-    for table in calibration.tables():
-        console.output.print(rich_table(table), "")
-    for file in saved or []:
-        console.output.print(f"Saved {file}", soft_wrap=True)
-    console.next_step(f"hesspec report {shlex.quote(str(out))}", "makes a page of it")
+    evidence, comparison = results
+    summary = TextTable("Evidence", ("what", "value"), list(evidence.summary().items()))
+    print_results(map(rich_table, [summary, *comparison.tables()]), saved, out)

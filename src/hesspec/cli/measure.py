@@ -1,7 +1,5 @@
 """`hesspec measure`."""
 
-import json
-import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +8,7 @@ import typer
 
 from hesspec.cli import console, options
 from hesspec.cli.completion import BLOCKS, completing
+from hesspec.cli.tables.layout import print_results
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
 from hesspec.matrices import symbol_of
 from hesspec.spectra.record import load
@@ -68,9 +67,7 @@ def command(
     every: options.Every = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Output folder; existing files are never overwritten.")
-    ] = Path("spectra"),
+    out: options.Out = Path("spectra"),
 ) -> None:
     """Measure the spectra of a network on a data set, and save each as a NetCDF file.
 
@@ -90,9 +87,9 @@ def command(
     """
     from hesspec.backend.ranks import Ranks
     from hesspec.cli.devices import device_of
-    from hesspec.cli.problem import COMMAND, Problem
+    from hesspec.cli.problem import Problem
     from hesspec.cli.process_group import process_group
-    from hesspec.cli.resuming import CommandRecord, file_content
+    from hesspec.cli.resuming import CommandRecord
     from hesspec.krylov.snapshot import parse_duration
     from hesspec.study.losses import CROSS_ENTROPY
     from hesspec.study.measuring import measure
@@ -118,33 +115,20 @@ def command(
     every = options.DEFAULT_EVERY if every is None else every
     parse_duration(every)
     model, dataset = problem.load()
-    given = {
-        "NETWORK": network,
-        "--data": data,
-        "--data-folder": str(data_folder),
-        "--weights": "none" if weights is None else file_content(weights),
-        "--split": split,
-        "--samples-per-class": str(samples_per_class),
-        "--size": str(size),
-        **({} if tokenizer is None else {"--tokenizer": str(tokenizer)}),
-        **({} if loss == CROSS_ENTROPY else {"--loss": loss}),
-        "--params": " ".join(params or ["all"]),
-        "--steps": steps,
-        "--probes": str(probes),
-        **({} if wanted is None else {"--trace": f"{wanted:g}"}),
-        "--seed": str(seed),
-        "--dtype": dtype,
-        "--out": str(out.resolve()),
-    }
-    options_of_result = {option: value for option, value in given.items() if option != "--out"}
-    record = None if snapshot is None else CommandRecord(snapshot, given)
+    given = problem.options(
+        {
+            **({} if loss == CROSS_ENTROPY else {"--loss": loss}),
+            "--steps": steps,
+            "--probes": str(probes),
+            **({} if wanted is None else {"--trace": f"{wanted:g}"}),
+        }
+    )
+    record = None if snapshot is None else CommandRecord(snapshot, {**given, "--out": str(out.resolve())})
     with process_group(device_of(device)) as group, console.progress() as show, record or nullcontext():
         ranks = Ranks(group)
         # Only the first rank looks and writes: what other ranks see depends on how far it has come.
         prefix, measured = ranks.gather(
-            ranks.together(
-                lambda: _prepare(problem, out, names, options_of_result, record) if ranks.rank == 0 else ("", [])
-            )
+            ranks.together(lambda: _prepare(problem, out, names, given, record) if ranks.rank == 0 else ("", []))
         )[0]
         measure(
             model,
@@ -160,7 +144,7 @@ def command(
             memory=memory,
             basis=basis,
             offload=offload,
-            attributes={**problem.attributes, COMMAND: json.dumps(options_of_result)},
+            attributes=problem.attributes_with(given),
             folder=out,
             prefix=prefix,
             overwrite=False,
@@ -176,12 +160,8 @@ def command(
     files = {name: problem.file(out, name, prefix) for name in names}
     spectra = {name: load(file) for name, file in files.items()}
     labels = distinct_labels(list(spectra.values()), list(spectra))
-    for table in side_by_side(dict(zip(labels, spectra.values(), strict=True)), width=console.output.width):
-        console.output.print(table, "")
-    for name, file in files.items():
-        if name not in measured:
-            console.output.print(f"Saved {file}", soft_wrap=True)
-    console.next_step(f"hesspec report {shlex.quote(str(out))}", "makes a page of all spectra there")
+    tables = side_by_side(dict(zip(labels, spectra.values(), strict=True)), width=console.output.width)
+    print_results(tables, [file for name, file in files.items() if name not in measured], out)
 
 
 def _pretrained(network: str, weights: Path | None) -> Path:
@@ -200,7 +180,7 @@ def _refuse_with_blocks(by: str, options: dict[str, object]) -> None:
 
 
 def _prepare(
-    problem: "Problem", out: Path, names: list[str], command: dict[str, str], record: "CommandRecord | None"
+    problem: "Problem", out: Path, names: list[str], options: dict[str, str], record: "CommandRecord | None"
 ) -> tuple[str, list[str]]:
     """Prepare the output folder and the record; return the prefix of files, and the matrices that are measured already.
 
@@ -211,19 +191,10 @@ def _prepare(
     OSError
         If a file already exists that was measured with other options, or a folder is not writable.
     """
-    from hesspec.cli.problem import check_folder, check_same
-
     before = [] if record is None else record.results()
-    prefix = problem.prefix(out, names)
-    files = {name: problem.file(out, name, prefix) for name in names}
-    measured = [name for name, file in files.items() if file.exists()]
-    for name in measured:
-        check_same(files[name], command)
-    check_folder(out, [file for name, file in files.items() if name not in measured])
-    if record is not None and before:
-        console.say(f"Resuming from the snapshots in {record.folder}")
-    if measured:
-        console.say(f"Already measured: {', '.join(str(files[name]) for name in measured)}")
+    prefix, measured = problem.prepare(out, names, options)
     if record is not None:
-        record.begin(files)
+        if before:
+            console.say(f"Resuming from the snapshots in {record.folder}")
+        record.begin(names)
     return prefix, measured

@@ -167,6 +167,7 @@ Every = Annotated[
         metavar="TIME", help="Time between two snapshots, such as 30s, 10min or 2h.", show_default=DEFAULT_EVERY
     ),
 ]
+Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder; existing files are never overwritten.")]
 Memory = Annotated[
     str | None,
     typer.Option(

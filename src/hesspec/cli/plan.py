@@ -18,6 +18,7 @@ def command(
     data_folder: options.DataFolder = None,
     size: options.Size = None,
     tokenizer: options.Tokenizer = None,
+    loss: options.Loss = "cross-entropy",
     matrix: options.Matrix = None,
     params: options.Params = None,
     steps: Annotated[
@@ -75,6 +76,7 @@ def command(
         steps=steps,
         probes=probes,
         accuracy=accuracy,
+        loss=loss,
         batch_size=batch_size,
         memory=memory,
         basis=basis,

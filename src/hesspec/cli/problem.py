@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +13,17 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from hesspec.backend.files import digest_of, safe_name
 from hesspec.cli.console import say
 from hesspec.cli.devices import device_of, dtype_of
 from hesspec.spectra.record import load
 from hesspec.study import Dataset, build_network, load_dataset, load_weights, read_metadata
+from hesspec.study.digests import data_digest
 from hesspec.study.measuring import Attribute, named, spectrum_file
+from hesspec.study.networks import network_digest
 from hesspec.study.networks.transformers_models import has_weights
 
-__all__ = ["COMMAND", "Problem", "check_folder", "check_same"]
+__all__ = ["Problem", "check_folder", "check_same"]
 
 COMMAND: Final = "command"
 """Attribute of a result that holds the options of its command, as JSON."""
@@ -81,6 +83,35 @@ class Problem:
             attributes["params"] = " ".join(self.params)
         return attributes
 
+    def options(self, own: Mapping[str, str]) -> dict[str, str]:
+        """Values of all options that a result depends on, by the names of the options.
+
+        Those of the user's own code, texts and weights have a digest of their content.
+
+        Parameters
+        ----------
+        own : mapping of str to str
+            Those of the command, beyond those that determine what is measured.
+        """
+        return {
+            "NETWORK": f"{self.network} {network_digest(self.network)}".rstrip(),
+            "--data": f"{self.data} {data_digest(self.data, self.tokenizer)}".rstrip(),
+            "--data-folder": str(self.data_folder),
+            "--weights": "none" if self.weights is None else _content(self.weights),
+            "--split": self.split,
+            "--samples-per-class": str(self.samples_per_class),
+            "--size": str(self.size),
+            **({} if self.tokenizer is None else {"--tokenizer": str(self.tokenizer)}),
+            "--params": " ".join(self.params or ["all"]),
+            **own,
+            "--seed": str(self.seed),
+            "--dtype": self.dtype,
+        }
+
+    def attributes_with(self, options: Mapping[str, str]) -> dict[str, Attribute]:
+        """Attributes of the results, with the options that they depend on."""
+        return {**self.attributes, COMMAND: json.dumps(options)}
+
     def prefix(self, folder: Path, results: Iterable[str]) -> str:
         """First part of the names of files: empty unless the folder has results of another network, data or parameters.
 
@@ -89,7 +120,7 @@ class Problem:
         folder : Path
             Output folder; it need not exist.
         results : iterable of str
-            Names of matrices, or "ClassStructure".
+            Names of matrices, or of other results, such as "ClassStructure".
         """
         mine = (self.network, self.data, " ".join(self.params or ()))
         for result in results:
@@ -97,12 +128,36 @@ class Problem:
             if file.exists():
                 attributes = _attributes_of(file)
                 if tuple(str(attributes.get(name, "")) for name in ("network", "dataset", "params")) != mine:
-                    return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(part for part in mine if part))
+                    return safe_name("-".join(part for part in mine if part))
         return ""
 
     def file(self, folder: Path, result: str, prefix: str) -> Path:
-        """Path of a result: the name of a matrix, or "ClassStructure"."""
+        """Path of a result: the name of a matrix, or of another result, such as "ClassStructure"."""
         return folder / spectrum_file(result, self.split, named(prefix, self.attributes))
+
+    def prepare(self, folder: Path, results: Sequence[str], options: Mapping[str, str]) -> tuple[str, list[str]]:
+        """Prepare the output folder; return the prefix of files, and the results that it has already.
+
+        Raises
+        ------
+        OSError
+            If a file exists that was measured with other options, or the folder is not writable.
+        """
+        prefix = self.prefix(folder, results)
+        files = {result: self.file(folder, result, prefix) for result in results}
+        measured = [result for result, file in files.items() if file.exists()]
+        for result in measured:
+            check_same(files[result], options)
+        check_folder(folder, [file for result, file in files.items() if result not in measured])
+        if measured:
+            say(f"Already measured: {', '.join(str(files[result]) for result in measured)}")
+        return prefix, measured
+
+
+def _content(path: Path) -> str:
+    """Name of a file, or of a folder with files of weights, and a digest of its content."""
+    files = path.glob("*.safetensors") if path.is_dir() else [path] if path.is_file() else []
+    return f"{path.name} {digest_of({file.name: file for file in files})}"
 
 
 def _attributes_of(file: Path) -> Mapping[str, Any]:
@@ -123,7 +178,7 @@ def check_same(file: Path, command: Mapping[str, str]) -> None:
     Parameters
     ----------
     file : Path
-        Existing result of `hesspec measure`.
+        Existing result.
     command : mapping of str to str
         Options that the result depends on.
     """

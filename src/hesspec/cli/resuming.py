@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from hesspec.krylov.snapshot import STATE
 from hesspec.krylov.snapshot_files import LOCK, open_regular
 from hesspec.krylov.snapshot_reader import shown
 
-__all__ = ["RECORD", "CommandRecord", "file_content"]
+__all__ = ["RECORD", "CommandRecord"]
 
 RECORD: Final = "command.json"
 # Largest size of a record, and the name under which it is written; only the command that has the lock writes it.
@@ -142,12 +141,3 @@ class CommandRecord:
         if not others:
             self.folder.rmdir()
         return others
-
-
-def file_content(path: Path) -> str:
-    """Name of a file, or of a folder with files of weights, and a digest of its content."""
-    if path.is_dir():
-        parts = " ".join(file_content(file) for file in sorted(path.glob("*.safetensors")))
-        return f"{path.name} {hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()}"
-    with path.open("rb") as file:
-        return f"{path.name} {hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()}"

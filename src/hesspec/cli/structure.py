@@ -1,7 +1,5 @@
 """`hesspec structure`."""
 
-import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,9 +51,7 @@ def command(
     memory: options.Memory = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Output folder; existing files are never overwritten.")
-    ] = Path("spectra"),
+    out: options.Out = Path("spectra"),
 ) -> None:
     """Explain the outliers of the spectra by the class structure of G.
 
@@ -67,9 +63,8 @@ def command(
     `hesspec report` shows all of them.
     """
     from hesspec.cli.devices import device_of
-    from hesspec.cli.problem import COMMAND, Problem, check_folder, check_same
+    from hesspec.cli.problem import Problem, check_folder, check_same
     from hesspec.cli.process_group import process_group
-    from hesspec.cli.resuming import file_content
     from hesspec.spectra.record import load
     from hesspec.study.measuring import measure_structure
     from hesspec.study.text_files import is_text
@@ -80,27 +75,18 @@ def command(
     )
     prefix = problem.prefix(out, ["ClassStructure", *names])
     file = problem.file(out, "ClassStructure", prefix)
-    given = {
-        "NETWORK": network,
-        "--data": data,
-        "--data-folder": str(data_folder),
-        "--weights": "none" if weights is None else file_content(weights),
-        "--split": split,
-        "--samples-per-class": str(samples_per_class),
-        "--size": str(size),
-        **({} if tokenizer is None else {"--tokenizer": str(tokenizer)}),
-        "--matrix": " ".join(names),
-        "--params": " ".join(params or ["all"]),
-        **({"--classes": str(classes)} if is_text(data) else {}),
-        "--cross": "yes" if cross else "no",
-        "--steps": str(steps),
-        "--seed": str(seed),
-        "--dtype": dtype,
-    }
+    given = problem.options(
+        {
+            "--matrix": " ".join(names),
+            **({"--classes": str(classes)} if is_text(data) else {}),
+            "--cross": "yes" if cross else "no",
+            "--steps": str(steps),
+        }
+    )
     if file.exists():
         check_same(file, given)
         console.say(f"Already measured: {file}")
-        _show(load(file), out)
+        _show(load(file), [], out)
         return
     model, dataset = problem.load()
     check_folder(out, [file])
@@ -116,22 +102,17 @@ def command(
             seed=seed,
             batch_size=batch_size,
             memory=memory,
-            attributes={**problem.attributes, COMMAND: json.dumps(given)},
+            attributes=problem.attributes_with(given),
             folder=out,
             prefix=prefix,
             overwrite=False,
             on_progress=lambda what, done, total: show(f"{symbol_of(what)}, {split} set", done, total),
             group=group,
         )
-    _show(structure, out, file)
+    _show(structure, [file], out)
 
 
-def _show(structure: "Record", out: Path, saved: Path | None = None) -> None:
-    """Print the tables, the name of a file that was written, and what can be done next."""
-    from hesspec.cli.tables.layout import rich_table
+def _show(structure: "Record", saved: list[Path], out: Path) -> None:
+    from hesspec.cli.tables.layout import print_results, rich_table
 
-    for table in structure.tables():
-        console.output.print(rich_table(table), "")
-    if saved is not None:
-        console.output.print(f"Saved {saved}", soft_wrap=True)
-    console.next_step(f"hesspec report {shlex.quote(str(out))}", "makes a page of it")
+    print_results(map(rich_table, structure.tables()), saved, out)

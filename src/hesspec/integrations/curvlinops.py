@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator, check_operator
-from hesspec.integrations.required import required
+from hesspec.backend.extras import require
 
 __all__ = ["to_curvlinops"]
 
@@ -52,8 +52,8 @@ def to_curvlinops(operator: SymmetricOperator) -> Any:
 @cache
 def _class() -> type[Any]:
     """Return the class of these operators, whose base class takes seconds to import."""
-    with required("curvlinops", "curvlinops-for-pytorch"):
-        from curvlinops._torch_base import PyTorchLinearOperator  # noqa: PLC0415 - an optional dependency
+    require("to_curvlinops", "curvlinops-for-pytorch", "curvlinops")
+    from curvlinops._torch_base import PyTorchLinearOperator  # noqa: PLC0415 - an optional dependency
 
     class HesspecLinearOperator(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinops is untyped
         """Symmetric operator of hesspec."""

@@ -1,4 +1,5 @@
 """Callback for Lightning."""
+# ruff: noqa: E402 - what is missing is named before it is imported
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from hesspec.backend.extras import require
 from hesspec.integrations.measuring import Measuring
-from hesspec.integrations.required import required
 from hesspec.operators.risk.losses import LossFunction
 
-with required("lightning", "hesspec[lightning]"):
-    from lightning.pytorch import Callback, LightningModule, Trainer
+require("LightningCallback", "hesspec[lightning]", "lightning")
+
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 __all__ = ["LightningCallback"]
 

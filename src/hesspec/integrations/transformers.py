@@ -1,4 +1,5 @@
 """Callback for the `Trainer` of transformers."""
+# ruff: noqa: E402 - what is missing is named before it is imported
 
 from __future__ import annotations
 
@@ -10,12 +11,13 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from hesspec.backend.extras import require
 from hesspec.integrations.measuring import Measuring
-from hesspec.integrations.required import required
 from hesspec.operators.risk.losses import LossFunction
 
-with required("transformers", "hesspec[text]"):
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+require("TransformersCallback", "hesspec[text]", "transformers")
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 __all__ = ["TransformersCallback"]
 

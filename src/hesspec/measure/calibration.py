@@ -8,10 +8,10 @@ import numpy as np
 
 from hesspec.spectra.record import Array, Integers
 
-__all__ = ["Bins", "binned", "wilson_interval"]
+__all__ = ["TWO_SIDED_95", "Bins", "binned", "wilson_interval"]
 
-# Quantile of the normal distribution for two-sided intervals of 95%.
 TWO_SIDED_95: Final = 1.959963984540054
+"""Quantile of the normal distribution for two-sided intervals of 95%."""
 
 
 class Bins(NamedTuple):
@@ -25,12 +25,15 @@ class Bins(NamedTuple):
         Number of predictions, at least 1.
     deviation : array (b,)
         Standard deviation that `observed` would have if every outcome were drawn with its predicted probability.
+    places : int array (b,)
+        Number of each bin, from 0; without those of empty bins.
     """
 
     predicted: Array
     observed: Array
     counts: Integers
     deviation: Array
+    places: Integers
 
     @property
     def error(self) -> float:
@@ -77,7 +80,7 @@ def binned(probabilities: Array, outcomes: Array, bins: int, *, equal_counts: bo
         return found
 
     predicted, observed = summed(weights * levels[level]), summed(weights * means[level])
-    return Bins(predicted, observed, counts[seen].astype(np.int64), np.sqrt(summed(spread)))
+    return Bins(predicted, observed, counts[seen], np.sqrt(summed(spread)), np.flatnonzero(seen))
 
 
 def wilson_interval(shares: Array, counts: Integers) -> tuple[Array, Array]:

@@ -3,7 +3,7 @@
 
 from hesspec.backend.extras import require
 
-require("hesspec.report", "report", "jinja2", "markupsafe", "plotly", "yaml", "sklearn")
+require("hesspec.report", "hesspec[report]", "jinja2", "markupsafe", "plotly", "yaml", "sklearn")
 
 from hesspec.report.comparison_page import write_comparison
 from hesspec.report.page import write_report

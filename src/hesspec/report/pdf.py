@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from hesspec.applications.class_structure.figure import plot_structure
-from hesspec.backend.files import atomic_path
+from hesspec.backend.files import atomic_path, safe_name
 from hesspec.backend.text import printable
 from hesspec.plot import (
     plot_against_samples,
@@ -127,7 +126,7 @@ def _unused(slug: str, name: str, written: Sequence[Path]) -> str:
 
 def _safe(name: str) -> str:
     """Convert a name to part of a file name, which may have 255 bytes."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", name)[:100].strip("._")
+    return safe_name(name)[:100].strip("._")
 
 
 class _Group:

@@ -41,7 +41,7 @@ KINDS: Final = {
     "hesspec_blocks_format": "hesspec.applications.blocks.record.BlockSpectra",
     "hesspec_comparison_format": "hesspec.applications.comparison.record.Comparison",
     "hesspec_laplace_format": "hesspec.applications.laplace.record.Evidence",
-    "hesspec_laplace_calibration_format": "hesspec.applications.laplace.calibration.Calibration",
+    "hesspec_predictions_format": "hesspec.applications.laplace.prediction_comparison.PredictionComparison",
     "hesspec_calibration_format": "hesspec.applications.language.calibration_record.Calibration",
     "hesspec_label_consistency_format": "hesspec.applications.language.consistency_record.LabelConsistency",
     "hesspec_objectives_format": "hesspec.applications.language.objectives_record.ObjectiveComparison",

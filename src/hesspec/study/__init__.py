@@ -3,7 +3,7 @@
 
 from hesspec.backend.extras import require
 
-require("hesspec.study", "study", "pydantic", "yaml", "sklearn")
+require("hesspec.study", "hesspec[study]", "pydantic", "yaml", "sklearn")
 
 from hesspec.study.checkpoints import load_weights, read_metadata, save_checkpoint
 from hesspec.study.config import StudyConfig

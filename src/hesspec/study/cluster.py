@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hesspec.backend.extras import require
 from hesspec.backend.heap import keep_freed_memory
 from hesspec.backend.memory import in_a_line, in_words
 from hesspec.backend.progress import Progress
@@ -73,13 +74,8 @@ def run_on_ray(
         See `run_study`; also for abandoned tasks. A worker checks for faults before anything is run, so it must have
         the data sets and the user's modules.
     """
-    try:
-        import ray  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "Ray is not installed, which --ray needs: pip install 'hesspec[ray]'; without --ray the study runs in this "
-            "process, and in as many others as are started with the same folder."
-        ) from None
+    require("A study on a cluster", "hesspec[ray]", "ray")
+    import ray  # noqa: PLC0415 - an extra
 
     if device not in DEVICES:
         raise ValueError(f"{unknown('device', device, DEVICES)} Ray gives each task a GPU of its own.")

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesspec.backend.extras import require
+
 __all__ = ["CifarSource", "IdxSource", "Images"]
 
 # Images of the largest data set of this kind take half a gigabyte; of each of them deflate makes 1/1032 at best.
@@ -153,12 +155,9 @@ class CifarSource:
 
     def __call__(self, split: str, folder: Path | None) -> Images:
         """Read all images of a split; raises ValueError for damaged files, FileNotFoundError if there are none."""
-        try:
-            from torchvision import datasets  # noqa: PLC0415 - an optional dependency
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"{self.name!r} is read by torchvision, which is not installed: pip install 'hesspec[vision]'."
-            ) from error
+        require(f"The data set {self.name!r}", "hesspec[vision]", "torchvision")
+        from torchvision import datasets  # noqa: PLC0415 - an optional dependency
+
         reader = getattr(datasets, self.torchvision_name)
         folders = [] if folder is None else [folder / reader.base_folder]
         if not any(candidate.is_dir() for candidate in folders):

@@ -14,13 +14,14 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Final
 
+from hesspec.backend.files import DIGEST_DIGITS
+
 __all__ = ["code_digest", "here_first", "load_object"]
 
 # Folders of modules that come with Python or are installed.
 _INSTALLED: Final = tuple(
     Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
-DIGEST_DIGITS: Final = 16
 
 
 def load_object(spec: str, kind: str) -> Callable[..., object]:

@@ -17,7 +17,7 @@ from hesspec.applications.laplace.record import Evidence
 from hesspec.backend.memory import in_a_line
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
-from hesspec.spectra.tracking import steady_outliers, track_outliers
+from hesspec.study.columns import RANKED, SCALARS, UNITS, fill
 from hesspec.study.folders import STUDY_FILE
 from hesspec.study.recorded import open_recorded
 from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, read_study, tasks_of
@@ -29,22 +29,7 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
-# Quantities with a value for each measurement, and their units.
-SCALARS: Final = {
-    "bulk_low": "loss per squared parameter",
-    "bulk_high": "loss per squared parameter",
-    "trace": "loss per squared parameter",
-    "trace_standard_error": "loss per squared parameter",
-    "effective_rank": "1",
-    "negative_mass": "share of the eigenvalues",
-    "negative_mass_lower": "share of the eigenvalues",
-    "negative_mass_upper": "share of the eigenvalues",
-    "outliers": "1",
-    "wasserstein_bound": "loss per squared parameter",
-    "matvecs": "1",
-    "seconds": "s",
-}
-# The same of evidence, at the best prior precision.
+# Quantities of the evidence at the best prior precision, and their units.
 EVIDENCES: Final[dict[str, tuple[Callable[[Evidence], float], str]]] = {
     **{
         f"{name}{end}": (partial(Evidence.at_best, name=f"{name}{end}"), unit)
@@ -120,7 +105,7 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
     """
     unread: list[str] = []
     if not (Path(folder) / STUDY_FILE).is_file():
-        found = open_recorded(Path(folder), SCALARS, _scalars, unread)
+        found = open_recorded(Path(folder), unread)
         _log(unread)
         return found
     config = read_study(folder)
@@ -228,10 +213,7 @@ class _Blank:
         each = (*RUN_DIMENSIONS, "epoch", "split", "matrix")
         history = (*RUN_DIMENSIONS, "split", "training_epoch")
         self._values: dict[str, tuple[tuple[str, ...], Array]] = {
-            "eigenvalue": self._new((*each, "rank"), np.nan),
-            "error_bound": self._new((*each, "rank"), np.nan),
-            "outlier": self._new((*each, "rank"), False),
-            "track": self._new((*each, "rank"), -1),
+            **{name: self._new((*each, "rank"), blank) for name, blank in RANKED.items()},
             **{name: self._new(each, np.nan) for name in SCALARS},
             "loss": self._new((*RUN_DIMENSIONS, "split", "training_epoch"), np.nan),
             "error": self._new(history, np.nan),
@@ -300,17 +282,9 @@ class _Blank:
             series = sorted(
                 (place for place in spectra if (place.split, place.what) == (split, what)), key=lambda x: x.epoch
             )
-            steady = steady_outliers([spectra[place] for place in series])
-            for place, spectrum, tracks in zip(series, steady, track_outliers(steady), strict=True):
-                at = (*where, self._epoch(place.epoch), *self._split_and_matrix(split, what))
-                k = spectrum.eigenvalues.size
-                self._values["eigenvalue"][1][*at, :k] = spectrum.eigenvalues
-                self._values["error_bound"][1][*at, :k] = spectrum.error_bounds
-                self._values["outlier"][1][*at, :k] = spectrum.is_outlier
-                self._values["track"][1][*at, np.flatnonzero(spectrum.is_outlier)] = tracks
-                for name, value in _scalars(spectrum).items():
-                    self._values[name][1][at] = value
-                self._values["parameters"][1][where[:2]] = spectrum.dimension
+            places = [(*where, self._epoch(place.epoch), *self._split_and_matrix(split, what)) for place in series]
+            fill({name: values for name, (_, values) in self._values.items()}, places, [spectra[at] for at in series])
+            self._values["parameters"][1][where[:2]] = spectra[series[0]].dimension
 
     def _epoch(self, epoch: int) -> int:
         return self._coordinates["epoch"].index(epoch)
@@ -326,27 +300,6 @@ class _Blank:
             attrs={"study": str(folder), "unread": "\n".join(unread)},
         )
         laplace = {name: unit for name, (_, unit) in EVIDENCES.items() if name in result}
-        units = {**SCALARS, **laplace, "eigenvalue": SCALARS["trace"], "error_bound": SCALARS["trace"], "loss": "nats"}
-        for name, unit in units.items():
+        for name, unit in {**UNITS, **laplace, "loss": "nats"}.items():
             result[name].attrs["units"] = unit
         return result
-
-
-def _scalars(spectrum: Spectrum) -> dict[str, float]:
-    low, high = spectrum.bulk_edges
-    negative, p = spectrum.num_negative, spectrum.dimension
-    seconds = spectrum.attributes.get("seconds", np.nan)
-    return {
-        "bulk_low": low,
-        "bulk_high": high,
-        "trace": spectrum.trace,
-        "trace_standard_error": spectrum.trace_standard_error,
-        "effective_rank": spectrum.effective_rank,
-        "negative_mass": negative.value / p,
-        "negative_mass_lower": negative.lower / p,
-        "negative_mass_upper": negative.upper / p,
-        "outliers": spectrum.outliers.size,
-        "wasserstein_bound": spectrum.wasserstein_bound,
-        "matvecs": spectrum.matvecs,
-        "seconds": float(seconds),
-    }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,7 +13,7 @@ from hesspec.backend.memory import in_a_line
 from hesspec.matrices import MATRICES
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
-from hesspec.spectra.tracking import track_outliers
+from hesspec.study.columns import RANKED, SCALARS, UNITS, fill
 
 __all__ = ["open_recorded"]
 
@@ -23,19 +22,13 @@ Point = tuple[float, int]
 Key = tuple[Point, str, str]
 
 
-def open_recorded(
-    folder: Path, units: Mapping[str, str], scalars: Callable[[Spectrum], Mapping[str, float]], unread: list[str]
-) -> xr.Dataset:
+def open_recorded(folder: Path, unread: list[str]) -> xr.Dataset:
     """Read the spectra of one training into a dataset; `hesspec.study.open` documents it.
 
     Parameters
     ----------
     folder : Path
         Folder of `hesspec.study.SpectrumRecorder`.
-    units : mapping
-        Units of the quantities with a value for each spectrum.
-    scalars : callable
-        Returns these quantities of a spectrum.
     unread : list of str
         Gets a line for each file that cannot be read.
 
@@ -57,33 +50,19 @@ def open_recorded(
     matrices = _in_order({matrix for _, _, matrix in spectra}, tuple(MATRICES))
     shape = (len(points), len(splits), len(matrices))
     ranks = max(spectrum.eigenvalues.size for spectrum in spectra.values())
-    each, ranked = ("epoch", "split", "matrix"), (*shape, ranks)
-    values: dict[str, Any] = {
-        "eigenvalue": np.full(ranked, np.nan),
-        "error_bound": np.full(ranked, np.nan),
-        "outlier": np.zeros(ranked, bool),
-        "track": np.full(ranked, -1),
+    each = ("epoch", "split", "matrix")
+    values = {
+        **{name: np.full((*shape, ranks), blank) for name, blank in RANKED.items()},
+        **{name: np.full(shape, np.nan) for name in SCALARS},
     }
-    numbers: dict[str, Any] = {name: np.full(shape, np.nan) for name in units}
     for split in splits:
         for matrix in matrices:
             series = [point for point in points if (point, split, matrix) in spectra]
-            found = [spectra[point, split, matrix] for point in series]
-            for point, spectrum, tracks in zip(series, found, track_outliers(found), strict=True):
-                at = (points.index(point), splits.index(split), matrices.index(matrix))
-                k = spectrum.eigenvalues.size
-                values["eigenvalue"][*at, :k] = spectrum.eigenvalues
-                values["error_bound"][*at, :k] = spectrum.error_bounds
-                values["outlier"][*at, :k] = spectrum.is_outlier
-                values["track"][*at, np.flatnonzero(spectrum.is_outlier)] = tracks
-                for name, value in scalars(spectrum).items():
-                    numbers[name][at] = value
+            places = [(points.index(point), splits.index(split), matrices.index(matrix)) for point in series]
+            fill(values, places, [spectra[point, split, matrix] for point in series])
     epochs = [epoch for epoch, _ in points]
     result = xr.Dataset(
-        {
-            **{name: ((*each, "rank"), array) for name, array in values.items()},
-            **{name: (each, array) for name, array in numbers.items()},
-        },
+        {name: ((*each, "rank") if name in RANKED else each, array) for name, array in values.items()},
         coords={
             "epoch": [int(epoch) for epoch in epochs] if all(epoch.is_integer() for epoch in epochs) else epochs,
             "step": ("epoch", [step for _, step in points]),
@@ -93,7 +72,7 @@ def open_recorded(
         },
         attrs={"folder": str(folder), "unread": "\n".join(unread)},
     )
-    for name, unit in {**units, "eigenvalue": units["trace"], "error_bound": units["trace"]}.items():
+    for name, unit in UNITS.items():
         result[name].attrs["units"] = unit
     return result
 

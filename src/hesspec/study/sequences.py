@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesspec.backend.extras import require
 from hesspec.study.text_files import read_documents
 
 __all__ = ["DEFAULT_LENGTH", "read_sequences"]
@@ -107,12 +108,9 @@ def _load_tokenizer(folder: Path) -> Any:
             f"There is no folder {str(folder)!r} with a tokenizer. Name a local folder, such as "
             "tokenizer.save_pretrained(FOLDER) of transformers writes; nothing is downloaded."
         )
-    try:
-        from transformers import AutoTokenizer  # noqa: PLC0415 - an optional dependency
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"The tokenizer in {str(folder)!r} needs transformers, which is not installed: pip install transformers."
-        ) from error
+    require(f"The tokenizer in {str(folder)!r}", "hesspec[text]", "transformers")
+    from transformers import AutoTokenizer  # noqa: PLC0415 - an optional dependency
+
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # Whatever a damaged or foreign file makes transformers raise.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from hesspec.study.start_config import StartConfig
 if TYPE_CHECKING:
     from hesspec.study.store import TrainingRun
 
-__all__ = ["Start", "file_digest", "head_of", "start_key", "start_of"]
+__all__ = ["Start", "head_of", "start_key", "start_of"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Start:
     file : Path or None
         File of weights; None for those of a pre-training.
     digest : str
-        SHA-256 of the file; empty if there is none.
+        Digest of the file; empty if there is none.
     pretraining : TrainingRun or None
         Training on other data, whose last weights are the start.
     new_head : bool
@@ -124,11 +123,3 @@ def start_of(
 def start_key(name: str, network: str, seed: int) -> str:
     """Name under which a study notes the digest of a file of weights."""
     return f"start {name}, {network}, seed {seed}"
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file; empty if there is no such file, which the checks of a study report."""
-    if not file.is_file():
-        return ""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

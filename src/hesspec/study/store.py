@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from hesspec.backend.files import LONGEST_NAME, write_bytes
+from hesspec.backend.files import LONGEST_NAME, safe_name, write_bytes
 from hesspec.backend.netcdf import NewerFormatError
 from hesspec.spectra.record import load
 from hesspec.study.checkpoints import has_training_state, is_whole
@@ -58,11 +58,6 @@ def key_of(content: dict[str, Any]) -> str:
     """Key of a result or a task, part of file names: a digest of everything that it depends on."""
     text = json.dumps({"format": FORMAT, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
-
-
-def _safe(name: str) -> str:
-    """Convert a name to part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", name)
 
 
 @dataclass(frozen=True)
@@ -147,12 +142,19 @@ class TrainingRun:
         return SCRATCH if self.start is None else self.start.name
 
     @property
+    def what(self) -> str:
+        """Network, optimiser, start and data set as text."""
+        by = "" if self.settings.optimizer == SGD else f" by {self.settings.optimizer}"
+        start = "" if self.start is None else f" from {self.start.name}"
+        return f"{self.network}{by}{start} on {self.data.name}"
+
+    @property
     def path(self) -> Path:
         """Folder of this training."""
         settings = self.settings
         by = "" if settings.optimizer == SGD else f"-{settings.optimizer}"
-        of = "" if self.start is None else f"-from-{_safe(self.start.name)}"
-        what = f"{_safe(self.data.name)}-{_safe(self.network)}{by}{of}"
+        of = "" if self.start is None else f"-from-{safe_name(self.start.name)}"
+        what = f"{safe_name(self.data.name)}-{safe_name(self.network)}{by}{of}"
         which = f"-n{self.samples_per_class}-seed{settings.seed}-lr{settings.learning_rate:g}-{key_of(self.identity)}"
         # The key distinguishes networks whose names are shortened.
         return self.folder / RUNS / f"{what[: LONGEST_NAME - len(which)]}{which}"
@@ -268,9 +270,7 @@ class Task:
     def name(self) -> str:
         """Name as text."""
         run = self.runs[0]
-        by = "" if run.settings.optimizer == SGD else f" by {run.settings.optimizer}"
-        by += "" if run.start is None else f" from {run.start.name}"
-        return f"{run.network}{by} on {run.data.name}, n = {run.samples_per_class}, seed {run.settings.seed}"
+        return f"{run.what}, n = {run.samples_per_class}, seed {run.settings.seed}"
 
     @property
     def epochs(self) -> list[int]:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from hesspec.backend.files import digest_of
+
 __all__ = ["STDLIB", "TEXT", "is_text", "read_documents", "text_digest"]
 
 STDLIB: Final = "python-stdlib"
@@ -20,7 +22,6 @@ LARGEST_TEXT: Final = 1 << 32
 # The test split has at least the first share of the bytes, and a file that would give it more than the second is
 # skipped.
 LEAST, MOST = 0.1, 0.15
-DIGEST_DIGITS: Final = 16
 # Suffixes of the files of tokenizers in folders of transformers, which may have weights as well.
 TOKENIZER_FILES: Final = {".json", ".txt", ".model"}
 
@@ -108,12 +109,8 @@ def text_digest(name: str, tokenizer: Path | None = None) -> str:
     except FileNotFoundError:
         return ""
     of_tokenizer = [] if tokenizer is None else [file for file in tokenizer.iterdir() if file.suffix in TOKENIZER_FILES]
-    digest = hashlib.sha256()
-    for file in [*(folder / each for each in files), *sorted(of_tokenizer)]:
-        content = file.read_bytes()
-        digest.update(f"{file.name}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
-        digest.update(content)
-    return digest.hexdigest()[:DIGEST_DIGITS]
+    # No path of a text is absolute.
+    return digest_of({each: folder / each for each in files} | {f"/{file.name}": file for file in of_tokenizer})
 
 
 def _files(name: str) -> tuple[Path, list[str]]:

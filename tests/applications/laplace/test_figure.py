@@ -1,4 +1,4 @@
-"""Evidence as a file and as a figure; calibration curves."""
+"""Evidence as a file and as a figure; predictions of classes compared."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 import hesspec
-from hesspec import laplace
-from hesspec.applications.laplace.figure import calibration
+from hesspec import language, laplace
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])
 
@@ -66,28 +65,40 @@ def test_band_is_two_standard_deviations_in_the_order_of_the_inputs():
 
 
 def test_calibration_of_known_predictions():
-    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])
-    confidence, accuracy, counts, error = calibration(probabilities, np.array([0, 1, 1, 1]))
-    assert confidence == pytest.approx([0.6, (0.9 + 0.9 + 1.0) / 3])
-    assert accuracy == pytest.approx([1.0, 2 / 3])
-    assert counts == pytest.approx([1, 3])
-    assert error == pytest.approx((0.4 + 3 * abs(2 / 3 - 2.8 / 3)) / 4)
-    axes = laplace.plot_calibration({"one": probabilities, "two": probabilities}, [0, 1, 1, 1]).axes[0]
-    assert len(axes.get_legend_handles_labels()[1]) == 2
+    found = laplace.compare_predictions({"one": PROBABILITIES}, [0, 1, 1, 1])
+    seen = [6, 9]
+    assert np.flatnonzero(found.counts[0]).tolist() == seen
+    assert np.isnan(np.delete(found.predicted[0], seen)).all()
+    assert found.predicted[0, seen] == pytest.approx([0.6, (0.9 + 0.9 + 1.0) / 3])
+    assert found.observed[0, seen] == pytest.approx([1.0, 2 / 3])
+    assert found.counts[0, seen] == pytest.approx([1, 3])
+    assert found.ece[0] == pytest.approx((0.4 + 3 * abs(2 / 3 - 2.8 / 3)) / 4)
 
 
-def test_calibration_is_saved_read_and_drawn(tmp_path):
+def test_calibration_is_that_of_a_single_prediction():
+    rng = np.random.default_rng(0)
+    probabilities, targets = rng.dirichlet(np.full(5, 0.3), 200), rng.integers(5, size=200)
+    found = laplace.compare_predictions({"one": probabilities}, targets, bins=7)
+    alone = language.calibration(probabilities, targets, bins=7, equal_counts=False)
+    seen = found.counts[0] > 0
+    assert found.ece[0] == alone.ece
+    assert found.accuracy[0] == pytest.approx(alone.mean_outcome)
+    assert (found.predicted[0, seen] == alone.predicted).all()
+    assert (found.observed[0, seen] == alone.observed).all()
+
+
+def test_comparison_is_saved_read_and_drawn(tmp_path):
     other = np.array([[0.5, 0.5], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7]])
-    found = laplace.calibrate({"one": PROBABILITIES, "two": other}, [0, 1, 1, 1], prior_precision=2.0)
+    attributes = {"prior_precision": 2.0}
+    found = laplace.compare_predictions({"one": PROBABILITIES, "two": other}, [0, 1, 1, 1], attributes=attributes)
     assert found.accuracy == pytest.approx([0.75, 1.0])
     likelihood = -np.log([0.9, 0.1, 0.6, 1.0]).mean()
     assert found.negative_log_likelihood == pytest.approx([likelihood, -np.log([0.5, 0.8, 0.9, 0.7]).mean()])
-    assert found.error[0] == pytest.approx(calibration(PROBABILITIES, np.array([0, 1, 1, 1]))[3])
     assert found.counts.sum(axis=1) == pytest.approx([4, 4])
-    assert found.counts[0, [6, 9]] == pytest.approx([1, 3])
-    found.save(tmp_path / "calibration.nc")
-    again = hesspec.load(tmp_path / "calibration.nc")
-    assert isinstance(again, laplace.Calibration)
+    assert found.summary() == {"samples": "4", "prior precision": "2"}
+    found.save(tmp_path / "predictions.nc")
+    again = hesspec.load(tmp_path / "predictions.nc")
+    assert isinstance(again, laplace.PredictionComparison)
     assert again.names.tolist() == ["one", "two"]
     assert "two" in repr(again)
     axes = again.plot().axes[0]
@@ -100,6 +111,6 @@ def test_calibration_is_saved_read_and_drawn(tmp_path):
 
 def test_predictions_that_do_not_fit_are_told():
     with pytest.raises(ValueError, match="at least one sample"):
-        laplace.calibrate({}, [0], prior_precision=1.0)
+        laplace.compare_predictions({}, [0])
     with pytest.raises(ValueError, match="'one' have shape .* but there are 3 targets"):
-        laplace.calibrate({"one": PROBABILITIES}, [0, 1, 1], prior_precision=1.0)
+        laplace.compare_predictions({"one": PROBABILITIES}, [0, 1, 1])

@@ -126,7 +126,7 @@ def test_a_result_is_saved_shown_and_drawn(tmp_path):
         ({"variance": 0.0}, "prior_variance must be positive"),
         ({"variance": np.ones(3)}, "prior_variance has the shape"),
         ({"curvature": np.ones(3)}, "curvature has 3 entries, and there are 4"),
-        ({"curvature": np.array([np.nan] * 4)}, "curvature must be a vector"),
+        ({"curvature": np.array([np.nan] * 4)}, "curvature contains NaN"),
         ({"initial": np.zeros(5)}, "have 4 and 5 entries"),
     ],
 )

@@ -59,7 +59,7 @@ def map_of_means(structure: ClassStructure) -> Array | None:
     if not largest > 0:
         return None
     perplexity = min(PERPLEXITY, (count - 1) / POINTS_PER_PERPLEXITY)
-    require("The map of class means", "report", "sklearn")
+    require("The map of class means", "hesspec[report]", "sklearn")
     from sklearn.manifold import TSNE  # noqa: PLC0415 - slow to import, and of an extra
 
     embedding = TSNE(metric="precomputed", init="random", random_state=0, perplexity=perplexity, n_jobs=1)

@@ -1,4 +1,7 @@
-"""Language models: value heads and their calibration, preferences, and the curvature of both."""
+"""Language models: value heads and their calibration, preferences, and the curvature of both.
+
+The loss of tokens is `hesspec.TokenLoss`, whose matrices have a closed form; see also `hesspec.frequent_classes`.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -12,6 +12,7 @@ from torch.func import jacrev, vmap
 
 from hesspec.applications.language.consistency_record import LabelConsistency
 from hesspec.errors import InputError, NonFiniteError
+from hesspec.measure.calibration import TWO_SIDED_95
 from hesspec.operators.data.division import Division
 from hesspec.operators.data.structures import describe, flatten
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
@@ -24,8 +25,6 @@ from hesspec.spectra.record import Array
 
 __all__ = ["label_consistency"]
 
-# Quantile of the normal distribution for two-sided intervals of 95%.
-TWO_SIDED_95: Final = 1.959963984540054
 # Bytes of Jacobians that are computed at once; larger values are not faster.
 BYTES: Final = 1 << 28
 # Relative difference between the same sample computed with others at once and alone, in float32, that is rounding.

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logsumexp, softmax
 
 from hesspec.applications.language.calibration_record import Calibration
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import is_whole, real_array
 from hesspec.measure.calibration import binned, wilson_interval
 from hesspec.spectra.record import Array
 
@@ -224,17 +224,8 @@ def _in_beta(logits: Array, targets: Array) -> tuple[Terms, Terms, Terms]:
 
 
 def _numbers(name: str, given: Any) -> Array:
-    if hasattr(given, "detach"):
-        given = given.detach().cpu().double().numpy()
-    values = np.asarray(given)
-    if values.dtype.kind not in "fiub":
-        raise ValueError(f"{name} have dtype {values.dtype}; they must be an array of real numbers.")
-    values = values.astype(np.float64)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} contain NaN or infinity.")
-    return values
+    values = real_array(name, given)
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def _refuse_outside(name: str, values: Array, advice: str) -> None:

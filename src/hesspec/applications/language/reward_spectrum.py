@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hesspec.applications.language.reward_record import RewardLaw
+from hesspec.backend.numbers import real_array
 from hesspec.spectra.marchenko_pastur import marchenko_pastur_edges
 from hesspec.spectra.record import Array
 from hesspec.spectra.spiked import spiked_outlier
@@ -91,11 +92,7 @@ def reward_law(good: Any, bad: Any) -> RewardLaw:
 
 
 def _features(name: str, given: Any) -> Array:
-    if hasattr(given, "detach"):
-        given = given.detach().cpu().double().numpy()
-    values = np.asarray(given, dtype=np.float64)
+    values = real_array(name, given)
     if values.ndim != 2 or len(values) < 2 or not values.shape[1]:
         raise ValueError(f"{name} has shape {values.shape}; it must be (N, d), the features of at least 2 sequences.")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} contains NaN or infinity.")
     return values

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from hesspec.backend.lazy import lazily
 
 if TYPE_CHECKING:
-    from hesspec.applications.laplace.calibration import Calibration, calibrate
     from hesspec.applications.laplace.evidence import MarginalLikelihood
-    from hesspec.applications.laplace.figure import plot_band, plot_calibration, plot_evidence
+    from hesspec.applications.laplace.figure import plot_band, plot_evidence
     from hesspec.applications.laplace.posterior import Laplace
+    from hesspec.applications.laplace.prediction_comparison import PredictionComparison, compare_predictions
     from hesspec.applications.laplace.predictions import Covariance, Prediction
     from hesspec.applications.laplace.record import Evidence
     from hesspec.applications.laplace.subspaces import (
@@ -25,22 +25,21 @@ if TYPE_CHECKING:
     from hesspec.applications.laplace.torch_adapter import KrylovLaplace
 
 __all__ = [
-    "Calibration",
     "Covariance",
     "Evidence",
     "KrylovLaplace",
     "Laplace",
     "MarginalLikelihood",
     "Prediction",
+    "PredictionComparison",
     "Subspace",
-    "calibrate",
+    "compare_predictions",
     "compare_subspaces",
     "largest_diagonal_variance",
     "largest_magnitude",
     "last_layer",
     "optimal_subspace",
     "plot_band",
-    "plot_calibration",
     "plot_evidence",
     "random_subspace",
     "required_dimension",
@@ -53,10 +52,10 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of this modul
         __name__,
         "hesspec.laplace",
         {
-            "calibration": ("Calibration", "calibrate"),
             "evidence": ("MarginalLikelihood",),
-            "figure": ("plot_band", "plot_calibration", "plot_evidence"),
+            "figure": ("plot_band", "plot_evidence"),
             "posterior": ("Laplace",),
+            "prediction_comparison": ("PredictionComparison", "compare_predictions"),
             "predictions": ("Covariance", "Prediction"),
             "record": ("Evidence",),
             "subspaces": (

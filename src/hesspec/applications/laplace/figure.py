@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hesspec.applications.laplace.prediction_comparison import PredictionComparison
 from hesspec.applications.laplace.record import Evidence
-from hesspec.measure.calibration import binned
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
-from hesspec.spectra.record import Array
 
-__all__ = ["calibration", "plot_band", "plot_calibration", "plot_curves", "plot_evidence"]
+__all__ = ["plot_band", "plot_evidence", "plot_predictions"]
 
 Data = npt.ArrayLike
 
@@ -95,64 +92,22 @@ def plot_band(x: Data, mean: Data, variance: Data, *, noise: float, points: tupl
     return figure
 
 
-def calibration(probabilities: Data, targets: Data, bins: int = 10) -> tuple[Array, Array, Array, float]:
-    """Compute confidence and accuracy of a classifier in bins of its confidence in the most likely class.
-
-    Parameters
-    ----------
-    probabilities : array (n, C)
-        Predicted class probabilities.
-    targets : int array (n,)
-        True classes.
-    bins : int
-        Number of bins of equal width in the confidence.
-
-    Returns
-    -------
-    confidence, accuracy, counts : array (b,)
-        Mean confidence, accuracy and number of samples of each nonempty bin.
-    error : float
-        Expected calibration error: mean |accuracy - confidence|, weighted by the counts (Guo et al. 2017).
-    """
-    given, classes = np.asarray(probabilities, dtype=float), np.asarray(targets)
-    right = (given.argmax(axis=1) == classes).astype(float)
-    found = binned(given.max(axis=1), right, bins, equal_counts=False)
-    return found.predicted, found.observed, found.counts.astype(float), found.error
-
-
-def plot_calibration(predictions: Mapping[str, Data], targets: Data, *, bins: int = 10) -> Figure:
-    """Plot the calibration of several predictions of the same targets: accuracy against confidence.
-
-    Parameters
-    ----------
-    predictions : mapping of str to array (n, C)
-        Class probabilities, by name.
-    targets : int array (n,)
-        True classes.
-    bins : int
-        See `calibration`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        4.8 by 4.4 inches; the area of a marker grows with the number of samples in its bin.
-    """
-    return plot_curves({name: calibration(given, targets, bins) for name, given in predictions.items()})
-
-
-def plot_curves(curves: Mapping[str, tuple[Array, Array, Array, float]]) -> Figure:
-    """Plot calibration curves, each as it is returned by `calibration`, by name; see `plot_calibration`."""
+def plot_predictions(found: PredictionComparison) -> Figure:
+    """Plot the calibration of several predictions of the same classes; see `PredictionComparison.plot`."""
     with styled():
         figure = new_figure(4.8, 4.4)
         axes: Axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        for colour, (name, curve) in zip(OKABE_ITO, curves.items(), strict=False):
-            confidence, accuracy, counts, error = curve
-            axes.plot(confidence, accuracy, color=colour, linewidth=1.4, label=f"{name}, error {error:.3f}")
-            axes.scatter(
-                confidence, accuracy, s=12 + 120 * counts / counts.sum(), color=colour, edgecolor="white", linewidth=0.5
+        for colour, i in zip(OKABE_ITO, range(found.names.size), strict=False):
+            seen = found.counts[i] > 0
+            predicted, observed, counts = found.predicted[i][seen], found.observed[i][seen], found.counts[i][seen]
+            axes.plot(
+                predicted, observed, color=colour, linewidth=1.4, label=f"{found.names[i]}, ECE {found.ece[i]:.3f}"
             )
-        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+            axes.scatter(
+                predicted, observed, s=12 + 120 * counts / counts.sum(), color=colour, edgecolor="white", linewidth=0.5
+            )
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="probability of the most likely class", ylabel="accuracy")
         # Placed above the axes, as curves may be in every corner.
         figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=1, loc="outside upper left")
     return figure

@@ -22,20 +22,17 @@ from torch.nn.utils import parameters_to_vector
 
 from hesspec.applications.laplace.evidence import MarginalLikelihood
 from hesspec.applications.laplace.low_rank import LowRank, low_rank
+from hesspec.backend.extras import require
 from hesspec.backend.numbers import is_whole
 from hesspec.errors import InputError
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.spectra.sampling import Estimate
 
-try:
-    with warnings.catch_warnings():
-        # Of a library that it imports, which uses functions of PyTorch that are deprecated.
-        warnings.simplefilter("ignore")
-        from laplace.baselaplace import ParametricLaplace
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "KrylovLaplace is a class of laplace-torch, which is not installed: pip install 'hesspec[laplace]'."
-    ) from error
+require("KrylovLaplace", "hesspec[laplace]", "laplace")
+with warnings.catch_warnings():
+    # Of a library that it imports, which uses functions of PyTorch that are deprecated.
+    warnings.simplefilter("ignore")
+    from laplace.baselaplace import ParametricLaplace
 
 __all__ = ["KrylovLaplace"]
 

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from hesspec.applications.noise.flatness_record import FlatnessBound
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import is_whole, real_array
 from hesspec.measure.diagonal import Diagonal
 from hesspec.spectra.record import Array
 from hesspec.spectra.spectrum import Spectrum
@@ -161,9 +161,9 @@ def _largest_risk(empirical: float, complexity: float) -> float:
 
 
 def _vector(name: str, given: Any) -> Array:
-    values = given.detach().cpu().double().numpy() if isinstance(given, Tensor) else np.asarray(given, dtype=float)
-    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"{name} must be a vector (p,) of finite numbers; it has the shape {values.shape}.")
+    values = real_array(name, given)
+    if values.ndim != 1 or not values.size:
+        raise ValueError(f"{name} must be a vector (p,); it has the shape {values.shape}.")
     return values
 
 
@@ -176,9 +176,9 @@ def _curvatures(given: Any) -> tuple[Array, Array]:
 
 
 def _variance(given: Any, size: int) -> Array:
-    values = given.detach().cpu().double().numpy() if isinstance(given, Tensor) else np.asarray(given, dtype=float)
+    values = real_array("prior_variance", given)
     if values.shape not in ((), (size,)):
         raise ValueError(f"prior_variance has the shape {values.shape}; it must be a number or have shape ({size},).")
-    if not ((values > 0) & np.isfinite(values)).all():
-        raise ValueError(f"prior_variance must be positive and finite; its smallest entry is {values.min():g}.")
+    if not (values > 0).all():
+        raise ValueError(f"prior_variance must be positive; its smallest entry is {values.min():g}.")
     return values

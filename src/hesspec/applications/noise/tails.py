@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hesspec.applications.noise.tail_record import TailIndex
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import is_whole, real_array
 from hesspec.spectra.record import Array
 
 __all__ = ["tail_index"]
@@ -104,8 +103,6 @@ def _checked(x: Any, axis: int | None) -> Array:
     values = _columns(x, axis)
     if len(values) < 4:
         raise ValueError(f"x has {len(values)} values for each component; a tail index needs at least 4, better 1,000.")
-    if not np.isfinite(values).all():
-        raise ValueError("x contains NaN or infinity; a tail index needs finite values.")
     largest = np.abs(values).max(axis=0)
     if not largest.any():
         raise ValueError("All values of x are zero; there is no tail to measure.")
@@ -116,11 +113,7 @@ def _columns(x: Any, axis: int | None) -> Array:
     """Return the values with a row for each batch and a column for each component."""
     if hasattr(x, "along_eigenvectors"):
         raise ValueError(f"x is a {type(x).__name__}; pass its along_eigenvectors or its in_bulk.")
-    if hasattr(x, "detach"):
-        x = x.detach().cpu().double().numpy()
-    values: npt.NDArray[Any] = np.asarray(x)
-    if values.dtype.kind not in "fiu":
-        raise ValueError(f"x has dtype {values.dtype}; it must be an array of real numbers.")
+    values = real_array("x", x)
     if axis is None:
         values = values.reshape(-1)
     if values.ndim not in (1, 2) or values.size == 0:
@@ -131,7 +124,7 @@ def _columns(x: Any, axis: int | None) -> Array:
                 f"axis is {axis!r}, but x has {values.ndim} dimensions; pass that of the batches, or None."
             )
         values = np.moveaxis(values, axis, 0)
-    return values.reshape(len(values), -1).astype(np.float64)
+    return values.reshape(len(values), -1)
 
 
 def _estimate(values: Array, block: int) -> tuple[Array, Array, float, float]:

@@ -1,11 +1,16 @@
-"""Layout of all tables."""
+"""Layout of all tables, and of the end of commands that measure."""
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
 from hesspec.backend.shown import TextTable
+from hesspec.cli import console
 
-__all__ = ["rich_table", "table_of"]
+__all__ = ["print_results", "rich_table", "table_of"]
 
 
 def table_of(first: str, *others: str, title: str | None = None) -> Table:
@@ -25,3 +30,12 @@ def rich_table(table: TextTable) -> Table:
         found.add_row(*row)
     found.caption, found.caption_justify = "\n".join(table.notes) or None, "left"
     return found
+
+
+def print_results(tables: Iterable[Table], saved: Iterable[Path], folder: Path) -> None:
+    """Print tables and the files that were written, and what can be done with the folder next."""
+    for table in tables:
+        console.output.print(table, "")
+    for file in saved:
+        console.output.print(f"Saved {file}", soft_wrap=True)
+    console.next_step(f"hesspec report {shlex.quote(str(folder))}", "makes a page of all results there")

@@ -13,8 +13,7 @@ from hesspec.backend.number_text import duration
 from hesspec.cli.tables.layout import table_of
 from hesspec.study.config import StudyConfig
 from hesspec.study.forecasting import TaskForecast
-from hesspec.study.optimizers import SGD
-from hesspec.study.store import TrainingRun, tasks_of
+from hesspec.study.store import tasks_of
 
 __all__ = ["forecast_table", "progress_table"]
 
@@ -35,7 +34,7 @@ def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
         run = group[0].task.runs[0]
         counts = sorted({item.task.runs[0].samples_per_class for item in group})
         table.add_row(
-            _what(run),
+            run.what,
             str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}",
             f"{sum(item.epochs for item in group):,}",
             f"{sum(item.measurements for item in group):,}",
@@ -54,12 +53,6 @@ def forecast_table(forecasts: Sequence[TaskForecast]) -> list[Table | str]:
     return [table, total]
 
 
-def _what(run: TrainingRun) -> str:
-    by = "" if run.settings.optimizer == SGD else f" by {run.settings.optimizer}"
-    start = "" if run.start is None else f" from {run.start.name}"
-    return f"{run.network}{by}{start} on {run.data.name}"
-
-
 def _time(seconds: Sequence[float]) -> str:
     """Sum of the known times."""
     known = [value for value in seconds if not math.isnan(value)]
@@ -71,7 +64,7 @@ def progress_table(config: StudyConfig, folder: Path) -> Table:
     table = table_of("network on data set", "n", "seed", "rate", "train loss", "test error", "measured")
     for task in tasks_of(config, folder):
         run = task.runs[0]
-        what = (_what(run), str(run.samples_per_class), str(run.settings.seed))
+        what = (run.what, str(run.samples_per_class), str(run.settings.seed))
         if task.unreadable is not None:
             table.add_row(*what, "–", "–", "–", "cannot be read")
             continue

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from hesspec.backend.extras import require
 from hesspec.backend.suggest import unknown
 
 __all__ = ["timm_network", "torchvision_network"]
@@ -52,12 +53,9 @@ def torchvision_network(name: str, *, channels: int, classes: int, size: int) ->
         If there is no such network, or it cannot take such images, as two of them show, in
         evaluation mode.
     """
-    try:
-        from torchvision import models  # noqa: PLC0415 - an optional dependency
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"'torchvision:{name}' is a network of torchvision, which is not installed: pip install 'hesspec[vision]'."
-        ) from error
+    require(f"'torchvision:{name}'", "hesspec[vision]", "torchvision")
+    from torchvision import models  # noqa: PLC0415 - an optional dependency
+
     # Only the networks of this module classify images; torchvision has others for video, detection and so on.
     _check_name("torchvision", name, models.list_models(module=models), "torchvision.models.list_models()")
     options: dict[str, object] = {}
@@ -106,12 +104,9 @@ def timm_network(name: str, *, channels: int, classes: int, size: int) -> nn.Mod
         If there is no such network, or it cannot take such images, as two of them show, in
         evaluation mode.
     """
-    try:
-        import timm  # noqa: PLC0415 - an optional dependency
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"'timm:{name}' is a network of timm, which is not installed: pip install 'hesspec[timm]'."
-        ) from error
+    require(f"'timm:{name}'", "hesspec[timm]", "timm")
+    import timm  # noqa: PLC0415 - an optional dependency
+
     # Names that timm would look up on the internet ("hf-hub:...") or in a folder are none of its registry's.
     if not timm.is_model(name):
         _check_name("timm", name, timm.list_models(), "timm.list_models()")

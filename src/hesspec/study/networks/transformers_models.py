@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +10,14 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
+from hesspec.backend.extras import require
+from hesspec.backend.files import digest_of
 from hesspec.study.networks.layers import check_tokens
 
 __all__ = ["TRANSFORMERS", "has_weights", "transformers_digest", "transformers_network"]
 
 TRANSFORMERS: Final = "transformers"
 CONFIG: Final = "config.json"
-DIGEST_DIGITS: Final = 16
 
 
 def transformers_network(name: str, *, classes: int, size: int) -> nn.Module:
@@ -53,12 +53,8 @@ def transformers_network(name: str, *, classes: int, size: int) -> nn.Module:
         vocabulary is smaller than that of the data set, or it has fewer positions than the sequences.
     """
     path = _configuration(name)
-    try:
-        transformers: Any = importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"'{TRANSFORMERS}:{name}' needs transformers, which is not installed: pip install transformers."
-        ) from error
+    require(f"'{TRANSFORMERS}:{name}'", "hesspec[text]", "transformers")
+    transformers: Any = importlib.import_module("transformers")
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with _without_progress_bars(transformers):
@@ -160,12 +156,8 @@ def has_weights(name: str) -> bool:
 def transformers_digest(name: str) -> str:
     """Compute a digest of the configuration and the weights of a model; empty if they are missing."""
     path = Path(name).expanduser()
-    files = [path] if path.is_file() else sorted([*path.glob(CONFIG), *path.glob("*.safetensors")])
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()[:DIGEST_DIGITS] if files else ""
+    files = [path] if path.is_file() else [*path.glob(CONFIG), *path.glob("*.safetensors")]
+    return digest_of({file.name: file for file in files})
 
 
 @contextmanager
