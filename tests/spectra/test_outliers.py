@@ -1,5 +1,7 @@
 """Which resolved eigenvalues are outliers, and with which p-value."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -121,7 +123,7 @@ def test_eigenvalues_beyond_the_mirrored_edge_of_a_hessian_are_found_together():
     spectrum = measured(values, steps=200)
     assert not spectrum.is_outlier.any()
     for matrix, count in (("Hessian", 9), ("Residual", 0)):
-        labelled = hesspec.Spectrum(**{**vars(spectrum), "attributes": {"matrix": matrix, "classes": 10}})
+        labelled = replace(spectrum, attributes={"matrix": matrix, "classes": 10})
         assert labelled.outliers.size == count
 
 
@@ -162,7 +164,7 @@ def test_bulk_edges_of_a_positive_matrix_are_not_negative():
     values = np.concatenate([np.full(250, -1e-12), np.linspace(0.1, 1, 50)])
     spectrum = measured(values, steps=20)
     assert spectrum.bulk_edges[0] < 0
-    positive = hesspec.Spectrum(**{**vars(spectrum), "attributes": {"positive_semidefinite": True}})
+    positive = replace(spectrum, attributes={"positive_semidefinite": True})
     assert positive.is_positive
     low, high = positive.bulk_edge_estimates
     assert (low.value, low.lower) == (0, 0)

@@ -4,6 +4,7 @@ import accelerate
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 import hesspec
@@ -223,6 +224,8 @@ def test_a_folder_of_several_trainings_or_of_none_is_not_opened(problem, tmp_pat
 
 def test_mixed_precision_of_accelerate_is_not_part_of_the_curvature(problem, tmp_path):
     model, data = problem
+    # Other tests of this process may have used Accelerate in another precision, which is a state of the process.
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
     prepared = accelerator.prepare(model)
     record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, steps=8)

@@ -405,12 +405,16 @@ def _read_own(name: str, split: str) -> Dataset:
         with here_first():
             pairs = [samples[index] for index in range(len(samples))]
         inputs = [torch.as_tensor(sample) for sample, _ in pairs]
-        targets = [_target(target) for _, target in pairs]
+        given = [_target(target) for _, target in pairs]
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"The data set {name!r} must return a map-style data set of samples (input, target), a "
             f"tensor or array and an integer class (of a sequence, integer classes): {error}."
         ) from error
+    far = max((target for target in given if isinstance(target, int)), default=0)
+    if far >= 1 << 63:
+        raise _too_high(name, far)
+    targets = [torch.as_tensor(target) for target in given]
     for what, tensors in (("samples", inputs), ("targets", targets)):
         shapes = {tuple(each.shape): index for index, each in enumerate(tensors)}
         if len(shapes) != 1:
@@ -422,10 +426,7 @@ def _read_own(name: str, split: str) -> Dataset:
     classes = torch.stack(targets)
     highest = int(classes.max())
     if not hasattr(samples, "classes") and highest >= MOST_CLASSES:
-        raise ValueError(
-            f"The data set {name!r} has a sample of class {highest}, and classes are numbered from 0. "
-            "If there are so many classes, give the data set an attribute `classes` with their names."
-        )
+        raise _too_high(name, highest)
     class_names = getattr(samples, "classes", range(highest + 1))
     return Dataset(
         name=name,
@@ -436,14 +437,21 @@ def _read_own(name: str, split: str) -> Dataset:
     )
 
 
-def _target(target: Any) -> Tensor:
-    """Class of a sample as a tensor (), or classes of the positions of a sequence (L,)."""
+def _too_high(name: str, label: int) -> ValueError:
+    return ValueError(
+        f"The data set {name!r} has a sample of class {label}, and classes are numbered from 0. "
+        "If there are so many classes, give the data set an attribute `classes` with their names."
+    )
+
+
+def _target(target: Any) -> Tensor | int:
+    """Class of a sample, or classes of the positions of a sequence (L,)."""
     if isinstance(target, Tensor | np.ndarray) and target.ndim == 1 and len(target) > 1:
         classes = torch.as_tensor(target)
         if classes.is_floating_point() or classes.is_complex():
             raise TypeError(f"classes are integers, not {classes.dtype}")
         return classes.long()
-    return torch.tensor(operator.index(target))
+    return operator.index(target)
 
 
 _FASHION = (
