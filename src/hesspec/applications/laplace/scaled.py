@@ -7,7 +7,7 @@ I + M_k >= I, the resolvent identity gives, for B = (I + M_k)^{-1} and B' the sa
 .. math:: 0 \preceq B - B' \preceq \frac{x}{1 + x} I, \qquad
           B - B' \preceq a_r \, B D^{-1/2} (I - V V^\top) D^{-1/2} B ,
 
-plus at most 2 ||R||_F / min D for the residuals. With one precision the first bound holds with the projection on the
+plus at most 2 ||R||_2 / min D for the residuals. With one precision the first bound holds with the projection on the
 complement of V in place of I, and the residuals count as in `hesspec.applications.laplace.low_rank`.
 """
 
@@ -58,7 +58,7 @@ class ScaledPairs:
             squares, turn = torch.linalg.eigh((half.T @ half).double())
             self.squares = squares.clamp(min=torch.finfo(torch.float64).tiny)
             self.vectors = half @ (turn / self.squares.sqrt()).to(half.dtype)
-            self.residual = 2 * scale * float(pairs.residuals.norm()) / self.smallest
+            self.residual = 2 * scale * pairs.residual_norm / self.smallest
         else:
             self.squares, self.vectors = a / self.smallest, pairs.vectors
             self.residual = pairs.residual_error(scale, self.smallest) * self.smallest
