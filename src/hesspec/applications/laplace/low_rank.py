@@ -6,7 +6,7 @@ With A = c G, c the factor that turns the loss into a negative log-likelihood, a
           \Psi_k = \tfrac1t \bigl(I - V \operatorname{diag}\tfrac{a_i}{a_i + t} V^\top\bigr) \succeq \Psi .
 
 Let R = A V - V D be the residuals. With P = V V^T, A' = (I - P) A (I - P) + V D V^T has the columns of V as exact
-eigenvectors and agrees with A in their complement, where the eigenvalues are at most a_r, and E = A - A' has E V = R, so
+eigenvectors and agrees with A in their complement, where the eigenvalues are at most a_r. With E = A - A', E V = R,
 
 .. math:: \|\Psi_k - \Psi\|_2 \le \frac{a_r}{t (a_r + t)} + \frac{2 r}{t} + \frac{s^2}{t^2}, \qquad
           r = \|R (D + t)^{-1}\|_2, \quad s = \|R (D + t)^{-1/2}\|_2 ,
@@ -32,19 +32,20 @@ from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.largest import largest_eigenvalue_bound
+from hesspec.krylov.preconditioning import SpectralPreconditioner
 from hesspec.krylov.projected import ProjectedOperator
 from hesspec.krylov.quadrature import first_block
 from hesspec.krylov.ritz import outermost
 from hesspec.krylov.scaling import Scaled
 from hesspec.krylov.storage import Storage
-from hesspec.krylov.vectors import Space, norm
+from hesspec.krylov.vectors import Space, norm, random_vector
 from hesspec.measure.recurrence import resolved_pairs
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["LowRank", "low_rank"]
 
-# Largest number of Lanczos steps of each run in the complement, and how far above the largest Ritz value the bound may
-# be for it to end earlier: the theorem of Kuczynski and Wozniakowski gives that factor after 16 steps if p = 11 million.
+# Largest number of Lanczos steps of each run in the complement. It ends when the bound is at most this much above the
+# largest Ritz value, which the theorem of Kuczynski and Wozniakowski gives after 16 steps if p is 10 million.
 CHECK_STEPS = 16
 TIGHT = 4 / 3
 # Up to this multiple of the rounding of a product, products with the complement are rounding.
@@ -165,26 +166,28 @@ def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -
         zero,
         zero,
     )
-    rounds = 0
+    # Vectors after the run's start vector, which the pairs depend on.
+    generator = torch.Generator().manual_seed(seed)
+    random_vector(p, generator, dtype=torch.float32, device=torch.device("cpu"))
     while (have := len(found.values)) < p:
-        rounds += 1
-        # Another seed than that of the run, whose eigenvectors depend on its start vector.
-        found, missed = _checked(operator, found, room=rank - have, seed=seed + rounds)
+        found, missed = _checked(operator, found, room=rank - have, generator=generator)
         if not missed.shape[1]:
             break
         found = _extended(operator, found, missed)
     return found
 
 
-def _checked(operator: SymmetricOperator, found: LowRank, *, room: int, seed: int) -> tuple[LowRank, Tensor]:
+def _checked(
+    operator: SymmetricOperator, found: LowRank, *, room: int, generator: torch.Generator
+) -> tuple[LowRank, Tensor]:
     """Bound the eigenvalues in the complement of the pairs, and return eigenvectors (p, c) that should be added."""
     spectrum, p, k = found.spectrum, operator.shape[0], len(found.values)
-    basis, scaled, generator = _basis(found.vectors), Scaled(operator), torch.Generator().manual_seed(seed)
+    basis, scaled = _basis(found.vectors), Scaled(operator)
     # Products may be as small as rounding: the scale is that of the whole operator.
     scaled.exponent = math.frexp(spectrum.norm)[1]
     unit = math.ldexp(1.0, scaled.exponent)
     smallest = float(found.values.min()) / unit if k else 0.0
-    probe = torch.randn(p, dtype=operator.dtype, generator=generator).to(operator.device)
+    probe = random_vector(p, generator, dtype=operator.dtype, device=torch.device(operator.device))
     inside = probe.clone()
     basis.orthogonalise(inside)
     length = norm(inside)
