@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hesspec.applications.laplace.low_rank import LowRank
 from hesspec.krylov.preconditioning import SpectralPreconditioner
+from hesspec.krylov.vectors import CHUNK
 
 __all__ = ["ScaledPairs"]
 
@@ -84,7 +85,8 @@ class ScaledPairs:
             rows, factor = self.scaled(rows), 1.0
         else:
             factor = 1 / self.root
-        gram, seen = (rows @ rows.T).double() * factor**2, (rows @ self.vectors).double() * factor
+        gram, seen = _products(rows, self.vectors)
+        gram, seen = gram * factor**2, seen * factor
         weights = self.squares / (1 + self.squares)
         total = gram.trace()
         if not isinstance(self.root, Tensor):
@@ -101,3 +103,13 @@ class ScaledPairs:
         """Product of a square root of Psi_k with standard normal columns (p, n)."""
         moved = self.inverse().root(normal)
         return moved / self.root[:, None] if isinstance(self.root, Tensor) else moved / self.root
+
+
+def _products(rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Products rows @ rows.T (n, n) and rows @ vectors (n, k), float64, in one pass over memory."""
+    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    seen = torch.zeros(len(rows), vectors.shape[1], dtype=torch.float64, device=rows.device)
+    for part, other in zip(rows.split(CHUNK, dim=1), vectors.split(CHUNK), strict=True):
+        gram += part @ part.T
+        seen += part @ other
+    return gram, seen
