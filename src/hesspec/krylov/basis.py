@@ -250,7 +250,8 @@ class KrylovBasis:
         self._space.ranks.sum_(gram)
         scales = torch.tensor(self._scales, dtype=torch.float64)
         root = torch.linalg.cholesky(gram.cpu() / scales / scales[:, None], upper=True)
-        return torch.linalg.solve_triangular(root, coefficients.to("cpu", torch.float64), upper=True)
+        found: Tensor = torch.linalg.solve_triangular(root, coefficients.to("cpu", torch.float64), upper=True)
+        return found
 
     def _shape_of(self, vector: Tensor, length: float) -> tuple[float, float]:
         """4-norm of vector/length, a unit vector, and the largest magnitude of this rank's entries of it.

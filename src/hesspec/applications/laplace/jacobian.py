@@ -112,7 +112,7 @@ def _fill(row: Tensor, output: Tensor, leaves: list[Tensor]) -> None:
         row.zero_()
         return
     parts = torch.autograd.grad(output, leaves, retain_graph=True, materialize_grads=True)
-    for place, part in zip(row.split([leaf.numel() for leaf in leaves]), parts, strict=True):
+    for place, part in zip(torch.split(row, [leaf.numel() for leaf in leaves]), parts, strict=True):
         place.copy_(part.reshape(-1))
 
 

@@ -109,7 +109,7 @@ def _products(rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Products rows @ rows.T (n, n) and rows @ vectors (n, k), float64, in one pass over memory."""
     gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
     seen = torch.zeros(len(rows), vectors.shape[1], dtype=torch.float64, device=rows.device)
-    for part, other in zip(rows.split(CHUNK, dim=1), vectors.split(CHUNK), strict=True):
+    for part, other in zip(torch.split(rows, CHUNK, dim=1), torch.split(vectors, CHUNK), strict=True):
         gram += part @ part.T
         seen += part @ other
     return gram, seen
