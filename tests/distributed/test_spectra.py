@@ -3,8 +3,9 @@
 import pytest
 from distributed_ranks import launch_forked, results
 
-# Of the largest number. Float32: products differ by the order of their sums, a few eps = 1.2e-7.
-TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
+# Of the largest number. Float32: products differ by the order of their sums, a few eps = 1.2e-7; eigenvalues, whose
+# vectors differ too, by up to 9 eps.
+TOLERANCE = {"float64": 1e-12, "float32": 2e-6}
 
 
 # What float32 changes is the same on any number of ranks.

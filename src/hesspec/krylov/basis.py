@@ -236,6 +236,23 @@ class KrylovBasis:
                 result.append(vector)
         return result
 
+    def orthonormal(self, coefficients: Tensor) -> Tensor:
+        """Convert coefficients (len(self), k) of exactly orthonormal vectors to those of the stored vectors.
+
+        The stored ones are Q = N R with N orthonormal, R upper triangular: N C = Q R^{-1} C. The Lanczos relation of T
+        holds for N to the square of the error of orthogonality only, but for Q to this error itself.
+        """
+        gram = torch.zeros(len(self), len(self), dtype=torch.float64, device=self.device)
+        for begin in range(0, self._space.length, CHUNK):
+            rows = torch.cat([block[:, begin : begin + CHUNK].to(self.device) for block in self._blocks])
+            part = rows[: len(self)].double()
+            gram += part @ part.T
+        self._space.ranks.sum_(gram)
+        scales = torch.tensor(self._scales, dtype=torch.float64)
+        root = torch.linalg.cholesky(gram.cpu() / scales / scales[:, None], upper=True)
+        found: Tensor = torch.linalg.solve_triangular(root, coefficients.to("cpu", torch.float64), upper=True)
+        return found
+
     def _shape_of(self, vector: Tensor, length: float) -> tuple[float, float]:
         """4-norm of vector/length, a unit vector, and the largest magnitude of this rank's entries of it.
 

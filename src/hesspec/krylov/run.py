@@ -163,7 +163,8 @@ class KrylovRun:
         state.bulks.append((found.bulk_nodes, found.bulk_weights))
         if self._wanted:
             largest = np.argsort(-np.abs(found.eigenvalues), kind="stable")[: self._wanted]
-            state.top = lanczos.basis.subspace(torch.from_numpy(found.resolved_vectors[:, largest]))
+            chosen = torch.from_numpy(found.resolved_vectors[:, largest])
+            state.top = lanczos.basis.subspace(lanczos.basis.orthonormal(chosen))
         if self._probes > 1 and found.bulk_nodes.size:
             state.deflated = lanczos.basis.subspace(torch.from_numpy(found.resolved_vectors))
         state.phase = "others"

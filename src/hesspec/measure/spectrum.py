@@ -45,8 +45,10 @@ __all__ = [
     "Eigenpairs",
     "agreed",
     "eigenpairs",
+    "measured",
     "measuring",
     "outlier_pairs",
+    "pairs_of",
     "spectrum",
 ]
 
@@ -171,7 +173,7 @@ def spectrum(
     if trace is not None and not (isinstance(trace, int | float) and 0 < trace < 1):
         raise ValueError(f"trace is {trace!r}; it must be a relative error between 0 and 1, such as 0.02.")
     with steps_of(f"spectrum of {name_of(operator)}", on_step, wanted=progress) as shown:
-        run = _measured(operator, steps, probes, seed, tolerance, memory, basis, offload, shown, 0, snapshot, every)
+        run = measured(operator, steps, probes, seed, tolerance, memory, basis, offload, shown, 0, snapshot, every)
     found = run[1]
     if trace is None:
         return found
@@ -267,8 +269,8 @@ def eigenpairs(
     if not is_whole(count, 1):
         raise ValueError(f"count is {count!r}; it must be a positive integer.")
     with steps_of(f"eigenpairs of {name_of(operator)}", on_step, wanted=progress) as shown:
-        run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, offload, shown, int(count))
-    return _pairs(run, found, np.arange(len(run.top)))
+        run, found = measured(operator, steps, 1, seed, 0.0, memory, basis, offload, shown, int(count))
+    return pairs_of(run, found, np.arange(len(run.top)))
 
 
 @returned_memory()
@@ -294,13 +296,13 @@ def outlier_pairs(
     places : int array (n,)
         Their indices in the spectrum.
     """
-    run, found = _measured(operator, steps, 1, seed, 0.0, memory, basis, offload, on_step, 2 * classes)
+    run, found = measured(operator, steps, 1, seed, 0.0, memory, basis, offload, on_step, 2 * classes)
     found = replace(found, attributes={**found.attributes, "classes": classes})
     chosen = np.flatnonzero(found.is_outlier[: len(run.top)] | (np.arange(len(run.top)) < least))
-    return _pairs(run, found, chosen), chosen
+    return pairs_of(run, found, chosen), chosen
 
 
-def _pairs(run: KrylovRun, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
+def pairs_of(run: KrylovRun, found: Spectrum, chosen: npt.NDArray[np.intp]) -> Eigenpairs:
     """Compute selected eigenpairs of the largest resolved eigenvalues, with one product for each."""
     operator, space = run.operator, run.space
     slices = torch.empty(space.length, chosen.size, dtype=operator.dtype, device=operator.device)
@@ -336,7 +338,7 @@ def _vector_errors(found: Spectrum, chosen: npt.NDArray[np.intp], values: Array,
     return np.asarray(np.divide(residuals, gaps, out=np.ones(chosen.size), where=residuals < gaps))
 
 
-def _measured(
+def measured(
     operator: SymmetricOperator,
     steps: int | Literal["auto"],
     probes: int,

@@ -132,7 +132,7 @@ class GroupedEvidence:
         self._most = np.maximum(trace + DEVIATIONS * error, 0.0)
         p, k = pairs.spectrum.dimension, len(a)
         self._left = p - k
-        self._slack = 2 * scale * float(pairs.residuals.sum())
+        self._slack = 2 * scale * pairs.residual_sum
         nodes, counts = _rest(pairs, k)
         shares = np.maximum(trace, 0.0)
         # The total is that of the measure, which is known better.

@@ -5,21 +5,23 @@ With A = c G, c the factor that turns the loss into a negative log-likelihood, a
 .. math:: \Psi = (A + t I)^{-1}, \qquad
           \Psi_k = \tfrac1t \bigl(I - V \operatorname{diag}\tfrac{a_i}{a_i + t} V^\top\bigr) \succeq \Psi .
 
-Let R = A V - V D be the residuals, orthogonal to V. Then A' = A - R V^T - V R^T has the columns of V as exact
-eigenvectors and agrees with A in their complement, where the eigenvalues are at most a_r, and
+Let R = A V - V D be the residuals. With P = V V^T, A' = (I - P) A (I - P) + V D V^T has the columns of V as exact
+eigenvectors and agrees with A in their complement, where the eigenvalues are at most a_r. With E = A - A', E V = R,
 
 .. math:: \|\Psi_k - \Psi\|_2 \le \frac{a_r}{t (a_r + t)} + \frac{2 r}{t} + \frac{s^2}{t^2}, \qquad
-          r = \|R (D + t)^{-1}\|_F, \quad s = \|R (D + t)^{-1/2}\|_F ,
+          r = \|R (D + t)^{-1}\|_2, \quad s = \|R (D + t)^{-1/2}\|_2 ,
 
-by applying the resolvent identity twice. The first term is the exact error if the pairs are exact. Another Lanczos run,
-in the complement, bounds a_r.
+by Psi' - Psi = Psi E Psi', applied twice. The first term is the exact error if the pairs are exact. R is known from the
+recurrence of the run (`hesspec.measure.recurrence`), without products. Another Lanczos run, in the complement, bounds
+a_r (`hesspec.krylov.largest`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import scipy.special
 import torch
 from torch import Tensor
@@ -27,18 +29,27 @@ from torch import Tensor
 from hesspec.backend.algebra import SymmetricOperator
 from hesspec.backend.shown import Shown
 from hesspec.krylov.basis import KrylovBasis
+from hesspec.krylov.lanczos import Lanczos
+from hesspec.krylov.lanczos_state import rounding_unit
+from hesspec.krylov.largest import largest_eigenvalue_bound
 from hesspec.krylov.preconditioning import SpectralPreconditioner
 from hesspec.krylov.projected import ProjectedOperator
-from hesspec.krylov.vectors import Space
-from hesspec.measure.spectrum import eigenpairs
+from hesspec.krylov.quadrature import first_block
+from hesspec.krylov.ritz import outermost
+from hesspec.krylov.scaling import Scaled
+from hesspec.krylov.storage import Storage
+from hesspec.krylov.vectors import Space, norm, random_vector
+from hesspec.measure.recurrence import resolved_pairs
 from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["LowRank", "complement_bound", "low_rank"]
+__all__ = ["LowRank", "low_rank"]
 
-# Lanczos steps of each run in the complement.
+# Largest number of Lanczos steps of each run in the complement. It ends when the bound is at most this much above the
+# largest Ritz value, which the theorem of Kuczynski and Wozniakowski gives after 16 steps if p is 10 million.
 CHECK_STEPS = 16
-# Below this multiple of the rounding of G, the complement is not symmetric enough for Lanczos.
-NOISE = 100.0
+TIGHT = 4 / 3
+# Up to this multiple of the rounding of a product, products with the complement are rounding.
+NOISE = 4.0
 # Probability that the largest eigenvalue of the complement exceeds its bound.
 RISK = 1e-3
 
@@ -54,7 +65,9 @@ class LowRank(Shown):
     vectors : Tensor (p, k)
         Eigenvectors as orthonormal columns.
     residuals : float64 Tensor (k,)
-        Residual norms ||G v - value v||.
+        Residual norms ||G v - value v||, without rounding.
+    rounding : float
+        Bound on the Frobenius norm of the part of G V - V D that is rounding.
     rest : float
         Upper bound on the eigenvalues of G in the complement of the vectors, with a probability of 99.9%.
     spectrum : Spectrum
@@ -68,6 +81,7 @@ class LowRank(Shown):
     values: Tensor
     vectors: Tensor
     residuals: Tensor
+    rounding: float
     rest: float
     spectrum: Spectrum
     matvecs: int
@@ -106,58 +120,142 @@ class LowRank(Shown):
         a = scale * self.rest
         return (1.0 if math.isinf(a) else a / (a + prior)) / prior
 
+    @property
+    def residual_norm(self) -> float:
+        """Bound on ||G V - V D||_2."""
+        return float(self.residuals.norm()) + self.rounding
+
+    @property
+    def residual_sum(self) -> float:
+        """Bound on the sum of the singular values of G V - V D."""
+        return float(self.residuals.sum()) + math.sqrt(len(self.residuals)) * self.rounding
+
     def residual_error(self, scale: float, prior: float) -> float:
         """Contribution of the residuals to the bound."""
-        shifted, residuals = scale * self.values + prior, scale * self.residuals
-        r = float((residuals / shifted).norm())
-        s = float((residuals / shifted.sqrt()).norm())
+        if not len(self.values):
+            return 0.0
+        shifted, residuals, rounding = scale * self.values + prior, scale * self.residuals, scale * self.rounding
+        least = float(shifted.min())
+        r = float((residuals / shifted).norm()) + rounding / least
+        s = float((residuals / shifted.sqrt()).norm()) + rounding / math.sqrt(least)
         return 2 * r / prior + (s / prior) ** 2
 
 
 def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -> LowRank:
     """Compute at most `rank` eigenpairs of a positive semi-definite operator, and bound its other eigenvalues.
 
-    One Krylov run of `steps` steps finds the resolved pairs, with one more product for each. As a probe sees only one
-    copy of a multiple eigenvalue, a run of 16 steps in the complement follows; copies that it finds are added, and it
-    is repeated. If the complement is of the size of rounding, products with 16 random vectors bound it.
+    One Krylov run of `steps` steps finds the resolved pairs. As a probe sees only one copy of a multiple eigenvalue, a
+    run in the complement follows, of at most 16 steps, and mostly 9 or 10; copies that it finds are added, with a
+    product for each, and it is repeated. If the complement is of the size of rounding, products with 16 random vectors
+    bound it.
     """
-    pairs = eigenpairs(operator, count=rank, steps=steps, seed=seed)
-    spectrum, p = pairs.spectrum, operator.shape[0]
-    kept = pairs.values > spectrum.rounding
-    values = torch.as_tensor(pairs.values[kept], dtype=torch.float64, device=operator.device)
-    residuals = torch.as_tensor(pairs.residuals[kept], dtype=torch.float64, device=operator.device)
-    vectors, matvecs, rounds, rest = pairs.vectors[:, torch.as_tensor(kept)], spectrum.matvecs + len(kept), 0, 0.0
-    probe = product = torch.zeros(p, dtype=vectors.dtype, device=operator.device)
-    while vectors.shape[1] < p:
-        rounds += 1
-        room = rank - vectors.shape[1]
-        complement = ProjectedOperator(operator, _basis(vectors))
-        normal = torch.randn(p, CHECK_STEPS, dtype=vectors.dtype, generator=torch.Generator().manual_seed(seed))
-        normal = normal.to(operator.device)
-        first = complement @ normal[:, :1]
-        probe, product = normal[:, 0], first[:, 0]
-        matvecs += 1
-        if float(first.norm()) <= NOISE * spectrum.rounding * float(normal[:, :1].norm()):
-            rest = gaussian_bound(torch.cat([first, complement @ normal[:, 1:]], dim=1))
-            matvecs += CHECK_STEPS - 1
+    pairs = resolved_pairs(operator, count=rank, steps=steps, seed=seed)
+    spectrum, p, device = pairs.spectrum, operator.shape[0], operator.device
+    kept, vectors = pairs.values > spectrum.rounding, pairs.vectors
+    if not kept.all():
+        vectors = vectors[:, torch.as_tensor(kept)]
+    zero = torch.zeros(p, dtype=vectors.dtype, device=device)
+    found = LowRank(
+        torch.as_tensor(pairs.values[kept], dtype=torch.float64, device=device),
+        vectors,
+        torch.as_tensor(pairs.residuals[kept], dtype=torch.float64, device=device),
+        pairs.rounding,
+        0.0,
+        spectrum,
+        spectrum.matvecs + pairs.products,
+        zero,
+        zero,
+    )
+    # Vectors after the run's start vector, which the pairs depend on.
+    generator = torch.Generator().manual_seed(seed)
+    random_vector(p, generator, dtype=torch.float32, device=torch.device("cpu"))
+    while (have := len(found.values)) < p:
+        found, missed = _checked(operator, found, room=rank - have, generator=generator)
+        if not missed.shape[1]:
             break
-        found = eigenpairs(complement, count=max(room, 1), steps=CHECK_STEPS, seed=seed + rounds)
-        matvecs += found.spectrum.matvecs + len(found.values)
-        rest = complement_bound(found.spectrum)
-        smallest = float(values.min()) if len(values) else 0.0
-        missed = found.values > max(smallest, spectrum.rounding)
-        if room < 1 or not missed.any():
+        found = _extended(operator, found, missed)
+    return found
+
+
+def _checked(
+    operator: SymmetricOperator, found: LowRank, *, room: int, generator: torch.Generator
+) -> tuple[LowRank, Tensor]:
+    """Bound the eigenvalues in the complement of the pairs, and return eigenvectors (p, c) that should be added."""
+    spectrum, p, k = found.spectrum, operator.shape[0], len(found.values)
+    basis, scaled = _basis(found.vectors), Scaled(operator)
+    # Products may be as small as rounding: the scale is that of the whole operator.
+    scaled.exponent = math.frexp(spectrum.norm)[1]
+    unit = math.ldexp(1.0, scaled.exponent)
+    smallest = float(found.values.min()) / unit if k else 0.0
+    probe = random_vector(p, generator, dtype=operator.dtype, device=torch.device(operator.device))
+    inside = probe.clone()
+    basis.orthogonalise(inside)
+    length = norm(inside)
+    lanczos = Lanczos(inside, generator, deflated=basis, norm=spectrum.norm / unit, storage=Storage())
+    while True:
+        image = scaled @ lanczos.vector
+        error = float(getattr(operator, "product_error", 0.0)) * norm(image)
+        if not len(lanczos):
+            product = image.clone()
+            basis.orthogonalise(product)
+            product *= length * unit
+            if norm(product) <= NOISE * rounding_unit(operator.dtype) * spectrum.norm * length:
+                more = ProjectedOperator(operator, basis)
+                shape = p, CHECK_STEPS - 1
+                normal = torch.randn(shape, dtype=operator.dtype, generator=generator).to(operator.device)
+                rest = gaussian_bound(torch.cat([product[:, None], more @ normal], dim=1))
+                matvecs, chosen = found.matvecs + CHECK_STEPS, np.empty(0, np.intp)
+                break
+        lanczos.step(image, error, scaled.underflow)
+        ritz, (alpha, beta) = first_block(lanczos), lanczos.tridiagonal()
+        count = ritz.values.size
+        rounding = max(lanczos.backward_error(count), spectrum.rounding / unit)
+        bound = largest_eigenvalue_bound(alpha[:count], beta[:count], p - k, risk=RISK, rounding=rounding)
+        rest, largest = bound * unit, float(ritz.values.max())
+        missing = room > 0 and largest > max(smallest, rounding)
+        last = len(lanczos) == CHECK_STEPS or lanczos.finished or len(lanczos.starts) > 1
+        if last or (bound <= TIGHT * largest and not missing):
+            chosen = outermost(ritz, rounding)
+            chosen = chosen[ritz.values[chosen] > max(smallest, rounding)][: max(room, 0)]
+            matvecs = found.matvecs + len(lanczos)
             break
-        vectors = torch.linalg.qr(torch.cat([vectors, found.vectors[:, torch.as_tensor(missed)]], dim=1))[0]
-        products = operator @ vectors
-        matvecs += vectors.shape[1]
-        values, turn = torch.linalg.eigh((vectors.T @ products).double())
-        values, turn = values.flip(0), turn.flip(1).to(vectors.dtype)
-        vectors, products = vectors @ turn, products @ turn
-        floor = float(pairs.residuals.min(initial=spectrum.rounding))
-        residuals = (products - vectors * values.to(vectors.dtype)).double().norm(dim=0) + floor
-        rest, probe, product = 0.0, torch.zeros_like(probe), torch.zeros_like(product)
-    return LowRank(values, vectors, residuals, rest, spectrum, matvecs, probe, product)
+    vectors = torch.empty(p, len(chosen), dtype=operator.dtype, device=operator.device)
+    if len(chosen):
+        turn = np.zeros((len(lanczos.basis), len(chosen)))
+        turn[: ritz.values.size] = ritz.vectors[:, chosen]
+        copies = lanczos.basis.subspace(torch.from_numpy(turn))
+        for i in range(len(chosen)):
+            vectors[:, i] = copies[i]
+    return replace(found, rest=rest, matvecs=matvecs, probe=probe, product=product), vectors
+
+
+def _extended(operator: SymmetricOperator, found: LowRank, missed: Tensor) -> LowRank:
+    """Add eigenvectors (p, c) in the complement of the pairs, with one product for each."""
+    basis = _basis(found.vectors)
+    for column in missed.T:
+        vector = column.contiguous()
+        basis.orthogonalise(vector)
+        column.copy_(vector)
+    missed = torch.linalg.qr(missed)[0]
+    products = operator @ missed
+    values, turn = torch.linalg.eigh((missed.T @ products).double())
+    turn = turn.to(missed.dtype)
+    missed, products = missed @ turn, products @ turn
+    floor = rounding_unit(missed.dtype) * found.spectrum.norm
+    residuals = (products - missed * values.to(missed.dtype)).double().norm(dim=0) + floor
+    values = torch.cat([found.values, values])
+    order = values.argsort(descending=True)
+    zero = torch.zeros_like(found.probe)
+    return replace(
+        found,
+        values=values[order],
+        vectors=torch.cat([found.vectors, missed], dim=1)[:, order],
+        residuals=torch.cat([found.residuals, residuals])[order],
+        rest=0.0,
+        matvecs=found.matvecs + missed.shape[1],
+        probe=zero,
+        product=zero,
+    )
 
 
 def _basis(vectors: Tensor) -> KrylovBasis:
@@ -176,17 +274,3 @@ def gaussian_bound(products: Tensor) -> float:
     """
     quantile = 2 * float(scipy.special.gammaincinv(products.shape[1] / 2, RISK))
     return float(products.double().norm()) / math.sqrt(quantile)
-
-
-def complement_bound(spectrum: Spectrum) -> float:
-    """Bound the largest eigenvalue of a positive semi-definite operator, with a probability of 99.9%.
-
-    After q Lanczos steps from a random vector of R^p, the largest Ritz value is below (1 - e) times the largest
-    eigenvalue with a probability of at most 1.648 sqrt(p) exp(-sqrt(e) (2 q - 1)), whatever the spectrum and its
-    multiplicities (Kuczynski and Wozniakowski 1992). The bound is infinite if q is too small.
-    """
-    norm = spectrum.norm + spectrum.rounding
-    if spectrum.exact:
-        return norm
-    share = (math.log(1.648 * math.sqrt(spectrum.dimension) / RISK) / (2 * spectrum.steps - 1)) ** 2
-    return norm / (1 - share) if share < 1 else math.inf

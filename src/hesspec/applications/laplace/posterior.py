@@ -338,7 +338,7 @@ class Laplace(Shown):
         condition = (min(scale * self.pairs.rest, largest) + smallest) / smallest if preconditioned else without
         means, values, errors, iterations = [], [], [], 0
         if not exact:
-            for mean, rows in self.jacobians(inputs):
+            for mean, rows in self._network.rows(inputs, overwritten=True):
                 value, error = pairs.covariance(rows)
                 values.append(value)
                 errors.append(error)
@@ -459,7 +459,8 @@ class Laplace(Shown):
     def functional_samples(self, inputs: Any, count: int, *, seed: int = 0) -> Tensor:
         """Draw samples (n, m, C) of the linearised model's outputs, joint over inputs: f + J (theta' - theta)."""
         moved = (self.sample(count, seed=seed) - self.theta).T
-        return torch.stack([mean + (rows @ moved).T for mean, rows in self.jacobians(inputs)], dim=1)
+        rows = self._network.rows(inputs, overwritten=True)
+        return torch.stack([mean + (each @ moved).T for mean, each in rows], dim=1)
 
     def _normal(self, shape: tuple[int, ...], seed: int) -> Tensor:
         """Draw standard normal numbers, the same on every device."""

@@ -7,7 +7,7 @@ I + M_k >= I, the resolvent identity gives, for B = (I + M_k)^{-1} and B' the sa
 .. math:: 0 \preceq B - B' \preceq \frac{x}{1 + x} I, \qquad
           B - B' \preceq a_r \, B D^{-1/2} (I - V V^\top) D^{-1/2} B ,
 
-plus at most 2 ||R||_F / min D for the residuals. With one precision the first bound holds with the projection on the
+plus at most 2 ||R||_2 / min D for the residuals. With one precision the first bound holds with the projection on the
 complement of V in place of I, and the residuals count as in `hesspec.applications.laplace.low_rank`.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hesspec.applications.laplace.low_rank import LowRank
 from hesspec.krylov.preconditioning import SpectralPreconditioner
+from hesspec.krylov.vectors import CHUNK
 
 __all__ = ["ScaledPairs"]
 
@@ -58,7 +59,7 @@ class ScaledPairs:
             squares, turn = torch.linalg.eigh((half.T @ half).double())
             self.squares = squares.clamp(min=torch.finfo(torch.float64).tiny)
             self.vectors = half @ (turn / self.squares.sqrt()).to(half.dtype)
-            self.residual = 2 * scale * float(pairs.residuals.norm()) / self.smallest
+            self.residual = 2 * scale * pairs.residual_norm / self.smallest
         else:
             self.squares, self.vectors = a / self.smallest, pairs.vectors
             self.residual = pairs.residual_error(scale, self.smallest) * self.smallest
@@ -84,7 +85,8 @@ class ScaledPairs:
             rows, factor = self.scaled(rows), 1.0
         else:
             factor = 1 / self.root
-        gram, seen = (rows @ rows.T).double() * factor**2, (rows @ self.vectors).double() * factor
+        gram, seen = _products(rows, self.vectors)
+        gram, seen = gram * factor**2, seen * factor
         weights = self.squares / (1 + self.squares)
         total = gram.trace()
         if not isinstance(self.root, Tensor):
@@ -101,3 +103,13 @@ class ScaledPairs:
         """Product of a square root of Psi_k with standard normal columns (p, n)."""
         moved = self.inverse().root(normal)
         return moved / self.root[:, None] if isinstance(self.root, Tensor) else moved / self.root
+
+
+def _products(rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Products rows @ rows.T (n, n) and rows @ vectors (n, k), float64, in one pass over memory."""
+    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    seen = torch.zeros(len(rows), vectors.shape[1], dtype=torch.float64, device=rows.device)
+    for part, other in zip(torch.split(rows, CHUNK, dim=1), torch.split(vectors, CHUNK), strict=True):
+        gram += part @ part.T
+        seen += part @ other
+    return gram, seen

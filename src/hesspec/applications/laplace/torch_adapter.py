@@ -218,7 +218,7 @@ class KrylovLaplace(ParametricLaplace):
         scale = self._halved * float(self._H_factor)
         if len(self.prior_precision) == 1:
             return self.pairs.rest_error(scale, smallest) + self.pairs.residual_error(scale, smallest)
-        residuals = 2 * scale * float(self.pairs.residuals.norm()) / smallest**2
+        residuals = 2 * scale * self.pairs.residual_norm / smallest**2
         return self.pairs.rest_error(scale, smallest) + residuals
 
     @property
