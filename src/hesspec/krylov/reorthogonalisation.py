@@ -23,6 +23,8 @@ ASYMMETRY = 0.5
 SEMI = 0.5
 # Reorthogonalisation includes the vectors whose inner products exceed eps to this power (Larsen 1998).
 APART = 0.75
+# Most further passes of a step: each gains half of the digits at least, as long as the basis is semi-orthogonal.
+FURTHER = 3
 # The first steps are always reorthogonalised: they cost little, and reveal an asymmetric operator.
 WATCHED = 8
 
@@ -95,6 +97,16 @@ class Reorthogonalisation:
             # A pass leaves the removed component times the basis's own deviation from orthogonality; if it removes
             # much, there were two passes.
             left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * known.largest
+            # A residual that is small beside what was removed, as where the outliers are exhausted, is left with more
+            # than semi-orthogonality allows; each further pass divides it by the basis's deviation.
+            for _ in range(FURTHER):
+                if not self._partial or left <= self._level:
+                    break
+                chosen = basis.around(None)
+                removed = basis.orthogonalise(w, chosen, length).numpy()
+                along, length = self._space.inner_and_norm(q, w)
+                residual = errors.divisor(length, eps)
+                left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * known.largest
             rows = np.append(chosen, index) if whole else chosen
             accepted[:, rows] = self.estimate.random(len(rows), eps + left + kept)
             level = float(np.abs(accepted).max())
