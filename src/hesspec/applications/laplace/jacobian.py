@@ -150,8 +150,8 @@ class Network:
         if outputs is None or not taps.places:
             return 0
         c = outputs.shape[1]
-        # Results are kept as activations and their gradients, as zeros, and as gradients of each output.
-        one = (c + 6) * sum(place.numel() for place in taps.places)
+        # Results, activations, zeros and gradients of a pass, and the gradients of all outputs.
+        one = 6 * sum(place.numel() for place in taps.places) + c * taps.kept
         return min(max(PIECE, len(vectors) * max(c, vectors.shape[1])) // one, INPUTS, count)
 
     def _followed(self, part: Any, named: dict[str, Tensor], taps: Taps) -> Tensor | None:

@@ -33,8 +33,9 @@ __all__ = ["NORMS", "SpatialUse", "Taps", "products_of"]
 
 # Numbers of a temporary result.
 PIECE = 1 << 26
-# Matrix products with few rows and long sums run at about a third of the speed of others.
-SLOWER = 3
+# Matrix products with few rows and long sums run at about a third of the speed of others; a number that is written and
+# read back takes the time of about a hundred multiplications. Both were measured on a CPU with AVX-512.
+SLOWER, MOVED = 3, 100
 
 
 class SpatialUse:
@@ -84,17 +85,19 @@ class SpatialUse:
 
     def rows(self, chosen: slice) -> Tensor:
         """Rows G (m, C, size of the weight) of the Jacobian, of some of the inputs."""
-        columns, gradients = self._columns(self._inputs[chosen]), self._gradients(chosen)
-        m, outputs, _, positions = gradients.shape
-        # A group has the same number of channels of each.
-        columns = columns.reshape(m, self.groups, -1, positions)
-        gradients = gradients.reshape(m, outputs, self.groups, -1, positions)
-        parts = [
-            torch.stack([_product(g[:, k].reshape(-1, positions), u[k]) for k in range(self.groups)])
-            for g, u in zip(gradients, columns, strict=True)
-        ]
-        shaped = torch.stack(parts).reshape(m, self.groups, outputs, -1)
-        return shaped.transpose(1, 2).reshape(m, outputs, -1)
+        places = range(*chosen.indices(self.m))
+        c, outputs = len(self.gradients), self._shape[0]
+        found = self._inputs.new_empty(len(places), c, self.groups, outputs // self.groups, math.prod(self._shape[1:]))
+        for place, rows in zip(places, found, strict=True):
+            one = slice(place, place + 1)
+            columns = self._columns(self._inputs[one])[0]
+            columns = columns.reshape(self.groups, -1, columns.shape[-1])
+            gradients = self._gradients(one)[0].reshape(c, self.groups, -1, columns.shape[-1])
+            # A group has the same number of channels of each.
+            for group in range(self.groups):
+                product = _product(gradients[:, group].flatten(0, 1), columns[group])
+                rows[:, group] = product.view(rows[:, group].shape)
+        return found.flatten(2)
 
     def cheaper(self, vectors: int) -> bool:
         """Whether products without rows take fewer operations, in sums that are short enough for float32."""
@@ -102,7 +105,7 @@ class SpatialUse:
         s = self.gradients[0][0].numel() // outputs
         if self.groups > 1 or max(size // outputs, outputs * s) > CHUNK:
             return False
-        with_rows = c * s * size + SLOWER * c * (c + vectors) * size
+        with_rows = c * size * (s + SLOWER * (c + vectors) + MOVED)
         gram = s * s * (size // outputs + c * outputs) + c * c * outputs * s
         return gram + vectors * s * (size + c * outputs) < with_rows
 
@@ -145,6 +148,8 @@ class Taps(TorchFunctionMode):
     ----------
     uses : list of (int, SpatialUse)
         Uses of weights, and the numbers of their parameters.
+    kept : int
+        Numbers of the gradients of one output that are kept.
     places : list of Tensor
         What outputs are differentiated with respect to: zeros that were added to the results.
     sums : list of (int, list of Tensor)
@@ -159,6 +164,7 @@ class Taps(TorchFunctionMode):
         self._number = {id(leaf): number for number, leaf in enumerate(leaves)}
         self.count = count
         self.uses: list[tuple[int, SpatialUse]] = []
+        self.kept = 0
         self.places: list[Tensor] = []
         self.sums: list[tuple[int, list[Tensor]]] = []
         self.known = True
@@ -196,31 +202,33 @@ class Taps(TorchFunctionMode):
         self.known &= found.dim() > 1 and len(found) == self.count
         return self.known
 
-    def _tapped(self, found: Tensor, take: Callable[[Tensor], None]) -> Tensor:
+    def _tapped(self, found: Tensor, take: Callable[[Tensor], None], *, kept: bool) -> Tensor:
         """Return a result, with a place where to differentiate."""
+        self.kept += found.numel() * kept
         place = torch.zeros_like(found).requires_grad_()
         self.places.append(place)
         self._takers.append(take)
         return found + place
 
-    def _sum(self, parameter: Tensor) -> list[Tensor]:
+    def _sum(self, parameter: Tensor | None) -> list[Tensor]:
         """Return a list that takes rows (m, size) of a parameter for each output."""
         rows: list[Tensor] = []
         self.sums.append((self._number[id(parameter)], rows))
         return rows
 
     def _linear(self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
-        if not self._selected(weight) and not self._selected(bias):
-            return func(input, weight, bias)
-        found = func(input, _constant(weight, self._selected(weight)), _constant(bias, self._selected(bias)))
+        own = self._selected(weight), self._selected(bias)
+        found: Tensor = func(input, _constant(weight, own[0]), _constant(bias, own[1]))
+        if not any(own):
+            return found
         if not self._divided(found):
             return found
         shape = self.count, -1
         use = None
-        if self._selected(weight):
+        if own[0]:
             use = SpatialUse(input.detach().reshape(*shape, input.shape[-1]), weight.shape)
             self.uses.append((self._number[id(weight)], use))
-        sums = self._sum(bias) if bias is not None and self._selected(bias) else None
+        sums = self._sum(bias) if own[1] else None
 
         def take(gradient: Tensor) -> None:
             rows = gradient.reshape(*shape, gradient.shape[-1])
@@ -229,7 +237,7 @@ class Taps(TorchFunctionMode):
             if sums is not None:
                 sums.append(rows.sum(1))
 
-        return self._tapped(found, take)
+        return self._tapped(found, take, kept=use is not None)
 
     def _convolution(
         self,
@@ -245,8 +253,11 @@ class Taps(TorchFunctionMode):
         own = self._selected(weight), self._selected(bias)
         flat = func is F.conv1d
         if not any(own) or isinstance(padding, str) or input.dim() != (3 if flat else 4):
-            return func(input, weight, bias, stride, padding, dilation, groups)
-        found = func(input, _constant(weight, own[0]), _constant(bias, own[1]), stride, padding, dilation, groups)
+            plain: Tensor = func(input, weight, bias, stride, padding, dilation, groups)
+            return plain
+        found: Tensor = func(
+            input, _constant(weight, own[0]), _constant(bias, own[1]), stride, padding, dilation, groups
+        )
         if not self._divided(found):
             return found
         use = None
@@ -260,7 +271,7 @@ class Taps(TorchFunctionMode):
             given = input.detach().unsqueeze(2) if flat else input.detach()
             use = SpatialUse(given, weight.unsqueeze(2).shape if flat else weight.shape, options)
             self.uses.append((self._number[id(weight)], use))
-        sums = self._sum(bias) if bias is not None and own[1] else None
+        sums = self._sum(bias) if own[1] else None
 
         def take(gradient: Tensor) -> None:
             if use is not None:
@@ -268,18 +279,16 @@ class Taps(TorchFunctionMode):
             if sums is not None:
                 sums.append(gradient.flatten(2).sum(2))
 
-        return self._tapped(found, take)
+        return self._tapped(found, take, kept=use is not None)
 
     def _norm(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002
         names = NORMS[func]
         given = dict(zip(names, args, strict=False)) | kwargs
         weight, bias = given.get("weight"), given.get("bias")
         own = self._selected(weight), self._selected(bias)
-        if not any(own):
-            return func(input, **given)
         values = given | {"weight": _constant(weight, own[0]), "bias": _constant(bias, own[1])}
-        found = func(input, **values)
-        if not self._divided(found):
+        found: Tensor = func(input, **values)
+        if not any(own) or not self._divided(found):
             return found
         with torch.no_grad():
             plain = func(input.detach(), **{**given, "weight": None, "bias": None})
@@ -296,7 +305,7 @@ class Taps(TorchFunctionMode):
             if sums is not None:
                 sums.append(_summed(gradient, summed))
 
-        return self._tapped(found, take)
+        return self._tapped(found, take, kept=False)
 
 
 NORMS: Mapping[Any, tuple[str, ...]] = {
@@ -338,9 +347,10 @@ def products_of(taps: Taps, sizes: Sequence[int], vectors: Tensor, outputs: int)
             chosen = slice(start, start + few)
             each = [use.rows(chosen) for use in uses] + [one[chosen] for one in known]
             rows = functools.reduce(torch.add, each)
+            # Sums of float32 numbers over more than a chunk lose digits.
             for piece, other in zip(torch.split(rows, CHUNK, dim=2), torch.split(part, CHUNK), strict=True):
                 gram[chosen] += piece @ piece.mT
-                seen[chosen] += (piece.flatten(0, 1) @ other).unflatten(0, piece.shape[:2])
+                seen[chosen] += _product(piece.flatten(0, 1), other.T).view(-1, outputs, k)
     return gram, seen
 
 
@@ -348,12 +358,11 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     """Product left @ right.T of matrices (n, s) and (q, s).
 
     On the CPU it is a convolution with kernels of size one, whose library (oneDNN) takes half of the time of that of
-    matrix products (MKL) on processors of AMD.
+    matrix products (MKL) on processors of AMD. On one thread, PyTorch uses oneDNN for 16 samples and more.
     """
-    if left.device.type != "cpu" or min(left.shape) < 16 or len(right) < 16 or len(left) % 2:
+    if left.device.type != "cpu" or left.shape[1] < 16 or len(right) < 16 or len(left) % 16:
         return left @ right.T
-    # As two samples, because on one thread PyTorch takes matrix products for one.
-    found = F.conv2d(left.reshape(2, -1, 1, left.shape[1]).permute(0, 3, 1, 2), right[:, :, None, None])
+    found = F.conv2d(left.reshape(16, -1, 1, left.shape[1]).permute(0, 3, 1, 2), right[:, :, None, None])
     return found.permute(0, 2, 3, 1).reshape(len(left), len(right))
 
 

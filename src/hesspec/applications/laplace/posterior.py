@@ -337,8 +337,10 @@ class Laplace(Shown):
         without = (largest + smallest) / smallest
         condition = (min(scale * self.pairs.rest, largest) + smallest) / smallest if preconditioned else without
         if not exact:
-            parts = zip(*pairs.covariances(self._network, inputs), strict=True)
-            return self._covariance(*map(torch.cat, parts), 0, condition, without)
+            outputs, covariances, bounds = zip(*pairs.covariances(self._network, inputs), strict=True)
+            return self._covariance(
+                torch.cat(outputs), torch.cat(covariances), torch.cat(bounds), 0, condition, without
+            )
         means, values, errors, iterations = [], [], [], 0
         for block in blocks_of(self.jacobians(inputs)):
             rhs = torch.cat([pairs.scaled(rows) for _, rows in block]).T
@@ -366,7 +368,9 @@ class Laplace(Shown):
                 errors.append(r.square().sum())
                 means.append(mean)
                 place += len(rows)
-        return self._covariance(*map(torch.stack, (means, values, errors)), iterations, condition, without)
+        return self._covariance(
+            torch.stack(means), torch.stack(values), torch.stack(errors), iterations, condition, without
+        )
 
     def _covariance(
         self,

@@ -106,7 +106,8 @@ class ScaledPairs:
 
     @property
     def _weights(self) -> Tensor:
-        return self.squares / (1 + self.squares)
+        weights: Tensor = self.squares / (1 + self.squares)
+        return weights
 
     def _from_products(self, gram: Tensor, seen: Tensor, root: float) -> tuple[Tensor, Tensor]:
         """Covariances (..., n, n) and bounds (...), from J J^T and J V, for one precision."""
