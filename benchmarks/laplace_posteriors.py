@@ -6,8 +6,8 @@
 Networks are trained by Adam, without weight decay. Each posterior chooses one prior precision by its own evidence (100
 steps of Adam, laplace-torch's default), and predicts by probit. Inputs from elsewhere are the test images, rotated by
 90 degrees, and normal noise of the mean and deviation of the test pixels; the score is the largest probability. Writes
-a table into docs/guide/laplace.md. Takes two minutes for the digits, and five for FashionMNIST with --seeds 1, most of
-them for the posteriors `full` and `diag`.
+a table into docs/guide/laplace-compared.md. Takes two minutes for the digits, and five for FashionMNIST with --seeds 1,
+most of them for the posteriors `full` and `diag`.
 
 With --resnet18, times one run on ResNet18 (11.2 million parameters) against the run with the evidence for 50 priors and
 the predictive variances of inputs on top.
@@ -33,7 +33,7 @@ from _tables import ROOT, Block, console, counted, markdown, processor, rewrite,
 from hesspec.study.datasets import load_dataset
 from hesspec.study.networks import build_network
 
-PAGE = ROOT / "docs/guide/laplace.md"
+PAGE = ROOT / "docs/guide/laplace-compared.md"
 # Training images per class and epochs.
 TRAININGS = {"digits": (90, 60), "fashion-mnist": (100, 40)}
 TEST_PER_CLASS = 30

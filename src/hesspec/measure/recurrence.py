@@ -68,7 +68,8 @@ def resolved_pairs(operator: SymmetricOperator, *, count: int, steps: int, seed:
     if isinstance(run.keeping, Storage) and not run.keeping.half:
         values, products = found.eigenvalues[:k], 0
         residuals = np.array([_residual(found, place) for place in range(k)])
-        vectors = torch.empty(found.dimension, k, dtype=operator.dtype, device=operator.device)
+        # Columns that are contiguous in memory are written, and read one by one, at its speed.
+        vectors = torch.empty(k, found.dimension, dtype=operator.dtype, device=operator.device).T
         for i in range(k):
             vectors[:, i] = run.space.ranks.whole(run.top[i], run.space.size)
         # Rounding of the steps, and of the entries of V.

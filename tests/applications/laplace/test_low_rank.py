@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from hesspec.applications.laplace.jacobian import products_of_rows
 from hesspec.applications.laplace.low_rank import low_rank
-from hesspec.applications.laplace.scaled import _products
 
 P, STEPS = 300, 40
 RANKS = torch.arange(1, P + 1, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_products_with_long_rows_are_accurate():
     # Sums of millions of float32 numbers of one sign: in one matrix product, the Gram matrix of ResNet18's Jacobian was
     # wrong by 0.2%. Chunks of 2^16 numbers are summed in float32, and their sums in float64.
     rows = torch.rand(2, 1 << 22, generator=torch.Generator().manual_seed(0))
-    gram, seen = _products(rows, rows.T.contiguous())
+    gram, seen = products_of_rows(rows, rows.T.contiguous())
     truth = rows.double() @ rows.double().T
     assert (gram / truth - 1).abs().max() <= 2e-5
     assert (seen / truth - 1).abs().max() <= 2e-5

@@ -153,7 +153,7 @@ def low_rank(operator: SymmetricOperator, *, rank: int, steps: int, seed: int) -
     spectrum, p, device = pairs.spectrum, operator.shape[0], operator.device
     kept, vectors = pairs.values > spectrum.rounding, pairs.vectors
     if not kept.all():
-        vectors = vectors[:, torch.as_tensor(kept)]
+        vectors = vectors.T[torch.as_tensor(kept)].T
     zero = torch.zeros(p, dtype=vectors.dtype, device=device)
     found = LowRank(
         torch.as_tensor(pairs.values[kept], dtype=torch.float64, device=device),
@@ -249,7 +249,7 @@ def _extended(operator: SymmetricOperator, found: LowRank, missed: Tensor) -> Lo
     return replace(
         found,
         values=values[order],
-        vectors=torch.cat([found.vectors, missed], dim=1)[:, order],
+        vectors=torch.cat([found.vectors.T, missed.T])[order].T,
         residuals=torch.cat([found.residuals, residuals])[order],
         rest=0.0,
         matvecs=found.matvecs + missed.shape[1],

@@ -336,14 +336,12 @@ class Laplace(Shown):
         largest = scale * self.pairs.spectrum.norm
         without = (largest + smallest) / smallest
         condition = (min(scale * self.pairs.rest, largest) + smallest) / smallest if preconditioned else without
-        means, values, errors, iterations = [], [], [], 0
         if not exact:
-            for mean, rows in self._network.rows(inputs, overwritten=True):
-                value, error = pairs.covariance(rows)
-                values.append(value)
-                errors.append(error)
-                means.append(mean)
-            return self._covariance(means, values, errors, 0, condition, without)
+            outputs, covariances, bounds = zip(*pairs.covariances(self._network, inputs), strict=True)
+            return self._covariance(
+                torch.cat(outputs), torch.cat(covariances), torch.cat(bounds), 0, condition, without
+            )
+        means, values, errors, iterations = [], [], [], 0
         for block in blocks_of(self.jacobians(inputs)):
             rhs = torch.cat([pairs.scaled(rows) for _, rows in block]).T
             found = conjugate_gradients(
@@ -370,26 +368,21 @@ class Laplace(Shown):
                 errors.append(r.square().sum())
                 means.append(mean)
                 place += len(rows)
-        return self._covariance(means, values, errors, iterations, condition, without)
+        return self._covariance(
+            torch.stack(means), torch.stack(values), torch.stack(errors), iterations, condition, without
+        )
 
     def _covariance(
         self,
-        means: list[Tensor],
-        values: list[Tensor],
-        errors: list[Tensor],
+        means: Tensor,
+        values: Tensor,
+        errors: Tensor,
         iterations: int,
         condition: float,
         without: float,
     ) -> Covariance:
         dtype = self.operator.dtype
-        return Covariance(
-            torch.stack(means),
-            torch.stack(values).to(dtype),
-            torch.stack(errors).to(dtype),
-            iterations,
-            condition,
-            without,
-        )
+        return Covariance(means, values.to(dtype), errors.to(dtype), iterations, condition, without)
 
     def predict(
         self, inputs: Any, *, method: str = "probit", samples: int = 1000, seed: int = 0, exact: bool = False

@@ -14,13 +14,15 @@ complement of V in place of I, and the residuals count as in `hesspec.applicatio
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hesspec.applications.laplace.jacobian import Network, products_of_rows
 from hesspec.applications.laplace.low_rank import LowRank
 from hesspec.krylov.preconditioning import SpectralPreconditioner
-from hesspec.krylov.vectors import CHUNK
 
 __all__ = ["ScaledPairs"]
 
@@ -80,36 +82,42 @@ class ScaledPairs:
 
     def covariance(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Covariance (n, n), and the bound of its error, of rows (n, p) of a Jacobian, float64."""
-        # Products are scaled where that is the same, as the rows of one input may take as much memory as C models.
-        if isinstance(self.root, Tensor):
-            rows, factor = self.scaled(rows), 1.0
-        else:
-            factor = 1 / self.root
-        gram, seen = _products(rows, self.vectors)
-        gram, seen = gram * factor**2, seen * factor
-        weights = self.squares / (1 + self.squares)
-        total = gram.trace()
         if not isinstance(self.root, Tensor):
-            # The trace of the part outside the span bounds its norm.
-            inside = (total - seen.square().sum()).clamp(min=0) * self.rest
-        else:
-            solved = rows - (seen * weights).to(rows.dtype) @ self.vectors.T
-            back = solved / self.root
-            outside = (back.square().sum() - (back @ self._pairs.vectors).square().sum()).clamp(min=0)
-            inside = torch.minimum(total * self.rest, outside.double() * self._scale * self._pairs.rest)
+            # Products are scaled, as the rows of one input may take as much memory as C models.
+            return self._from_products(*products_of_rows(rows, self.vectors), self.root)
+        rows = self.scaled(rows)
+        gram, seen = products_of_rows(rows, self.vectors)
+        weights, total = self._weights, gram.trace()
+        solved = rows - (seen * weights).to(rows.dtype) @ self.vectors.T
+        back = solved / self.root
+        outside = (back.square().sum() - (back @ self._pairs.vectors).square().sum()).clamp(min=0)
+        inside = torch.minimum(total * self.rest, outside.double() * self._scale * self._pairs.rest)
         return gram - (seen * weights) @ seen.T, inside + total * self.residual
+
+    def covariances(self, network: Network, inputs: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield outputs (b, C), their covariances (b, C, C) and bounds (b,) of their errors, of blocks of inputs."""
+        if isinstance(self.root, Tensor):
+            for mean, rows in network.rows(inputs, overwritten=True):
+                value, error = self.covariance(rows)
+                yield mean[None], value[None], error[None]
+        else:
+            for mean, gram, seen in network.products(inputs, self.vectors):
+                yield mean, *self._from_products(gram, seen, self.root)
+
+    @property
+    def _weights(self) -> Tensor:
+        weights: Tensor = self.squares / (1 + self.squares)
+        return weights
+
+    def _from_products(self, gram: Tensor, seen: Tensor, root: float) -> tuple[Tensor, Tensor]:
+        """Covariances (..., n, n) and bounds (...), from J J^T and J V, for one precision."""
+        gram, seen = gram / root**2, seen / root
+        total = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+        # The trace of the part outside the span bounds its norm.
+        inside = (total - seen.square().sum((-2, -1))).clamp(min=0) * self.rest
+        return gram - (seen * self._weights) @ seen.mT, inside + total * self.residual
 
     def sampled(self, normal: Tensor) -> Tensor:
         """Product of a square root of Psi_k with standard normal columns (p, n)."""
         moved = self.inverse().root(normal)
         return moved / self.root[:, None] if isinstance(self.root, Tensor) else moved / self.root
-
-
-def _products(rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Products rows @ rows.T (n, n) and rows @ vectors (n, k), float64, in one pass over memory."""
-    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    seen = torch.zeros(len(rows), vectors.shape[1], dtype=torch.float64, device=rows.device)
-    for part, other in zip(torch.split(rows, CHUNK, dim=1), torch.split(vectors, CHUNK), strict=True):
-        gram += part @ part.T
-        seen += part @ other
-    return gram, seen
