@@ -14,6 +14,7 @@ from matplotlib.ticker import PercentFormatter
 
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, ClassStructure
 from hesspec.backend.extras import require
+from hesspec.matrices import CURVATURE
 from hesspec.plot import FILL, OKABE_ITO, bulk_on_logarithmic_axis, darkened
 from hesspec.plot.figure import new_figure, styled
 from hesspec.plot.ticks import number_ticks
@@ -171,7 +172,7 @@ def _components(axes: Axes, structure: ClassStructure, spectrum: Spectrum | None
             values, np.full(values.size, height), marker, color=colour, markersize=5, alpha=0.8,
             markeredgecolor="white", markeredgewidth=0.4, label=_mathematical(label),
         )  # fmt: skip
-    axes.set(xscale="log", xlabel="eigenvalue λ  (loss per squared parameter)", title="components of $G$")
+    axes.set(xscale="log", xlabel=f"eigenvalue λ  ({CURVATURE})", title="components of $G$")
     number_ticks(axes.xaxis)
     if spectrum is not None:
         # Placed above the panel, as any corner inside it may contain a curve or a row of points.
