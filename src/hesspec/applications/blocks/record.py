@@ -126,9 +126,13 @@ ritz_values, ritz_weights, ritz_bounds, ritz_probe : array
         return {"block": self.names}
 
     def _derived(self) -> dict[str, Any]:
-        """Names of the blocks of all eigenvalues and points."""
+        """Names of the blocks of all eigenvalues and points, unless the lengths of the blocks do not add up."""
         counts = {name: getattr(self, f"num_{name}") for name in _JOINED}
-        return {f"{name}_block": (name, np.repeat(self.names, count).astype(object)) for name, count in counts.items()}
+        return {
+            f"{name}_block": (name, np.repeat(self.names, count).astype(object))
+            for name, count in counts.items()
+            if count.sum() == getattr(self, _JOINED[name][0]).size
+        }
 
     def _units(self) -> dict[str, str]:
         unit = unit_of([str(self.attributes.get("matrix", ""))])
