@@ -7,13 +7,14 @@ python docs/examples/edge_of_stability.py [FOLDER]
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
 import hesspec
+from hesspec.plot import OKABE_ITO
+from hesspec.plot.figure import legend_above, new_figure, styled
 
 STEPS, EVERY, RATE = 4_000, 25, 2.5
 # Steps after which the sharpness dimension is measured, and Lanczos steps of each spectrum.
@@ -47,16 +48,20 @@ def dimensions(model, inputs, targets):
 
 def plot_dimensions(results, path):
     """Draw the sharpness dimension through training: estimate, bracket, and truth."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     places = range(len(results))
     value, low, high = (np.array([getattr(found, name) for found, _ in results]) for name in ("value", "low", "high"))
     bars = np.clip([value - low, high - value], 0, None)
-    axes.errorbar(places, value, yerr=bars, fmt="o", capsize=4, label=f"{LANCZOS} Lanczos steps, with bracket")
-    axes.plot(places, [exact.value for _, exact in results], "kx", markersize=8, label="all eigenvalues")
-    axes.set_xticks(places, [f"{step:,}" for step in CHECKS])
-    axes.set(xlabel="step of gradient descent", ylabel="sharpness dimension", ylim=(0, results[0][0].dimension))
-    axes.legend(loc="lower left")
-    figure.savefig(path, dpi=110)
+    with styled():
+        figure = new_figure(7, 4)
+        axes = figure.subplots()
+        label = f"{LANCZOS} Lanczos steps, with bracket"
+        estimate = axes.errorbar(places, value, yerr=bars, fmt="o", color=OKABE_ITO[0], capsize=4)
+        (truth,) = axes.plot(places, [exact.value for _, exact in results], "x", color="black", markersize=9)
+        axes.set_xticks(places, [f"{step:,}" for step in CHECKS])
+        axes.set(xlabel="step of gradient descent", ylabel="sharpness dimension")
+        axes.set_ylim(0, 1.05 * results[0][0].dimension)
+        legend_above(figure, [truth, estimate], ["all eigenvalues", label])
+    figure.savefig(path, dpi=100)
 
 
 def main(folder):

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.lines import Line2D
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import hesspec
 from hesspec.plot import FILL, OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import legend_above, new_figure, styled
 from hesspec.plot.ticks import number_ticks
 
 SEEDS = (0, 1, 2)
@@ -71,30 +72,32 @@ def measured(what: str, value: float, seed: int) -> tuple[float, float, float, f
 
 
 def draw(results: dict[str, np.ndarray], path: Path) -> None:
-    """Test loss and evidence per sample against each of the four, medians and ranges over seeds."""
+    """Draw test loss above evidence per sample, against each of the four: medians and ranges over seeds."""
     with styled():
-        figure = new_figure(11, 3.4)
-        for axes, (what, values) in zip(figure.subplots(1, 4), results.items(), strict=True):
-            other = axes.twinx()
+        figure = new_figure(11, 5.2)
+        panels = figure.subplots(2, len(results), sharex="col")
+        for (above, below), (what, values) in zip(panels.T, results.items(), strict=True):
             places = np.asarray(AXES[what], dtype=float)
-            evidence = values[:, :, 1:] / SAMPLES
-            for where, curve, colour, mark in (
-                (axes, values[:, :, 0], OKABE_ITO[1], "o"),
-                (other, evidence[:, :, 0], OKABE_ITO[0], "s"),
+            loss, evidence = values[:, :, 0], values[:, :, 1] / SAMPLES
+            chosen = np.median(loss, axis=1).argmin(), np.median(evidence, axis=1).argmax()
+            for axes, curve, best, colour, mark in (
+                (above, loss, chosen[0], OKABE_ITO[1], "o"),
+                (below, evidence, chosen[1], OKABE_ITO[0], "s"),
             ):
-                where.plot(places, np.median(curve, axis=1), color=colour, marker=mark, markersize=4, linewidth=1.5)
-                where.fill_between(places, curve.min(1), curve.max(1), color=colour, alpha=FILL, linewidth=0)
                 middle = np.median(curve, axis=1)
-                best = middle.argmax() if where is other else middle.argmin()
-                where.plot(places[best], middle[best], mark, color=colour, markersize=10, fillstyle="none")
-                where.tick_params(axis="y", which="both", colors=colour)
-            axes.set(xscale="log", xlabel=TITLES[what], yscale="log")
-            number_ticks(axes.yaxis)
-            other.grid(visible=False)
-            if what == "epochs":
-                axes.set_ylabel("test loss", color=OKABE_ITO[1])
-            if what == "width":
-                other.set_ylabel("log evidence per sample (nats)", color=OKABE_ITO[0])
+                axes.fill_between(places, curve.min(1), curve.max(1), color=colour, alpha=FILL, linewidth=0)
+                axes.plot(places, middle, color=colour, marker=mark, markersize=4, linewidth=1.5)
+                axes.plot(places[best], middle[best], mark, color=colour, markersize=10, fillstyle="none")
+                for other, line in zip(chosen, (OKABE_ITO[1], OKABE_ITO[0]), strict=True):
+                    axes.axvline(places[other], color=line, linewidth=1, linestyle=(0, (3, 2)), zorder=0)
+            above.set(xscale="log", yscale="log", title=TITLES[what])
+            below.set(xlabel=TITLES[what])
+            number_ticks(above.yaxis, below.xaxis)
+        panels[0, 0].set_ylabel("test loss (nats)")
+        panels[1, 0].set_ylabel("log evidence\nper sample (nats)")
+        styles = [{"color": OKABE_ITO[1], "marker": "o"}, {"color": OKABE_ITO[0], "marker": "s"}]
+        handles = [Line2D([], [], markersize=10, fillstyle="none", linestyle=(0, (3, 2)), **style) for style in styles]
+        legend_above(figure, handles, ["best by test loss", "best by evidence"])
     figure.savefig(path, dpi=100)
 
 

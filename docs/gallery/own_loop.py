@@ -41,8 +41,11 @@ for epoch in range(21):
 panels = {}
 for path in sorted(folder.rglob("*.nc")):
     spectrum = hesspec.load(path)
-    panels[spectrum.attributes["matrix"], f"epoch {spectrum.attributes['epoch']:g}"] = spectrum
-    print(path.relative_to(folder), spectrum.outliers[:3])
+    symbol = {"Hessian": "Hess", "GaussNewton": "G"}[spectrum.attributes["matrix"]]
+    panels.setdefault(f"epoch {spectrum.attributes['epoch']:g}", {})[symbol] = spectrum
+    print(path.relative_to(folder), spectrum.eigenvalues[:3])
 
 # %%
-plot_multiples(panels)
+# Both matrices at each epoch, on the same axes: the largest eigenvalues of Hess become those of G.
+
+plot_multiples(panels, kind="scree")

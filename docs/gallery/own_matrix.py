@@ -47,6 +47,6 @@ print(ours, theirs)
 assert np.allclose(ours, theirs, rtol=1e-4)
 
 # %%
-# The axis names the unit of a Hessian; the eigenvalues of a covariance are variances.
+# The eigenvalues of a covariance are variances: the axis has no unit of a loss.
 
 plot_spectrum({"covariance": spectrum}, kind="linear")

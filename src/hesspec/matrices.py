@@ -8,7 +8,10 @@ from typing import Final
 
 from hesspec.backend.suggest import unknown
 
-__all__ = ["DEFAULT_MATRICES", "MATRICES", "Matrix", "matrix_names", "symbol_of"]
+__all__ = ["CURVATURE", "DEFAULT_MATRICES", "MATRICES", "Matrix", "matrix_names", "symbol_of", "unit_of"]
+
+CURVATURE: Final = "loss per squared parameter"
+"""Unit of the eigenvalues of a Hessian and of its parts."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Matrix:
         convolutions one operation computes them together with the others.
     by_class : bool
         Whether every batch must contain samples of all classes.
+    unit : str
+        Unit of the eigenvalues.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Matrix:
     tangent: int
     recomputed: tuple[int, int]
     by_class: bool = False
+    unit: str = CURVATURE
 
 
 _OPERATORS: Final = "hesspec.operators"
@@ -76,6 +82,7 @@ MATRICES: Final[dict[str, Matrix]] = {
             f"{_OPERATORS}.second_moment",
             4,
             (1, 1),
+            unit="squared loss per squared parameter",
         ),
         Matrix(
             "LikelihoodResidual",
@@ -85,6 +92,8 @@ MATRICES: Final[dict[str, Matrix]] = {
             f"{_OPERATORS}.likelihood_residual",
             6,
             (2, 3),
+            # A difference of both: the loss is a negative log-likelihood, in nats.
+            unit="nats per squared parameter",
         ),
     )
 }
@@ -120,3 +129,18 @@ def matrix_names(names: Iterable[str]) -> list[str]:
 def symbol_of(name: str) -> str:
     """Return the symbol of a matrix, or the name itself if it is not in the table."""
     return MATRICES[name].symbol if name in MATRICES else name
+
+
+def unit_of(names: Iterable[str]) -> str:
+    """Return the unit that eigenvalues of matrices have in common, by their names or symbols.
+
+    It is empty if a matrix is not in the table, such as one that is not a curvature of a loss, or if units differ.
+
+    Examples
+    --------
+    >>> unit_of(["Hessian", "G"]), unit_of(["Covariance"])
+    ('loss per squared parameter', '')
+    """
+    units = {name: matrix.unit for matrix in MATRICES.values() for name in (matrix.name, matrix.symbol)}
+    found = {units.get(name, "") for name in names}
+    return found.pop() if len(found) == 1 else ""

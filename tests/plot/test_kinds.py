@@ -318,3 +318,45 @@ def test_small_multiples_in_a_table_have_headings_and_may_have_gaps():
         plot_multiples({"a": SPECTRA["Hessian"]}, columns=0)
     with pytest.raises(ValueError, match="no spectra to plot"):
         plot_multiples({})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "overview"])
+@pytest.mark.parametrize(
+    ("matrices", "unit"),
+    [
+        (("Hessian", "GaussNewton"), "loss per squared parameter"),
+        (("SecondMoment",), "squared loss per squared parameter"),
+        (("Covariance",), None),  # of one's own: it is no curvature of a loss
+        ((None,), None),
+        (("Hessian", "Covariance"), None),
+        (("Hessian", "SecondMoment"), None),
+    ],
+)
+def test_axes_name_the_unit_that_all_their_matrices_have_and_no_other(kind, matrices, unit):
+    members = [make_spectrum(OUTLIERS, **({} if name is None else {"matrix": name})) for name in matrices]
+    axes = plot_spectrum({str(number): each for number, each in enumerate(members)}, kind=kind).axes[0]
+    label = axes.get_ylabel() if kind == "scree" else axes.get_xlabel()
+    assert label.startswith(("eigenvalue λ", "|λ|"))
+    assert ("(" in label) == (unit is not None)
+    assert unit is None or f"({unit})" in label
+    narrow = plot_spectrum({"": members[0]}, kind=kind, width=3.25).axes[0]
+    assert "(" not in narrow.get_xlabel() + narrow.get_ylabel()
+
+
+def test_a_river_names_the_unit_of_its_matrix():
+    for name, words in (("Hessian", "eigenvalue λ  (loss per squared parameter)"), ("Covariance", "eigenvalue λ")):
+        spectra = {f"{epoch}": make_spectrum(OUTLIERS, matrix=name, epoch=epoch) for epoch in (0, 1)}
+        assert plot_training(spectra).axes[0].get_ylabel() == words
+
+
+@pytest.mark.parametrize("dpi", [72, 220])
+@pytest.mark.parametrize("width", [3.25, 7.8, 8.0, 8.2])
+def test_legends_are_inside_the_figure_at_every_resolution(width, dpi):
+    spectra = {f"{epoch}": make_spectrum(OUTLIERS, matrix="Hessian", epoch=epoch) for epoch in (0, 1)}
+    figure = plot_training(spectra, width=width, tracks=[np.arange(each.outliers.size) for each in spectra.values()])
+    figure.set_dpi(dpi)
+    drawn(figure)
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1

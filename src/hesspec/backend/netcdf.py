@@ -40,10 +40,10 @@ LARGEST: Final = 1 << 33
 MOST_OBJECTS: Final = 1000
 MOST_TEXT: Final = 1 << 24
 FILTERS: Final = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
-# Attributes by which other programs store numbers in fewer bits.
 # Signatures of an HDF5 file and of a collection of strings in it.
 MAGIC: Final = b"\x89HDF\r\n\x1a\n"
 HEAP: Final = b"GCOL\x01\0\0\0"
+# Attributes by which other programs store numbers in fewer bits.
 PACKED: Final = (b"scale_factor", b"add_offset")
 
 
@@ -112,6 +112,8 @@ def _digest(dataset: xr.Dataset) -> str:
         if values.dtype.kind in "OSU":
             found.update(repr([str(value) for value in values.flat]).encode())
         else:
+            # NetCDF has no booleans: xarray writes them as bytes.
+            values = values.view(np.int8) if values.dtype == np.bool_ else values
             plain = values.astype(values.dtype.newbyteorder("<"))
             found.update(plain.dtype.str.encode() + np.ascontiguousarray(plain).tobytes())
     for name, value in sorted((str(name), value) for name, value in dataset.attrs.items() if name != DIGEST):

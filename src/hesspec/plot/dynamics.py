@@ -14,10 +14,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from hesspec.backend.number_text import exponent_text
+from hesspec.matrices import CURVATURE
 from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import GRID
 from hesspec.plot.river import draw_tracks, ranks_of
-from hesspec.plot.style import FILL, Look, check_not_empty, looks_of
+from hesspec.plot.style import FILL, Look, check_not_empty, looks_of, with_unit
 from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def plot_against_samples(
         else:
             number_ticks(axes.xaxis)
         number_ticks(axes.yaxis)
-        axes.set(xlabel="training samples per class (n)", ylabel="|λ|  (loss per squared parameter)")
+        axes.set(xlabel="training samples per class (n)", ylabel=with_unit("|λ|", members))
         legend_above(figure, handles, labels, title=title, handler_map={tuple: HandlerTuple(ndivide=1)})
     return figure
 
@@ -211,7 +212,7 @@ def plot_hessian_against_gauss_newton(
         axes.set(
             xlim=(low, high),
             ylim=(low, high),
-            xlabel="outliers of G  (loss per squared parameter)",
+            xlabel=f"outliers of G  ({CURVATURE})",
             ylabel="outliers of Hess, of the same rank",
         )
         number_ticks(axes.xaxis, axes.yaxis)

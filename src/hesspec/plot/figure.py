@@ -27,6 +27,7 @@ NOTEBOOK_DPI: Final = 110
 # Text for a talk is set in figures of at least this width, in inches; narrower ones are columns of a paper.
 TALK: Final = 5.5
 NARROWEST, WIDEST = 2.0, 30.0
+FITS: Final = 0.96  # share of the width of a figure that a legend may have
 COLUMN: Final = 0.75  # size of text, markers and lines in a column, relative to a talk
 SIZES = (
     "font.size",
@@ -122,6 +123,7 @@ def legend_above(
             title_fontproperties={"size": mpl.rcParams["figure.titlesize"], "weight": "bold"},
             **settings,
         )
-        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+        # It does not begin at the edge, and letters are wider at some resolutions.
+        if columns == 1 or legend.get_window_extent(renderer).width <= FITS * figure.bbox.width:
             return
         legend.remove()

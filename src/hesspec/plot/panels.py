@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hesspec.plot.style import FILL, Look, bulk_on_logarithmic_axis
+from hesspec.plot.style import FILL, Look, bulk_on_logarithmic_axis, with_unit
 from hesspec.plot.ticks import number_ticks
 from hesspec.spectra.sampling import share_limits
 
@@ -23,7 +23,6 @@ __all__ = ["GRID", "PANELS", "draw_bulk", "draw_points", "set_heights"]
 Array = npt.NDArray[np.float64]
 
 GRID: Final = "#E6E6E6"
-UNIT: Final = "loss per squared parameter"
 BAND: Final = 0.15  # opacity of a bracket, on which its curve must be visible
 # Points of the curves by rank and of the distribution function.
 POINTS: Final = 400
@@ -38,7 +37,7 @@ def draw_linear(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) 
         draw_bulk(axes, density["eigenvalue"].to_numpy(), density["density"].to_numpy(), look)
         draw_points(axes, spectrum, spectrum.eigenvalues, look)
     axes.set(
-        xlabel=f"eigenvalue λ  ({UNIT})",
+        xlabel=with_unit("eigenvalue λ", spectra),
         ylabel="bulk: share of eigenvalues per unit of λ\npoints: resolved eigenvalues, 1/p each",
     )
     set_heights(axes, min(1 / spectrum.dimension for spectrum in spectra))
@@ -51,7 +50,7 @@ def draw_log(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) -> 
         draw_points(axes, spectrum, np.abs(spectrum.eigenvalues), look)
     axes.set(
         xscale="log",
-        xlabel=f"|λ|  ({UNIT})",
+        xlabel=with_unit("|λ|", spectra),
         ylabel="bulk: share of eigenvalues per decade\npoints: resolved eigenvalues, 1/p each",
     )
     number_ticks(axes.xaxis)
@@ -75,7 +74,7 @@ def draw_scree(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) -
         xscale="log",
         yscale="log",
         xlabel="rank, largest |λ| first",
-        ylabel=f"|λ|  ({UNIT})",
+        ylabel=with_unit("|λ|", spectra),
         xlim=(0.8, 1.3 * max(spectrum.dimension for spectrum in spectra)),
     )
     axes.set_ylim(min(lowest), 1.6 * max(spectrum.norm for spectrum in spectra) or 1.0)
@@ -111,7 +110,9 @@ def draw_cdf(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) -> 
         )
     axes.set_xscale("symlog", linthresh=threshold, linscale=0.5)
     axes.set(
-        xlabel=f"eigenvalue λ  ({UNIT}), linear around 0", ylabel="share of eigenvalues up to λ", xlim=grid[[0, -1]]
+        xlabel=f"{with_unit('eigenvalue λ', spectra)}, linear around 0",
+        ylabel="share of eigenvalues up to λ",
+        xlim=grid[[0, -1]],
     )
     axes.set_ylim(-0.02, 1.02)
     number_ticks(axes.xaxis)

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from hesspec.backend.number_text import three_digits
 from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import GRID
-from hesspec.plot.style import FILL, LABEL_PITCH, LABEL_SIZE, Look, check_not_empty, looks_of, settle, spread
+from hesspec.plot.style import FILL, LABEL_PITCH, LABEL_SIZE, Look, check_not_empty, looks_of, settle, spread, with_unit
 from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def plot_training(
         axes.set_axisbelow(True)
         axes.margins(x=0.06)
         axes.set(
-            ylabel="eigenvalue λ  (loss per squared parameter)",
+            ylabel=with_unit("eigenvalue λ", members),
             xlabel="epoch" if by_epoch else "checkpoint",
         )
         number_ticks(axes.yaxis)

@@ -23,6 +23,7 @@ from hesspec.plot.style import (
     looks_of,
     settle,
     tail_verdict,
+    without_unit,
 )
 
 if TYPE_CHECKING:
@@ -154,8 +155,8 @@ def _panels(kind: Kind, ax: Axes | None, width: float | None) -> tuple[list[tupl
 
 def _shorten(axes: Axes) -> None:
     """Shorten labels of axes for a column; what is left out is in its caption."""
-    axes.set_xlabel(axes.get_xlabel().replace("  (loss per squared parameter)", "").replace(", linear around 0", ""))
-    label = axes.get_ylabel().replace("  (loss per squared parameter)", "")
+    axes.set_xlabel(without_unit(axes.get_xlabel()).replace(", linear around 0", ""))
+    label = without_unit(axes.get_ylabel())
     axes.set_ylabel(label.replace("bulk: share", "share").replace("share of eigenvalues", "share").split("\n")[0])
 
 

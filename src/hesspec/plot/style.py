@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
-from hesspec.matrices import MATRICES
+from hesspec.matrices import MATRICES, unit_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from matplotlib.figure import Figure
 
@@ -30,6 +31,8 @@ __all__ = [
     "looks_of",
     "spread",
     "tail_verdict",
+    "with_unit",
+    "without_unit",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -182,6 +185,17 @@ def bulk_on_logarithmic_axis(spectrum: Spectrum) -> tuple[Array, Array]:
     """Return |lambda|, shape (n,), and the density of its decimal logarithm, for both signs together."""
     density = spectrum.log_density()
     return 10 ** density["log10_magnitude"].to_numpy(), density["density"].to_numpy()
+
+
+def with_unit(quantity: str, spectra: Iterable[Spectrum]) -> str:
+    """Label of an axis of eigenvalues, with their unit in brackets if it is known and the same for all spectra."""
+    unit = unit_of(str(spectrum.attributes.get("matrix", "")) for spectrum in spectra)
+    return f"{quantity}  ({unit})" if unit else quantity
+
+
+def without_unit(label: str) -> str:
+    """Return the label of an axis without the unit that `with_unit` added."""
+    return re.sub(r"  \([^()]*\)", "", label)
 
 
 def tail_verdict(tail: TailFit) -> str:

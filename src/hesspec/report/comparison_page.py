@@ -13,7 +13,7 @@ from hesspec.applications.comparison.figure import LINEAR, STAGGER
 from hesspec.applications.comparison.record import Comparison
 from hesspec.backend.files import write_bytes
 from hesspec.backend.number_text import with_bound
-from hesspec.matrices import MATRICES
+from hesspec.matrices import MATRICES, unit_of
 from hesspec.plot import OKABE_ITO
 from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import PlotlyLook, matrix_places, thinned
@@ -148,6 +148,7 @@ def _spectrum(comparison: Comparison, run: int, place: int) -> dict[str, Any]:
     known = np.isfinite(values)
     return {
         "matrix": matrix,
+        "unit": unit_of([matrix]),
         "symbol": symbol,
         "x": [float(f"{value:.5g}") for value in x],
         "y": [float(f"{value:.5g}") for value in y],

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hesspec.backend.number_text import exponent_text
+from hesspec.matrices import unit_of
 from hesspec.report import tables
 from hesspec.report.collection import Collection
 from hesspec.report.dynamics import laws_of, pairs_of
@@ -70,6 +71,7 @@ def payload(
         "spectra": [
             {
                 "title": member.title or "operator",
+                "unit": unit_of([member.matrix]),
                 "sentence": sentence(member)["is"],
                 "place": tables.place(member),
                 **data,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from hesspec.backend.number_text import plus_minus
 from hesspec.backend.shown import TextTable
+from hesspec.matrices import unit_of
 from hesspec.spectra.densities import zero_peak
 from hesspec.spectra.informative import hints, negative_text, trace_text
 from hesspec.spectra.outliers import LEVEL
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["dataframe_of", "summary_of", "tables_of"]
+__all__ = ["dataframe_of", "summary_of", "tables_of", "units_of"]
+
+# Fields in units of eigenvalues.
+EIGENVALUES: Final = ("eigenvalues", "error_bounds", "bulk_nodes", "ritz_values", "ritz_bounds")
 
 
 def summary_of(spectrum: Spectrum) -> dict[str, str]:
@@ -69,3 +73,8 @@ def dataframe_of(spectrum: Spectrum) -> pd.DataFrame:
             "kind": np.concatenate([kinds, np.full(order.size, "bulk")]),
         }
     )
+
+
+def units_of(spectrum: Spectrum) -> dict[str, str]:
+    """Units of the arrays of eigenvalues; empty for a matrix that is not a known curvature of a loss."""
+    return dict.fromkeys(EIGENVALUES, unit_of([str(spectrum.attributes.get("matrix", ""))]))

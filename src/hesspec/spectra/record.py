@@ -108,23 +108,54 @@ class Record(Shown):
     def to_dataset(self) -> xr.Dataset:
         """Return all fields as a labelled dataset, with the scalars as its attributes.
 
+        Every dimension has a coordinate: names, epochs, sizes and the like where the result has them, and otherwise
+        numbers from 0. Each of `attributes` is also an attribute of its own, unless a scalar has its name.
+
         Raises
         ------
         ValueError
             If a value of `attributes` is not a string, a number or a boolean.
         """
+        dataset = self._stored().assign(self._derived())
+        # NetCDF has no booleans among attributes.
+        single = {name: int(value) if isinstance(value, bool) else value for name, value in self.attributes.items()}
+        return sealed(dataset.assign_attrs({**single, **dataset.attrs}))
+
+    def _stored(self) -> xr.Dataset:
+        """Return the dataset that files hold."""
         arrays: dict[str, Any] = {}
         scalars: dict[str, Any] = {}
+        units = self._units()
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name in self.DIMENSIONS:
                 stored = value.astype(object) if value.dtype.kind == "U" else value
-                arrays[item.name] = (_labels(item.name, self.DIMENSIONS[item.name]), stored)
+                unit = {"units": units[item.name]} if units.get(item.name) else {}
+                arrays[item.name] = (_labels(item.name, self.DIMENSIONS[item.name]), stored, unit)
             elif item.name == "attributes":
                 scalars[item.name] = checked_fields.attributes_as_text(value)
             else:
                 scalars[item.name] = int(value) if isinstance(value, bool) else value
-        return sealed(xr.Dataset(arrays, attrs=scalars | {self.FORMAT_ATTRIBUTE: self.FORMAT}))
+        dataset = xr.Dataset(arrays, attrs=scalars | {self.FORMAT_ATTRIBUTE: self.FORMAT})
+        known = self._coordinates()
+        # Dimensions are not part of the digest, and are not read: they repeat what the fields say.
+        return sealed(
+            dataset.assign_coords(
+                {name: _coordinate(known.get(str(name)), size) for name, size in dataset.sizes.items()}
+            )
+        )
+
+    def _coordinates(self) -> Mapping[str, Any]:
+        """Values along dimensions, each of their length; dimensions that are left out are numbered."""
+        return {}
+
+    def _derived(self) -> Mapping[str, Any]:
+        """Variables of `to_dataset` that follow from the fields and are not stored, as (dimensions, values)."""
+        return {}
+
+    def _units(self) -> Mapping[str, str]:
+        """Units of fields; fields without one, or whose unit is not known, are left out or have an empty one."""
+        return {}
 
     @classmethod
     def from_dataset(cls, dataset: xr.Dataset) -> Self:
@@ -162,7 +193,7 @@ class Record(Shown):
         OSError
             If the folder cannot be created or written to; the message says how much space the file needs.
         """
-        write_dataset(self.to_dataset(), path, overwrite=overwrite)
+        write_dataset(self._stored(), path, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -249,3 +280,9 @@ def _labels(name: str, dimensions: tuple[str | int, ...]) -> list[str]:
         label = f"{name}_{axis}" if isinstance(dimension, int) else dimension
         labels.append(f"{label}_{axis}" if label in labels else label)
     return labels
+
+
+def _coordinate(values: Any, size: int) -> Any:
+    """Values along a dimension; numbers from 0 if there are none, or others than its length."""
+    given = np.arange(size) if values is None or len(values) != size else np.asarray(values)
+    return given.astype(object) if given.dtype.kind == "U" else given

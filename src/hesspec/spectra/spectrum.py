@@ -14,7 +14,7 @@ import xarray as xr
 from hesspec.matrices import symbol_of
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.densities import density, log_density
-from hesspec.spectra.described import dataframe_of, summary_of, tables_of
+from hesspec.spectra.described import dataframe_of, summary_of, tables_of, units_of
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
 from hesspec.spectra.logged import Logged
 from hesspec.spectra.outliers import LEVEL, outlier_p_values
@@ -179,6 +179,12 @@ class Spectrum(Logged, Record):
             count <= self.dimension, f"It has {count} eigenvalues, and an operator of dimension {self.dimension}."
         )
         refuse_unless(sketched <= count, f"It has sketches of {sketched} eigenvectors, but fewer eigenvalues.")
+
+    def _derived(self) -> dict[str, tuple[str, npt.NDArray[np.generic]]]:
+        return {"is_outlier": ("resolved", self.is_outlier), "outlier_p_values": ("resolved", self.outlier_p_values)}
+
+    def _units(self) -> dict[str, str]:
+        return units_of(self)
 
     # The measure ------------------------------------------------------------------------------------------------------
 

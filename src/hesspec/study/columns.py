@@ -8,30 +8,30 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from hesspec.matrices import CURVATURE
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.spectra.tracking import steady_outliers, track_outliers
 
 __all__ = ["RANKED", "SCALARS", "UNITS", "fill"]
 
-LOSS_PER_SQUARE: Final = "loss per squared parameter"
 SCALARS: Final = {
-    "bulk_low": LOSS_PER_SQUARE,
-    "bulk_high": LOSS_PER_SQUARE,
-    "trace": LOSS_PER_SQUARE,
-    "trace_standard_error": LOSS_PER_SQUARE,
+    "bulk_low": CURVATURE,
+    "bulk_high": CURVATURE,
+    "trace": CURVATURE,
+    "trace_standard_error": CURVATURE,
     "effective_rank": "1",
     "negative_mass": "share of the eigenvalues",
     "negative_mass_lower": "share of the eigenvalues",
     "negative_mass_upper": "share of the eigenvalues",
     "outliers": "1",
-    "wasserstein_bound": LOSS_PER_SQUARE,
+    "wasserstein_bound": CURVATURE,
     "matvecs": "1",
     "seconds": "s",
 }
 """Quantities with a value for each spectrum, and their units."""
 RANKED: Final[Mapping[str, Any]] = {"eigenvalue": np.nan, "error_bound": np.nan, "outlier": False, "track": -1}
 """Quantities with a value for each resolved eigenvalue, and what stands where there is none."""
-UNITS: Final = {**SCALARS, "eigenvalue": LOSS_PER_SQUARE, "error_bound": LOSS_PER_SQUARE}
+UNITS: Final = {**SCALARS, "eigenvalue": CURVATURE, "error_bound": CURVATURE}
 """Units of all quantities that have one."""
 
 

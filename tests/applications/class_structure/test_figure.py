@@ -86,6 +86,24 @@ def test_what_was_not_measured_has_no_panel():
     assert list(drawn(plot_structure(minimal()))) == ["components of $G$"]
 
 
+def test_panels_fill_their_rows_and_the_legend_hides_no_prediction():
+    figure = plot_structure(whole(), spectrum())
+    panels = drawn(figure)
+    rows = {}
+    for axes in figure.axes:
+        rows.setdefault(axes.get_subplotspec().rowspan.start, []).append(axes.get_subplotspec().colspan)
+    assert [[(span.start, span.stop) for span in row] for row in rows.values()] == [
+        [(0, 2), (2, 4), (4, 6)],
+        [(0, 3), (3, 6)],
+    ]
+    axes = panels["largest eigenvalues, predicted and measured"]
+    box = axes.get_legend().get_window_extent()
+    for container in axes.containers:
+        assert not any(box.contains(x, y) for x, y in axes.transData.transform(container[0].get_xydata()))
+    ticks = panels["terms of the largest eigenvalues"].get_yticks()
+    assert max(ticks) <= 1.1
+
+
 def test_values_are_those_of_the_structure():
     panels = drawn(plot_structure(whole(), spectrum()))
     lines = panels["components of $G$"].get_lines()

@@ -195,6 +195,30 @@ def test_a_folder_with_several_networks_is_matched_by_network(tmp_path, spectrum
     assert sorted(found.places) == ["Hess, train, large", "Hess, train, small"]
 
 
+@pytest.mark.parametrize(
+    ("attribute", "values", "labels"),
+    [
+        ("optimizer", ("sgd", "adam"), ("by sgd", "by adam")),
+        ("start", ("imagenet", "scratch"), ("from imagenet", "from scratch")),
+        ("learning_rate", (0.01, 0.1), ("rate 0.01", "rate 0.1")),
+    ],
+)
+def test_trainings_of_a_study_are_matched_by_what_distinguishes_them(tmp_path, spectrum, attribute, values, labels):
+    last = dict(zip(values, (5, 9), strict=True))
+    for run in ("a", "b"):
+        for value in values:
+            for epoch in (0, last[value]):
+                named = {attribute: value, "epoch": epoch}
+                of(spectrum, matrix="Hessian", **named).save(tmp_path / run / f"{value}-{epoch}.nc")
+    found = hesspec.compare(tmp_path / "a", tmp_path / "b")
+    wanted = [f"Hess, epoch {epoch}, {label}" for label, end in zip(labels, (5, 9), strict=True) for epoch in (0, end)]
+    assert sorted(found.places) == sorted(wanted)
+    assert not found.notes.size  # nothing is taken for another version of the same
+    # The end of each training is its own last epoch.
+    ends = hesspec.compare(tmp_path / "a", tmp_path / "b", checkpoint="end")
+    assert sorted(ends.places) == ["Hess, epoch 5", "Hess, epoch 9"]
+
+
 def test_of_two_spectra_of_the_same_the_newer_one_is_compared(tmp_path, spectrum):
     for run in ("a", "b"):
         for name, created in (("old", "2026-01-01"), ("new", "2026-02-01")):

@@ -14,6 +14,7 @@ from hesspec.applications.blocks.distance import shape_distances
 from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.backend.shown import TextTable
 from hesspec.backend.suggest import unknown
+from hesspec.matrices import unit_of
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.record import Array, Integers, Record, Strings
 from hesspec.spectra.sampling import Estimate
@@ -32,6 +33,8 @@ _JOINED = {
     "bulk": ("bulk_nodes", "bulk_weights", "bulk_probe"),
     "ritz": ("ritz_values", "ritz_weights", "ritz_bounds", "ritz_probe"),
 }
+# Fields in units of eigenvalues.
+_EIGENVALUES = ("eigenvalues", "error_bounds", "bulk_nodes", "ritz_values", "ritz_bounds")
 _NUMBERS = ("norm", "rounding", "probes", "steps", "matvecs", "exact", "seeds", "positive")
 
 
@@ -118,6 +121,22 @@ ritz_values, ritz_weights, ritz_bounds, ritz_probe : array
     stopped: Strings
     seeds: Integers
     positive: Integers
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {"block": self.names}
+
+    def _derived(self) -> dict[str, Any]:
+        """Names of the blocks of all eigenvalues and points, unless the lengths of the blocks do not add up."""
+        counts = {name: getattr(self, f"num_{name}") for name in _JOINED}
+        return {
+            f"{name}_block": (name, np.repeat(self.names, count).astype(object))
+            for name, count in counts.items()
+            if count.sum() == getattr(self, _JOINED[name][0]).size
+        }
+
+    def _units(self) -> dict[str, str]:
+        unit = unit_of([str(self.attributes.get("matrix", ""))])
+        return dict.fromkeys((*_EIGENVALUES, "norm", "rounding"), unit)
 
     @classmethod
     def of(

@@ -14,6 +14,7 @@ from matplotlib.ticker import PercentFormatter
 
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, SHARES, ClassStructure
 from hesspec.backend.extras import require
+from hesspec.matrices import CURVATURE
 from hesspec.plot import FILL, OKABE_ITO, bulk_on_logarithmic_axis, darkened
 from hesspec.plot.figure import new_figure, styled
 from hesspec.plot.ticks import number_ticks
@@ -104,7 +105,7 @@ def plot_structure(structure: ClassStructure, spectrum: Spectrum | None = None, 
     Returns
     -------
     matplotlib.figure.Figure
-        Figure with up to three panels in a row, 5 by 4.4 inches each.
+        Figure with up to three panels in a row, at least 5 by 4.4 inches each.
 
     Raises
     ------
@@ -131,8 +132,13 @@ def plot_structure(structure: ClassStructure, spectrum: Spectrum | None = None, 
     rows = -(-len(panels) // columns)
     with styled():
         figure = new_figure(5 * columns, 4.4 * rows)
-        for number, draw in enumerate(panels):
-            draw(figure.add_subplot(rows, columns, number + 1))
+        # Panels of the last row share its width, so that none is empty: a row of 6 has 1, 2 or 3 of them.
+        grid = figure.add_gridspec(rows, 6)
+        for row in range(rows):
+            mine = panels[row * columns : (row + 1) * columns]
+            wide = 6 // len(mine)
+            for number, draw in enumerate(mine):
+                draw(figure.add_subplot(grid[row, number * wide : (number + 1) * wide]))
         if title:
             figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
@@ -171,7 +177,7 @@ def _components(axes: Axes, structure: ClassStructure, spectrum: Spectrum | None
             values, np.full(values.size, height), marker, color=colour, markersize=5, alpha=0.8,
             markeredgecolor="white", markeredgewidth=0.4, label=_mathematical(label),
         )  # fmt: skip
-    axes.set(xscale="log", xlabel="eigenvalue λ  (loss per squared parameter)", title="components of $G$")
+    axes.set(xscale="log", xlabel=f"eigenvalue λ  ({CURVATURE})", title="components of $G$")
     number_ticks(axes.xaxis)
     if spectrum is not None:
         # Placed above the panel, as any corner inside it may contain a curve or a row of points.
@@ -207,7 +213,8 @@ def _predictions(axes: Axes, structure: ClassStructure) -> None:
         title="largest eigenvalues, predicted and measured",
     )  # fmt: skip
     number_ticks(axes.xaxis, axes.yaxis)
-    axes.legend(fontsize=9, loc="upper left")
+    # Parts of G are at most as large as G, so that points lie above the diagonal or close to it.
+    axes.legend(fontsize=9, loc="lower right")
 
 
 def _shares(axes: Axes, structure: ClassStructure) -> None:
@@ -227,6 +234,8 @@ def _shares(axes: Axes, structure: ClassStructure) -> None:
         xlabel="eigenvalue of Hess, by size", ylabel="share of the eigenvalue", title="terms of the largest eigenvalues"
     )
     axes.set_ylim(min(-0.02, 1.1 * down.min()), max(1.02, 1.02 * up.max()) + 0.2)
+    # Above what the bars reach is the legend.
+    axes.set_yticks([tick for tick in axes.get_yticks() if down.min() - 0.01 <= tick <= max(1.0, up.max()) + 0.01])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xticks(ranks if len(ranks) <= 12 else ranks[:: -(-len(ranks) // 12)])
     axes.legend(fontsize=9, ncols=5, loc="upper center", columnspacing=0.8, handlelength=1.0, handletextpad=0.4)

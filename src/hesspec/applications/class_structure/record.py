@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from hesspec.applications.class_structure.names import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES
 from hesspec.applications.class_structure.tables import explained
 from hesspec.backend.shown import TextTable
-from hesspec.matrices import symbol_of
+from hesspec.matrices import CURVATURE, symbol_of
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.record import Array, Integers, Record, Strings
 
@@ -160,6 +161,43 @@ class ClassStructure(Record):
     knockout_eigenvalues: Array = field(default_factory=lambda: np.empty(0))
     knockout_bounds: Array = field(default_factory=lambda: np.empty(0))
     knockout_edges: Array = field(default_factory=lambda: np.empty((0, 2)))
+
+    def _coordinates(self) -> dict[str, Any]:
+        # Classes of text are the tokens that the file names, and all others as the last one.
+        names = [*json.loads(str(self.attributes.get("tokens", "[]"))), "others"]
+        classes = names if len(names) == self.classes else np.arange(self.classes)
+        means = [
+            f"{classes[true]}" if other < 0 else f"{classes[true]}, {classes[other]}"
+            for true, other in zip(self.gram_true, self.gram_other, strict=True)
+        ]
+        return {
+            **dict.fromkeys(("class", "class_1", "within", "within_1"), classes),
+            **dict.fromkeys(("mean", "mean_1"), means),
+            "part": list(PARTS),
+            "outlier_shares_1": list(SHARES),
+            "knockout_edges_1": ["lower", "upper"],
+        }
+
+    def _units(self) -> dict[str, str]:
+        measured = (
+            "gram",
+            "class_eigenvalues",
+            "same_eigenvalues",
+            "cross_eigenvalues",
+            "sum_eigenvalues",
+            "ritz_values",
+            "traces",
+            "trace_errors",
+            "within_traces",
+            "within_errors",
+            "outliers",
+            "outlier_bounds",
+            "outlier_shares",
+            "knockout_eigenvalues",
+            "knockout_bounds",
+            "knockout_edges",
+        )
+        return {**dict.fromkeys(measured, CURVATURE), **dict.fromkeys(("angles", "angle_errors"), "radian")}
 
     def summary(self) -> dict[str, str]:
         """Names and values as text."""

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from hesspec.applications.comparison.difference import distance_text
 from hesspec.applications.comparison.record import Comparison
-from hesspec.matrices import MATRICES
+from hesspec.matrices import MATRICES, unit_of
 from hesspec.plot import FILL, OKABE_ITO, darkened
 from hesspec.plot.figure import new_figure, styled
 from hesspec.plot.style import DASHES, MARKERS
@@ -147,7 +147,8 @@ def _draw(axes: Axes, comparison: Comparison, place: int) -> None:
     name = str(comparison.places[place])
     below = f"\n{distances[0]}" if len(distances) == 1 else ""
     axes.set_title(f"{name}{below}", fontsize=11)
-    axes.set_xlabel("eigenvalue λ  (loss per squared parameter)")
+    unit = unit_of(map(str, matrices[:, place]))
+    axes.set_xlabel(f"eigenvalue λ  ({unit})" if unit else "eigenvalue λ")
 
 
 def _limit(axes: Axes, points: Any) -> None:

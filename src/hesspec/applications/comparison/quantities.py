@@ -15,19 +15,18 @@ __all__ = ["QUANTITIES", "distance_of", "estimates_of", "overlap_of_pairs", "ove
 
 Array = npt.NDArray[np.float64]
 
-CURVATURE: Final = "loss per squared parameter"
-QUANTITIES: Final[dict[str, str]] = {
-    "largest eigenvalue": CURVATURE,
-    "smallest eigenvalue": CURVATURE,
-    "trace": CURVATURE,
-    "mean eigenvalue": CURVATURE,
-    "lower bulk edge": CURVATURE,
-    "upper bulk edge": CURVATURE,
-    "effective rank": "1",
-    "negative share": "1",
-    "outliers": "1",
-}
-"""Names of the compared numbers, and their units."""
+QUANTITIES: Final = (
+    "largest eigenvalue",
+    "smallest eigenvalue",
+    "trace",
+    "mean eigenvalue",
+    "lower bulk edge",
+    "upper bulk edge",
+    "effective rank",
+    "negative share",
+    "outliers",
+)
+"""Names of the compared numbers: those up to the edges have the unit of eigenvalues, the others have none."""
 
 
 def estimates_of(spectrum: Spectrum) -> dict[str, Estimate]:

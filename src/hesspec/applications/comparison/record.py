@@ -128,6 +128,9 @@ class Comparison(Record):
     unmatched: Strings
     notes: Strings
 
+    def _coordinates(self) -> dict[str, Any]:
+        return {"run": self.runs, "place": self.places, "quantity": self.quantities}
+
     def check(self) -> None:
         """Raise ValueError if there are fewer than two runs, or values are outside their intervals."""
         refuse_unless(self.runs.size > 1, f"It has {self.runs.size} runs, and a comparison has at least two.")

@@ -17,10 +17,14 @@ __all__ = ["Item", "Matched", "Source", "matched", "read_source", "selected"]
 
 # What distinguishes spectra of one training, in the order of their labels, and what may distinguish others in a folder.
 PLACE: Final = ("matrix", "split", "point", "train_samples_per_class", "training_seed")
-EXTRA: Final = ("network", "dataset", "params", "samples_per_class", "seed")
+TRAINING: Final = ("network", "dataset", "optimizer", "start", "learning_rate")
+EXTRA: Final = (*TRAINING, "params", "samples_per_class", "seed")
 WORDS: Final = {
     "train_samples_per_class": "n = ",
     "samples_per_class": "n = ",
+    "optimizer": "by ",
+    "start": "from ",
+    "learning_rate": "rate ",
     "training_seed": "seed ",
     "seed": "seed ",
 }
@@ -164,7 +168,7 @@ def _last(items: list[Item]) -> list[Item]:
     last: dict[tuple[str, ...], float] = {}
 
     def training(item: Item) -> tuple[str, ...]:
-        return tuple(item.value(name) for name in ("network", "dataset", "train_samples_per_class", "training_seed"))
+        return tuple(item.value(name) for name in (*TRAINING, "train_samples_per_class", "training_seed"))
 
     def epoch(item: Item) -> float:
         value = item.spectrum.attributes.get("epoch")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,9 @@ class LabelConsistency(Record):
     block_ratio: Array
     block_low: Array
     block_high: Array
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {"block": self.blocks}
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -77,6 +77,10 @@ class ObjectiveComparison(Record):
     low: Array
     high: Array
     dimension: int
+
+    def _coordinates(self) -> dict[str, Any]:
+        columns = {"measurement": (self.objective, self.matrix), "pair": (self.first, self.second, self.pair_matrix)}
+        return {name: [", ".join(row) for row in zip(*parts, strict=True)] for name, parts in columns.items()}
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""

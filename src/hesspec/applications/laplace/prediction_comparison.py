@@ -61,6 +61,11 @@ class PredictionComparison(Record):
     observed: Array
     counts: Array
 
+    def _coordinates(self) -> dict[str, Any]:
+        bins = self.counts.shape[1]
+        # Their centres: all have one width.
+        return {"prediction": self.names, "bin": (np.arange(bins) + 0.5) / max(bins, 1)}
+
     def check(self) -> None:
         """Raise ValueError unless accuracies and errors are fractions, and all predictions are of as many samples."""
         for name in ("accuracy", "ece"):

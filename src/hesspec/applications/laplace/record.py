@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -78,6 +78,9 @@ class Evidence(Record):
     best: float
     best_lower: float
     best_upper: float
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {"prior": self.prior_precision}
 
     def check(self) -> None:
         """Raise ValueError unless precisions are positive and ascending, and values inside their intervals."""

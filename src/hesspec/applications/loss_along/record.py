@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -59,6 +59,10 @@ class LossAlong(Record):
     slopes: Array
     curvatures: Array
     plane_losses: Array
+
+    def _coordinates(self) -> dict[str, Any]:
+        # The plane has the displacements along its two directions.
+        return dict(zip(("plane_row", "plane_column"), self.displacements, strict=False))
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""

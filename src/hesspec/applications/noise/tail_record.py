@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -67,6 +67,9 @@ class TailIndex(Record):
     lengths: Integers
     curve: Array
     curve_errors: Array
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {"length": self.lengths}
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""

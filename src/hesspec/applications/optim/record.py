@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -71,6 +71,9 @@ class CompetitorShare(Record):
     class_samples: Integers
     class_shares: Array
     class_participations: Array
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {"class": self.classes}
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""
@@ -166,6 +169,9 @@ class StepComparison(Record):
     loss: float
     dimension: int
     samples: int
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {"damping": self.dampings}
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""

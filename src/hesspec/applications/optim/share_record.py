@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -87,6 +87,9 @@ class DominantShare(Record):
     angle_errors: Array
     dimension: int
     optimizer: str
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {"vector": self.names}
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""

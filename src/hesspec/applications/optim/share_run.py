@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -61,6 +61,9 @@ class DominantShareRun(Record):
     eigenvectors: Integers
     dimension: int
     optimizer: str
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {"measurement": self.steps, "vector": self.names}
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""

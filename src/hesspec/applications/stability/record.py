@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -192,6 +192,9 @@ class LyapunovExponents(Record):
     discarded: int
     products: int
 
+    def _coordinates(self) -> dict[str, Any]:
+        return {"step": self.discarded + np.arange(len(self.growth))}
+
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""
         for name in ("exponents", "growth"):
@@ -302,6 +305,9 @@ class StabilityRun(Record):
     learning_rates: Array
     products: Integers
     optimizer: str
+
+    def _coordinates(self) -> dict[str, Any]:
+        return {"measurement": self.steps}
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -53,9 +53,9 @@ class TransferLaw(Record):
     FORMAT_ATTRIBUTE: ClassVar[str] = "hesspec_transfer_law_format"
     FORMAT: ClassVar[int] = 1
     DIMENSIONS: ClassVar[Mapping[str, tuple[str | int, ...]]] = {
-        "coefficients": (3,),
-        "lower": (3,),
-        "upper": (3,),
+        "coefficients": ("coefficient",),
+        "lower": ("coefficient",),
+        "upper": ("coefficient",),
         "point_sizes": ("point",),
         "point_parameters": ("point",),
         "point_transferred": ("point",),
@@ -117,8 +117,12 @@ class TransferLaw(Record):
             point_transferred=none,
         )
 
+    def _coordinates(self) -> dict[str, Any]:
+        return {"coefficient": ["ln k", "alpha", "beta"]}
+
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""
+        refuse_unless(self.coefficients.size == 3, f"It has {self.coefficients.size} coefficients, and should have 3.")
         inside = (self.lower <= self.coefficients) & (self.coefficients <= self.upper)
         refuse_unless(inside.all(), "Its coefficients are outside of their intervals.")
         refuse_unless(0 < self.confidence < 1, f"Its confidence is {self.confidence}.")

@@ -74,7 +74,7 @@ function drawSpectra() {
     figure,
     [...spectra.map(curveTrace), ...[false, true].flatMap((outliers) => spectra.map((one, run) => pointsTrace(one, run, outliers)))],
     {
-      xaxis: axis(EIGENVALUE(), { range, zeroline: true, ...ticks }),
+      xaxis: axis(EIGENVALUE(spectra), { range, zeroline: true, ...ticks }),
       yaxis: axis(narrow() ? "share per unit of λ" : "bulk: share of eigenvalues per unit of λ", { type: "log", range: heights }),
     },
   );

@@ -107,7 +107,7 @@ function drawDynamics() {
   const nothing = inStudy() ? `Not measured yet at several epochs for n = ${state.n}.` : "Nothing is chosen that was measured at several checkpoints.";
   show(figure, traces, {
     xaxis: epochs ? epochAxis(items.map((item) => item.epoch), {}) : axis("checkpoint", { type: "category", automargin: true }),
-    yaxis: axis(log ? MAGNITUDE() : EIGENVALUE(), {
+    yaxis: axis(log ? MAGNITUDE(items) : EIGENVALUE(items), {
       type: log ? "log" : "linear",
       ...(state.axis === "bulk" && edges.length ? { range: padded(least(edges), most(edges), 0.1) } : {}),
       ...(log ? {} : { zeroline: true }),
@@ -169,7 +169,7 @@ function drawSamples() {
         range: padded(Math.log10(all[0]), Math.log10(all[all.length - 1]), 0.05),
         ...(all.length <= 24 ? { tickvals: all, ticktext: all.map(String) } : {}),
       }),
-      yaxis: axis(MAGNITUDE(), { type: "log" }),
+      yaxis: axis(MAGNITUDE(groups.flat()), { type: "log" }),
       shapes: [cursor(state.n)],
       annotations: groups.length ? [] : [message("Nothing is chosen that was measured here.")],
     },

@@ -38,8 +38,13 @@ const axis = (title, rest) => ({
   ...rest,
 });
 
-const EIGENVALUE = () => (narrow() ? "eigenvalue λ" : "eigenvalue λ  (loss per squared parameter)");
-const MAGNITUDE = () => (narrow() ? "|λ|" : "|λ|  (loss per squared parameter)");
+// Titles of axes of eigenvalues, with the unit that all spectra have; of a matrix that is no curvature of a loss it is not known.
+const withUnit = (quantity, spectra) => {
+  const units = distinct(spectra.map(({ unit }) => unit));
+  return narrow() || units.length !== 1 || !units[0] ? quantity : `${quantity}  (${units[0]})`;
+};
+const EIGENVALUE = (spectra) => withUnit("eigenvalue λ", spectra);
+const MAGNITUDE = (spectra) => withUnit("|λ|", spectra);
 
 // Ticks of logarithmic axes are numbers of one size: 2, 5, 10, 20, or powers of ten where there are many decades.
 const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";

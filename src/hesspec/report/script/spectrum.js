@@ -120,7 +120,7 @@ function drawSpectrum(members) {
   const nothing = state.matrices.size && state.splits.size ? `Not measured yet at ${plain(here())}.` : "Nothing is chosen: choose a matrix and a split.";
   show(element("spectrum"), [...traces, ...inset.traces], {
     ...inset.axes,
-    xaxis: axis(log ? MAGNITUDE() : EIGENVALUE(), { type: log ? "log" : "linear", range: xRange }),
+    xaxis: axis(log ? MAGNITUDE(members) : EIGENVALUE(members), { type: log ? "log" : "linear", range: xRange }),
     yaxis: axis(`bulk: share of eigenvalues ${unit}<br>points: resolved eigenvalues, 1/p each`, { type: "log", range: yRange }),
     annotations: members.length ? [] : [message(nothing)],
   });
