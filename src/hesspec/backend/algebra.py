@@ -314,7 +314,7 @@ class Block(Composable):
                 raise ValueError(f"A {type(operator).__name__} does not name its parameters; select entries by index.")
             block = operator.entries_of(texts)
             self._named = ", ".join(texts)
-        entries = torch.arange(p)[torch.as_tensor(block) if not isinstance(block, slice) else block]
+        entries = torch.arange(p)[block if isinstance(block, slice) else torch.as_tensor(block).cpu()]
         if entries.dim() != 1 or not entries.numel():
             raise ValueError(f"The block {self._named} selects no entries of {p}.")
         selected = torch.zeros(p, dtype=torch.bool)

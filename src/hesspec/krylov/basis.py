@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec.backend.arithmetic import full_float32
 from hesspec.krylov.storage import Storage, restored_storage
 from hesspec.krylov.vectors import CHUNK, PIECE, Space, norm
 
@@ -191,13 +192,14 @@ class KrylovBasis:
             self._project_out(vector, blocks)
         return removed
 
+    @full_float32()
     def _project_out(self, vector: Tensor, blocks: set[int]) -> Tensor:
         if not len(self):
             return torch.empty(0, dtype=torch.float64)
         scales = torch.tensor(self._scales, dtype=torch.float64, device=self.device)
         components = torch.zeros(len(self), dtype=torch.float64, device=self.device)
         for rows, columns, part in self._pieces(vector, blocks):
-            components[rows] += torch.mv(columns, part)
+            components[rows] += _products(columns, part)
         components /= scales
         self._space.ranks.sum_(components)
         coefficients = (components / scales).to(self.dtype)
@@ -211,11 +213,13 @@ class KrylovBasis:
             block = self._blocks[number][: len(self) - BLOCK * number]
             rows = slice(BLOCK * number, BLOCK * number + len(block))
             pairs: Iterable[tuple[Tensor, Tensor]] = ((block, vector),)
-            if len(vector) > CHUNK:
+            # Elsewhere than on a CPU each call costs more than its arithmetic on a chunk: whole rows where they are.
+            if len(vector) > CHUNK and not (self.device.type != "cpu" and block.device == self.device):
                 pairs = zip(torch.split(block, CHUNK, dim=1), torch.split(vector, CHUNK), strict=True)
             for columns, part in pairs:
                 yield rows, columns.to(device=self.device, dtype=self.dtype), part
 
+    @full_float32()
     def subspace(self, coefficients: Tensor) -> KrylovBasis:
         """Basis of k orthonormal combinations of the vectors, in full precision on the device.
 
@@ -264,5 +268,17 @@ class KrylovBasis:
             fourths.append(torch.dot(squares, squares))
             if len(squares):
                 largest.append(squares.max())
-        total = self._space.ranks.total(float(torch.stack(fourths).sum(dtype=torch.float64)))
-        return math.sqrt(math.sqrt(total)), math.sqrt(float(torch.stack(largest).max()))
+        numbers = torch.stack([torch.stack(fourths).sum(dtype=torch.float64), torch.stack(largest).max().double()])
+        mine, most = numbers.cpu().tolist()
+        return math.sqrt(math.sqrt(self._space.ranks.total(mine))), math.sqrt(most)
+
+
+def _products(rows: Tensor, vector: Tensor) -> Tensor:
+    """Inner products (k,) of rows (k, n) with a vector (n,), in float64 if there is more than one chunk of n."""
+    whole = len(vector) // CHUNK * CHUNK
+    if whole < CHUNK or len(vector) == CHUNK:
+        return torch.mv(rows, vector)
+    # One batched product of all chunks, whose sums are in float64.
+    chunks = rows[:, :whole].view(len(rows), -1, CHUNK).transpose(0, 1)
+    found = torch.bmm(chunks, vector[:whole].view(-1, CHUNK, 1)).sum(0, dtype=torch.float64).squeeze(1)
+    return found + torch.mv(rows[:, whole:], vector[whole:])

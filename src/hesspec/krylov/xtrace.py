@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator, check_operator
+from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.progress import OnStep
 from hesspec.errors import NonFiniteError
@@ -47,6 +48,7 @@ class TraceEstimate(NamedTuple):
     matvecs: int
 
 
+@full_float32()
 def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> TraceEstimate:
     r"""Estimate the trace of a symmetric matrix without bias, by XTrace.
 

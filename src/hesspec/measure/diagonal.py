@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator, check_operator
+from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.backend.shown import Shown
 from hesspec.errors import NonFiniteError
@@ -68,6 +69,7 @@ class Diagonal(Shown):
         }
 
 
+@full_float32()
 def diagonal(operator: SymmetricOperator, probes: int, *, deflate: Eigenpairs | None = None, seed: int = 0) -> Diagonal:
     r"""Estimate the diagonal of a symmetric matrix from its products with random vectors of signs.
 

@@ -15,6 +15,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.memory import in_words
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.number_text import duration
@@ -129,6 +130,7 @@ class Plan(Shown):
         return rows
 
 
+@full_float32()
 def plan(
     operator: CurvatureOperator,
     *,

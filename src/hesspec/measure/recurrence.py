@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator
+from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.bars import steps_of
 from hesspec.backend.heap import returned_memory
 from hesspec.krylov.lanczos_state import rounding_unit
@@ -60,6 +61,7 @@ class ResolvedPairs:
 
 
 @returned_memory()
+@full_float32()
 def resolved_pairs(operator: SymmetricOperator, *, count: int, steps: int, seed: int) -> ResolvedPairs:
     """Measure a spectrum, and return it with at most `count` of its resolved eigenpairs; see `hesspec.eigenpairs`."""
     with steps_of(f"eigenpairs of {name_of(operator)}", None, wanted=True) as shown:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator, check_operator
+from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.numbers import is_whole
 from hesspec.backend.shown import Shown
 from hesspec.errors import NonFiniteError, NotSymmetricError
@@ -82,6 +83,7 @@ class Solution(Shown):
         }
 
 
+@full_float32()
 def solve(
     operator: SymmetricOperator,
     rhs: Tensor,

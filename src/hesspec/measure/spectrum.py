@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator, check_operator
+from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.bars import steps_of
 from hesspec.backend.heap import returned_memory
 from hesspec.backend.memory import parse_memory
@@ -338,6 +339,7 @@ def _vector_errors(found: Spectrum, chosen: npt.NDArray[np.intp], values: Array,
     return np.asarray(np.divide(residuals, gaps, out=np.ones(chosen.size), where=residuals < gaps))
 
 
+@full_float32()
 def measured(
     operator: SymmetricOperator,
     steps: int | Literal["auto"],

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from hesspec.backend.algebra import SymmetricOperator
+from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.progress import OnStep
@@ -20,6 +21,7 @@ from hesspec.spectra.spectrum import Spectrum
 __all__ = ["with_trace"]
 
 
+@full_float32()
 def with_trace(
     operator: SymmetricOperator,
     found: Spectrum,

@@ -298,6 +298,6 @@ def _seconds(work: Callable[[], object]) -> float:
 def _once(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from hesspec.backend.arithmetic import full_float32
 from hesspec.operators.engine.budget import PassBytes
 from hesspec.operators.engine.passes import Passes
 from hesspec.operators.engine.streaming import cut_to_fit
@@ -84,6 +85,7 @@ class Forecast:
         return kept + max(self.size.tangent, self.size.streamed if self.kept < 1 else 0)
 
 
+@full_float32()
 def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1) -> Forecast:
     """Time the passes over the first batch.
 
@@ -115,7 +117,7 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
     total = torch.zeros_like(vector)
 
     def product(given: Tensor, into: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), full_float32(tf32=passes.precision == "tf32"):
             for result, share in zip(
                 risk.parameters.split(into), primal.apply(risk.parameters.split(given)), strict=True
             ):
@@ -123,10 +125,10 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
         return into
 
     primal = passes.build(part)
-    primal_seconds = _median(lambda: passes.build(part))
+    primal_seconds = _median(lambda: passes.build(part), vector.device)
     with FlopCounterMode(display=False) as counter:
         product(vector, total)
-    tangent_seconds = _median(lambda: product(vector, total))
+    tangent_seconds = _median(lambda: product(vector, total), vector.device)
     pieces = risk.batches.samples / part.samples / devices
     shapes = len(set(risk.batches.sizes))
     budget -= shapes * size.shared
@@ -149,12 +151,12 @@ def forecast(risk: EmpiricalRisk, passes: Passes, budget: int, devices: int = 1)
     )
 
 
-def _median(call: Callable[[], object]) -> float:
+def _median(call: Callable[[], object], device: torch.device) -> float:
     seconds: list[float] = []
     for _ in range(CALLS):
         start = time.perf_counter()
         call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)

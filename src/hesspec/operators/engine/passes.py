@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.bars import phase
 from hesspec.backend.memory import is_out_of_memory
 from hesspec.errors import InputError
 from hesspec.operators.data.structures import map_tensors, tensors_of
 from hesspec.operators.engine.budget import PassBytes, count_work, saved_bytes, trace_pays
 from hesspec.operators.engine.differences import Differences
-from hesspec.operators.engine.graph.precision import arithmetic
 from hesspec.operators.engine.graph.quiet import quiet_tracer
 from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 from hesspec.operators.engine.graph_cache import GraphCache
@@ -285,7 +285,7 @@ class Passes(ABC):
         """Run the primal pass of a batch. Raises the errors of `bytes`."""
         with preserved_randomness():
             trace = self._traced(batch)
-        with arithmetic(self.risk.parameters.device):
+        with full_float32():
             if trace is None:
                 with preserved_randomness():
                     return self._untraced(batch)

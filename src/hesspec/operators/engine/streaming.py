@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
+from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.heap import Hold, from_heap
 from hesspec.backend.memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
 from hesspec.operators.engine.budget import PassBytes
-from hesspec.operators.engine.graph.precision import arithmetic
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
 from hesspec.operators.engine.passes import Passes
@@ -219,9 +219,7 @@ class KeptPasses:
         return None
 
     def _arithmetic(self) -> AbstractContextManager[None]:
-        if self._device.type == "cpu":
-            return nullcontext()
-        return arithmetic(self._device, tf32=self._passes.precision == "tf32")
+        return full_float32(tf32=True) if self._passes.precision == "tf32" else nullcontext()
 
     def _applications(self) -> Iterator[tuple[int, float, Any]]:
         """Yield index, share and primal pass of every batch or part, in the order of the data."""
@@ -305,7 +303,8 @@ class KeptPasses:
         """Return the result of an attempt, repeated with a smaller cache or smaller parts if memory runs out."""
         while True:
             try:
-                with from_heap() if self._hold else nullcontext():
+                # Verification included, which compares products to rounding.
+                with full_float32(), from_heap() if self._hold else nullcontext():
                     return attempt()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

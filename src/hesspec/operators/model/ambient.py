@@ -16,6 +16,7 @@ from torch.amp.autocast_mode import autocast
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
+from hesspec.backend.arithmetic import full_float32, is_full_float32
 from hesspec.operators.model.layouts import IN_ANY_LAYOUT
 from hesspec.operators.model.substitutes import Substitutes
 
@@ -48,7 +49,8 @@ class AutocastSeen:
 def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
     """Set the modes of arithmetic and autograd that second derivatives need.
 
-    Inference mode is off. Autocast is off, around the model and inside its forward pass, as its rounding would enter
+    Inference mode is off. Products and convolutions of float32 are in full precision, which is not PyTorch's default on
+    CUDA. Autocast is off, around the model and inside its forward pass, as its rounding would enter
     the curvature. Functions wrapped by `torch.compile` run eagerly, as compiled ones have no second derivative.
     Activation checkpointing calls the wrapped function directly, as its reentrant form does not work with
     `torch.autograd.grad` and neither form works with the transforms of `torch.func`.
@@ -61,9 +63,10 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(full_float32())
         if torch.is_autocast_enabled("cpu"):
             stack.enter_context(torch.autocast("cpu", enabled=False))
-        if torch.cuda.is_available() and torch.is_autocast_enabled("cuda"):
+        if torch.is_autocast_enabled("cuda"):
             stack.enter_context(torch.autocast("cuda", enabled=False))
         stack.enter_context(_autocast_off(seen))
         stack.enter_context(_unchecked())
@@ -74,8 +77,8 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
 
 def neutral() -> AbstractContextManager[object]:
     """Switch to neutral modes of PyTorch if the caller has set others."""
-    usual = not torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
-    if usual and not (torch.cuda.is_available() and torch.is_autocast_enabled("cuda")):
+    autocast_on = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+    if not torch.is_inference_mode_enabled() and not autocast_on and is_full_float32():
         return nullcontext()
     return neutral_modes()
 
@@ -144,7 +147,8 @@ def differentiable_kernels(seen: AutocastSeen | None = None) -> Iterator[None]:
 def preserved_randomness() -> Iterator[None]:
     """Restore the states of all global random number generators on exit: PyTorch's, NumPy's and Python's."""
     state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global generator is what is preserved
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    # Not before CUDA is used: processes could not be forked afterwards.
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         try:
             yield

@@ -11,7 +11,7 @@ from torch import nn
 
 import hesspec
 from hesspec.operators.engine import passes
-from hesspec.operators.engine.graph.precision import BILINEAR, PRECISIONS, arithmetic, check_precision
+from hesspec.operators.engine.graph.precision import BILINEAR, PRECISIONS, check_precision
 from hesspec.operators.engine.passes import Passes
 
 CE = nn.CrossEntropyLoss()
@@ -169,27 +169,6 @@ def test_precisions_that_cannot_be_had_are_refused_at_once(precision, dtype, mes
 def test_tf32_is_for_cuda():
     check_precision("tf32", dtype=torch.float32, device=torch.device("cuda"))
     assert PRECISIONS == ("full", "tf32", "bfloat16")
-
-
-@pytest.mark.parametrize("tf32", [False, True])
-def test_the_arithmetic_of_cuda_is_set_inside_and_restored(tf32):
-    backends = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
-
-    def settings():
-        return [backend.fp32_precision for backend in backends]
-
-    before = settings()
-
-    def fail():
-        with arithmetic(torch.device("cuda"), tf32=tf32):
-            assert settings() == ["tf32" if tf32 else "ieee"] * 2
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert settings() == before
-    with arithmetic(torch.device("cpu"), tf32=tf32):
-        assert settings() == before
 
 
 def test_tf32_shares_what_is_kept_with_its_reference(monkeypatch, traced):

@@ -1,16 +1,14 @@
-"""Arithmetic of products: float32 throughout, or matrix products and convolutions in TF32 or bfloat16."""
+"""Products in bfloat16 or TF32: which are available, and the graph in which bilinear operations are in bfloat16."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-__all__ = ["PRECISIONS", "arithmetic", "check_precision", "lower_products"]
+__all__ = ["PRECISIONS", "check_precision", "lower_products"]
 
 aten: Any = torch.ops.aten
 
@@ -46,23 +44,6 @@ def check_precision(precision: str, *, dtype: torch.dtype, device: torch.device)
         raise ValueError(
             f"precision='tf32' needs a CUDA device, but the model is on {device}; 'bfloat16' works on any device."
         )
-
-
-@contextmanager
-def arithmetic(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
-    """Run matrix products and convolutions on CUDA in TF32, or in full float32, which is not cuDNN's default."""
-    if device.type != "cuda":
-        yield
-        return
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "tf32" if tf32 else "ieee"
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
 
 
 def lower_products(graph: fx.Graph, nodes: set[fx.Node]) -> None:

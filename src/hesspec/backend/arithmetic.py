@@ -1,0 +1,52 @@
+"""Precision of float32 matrix products and convolutions, which PyTorch's settings may lower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+__all__ = ["full_float32", "is_full_float32"]
+
+# TF32 by default for convolutions on CUDA, and everywhere what `torch.set_float32_matmul_precision` says.
+ON_CUDA: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
+ON_CPU: list[Any] = [torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn]  # type: ignore[attr-defined]
+# Settings that leave float32 as it is; "none" is that of a backend without one.
+FULL = ("ieee", "none")
+
+
+def _backends() -> list[Any]:
+    return [*ON_CPU, *ON_CUDA] if torch.cuda.is_initialized() else ON_CPU  # type: ignore[no-untyped-call]
+
+
+def is_full_float32() -> bool:
+    """Whether products and convolutions are in full float32 on all devices in use."""
+    return all(backend.fp32_precision in FULL for backend in _backends())
+
+
+@contextmanager
+def full_float32(*, tf32: bool = False) -> Iterator[None]:
+    """Compute float32 products and convolutions in full precision, and restore the caller's settings.
+
+    Parameters
+    ----------
+    tf32 : bool
+        Whether those on CUDA are in TF32 instead.
+    """
+    backends = _backends()
+    before = [backend.fp32_precision for backend in backends]
+    wanted = ["tf32" if tf32 and backend in ON_CUDA else "ieee" for backend in backends]
+    changed = [each for each in zip(backends, before, wanted, strict=True) if _differs(each[1], each[2])]
+    try:
+        for backend, _, value in changed:
+            backend.fp32_precision = value
+        yield
+    finally:
+        for backend, value, _ in changed:
+            backend.fp32_precision = value
+
+
+def _differs(one: str, other: str) -> bool:
+    return (one in FULL) != (other in FULL) or (one not in FULL and one != other)

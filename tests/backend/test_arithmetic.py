@@ -1,0 +1,85 @@
+"""float32 means float32: products, their verification and Krylov vectors, whatever PyTorch's settings allow."""
+
+import pytest
+import torch
+from cases import batches, cnn, labels
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import hesspec
+from hesspec.backend.arithmetic import ON_CPU, ON_CUDA, full_float32
+
+aten = torch.ops.aten
+BILINEAR = {aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm, aten.mv, aten.addmv_, aten.convolution}
+BILINEAR |= {aten.convolution_backward, torch.ops.mkldnn._linear_pointwise}
+# Settings that round float32: of CUDA, TF32; of CPUs with bfloat16, that as well.
+ROUNDED = {"tf32", "bf16"}
+
+
+def settings():
+    return [backend.fp32_precision for backend in (*ON_CPU, *ON_CUDA)]
+
+
+@pytest.fixture
+def rounded(monkeypatch):
+    """A caller who allows rounding everywhere, on a machine whose CUDA is in use."""
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    before = settings()
+    for backend in (*ON_CPU, *ON_CUDA):
+        backend.fp32_precision = "tf32" if backend in ON_CUDA else "bf16"
+    yield settings()
+    for backend, value in zip((*ON_CPU, *ON_CUDA), before, strict=True):
+        backend.fp32_precision = value
+
+
+class Watched(TorchDispatchMode):
+    """Operations in float32 that ran while a setting allowed them to round."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.rounded = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in BILINEAR and any(
+            isinstance(each, torch.Tensor) and each.dtype == torch.float32 for each in args
+        ):
+            self.seen += 1
+            if ROUNDED & set(settings()):
+                self.rounded.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", ["traced", "double backward"])
+def test_nothing_in_float32_is_rounded_from_the_model_to_the_spectrum(mode, rounded):
+    data = batches((1, 4, 4), labels(4))
+    with Watched() as watched:
+        operator = hesspec.GaussNewton(cnn().float(), nn.CrossEntropyLoss(), data, mode=mode)
+        hesspec.spectrum(operator, steps=12, probes=2)
+    assert watched.seen > 50
+    assert not watched.rounded
+    assert settings() == rounded
+
+
+def test_krylov_vectors_of_another_operator_are_not_rounded(rounded):
+    matrix = torch.diag(torch.cat([torch.linspace(-0.1, 0.1, 300), torch.tensor([5.0, 9.0])]))
+    with Watched() as watched:
+        hesspec.spectrum(matrix, steps=20, probes=2)
+        hesspec.spectrum(matrix, steps=4, trace=0.5)
+        hesspec.solve(matrix, torch.ones(302), damping=0.5)
+    assert watched.seen > 50
+    assert not watched.rounded
+    assert settings() == rounded
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_settings_are_restored_after_an_error(tf32, rounded):
+    def fail():
+        with full_float32(tf32=tf32):
+            assert not ROUNDED & {backend.fp32_precision for backend in ON_CPU}
+            assert {backend.fp32_precision for backend in ON_CUDA} == {"tf32" if tf32 else "ieee"}
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert settings() == rounded
