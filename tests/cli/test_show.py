@@ -14,6 +14,8 @@ import pytest
 import torch
 
 import hesspec as package
+from hesspec.applications.laplace.prediction_comparison import PredictionComparison, compare_predictions
+from hesspec.applications.optim.share_run import DominantShareRun
 from hesspec.backend.number_text import with_bound
 
 OLD = Path(__file__).parents[1] / "data" / "format1"
@@ -218,3 +220,36 @@ def test_options_that_contradict_are_refused(hesspec, spectra):
     assert "must end in .pdf, .svg or .png" in hesspec("show", file, "--figure", "a.gif").output
     assert "There is no kind 'scre'" in hesspec("show", file, "--figure", "a.pdf", "--kind", "scre").output
     assert "--csv needs spectra" in hesspec("show", OLD / "structure.nc", "--csv").output
+
+
+def test_a_result_that_contradicts_itself_is_named_and_the_others_are_shown(hesspec, here, monkeypatch):
+    def tables(_):
+        raise IndexError("index 0 is out of bounds")
+
+    compare_predictions({"network": np.eye(2)}, [0, 1]).save(here / "bad.nc")
+    monkeypatch.setattr(PredictionComparison, "tables", tables)
+    shares = np.full((2, 1), 0.5)
+    good = DominantShareRun(
+        steps=np.arange(2),
+        names=np.array(["gradient"]),
+        values=shares,
+        low=shares,
+        high=shares,
+        eigenvectors=np.full(2, 3),
+        dimension=100,
+        optimizer="SGD",
+    )
+    good.save(here / "good.nc")
+    result = hesspec("show", here)
+    assert result.exit_code == 1
+    assert "gradient" in result.stdout
+    assert "It cannot be shown, as its values contradict one another" in " ".join(result.stderr.split())
+
+
+def test_formulas_are_texts_in_csv_whatever_stands_before_them(hesspec, here, measured):
+    measured()
+    spectrum = package.load(next((here / "spectra").glob("*.nc")))
+    for text in ("=1+1", " =1+1", "\uff1d1+1", "\t=1+1", "@SUM(A1)", "-1+1|calc"):
+        dataclasses.replace(spectrum, attributes={"network": text}).save(here / "evil.nc")
+        (row,) = csv.DictReader(io.StringIO(hesspec("show", "--csv", here / "evil.nc").stdout))
+        assert row["network"].startswith("'")

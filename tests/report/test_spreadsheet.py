@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from hesspec.backend.csv_text import csv_text
 from hesspec.report import write_report
-from hesspec.report.csv_text import csv_text
 from hesspec.spectra.record import load
 
 FORMULAS = [

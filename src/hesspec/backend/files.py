@@ -16,7 +16,17 @@ from typing import Final
 
 from hesspec.backend.text import in_words
 
-__all__ = ["DIGEST_DIGITS", "LONGEST_NAME", "atomic_path", "digest_of", "safe_name", "write_bytes", "writing_failed"]
+__all__ = [
+    "DIGEST_DIGITS",
+    "LONGEST_NAME",
+    "atomic_path",
+    "content_of",
+    "digest_of",
+    "refuse_special_files",
+    "safe_name",
+    "write_bytes",
+    "writing_failed",
+]
 
 DIGEST_DIGITS: Final = 16
 """Hexadecimal digits of a digest that tells contents apart."""
@@ -37,6 +47,7 @@ REASONS: Final = {
     errno.EACCES: "it may not be written to",
     errno.EPERM: "it may not be written to",
 }
+CHUNK: Final = 1 << 20
 # Errors that are unrelated to free space.
 OTHER_THAN_ROOM: Final = REASONS.keys() - {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -53,13 +64,44 @@ def safe_name(name: str) -> str:
 
 
 def digest_of(files: Mapping[str, Path]) -> str:
-    """Compute a digest of files by their names and contents; empty if there are none."""
+    """Compute a digest of files by their names and contents; empty if there are none.
+
+    Pipes, devices, folders and links to nothing do not count as files.
+    """
+    regular = {name: file for name, file in sorted(files.items()) if file.is_file()}
     found = hashlib.sha256()
-    for name, file in sorted(files.items()):
-        with file.open("rb") as content:
-            found.update(f"{name}\0".encode("utf-8", "surrogateescape"))
-            found.update(hashlib.file_digest(content, "sha256").digest())
-    return found.hexdigest()[:DIGEST_DIGITS] if files else ""
+    for name, file in regular.items():
+        content = hashlib.sha256()
+        for chunk in _chunks(file):
+            content.update(chunk)
+        found.update(f"{name}\0".encode("utf-8", "surrogateescape"))
+        found.update(content.digest())
+    return found.hexdigest()[:DIGEST_DIGITS] if regular else ""
+
+
+def content_of(file: Path) -> bytes:
+    """Read a regular file: as many bytes as the system states, as those of `/proc` have no end or make readers wait."""
+    return b"".join(_chunks(file))
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    left = file.stat().st_size
+    if not left:
+        return
+    with file.open("rb") as content:
+        while left > 0 and (chunk := content.read(min(left, CHUNK))):
+            left -= len(chunk)
+            yield chunk
+
+
+def refuse_special_files(folder: Path) -> None:
+    """Raise ValueError if a folder has pipes, devices or sockets, which may block a library that reads it."""
+    for entry in folder.iterdir():
+        if entry.exists() and not entry.is_file() and not entry.is_dir():
+            raise ValueError(
+                f"{str(entry)!r} is not a file but a pipe, a device or a socket, and reading it may never end. Remove "
+                "it."
+            )
 
 
 @contextmanager

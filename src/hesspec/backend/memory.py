@@ -25,6 +25,7 @@ UNITS = {
     **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
     **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)},
 }
+LARGEST = 2**63  # bytes that a process can address
 # The CPU allocator, and C++ behind it, have no exception class for this.
 CPU_ALLOCATOR = (
     "DefaultCPUAllocator",
@@ -69,6 +70,8 @@ def parse_memory(memory: str | int) -> int:
         size = memory
     else:
         raise ValueError(f"memory={memory!r} is a {type(memory).__name__}; {advice}")
+    if size >= LARGEST:
+        raise ValueError(f"memory={memory!r} is more than any machine has; {advice}")
     if size < 1:
         raise ValueError(f"memory={memory!r} leaves nothing to work with; {advice}")
     return int(size)

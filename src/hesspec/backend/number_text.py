@@ -8,6 +8,7 @@ from decimal import ROUND_CEILING, Decimal
 __all__ = ["MINUS", "duration", "exponent_text", "percent", "plus_minus", "three_digits", "with_bound"]
 
 MINUS = "\N{MINUS SIGN}"
+NOT_FINITE = "not finite"
 MAX_DIGITS = 10
 
 
@@ -33,7 +34,7 @@ def with_bound(value: float, bound: float) -> tuple[str, str]:
     ('0.0123', '0.0013')
     """
     if not math.isfinite(value):
-        return "not finite", "unknown"
+        return NOT_FINITE, "unknown"
     known = math.isfinite(bound)
     exact, error = Decimal(value), Decimal(abs(bound) if known else 0.0)
     place = exact.adjusted() - MAX_DIGITS + 1 if exact else -MAX_DIGITS
@@ -58,6 +59,8 @@ def plus_minus(value: float, bound: float) -> str:
 
 def three_digits(value: float) -> str:
     """Value to three significant digits with a true minus sign, for labels in figures."""
+    if not math.isfinite(value):
+        return NOT_FINITE
     size = abs(value)
     if size == 0 or 1e-3 <= size < 999.5:
         text = f"{value:#.3g}".rstrip(".") if size else "0"
@@ -76,6 +79,8 @@ def exponent_text(value: float, lower: float, upper: float) -> str:
 
 def percent(share: float) -> str:
     """A share in percent, to one decimal, with a true minus sign."""
+    if not math.isfinite(share):
+        return NOT_FINITE
     # Rounded before it is written, so that there is no minus sign before 0, and with a true one elsewhere.
     return f"{round(1000 * share) / 10 + 0.0:.1f}%".replace("-", MINUS)
 

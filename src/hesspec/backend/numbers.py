@@ -1,4 +1,4 @@
-"""Arguments that are integers, of which `True` is not one although Python treats it as 1, and arrays of numbers."""
+"""Arguments that are numbers, of which `True` is not one although Python treats it as 1, and arrays of numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["check_seed", "is_whole", "real_array"]
+__all__ = ["check_seed", "is_real", "is_whole", "real_array"]
 
 # Range of seeds that PyTorch's generators accept.
 SEEDS: Final = (-(1 << 63), (1 << 64) - 1)
@@ -17,6 +17,11 @@ def is_whole(value: Any, least: int | None = None) -> TypeGuard[int]:
     """Return whether a value is an int of Python or NumPy, and at least `least`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return whole and (least is None or value >= least)
+
+
+def is_real(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a real number of Python or NumPy; infinity and NaN are."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def check_seed(seed: Any) -> int:

@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from hesspec.backend.text import in_rows, printable
 
-__all__ = ["Shown", "TextTable", "capped"]
+__all__ = ["Shown", "TextTable", "capped", "contents"]
 
 # Rows of a table that are shown in a notebook or as text; the command line shows all.
 MOST_ROWS = 20
@@ -74,6 +74,21 @@ def capped(table: TextTable, most: int = MOST_ROWS) -> TextTable:
         return table
     left = f"and {len(table.rows) - most:,} more rows"
     return TextTable(table.title, table.columns, table.rows[:most], (left, *table.notes))
+
+
+def contents(result: Shown) -> tuple[dict[str, str], list[TextTable]]:
+    """Return the summary and the tables of a result that may be from a file of others.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be made, as of values that contradict one another.
+    """
+    try:
+        return result.summary(), result.tables()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"It cannot be shown, as its values contradict one another ({reason}).") from error
 
 
 class Shown:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hesspec.applications.comparison.record import Comparison
+from hesspec.backend.csv_text import cell
 from hesspec.backend.files import atomic_path
 from hesspec.spectra.numbers import numbers_of
 from hesspec.spectra.record import Record
@@ -59,7 +60,7 @@ def as_csv(spectra: Mapping[Path, Spectrum]) -> str:
         {
             "file": str(file),
             **{name: spectrum.attributes.get(name, "") for name in IDENTITY},
-            **{name: "" if value is None else value for name, value in numbers_of(spectrum).items()},
+            **numbers_of(spectrum),
         }
         for file, spectrum in spectra.items()
     ]
@@ -99,7 +100,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue().removesuffix("\n")
 
 
@@ -125,8 +126,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _inert(value: Any) -> Any:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hesspec.backend.shown import contents
 from hesspec.backend.text import in_rows, printable
 from hesspec.cli import console, options
 from hesspec.cli.errors import sentence_of
@@ -55,17 +56,17 @@ def command(
     spectra = {file: found for file, found in loaded.items() if isinstance(found, Spectrum)}
     if (csv or figure is not None) and not spectra:
         raise ValueError(f"{'--csv' if csv else '--figure'} needs spectra, and none of these files holds one.")
-    labelled = _labelled(spectra, label)
+    labelled, unshown = _labelled(spectra, label), 0
     if json:
         typer.echo(as_json(loaded))
     elif csv:
         typer.echo(as_csv(spectra))
     else:
-        _print(loaded, spectra, labelled)
+        unshown = _print(loaded, spectra, labelled)
     if figure is not None:
         _draw(labelled, figure, kind, width)
         (console.say if json or csv else console.output.print)(f"Saved {figure}")
-    if len(loaded) < len(set(wanted)):
+    if unshown or len(loaded) < len(set(wanted)):
         raise typer.Exit(1)
 
 
@@ -122,7 +123,9 @@ def _short(files: Sequence[Path]) -> list[str]:
     return [str(file) for file in files]
 
 
-def _print(loaded: dict[Path, Record], spectra: dict[Path, Spectrum], labelled: dict[str, Spectrum]) -> None:
+def _print(loaded: dict[Path, Record], spectra: dict[Path, Spectrum], labelled: dict[str, Spectrum]) -> int:
+    """Print all results; returns how many of them have values that cannot be shown."""
+    unshown = 0
     for (label, spectrum), file in zip(labelled.items(), spectra, strict=True):
         name = printable(str(file))
         console.output.print(f"{label}: {_description(spectrum)}{name}", soft_wrap=True)
@@ -131,9 +134,16 @@ def _print(loaded: dict[Path, Record], spectra: dict[Path, Spectrum], labelled: 
     for file, found in loaded.items():
         if not isinstance(found, Spectrum):
             console.output.print("", f"{_description(found)}{printable(str(file))}", soft_wrap=True)
-            console.output.print(in_rows(type(found).__name__, found.summary()), soft_wrap=True)
-            for shown in found.tables():
+            try:
+                summary, tables = contents(found)
+            except ValueError as error:
+                console.warn(f"{str(file)!r}: {error}")
+                unshown += 1
+                continue
+            console.output.print(in_rows(type(found).__name__, summary), soft_wrap=True)
+            for shown in tables:
                 console.output.print("", rich_table(shown))
+    return unshown
 
 
 def _description(found: Record) -> str:

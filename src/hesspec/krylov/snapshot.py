@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.file_lock import FileLock
+from hesspec.backend.numbers import is_real
 from hesspec.backend.tensor_files import DTYPES, writing
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.snapshot_files import (
@@ -49,6 +50,8 @@ T = TypeVar("T")
 
 # Approximate size of files of rows; each is dropped from the system's cache once it is on disk.
 FILE_BYTES: Final = 1 << 28
+# Longer than any run, in seconds; integers may exceed the range of floats.
+NEVER: Final = 1e18
 UNITS: Final = {"": 1, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "hours": 3600, "minutes": 60, "seconds": 1}
 
 
@@ -66,9 +69,9 @@ def parse_duration(every: str | float) -> float:
         if found is None or found[2] not in UNITS:
             raise ValueError(f"every={every!r} is not a valid duration; {advice}")
         return float(found[1]) * UNITS[found[2]]
-    if isinstance(every, bool) or not isinstance(every, int | float) or not every >= 0:
+    if not is_real(every) or not every >= 0:
         raise ValueError(f"every={every!r} is not a valid duration; {advice}")
-    return float(every)
+    return float(min(every, NEVER))
 
 
 @dataclass

@@ -112,9 +112,9 @@ def storages(basis: str, offload: str | None) -> list[Storage]:
     ValueError
         If one of them is not valid.
     """
-    if basis not in WIDTHS:
-        raise ValueError(unknown("basis", basis, WIDTHS))
-    if offload not in (None, *PLACES[1:]):
+    if not isinstance(basis, str) or basis not in WIDTHS:
+        raise ValueError(unknown("basis", str(basis), WIDTHS))
+    if offload is not None and (not isinstance(offload, str) or offload not in PLACES[1:]):
         raise ValueError(unknown("offload", str(offload), PLACES[1:]))
     if basis == "restarted":
         if offload is not None:

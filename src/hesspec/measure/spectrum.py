@@ -24,7 +24,7 @@ from hesspec.backend.heap import returned_memory
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.number_text import plus_minus
-from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.numbers import check_seed, is_real, is_whole
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.backend.shown import Shown, TextTable
 from hesspec.krylov.lanczos_state import rounding_unit
@@ -169,8 +169,8 @@ def spectrum(
     >>> bool((abs(result.outliers - [9, 5]) <= result.error_bounds[:2]).all())
     True
     """
-    if not tolerance > 0:
-        raise ValueError(f"tolerance is {tolerance!r}; it must be positive.")
+    if not is_real(tolerance) or not tolerance > 0:
+        raise ValueError(f"tolerance is {tolerance!r}; it must be a positive number.")
     if trace is not None and not (isinstance(trace, int | float) and 0 < trace < 1):
         raise ValueError(f"trace is {trace!r}; it must be a relative error between 0 and 1, such as 0.02.")
     with steps_of(f"spectrum of {name_of(operator)}", on_step, wanted=progress) as shown:
@@ -358,6 +358,10 @@ def measured(
     p = check_operator(operator := as_operator(operator))
     check_run(steps, probes)
     seed = check_seed(seed)
+    if on_step is not None and not callable(on_step):
+        raise ValueError(f"on_step is {on_step!r}; it must be a function of the steps done and their number.")
+    if snapshot is not None and not isinstance(snapshot, str | os.PathLike):
+        raise ValueError(f"snapshot is {snapshot!r}; it must be the path of a folder.")
     begin = time.perf_counter()
     device = torch.device(operator.device)
     operator, ranks = _sliced(operator), getattr(operator, "ranks", ALONE)

@@ -11,11 +11,11 @@ import numpy as np
 from hesspec.applications.comparison.difference import DISTANCE, Difference, distance_text
 from hesspec.applications.comparison.figure import LINEAR, STAGGER
 from hesspec.applications.comparison.record import Comparison
+from hesspec.backend.csv_text import csv_text
 from hesspec.backend.files import write_bytes
 from hesspec.backend.number_text import with_bound
 from hesspec.matrices import MATRICES, unit_of
 from hesspec.plot import OKABE_ITO
-from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import PlotlyLook, matrix_places, thinned
 from hesspec.report.markup import rendered
 

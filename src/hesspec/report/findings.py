@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import matplotlib as mpl
 
-from hesspec.backend.shown import capped
+from hesspec.backend.shown import capped, contents
 from hesspec.spectra.record import Record
 
 __all__ = ["Finding", "findings_section"]
@@ -61,12 +61,22 @@ def findings_section(findings: Sequence[Finding]) -> list[dict[str, Any]]:
         {
             "title": finding.title,
             "file": finding.path.as_posix(),
-            "summary": list(finding.record.summary().items()),
-            "tables": [capped(table) for table in finding.record.tables()],
-            **_drawn(finding.record, wanted=index < MOST_FIGURES),
+            **_shown(finding.record, drawn=index < MOST_FIGURES),
         }
         for index, finding in enumerate(findings)
     ]
+
+
+def _shown(record: Record, *, drawn: bool) -> dict[str, Any]:
+    try:
+        summary, tables = contents(record)
+    except ValueError as error:
+        return {"summary": [], "tables": [], "figure": "", "without": str(error)}
+    return {
+        "summary": list(summary.items()),
+        "tables": [capped(table) for table in tables],
+        **_drawn(record, wanted=drawn),
+    }
 
 
 def _drawn(record: Record, *, wanted: bool) -> dict[str, str]:
@@ -86,6 +96,8 @@ def _drawn(record: Record, *, wanted: bool) -> dict[str, str]:
             plot().savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
         except ValueError as error:  # of a result that holds no measurements
             return {"figure": "", "without": str(error)}
+        except Exception as error:  # noqa: BLE001 - of values that contradict one another, in files from others
+            return {"figure": "", "without": f"It cannot be drawn ({type(error).__name__}: {error})."}
     return {"figure": base64.b64encode(file.getvalue()).decode(), "without": ""}
 
 

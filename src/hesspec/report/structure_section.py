@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from hesspec.applications.class_structure.figure import CLASS, COMPONENTS, HESS, TERMS, G
 from hesspec.applications.class_structure.record import ALL_MEANS, CLASS_MEANS, NOTHING, PARTS, SHARES, ClassStructure
+from hesspec.backend.csv_text import csv_text
 from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.matrices import symbol_of
 from hesspec.plot import bulk_on_logarithmic_axis
-from hesspec.report.csv_text import csv_text
 from hesspec.report.figures import SYMBOLS, plain
 from hesspec.report.member import Explained, Member
 from hesspec.spectra.spectrum import Spectrum

@@ -173,7 +173,7 @@ class Spectrum(Logged, Record):
                 ((probe >= 0) & (probe < self.probes)).all(),
                 f"Its {name} has numbers of probes that are not below {self.probes}.",
             )
-        refuse_unless(self.ritz_values.size > 0, "It has no Ritz values.")
+        refuse_unless(self.ritz_values.size >= self.probes, f"It has too few Ritz values for {self.probes} probes.")
         count, sketched = self.eigenvalues.size, len(self.eigenvector_sketches)
         refuse_unless(
             count <= self.dimension, f"It has {count} eigenvalues, and an operator of dimension {self.dimension}."

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hesspec.backend.files import atomic_path
+from hesspec.backend.text import in_words
 from hesspec.study.foreign_weights import INDEX, inert_objects, named_as_in, shards_of, state_dict_in
 from hesspec.study.training import EpochRecord, TrainingState
 
@@ -303,6 +304,9 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         tensors = dict(load_file(file))
     except SafetensorError as error:
         raise _damaged(file, "safetensors", error) from error
+    except RuntimeError as error:  # of a file that cannot be mapped into memory
+        size = in_words(file.stat().st_size)
+        raise ValueError(f"The file {str(file)!r} has {size}, which cannot be mapped into memory.") from error
     expected = _metadata(file).get(DIGEST)
     if expected is not None and expected != _digest(tensors):
         raise _damaged(file, "safetensors", "its tensors do not match its digest")
@@ -349,7 +353,7 @@ def _read_torch(file: Path, entry: str | None) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(
                 f"The file {str(file)!r} contains a dict that is not a state dict: its entry {name!r} is "
-                f"an object of type {type(value).__name__!r}, not a tensor."
+                f"an object of type {type(value).__name__!r}, but should be a tensor with a text as its name."
             )
         if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
             kind = "quantised" if value.is_quantized else "without values" if value.is_meta else str(value.layout)

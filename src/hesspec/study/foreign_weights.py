@@ -79,14 +79,18 @@ def state_dict_in(content: object, entry: str | None = None) -> Any:
         if not isinstance(content, dict) or entry not in content:
             names = [str(name) for name in content] if isinstance(content, dict) else []
             raise ValueError(unknown("entry of the checkpoint", entry, names))
-        return state_dict_in(content[entry])
-    if not isinstance(content, dict) or (content and all(isinstance(value, Tensor) for value in content.values())):
-        return content
-    for name in (*ENTRIES, *AVERAGES):
-        if isinstance(content.get(name), dict):
-            if others := [other for other in AVERAGES if other != name and isinstance(content.get(other), dict)]:
-                logger.info("the checkpoint also has the moving averages %s", ", ".join(others))
-            return state_dict_in(content[name])
+        content = content[entry]
+    seen: set[int] = set()  # a file may hold an entry that is a part of itself
+    while isinstance(content, dict) and id(content) not in seen:
+        seen.add(id(content))
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            break
+        held = [name for name in (*ENTRIES, *AVERAGES) if isinstance(content.get(name), dict)]
+        if not held:
+            break
+        if others := [name for name in held[1:] if name in AVERAGES]:
+            logger.info("the checkpoint also has the moving averages %s", ", ".join(others))
+        content = content[held[0]]
     return content
 
 
@@ -192,15 +196,16 @@ def shards_of(path: Path) -> dict[Path, list[str]] | None:
             )
     elif not path.name.endswith(INDEX) or not path.is_file():
         return None
-    content = read_json(path)
+    content = read_json(path, "Save or download the weights again.")
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
         raise ValueError(f"The file {str(path)!r} is not an index of weights: it has no mapping 'weight_map' to files.")
-    found: dict[Path, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for name, place in places.items():
+        found.setdefault(place, []).append(name)
+    for place in found:
         if PurePosixPath(place).name != place or not place.endswith(".safetensors"):
             raise ValueError(
                 f"The index {str(path)!r} has weights in {place!r}; only files *.safetensors in its folder are read."
             )
-        found.setdefault(path.parent / place, []).append(name)
-    return found
+    return {path.parent / place: names for place, names in found.items()}

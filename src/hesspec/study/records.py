@@ -4,37 +4,49 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from hesspec.backend.files import write_bytes
+from hesspec.backend.files import content_of, write_bytes
 from hesspec.study.training import EpochRecord
 
 __all__ = ["read_history", "read_json", "write_json"]
 
 # A record of an epoch has some 200 bytes.
 LARGEST: Final = 1 << 26
+AGAIN: Final = "Delete its folder to train and measure again."
 NAMES: Final = tuple(item.name for item in fields(EpochRecord))
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path, advice: str = AGAIN) -> Any:
     """Read a JSON file.
+
+    Parameters
+    ----------
+    file
+    advice
+        Sentence that says what to do about a damaged file.
 
     Raises
     ------
     ValueError
-        If the file is not JSON, or larger than the records of a study; the message names the file.
+        If it is no file but a pipe or a device, is not JSON, or is larger than the records of a study; the message
+        names the file.
     OSError
         If it cannot be read.
     """
-    size = file.stat().st_size
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{str(file)!r} is not a file.")
+    size = status.st_size
     if size > LARGEST:
         raise ValueError(f"The file {str(file)!r} has {size:,} bytes, more than any record of a study.")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(content_of(file).decode())
     except (ValueError, RecursionError) as error:
-        raise _damaged(file, str(error)) from error
+        raise _damaged(file, str(error), advice) from error
 
 
 def write_json(file: Path, content: object) -> None:
@@ -80,7 +92,5 @@ def _record(file: Path, epoch: int, record: dict[str, Any]) -> EpochRecord:
     return EpochRecord(**record)
 
 
-def _damaged(file: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"The file {str(file)!r} is damaged: {reason.rstrip('.')}. Delete its folder to train and measure again."
-    )
+def _damaged(file: Path, reason: str, advice: str = AGAIN) -> ValueError:
+    return ValueError(f"The file {str(file)!r} is damaged: {reason.rstrip('.')}. {advice}")

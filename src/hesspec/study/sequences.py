@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.extras import require
+from hesspec.backend.files import refuse_special_files
 from hesspec.study.text_files import read_documents
 
 __all__ = ["DEFAULT_LENGTH", "read_sequences"]
@@ -20,6 +21,8 @@ DEFAULT_LENGTH: Final = 128
 """Default number of tokens in a sequence."""
 
 BYTES: Final = 256
+# Tokens are stored in 32 bits.
+MOST_TOKENS: Final = 2**31 - 1
 # Ends a document: a byte that text does not contain.
 END_OF_DOCUMENT: Final = b"\0"
 
@@ -56,8 +59,8 @@ def read_sequences(
     ModuleNotFoundError
         If a tokenizer is named, and transformers is not installed.
     ValueError
-        If there is not enough text for one sequence, the folder has no tokenizer, or a file is not a text in UTF-8,
-        as a tokenizer needs it.
+        If there is not enough text for one sequence, the folder has no tokenizer or has pipes or devices, or a file
+        is not a text in UTF-8, as a tokenizer needs it.
     """
     length = DEFAULT_LENGTH if length is None else length
     if length < 1:
@@ -96,9 +99,17 @@ def _tokenized(documents: Sequence[tuple[str, bytes]], folder: Path) -> tuple[Te
                 f"The file {path!r} is not a text in UTF-8 (byte {error.start:,}: {error.reason}), which a tokenizer "
                 "needs. Leave the tokenizer out to use the bytes."
             ) from error
-        # Not verbose, as it would warn of documents that are longer than the positions of its model.
-        parts += tokenizer.encode(text, add_special_tokens=False, verbose=False) + end
+        try:
+            # Not verbose, as it would warn of documents that are longer than the positions of its model.
+            parts += tokenizer.encode(text, add_special_tokens=False, verbose=False) + end
+        # Whatever settings make transformers raise that it only looks at here.
+        except Exception as error:
+            raise ValueError(f"The tokenizer in {str(folder)!r} cannot split {path!r}: {_reason(error)}.") from error
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    if max(parts, default=0) > MOST_TOKENS:
+        raise ValueError(
+            f"The tokenizer in {str(folder)!r} has a token {max(parts):,}; at most {MOST_TOKENS:,} are supported."
+        )
     return torch.tensor(parts, dtype=torch.int32), tuple(str(each) for each in names)
 
 
@@ -108,6 +119,7 @@ def _load_tokenizer(folder: Path) -> Any:
             f"There is no folder {str(folder)!r} with a tokenizer. Name a local folder, such as "
             "tokenizer.save_pretrained(FOLDER) of transformers writes; nothing is downloaded."
         )
+    refuse_special_files(folder)
     require(f"The tokenizer in {str(folder)!r}", "hesspec[text]", "transformers")
     from transformers import AutoTokenizer  # noqa: PLC0415 - an optional dependency
 
@@ -115,8 +127,11 @@ def _load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # Whatever a damaged or foreign file makes transformers raise.
     except Exception as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         raise ValueError(
-            f"The folder {str(folder)!r} has no tokenizer that transformers can load ({reason}). It needs files such "
-            "as tokenizer.json and tokenizer_config.json, which tokenizer.save_pretrained(FOLDER) writes."
+            f"The folder {str(folder)!r} has no tokenizer that transformers can load ({_reason(error)}). It needs "
+            "files such as tokenizer.json and tokenizer_config.json, which tokenizer.save_pretrained(FOLDER) writes."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

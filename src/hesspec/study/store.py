@@ -47,6 +47,7 @@ HISTORY: Final = "training.json"
 DIVERGED: Final = "diverged.json"
 STRUCTURE, EVIDENCE = "ClassStructure", "Evidence"
 CODE: Final = "code.json"
+WRITTEN_AGAIN: Final = "The study writes it again."
 STUDY_LOCK: Final = ".study.lock"
 
 # Part of every key, so that results of versions that train or measure differently are not mixed.
@@ -476,9 +477,9 @@ def _read_code(folder: Path) -> dict[str, str]:
     file = folder / CODE
     if not file.is_file():
         return {}
-    content = read_json(file)
+    content = read_json(file, WRITTEN_AGAIN)
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
-        raise ValueError(f"The file {str(file)!r} is damaged: it has no digests of code. The study writes it again.")
+        raise ValueError(f"The file {str(file)!r} is damaged: it has no digests of code. {WRITTEN_AGAIN}")
     return content
 
 

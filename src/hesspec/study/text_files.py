@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from hesspec.backend.files import digest_of
+from hesspec.backend.files import content_of, digest_of
 
 __all__ = ["STDLIB", "TEXT", "is_text", "read_documents", "text_digest"]
 
@@ -75,8 +75,8 @@ def read_documents(name: str, split: str) -> list[tuple[str, bytes]]:
             test.add(file)
     if sum(sizes[each] for each in test) > 0:
         chosen = [file for file in files if (file in test) == (split == "test")]
-        return [(str(folder / file), (folder / file).read_bytes()) for file in chosen]
-    return _cut([(str(folder / file), (folder / file).read_bytes()) for file in files], total, split)
+        return [(str(folder / file), content_of(folder / file)) for file in chosen]
+    return _cut([(str(folder / file), content_of(folder / file)) for file in files], total, split)
 
 
 def _cut(documents: Sequence[tuple[str, bytes]], total: int, split: str) -> list[tuple[str, bytes]]:
@@ -100,13 +100,15 @@ def text_digest(name: str, tokenizer: Path | None = None) -> str:
     Returns
     -------
     str
-        The digest; empty if there is no such text or tokenizer.
+        The digest; empty if there is no such text or tokenizer, or the text is too large to be read.
     """
     if tokenizer is not None and not tokenizer.is_dir():
         return ""
     try:
         folder, files = _files(name)
     except FileNotFoundError:
+        return ""
+    if sum((folder / file).stat().st_size for file in files) > LARGEST_TEXT:
         return ""
     of_tokenizer = [] if tokenizer is None else [file for file in tokenizer.iterdir() if file.suffix in TOKENIZER_FILES]
     # No path of a text is absolute.

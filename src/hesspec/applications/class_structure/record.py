@@ -264,6 +264,7 @@ class ClassStructure(Record):
             refuse_unless(getattr(self, name) >= 1, f"Its {name!r} is {getattr(self, name)}.")
         shape = self.weights.shape
         refuse_unless(shape[0] == self.classes, f"Its weights have shape {shape}, but it has {self.classes} classes.")
+        refuse_unless(self.traces.size in (0, len(PARTS)), f"It has {self.traces.size} traces of {len(PARTS)} parts.")
         for name in ("gram_true", "gram_other"):
             index = getattr(self, name)
             refuse_unless(((index >= -1) & (index < self.classes)).all(), f"Its {name} are not all classes.")

@@ -96,4 +96,4 @@ def _with_bound(value: float, bound: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return _NONE if np.isnan(share) else f"{round(100 * share)}%"
+    return f"{round(100 * share)}%" if np.isfinite(share) else _NONE

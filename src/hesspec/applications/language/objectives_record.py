@@ -85,6 +85,7 @@ class ObjectiveComparison(Record):
     def check(self) -> None:
         """Raise ValueError if values are inconsistent."""
         refuse_unless(self.objective.size > 0, "It has no measurements.")
+        refuse_unless(self.eigenvalues.shape[1] > 0, "It has no eigenvalues.")
         known = np.isfinite(self.cosines)
         inside = (self.low <= self.cosines) & (self.cosines <= self.high) & (self.high <= 1)
         refuse_unless(bool(inside[known].all()), "Its cosines are outside of their bounds, or above 1.")

@@ -70,6 +70,7 @@ class PredictionComparison(Record):
         """Raise ValueError unless accuracies and errors are fractions, and all predictions are of as many samples."""
         for name in ("accuracy", "ece"):
             refuse_unless(bool((getattr(self, name) <= 1 + 1e-12).all()), f"Its {name} is above 1.")
+        refuse_unless(self.names.size > 0, "It has no predictions.")
         totals = self.counts.sum(axis=1)
         refuse_unless(
             bool((totals > 0).all() and (totals == totals[0]).all()), "Its predictions are not of the same samples."

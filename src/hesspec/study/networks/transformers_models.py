@@ -11,7 +11,8 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from hesspec.backend.extras import require
-from hesspec.backend.files import digest_of
+from hesspec.backend.files import digest_of, refuse_special_files
+from hesspec.study.foreign_weights import INDEX, shards_of
 from hesspec.study.networks.layers import check_tokens
 
 __all__ = ["TRANSFORMERS", "has_weights", "transformers_digest", "transformers_network"]
@@ -50,7 +51,8 @@ def transformers_network(name: str, *, classes: int, size: int) -> nn.Module:
         If transformers is not installed.
     ValueError
         If transformers cannot make a causal language model of it, its weights are not all of the model's, its
-        vocabulary is smaller than that of the data set, or it has fewer positions than the sequences.
+        vocabulary is smaller than that of the data set, or it has fewer positions than the sequences; if the folder has
+        pipes or devices, or an index of weights elsewhere than in its own safetensors files.
     """
     path = _configuration(name)
     require(f"'{TRANSFORMERS}:{name}'", "hesspec[text]", "transformers")
@@ -75,7 +77,8 @@ def transformers_network(name: str, *, classes: int, size: int) -> nn.Module:
                 model = auto.from_config(config, attn_implementation="eager", trust_remote_code=False)
     except _UnfitError as error:
         raise ValueError(str(error)) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+    # Values of a configuration make the constructors of transformers raise anything.
+    except Exception as error:
         reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         raise ValueError(
             f"transformers cannot make a causal language model of {name!r}: {reason}. Name a folder that "
@@ -144,7 +147,15 @@ def _configuration(name: str) -> Path:
             f"The folder {name!r} has no weights in safetensors (model.safetensors). For random weights, name its "
             f"configuration: '{TRANSFORMERS}:{path / CONFIG}'."
         )
+    _check_files(path)
     return path / CONFIG
+
+
+def _check_files(folder: Path) -> None:
+    # transformers follows an index to any path, and reads files of other formats that it names.
+    refuse_special_files(folder)
+    for index in folder.glob(f"*{INDEX}"):
+        shards_of(index)
 
 
 def has_weights(name: str) -> bool:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["csv_text"]
+__all__ = ["cell", "csv_text"]
 
 # Characters that start a formula in spreadsheets, including full-width forms.
 FORMULA: Final = tuple("=+-@＝＋－＠")
@@ -24,11 +24,12 @@ def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     writer = csv.writer(file)
     writer.writerow(header)
     for row in rows:
-        writer.writerow([_cell(value) for value in row])
+        writer.writerow([cell(value) for value in row])
     return file.getvalue()
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """Value of a cell: floats to all digits, nothing for what is missing or not finite, and no text that is run."""
     if isinstance(value, float):  # NumPy's float64 too
         return repr(float(value)) if math.isfinite(value) else ""
     if isinstance(value, str):
