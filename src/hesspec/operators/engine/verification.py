@@ -170,6 +170,8 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     verdict = replace(_judge(there, few, direction, found, truth, given.samples), surrogate=truth.surrogate)
     if not verdict.agrees or verdict.surrogate or 0 < norm <= NEARLY_ZERO:
         return verdict
+    # Their memory is needed for the second comparison.
+    del there, values, truth, found
     return _at_the_point(passes, few, direction, verdict)
 
 
@@ -341,6 +343,8 @@ def _at_the_point(passes: Passes, few: Batch, direction: Sequence[Tensor], verdi
     far = _Deviation(found, truth, names)
     # A product that is not finite shows itself.
     if not math.isfinite(far.total) or far.relative <= KINK[differences.dtype]:
+        return verdict
+    if _judge(passes, few, direction, found, truth, few.samples).agrees:
         return verdict
     with plain.held(risk.parameters.natural(risk.parameters.values)):
         apart = differences.one_sided(given, KINK_AT[differences.dtype])

@@ -29,7 +29,8 @@ class Terms:
     kind : str
         "samples"; "sum": the loss is not a mean, and each part counts once; "given": the user's `terms=`; "module": as
         counted by a loss module of PyTorch; and for a tensor of the data: "entries", "counted" (those that are not
-        `ignored`), "present" (those that are not NaN), "total" (of a mask or weights), "weights" (of the classes that it contains).
+        `ignored`), "present" (those that are not NaN), "total" (of a mask or weights), "weights" (of the classes that
+        it contains).
     path : str
         Path of the tensor.
     shifted : str
