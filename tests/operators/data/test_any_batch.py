@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
 import hesspec
+from hesspec.operators.data.division import Division
 
 CE = nn.CrossEntropyLoss()
 Named = namedtuple("Named", ["x", "scale"])
@@ -310,8 +311,9 @@ def test_lists_of_both_sides_are_divided_by_their_members(count):
     operator = hesspec.Hessian(model, loss, [((samples,), targets)])
     assert operator.samples == count
     torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
-    (batch,) = operator._risk.batches
-    assert [len(part.targets) for part in operator._risk.batches.split(batch, count)] == [1] * count
+    first, labels = Division.of_pair(((samples,), targets), count).taken(((samples,), targets), torch.tensor([0]))
+    assert [len(member) for member in first] == [1]
+    assert labels == targets[:1]
 
 
 def test_lists_of_samples_are_cut_like_tensors():
