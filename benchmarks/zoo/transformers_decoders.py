@@ -259,12 +259,24 @@ _decoder(
     ),
 )
 _decoder("Mixtral, mixture of experts", "MixtralForCausalLM", lambda: _llama("MixtralConfig", num_local_experts=4))
-_decoder(
-    "Mixtral, router loss, inside the model",
-    "MixtralForCausalLM",
-    lambda: _llama("MixtralConfig", num_local_experts=4, output_router_logits=True),
-    "inside",
-)
+
+
+@decoders.case()
+def mixtral_with_router_loss() -> Example:
+    """Mixtral, router loss, inside the model."""
+    config = _llama("MixtralConfig", num_local_experts=4, output_router_logits=True)
+    example = _language(lambda: some_training(transformers.MixtralForCausalLM(config)), "inside")
+
+    def heads(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        found = model(**batch[0])
+        return found.logits, found.aux_loss
+
+    example.outputs = heads
+    # The loss of the router is a part of the model's, and no function of the logits.
+    example.criterion = lambda o, batch: next_token(o[0], batch[1]) + config.router_aux_loss_coef * o[1]
+    return example
+
+
 _decoder(
     "Qwen2-MoE",
     "Qwen2MoeForCausalLM",

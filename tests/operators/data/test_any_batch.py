@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
 import hesspec
+from hesspec.operators.data.division import Division
 
 CE = nn.CrossEntropyLoss()
 Named = namedtuple("Named", ["x", "scale"])
@@ -284,6 +285,35 @@ def test_samples_of_detection_are_images_and_not_boxes(counts):
     assert operator.samples == len(images)
     expected = hessian_of(model, lambda: over_images(model(images), targets))
     torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_lists_of_both_sides_are_divided_by_their_members(count):
+    """A pair of two lists of two samples is not a list of two samples itself."""
+    torch.manual_seed(count)
+    layer = nn.Linear(4, 3).double()
+
+    class Each(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, samples):
+            return [self.layer(sample["x"]).mean(0) for sample in samples]
+
+    def loss(outputs, targets):
+        return torch.stack([CE(f, y["label"]) for f, y in zip(outputs, targets, strict=True)]).mean()
+
+    samples = [{"x": torch.randn(2 + i, 4, dtype=torch.float64)} for i in range(count)]
+    targets = [{"label": torch.tensor(i)} for i in range(count)]
+    model = Each()
+    expected = hessian_of(model, lambda: loss(model(samples), targets))
+    operator = hesspec.Hessian(model, loss, [((samples,), targets)])
+    assert operator.samples == count
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+    first, labels = Division.of_pair(((samples,), targets), count).taken(((samples,), targets), torch.tensor([0]))
+    assert [len(member) for member in first] == [1]
+    assert labels == targets[:1]
 
 
 def test_lists_of_samples_are_cut_like_tensors():

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 import weakref
 
 import pytest
@@ -524,3 +525,58 @@ def test_nodes_that_others_hold_to_exchange_gradients_stay_those_of_the_paramete
     free = getattr(hesspec, matrix)(model, nn.CrossEntropyLoss(), data)
     assert torch.allclose(free @ vector, product, rtol=0, atol=1e-6 * float(product.norm()))
     assert "first derivatives in float64" in free.attributes["mode_reason"]
+
+
+def squared_by_norms(weight):
+    return weight.norm() ** 2
+
+
+def squared_absolute_values(weight):
+    return (weight.abs() ** 2).sum()
+
+
+def squared_complex_numbers(weight):
+    return (torch.complex(weight, weight).abs() ** 2).sum() / 2
+
+
+@pytest.mark.parametrize("square", [squared_by_norms, squared_absolute_values, squared_complex_numbers])
+@pytest.mark.parametrize("mode", ["auto", "traced"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("strength", [1.0, 1e-3])
+@pytest.mark.few(8)
+def test_curvature_that_is_lost_at_zero_is_noticed(square, mode, dtype, strength):
+    model, loss_fn, data = problem(dtype)
+    with torch.no_grad():
+        model[0].bias.zero_()
+
+    def penalised(outputs, targets):
+        return loss_fn(outputs, targets) + strength * sum(square(weight) for weight in model.parameters())
+
+    operator = hesspec.Hessian(model, penalised, data, mode=mode)
+    if mode != "auto":
+        with pytest.raises(ValueError, match=r"at the parameters themselves .* smooth there"):
+            operator @ torch.ones(operator.shape[0], dtype=dtype)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = dense(operator)
+    model, loss_fn, data = problem(torch.float64)
+    with torch.no_grad():
+        model[0].bias.zero_()
+    # The penalty is the squared norm of all parameters, whose Hessian is twice the identity.
+    expected = truth(model, loss_fn, data) + 2 * strength * torch.eye(len(found), dtype=torch.float64)
+    assert operator.attributes["mode"] == "differences"
+    assert close(found, expected, 1e-6)
+
+
+def test_units_at_their_kinks_do_not_count_as_curvature_that_is_lost():
+    model, loss_fn, data = problem()
+    model[1] = nn.ReLU()
+    with torch.no_grad():
+        model[0].bias.zero_()
+        for inputs, _ in data:
+            inputs[:6] = 0
+    operator = hesspec.Hessian(model, loss_fn, data)
+    found = dense(operator)
+    assert operator.attributes["mode"] == "double backward"
+    assert close(found, truth(model, loss_fn, [(x.double(), y) for x, y in data]), 1e-6)

@@ -98,6 +98,9 @@ SMOOTH = {
     "smooth L1, none": against(F.smooth_l1_loss, TARGETS, reduction="none"),
     "smooth L1, L1": against(F.smooth_l1_loss, TARGETS, beta=0.0),
     "smooth L1, at zero": against(F.smooth_l1_loss, TARGETS, TARGETS),
+    "sinc": (torch.sinc, 3 * random(5, 4)),
+    "sinc, as a special function": (lambda x: torch.special.sinc(x).exp(), torch.linspace(-0.4, 0.4, 6).double()),
+    "sinc, as a method": (lambda x: x.sinc(), torch.tensor([0.3, 1 / torch.pi - 1e-9, 1 / torch.pi + 1e-9]).double()),
     "soft margin": against(F.soft_margin_loss, SIGNS),
     "soft margin, tails": against(F.soft_margin_loss, SIGNS, 20 * random(5, 4), reduction="none"),
     "multi-margin": against(F.multi_margin_loss, LABELS, random(5, 4)),
@@ -444,3 +447,19 @@ def test_distributions_do_not_look_at_values_while_they_are_traced(traced, monke
     blocks = torch.autograd.functional.hessian(value, weights)
     rows = [torch.cat([part.reshape(w.numel(), -1) for part in row], 1) for row, w in zip(blocks, weights, strict=True)]
     torch.testing.assert_close(found, torch.cat(rows), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_curvature_of_sinc_near_zero(dtype):
+    x = torch.tensor([0.0, 1e-30, -1e-8, 1e-4, -1e-2, 0.1], dtype=dtype)
+    with Substitutes():
+        found = jvp(grad(lambda x: torch.sinc(x).sum()), (x,), (torch.ones_like(x),))[1]
+        leaf = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(torch.sinc(leaf).sum(), leaf, create_graph=True)
+        (other,) = torch.autograd.grad(slope.sum(), leaf)
+    # sinc(x) = 1 - (pi x)^2 / 3! + (pi x)^4 / 5! - ..., differentiated twice term by term.
+    u = (torch.pi * x.double()) ** 2
+    terms = (1, -3 / 10, 1 / 56, -1 / 2160, 1 / 147840, -1 / 15724800, 1 / 2395008000)
+    expected = -(torch.pi**2) / 3 * sum(factor * u**k for k, factor in enumerate(terms))
+    for curvature in (found, other):
+        torch.testing.assert_close(curvature.double(), expected, rtol=8 * torch.finfo(dtype).eps, atol=0)

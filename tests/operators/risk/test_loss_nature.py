@@ -128,6 +128,19 @@ def minus_one(*sizes, ignored):
     return [torch.where(y == -100, -1, y) for y in classes(*sizes, ignored=ignored)]
 
 
+def of_those_known(f, y):
+    known = ~y.isnan()
+    return F.mse_loss(f[known], y[known])
+
+
+def missing(*counts):
+    """Targets of batches of seven samples, of which as many numbers are missing."""
+    found = [torch.randn(7, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(2)]
+    for targets, count in zip(found, counts, strict=True):
+        targets.view(-1)[:count] = torch.nan
+    return found
+
+
 # Loss, inputs and targets of batches that do not count alike by samples.
 SEQUENCES = points(4, 6, shape=(5, 4))
 MEANS = {
@@ -142,6 +155,8 @@ MEANS = {
         points(20, 7),
         minus_one(20, 7, ignored=(0, 4)),
     ),
+    "missing targets": (of_those_known, points(7, 7), missing(4, 10)),
+    "targets that are missing in a later batch only": (of_those_known, points(7, 7), missing(0, 10)),
     "another ignored class": (lambda f, y: F.cross_entropy(f, y, ignore_index=1), points(7, 7), classes(7, 7)),
     "class weights": (lambda f, y: F.cross_entropy(f, y, weight=WEIGHT), points(7, 7, 5), classes(7, 7, 5)),
     "class weights and ignored targets": (

@@ -62,6 +62,14 @@ def test_keyword_inputs_are_cut_like_others(shares):
     assert (other[0][0]["scale"], other[0][1].tolist()) == (2.0, [2, 3])
 
 
+def test_two_lists_of_two_samples_are_cut_along_both(shares):
+    one, other = shares([([torch.zeros(1), torch.ones(2)], [{"y": 0}, {"y": 1}])], 2)
+    for share, y in ((one, 0), (other, 1)):
+        ((inputs, targets),) = share
+        assert [len(x) for x in inputs] == [y + 1]
+        assert targets == [{"y": y}]
+
+
 def test_batches_of_unknown_number_are_dealt_whole(shares):
     class Stream:
         def __iter__(self):

@@ -153,7 +153,7 @@ def _of_batch(risk: EmpiricalRisk, batch: Batch) -> tuple[Array, Array]:
     labels = _labels(risk, batch)
     structure = (batch.inputs, labels)
     tensors, rest = flatten(structure)
-    division = Division.of(structure, batch.samples)
+    division = Division.of_pair(structure, batch.samples)
     rows = [path in division.rows for path in rest.paths]
     named = {name: value.detach() for name, value in risk.leaves().items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -40,15 +40,24 @@ class Division:
     @classmethod
     def of(cls, structure: Any, samples: int) -> Self:
         """Determine the positions in a structure of this number of samples."""
+        return cls._at(_places(structure, ""), samples)
+
+    @classmethod
+    def _at(cls, places: Iterable[tuple[str, Any]], samples: int) -> Self:
         rows: set[str] = set()
         lists: set[str] = set()
         whole: set[str] = set()
-        for path, item in _places(structure, ""):
+        for path, item in places:
             if isinstance(item, Tensor):
                 (rows if rows_of(item) == samples else whole).add(path)
             elif len(item) == samples and not _of_rows(item, samples):
                 lists.add(path)
         return cls(frozenset(rows), frozenset(lists), frozenset(path for path in whole if not _inside(path, lists)))
+
+    @classmethod
+    def of_pair(cls, pair: tuple[Any, Any] | list[Any], samples: int) -> Self:
+        """Determine the positions in (inputs, targets), a pair that is not itself a list of two samples."""
+        return cls._at((place for place in _places(pair, "") if place[0]), samples)
 
     @property
     def divides(self) -> bool:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from hesspec.operators.engine.differences import Differences, settled
+from hesspec.operators.engine.graph.detached import Detached
 from hesspec.operators.engine.graph.tracing import Group, LinearTrace
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.passes import Passes
-from hesspec.operators.model.ambient import differentiable_kernels
+from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.model.plain import PlainModel
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, Named, OutputLoss, Predict
@@ -145,6 +146,16 @@ class MatrixPasses(Passes):
         apply = self.build(batch).apply
         with torch.no_grad():
             return list(apply(tangents))
+
+    def trial_by_rules(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """Product with the matrix of the batch, by forward over reverse in traced mode."""
+        if self.mode != "traced":
+            return self.trial(batch, tangents)
+        risk = self.risk
+        predict, loss = risk.functions(risk.fixed, batch.inputs, batch.targets)
+        theta: Named = dict(zip(risk.parameters.names, risk.parameters.values, strict=True))
+        with preserved_randomness(), differentiable_kernels(), Detached():
+            return [part.detach() for part in self._products(predict, loss, theta, tangents)]
 
     def trial_by_differences(
         self, differences: Differences, tangents: Sequence[Tensor], displacement: float

@@ -239,6 +239,10 @@ class Passes(ABC):
     def trial(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
         """Compute the product for verification, with the shapes of the parameters."""
 
+    def trial_by_rules(self, batch: Batch, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """The product for verification of a batch of any shape, by the derivative rules of this mode but no trace."""
+        return self.trial(batch, tangents)
+
     @abstractmethod
     def trial_by_differences(
         self, differences: Differences, tangents: Sequence[Tensor], displacement: float

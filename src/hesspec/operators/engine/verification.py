@@ -72,6 +72,9 @@ KINK = {torch.float64: 1e-4, torch.float32: 3e-2}
 # Above the first relative change between neighbouring displacements, differences are too inaccurate to compare with; a
 # product that they do not contradict must agree with plain double backward. Above the second they are ignored.
 TELLS, HINTS = 1e-2, 0.3
+# At the parameters themselves, products deviate from differences by what differences to both sides are apart if units
+# are at their kinks, up to the signs with which these add up. A product is wrong there if it deviates by more.
+BEYOND_KINKS = 10.0
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,12 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
         logger.info("no product in mode %r", passes.mode, exc_info=error)
         reason = str(error).strip().partition("\n")[0][:200]
         return Verdict(False, math.inf, f"{type(error).__name__}: {reason}")
-    return replace(_judge(there, few, direction, found, truth, given.samples), surrogate=truth.surrogate)
+    verdict = replace(_judge(there, few, direction, found, truth, given.samples), surrogate=truth.surrogate)
+    if not verdict.agrees or verdict.surrogate or 0 < norm <= NEARLY_ZERO:
+        return verdict
+    # Their memory is needed for the second comparison.
+    del there, values, truth, found
+    return _at_the_point(passes, few, direction, verdict)
 
 
 def _judge(
@@ -301,6 +309,53 @@ def _at_kinks(passes: Passes, batch: Batch, direction: Sequence[Tensor], verdict
         "zero weights or biases meet zero inputs, move the parameters by a millionth of their size"
     )
     return Verdict(apart <= SETTLES, apart, text)
+
+
+def _at_the_point(passes: Passes, few: Batch, direction: Sequence[Tensor], verdict: Verdict) -> Verdict:
+    """Judge products at the parameters themselves, unless they are at kinks; the verdict near them if they are.
+
+    Where a function has no derivative, PyTorch returns zero, also if the loss is smooth there: the curvature of
+    `weight.norm() ** 2` is lost for weights that are zero, and that of `x.abs() ** 2` where x is zero. Near such points
+    it is not.
+    """
+    risk = passes.risk
+    plain, names = risk.plain(double=risk.inspection.double), risk.parameters.names
+    with plain.held(risk.parameters.natural(risk.parameters.values)):
+        differences, given = Differences.of(risk, plain, few), risk.parameters.natural(direction)
+        double = differences.dtype == torch.float64
+        settling = settled(
+            lambda h: passes.trial_by_differences(differences, given, h),
+            differences.dtype,
+            LIKELY if double else None,
+            SHARE * AGREE[risk.parameters.dtype] if double else None,
+        )
+    truth = _Truth(risk.parameters.real(settling.product), risk.parameters.real(settling.changes))
+    size, unsure = length(truth.product), length(truth.changes)
+    if not truth.is_finite or not unsure <= TELLS * size:
+        return verdict
+    try:
+        found = passes.trial_by_rules(few, direction)
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, InputError):
+            raise
+        logger.debug("no product of a few samples in mode %r", passes.mode, exc_info=error)
+        return verdict
+    far = _Deviation(found, truth, names)
+    # A product that is not finite shows itself.
+    if not math.isfinite(far.total) or far.relative <= KINK[differences.dtype]:
+        return verdict
+    if _judge(passes, few, direction, found, truth, few.samples).agrees:
+        return verdict
+    with plain.held(risk.parameters.natural(risk.parameters.values)):
+        apart = differences.one_sided(given, KINK_AT[differences.dtype])
+    if far.relative <= BEYOND_KINKS * apart:
+        return verdict
+    text = (
+        f"error {far.relative:.1e} at the parameters themselves against central differences of first derivatives, "
+        f"although the loss is smooth there (differences to both sides are {apart:.0e} of the product apart), as the "
+        "second derivatives of norms and absolute values at zero are lost even where their squares are smooth"
+    )
+    return Verdict(False, far.relative, text, far.worst)
 
 
 class _Deviation:

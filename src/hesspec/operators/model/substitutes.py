@@ -252,6 +252,24 @@ def smooth_l1_loss(
     return _reduced(losses, reduction)
 
 
+def sinc(input: Tensor) -> Tensor:  # noqa: A002
+    """Return sin(pi x) / (pi x), near zero by its power series.
+
+    PyTorch's derivatives cancel near zero; at zero, the second one is zero or NaN instead of -pi^2 / 3.
+    """
+    if input.is_complex() or not input.is_floating_point():
+        return torch.sinc(input)
+    x = torch.pi * input
+    near = x.abs() < 1
+    square = torch.where(near, x * x, 0)
+    series = torch.ones_like(square)
+    # Horner's form of sum_k (-x^2)^k / (2k + 1)!. Its second derivative is rounded from k = 10 on.
+    for k in range(10, 0, -1):
+        series = 1 - square / (2 * k * (2 * k + 1)) * series
+    far = torch.where(near, 1, x)
+    return torch.where(near, series, torch.sin(far) / far)
+
+
 def soft_margin_loss(
     input: Tensor,  # noqa: A002
     target: Tensor,
@@ -382,6 +400,9 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         torch._weight_norm: weight_norm,  # noqa: SLF001 - what both forms of weight normalisation call
         torch.cdist: cdist,
         torch.embedding: _torch_embedding,
+        torch.sinc: sinc,
+        torch.special.sinc: sinc,
+        torch.Tensor.sinc: sinc,
         **{function: _unfused(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
     }
 )

@@ -360,7 +360,7 @@ class Batches:
         return self._counted.of(self._loss, inputs, targets, samples)
 
     def _division(self, structure: Any, samples: int) -> Division:
-        return self._nature.division or Division.of(structure, samples)
+        return self._nature.division or Division.of_pair(structure, samples)
 
     def _indivisible(self, inputs: Any, targets: Any, samples: int) -> str:
         """Return why a batch cannot be split into samples; "" if it can."""

@@ -188,7 +188,7 @@ class Nature:
         return Part(inputs, targets, some.samples)
 
     def _in_batch(self, batch: Part) -> Division:
-        return self.division or Division.of((batch.inputs, batch.targets), batch.samples)
+        return self.division or Division.of_pair((batch.inputs, batch.targets), batch.samples)
 
     def _others(self, batch: Part) -> list[Part]:
         """Return samples of other batches that are informative together with a batch.

@@ -47,7 +47,8 @@ class _Shard:
             return None
         if not all(Division.of(side, samples).divides for side in sides if flatten(side)[0]):
             return None
-        return Division.of(item, samples), samples
+        positions = Division.of_pair if type(item) in (list, tuple) else Division.of
+        return positions(item, samples), samples
 
     def is_empty(self) -> bool:
         """Whether this rank has no share of nonempty data."""

@@ -29,7 +29,8 @@ class Terms:
     kind : str
         "samples"; "sum": the loss is not a mean, and each part counts once; "given": the user's `terms=`; "module": as
         counted by a loss module of PyTorch; and for a tensor of the data: "entries", "counted" (those that are not
-        `ignored`), "total" (of a mask or weights), "weights" (of the classes that it contains).
+        `ignored`), "present" (those that are not NaN), "total" (of a mask or weights), "weights" (of the classes that
+        it contains).
     path : str
         Path of the tensor.
     shifted : str
@@ -54,6 +55,7 @@ class Terms:
         return {
             "entries": f"entries of {name}",
             "counted": f"entries of {name} that are not {self.ignored}",
+            "present": f"entries of {name} that are not NaN",
             "total": f"the total of {name}",
             "weights": f"the class weights of {name}",
         }[self.kind]
@@ -99,6 +101,8 @@ class Terms:
         """Return the weight of each entry, float64."""
         if self.kind == "entries":
             return torch.ones_like(tensor, dtype=torch.float64)
+        if self.kind == "present":
+            return (~tensor.isnan()).to(torch.float64)
         if self.kind == "total":
             return tensor.to(torch.float64)
         counted = tensor != self.ignored
@@ -158,6 +162,9 @@ def _of_tensor(
     # Images and features are not weights; masks and weights have one number for each sample or position.
     if (not tensor.is_floating_point() or tensor.dim() <= 2) and bool((tensor >= 0).all()):
         found.append(Terms("total", path, shifted))
+    if tensor.is_floating_point() and not path.startswith("inputs"):
+        # Missing targets, in later batches if not in this one.
+        found.append(Terms("present", path, shifted))
     if tensor.dim() > 1:
         found.append(Terms("entries", path, shifted))
     return found
