@@ -21,8 +21,8 @@ __all__ = ["Network", "blocks_of", "products_of_rows"]
 
 # Number of right-hand sides that are solved together.
 BLOCK = 32
-# Largest number of inputs in one pass: 64 took longer than 26 for each of them. Up to FEW inputs, the Jacobian itself is
-# computed, with which the first input of a pass would be compared.
+# Largest number of inputs in one pass: 64 took longer than 26 for each of them. Up to FEW inputs, the Jacobian itself
+# is computed, with which the first input of a pass would be compared.
 INPUTS, FEW = 32, 3
 
 
