@@ -1,7 +1,7 @@
 """Recording of the operations of a function as a graph, by running it once with fake tensors.
 
-`torch.fx.experimental.proxy_tensor.make_fx` records the same graph, for every use that PyTorch has for one: with proxies
-of tensors and of symbolic sizes, stacks, modules and constants, which take three quarters of its time. Here each
+`torch.fx.experimental.proxy_tensor.make_fx` records the same graph, for every use that PyTorch has for one: with
+proxies of tensors and of symbolic sizes, stacks, modules and constants, which take three quarters of its time. Here each
 operation becomes a node as soon as it has run.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import operator
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -20,12 +20,23 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, autograd_would_have_decomposed
 
+from hesspec.operators.engine.graph.fakes import FakeResults
+
 __all__ = ["UnsoundTraceError", "record"]
 
 aten: Any = torch.ops.aten
 
 # Other subclasses of Tensor run code of their own first.
 RECORDED = (Tensor, nn.Parameter, nn.Buffer, FakeTensor)
+
+# Half of all that is asked are these, by PyTorch's autograd.
+QUICK: Mapping[Any, Callable[..., Any]] = MappingProxyType(
+    {
+        torch.ops.prim.device.default: lambda tensor: tensor.fake_device,
+        aten.is_same_size.default: lambda one, other: one.shape == other.shape,
+        aten._has_same_storage_numel.default: lambda one, other: _numel(one) == _numel(other),  # noqa: SLF001
+    }
+)
 
 
 class UnsoundTraceError(RuntimeError):
@@ -62,10 +73,10 @@ def record(function: Callable[..., Sequence[Tensor] | Tensor], arguments: Sequen
     recorder = _Recorder(fakes)
     given = [fakes.from_tensor(argument) for argument in arguments]
     recorder.place(given)
-    # A compiled part of a model runs as it was written.
-    run = torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
-    with fakes, recorder, _without_cached_casts():
-        results = run(*given)
+    # The cache of casts would hide operations. What is compiled runs as it is written, as do conditions, which compile
+    # themselves.
+    with torch.compiler.set_stance("force_eager"), fakes, recorder, _without_cached_casts():
+        results = function(*given)
     return recorder.finished(results)
 
 
@@ -76,17 +87,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, fakes: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._fakes = fakes
+        self._fakes, self._results = fakes, FakeResults(fakes)
         self._root = nn.Module()
         self._graph = fx.Graph(cast("fx.GraphModule", self._root))
         # Nodes by identities of tensors, which must not be used again meanwhile.
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Tensor] = []
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Nothing compiles this mode, and disabling that for it imports the compiler, for half a second.
-        return False
 
     def place(self, arguments: Sequence[Tensor]) -> None:
         """Add placeholders."""
@@ -107,12 +113,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run an operation with fake tensors, and record it."""
         kwargs = dict(kwargs or {})
         if not isinstance(func, torch._ops.OpOverload):  # noqa: SLF001
-            raise UnsoundTraceError(f"{func} runs other functions, any of which writes into one of its arguments, or may")
+            raise UnsoundTraceError(
+                f"{func} runs other functions, any of which writes into one of its arguments, or may"
+            )
+        if _is_query(func):
+            quick = QUICK.get(func)
+            of_fakes = quick is not None and all(type(value) is FakeTensor for value in args)
+            return quick(*args) if quick is not None and of_fakes else func(*args, **kwargs)
         tensors = list(_tensors((args, kwargs)))
         if any(type(tensor) not in RECORDED for tensor in tensors):
             return NotImplemented
-        if _is_query(func):
-            return func(*args, **kwargs)
         if _is_composite(func) and autograd_would_have_decomposed(func, tensors):
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -120,7 +130,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return result
         # Before the operation, which may write into them.
         nodes = self._argument(tuple(args)), self._argument(kwargs)
-        result = func(*args, **kwargs)
+        result = self._results.of(func, args, kwargs)
         # `lift_fresh` returns its argument, a constant that later operations would write into.
         lasting = aten.lift_fresh_copy.default if func is aten.lift_fresh.default else func
         self._know(result, self._graph.call_function(lasting, *nodes))
@@ -182,6 +192,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(tuple(value.values()))
 
 
+def _numel(tensor: Tensor) -> int:
+    """Return the number of entries that a tensor's storage has room for."""
+    return tensor.untyped_storage().nbytes() // tensor.itemsize
+
+
 def _detached(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_detached, value))
@@ -191,7 +206,7 @@ def _detached(value: Any) -> Any:
 @functools.cache
 def _is_composite(func: Any) -> bool:
     """Whether an operation is a function of others, which PyTorch's autograd runs instead."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(  # type: ignore[no-any-return]  # noqa: SLF001
+    return torch._C._dispatch_has_kernel_for_dispatch_key(  # noqa: SLF001
         func.name(), "CompositeImplicitAutograd"
     )
 

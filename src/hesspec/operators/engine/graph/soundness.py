@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.func import functionalize
 
 from hesspec.operators.engine.graph.recording import UnsoundTraceError, record
@@ -54,7 +54,7 @@ def free_of_mutations(graph: fx.Graph, arguments: Sequence[Tensor]) -> fx.Graph:
     """
     if any(map(_writes, graph.nodes)):
         # Not the module, which prints its source if it raises.
-        run = fx.GraphModule(graph.owning_module, graph).forward
+        run = fx.GraphModule(cast("nn.Module", graph.owning_module), graph).forward
         graph = record(functionalize(run, remove="mutations"), arguments)
     for node in graph.nodes:
         if _writes(node):

@@ -7,13 +7,14 @@ is all that a matvec has to run. Caching the primal part saves a quarter to a th
 """
 
 import functools
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.func import functionalize
 
 from hesspec.operators.engine.budget import PassBytes, RandomOperationError, draws, trace_bytes
@@ -127,7 +128,7 @@ def trace_linear(
 
     # In-place operations would overwrite values that the tangent part reads later, so they are functionalised. Views
     # are kept, as copies would double the memory of all residuals.
-    with quiet_tracer(), _compiling(), torch.enable_grad():
+    with quiet_tracer(), _compiling(), torch.enable_grad(), _without_collections():
         graph = record(functionalize(detached, remove="mutations"), [*primals, *tangents])
         graph = free_of_mutations(graph, [*primals, *tangents])
     graph.eliminate_dead_code()
@@ -142,6 +143,18 @@ def trace_linear(
     prefer_fast_convolutions(graph, dependent)
     free_of_strides(graph)
     return JointTrace(graph, num_fixed, len(primals), tuple(groups))
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Collect no garbage within this context: nearly all of the many objects of a graph stay, and each is looked at."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -162,6 +175,7 @@ def _compiling() -> Iterator[None]:
             distribution.set_default_validate_args(True)  # type: ignore[union-attr]
 
 
+@_without_collections()
 def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     """Cut a trace by dependence on the tangents.
 
@@ -173,7 +187,7 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
         Whether matrix products and convolutions of the tangent part use bfloat16 (see `lower_products`).
     """
     joint, num_fixed, num_primals, groups = trace
-    graph, constants = _copy(joint), joint.owning_module
+    graph, constants = _copy(joint), cast("nn.Module", joint.owning_module)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
     dependent = _descendants(graph, placeholders[num_primals:])
