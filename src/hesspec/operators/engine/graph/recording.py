@@ -1,8 +1,8 @@
 """Recording of the operations of a function as a graph, by running it once with fake tensors.
 
 `torch.fx.experimental.proxy_tensor.make_fx` records the same graph, for every use that PyTorch has for one: with
-proxies of tensors and of symbolic sizes, stacks, modules and constants, which take three quarters of its time. Here each
-operation becomes a node as soon as it has run.
+proxies of tensors and of symbolic sizes, stacks, modules and constants, which take three quarters of its time. Here
+each operation becomes a node as soon as it has run.
 """
 
 from __future__ import annotations
