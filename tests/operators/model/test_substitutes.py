@@ -7,14 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import seeded
-from torch import nn
+from torch import fx, nn
 from torch.func import functionalize, grad, jvp
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations
 
 import hesspec
 from hesspec.operators.engine.graph.detached import Detached
 from hesspec.operators.engine.graph.quiet import quiet_tracer
+from hesspec.operators.engine.graph.recording import record
 from hesspec.operators.model.substitutes import SUBSTITUTES, Substitutes
 
 CE = nn.CrossEntropyLoss()
@@ -201,9 +201,8 @@ def forward_over_reverse(scalar, x):
             return value, gradient, jvp(grad(scalar), (x,), (v,))[1]
 
     with quiet_tracer():
-        graph = make_fx(functionalize(run, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)(
-            x, x + 1
-        )
+        recorded = record(functionalize(run, remove="mutations"), [x, x + 1])
+    graph = fx.GraphModule(recorded.owning_module, recorded)
     columns = [graph(x, unit) for unit in torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape)]
     values, gradients, hessian = zip(*columns, strict=True)
     return values[0], torch.stack(gradients).view_as(x), torch.stack([column.flatten() for column in hessian])

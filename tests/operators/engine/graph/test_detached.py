@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from cases import MATRICES, Case, batches, dense, labels, seeded
 from sweeps import swept
-from torch import nn
+from torch import fx, nn
 from torch.func import functionalize, grad, jvp
-from torch.fx.experimental.proxy_tensor import make_fx
 
 import hesspec
 from hesspec.operators.engine.graph.detached import Detached
 from hesspec.operators.engine.graph.quiet import quiet_tracer
+from hesspec.operators.engine.graph.recording import record
 from hesspec.operators.engine.graph.soundness import UnsoundTraceError
 
 
@@ -142,9 +142,8 @@ def traced_derivatives(function, x):
             return jvp(function, (x,), (v,))[1], jvp(grad(function), (x,), (v,))[1]
 
     with quiet_tracer():
-        graph = make_fx(functionalize(run, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)(
-            x, x + 1
-        )
+        recorded = record(functionalize(run, remove="mutations"), [x, x + 1])
+    graph = fx.GraphModule(recorded.owning_module, recorded)
     columns = [graph(x, unit) for unit in torch.eye(len(x), dtype=x.dtype)]
     return torch.stack([first for first, _ in columns]), torch.stack([second for _, second in columns])
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.func import functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
+
+from hesspec.operators.engine.graph.recording import UnsoundTraceError, record
 
 __all__ = ["UnsoundTraceError", "free_of_mutations", "free_of_strides"]
 
@@ -27,11 +28,7 @@ SILENT_WRITERS = {
 }
 
 
-class UnsoundTraceError(RuntimeError):
-    """A traced graph is not known to compute the function that it was traced from."""
-
-
-def free_of_mutations(traced: fx.GraphModule, arguments: Sequence[Tensor]) -> fx.GraphModule:
+def free_of_mutations(graph: fx.Graph, arguments: Sequence[Tensor]) -> fx.Graph:
     """Return the graph without operations that write into their inputs.
 
     `functionalize` does not enter composite operations that are called outside any other transform: in-place additions
@@ -40,35 +37,29 @@ def free_of_mutations(traced: fx.GraphModule, arguments: Sequence[Tensor]) -> fx
 
     Parameters
     ----------
-    traced : torch.fx.GraphModule
-        Graph traced with fake tensors, unmodified.
+    graph : torch.fx.Graph
+        Graph recorded with fake tensors, unmodified.
     arguments : sequence of Tensor
-        Arguments of the trace.
+        Arguments of the record.
 
     Returns
     -------
-    torch.fx.GraphModule
-        `traced` if nothing mutates, otherwise a new module.
+    torch.fx.Graph
+        `graph` if nothing mutates, otherwise a new one.
 
     Raises
     ------
     UnsoundTraceError
         If operations remain that write, or may write, into an input.
     """
-    if any(map(_writes, traced.graph.nodes)):
+    if any(map(_writes, graph.nodes)):
         # Not the module, which prints its source if it raises.
-        run = traced.forward
-
-        def again(*given: Tensor) -> Any:
-            return run(*given)
-
-        traced = make_fx(functionalize(again, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)(
-            *arguments
-        )
-    for node in traced.graph.nodes:
+        run = fx.GraphModule(cast("nn.Module", graph.owning_module), graph).forward
+        graph = record(functionalize(run, remove="mutations"), arguments)
+    for node in graph.nodes:
         if _writes(node):
             raise UnsoundTraceError(f"{node.target} writes into one of its arguments")
-    return traced
+    return graph
 
 
 def _writes(node: fx.Node) -> bool:

@@ -7,15 +7,15 @@ is all that a matvec has to run. Caching the primal part saves a quarter to a th
 """
 
 import functools
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.func import functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesspec.operators.engine.budget import PassBytes, RandomOperationError, draws, trace_bytes
 from hesspec.operators.engine.graph.detached import Detached
@@ -23,6 +23,7 @@ from hesspec.operators.engine.graph.fourier import prefer_fourier
 from hesspec.operators.engine.graph.kernels import prefer_fast_convolutions, prefer_fast_products
 from hesspec.operators.engine.graph.precision import lower_products
 from hesspec.operators.engine.graph.quiet import quiet_tracer
+from hesspec.operators.engine.graph.recording import record
 from hesspec.operators.engine.graph.restriction import restricted
 from hesspec.operators.engine.graph.reuse import reuse_memory
 from hesspec.operators.engine.graph.simplify import merge_equal, simplify
@@ -45,14 +46,14 @@ class JointTrace(NamedTuple):
 
     Attributes
     ----------
-    module : torch.fx.GraphModule
+    graph : torch.fx.Graph
     num_fixed : int
         Number of leading primals that are the same for all batches.
     num_primals : int
     groups : tuple of Group
     """
 
-    module: fx.GraphModule
+    graph: fx.Graph
     num_fixed: int
     num_primals: int
     groups: tuple[Group, ...]
@@ -127,12 +128,9 @@ def trace_linear(
 
     # In-place operations would overwrite values that the tangent part reads later, so they are functionalised. Views
     # are kept, as copies would double the memory of all residuals.
-    with quiet_tracer(), _compiling(), torch.enable_grad():
-        traced = make_fx(functionalize(detached, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)(
-            *primals, *tangents
-        )
-        traced = free_of_mutations(traced, [*primals, *tangents])
-    graph = traced.graph
+    with quiet_tracer(), _compiling(), torch.enable_grad(), _without_collections():
+        graph = record(functionalize(detached, remove="mutations"), [*primals, *tangents])
+        graph = free_of_mutations(graph, [*primals, *tangents])
     graph.eliminate_dead_code()
     for node in graph.nodes:
         if draws(node.target, node.args, node.kwargs):
@@ -144,7 +142,19 @@ def trace_linear(
     prefer_fourier(graph, dependent)
     prefer_fast_convolutions(graph, dependent)
     free_of_strides(graph)
-    return JointTrace(traced, num_fixed, len(primals), tuple(groups))
+    return JointTrace(graph, num_fixed, len(primals), tuple(groups))
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Collect no garbage within this context: nearly all of the many objects of a graph stay, and each is looked at."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -165,6 +175,7 @@ def _compiling() -> Iterator[None]:
             distribution.set_default_validate_args(True)  # type: ignore[union-attr]
 
 
+@_without_collections()
 def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     """Cut a trace by dependence on the tangents.
 
@@ -175,8 +186,8 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     bfloat16 : bool
         Whether matrix products and convolutions of the tangent part use bfloat16 (see `lower_products`).
     """
-    traced, num_fixed, num_primals, groups = trace
-    graph = _copy(traced.graph)
+    joint, num_fixed, num_primals, groups = trace
+    graph, constants = _copy(joint), cast("nn.Module", joint.owning_module)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
     dependent = _descendants(graph, placeholders[num_primals:])
@@ -218,14 +229,14 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
         part = restricted(whole, inputs, block)
         prefer_fast_products(part)
         reuse_memory(part)
-        return cast("Part", fx.GraphModule(traced, part).forward)
+        return cast("Part", fx.GraphModule(constants, part).forward)
 
     independent = tuple(i for i, node in enumerate(placeholders[: groups[0].tangents]) if node not in influential)
     # forward, since calling the module prints its source to stderr if it raises, for example when memory runs out.
     return LinearTrace(
-        fx.GraphModule(traced, shared).forward,
-        fx.GraphModule(traced, primal).forward,
-        tuple(fx.GraphModule(traced, part).forward for part in parts),
+        fx.GraphModule(constants, shared).forward,
+        fx.GraphModule(constants, primal).forward,
+        tuple(fx.GraphModule(constants, part).forward for part in parts),
         independent,
         size,
         restrict,

@@ -1,0 +1,150 @@
+"""Results of operations with fake tensors, of which a network repeats most with the same shapes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+__all__ = ["FakeResults"]
+
+aten: Any = torch.ops.aten
+
+# They return a view of their argument without declaring it, or a constant with its value.
+UNDECLARED = {aten._unsafe_view.default, aten.lift_fresh.default, aten.lift.default, aten.lift_fresh_copy.default}  # noqa: SLF001
+# What an operation may do besides computing results whose shapes follow from those of its arguments.
+SPECIAL = {
+    torch.Tag.data_dependent_output,
+    torch.Tag.dynamic_output_shape,
+    torch.Tag.inplace_view,
+    torch.Tag.nondeterministic_seeded,
+}
+
+
+class _Form(NamedTuple):
+    """What a fake tensor says of its value."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    offset: int
+
+
+class _NotRememberedError(Exception):
+    pass
+
+
+class FakeResults:
+    """Runs operations with fake tensors, each of them once for all arguments of the same form.
+
+    PyTorch remembers results, too, but has to allow for symbolic shapes and for modes, which takes most of the time of
+    an operation. Here only results in memory of their own, and views of the first argument, are remembered.
+
+    Parameters
+    ----------
+    fakes : FakeTensorMode
+        Without symbolic shapes; active where operations are run.
+    """
+
+    def __init__(self, fakes: FakeTensorMode) -> None:
+        self._fakes = fakes
+        self._forms: dict[Hashable, Any] = {}
+
+    def of(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return the result of an operation."""
+        views = _views(func)
+        key = _key(func, args, kwargs) if views is not None else None
+        if key is None:
+            return func(*args, **kwargs)
+        base = args[0].untyped_storage() if views else None
+        if key in self._forms:
+            return self._made(self._forms[key], base)
+        result = func(*args, **kwargs)
+        allowed = {_address(base)} if base is not None else set()
+        # Without memory that is shared in other ways than declared.
+        storages = {_address(tensor.untyped_storage()) for tensor in _tensors((args, kwargs))} - allowed
+        with suppress(_NotRememberedError):
+            self._forms[key] = _form_of_result(result, storages)
+        return result
+
+    def _made(self, form: Any, base: torch.UntypedStorage | None) -> Any:
+        if not isinstance(form, _Form):
+            return form if form is None else type(form)(self._made(part, base) for part in form)
+        # Neither of this mode nor of others: it is no operation of the function.
+        with torch._C._DisableTorchDispatch():  # noqa: SLF001
+            if base is None:
+                value = torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device="meta")
+            else:
+                value = torch.empty(0, dtype=form.dtype, device="meta")
+                value.set_(base, form.offset, form.shape, form.stride)
+        return FakeTensor(self._fakes, value, form.device)
+
+
+@functools.cache
+def _views(func: Any) -> bool | None:
+    """Whether an operation returns a view of its first argument; None if its results are not to be remembered."""
+    schema = func._schema  # noqa: SLF001 - the operator's declaration
+    if func.namespace not in ("aten", "prims") or func in UNDECLARED or SPECIAL & set(func.tags):
+        return None
+    shared = [part for part in (*schema.arguments, *schema.returns) if part.alias_info is not None]
+    if not shared:
+        return False
+    whole = [schema.arguments[0], *schema.returns] if schema.arguments else []
+    # A view of its first argument as a whole, and not one of several.
+    single = len(schema.returns) == 1 and all(str(part.type) == "Tensor" for part in whole)
+    return True if single and shared == whole and not schema.is_mutable else None
+
+
+def _key(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable | None:
+    """Return what the form of an operation's result depends on; None if that is more than the forms of arguments."""
+    try:
+        named = tuple((name, _form(value)) for name, value in kwargs.items())
+        # The dtype of results of numbers.
+        return func, torch.get_default_dtype(), _form(tuple(args)), named
+    except _NotRememberedError:
+        return None
+
+
+def _form(value: Any) -> Hashable:
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        # Constants have values, from which results are computed; zeros by themselves have rules of their own.
+        if type(value) is not FakeTensor or value.constant is not None or value.layout != torch.strided:
+            raise _NotRememberedError
+        if value._is_zerotensor() or value.is_conj() or value.is_neg():  # noqa: SLF001
+            raise _NotRememberedError
+        return _Form(value.shape, value.stride(), value.dtype, value.device, int(value.storage_offset()))
+    if isinstance(value, list | tuple):
+        return tuple(map(_form, value))
+    if isinstance(value, bool | int | float | str | torch.dtype | torch.device | torch.layout | torch.memory_format):
+        # 1, 1.0 and True are equal.
+        return type(value), value
+    raise _NotRememberedError
+
+
+def _form_of_result(value: Any, storages: set[int]) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_form_of_result(part, storages) for part in value)
+    form = _form(value)
+    if form is not None and (not isinstance(form, _Form) or _address(value.untyped_storage()) in storages):
+        raise _NotRememberedError
+    return form
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return _tensors(tuple(value.values()))
+    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, list | tuple) else []
+
+
+def _address(storage: torch.UntypedStorage) -> int:
+    return int(storage._cdata)  # noqa: SLF001 - that of the values is zero for fake tensors
