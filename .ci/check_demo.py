@@ -5,7 +5,6 @@ Usage: python .ci/check_demo.py FOLDER
 
 # ruff: noqa: T201 - what it prints is its result
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -15,12 +14,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from hesspec.cli.demonstration import CHECKPOINTS, EPOCHS
+from hesspec.cli.demonstration import CHECKPOINTS, Demo, demo_study, read_demo
 from hesspec.matrices import DEFAULT_MATRICES
-from hesspec.spectra.record import load
-from hesspec.spectra.spectrum import Spectrum
-from hesspec.study import SPLITS, evaluate, load_dataset, load_weights, small_cnn
-from hesspec.study.measuring import spectrum_file
+from hesspec.study import SPLITS, evaluate, load_dataset, load_study, load_weights, small_cnn
 
 FIGURES = (
     "end-train",
@@ -30,14 +26,14 @@ FIGURES = (
     "training-Hessian",
     "training-GaussNewton",
 )
-STEPS = 64
+STEPS, EPOCHS = 64, 30
+MEASURED = dict(zip(CHECKPOINTS, (0, EPOCHS // 3, EPOCHS), strict=True))
 
 # With seeds 0 to 5, G has 10 outliers at the end on both sets, one for each class, once 11 on one of them.
 OUTLIERS = range(8, 13)
 TEST_ERROR = 0.08  # 2 to 4% with these seeds
 
 Check = tuple[str, bool]
-Key = tuple[str, str, str]
 
 
 class Addresses(HTMLParser):
@@ -66,25 +62,15 @@ class Addresses(HTMLParser):
         self.found += re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s]+)""", text)
 
 
-def read_spectra(folder: Path) -> dict[Key, Spectrum]:
-    """All 18 spectra, by checkpoint, split and matrix."""
-    return {
-        (checkpoint, split, matrix): load(folder / "spectra" / spectrum_file(matrix, split, checkpoint))
-        for checkpoint in CHECKPOINTS
-        for split in SPLITS
-        for matrix in DEFAULT_MATRICES
-    }
-
-
-def each_spectrum(spectra: dict[Key, Spectrum], history: list[dict[str, float]]) -> Iterator[Check]:
+def each_spectrum(demo: Demo) -> Iterator[Check]:
     """What has to be true of every spectrum by itself."""
-    for key, spectrum in spectra.items():
+    for key, spectrum in demo.spectra.items():
         name, (checkpoint, split, matrix) = " ".join(key), key
-        attributes = spectrum.attributes
+        attributes, epoch = spectrum.attributes, MEASURED[checkpoint]
         yield (
             f"{name}: it says what it is of",
             (
-                (attributes["checkpoint"], attributes["split"], attributes["matrix"]) == key
+                (attributes["epoch"], attributes["split"], attributes["matrix"]) == (epoch, split, matrix)
                 and (attributes["network"], attributes["dataset"], attributes["classes"]) == ("small_cnn", "digits", 10)
             ),
         )
@@ -100,7 +86,8 @@ def each_spectrum(spectra: dict[Key, Spectrum], history: list[dict[str, float]])
                 and bool((spectrum.error_bounds <= 0.05 * np.abs(spectrum.eigenvalues) + spectrum.rounding).all())
             ),
         )
-        loss = history[int(attributes["epoch"])][f"{split}_loss"]
+        record = demo.history[epoch]
+        loss = record.train_loss if split == "train" else record.test_loss
         yield f"{name}: its loss is that of the training record", abs(attributes["risk"] / loss - 1) < 1e-4
         if matrix == "GaussNewton":
             yield f"{name}: positive semidefinite, up to rounding", spectrum.ritz_values.min() >= -spectrum.rounding
@@ -111,11 +98,11 @@ def each_spectrum(spectra: dict[Key, Spectrum], history: list[dict[str, float]])
             )
 
 
-def each_sum(spectra: dict[Key, Spectrum]) -> Iterator[Check]:
+def each_sum(demo: Demo) -> Iterator[Check]:
     """Hess = G + H, as far as spectra tell."""
     for checkpoint in CHECKPOINTS:
         for split in SPLITS:
-            whole, gauss_newton, residual = (spectra[checkpoint, split, matrix] for matrix in DEFAULT_MATRICES)
+            whole, gauss_newton, residual = (demo.spectra[checkpoint, split, matrix] for matrix in DEFAULT_MATRICES)
             name = f"{checkpoint} {split}"
             error = np.sqrt(sum(part.trace_standard_error**2 for part in (whole, gauss_newton, residual)))
             yield (
@@ -130,18 +117,22 @@ def each_sum(spectra: dict[Key, Spectrum]) -> Iterator[Check]:
             )
 
 
-def each_file(folder: Path, history: list[dict[str, float]]) -> Iterator[Check]:
-    """Training, checkpoints, figures and report."""
-    yield f"training.json has the epochs 0 to {EPOCHS}", [r["epoch"] for r in history] == list(range(EPOCHS + 1))
-    yield "the network has learnt the digits", history[-1]["test_error"] < TEST_ERROR
+def each_file(folder: Path, demo: Demo) -> Iterator[Check]:
+    """Study, training, checkpoints, figures and report."""
+    history, seed = demo.history, int(demo.structure.attributes["training_seed"])
+    yield "the study is the preset, with a seed", load_study(folder / "study.yaml") == demo_study(seed)
+    keys = {(checkpoint, split, matrix) for checkpoint in MEASURED for split in SPLITS for matrix in DEFAULT_MATRICES}
+    yield "there are 18 spectra", demo.spectra.keys() == keys
+    yield f"the record has the epochs 0 to {EPOCHS}", [r.epoch for r in history] == list(range(EPOCHS + 1))
+    yield "the network has learnt the digits", history[-1].test_error < TEST_ERROR
     test_set = load_dataset("digits", "test")
-    for checkpoint, epoch in zip(CHECKPOINTS, (0, EPOCHS // 3, EPOCHS), strict=True):
+    for checkpoint, epoch in MEASURED.items():
         network = small_cnn(test_set.channels, test_set.classes, test_set.size)
-        load_weights(network, folder / "checkpoints" / f"{checkpoint}.safetensors")
+        load_weights(network, demo.weights[checkpoint])
         loss, error = evaluate(network, test_set, batch_size=len(test_set))
         yield (
             f"checkpoint {checkpoint}: loss and error on the test set are those of the training record",
-            (abs(loss / history[epoch]["test_loss"] - 1) < 1e-4 and abs(error - history[epoch]["test_error"]) < 1e-9),
+            (abs(loss / history[epoch].test_loss - 1) < 1e-4 and abs(error - history[epoch].test_error) < 1e-9),
         )
     for figure in FIGURES:
         image = mpl.image.imread(folder / "figures" / f"{figure}.png")
@@ -154,14 +145,13 @@ def each_file(folder: Path, history: list[dict[str, float]]) -> Iterator[Check]:
     addresses = Addresses(page).found
     yield "report.html fetches nothing", all(address.startswith(("data:", "#")) for address in addresses)
     for matrix in DEFAULT_MATRICES:
-        yield f"report.html has the spectra of {matrix}", f"end-test-{matrix}.nc" in page
-    yield "there are no unfinished files", not list(folder.rglob(".*"))
+        yield f"report.html has the spectra of {matrix}", f"epoch-{EPOCHS:04}-test-{matrix}-" in page
+    yield "there are no unfinished files", not [path for path in folder.rglob(".*") if path.suffix != ".lock"]
 
 
-def each_part(folder: Path, spectra: dict[Key, Spectrum]) -> Iterator[Check]:
+def each_part(demo: Demo) -> Iterator[Check]:
     """The class structure, at the end on the training set."""
-    found = load(folder / "spectra" / spectrum_file("ClassStructure", "train", "end"))
-    whole = spectra["end", "train", "GaussNewton"]
+    found, whole = demo.structure, demo.spectra["end", "train", "GaussNewton"]
     error = np.hypot(whole.trace_standard_error, np.linalg.norm(found.trace_errors))
     yield (
         "class structure: the traces of the parts of G sum to that of G within three standard errors",
@@ -169,7 +159,7 @@ def each_part(folder: Path, spectra: dict[Key, Spectrum]) -> Iterator[Check]:
     )
     yield (
         "class structure: its outliers of Hess are those of the spectrum",
-        (np.allclose(found.outliers, spectra["end", "train", "Hessian"].outliers, rtol=1e-4)),
+        (np.allclose(found.outliers, demo.spectra["end", "train", "Hessian"].outliers, rtol=1e-4)),
     )
     yield (
         "class structure: the outliers lie in the span of the means",
@@ -181,12 +171,11 @@ def each_part(folder: Path, spectra: dict[Key, Spectrum]) -> Iterator[Check]:
 
 def checks(folder: Path) -> Iterator[Check]:
     """All checks, in the order in which a fault in one explains those in the next."""
-    history = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    spectra = read_spectra(folder)
-    yield from each_file(folder, history)
-    yield from each_spectrum(spectra, history)
-    yield from each_sum(spectra)
-    yield from each_part(folder, spectra)
+    demo = read_demo(folder)
+    yield from each_file(folder, demo)
+    yield from each_spectrum(demo)
+    yield from each_sum(demo)
+    yield from each_part(demo)
 
 
 def main() -> int:

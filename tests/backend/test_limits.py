@@ -4,14 +4,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
-from hesspec.backend import memory
-from hesspec.backend.limits import host_memory
+from hesspec.backend import limits, memory
+from hesspec.backend.limits import available_memory, host_memory, resident_memory, virtual_memory
 
 NO_LIMIT = "9223372036854771712"  # as version 1 writes it
 
@@ -19,7 +18,7 @@ NO_LIMIT = "9223372036854771712"  # as version 1 writes it
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Function from the lines of /proc/self/cgroup and files of groups to what is left; the system has 1,000,000."""
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    monkeypatch.setattr(limits, "available_memory", lambda: 1_000_000)
 
     def left(lines: str, files: dict[str, str]) -> int:
         (tmp_path / "cgroup").write_text(lines)
@@ -113,6 +112,14 @@ def test_an_address_space_that_is_limited_counts():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert 0.5 * room < int(done.stdout) <= room
+
+
+def test_sizes_are_those_of_psutil():
+    ours = available_memory(), virtual_memory(), resident_memory()
+    process = psutil.Process().memory_info()
+    # Other processes allocate meanwhile, and this one does between the two readings.
+    assert ours[0] == pytest.approx(psutil.virtual_memory().available, rel=0.5)
+    assert ours[1:] == pytest.approx((process.vms, process.rss), rel=0.05)
 
 
 def test_this_process_has_less_than_the_machine():

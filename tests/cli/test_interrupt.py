@@ -98,11 +98,12 @@ def test_a_measurement_on_a_terminal(finished):
 
 @pytest.mark.long
 def test_the_demo(here):
-    before = everything_below(here)
     with started("demo", "--out", here / "demo") as process:
-        read_until(process.stderr, "Hess, train set, initialisation ...")
+        read_until(process.stderr, "G, train set, epoch 0, ")
         interrupt(process)
-    assert everything_below(here) == before
+    (spectrum,) = (here / "demo").rglob("*.nc")
+    assert load(spectrum).attributes["matrix"] == "Hessian"
+    assert not [path for path in everything_below(here / "demo") if "unfinished" in path or path.endswith(".html")]
 
 
 @pytest.mark.long

@@ -88,6 +88,7 @@ def test_every_preset_can_be_read_and_papyan2019_is_the_protocol_of_the_paper() 
         (changed("epochs: 6", "epochs: true"), "line 5: .*true and false are not numbers"),
         (changed("[0.01]", "true"), "line 6: .*true and false are not numbers"),
         (GOOD + "  steps: true\n", "line 9: .*true and false are not numbers"),
+        (GOOD + "  structure: ent\n", "^[^:]*line 9: measure.structure is 'ent': it must be true, false or 'end'\\.$"),
         (GOOD + "  seed: false\n", "line 9: .*true and false are not numbers"),
         (changed("[0.01]", "[.inf]"), "line 6: training.learning_rates.0 is inf: .*finite"),
         (changed("training:", "epochs: 3\ntraining:"), "line 4: .*; it belongs under training or measure or data"),
@@ -109,7 +110,8 @@ def test_numbers_are_what_they_look_like() -> None:
     study = parse_study(changed("[3, 5]", "[010, 5]").replace("[0.01]", "[1e-3, 2.5E-3, .5, 1]"), "study.yaml")
     assert study.samples_per_class == [10, 5]
     assert study.training.rates == [1e-3, 2.5e-3, 0.5, 1.0]
-    assert parse_study(GOOD + "  structure: true\n", "study.yaml").measure.structure
+    assert parse_study(GOOD + "  structure: true\n", "study.yaml").measure.structure is True
+    assert parse_study(GOOD + "  structure: end\n", "study.yaml").measure.structure == "end"
     # A country, and not a truth value.
     with pytest.raises(ValueError, match="there is no data set 'no'"):
         parse_study(changed("digits", "no"), "study.yaml")

@@ -298,6 +298,13 @@ def test_class_structures_are_measured_where_they_are_asked_for(tmp_path: Path) 
     assert task(tmp_path, text).done
 
 
+def test_class_structures_of_the_end_only(tmp_path: Path) -> None:
+    (found,) = tasks_of(config(STUDY.replace("steps: 3", "steps: 3, structure: end")), tmp_path)
+    assert len(found.epochs) == 3
+    places = {(place.epoch, place.split) for place in found.measurements if place.what == "ClassStructure"}
+    assert places == {(found.epochs[-1], split) for split in ("train", "test")}
+
+
 def test_the_end_of_a_training_need_not_be_measured(tmp_path: Path) -> None:
     text = STUDY.replace("[0, 2, end]", "[0, 1]").replace("[hess, g]", "[g]")
     run_study(config(text), tmp_path)

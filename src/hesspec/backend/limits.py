@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import psutil
-
-__all__ = ["host_memory"]
+__all__ = ["available_memory", "host_memory", "resident_memory", "virtual_memory"]
 
 GROUPS: Final = Path("/sys/fs/cgroup")
 PROCESS: Final = Path("/proc/self")
@@ -35,11 +33,32 @@ def host_memory(groups: Path = GROUPS, process: Path = PROCESS) -> int:
     groups, process : Path
         Folders in which the kernel describes the control groups and this process.
     """
-    left = [psutil.virtual_memory().available, *_left_in_groups(groups, process)]
+    left = [available_memory(), *_left_in_groups(groups, process)]
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
-        left.append(limit - psutil.Process().memory_info().vms)
+        left.append(limit - virtual_memory())
     return max(int(min(left)), 0)
+
+
+def available_memory() -> int:
+    """Return the bytes that the system can give to new work without swapping, as the kernel estimates them."""
+    sizes = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    return int(sizes["MemAvailable"].removesuffix("kB")) * 1024
+
+
+def virtual_memory() -> int:
+    """Return the bytes of the address space of this process."""
+    return _size_of_process(0)
+
+
+def resident_memory() -> int:
+    """Return the bytes of this process that are in physical memory."""
+    return _size_of_process(1)
+
+
+def _size_of_process(field: int) -> int:
+    pages = (PROCESS / "statm").read_text(encoding="ascii").split()
+    return int(pages[field]) * resource.getpagesize()
 
 
 def _left_in_groups(groups: Path, process: Path) -> Iterator[int]:

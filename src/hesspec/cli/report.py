@@ -38,7 +38,7 @@ def command(
     """Write report.html, one page that shows all spectra in a folder and opens without an internet connection.
 
     A folder of several studies or runs gives one page with all of them. If the folder contains a training.json as
-    `hesspec demo` writes it, the page also shows the training. Files that cannot be read are reported, here and on the
+    `hesspec study` writes it, the page also shows the training. Files that cannot be read are reported, here and on the
     page, and left out; the exit status is then 1.
     """
     with console.notes.status(Text(f"Reading {printable(str(folder))} ...")):

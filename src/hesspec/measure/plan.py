@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from hesspec.backend.arithmetic import full_float32
+from hesspec.backend.limits import resident_memory
 from hesspec.backend.memory import in_words
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.number_text import duration
@@ -312,4 +311,4 @@ def _allocated(device: torch.device) -> int:
     """Bytes that this process has allocated on the device."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    return int(psutil.Process(os.getpid()).memory_info().rss)
+    return resident_memory()

@@ -318,8 +318,8 @@ class MeasureConfig(StudyModel):
         Names or patterns of parameters, as in `hesspec.Hessian`.
     memory : str or None
         Memory for a measurement, such as "8GB".
-    structure : bool
-        Whether to measure the class structure of G as well.
+    structure : bool or "end"
+        Whether to measure the class structure of G as well; "end" for the last of the epochs only.
     laplace : bool
         Whether to compute the evidence of the Laplace approximation from the spectra of G on the training set.
     """
@@ -334,7 +334,7 @@ class MeasureConfig(StudyModel):
     samples: int | None = Field(None, ge=1)
     params: list[str] | None = None
     memory: str | None = None
-    structure: bool = False
+    structure: bool | Literal["end"] = False
     laplace: bool = False
 
     @field_validator("matrices")
@@ -343,6 +343,13 @@ class MeasureConfig(StudyModel):
         if not names:
             raise ValueError("it is empty; name at least one matrix")
         return matrix_names(names)
+
+    @field_validator("structure", mode="before")
+    @classmethod
+    def _whether_or_where(cls, value: object) -> object:
+        if not isinstance(value, bool) and value != END:
+            raise ValueError(f"it must be true, false or {END!r}")
+        return value
 
     @field_validator("memory")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -22,7 +22,7 @@ class StudyModel(BaseModel):
     def _no_truth(cls, value: object, info: ValidationInfo) -> object:
         """Refuse true and false in the place of 1 and 0."""
         wanted = cls.model_fields[str(info.field_name)].annotation
-        if wanted is not bool and any(
+        if bool not in (wanted, *get_args(wanted)) and any(
             isinstance(each, bool) for each in (value if isinstance(value, list) else [value])
         ):
             raise ValueError("true and false are not numbers")

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 # and a product with a matrix takes `Matrix.tangent` of them.
 STEP, EVALUATION = 3.0, 1.0
 STRUCTURE_PASSES = 4.0
+STRUCTURE_SPECTRA = 3  # of the Hessian, also without class means, and without class and cross-class means
 AUTO_STEPS = 64  # number of steps assumed for "auto"
 # Share of the time that may be spent on writing states for resuming a training.
 SAVING = 0.1
@@ -406,8 +407,11 @@ def _measure(
     what = f"{name}, {measurement.split} set, epoch {measurement.epoch}, {task.name}"
     work = work_of(task, [measurement])
 
-    def on_progress(_matrix: str, done: float, total: float | None) -> None:
-        report(what, work * done / total if total else 0.0)
+    parts: dict[str, float] = {}
+
+    def on_progress(part: str, done: float, total: float | None) -> None:
+        parts[part] = done / total if total else 0.0
+        report(what, work * sum(parts.values()) / (STRUCTURE_SPECTRA if measurement.what == STRUCTURE else 1))
 
     report(what, 0.0)
     logger.info("%s", what)

@@ -282,11 +282,19 @@ class Task:
     @property
     def measurements(self) -> list[Measurement]:
         """All requested measurements, in the order of training."""
-        of_all = [*self.measure.matrices, *([STRUCTURE] if self.measure.structure else [])]
-        # The evidence comes after the spectrum that it is computed from.
-        of_train = [*of_all, *([EVIDENCE] if self.measure.laplace else [])]
-        places = itertools.product(self.epochs, self.measure.splits)
-        return [Measurement(*place, what) for place in places for what in (of_train if place[1] == "train" else of_all)]
+        how = self.measure
+
+        def of(epoch: int, split: str) -> Iterator[str]:
+            yield from how.matrices
+            if how.structure is True or (how.structure == END and epoch == self.epochs[-1]):
+                yield STRUCTURE
+            # The evidence comes after the spectrum that it is computed from.
+            if how.laplace and split == "train":
+                yield EVIDENCE
+
+        return [
+            Measurement(*place, what) for place in itertools.product(self.epochs, how.splits) for what in of(*place)
+        ]
 
     @property
     def best(self) -> TrainingRun | None:
