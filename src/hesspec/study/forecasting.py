@@ -298,6 +298,6 @@ def _seconds(work: Callable[[], object]) -> float:
 def _once(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -148,7 +148,7 @@ def preserved_randomness() -> Iterator[None]:
     """Restore the states of all global random number generators on exit: PyTorch's, NumPy's and Python's."""
     state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global generator is what is preserved
     # Not before CUDA is used: processes could not be forked afterwards.
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices):
         try:
             yield
