@@ -14,21 +14,16 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorConverter
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._device import _device_constructors
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from hesspec.operators.data import structures
 
 __all__ = ["GPU", "Waits", "on_gpu", "pretended_gpu"]
 
 aten: Any = torch.ops.aten
 
 GPU = torch.device("cuda", 0)
-FAKE: Any = torch._C._TorchDispatchModeKey.FAKE
 # Memory that the GPU has, all of it free.
 MEMORY = 8 << 30
 # Operations that take tensors of several devices.
@@ -89,10 +84,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if func is torch.ops.prim.device.default:
         # For PyTorch's own C++, which would otherwise select the GPU through its driver.
         return torch.device("cpu")
-    leaves = pytree.tree_leaves((args, kwargs))
-    if any(isinstance(leaf, FakeTensor) for leaf in leaves):
-        return func(*args, **kwargs)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     target = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
     here = target.type == "cuda" if target else any(isinstance(tensor, OnGPU) for tensor in tensors)
     here = isinstance(args[0], OnGPU) if func is aten.copy_.default else here
@@ -147,24 +139,11 @@ def _count(name: str, *, moved: bool) -> None:
         OnGPU.waits.kernels += 1
 
 
-class _Factories(TorchDispatchMode):
-    """Operations without tensors that make one on the GPU, from traced graphs."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        device = kwargs.get("device")
-        if device is None or torch.device(device).type != "cuda" or torch._C._get_dispatch_mode(FAKE) is not None:
-            return func(*args, **kwargs)
-        return _run(func, args, kwargs)
-
-
 class _Calls(TorchFunctionMode):
     """Calls from Python that name the GPU, before PyTorch looks for its driver."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if torch._C._get_dispatch_mode(FAKE) is not None:
-            return func(*args, **kwargs)
         # There is nothing to pin memory for.
         kwargs.pop("pin_memory", None)
         moves = func in (Tensor.to, Tensor.cuda, Tensor.cpu)
@@ -201,44 +180,18 @@ def _moved(tensor: Tensor, device: torch.device, args: Any, kwargs: dict[str, An
 
 
 def on_gpu(given: Any) -> Any:
-    """Move a module, in place, or the tensors of a structure to the pretended GPU."""
-    if isinstance(given, nn.Module):
-        for module in given.modules():
-            for name, value in module._parameters.items():
-                if value is not None:
-                    module._parameters[name] = nn.Parameter(OnGPU(value.detach()), value.requires_grad)
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    module._buffers[name] = OnGPU(buffer)
-        return given
+    """Copy the tensors of a structure to the pretended GPU."""
     return pytree.tree_map(lambda leaf: OnGPU(leaf) if isinstance(leaf, Tensor) else leaf, given)
 
 
 @contextmanager
 def pretended_gpu() -> Iterator[Waits]:
     """Run with a pretended GPU; yields the counts of waits for it, which may be cleared."""
-    of_others = FakeTensorConverter.from_real_tensor
-    known: dict[tuple[int, int], tuple[Any, Tensor]] = {}
-
-    def from_real_tensor(converter: Any, mode: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(tensor, OnGPU):
-            return of_others(converter, mode, tensor, *args, **kwargs)
-        key = id(mode), id(tensor)
-        if key not in known:
-            with mode:
-                made = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=GPU)
-            known[key] = (mode, tensor), made.requires_grad_(tensor.requires_grad)
-        return known[key][1]
-
     OnGPU.waits = Waits()
-    plain = structures._is_plain
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(structures, "_is_plain", lambda t: isinstance(t, OnGPU) or plain(t)))
-        stack.enter_context(mock.patch.object(FakeTensorConverter, "from_real_tensor", from_real_tensor))
         stack.enter_context(mock.patch("torch.cuda.mem_get_info", return_value=(MEMORY, MEMORY)))
         stack.enter_context(mock.patch("torch.cuda.memory_reserved", return_value=0))
         stack.enter_context(mock.patch("torch.cuda.memory_allocated", return_value=0))
         stack.enter_context(mock.patch("torch.cuda.get_device_name", return_value="pretended"))
-        stack.enter_context(_Factories())
         stack.enter_context(_Calls())
         yield OnGPU.waits

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+
+from hesspec.operators.engine.graph.nodes import alike, descendants
 
 __all__ = ["restricted"]
 
@@ -37,8 +39,8 @@ def restricted(graph: fx.Graph, num_residuals: int, block: Sequence[int]) -> fx.
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     tangents = inputs[num_residuals:]
     inside = [tangents[place] for place in block]
-    reached = _reached(graph, inside)
-    zeros = _reached(graph, tangents) - reached
+    reached = descendants(graph, inside)
+    zeros = descendants(graph, tangents) - reached
     products = cast("Sequence[fx.Node]", graph.output_node().args[0])
     wanted = [products[place] for place in block]
     # What each sum stands for without its zeros, and what the products need.
@@ -72,22 +74,14 @@ def restricted(graph: fx.Graph, num_residuals: int, block: Sequence[int]) -> fx.
     return small
 
 
-def _reached(graph: fx.Graph, sources: Collection[fx.Node]) -> set[fx.Node]:
-    found = set(sources)
-    for node in graph.nodes:
-        if node.op != "output" and any(source in found for source in node.all_input_nodes):
-            found.add(node)
-    return found
-
-
 def _other_term(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
     """Other term of a sum or difference with a zero, if it has the shape, dtype and strides of the result."""
     if node.target not in (aten.add.Tensor, aten.sub.Tensor) or node.kwargs:
         return None
     one, other = node.args
-    if other in zeros and isinstance(one, fx.Node) and _alike(one, node):
+    if other in zeros and isinstance(one, fx.Node) and alike(one, node):
         return one
-    return other if one in zeros and isinstance(other, fx.Node) and _alike(other, node) else None
+    return other if one in zeros and isinstance(other, fx.Node) and alike(other, node) else None
 
 
 def _zero(graph: fx.Graph, node: fx.Node) -> fx.Node:
@@ -100,10 +94,3 @@ def _zero(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 def _zeros(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty_strided(shape, strides, dtype=dtype, device=device).zero_()
-
-
-def _alike(one: fx.Node, other: fx.Node) -> bool:
-    a, b = one.meta.get("val"), other.meta.get("val")
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        return False
-    return bool((a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride()))

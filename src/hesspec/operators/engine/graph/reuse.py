@@ -6,9 +6,10 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from hesspec.operators.engine.budget import is_view
+from hesspec.operators.engine.graph.nodes import alike
 
 __all__ = ["reuse_memory"]
 
@@ -57,7 +58,7 @@ def reuse_memory(graph: fx.Graph) -> fx.Graph:
 
     def free(node: fx.Node, operand: Any) -> bool:
         """Whether `node` may write into the memory of an operand."""
-        if operand not in owned or not _alike(node, operand):
+        if operand not in owned or not alike(node, operand):
             return False
         return all(user is node or (place[user] < place[node] and user in owned) for user in operand.users)
 
@@ -90,10 +91,3 @@ def _owns(node: fx.Node) -> bool:
     return (
         schema is not None and not is_view(node.target) and all(result.alias_info is None for result in schema.returns)
     )
-
-
-def _alike(node: fx.Node, operand: fx.Node) -> bool:
-    ours, theirs = node.meta.get("val"), operand.meta.get("val")
-    if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
-        return False
-    return (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)

@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
+
+from hesspec.operators.engine.graph.nodes import alike
 
 __all__ = ["merge_equal", "simplify"]
 
@@ -60,7 +62,7 @@ def simplify(graph: fx.Graph) -> None:
         source = _unchanged(node)
         if source is None and node.target is aten.add.Tensor and not node.kwargs:
             source = _nonzero_summand(node, zeros)
-        if source is not None and _alike(source, node):
+        if source is not None and alike(source, node):
             node.replace_all_uses_with(source)
         elif _is_zero(node, zeros):
             zeros.add(node)
@@ -105,10 +107,3 @@ def _is_zero(node: fx.Node, zeros: set[Any]) -> bool:
     if target in LINEAR:
         return node.args[0] in zeros or (target is aten.mul.Tensor and node.args[1] in zeros)
     return False
-
-
-def _alike(one: fx.Node, other: fx.Node) -> bool:
-    a, b = one.meta.get("val"), other.meta.get("val")
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        return False
-    return bool((a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride()))

@@ -21,6 +21,7 @@ from hesspec.operators.engine.budget import PassBytes, RandomOperationError, dra
 from hesspec.operators.engine.graph.detached import Detached
 from hesspec.operators.engine.graph.fourier import prefer_fourier
 from hesspec.operators.engine.graph.kernels import prefer_fast_convolutions, prefer_fast_products
+from hesspec.operators.engine.graph.nodes import ancestors, descendants
 from hesspec.operators.engine.graph.precision import lower_products
 from hesspec.operators.engine.graph.quiet import quiet_tracer
 from hesspec.operators.engine.graph.recording import record
@@ -138,7 +139,7 @@ def trace_linear(
     simplify(graph)
     merge_equal(graph)
     vectors = [node for node in graph.nodes if node.op == "placeholder"][len(primals) :]
-    dependent = _descendants(graph, vectors)
+    dependent = descendants(graph, vectors)
     prefer_fourier(graph, dependent)
     prefer_fast_convolutions(graph, dependent)
     free_of_strides(graph)
@@ -190,12 +191,12 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     graph, constants = _copy(joint), cast("nn.Module", joint.owning_module)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
-    dependent = _descendants(graph, placeholders[num_primals:])
+    dependent = descendants(graph, placeholders[num_primals:])
     if bfloat16:
         lower_products(graph, dependent)
-        dependent = _descendants(graph, placeholders[num_primals:])
+        dependent = descendants(graph, placeholders[num_primals:])
         value, *products = cast("Sequence[fx.Node]", graph.output_node().args[0])
-    influential = _ancestors(graph, value)
+    influential = ancestors(graph, value)
     inner = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
     # A product that does not depend on v (zero for a parameter without influence) is also a residual.
     residuals = [
@@ -204,7 +205,7 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
         if node not in dependent and (any(user in dependent for user in node.users) or node in products)
     ]
     # Transforms of weights, scales of batch norm: once for all batches rather than with each of them.
-    varying = _descendants(graph, placeholders[num_fixed:])
+    varying = descendants(graph, placeholders[num_fixed:])
     common = [node for node in residuals if node not in varying and node.op == "call_function"]
     residuals = [node for node in residuals if node not in common]
     shared = _subgraph(placeholders[:num_fixed], [node for node in inner if node not in varying], common)
@@ -215,7 +216,7 @@ def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     for group in groups:
         mine, tangents = tangents[: group.tangents], tangents[group.tangents :]
         wanted, results = results[: group.products], results[group.products :]
-        reached = _descendants(graph, mine)
+        reached = descendants(graph, mine)
         parts.append(_subgraph([*common, *residuals, *mine], [node for node in inner if node in reached], wanted))
     # Memory is counted before reuse of memory, which only reduces it.
     size = trace_bytes(shared, primal, parts)
@@ -247,24 +248,6 @@ def _copy(graph: fx.Graph) -> fx.Graph:
     copied = fx.Graph()
     copied.output(copied.graph_copy(graph, {}))
     return copied
-
-
-def _descendants(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
-    """Return the sources and all operations that depend on them."""
-    found = set(sources)
-    for node in graph.nodes:
-        if node.op != "output" and any(source in found for source in node.all_input_nodes):
-            found.add(node)
-    return found
-
-
-def _ancestors(graph: fx.Graph, result: fx.Node) -> set[fx.Node]:
-    """Return the result and all nodes that it depends on."""
-    found = {result}
-    for node in reversed(graph.nodes):
-        if node in found:
-            found.update(node.all_input_nodes)
-    return found
 
 
 def _subgraph(inputs: Sequence[fx.Node], operations: Sequence[fx.Node], results: Sequence[fx.Node]) -> fx.Graph:
