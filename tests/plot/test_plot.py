@@ -6,12 +6,14 @@ from dataclasses import replace
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from made_spectra import OUTLIERS, P, make_spectrum, overlapping, texts, value_labels
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
+import hesspec
 from hesspec.backend.number_text import three_digits
 from hesspec.plot import (
     bulk_on_logarithmic_axis,
@@ -80,6 +82,17 @@ def test_the_legend_counts_outliers_and_says_how_the_matrices_add_up(components)
         "H: no outliers",
     ]
     assert legend.get_title().get_text() == "A network"
+
+
+def test_weak_evidence_for_outliers_is_said():
+    # Nine eigenvalues before a power law: p = 0.11.
+    values = np.concatenate([np.linspace(32, 20, 9), 8 * np.arange(1, 60) ** -0.45])
+    spectrum = hesspec.spectrum(torch.diag(torch.from_numpy(values)), steps=len(values))
+    least = spectrum.outlier_p_values.min()
+    assert 0.05 < least <= 0.2
+    (legend,) = spectrum.plot().legends
+    apart = int((spectrum.outlier_p_values <= least).sum())
+    assert legend.get_texts()[0].get_text().endswith(f"no outliers ({apart} apart, p = {least:.2g})")
 
 
 def test_the_sum_is_not_claimed_where_a_matrix_is_missing(components):

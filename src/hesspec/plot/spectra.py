@@ -25,6 +25,7 @@ from hesspec.plot.style import (
     tail_verdict,
     without_unit,
 )
+from hesspec.spectra.described import outlier_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,9 +166,8 @@ def legend_labels(spectra: Mapping[str, Spectrum]) -> list[str]:
     matrices = {spectrum.attributes.get("matrix") for spectrum in spectra.values()}
     labels = []
     for label, spectrum in spectra.items():
-        count = spectrum.outliers.size
         equation = " = G + H" if label == "Hess" and {"Hessian", "GaussNewton", "Residual"} <= matrices else ""
-        labels.append(f"{label}{equation}: {count or 'no'} outlier{'' if count == 1 else 's'}")
+        labels.append(f"{label}{equation}: {outlier_words(spectrum)}")
     return labels
 
 

@@ -11,6 +11,7 @@ from hesspec.report import tables
 from hesspec.report.collection import Collection, Training
 from hesspec.report.member import Member, distinct
 from hesspec.report.progress import progress, trainings
+from hesspec.spectra.described import outlier_words
 from hesspec.spectra.informative import negative_text, trace_text
 
 __all__ = [
@@ -108,7 +109,7 @@ def sentence(member: Member, *, with_run: bool = False) -> dict[str, str]:
     spectrum = member.spectrum
     count = spectrum.outliers.size
     classes = spectrum.attributes.get("classes")
-    words = f"{count or 'no'} outlier{'' if count == 1 else 's'}"
+    words = outlier_words(spectrum)
     if count and classes == count and not isinstance(classes, bool):
         words += ", as many as classes"
     parts = [words]

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["dataframe_of", "summary_of", "tables_of", "units_of"]
+__all__ = ["dataframe_of", "outlier_words", "summary_of", "tables_of", "units_of"]
 
+# Up to this p-value, a bulk without outliers rarely enough looks as if it had some to say so: one in five.
+WEAK: Final = 0.2
 # Fields in units of eigenvalues.
 EIGENVALUES: Final = ("eigenvalues", "error_bounds", "bulk_nodes", "ritz_values", "ritz_bounds")
 
@@ -45,6 +47,15 @@ def summary_of(spectrum: Spectrum) -> dict[str, str]:
         **({"not known": " ".join(unknown)} if (unknown := hints(spectrum)) else {}),
     }
     return {"matrix": str(spectrum.attributes["matrix"]), **rows} if "matrix" in spectrum.attributes else rows
+
+
+def outlier_words(spectrum: Spectrum) -> str:
+    """Number of outliers as text; where there are none, how many eigenvalues stand apart with weaker evidence."""
+    count, p_values = spectrum.outliers.size, spectrum.outlier_p_values
+    least = float(p_values.min(initial=1.0))
+    if count or least > WEAK:
+        return f"{count or 'no'} outlier{'' if count == 1 else 's'}"
+    return f"no outliers ({int((p_values <= least).sum())} apart, p = {least:.2g})"
 
 
 def tables_of(spectrum: Spectrum) -> list[TextTable]:
