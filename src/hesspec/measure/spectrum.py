@@ -170,7 +170,7 @@ def spectrum(
     True
     """
     if not is_real(tolerance) or not tolerance > 0:
-        raise ValueError(f"tolerance is {tolerance!r}; it must be a positive number.")
+        raise ValueError(f"tolerance is {tolerance!r}; it must be positive.")
     if trace is not None and not (isinstance(trace, int | float) and 0 < trace < 1):
         raise ValueError(f"trace is {trace!r}; it must be a relative error between 0 and 1, such as 0.02.")
     with steps_of(f"spectrum of {name_of(operator)}", on_step, wanted=progress) as shown:

@@ -170,9 +170,10 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     verdict = replace(_judge(there, few, direction, found, truth, given.samples), surrogate=truth.surrogate)
     if not verdict.agrees or verdict.surrogate or 0 < norm <= NEARLY_ZERO:
         return verdict
+    near = length(truth.product)
     # Their memory is needed for the second comparison.
     del there, values, truth, found
-    return _at_the_point(passes, few, direction, verdict)
+    return _at_the_point(passes, few, direction, verdict, near)
 
 
 def _judge(
@@ -311,8 +312,10 @@ def _at_kinks(passes: Passes, batch: Batch, direction: Sequence[Tensor], verdict
     return Verdict(apart <= SETTLES, apart, text)
 
 
-def _at_the_point(passes: Passes, few: Batch, direction: Sequence[Tensor], verdict: Verdict) -> Verdict:
+def _at_the_point(passes: Passes, few: Batch, direction: Sequence[Tensor], verdict: Verdict, near: float) -> Verdict:
     """Judge products at the parameters themselves, unless they are at kinks; the verdict near them if they are.
+
+    `near` is the norm of the product near them.
 
     Where a function has no derivative, PyTorch returns zero, also if the loss is smooth there: the curvature of
     `weight.norm() ** 2` is lost for weights that are zero, and that of `x.abs() ** 2` where x is zero. Near such points
@@ -331,7 +334,9 @@ def _at_the_point(passes: Passes, few: Batch, direction: Sequence[Tensor], verdi
         )
     truth = _Truth(risk.parameters.real(settling.product), risk.parameters.real(settling.changes))
     size, unsure = length(truth.product), length(truth.changes)
-    if not truth.is_finite or not unsure <= TELLS * size:
+    # Products of gradients that are zero but for their rounding are rounding, too.
+    rounding = KINK[differences.dtype] * near
+    if not truth.is_finite or not unsure <= TELLS * size or size <= rounding:
         return verdict
     try:
         found = passes.trial_by_rules(few, direction)
