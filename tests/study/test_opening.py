@@ -7,8 +7,9 @@ import xarray as xr
 from hesspec import load
 from hesspec.study import open as open_study
 from hesspec.study.running import run_study
-from hesspec.study.store import tasks_of, write_study
+from hesspec.study.store import tasks_of
 from hesspec.study.study_file import parse_study
+from hesspec.study.study_folder import write_study
 
 STUDY = """\
 datasets: digits

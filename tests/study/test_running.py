@@ -21,8 +21,9 @@ from hesspec.study import Dataset, StudyError, running
 from hesspec.study.config import StudyConfig
 from hesspec.study.locking import lock
 from hesspec.study.running import run_study
-from hesspec.study.store import Task, read_study, tasks_of
+from hesspec.study.store import Task, tasks_of
 from hesspec.study.study_file import parse_study
+from hesspec.study.study_folder import read_study
 
 STUDY = """\
 datasets: digits

@@ -19,7 +19,8 @@ from hesspec.report import write_report
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study import EpochRecord, StudyConfig, load_study, run_study
-from hesspec.study.store import STRUCTURE, read_study, tasks_of
+from hesspec.study.store import STRUCTURE, tasks_of
+from hesspec.study.study_folder import read_study
 
 __all__ = ["CHECKPOINTS", "Demo", "demo", "demo_study", "read_demo"]
 

@@ -23,7 +23,8 @@ from hesspec.study.failures import TASK_ERRORS, is_task_error, raise_failures, r
 from hesspec.study.folders import check_there
 from hesspec.study.locking import lock, note_memory, noted_memory
 from hesspec.study.running import Networks, lost_of, run_task, work_of
-from hesspec.study.store import Task, tasks_of, write_study
+from hesspec.study.store import Task, tasks_of
+from hesspec.study.study_folder import write_study
 
 __all__ = ["run_on_ray"]
 

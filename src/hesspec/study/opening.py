@@ -20,7 +20,8 @@ from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.columns import RANKED, SCALARS, UNITS, fill
 from hesspec.study.folders import STUDY_FILE
 from hesspec.study.recorded import open_recorded
-from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, read_study, tasks_of
+from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, tasks_of
+from hesspec.study.study_folder import read_study
 
 __all__ = ["open_study"]
 

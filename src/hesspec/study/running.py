@@ -28,7 +28,8 @@ from hesspec.study.locking import lock
 from hesspec.study.measuring import Attribute, measure, measure_structure
 from hesspec.study.monitoring import TrainingMonitor, TrainingShares, monitors_of
 from hesspec.study.networks import build_network
-from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, tasks_of, write_study
+from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, tasks_of
+from hesspec.study.study_folder import write_study
 from hesspec.study.text_files import is_text
 from hesspec.study.training import EpochRecord, TrainingState, train
 

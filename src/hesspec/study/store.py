@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,21 +12,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from hesspec.backend.files import LONGEST_NAME, safe_name, write_bytes
+from hesspec.backend.files import LONGEST_NAME, safe_name
 from hesspec.backend.netcdf import NewerFormatError
 from hesspec.spectra.record import load
 from hesspec.study.checkpoints import has_training_state, is_whole
 from hesspec.study.config import END, DataConfig, MeasureConfig, OptimizerConfig, StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
-from hesspec.study.folders import RUNS, STUDY_FILE, check_there, hold, remove_left, without_links
+from hesspec.study.folders import RUNS, STUDY_FILE, check_there, remove_left, without_links
 from hesspec.study.optimizers import SGD
 from hesspec.study.records import read_history, read_json, write_json
 from hesspec.study.settings import MonitorSettings, ShareSettings, TrainingSettings
 from hesspec.study.start_config import SCRATCH, StartConfig
 from hesspec.study.starting import Start, start_of
-from hesspec.study.study_file import parse_study, study_text
+from hesspec.study.study_folder import read_code
 from hesspec.study.training import EpochRecord
 
 __all__ = [
@@ -38,17 +35,12 @@ __all__ = [
     "TrainingRun",
     "is_whole_result",
     "key_of",
-    "read_study",
     "tasks_of",
-    "write_study",
 ]
 
 HISTORY: Final = "training.json"
 DIVERGED: Final = "diverged.json"
 STRUCTURE, EVIDENCE = "ClassStructure", "Evidence"
-CODE: Final = "code.json"
-WRITTEN_AGAIN: Final = "The study writes it again."
-STUDY_LOCK: Final = ".study.lock"
 
 # Part of every key, so that results of versions that train or measure differently are not mixed.
 FORMAT = 1
@@ -374,7 +366,7 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
         Digests from `code_of`. By default those of the last run of the study, so that its results can be read without
         the user's code, or after it has changed.
     """
-    code = _read_code(folder) if code is None else code
+    code = read_code(folder) if code is None else code
     study = (config, folder, code)
     axes = itertools.product(config.datasets, config.networks, config.optimizers, config.start, config.seeds)
     tasks = [
@@ -444,64 +436,3 @@ def _settings(
         monitor=None if monitor is None else MonitorSettings(**monitor.model_dump()),
         shares=None if shares is None else ShareSettings(**shares.model_dump()),
     )
-
-
-def write_study(config: StudyConfig, folder: Path, code: Mapping[str, str]) -> None:
-    """Write the study file and the digests of code next to the results, replacing earlier ones.
-
-    An equivalent file is left unchanged: it may be the user's own, with comments.
-
-    Raises
-    ------
-    NotADirectoryError
-        If the folder is a file, or has a symbolic link instead of a folder.
-    OSError
-        If a file cannot be written.
-    """
-    if folder.is_file():
-        raise NotADirectoryError(
-            f"The results would be written to a folder {str(folder)!r}, but that is a file; use another one."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with hold(without_links(folder, folder / RUNS) / STUDY_LOCK, wait=True):
-        remove_left(folder)
-        if code or (folder / CODE).is_file():
-            write_json(folder / CODE, code)
-        if (folder / STUDY_FILE).is_file() and _says(folder / STUDY_FILE, config):
-            return
-        content = config.model_dump(mode="json", exclude_none=True)
-        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-        write_bytes(folder / STUDY_FILE, text.encode())
-
-
-def _says(file: Path, config: StudyConfig) -> bool:
-    try:
-        return parse_study(study_text(file), str(file)) == config
-    except ValueError:
-        return False  # of another version, or damaged
-
-
-def _read_code(folder: Path) -> dict[str, str]:
-    file = folder / CODE
-    if not file.is_file():
-        return {}
-    content = read_json(file, WRITTEN_AGAIN)
-    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
-        raise ValueError(f"The file {str(file)!r} is damaged: it has no digests of code. {WRITTEN_AGAIN}")
-    return content
-
-
-def read_study(folder: str | os.PathLike[str]) -> StudyConfig:
-    """Read the study in a folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If its file is not valid.
-    """
-    file = Path(folder) / STUDY_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no study in {str(folder)!r}: it has no {STUDY_FILE}.")
-    return parse_study(study_text(file), str(file))

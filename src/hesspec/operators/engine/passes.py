@@ -304,7 +304,7 @@ class Passes(ABC):
     def _untraced(self, batch: Batch) -> PrimalPass:
         if self.mode == "double backward":
             return self._retain(batch)
-        plain = self._plain(double=self.mode == "differences" and self._inspection.double)
+        plain = self.risk.plain(double=self.mode == "differences" and self._inspection.double)
         value, unused = self._plain_pass(plain, batch)
         return PrimalPass(value, self._plainly(plain, batch), unused)
 
@@ -449,9 +449,6 @@ class Passes(ABC):
 
     # The user's own module -------------------------------------------------------------------------------------------
 
-    def _plain(self, *, double: bool) -> PlainModel:
-        return self.risk.plain(double=double)
-
     @contextmanager
     def _held(self, plain: PlainModel) -> Iterator[PlainModel]:
         with plain.held(self.risk.parameters.natural(self.risk.parameters.values)):
@@ -462,11 +459,9 @@ class Passes(ABC):
         with self._held(plain), torch.enable_grad():
             outputs, loss = self.risk.plainly(plain, batch)()
             value = loss(outputs)
-            found: Sequence[Tensor | None] = (
-                torch.autograd.grad(value, plain.leaves, allow_unused=True)
-                if value.requires_grad
-                else [None] * len(plain.leaves)
-            )
+            found: Sequence[Tensor | None] = [None] * len(plain.leaves)
+            if value.requires_grad:
+                found = torch.autograd.grad(value, plain.leaves, allow_unused=True)
         names = self.risk.parameters.names
         unused = [name for name, part in zip(names, found, strict=True) if part is None]
         return value.detach().to(self.risk.parameters.dtype), unused
@@ -475,7 +470,7 @@ class Passes(ABC):
         """Bytes of a gradient of the user's own module."""
         key = ("gradient", self._key(batch))
         if key not in self._graphs:
-            plain = self._plain(double=self._inspection.double)
+            plain = self.risk.plain(double=self._inspection.double)
             with self._held(plain), torch.enable_grad():
                 evaluate = self.risk.plainly(plain, batch)
 
