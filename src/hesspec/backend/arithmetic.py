@@ -13,7 +13,7 @@ __all__ = ["full_float32", "is_full_float32"]
 # TF32 by default for convolutions on CUDA, and everywhere what `torch.set_float32_matmul_precision` says.
 ON_CUDA: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
 ON_CPU: list[Any] = [torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn]  # type: ignore[attr-defined]
-# Settings that leave float32 as it is; "none" is that of a backend without one.
+# Settings that do not round float32; "none" is that of a backend without one.
 FULL = ("ieee", "none")
 
 

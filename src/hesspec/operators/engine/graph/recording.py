@@ -73,7 +73,7 @@ def record(function: Callable[..., Sequence[Tensor] | Tensor], arguments: Sequen
     recorder = _Recorder(fakes)
     given = [fakes.from_tensor(argument) for argument in arguments]
     recorder.place(given)
-    # The cache of casts would hide operations. What is compiled runs as it is written, as do conditions, which compile
+    # The cache of casts would hide operations. Compiled code runs eagerly, as do conditions, which compile
     # themselves.
     with torch.compiler.set_stance("force_eager"), fakes, recorder, _without_cached_casts():
         results = function(*given)
