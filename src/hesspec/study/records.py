@@ -32,7 +32,7 @@ def read_json(file: Path, advice: str = AGAIN) -> Any:
     Raises
     ------
     ValueError
-        If it is no file but a pipe or a device, is not JSON, or is larger than the records of a study; the message
+        If it is a pipe or a device, is not JSON, or is larger than the records of a study; the message
         names the file.
     OSError
         If it cannot be read.

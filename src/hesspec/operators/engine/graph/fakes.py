@@ -76,7 +76,7 @@ class FakeResults:
     def _made(self, form: Any, base: torch.UntypedStorage | None) -> Any:
         if not isinstance(form, _Form):
             return form if form is None else type(form)(self._made(part, base) for part in form)
-        # Neither of this mode nor of others: it is no operation of the function.
+        # Hidden from all modes, as the function does not run it.
         with torch._C._DisableTorchDispatch():  # noqa: SLF001
             if base is None:
                 value = torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device="meta")
