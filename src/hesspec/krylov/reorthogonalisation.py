@@ -97,8 +97,8 @@ class Reorthogonalisation:
             # A pass leaves the removed component times the basis's own deviation from orthogonality; if it removes
             # much, there were two passes.
             left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * known.largest
-            # A residual that is small compared with what was removed, as where the outliers are exhausted, is left with more
-            # than semi-orthogonality allows; each further pass divides it by the basis's deviation.
+            # A residual that is small compared with what was removed, as where the outliers are exhausted, is left with
+            # more than semi-orthogonality allows; each further pass divides it by the basis's deviation.
             for _ in range(FURTHER):
                 if not self._partial or left <= self._level:
                     break
