@@ -76,7 +76,13 @@ def test_the_files(folder):
         "training-train",
     }
     assert {path.name for path in (folder / "figures").iterdir()} == {f"{figure}.png" for figure in figures}
-    assert {path.name for path in folder.iterdir()} == {"study.yaml", "runs", "figures", "report.html"}
+    assert {path.name for path in folder.iterdir()} == {
+        "study.yaml",
+        "requested.json",
+        "runs",
+        "figures",
+        "report.html",
+    }
     (run,) = (path for path in (folder / "runs").iterdir() if path.is_dir())
     of_results = [path.stem.rpartition("-")[0] for path in run.glob("*.nc")]
     spectra = {f"epoch-{epoch:04}-{s}-{m}" for epoch in (0, 1, 3) for s in SPLITS for m in DEFAULT_MATRICES}

@@ -246,6 +246,14 @@ def write_study(make_spectrum):
                         spectrum.save(run / f"epoch-{epoch:04}-{split}-{matrix}-0123456789.nc")
         text = STUDY % {"dataset": json.dumps(dataset), "network": json.dumps(network)}
         (folder / "study.yaml").write_text(text, encoding="utf-8")
+        requested = {
+            "trainings": 2 * len(SIZES),
+            "epochs": [STUDY_EPOCHS[-1]],
+            "splits": ["train", "test"],
+            "matrices": ["Hessian", "GaussNewton", "Residual"],
+            "measured": [[dataset, network, "sgd", "scratch", 0, size, list(STUDY_EPOCHS)] for size in SIZES],
+        }
+        (folder / "requested.json").write_text(json.dumps(requested), encoding="utf-8")
         return folder
 
     return write

@@ -375,7 +375,7 @@ def test_what_is_not_measured_yet_is_said(shared, evil_report):
     slide(page, "epoch", 2)
     status_becomes(page, f"Nothing is shown. Not measured yet at n = 37, {at}20)")
     assert f"Not measured yet at n = 37, {at}20)." in page.inner_text("#spectrum")
-    assert "22 of the 54 spectra that it asks for are here" in page.inner_text("main")
+    assert "22 of the 54 requested spectra are here" in page.inner_text("main")
     page.uncheck("input[value=Hess]")
     for axis in ("bulk", "log"):
         page.check(f"input[value={axis}]")

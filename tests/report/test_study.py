@@ -14,7 +14,6 @@ from hesspec.report import figures, pdf, tables, write_report
 from hesspec.report.collection import read_folder
 from hesspec.report.dynamics import laws_of, pairs_of, tracks_of
 from hesspec.report.pdf import write_figures
-from hesspec.report.progress import progress, trainings
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -51,7 +50,7 @@ def test_sample_sizes_and_epochs_are_one_group(folder, data_of):
     assert run["checkpoints"] == ["epoch 0", "epoch 2", "epoch 20"]
     assert data["first"] == {"run": "digits · net", "n": 37, "checkpoint": "epoch 20", "split": "train"}
     assert len(data["spectra"]) == 54
-    assert "All 54 spectra that it asks for are here." in text
+    assert "All 54 requested spectra are here." in text
     assert "hesspec study study.yaml --out whole" in text
 
 
@@ -156,30 +155,48 @@ def test_a_tail_that_is_not_resolved_has_no_exponent_in_the_tables_and_no_line(c
         assert (figures.spectrum_data(member, None)["tail"] is not None) == resolved
 
 
-def test_progress_is_told_from_the_study_file(collection):
-    assert progress(collection.study, collection.members) == (54, 54)
-    assert progress(collection.study, collection.members[:5]) == (5, 54)
-    assert progress(collection.study.replace("2, end", "2, 3, end"), collection.members) == (54, 72)
+def test_progress_compares_what_is_there_with_what_is_requested(collection):
+    study = collection.study
+    assert study.progress(collection.members).startswith("All 54 requested spectra")
+    assert study.progress(collection.members[:5]).startswith("5 of the 54 requested spectra")
+    more = replace(study.requested, spectra=study.requested.spectra | {("digits", "another")})
+    assert replace(study, requested=more).progress(collection.members).startswith("54 of the 55 requested spectra")
+    assert replace(study, requested=None).progress(collection.members) == "54 spectra are here."
+    assert (study.requested.trainings, study.requested.epochs) == (6, [20])
 
 
-@pytest.mark.parametrize(
-    ("rates", "wanted"), [("[0.003, 0.01]", 6), ("0.1", 3), ("{low: 1.0e-4, high: 0.25, count: 20}", 60)]
-)
-def test_the_study_file_tells_how_many_trainings_there_will_be(collection, rates, wanted):
-    assert trainings(collection.study.replace("[0.003, 0.01]", rates)) == (wanted, [20])
+REQUESTED = {"trainings": 1, "epochs": [1], "splits": ["train"], "matrices": ["Hessian"], "measured": []}
+MEASURED = ["digits", "net", "sgd", "scratch", 0, 10]
+DAMAGED = {
+    "empty": "",
+    "no object": "[]",
+    "brackets": "[" * 100_000,
+    "no keys": "{}",
+    "a word for a number": json.dumps(REQUESTED | {"trainings": "x"}),
+    "a number for a list": json.dumps(REQUESTED | {"measured": [3]}),
+    "a number for epochs": json.dumps(REQUESTED | {"measured": [[*MEASURED, 7]]}),
+    "infinity": json.dumps(REQUESTED | {"trainings": float("inf")}),
+    "many spectra": json.dumps(
+        REQUESTED | {"splits": ["train"] * 2000, "matrices": ["Hessian"] * 2000, "measured": [[*MEASURED, [1]]]}
+    ),
+}
 
 
-def test_data_sets_may_have_epochs_of_their_own(collection):
-    text = collection.study.replace("datasets:", "datasets:\n- {name: other, epochs: 50, samples_per_class: 5}")
-    assert trainings(text) == (8, [20, 50])
-    assert trainings("datasets: 3") is None
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_list_of_requested_spectra_is_named_and_left_out(tmp_path, make_spectrum, data_of, text):
+    make_spectrum(train_samples_per_class=5, epoch=1).save(tmp_path / "one.nc")
+    (tmp_path / "study.yaml").write_text("networks: [a]", encoding="utf-8")
+    (tmp_path / "requested.json").write_text(text, encoding="utf-8")
+    page, _ = data_of(tmp_path)
+    assert "One spectrum is here." in page
+    assert "not read: <code>requested.json</code>" in page
 
 
 def test_a_study_without_a_spectrum_tells_how_far_its_trainings_are(tmp_path, write_study, data_of):
     study = write_study(tmp_path / "study", skip=lambda *_: True)
     text, data = data_of(study)
     assert "trainings begun: 6 of 6, the furthest at epoch 12 of 20; the first spectra are measured when" in text
-    assert "0 of the 54 spectra that it asks for are here" in text
+    assert "0 of the 54 requested spectra are here" in text
     assert "hesspec study study.yaml --out study" in text
     names = [f"data-net-n{size}-seed0-lr{rate}-0123456789" for size in (10, 19, 37) for rate in (0.003, 0.01)]
     assert [run["name"] for run in data["runs"]] == [item["run"] for item in data["training"]] == names
@@ -214,7 +231,7 @@ def test_an_odd_study_file_is_shown_all_the_same(tmp_path, make_spectrum, data_o
     make_spectrum(train_samples_per_class=5, epoch=1).save(tmp_path / "one.nc")
     (tmp_path / "study.yaml").write_text(text + f"\n# {EVIL}", encoding="utf-8")
     page_text, _ = data_of(tmp_path)
-    assert "1 spectra are here." in page_text
+    assert "One spectrum is here." in page_text
     assert EVIL not in page_text
 
 
@@ -323,7 +340,7 @@ def test_runs_of_several_studies_are_named_by_their_folders(parent, data_of):
     assert [run["name"] for run in data["runs"]] == ["first", "second/deeper", "spectra"]
     assert {item["run"] for item in data["training"]} == {"first", "second/deeper"}
     for place in ("first", "second/deeper"):
-        assert f"<code>{place}</code> <span>18 of the 54 spectra that it asks for are here" in text
+        assert f"<code>{place}</code> <span>18 of the 54 requested spectra are here" in text
 
 
 def test_every_run_has_a_row_that_leads_to_it(parent, data_of):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import hesspec
 from hesspec.report import write_report
-from hesspec.report.progress import trainings
+from hesspec.report.progress import Requested
 from hesspec.study import load_dataset, tanh_mlp
 from hesspec.study.checkpoints import load_weights, save_checkpoint, tensor_shapes
 from hesspec.study.digests import code_of
@@ -132,10 +132,12 @@ def test_starts_are_an_axis_of_results_and_of_the_report(home: Path) -> None:
     assert float(found.loss.sel(start="halves").isel(training_epoch=0).mean()) != pytest.approx(
         float(found.loss.sel(start="scratch").isel(training_epoch=0).mean())
     )
-    text = (home / "out" / "study.yaml").read_text()
-    assert trainings(text) == (18, [6])
+    requested = Requested.read(home / "out" / "requested.json")
+    assert (requested.trainings, requested.epochs) == (18, [6])
     write_report(home / "out", home / "page.html")
-    assert "halves" in (home / "page.html").read_text()
+    page = (home / "page.html").read_text()
+    assert "halves" in page
+    assert f"All {len(requested.spectra)} requested spectra are here." in page
 
 
 def test_effective_data_of_a_study(home: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from hesspec.backend.heap import give_back
 from hesspec.backend.limits import host_memory
-from hesspec.backend.text import in_words
+from hesspec.backend.text import error_line, in_words
 
 __all__ = [
     "BudgetError",
@@ -91,7 +91,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def in_a_line(error: BaseException) -> str:
     """Message of an error in one line; a plain sentence for errors of CPU allocators, whose messages are technical."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = error_line(error)
     if not is_out_of_memory(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return said
     asked = re.search(r"allocate (\d+) bytes", said)

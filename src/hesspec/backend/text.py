@@ -1,10 +1,10 @@
-"""Text for terminals: numbers of bytes, rows, and foreign text without control characters."""
+"""Text for terminals: numbers of bytes, rows, errors, and foreign text without control characters."""
 
 import unicodedata
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["in_rows", "in_words", "printable"]
+__all__ = ["error_line", "in_rows", "in_words", "printable"]
 
 # Control and format characters (which can reverse the direction of a line), lone surrogates, line and paragraph
 # separators.
@@ -38,6 +38,19 @@ def in_words(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB" if size < 1000 else f"{size:,.0f} GB"
+
+
+def error_line(error: BaseException) -> str:
+    """Message of an error in one line, without the number of an error of the operating system.
+
+    Examples
+    --------
+    >>> error_line(PermissionError(13, "Permission denied", "a.nc"))
+    "Permission denied: 'a.nc'."
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {str(error.filename)!r}."
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def in_rows(title: str, rows: Mapping[str, str]) -> str:

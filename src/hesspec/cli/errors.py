@@ -2,6 +2,7 @@
 
 import sys
 
+from hesspec.backend.text import error_line
 from hesspec.errors import NonFiniteError, RankError
 
 __all__ = ["is_reportable", "sentence_of"]
@@ -21,8 +22,6 @@ def is_reportable(error: Exception) -> bool:
 
 def sentence_of(error: Exception) -> str:
     """Message of an error, in one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {str(error.filename)!r}."
     if isinstance(error, RuntimeError) and MEMORY in sys.modules:
         return str(sys.modules[MEMORY].in_a_line(error))
-    return " ".join(str(error).split()) or type(error).__name__
+    return error_line(error)

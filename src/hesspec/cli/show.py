@@ -9,10 +9,10 @@ import typer
 from hesspec.backend.shown import contents
 from hesspec.backend.text import in_rows, printable
 from hesspec.cli import console, options
-from hesspec.cli.errors import sentence_of
 from hesspec.cli.exports import as_csv, as_json, check_choice, check_figure, save_figure
 from hesspec.cli.tables.layout import rich_table
 from hesspec.cli.tables.spectra import distinct_labels, side_by_side
+from hesspec.spectra.folder import Unread, read_results, result_files
 from hesspec.spectra.record import Record, load
 from hesspec.spectra.spectrum import Spectrum
 
@@ -74,7 +74,7 @@ def _files_in(path: Path) -> list[Path]:
     """Return the file, or all NetCDF files below a folder."""
     if not path.is_dir():
         return [path]
-    found = sorted(path.rglob("*.nc"))
+    found = result_files(path)
     if not found:
         raise ValueError(f"The folder {str(path)!r} holds no NetCDF files.")
     return found
@@ -88,14 +88,12 @@ def _draw(labelled: dict[str, Spectrum], file: Path, kind: str, width: float | N
 
 def _loaded(files: list[Path]) -> dict[Path, Any]:
     """Results by their files; those that cannot be read are reported and left out, unless there is no other."""
-    loaded: dict[Path, Any] = {}
-    for file in files:
-        try:
-            loaded[file] = load(file)
-        except (ValueError, OSError) as error:
-            if len(files) == 1:
-                raise
-            console.warn(f"left out: {sentence_of(error)}")
+    if len(files) == 1:
+        return {files[0]: load(files[0])}
+    unread: Unread = []
+    loaded: dict[Path, Any] = dict(read_results(files, unread))
+    for _, reason in unread:
+        console.warn(f"left out: {reason}")
     if not loaded:
         raise ValueError("None of these files can be read.")
     return loaded

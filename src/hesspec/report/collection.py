@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 
 from hesspec.applications.class_structure.record import ClassStructure
+from hesspec.backend.text import error_line
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
 from hesspec.report.dynamics import steadied
 from hesspec.report.findings import Finding
 from hesspec.report.member import Explained, Member
+from hesspec.report.progress import LARGEST_RECORD, Study, read_study
 from hesspec.report.runs import with_runs
-from hesspec.spectra.record import load
+from hesspec.spectra.folder import STUDY_FILE, Unread, read_results, result_files
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["Collection", "Training", "read_folder"]
 
-STUDY_FILE = "study.yaml"
 SPLITS = ("train", "test")
-LARGEST_RECORD, LARGEST_NUMBER = 1 << 26, 1e300
+LARGEST_NUMBER = 1e300
 CHECKPOINTS = ("initialisation", "middle", "end")
 
 
@@ -58,10 +59,10 @@ class Collection:
         Trainings of a study without spectra: their learning rate was not the best, or they have not been measured yet.
     unread : list of (Path, str)
         Files that could not be read, with the reason as text.
-    study : str or None
-        Text of the study file, if the folder is one of a study.
-    studies : dict of str to str
-        Texts of the study files of subfolders, by subfolder.
+    study : Study or None
+        The study, if the folder is one of a study.
+    studies : dict of str to Study
+        Studies of subfolders, by subfolder.
     findings : list of Finding
         Results of applications.
     """
@@ -69,10 +70,10 @@ class Collection:
     members: list[Member]
     structures: list[Explained]
     training: list[Training]
-    unread: list[tuple[Path, str]]
+    unread: Unread
     unmeasured: list[Training] = field(default_factory=list)
-    study: str | None = None
-    studies: dict[str, str] = field(default_factory=dict)
+    study: Study | None = None
+    studies: dict[str, Study] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -86,21 +87,15 @@ def read_folder(folder: Path) -> Collection:
     ValueError
         If there are no readable results, and the folder is not that of a study.
     """
-    # Names that start with a dot are files that another process is still writing. Pipes are not opened.
-    paths = sorted(path for path in folder.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
+    paths = result_files(folder)
     members: list[Member] = []
     structures: list[Explained] = []
     findings: list[Finding] = []
-    unread: list[tuple[Path, str]] = []
+    unread: Unread = []
     for _, together in itertools.groupby(paths, key=lambda path: path.parent):
         measured = []
-        for path in together:
+        for path, result in read_results(together, unread):
             relative = path.relative_to(folder)
-            try:
-                result = load(path)
-            except (ValueError, OSError) as error:
-                unread.append((relative, str(error)))
-                continue
             if isinstance(result, ClassStructure):
                 structures.append(Explained(**_place(relative, result.attributes), structure=result))
             elif isinstance(result, Spectrum):
@@ -108,7 +103,8 @@ def read_folder(folder: Path) -> Collection:
             else:
                 findings.append(Finding(path=relative, record=result))
         members += map(_without_idle_sketches, steadied(measured))
-    study = _study(folder, Path(), unread)
+    unread = [(path.relative_to(folder), reason) for path, reason in unread]
+    study = read_study(folder, Path(), unread)
     studies = _studies(folder, unread)
     if not members and not findings and study is None:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in unread)
@@ -140,25 +136,15 @@ def read_folder(folder: Path) -> Collection:
     )
 
 
-def _study(folder: Path, relative: Path, unread: list[tuple[Path, str]]) -> str | None:
-    """Text of the study file in a subfolder, if there is a readable one."""
-    file = folder / relative / STUDY_FILE
-    try:
-        return file.read_text(encoding="utf-8") if file.is_file() else None
-    except (ValueError, OSError) as error:
-        unread.append((relative / STUDY_FILE, str(error)))
-        return None
-
-
-def _studies(folder: Path, unread: list[tuple[Path, str]]) -> dict[str, str]:
-    """Texts of the study files in subfolders."""
+def _studies(folder: Path, unread: Unread) -> dict[str, Study]:
+    """Studies of subfolders."""
     places = sorted(path.parent.relative_to(folder) for path in folder.rglob(STUDY_FILE) if path.parent != folder)
-    texts = {place.as_posix(): _study(folder, place, unread) for place in places}
-    return {place: text for place, text in texts.items() if text is not None}
+    found = {place.as_posix(): read_study(folder, place, unread) for place in places}
+    return {place: study for place, study in found.items() if study is not None}
 
 
 def _trainings(
-    folder: Path, members: Sequence[Member], in_study: bool, unread: list[tuple[Path, str]]
+    folder: Path, members: Sequence[Member], in_study: bool, unread: Unread
 ) -> tuple[list[Training], list[Training]]:
     """Training records of measured trainings and, in a study, of the others."""
     training, unmeasured = [], []
@@ -167,7 +153,7 @@ def _trainings(
         try:
             records = _records(path)
         except (ValueError, OSError) as error:
-            unread.append((relative, str(error)))
+            unread.append((relative, error_line(error)))
             continue
         owner = next((member for member in members if relative.parent in member.path.parents), None)
         if owner is not None:

@@ -29,8 +29,6 @@ from hesspec.report.sentences import (
     not_measured,
     outlier_table,
     overview,
-    progress_sentence,
-    progress_text,
     sentence,
     unmeasured,
 )
@@ -197,13 +195,13 @@ def _rendered(
         unmeasured=unmeasured(collection),
         unread=[(path.as_posix(), reason) for path, reason in collection.unread],
         tables=[outlier_table(member) for member in members] if few else [],
-        study=collection.study,
+        study=collection.study.text if collection.study else None,
         studies=[
-            (place, text, progress_text(text, [m for m in members if place in {p.as_posix() for p in m.path.parents}]))
-            for place, text in collection.studies.items()
+            (place, study.text, study.progress([m for m in members if Path(place) in m.path.parents]))
+            for place, study in collection.studies.items()
         ],
         folder=folder,
-        progress=progress_sentence(collection),
+        progress=collection.study.progress(members) if collection.study else "",
         facts=facts(members),
         checkpoints=checkpoint_table(members),
         details=[details(member) for member in members] if few else [],

@@ -1,156 +1,133 @@
-"""Progress of a study, determined from its file alone, as this layer does not depend on `hesspec.study`."""
+"""Progress of a study, from what its folder says that it will measure."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from itertools import product
-from pathlib import PurePath
-from typing import Any
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
-from hesspec.backend.yaml import parse_yaml
-from hesspec.matrices import DEFAULT_MATRICES, symbol_of
+from hesspec.backend.text import error_line
+from hesspec.matrices import symbol_of
 from hesspec.report.member import Member
+from hesspec.spectra.folder import REQUESTED_FILE, STUDY_FILE, Unread
 
-__all__ = ["progress", "trainings"]
+__all__ = ["LARGEST_RECORD", "Requested", "Study", "read_study"]
 
-SPLITS = ("train", "test")
+# Bytes of a JSON file of a study; the largest study has a few megabytes.
+LARGEST_RECORD: Final = 1 << 26
+# Spectra; the largest study has about ten thousand.
+MOST_SPECTRA: Final = 1_000_000
+# Values of spectra without these attributes, which are those of a study without the axis.
 SGD, SCRATCH = "sgd", "scratch"
-# Largest numbers of trainings and of spectra; the largest study has about ten thousand.
-MOST = 1_000_000
-# Exceptions from reading a text that is not a study file.
-UNCLEAR = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
 
 
-def progress(text: str, members: Sequence[Member]) -> tuple[int, int] | None:
-    """Count the spectra that exist, and those that a study file requests.
+@dataclass(frozen=True, kw_only=True)
+class Requested:
+    """What a study will train and measure.
 
     Parameters
     ----------
-    text : str
-        Text of the study file (YAML), as stored by `hesspec study`.
-    members : sequence of Member
-        Spectra of the folder.
-
-    Returns
-    -------
-    present, wanted : int
-        Numbers of existing and of requested spectra; None if the text is not valid.
-    """
-    try:
-        wanted = _wanted(parse_yaml(text)[1])
-    except UNCLEAR:
-        return None
-    present = {
-        (
-            str(member.spectrum.attributes.get("dataset", "")),
-            str(member.spectrum.attributes.get("network", "")),
-            str(member.spectrum.attributes.get("optimizer", SGD)),
-            str(member.spectrum.attributes.get("start", SCRATCH)),
-            member.spectrum.attributes.get("training_seed", 0),
-            member.samples,
-            member.epoch,
-            member.split,
-            member.matrix,
-        )
-        for member in members
-    }
-    return len(present & wanted), len(wanted)
-
-
-def trainings(text: str) -> tuple[int, list[int]] | None:
-    """Count the trainings that a study file requests, and return their epochs.
-
-    Parameters
-    ----------
-    text : str
-        See `progress`.
-
-    Returns
-    -------
-    wanted : int
-        Number of trainings; None for both if the text is not valid.
+    trainings : int
+        Number of trainings.
     epochs : list of int
-        Possible numbers of epochs, ascending: a single number unless data sets override it.
+        Last epochs of the trainings, ascending: one number unless data sets have their own.
+    spectra : frozenset
+        Data set, network, optimiser, start, seed, sample size, epoch, split and symbol of the matrix of each spectrum.
     """
-    try:
-        study = parse_yaml(text)[1]
-        networks = list(_networks(study))
-        count = sum(_rates(study, optimizer) for _, _, _, optimizer, *_ in networks)
-        return count, sorted({last for _, last, *_ in networks})
-    except UNCLEAR:
-        return None
 
+    trainings: int
+    epochs: list[int]
+    spectra: frozenset[tuple[Any, ...]]
 
-def _rates(study: Any, name: str) -> int:
-    """Number of learning rates of an optimiser."""
-    own = (item.get("learning_rates") for item in _optimizers(study) if item["name"] == name)
-    rates = next(own, None) or study["training"]["learning_rates"]
-    return int(rates["count"]) if isinstance(rates, dict) else len(set(_listed(rates)))
+    @classmethod
+    def read(cls, file: Path) -> Requested:
+        """Read the file that `hesspec study` writes.
 
+        Raises
+        ------
+        ValueError
+            If it is damaged, or requests more than a study can.
+        OSError
+            If it cannot be read.
+        """
+        size = file.stat().st_size
+        if size > LARGEST_RECORD:
+            raise ValueError(f"It has {size:,} bytes, more than any study writes.")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return cls._of(content)
+        except (AttributeError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise ValueError("It does not list what a study measures; the study writes it again.") from error
 
-def _optimizers(study: Any) -> list[dict[str, Any]]:
-    items = _listed(study.get("optimizers") or SGD)
-    return [{"name": item} if isinstance(item, str) else item for item in items]
-
-
-def _starts(study: Any) -> list[str]:
-    items = _listed(study.get("start") or SCRATCH)
-    # A file of weights that is named alone gives its name to the start, without what is in braces.
-    return [_stem(item) if isinstance(item, str) else str(item["name"]) for item in items]
-
-
-def _stem(file: str) -> str:
-    stem = PurePath(file).stem
-    return re.sub(r"[-_.]?\{\w+\}", "", stem) or stem
-
-
-def _networks(study: Any) -> Iterator[tuple[str, int, str, str, str, Any, Any]]:
-    """Data sets, epochs, networks, optimisers, starts, seeds and sample sizes of a study.
-
-    Raises
-    ------
-    ValueError
-        If these are more than a study can have.
-    """
-    left = MOST
-    for item in _listed(study["datasets"]):
-        data = {"name": item} if isinstance(item, str) else item
-        last = int(data.get("epochs") or study["training"]["epochs"])
-        sizes = _listed(data.get("samples_per_class") or study["samples_per_class"])
-        networks, seeds = _listed(study["networks"]), _listed(study.get("seeds", 0))
-        axes = product(networks, _optimizers(study), _starts(study), seeds, sizes)
-        for network, optimizer, start, seed, size in axes:
-            left -= 1
-            if left < 0:
-                raise ValueError("It requests more trainings than a study can have.")
-            yield str(data["name"]), last, str(network), str(optimizer["name"]), start, seed, size
-
-
-def _wanted(study: Any) -> set[tuple[Any, ...]]:
-    measure = study["measure"]
-    networks = list(_networks(study))
-    each = len(measure["epochs"]) * len(measure.get("splits", SPLITS)) * len(measure.get("matrices", DEFAULT_MATRICES))
-    if len(networks) * each > MOST:
-        raise ValueError("It requests more spectra than a study can have.")
-    return {
-        (
-            data,
-            network,
-            optimizer,
-            start,
-            seed,
-            size,
-            float(last if epoch == "end" else epoch),
-            split,
-            symbol_of(matrix),
+    @classmethod
+    def _of(cls, content: dict[str, Any]) -> Requested:
+        splits = [str(split) for split in content["splits"]]
+        symbols = [symbol_of(str(name)) for name in content["matrices"]]
+        if sum(len(epochs) for *_, epochs in content["measured"]) * len(splits) * len(symbols) > MOST_SPECTRA:
+            raise ValueError("It requests more spectra than a study can have.")
+        spectra = frozenset(
+            (*map(str, names), int(seed), int(count), float(epoch), split, symbol)
+            for *names, seed, count, epochs in content["measured"]
+            for epoch in epochs
+            for split in splits
+            for symbol in symbols
         )
-        for data, last, network, optimizer, start, seed, size in networks
-        for epoch in measure["epochs"]
-        for split in measure.get("splits", SPLITS)
-        for matrix in measure.get("matrices", DEFAULT_MATRICES)
-    }
+        return cls(
+            trainings=int(content["trainings"]), epochs=[int(epoch) for epoch in content["epochs"]], spectra=spectra
+        )
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Study of a folder.
+
+    Parameters
+    ----------
+    text : str
+        Text of its file.
+    requested : Requested or None
+        What it requests; None if the folder does not say, as before its first run.
+    """
+
+    text: str
+    requested: Requested | None
+
+    def progress(self, members: Sequence[Member]) -> str:
+        """Compare the spectra that are there with those that are requested, as a sentence."""
+        if self.requested is None:
+            return "One spectrum is here." if len(members) == 1 else f"{len(members)} spectra are here."
+        wanted = self.requested.spectra
+        present = len(wanted & {_key(member) for member in members})
+        if present == len(wanted):
+            return f"All {present} requested spectra are here."
+        return f"{present} of the {len(wanted)} requested spectra are here; the same command measures the others."
+
+
+def read_study(folder: Path, relative: Path, unread: Unread) -> Study | None:
+    """Read the study in a subfolder; None if there is none. What cannot be read is appended to `unread`."""
+    found: dict[str, Any] = {}
+    for name, read in ((STUDY_FILE, lambda file: file.read_text(encoding="utf-8")), (REQUESTED_FILE, Requested.read)):
+        file = folder / relative / name
+        try:
+            found[name] = read(file) if file.is_file() else None
+        except (ValueError, OSError) as error:
+            unread.append((relative / name, error_line(error)))
+    text = found.get(STUDY_FILE)
+    return None if text is None else Study(text=text, requested=found.get(REQUESTED_FILE))
+
+
+def _key(member: Member) -> tuple[Any, ...]:
+    attributes = member.spectrum.attributes
+    return (
+        str(attributes.get("dataset", "")),
+        str(attributes.get("network", "")),
+        str(attributes.get("optimizer", SGD)),
+        str(attributes.get("start", SCRATCH)),
+        attributes.get("training_seed", 0),
+        member.samples,
+        member.epoch,
+        member.split,
+        member.matrix,
+    )

@@ -10,7 +10,7 @@ from hesspec.backend.number_text import duration, three_digits, with_bound
 from hesspec.report import tables
 from hesspec.report.collection import Collection, Training
 from hesspec.report.member import Member, distinct
-from hesspec.report.progress import progress, trainings
+from hesspec.report.progress import Requested
 from hesspec.spectra.described import outlier_words
 from hesspec.spectra.informative import negative_text, trace_text
 
@@ -20,8 +20,6 @@ __all__ = [
     "not_measured",
     "outlier_table",
     "overview",
-    "progress_sentence",
-    "progress_text",
     "sentence",
     "unmeasured",
 ]
@@ -68,8 +66,8 @@ def overview(members: Sequence[Member], folder: str) -> list[tuple[str, str]]:
 
 def not_measured(collection: Collection) -> dict[str, str]:
     """Progress of a study without spectra."""
-    known = trainings(collection.study or "")
-    parts = [f"trainings begun: {len(collection.training)}" + (f" of {known[0]}" if known else "")]
+    known = _requested(collection)
+    parts = [f"trainings begun: {len(collection.training)}" + (f" of {known.trainings}" if known else "")]
     if collection.training:
         parts[0] += (
             f", the furthest at epoch {_epoch_of(max(item.reached for item in collection.training), collection)}"
@@ -81,9 +79,13 @@ def not_measured(collection: Collection) -> dict[str, str]:
 
 def _epoch_of(reached: float, collection: Collection) -> str:
     """An epoch, and the total number of epochs if it is the same for all trainings."""
-    known = trainings(collection.study or "")
-    last = known[1] if known else []
+    known = _requested(collection)
+    last = known.epochs if known else []
     return f"{reached:g}" + (f" of {last[0]}" if len(last) == 1 else "")
+
+
+def _requested(collection: Collection) -> Requested | None:
+    return None if collection.study is None else collection.study.requested
 
 
 def unmeasured(collection: Collection) -> list[tuple[str, list[str]]]:
@@ -154,21 +156,3 @@ def outlier_table(member: Member) -> dict[str, Any]:
             with_bound(float(value), float(bound)) for value, bound in zip(spectrum.outliers, bounds, strict=True)
         ],
     }
-
-
-def progress_sentence(collection: Collection) -> str:
-    """Progress of the measurements of a study, as text."""
-    if collection.study is None:
-        return ""
-    return progress_text(collection.study, collection.members)
-
-
-def progress_text(study: str, members: Sequence[Member]) -> str:
-    """Progress of one study, from the text of its file, as text."""
-    counts = progress(study, members)
-    if counts is None:
-        return f"{len(members)} spectra are here."
-    present, wanted = counts
-    if present == wanted:
-        return f"All {wanted} spectra that it asks for are here."
-    return f"{present} of the {wanted} spectra that it asks for are here; the same command measures the others."

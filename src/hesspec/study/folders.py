@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-__all__ = ["RUNS", "STUDY_FILE", "check_there", "hold", "remove_left", "without_links"]
+from hesspec.spectra.folder import STUDY_FILE
+
+__all__ = ["RUNS", "check_there", "hold", "remove_left", "without_links"]
 
 RUNS: Final = "runs"
-STUDY_FILE: Final = "study.yaml"
 # Pattern of temporary files of a study, as named by `hesspec.backend.files.atomic_path`.
 LEFT: Final = re.compile(
-    r"\.(?:epoch-\d{4,}(?:-(?:train|test)-[A-Za-z]+-[0-9a-f]{10})?|optimizer-\d{4,}|training|monitor|shares|diverged|code|study)"
+    r"\.(?:epoch-\d{4,}(?:-(?:train|test)-[A-Za-z]+-[0-9a-f]{10})?|optimizer-\d{4,}|training|monitor|shares|diverged|code|requested|study)"
     r"-[a-z0-9_]{8}\.(?:safetensors|json|nc|yaml)"
 )
 

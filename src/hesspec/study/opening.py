@@ -7,18 +7,17 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from hesspec.applications.laplace.record import Evidence
-from hesspec.backend.memory import in_a_line
-from hesspec.spectra.record import load
+from hesspec.backend.text import error_line
+from hesspec.spectra.folder import STUDY_FILE, Unread, read_results
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.columns import RANKED, SCALARS, UNITS, fill
-from hesspec.study.folders import STUDY_FILE
 from hesspec.study.recorded import open_recorded
 from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, tasks_of
 from hesspec.study.study_folder import read_study
@@ -28,7 +27,6 @@ __all__ = ["open_study"]
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
-T = TypeVar("T")
 
 # Quantities of the evidence at the best prior precision, and their units.
 EVIDENCES: Final[dict[str, tuple[Callable[[Evidence], float], str]]] = {
@@ -104,7 +102,7 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         found = hesspec.study.open("my-study").sel(matrix="Hessian", split="train").isel(epoch=-1, rank=0).squeeze()
         hesspec.fit_power_law(found.samples_per_class, found.eigenvalue)
     """
-    unread: list[str] = []
+    unread: Unread = []
     if not (Path(folder) / STUDY_FILE).is_file():
         found = open_recorded(Path(folder), unread)
         _log(unread)
@@ -123,22 +121,31 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
         "split": splits,
         "matrix": matrices,
     }
-    shown = [_read(unread, partial(_shown, task)) for task in tasks]
+    shown = [_shown(task, unread) for task in tasks]
     spectra: dict[tuple[int, Measurement], Spectrum] = {}
     for index, (task, run) in enumerate(zip(tasks, shown, strict=True)):
         if run is None:
             continue
-        for place in task.measurements:
-            file = run.result(place, task.measure)
-            if place.what not in (STRUCTURE, EVIDENCE) and file.is_file():
-                spectrum = _read(unread, partial(load, file))
-                if spectrum is not None:
-                    spectra[index, place] = spectrum
+        files = {
+            file: place
+            for place in task.measurements
+            if place.what not in (STRUCTURE, EVIDENCE) and (file := run.result(place, task.measure)).is_file()
+        }
+        spectra |= {
+            (index, files[file]): spectrum
+            for file, spectrum in read_results(files, unread)
+            if isinstance(spectrum, Spectrum)
+        }
     evidence = [[] if run is None else _evidence(unread, task, run) for task, run in zip(tasks, shown, strict=True)]
-    observed = [
+    observed: list[dict[str, Any]] = [
         {}
         if run is None
-        else {name: found for name in run.settings.observers if (found := _observed(unread, run, name)) is not None}
+        else {
+            name: found
+            for name in run.settings.observers
+            if (file := run.observed(name)).is_file()
+            for _, found in read_results([file], unread)
+        }
         for run in shown
     ]
     ranks = max((spectrum.eigenvalues.size for spectrum in spectra.values()), default=0)
@@ -160,38 +167,26 @@ def open_study(folder: str | os.PathLike[str]) -> xr.Dataset:
     return blank.dataset(folder, unread)
 
 
-def _log(unread: Sequence[str]) -> None:
-    for line in unread:
-        logger.warning("left out: %s", line)
+def _log(unread: Unread) -> None:
+    for _, reason in unread:
+        logger.warning("left out: %s", reason)
 
 
-def _read(unread: list[str], read: Callable[[], T]) -> T | None:
-    """Return the result of `read`; None, with a line appended to the list, if it fails."""
-    try:
-        return read()
-    except (ValueError, OSError) as error:
-        unread.append(in_a_line(error))
-        return None
-
-
-def _observed(unread: list[str], run: TrainingRun, name: str) -> Any:
-    file = run.observed(name)
-    return _read(unread, partial(load, file)) if file.is_file() else None
-
-
-def _evidence(unread: list[str], task: Task, run: TrainingRun) -> list[tuple[int, Evidence]]:
+def _evidence(unread: Unread, task: Task, run: TrainingRun) -> list[tuple[int, Evidence]]:
     """Read the evidence of one training, with its epochs."""
-    files = [(place.epoch, run.result(place, task.measure)) for place in task.measurements if place.what == EVIDENCE]
-    read = [(epoch, _read(unread, partial(load, file))) for epoch, file in files if file.is_file()]
-    return [(epoch, found) for epoch, found in read if isinstance(found, Evidence)]
+    epochs = {run.result(place, task.measure): place.epoch for place in task.measurements if place.what == EVIDENCE}
+    read = read_results((file for file in epochs if file.is_file()), unread)
+    return [(epochs[file], found) for file, found in read if isinstance(found, Evidence)]
 
 
-def _shown(task: Task) -> TrainingRun | None:
-    """Return the training that is or, as far as known, will be measured."""
-    begun = [run for run in task.runs if run.history and not run.diverged]
-    if not begun:
+def _shown(task: Task, unread: Unread) -> TrainingRun | None:
+    """Return the training that is or, as far as known, will be measured; None if none has begun or can be read."""
+    try:
+        begun = [run for run in task.runs if run.history and not run.diverged]
+        return min(begun, key=lambda run: (not run.ended, run.score), default=None)
+    except (ValueError, OSError) as error:
+        unread.append((task.runs[0].path, error_line(error)))
         return None
-    return min(begun, key=lambda run: (not run.ended, run.score))
 
 
 class _Blank:
@@ -293,12 +288,12 @@ class _Blank:
     def _split_and_matrix(self, split: str, matrix: str) -> tuple[int, int]:
         return self._coordinates["split"].index(split), self._coordinates["matrix"].index(matrix)
 
-    def dataset(self, folder: str | os.PathLike[str], unread: Sequence[str]) -> xr.Dataset:
+    def dataset(self, folder: str | os.PathLike[str], unread: Unread) -> xr.Dataset:
         """Return the dataset, including what could not be read."""
         result = xr.Dataset(
             {name: (dimensions, values) for name, (dimensions, values) in self._values.items()},
             coords=self._coordinates,
-            attrs={"study": str(folder), "unread": "\n".join(unread)},
+            attrs={"study": str(folder), "unread": "\n".join(reason for _, reason in unread)},
         )
         laplace = {name: unit for name, (_, unit) in EVIDENCES.items() if name in result}
         for name, unit in {**UNITS, **laplace, "loss": "nats"}.items():

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from hesspec.backend.memory import in_a_line
 from hesspec.matrices import MATRICES
-from hesspec.spectra.record import load
+from hesspec.spectra.folder import Unread, read_results, result_files
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.columns import RANKED, SCALARS, UNITS, fill
 
@@ -22,15 +21,15 @@ Point = tuple[float, int]
 Key = tuple[Point, str, str]
 
 
-def open_recorded(folder: Path, unread: list[str]) -> xr.Dataset:
+def open_recorded(folder: Path, unread: Unread) -> xr.Dataset:
     """Read the spectra of one training into a dataset; `hesspec.study.open` documents it.
 
     Parameters
     ----------
     folder : Path
         Folder of `hesspec.study.SpectrumRecorder`.
-    unread : list of str
-        Gets a line for each file that cannot be read.
+    unread : list of (Path, str)
+        Gets an entry for each file that cannot be read, with the reason.
 
     Raises
     ------
@@ -70,22 +69,17 @@ def open_recorded(folder: Path, unread: list[str]) -> xr.Dataset:
             "matrix": matrices,
             "rank": list(range(ranks)),
         },
-        attrs={"folder": str(folder), "unread": "\n".join(unread)},
+        attrs={"folder": str(folder), "unread": "\n".join(reason for _, reason in unread)},
     )
     for name, unit in UNITS.items():
         result[name].attrs["units"] = unit
     return result
 
 
-def _read(folder: Path, unread: list[str]) -> dict[Key, Spectrum]:
+def _read(folder: Path, unread: Unread) -> dict[Key, Spectrum]:
     spectra: dict[Key, Spectrum] = {}
     files: dict[Key, Path] = {}
-    for file in sorted(folder.glob("*.nc")):
-        try:
-            found = load(file)
-        except (ValueError, OSError) as error:
-            unread.append(in_a_line(error))
-            continue
+    for file, found in read_results(result_files(folder, subfolders=False), unread):
         epoch = found.attributes.get("epoch") if isinstance(found, Spectrum) else None
         if not isinstance(found, Spectrum) or not isinstance(epoch, int | float) or not math.isfinite(epoch):
             continue  # of something else than a training

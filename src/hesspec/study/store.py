@@ -18,9 +18,10 @@ from hesspec.spectra.record import load
 from hesspec.study.checkpoints import has_training_state, is_whole
 from hesspec.study.config import END, DataConfig, MeasureConfig, OptimizerConfig, StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
-from hesspec.study.folders import RUNS, STUDY_FILE, check_there, remove_left, without_links
+from hesspec.study.folders import RUNS, check_there, remove_left, without_links
 from hesspec.study.optimizers import SGD
 from hesspec.study.records import read_history, read_json, write_json
+from hesspec.study.requested import axes_of
 from hesspec.study.settings import MonitorSettings, ShareSettings, TrainingSettings
 from hesspec.study.start_config import SCRATCH, StartConfig
 from hesspec.study.starting import Start, start_of
@@ -29,7 +30,6 @@ from hesspec.study.training import EpochRecord
 
 __all__ = [
     "RUNS",
-    "STUDY_FILE",
     "Measurement",
     "Task",
     "TrainingRun",
@@ -368,7 +368,6 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
     """
     code = read_code(folder) if code is None else code
     study = (config, folder, code)
-    axes = itertools.product(config.datasets, config.networks, config.optimizers, config.start, config.seeds)
     tasks = [
         Task(
             tuple(
@@ -388,8 +387,7 @@ def tasks_of(config: StudyConfig, folder: Path, code: Mapping[str, str] | None =
             ),
             config.measure,
         )
-        for data, network, optimizer, start, seed in axes
-        for count in data.samples_per_class or config.samples_per_class
+        for data, network, optimizer, start, seed, count in axes_of(config)
     ]
     return sorted(tasks, key=lambda task: task.runs[0].samples_per_class)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Final
 import yaml
 
 from hesspec.backend.files import write_bytes
+from hesspec.spectra.folder import REQUESTED_FILE, STUDY_FILE
 from hesspec.study.config import StudyConfig
-from hesspec.study.folders import RUNS, STUDY_FILE, hold, remove_left, without_links
+from hesspec.study.folders import RUNS, hold, remove_left, without_links
 from hesspec.study.records import read_json, write_json
+from hesspec.study.requested import requested
 from hesspec.study.study_file import parse_study, study_text
 
 __all__ = ["read_code", "read_study", "write_study"]
@@ -23,7 +26,7 @@ WRITTEN_AGAIN: Final = "The study writes it again."
 
 
 def write_study(config: StudyConfig, folder: Path, code: Mapping[str, str]) -> None:
-    """Write the study file and the digests of code next to the results, replacing earlier ones.
+    """Write the study file, what it requests and the digests of code next to the results, replacing earlier ones.
 
     An equivalent file is left unchanged: it may be the user's own, with comments.
 
@@ -43,11 +46,20 @@ def write_study(config: StudyConfig, folder: Path, code: Mapping[str, str]) -> N
         remove_left(folder)
         if code or (folder / CODE).is_file():
             write_json(folder / CODE, code)
+        _write_requested(config, folder / REQUESTED_FILE)
         if (folder / STUDY_FILE).is_file() and _says(folder / STUDY_FILE, config):
             return
         content = config.model_dump(mode="json", exclude_none=True)
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         write_bytes(folder / STUDY_FILE, text.encode())
+
+
+def _write_requested(config: StudyConfig, file: Path) -> None:
+    content = requested(config)
+    with contextlib.suppress(ValueError):  # damaged, or of another version
+        if file.is_file() and read_json(file, WRITTEN_AGAIN) == content:
+            return
+    write_json(file, content)
 
 
 def _says(file: Path, config: StudyConfig) -> bool:

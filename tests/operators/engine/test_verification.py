@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 import hesspec
 from hesspec.operators import hessian
 from hesspec.operators.engine import passes
+from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.graph import tracing
 from hesspec.operators.engine.verification import VERIFICATION_BYTES
 from hesspec.operators.model import substitutes
@@ -580,3 +581,17 @@ def test_units_at_their_kinks_do_not_count_as_curvature_that_is_lost():
     found = dense(operator)
     assert operator.attributes["mode"] == "double backward"
     assert close(found, truth(model, loss_fn, [(x.double(), y) for x, y in data]), 1e-6)
+
+
+@pytest.mark.parametrize(("kind", "most"), [(hesspec.Hessian, 2), (hesspec.GaussNewton, 4)])
+def test_a_difference_that_confirms_the_product_is_not_repeated(monkeypatch, kind, most):
+    # A difference of gradients near the parameters, and one at them; for G, of outputs and of gradients by outputs.
+    steps = []
+    plain = Differences._difference
+    monkeypatch.setattr(Differences, "_difference", lambda *args: steps.append(args) or plain(*args))
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    data = [(torch.randn(9, 6, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3)]
+    operator = kind(model, nn.CrossEntropyLoss(), data)
+    assert torch.isfinite(operator @ torch.ones(operator.shape[0])).all()
+    assert len(steps) <= most
+    assert "verified, error" in operator.attributes["mode_reason"]

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from hesspec.backend.text import printable
 from hesspec.matrices import MATRICES, matrix_names, symbol_of
+from hesspec.spectra.folder import Unread, read_results, result_files
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
 
@@ -106,21 +107,12 @@ def read_source(given: object) -> Source:
 
 
 def _folder(path: Path) -> Source:
-    items, unread = [], []
-    # Names that start with a dot are files that another process is still writing. Pipes are not opened.
-    for file in sorted(path.rglob("*.nc")):
-        if file.name.startswith(".") or not file.is_file():
-            continue
-        try:
-            result = load(file)
-        except (ValueError, OSError) as error:
-            unread.append(" ".join(str(error).split()))
-            continue
-        if isinstance(result, Spectrum):
-            items.append(Item(result, path=file))
+    unread: Unread = []
+    results = read_results(result_files(path), unread)
+    items = [Item(result, path=file) for file, result in results if isinstance(result, Spectrum)]
     if not items:
         raise ValueError(f"There are no readable spectra in {str(path)!r}; measure some with `hesspec measure`.")
-    return Source(path.resolve().name, items, unread)
+    return Source(path.resolve().name, items, [reason for _, reason in unread])
 
 
 def selected(

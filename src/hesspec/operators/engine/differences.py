@@ -339,6 +339,7 @@ def settled(
     dtype: torch.dtype,
     displacements: Sequence[float] | None = None,
     enough: float | None = None,
+    agrees: Callable[[list[Tensor]], bool] | None = None,
 ) -> Settled:
     """Find the displacement at which a product changes least from the previous one.
 
@@ -352,6 +353,9 @@ def settled(
         Relative displacements, in the order in which they are tried; by default `DISPLACEMENTS`.
     enough : float, optional
         Relative change at which no further ones are tried; by default `ENOUGH`.
+    agrees : callable, optional
+        Whether a product agrees with one that was computed in another way: then it is returned, without changes, as it
+        needs no second displacement to confirm it.
     """
     displacements = DISPLACEMENTS[dtype] if displacements is None else displacements
     enough = ENOUGH[dtype] if enough is None else enough
@@ -360,6 +364,8 @@ def settled(
     least = float("inf")
     for displacement in displacements:
         now = product(displacement)
+        if agrees is not None and agrees(now):
+            return Settled(now, displacement, [torch.zeros_like(part) for part in now])
         if before is not None:
             changes = [a - b for a, b in zip(now, before, strict=True)]
             change = length(changes)

@@ -21,7 +21,7 @@ from torch import Tensor
 from hesspec.backend.bars import phase
 from hesspec.backend.memory import is_out_of_memory
 from hesspec.errors import InputError
-from hesspec.operators.engine.differences import DISPLACEMENTS, Differences, length, settled
+from hesspec.operators.engine.differences import DISPLACEMENTS, Differences, Settled, length, settled
 from hesspec.operators.engine.surrogate import (
     HOOKED,
     NOT_OF_THE_LOSS,
@@ -99,6 +99,14 @@ class _Truth:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """Product to be verified, and the relative deviation from the reference that it may have."""
+
+    parts: list[Tensor]
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Outcome of a verification.
 
@@ -147,27 +155,24 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     # Differences are verified at the parameters themselves, as the digits that they keep depend on the norm.
     smallest = 0.0 if passes.mode == "differences" else NEARLY_ZERO
     values, direction = _nearby(risk, generator, smallest), _direction(risk, generator)
-    truth = _truth(passes.at(risk.at(values)), few, direction)
-    if not truth.is_finite:
-        values = list(risk.parameters.values)
-        truth = _truth(passes.at(risk.at(values)), few, direction)
-        if not truth.is_finite and (fault := risk.fault(few)) is not None:
-            raise fault
     there = passes.at(risk.at(values))
     if passes.mode == "differences":
-        verdict = _of_differences(there, truth, few, direction)
+        verdict = _of_differences(there, _truth(there, few, direction), few, direction)
         return _at_kinks(passes, batch, direction, verdict) if verdict.agrees else verdict
-    try:
-        given = repeated if passes.mode == "traced" else few
-        ratio = given.samples / few.samples if passes.summed else ratio if given is repeated else 1.0
-        found = [part / ratio for part in there.trial(given, direction)]
-    except Exception as error:
-        if is_out_of_memory(error) or isinstance(error, InputError):
-            raise
-        logger.info("no product in mode %r", passes.mode, exc_info=error)
-        reason = str(error).strip().partition("\n")[0][:200]
-        return Verdict(False, math.inf, f"{type(error).__name__}: {reason}")
-    verdict = replace(_judge(there, few, direction, found, truth, given.samples), surrogate=truth.surrogate)
+    given = repeated if passes.mode == "traced" else few
+    ratio = given.samples / few.samples if passes.summed else ratio if given is repeated else 1.0
+    found = _trial(there, given, direction, ratio)
+    truth = _truth(there, few, direction, found)
+    if not truth.is_finite:
+        values = list(risk.parameters.values)
+        there = passes.at(risk.at(values))
+        found = _trial(there, given, direction, ratio)
+        truth = _truth(there, few, direction, found)
+        if not truth.is_finite and (fault := risk.fault(few)) is not None:
+            raise fault
+    if isinstance(found, Verdict):
+        return found
+    verdict = replace(_judge(there, few, direction, found.parts, truth, given.samples), surrogate=truth.surrogate)
     if not verdict.agrees or verdict.surrogate or 0 < norm <= NEARLY_ZERO:
         return verdict
     near = length(truth.product)
@@ -176,20 +181,33 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     return _at_the_point(passes, few, direction, verdict, near)
 
 
+def _trial(passes: Passes, given: Batch, direction: Sequence[Tensor], ratio: float) -> _Found | Verdict:
+    """Compute the product to be verified, or say why there is none."""
+    try:
+        parts = [part / ratio for part in passes.trial(given, direction)]
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, InputError):
+            raise
+        logger.info("no product in mode %r", passes.mode, exc_info=error)
+        reason = str(error).strip().partition("\n")[0][:200]
+        return Verdict(False, math.inf, f"{type(error).__name__}: {reason}")
+    return _Found(parts, _tolerance(passes, given.samples))
+
+
+def _tolerance(passes: Passes, summed: int) -> float:
+    """Relative deviation up to which a product computed from a number of samples agrees with the reference."""
+    dtype = passes.risk.parameters.dtype
+    return max(AGREE[dtype], SUMMED * torch.finfo(dtype).eps * math.sqrt(summed))
+
+
 def _judge(
-    passes: Passes,
-    few: Batch,
-    direction: Sequence[Tensor],
-    found: Sequence[Tensor],
-    truth: _Truth,
-    summed: int,
+    passes: Passes, few: Batch, direction: Sequence[Tensor], found: Sequence[Tensor], truth: _Truth, summed: int
 ) -> Verdict:
     """Judge a product that was computed from a number of samples."""
     risk = passes.risk
     size, unsure = length(truth.product), length(truth.changes)
     samples = f"{few.samples} samples" if few.samples > 1 else "1 sample"
-    dtype = risk.parameters.dtype
-    tolerance = max(AGREE[dtype], SUMMED * torch.finfo(dtype).eps * math.sqrt(summed))
+    dtype, tolerance = risk.parameters.dtype, _tolerance(passes, summed)
     far = _Deviation(found, truth, risk.parameters.names)
     arithmetic = "float64" if risk.inspection.double else str(dtype).removeprefix("torch.")
     against = f"against central differences of first derivatives in {arithmetic}, {samples}"
@@ -323,27 +341,21 @@ def _at_the_point(passes: Passes, few: Batch, direction: Sequence[Tensor], verdi
     """
     risk = passes.risk
     plain, names = risk.plain(double=risk.inspection.double), risk.parameters.names
-    with plain.held(risk.parameters.natural(risk.parameters.values)):
-        differences, given = Differences.of(risk, plain, few), risk.parameters.natural(direction)
-        double = differences.dtype == torch.float64
-        settling = settled(
-            lambda h: passes.trial_by_differences(differences, given, h),
-            differences.dtype,
-            LIKELY if double else None,
-            SHARE * AGREE[risk.parameters.dtype] if double else None,
-        )
-    truth = _Truth(risk.parameters.real(settling.product), risk.parameters.real(settling.changes))
-    size, unsure = length(truth.product), length(truth.changes)
-    # Products of gradients that are zero but for their rounding are rounding, too.
-    rounding = KINK[differences.dtype] * near
-    if not truth.is_finite or not unsure <= TELLS * size or size <= rounding:
-        return verdict
     try:
         found = passes.trial_by_rules(few, direction)
     except Exception as error:
         if is_out_of_memory(error) or isinstance(error, InputError):
             raise
         logger.debug("no product of a few samples in mode %r", passes.mode, exc_info=error)
+        return verdict
+    with plain.held(risk.parameters.natural(risk.parameters.values)):
+        differences, given = Differences.of(risk, plain, few), risk.parameters.natural(direction)
+        settling = _settled(passes, differences, given, _Found(found, KINK[differences.dtype]))
+    truth = _Truth(risk.parameters.real(settling.product), risk.parameters.real(settling.changes))
+    size, unsure = length(truth.product), length(truth.changes)
+    # Products of gradients that are zero but for their rounding are rounding, too.
+    rounding = KINK[differences.dtype] * near
+    if not truth.is_finite or not unsure <= TELLS * size or size <= rounding:
         return verdict
     far = _Deviation(found, truth, names)
     # A product that is not finite shows itself.
@@ -392,21 +404,41 @@ def _minus(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
     return [a.double() - b.double() for a, b in zip(one, other, strict=True)]
 
 
-def _truth(passes: Passes, few: Batch, direction: Sequence[Tensor]) -> _Truth:
+def _settled(
+    passes: Passes, differences: Differences, given: Sequence[Tensor], product: _Found | Verdict | None = None
+) -> Settled:
+    """Compute the product by differences, with no second displacement if the first one confirms the product."""
+
+    def agrees(parts: list[Tensor]) -> bool:
+        truth = _Truth(parameters.real(parts), [torch.zeros(()) for _ in parts])
+        if not (isinstance(product, _Found) and truth.is_finite):
+            return False
+        far, size = _Deviation(product.parts, truth, parameters.names), length(truth.product)
+        return size > 0 and far.total <= product.tolerance * size and not far.blocks
+
+    parameters = passes.risk.parameters
+    # Products by differences use the same displacements as their verification.
+    quick = differences.dtype == torch.float64 and passes.mode != "differences"
+    return settled(
+        lambda h: passes.trial_by_differences(differences, given, h),
+        differences.dtype,
+        LIKELY if quick else None,
+        SHARE * AGREE[parameters.dtype] if quick else None,
+        agrees if quick else None,
+    )
+
+
+def _truth(passes: Passes, few: Batch, direction: Sequence[Tensor], product: _Found | Verdict | None = None) -> _Truth:
     risk = passes.risk
     plain, parameters = risk.plain(double=risk.inspection.double), risk.parameters
     with plain.held(parameters.natural(parameters.values)):
         differences = Differences.of(risk, plain, few)
         given = parameters.natural(direction)
-        # Products by differences use the same displacements as their verification.
-        quick = differences.dtype == torch.float64 and passes.mode != "differences"
-        found = settled(
-            lambda h: passes.trial_by_differences(differences, given, h),
-            differences.dtype,
-            LIKELY if quick else None,
-            SHARE * AGREE[parameters.dtype] if quick else None,
-        )
+        found = _settled(passes, differences, given, product)
         slopes = mismatch(differences, given, found.displacement)
+        if slopes:
+            found = _settled(passes, differences, given)
+            slopes = mismatch(differences, given, found.displacement)
     found = found._replace(product=parameters.real(found.product), changes=parameters.real(found.changes))
     truth = _Truth(found.product, found.changes)
     if not (slopes and truth.is_finite):
