@@ -19,7 +19,7 @@ from hesspec.krylov.storage import STORAGES
 from hesspec.krylov.vectors import Space
 from hesspec.measure import cost as cost_model
 from hesspec.measure.cost import cost
-from hesspec.measure.estimate import H100, Device
+from hesspec.measure.cost_result import H100, Device
 from hesspec.measure.rates import parse_bandwidth, parse_flops
 from hesspec.operators.engine.budget import count_work
 from hesspec.study import small_cnn

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from hesspec.report import figures, pdf, tables, write_report
+from hesspec.report.across_spectra import laws_of, pairs_of, tracks_of
 from hesspec.report.collection import read_folder
-from hesspec.report.dynamics import laws_of, pairs_of, tracks_of
 from hesspec.report.pdf import write_figures
 from hesspec.report.progress import progress, trainings
 

@@ -14,7 +14,7 @@ from hesspec.backend.memory import free_memory, in_words, is_out_of_memory
 from hesspec.errors import RankError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.snapshot_files import ForeignError, Listed, Record, VersionError, check_parts, read_vector
-from hesspec.krylov.state import fields
+from hesspec.krylov.state_dicts import fields
 from hesspec.krylov.storage import available, restored_storage
 from hesspec.krylov.vectors import Space
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.arithmetic import full_float32
-from hesspec.backend.limits import resident_memory
+from hesspec.backend.host_memory import resident_memory
 from hesspec.backend.memory import in_words
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.number_text import duration

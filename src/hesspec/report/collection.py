@@ -15,8 +15,8 @@ import numpy as np
 from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
-from hesspec.report.dynamics import steadied
-from hesspec.report.findings import Finding
+from hesspec.report.across_spectra import steadied
+from hesspec.report.application_results import ApplicationResult
 from hesspec.report.member import Explained, Member
 from hesspec.report.runs import with_runs
 from hesspec.spectra.record import load
@@ -62,7 +62,7 @@ class Collection:
         Text of the study file, if the folder is one of a study.
     studies : dict of str to str
         Texts of the study files of subfolders, by subfolder.
-    findings : list of Finding
+    application_results : list of ApplicationResult
         Results of applications.
     """
 
@@ -73,7 +73,7 @@ class Collection:
     unmeasured: list[Training] = field(default_factory=list)
     study: str | None = None
     studies: dict[str, str] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    application_results: list[ApplicationResult] = field(default_factory=list)
 
 
 def read_folder(folder: Path) -> Collection:
@@ -90,7 +90,7 @@ def read_folder(folder: Path) -> Collection:
     paths = sorted(path for path in folder.rglob("*.nc") if path.is_file() and not path.name.startswith("."))
     members: list[Member] = []
     structures: list[Explained] = []
-    findings: list[Finding] = []
+    application_results: list[ApplicationResult] = []
     unread: list[tuple[Path, str]] = []
     for _, together in itertools.groupby(paths, key=lambda path: path.parent):
         measured = []
@@ -106,11 +106,11 @@ def read_folder(folder: Path) -> Collection:
             elif isinstance(result, Spectrum):
                 measured.append(_member(relative, result))
             else:
-                findings.append(Finding(path=relative, record=result))
+                application_results.append(ApplicationResult(path=relative, record=result))
         members += map(_without_idle_sketches, steadied(measured))
     study = _study(folder, Path(), unread)
     studies = _studies(folder, unread)
-    if not members and not findings and study is None:
+    if not members and not application_results and study is None:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in unread)
         raise ValueError(
             f"There are no readable results in {str(folder)!r}: {len(paths)} files named *.nc were found there "
@@ -136,7 +136,7 @@ def read_folder(folder: Path) -> Collection:
         unmeasured=unmeasured,
         study=study,
         studies=studies,
-        findings=findings,
+        application_results=application_results,
     )
 
 

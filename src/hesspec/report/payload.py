@@ -12,8 +12,8 @@ import numpy.typing as npt
 from hesspec.backend.number_text import exponent_text
 from hesspec.matrices import unit_of
 from hesspec.report import tables
+from hesspec.report.across_spectra import laws_of, pairs_of
 from hesspec.report.collection import Collection
-from hesspec.report.dynamics import laws_of, pairs_of
 from hesspec.report.figures import PlotlyLook, matrix_places, page_looks, training_figure, training_looks
 from hesspec.report.member import Member, distinct
 from hesspec.report.sentences import sentence
