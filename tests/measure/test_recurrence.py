@@ -7,7 +7,7 @@ import torch
 import hesspec
 from hesspec.krylov import run as krylov_run
 from hesspec.krylov.storage import Storage
-from hesspec.measure import spectrum as module
+from hesspec.measure import runs as module
 from hesspec.measure.recurrence import resolved_pairs
 
 P = 300

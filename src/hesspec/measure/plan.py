@@ -26,7 +26,7 @@ from hesspec.krylov.quadrature import spectral_measure, wasserstein_distance
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.krylov.vectors import Space, norm, random_vector
-from hesspec.measure.keeping import basis_in_words, how_kept
+from hesspec.measure.basis_memory import basis_in_words, how_kept
 from hesspec.operators.base import CurvatureOperator
 
 __all__ = ["Plan", "plan"]

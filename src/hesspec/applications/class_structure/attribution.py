@@ -29,8 +29,9 @@ from hesspec.krylov.projected import ProjectedOperator
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm
 from hesspec.matrices import DEFAULT_MATRICES
-from hesspec.measure.keeping import how_kept
-from hesspec.measure.spectrum import Eigenpairs, agreed, outlier_pairs, spectrum
+from hesspec.measure.basis_memory import agreed, how_kept
+from hesspec.measure.eigenpairs import Eigenpairs, outlier_pairs
+from hesspec.measure.spectrum import spectrum
 from hesspec.operators import CurvatureOperator
 from hesspec.operators.class_parts import Projections
 from hesspec.operators.named import operator_class

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from hesspec.backend.algebra import SymmetricOperator
+from hesspec.backend.ranks import Ranks
 from hesspec.krylov.run import AUTO_FIRST
 from hesspec.krylov.storage import STORAGES, Storage, available, storages
 from hesspec.krylov.vectors import Space
 
-__all__ = ["basis_in_words", "how_kept", "most_steps", "together"]
+__all__ = ["agreed", "basis_in_words", "how_kept", "most_steps", "together"]
 
 # Smallest number of vectors of a restarted basis: half of fewer would be less than the outliers of most networks.
 RESTARTED_FROM = 8
@@ -71,3 +74,8 @@ def basis_in_words(keeping: Storage | int) -> str:
     if isinstance(keeping, int):
         return f"restarted, {keeping} vectors"
     return next(name for name, kept in STORAGES.items() if kept == keeping)
+
+
+def agreed(ranks: Ranks, choose: Callable[[], Storage | int]) -> Storage | int:
+    """Return rank 0's choice on every rank: free memory differs between machines, but the arithmetic must not."""
+    return ranks.gather(ranks.together(choose))[0]
