@@ -25,7 +25,7 @@ from hesspec.krylov.snapshot import Snapshot
 from hesspec.krylov.vectors import Space
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.measure.arrays import as_operator
-from hesspec.measure.basis_memory import agreed, basis_in_words, how_kept, most_steps, together
+from hesspec.measure.basis_memory import choose_storage, most_steps, parallel_probes, same_on_all_ranks, storage_text
 from hesspec.measure.surroundings import surroundings
 from hesspec.spectra.spectrum import Spectrum
 
@@ -61,7 +61,9 @@ def run_spectrum(
     space = Space(p, ranks)
     budget = int(ranks.least(free_shares(device, ranks).basis)) if memory is None else parse_memory(memory)
     limit = min(steps, p) if steps != "auto" else most_steps(operator, space, basis, offload, budget)
-    keeping = agreed(ranks, lambda: how_kept(operator, -(-p // ranks.size), limit, basis, offload, budget))
+    keeping = same_on_all_ranks(
+        ranks, lambda: choose_storage(operator, -(-p // ranks.size), limit, basis, offload, budget)
+    )
     keeper = None
     if snapshot is not None:
         identity = {**_identity(operator), "seed": str(seed), "number of probes": str(probes)}
@@ -99,7 +101,7 @@ def spectrum_requests(
     p = check_operator(operator)
     begin, space = time.perf_counter(), Space(p)
     limit = min(steps, p) if steps != "auto" else most_steps(operator, space, "auto", None, budget)
-    keeping = how_kept(operator, p, limit, "auto", None, budget)
+    keeping = choose_storage(operator, p, limit, "auto", None, budget)
     run = KrylovRun(operator, space, seed, keeping, limit if steps != "auto" else None, probes, on_step, 0)
     yield from _phases(run, operator, space, limit, budget, None if steps != "auto" else tolerance)
     return _result(run, operator, seed, begin)
@@ -117,7 +119,7 @@ def _phases(
     run: KrylovRun, operator: SymmetricOperator, space: Space, limit: int, budget: int, tolerance: float | None
 ) -> Requests[None]:
     yield from run.first(limit, tolerance)
-    yield from run.others(together(operator, space, run.keeping, limit, budget))
+    yield from run.others(parallel_probes(operator, space, run.keeping, limit, budget))
     yield from run.confirm()
 
 
@@ -131,7 +133,7 @@ def _result(
     attributes: dict[str, Any] = {
         **getattr(operator, "attributes", {}),
         "seed": seed,
-        "basis": basis_in_words(run.keeping),
+        "basis": storage_text(run.keeping),
         "seconds": time.perf_counter() - begin,
         **saved,
         **surroundings(operator),

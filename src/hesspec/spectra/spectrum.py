@@ -210,7 +210,7 @@ class Spectrum(Logged, Record):
 
     @property
     def is_outlier(self) -> npt.NDArray[np.bool_]:
-        """Which of `eigenvalues` are outliers, shape (k,): those with an `outlier_p_values` up to 0.05."""
+        """Whether each of `eigenvalues` is an outlier, shape (k,): its `outlier_p_values` is at most 0.05 (`LEVEL`)."""
         return self.outlier_p_values <= LEVEL
 
     @cached_property
