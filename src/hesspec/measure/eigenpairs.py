@@ -128,8 +128,6 @@ def outlier_pairs(
     steps: int = 64,
     seed: int = 0,
     memory: str | int | None = None,
-    basis: str = "auto",
-    offload: str | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Eigenpairs, npt.NDArray[np.intp]]:
     """Measure the eigenpairs of the outliers among the 2 C largest eigenvalues, and of the `least` largest in any case.
@@ -142,7 +140,7 @@ def outlier_pairs(
     places : int array (n,)
         Their indices in the spectrum.
     """
-    run, found = run_spectrum(operator, steps, 1, seed, 0.0, memory, basis, offload, on_step, 2 * classes)
+    run, found = run_spectrum(operator, steps, 1, seed, 0.0, memory, "auto", None, on_step, 2 * classes)
     found = replace(found, attributes={**found.attributes, "classes": classes})
     chosen = np.flatnonzero(found.is_outlier[: len(run.top)] | (np.arange(len(run.top)) < least))
     return pairs_of(run, found, chosen), chosen

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["loss_along", "plot_loss_along"]
 
-# Directions of unit length in float32 are off by a few units of rounding.
-UNIT = 1e-3
-
 
 def loss_along(
     hessian: Hessian,
