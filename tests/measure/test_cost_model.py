@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from cases import TokenLoss
+from cases import NextTokenLoss
 from sweeps import swept
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -137,7 +137,7 @@ def test_operations_and_memory_of_the_real_products_of_a_language_model(kind):
     )
     model = transformers.GPT2LMHeadModel(config).eval()
     batch = ({"input_ids": torch.randint(words, (2, context))}, torch.randint(words, (2, context)))
-    tangent, primal, kept = counted(kind(model, TokenLoss(), [batch]))
+    tangent, primal, kept = counted(kind(model, NextTokenLoss(), [batch]))
     options = {"tokens": 2 * context, "context": context, "matrix": kind.__name__}
     p = model.num_parameters()
     assert tangent == pytest.approx(cost(p, **options, activations=1).flops_matvec, rel=0.03)
