@@ -26,7 +26,7 @@ from hesspec.krylov.vectors import Space
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.measure.arrays import as_operator
 from hesspec.measure.basis_memory import choose_storage, most_steps, parallel_probes, same_on_all_ranks, storage_text
-from hesspec.measure.surroundings import surroundings
+from hesspec.measure.environment import environment
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["check_run", "name_of", "run_spectrum", "spectrum_requests"]
@@ -136,7 +136,7 @@ def _result(
         "basis": storage_text(run.keeping),
         "seconds": time.perf_counter() - begin,
         **saved,
-        **surroundings(operator),
+        **environment(operator),
         "reorthogonalised_steps": run.reorthogonalised_steps,
     }
     return Spectrum(**run.measure(), attributes=attributes)

@@ -18,7 +18,7 @@ from hesspec.plot import epochs_of
 from hesspec.report.across_spectra import steadied
 from hesspec.report.application_results import ApplicationResult
 from hesspec.report.member import Explained, Member
-from hesspec.report.runs import with_runs
+from hesspec.report.run_names import with_runs
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
 

@@ -17,7 +17,7 @@ from hesspec.matrices import DEFAULT_MATRICES, MATRICES, symbol_of
 from hesspec.report.across_spectra import tracks_of
 from hesspec.report.application_results import result_sections
 from hesspec.report.collection import Collection, read_folder
-from hesspec.report.figures import spectrum_data
+from hesspec.report.figure_data import spectrum_data
 from hesspec.report.markup import rendered
 from hesspec.report.member import distinct
 from hesspec.report.payload import Tracks, first_shown, has_several, payload

@@ -14,12 +14,12 @@ import xarray as xr
 from hesspec.matrices import symbol_of
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.densities import density, log_density
-from hesspec.spectra.described import dataframe_of, summary_of, tables_of, units_of
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
 from hesspec.spectra.logged import Logged
 from hesspec.spectra.outliers import LEVEL, outlier_p_values
 from hesspec.spectra.record import Array, Integers, Record, Sketches
 from hesspec.spectra.sampling import Estimate, bulk_bounds, interval, mean_bounds, samples, standard_error
+from hesspec.spectra.views import dataframe_of, summary_of, tables_of, units_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.columns import RANKED, SCALARS, UNITS, fill
 from hesspec.study.folders import STUDY_FILE
-from hesspec.study.recorded import open_recorded
+from hesspec.study.opening_recorded import open_recorded
 from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, tasks_of
 from hesspec.study.study_folder import read_study
 

@@ -12,7 +12,7 @@ import yaml
 from hesspec.backend.files import write_bytes
 from hesspec.study.config import StudyConfig
 from hesspec.study.folders import RUNS, STUDY_FILE, hold, remove_left, without_links
-from hesspec.study.records import read_json, write_json
+from hesspec.study.json_files import read_json, write_json
 from hesspec.study.study_file import parse_study, study_text
 
 __all__ = ["read_code", "read_study", "write_study"]
