@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from hesspec.cli.demonstration import CHECKPOINTS, Demo, demo_study, read_demo
+from hesspec.cli.demo_study import CHECKPOINTS, Demo, demo_study, read_demo
 from hesspec.matrices import DEFAULT_MATRICES
 from hesspec.study import SPLITS, evaluate, load_dataset, load_study, load_weights, small_cnn
 

@@ -38,7 +38,7 @@ from hesspec.backend.memory import in_words
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
 from hesspec.measure.cost import cost
-from hesspec.measure.estimate import H100, Cost, Device
+from hesspec.measure.cost_result import H100, Cost, Device
 from hesspec.operators.engine.budget import count_work
 from hesspec.study import build_network
 

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from hesspec.backend.heap import keep_freed_memory
     from hesspec.errors import NonFiniteError, NotSymmetricError, RankError
     from hesspec.measure.diagonal import Diagonal, diagonal
+    from hesspec.measure.eigenpairs import Eigenpairs, eigenpairs
     from hesspec.measure.plan import Plan, plan
     from hesspec.measure.solve import Solution, solve
-    from hesspec.measure.spectrum import Eigenpairs, eigenpairs, spectrum
+    from hesspec.measure.spectrum import spectrum
     from hesspec.operators import (
         CentralDifferenceHessian,
         GaussNewton,
@@ -147,7 +148,8 @@ _MODULES = {
     "measure.diagonal": ("Diagonal", "diagonal"),
     "applications.noise.principal_angles": ("principal_angles",),
     "applications.noise.angles_record": ("PrincipalAngles",),
-    "measure.spectrum": ("Eigenpairs", "eigenpairs", "spectrum"),
+    "measure.eigenpairs": ("Eigenpairs", "eigenpairs"),
+    "measure.spectrum": ("spectrum",),
     "operators": (
         "CentralDifferenceHessian",
         "GaussNewton",

@@ -1,4 +1,4 @@
-"""Table of the curvature matrices: names, symbols, the module of the operator, and the cost of a product."""
+"""Table of the curvature matrices: names, symbols, units, modules of the operators, and costs in formulas."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class Matrix:
     module : str
         Module that defines its operator; imported on first use.
     tangent : int
-        Cost of a product whose primal passes are cached, in forward passes. Counted in matrix products: the forward
-        pass Y = X W is one; its tangent dX W + X dW is two; the backward pass dY W^T, X^T dY is two, and its tangent
-        four. The Hessian needs six; J v and J^T u need two each.
+        Cost of a product whose primal passes are cached, in forward passes. `hesspec cost` and progress bars use it;
+        `hesspec plan` times products instead. Counted in matrix products: the forward pass Y = X W is one; its tangent
+        dX W + X dW is two; the backward pass dY W^T, X^T dY is two, and its tangent four. The Hessian needs six; J v
+        and J^T u need two each.
     recomputed : tuple of int
         Cost of recomputing the primal passes, in forward passes, for linear layers and for convolutions. Gradients of
         weights do not enter any tangent: for linear layers they are separate operations and are left out; for

@@ -101,7 +101,7 @@ def example():
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """Tests share their cores with others; see `hesspec.cli.demonstration` for what several threads then cost."""
+    """Tests share their cores with others; see `hesspec.cli.demo_study` for what several threads then cost."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

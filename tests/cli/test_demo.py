@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from hesspec.cli.app import app
-from hesspec.cli.demonstration import CHECKPOINTS, PAGE_SHARE, demo, demo_study, read_demo
+from hesspec.cli.demo_study import CHECKPOINTS, PAGE_SHARE, demo, demo_study, read_demo
 from hesspec.matrices import DEFAULT_MATRICES
 from hesspec.spectra.record import load
 from hesspec.study import SPLITS, StudyConfig, load_dataset, load_study, load_weights, read_metadata, small_cnn
@@ -39,7 +39,7 @@ def run(tmp_path_factory, example):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("hesspec.cli.demonstration.demo_study", short)
+        patch.setattr("hesspec.cli.demo_study.demo_study", short)
         result = CliRunner().invoke(app, example("demo"), prog_name="hesspec")
     assert result.exit_code == 0, result.output
     return folder / "hesspec-demo", result
@@ -206,8 +206,8 @@ def test_a_stopped_demo_is_resumed(tmp_path, monkeypatch):
         demo(little(seed=1), folder)
 
     again = []
-    monkeypatch.setattr("hesspec.cli.demonstration._figures", lambda _: {})
-    monkeypatch.setattr("hesspec.cli.demonstration.write_report", lambda _: None)
+    monkeypatch.setattr("hesspec.cli.demo_study._figures", lambda _: {})
+    monkeypatch.setattr("hesspec.cli.demo_study.write_report", lambda _: None)
     demo(little(), folder, on_progress=lambda what, *_: again.append(what))
     assert any(what.startswith("training") for what in started)
     assert not any(what.startswith(("training", "Hess, train set, epoch 0")) for what in again)
@@ -233,8 +233,8 @@ def test_a_demo_that_is_not_complete_cannot_be_read(tmp_path, monkeypatch):
 
 
 def test_the_progress_is_as_far_as_was_said_when_the_page_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("hesspec.cli.demonstration.write_report", lambda _: None)
-    monkeypatch.setattr("hesspec.cli.demonstration._figures", lambda _: {})
+    monkeypatch.setattr("hesspec.cli.demo_study.write_report", lambda _: None)
+    monkeypatch.setattr("hesspec.cli.demo_study._figures", lambda _: {})
     calls = []
     demo(little(), tmp_path / "demo", on_progress=lambda *call: calls.append(call))
     done = [call[1] for call in calls]

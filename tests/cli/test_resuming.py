@@ -6,7 +6,7 @@ import os
 import pytest
 
 from hesspec.backend.file_lock import FileLock
-from hesspec.cli.resuming import RECORD, UNFINISHED, CommandRecord
+from hesspec.cli.command_record import RECORD, UNFINISHED, CommandRecord
 from hesspec.krylov.snapshot_files import LOCK
 
 COMMAND = {"NETWORK": "small_cnn", "--seed": "0"}

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 MATRICES = ("Hessian", "GaussNewton", "Residual")
+"""Matrices that `dense` computes, of all those in `hesspec.matrices.MATRICES`."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Case:
         return Case(self.model.to(dtype), loss, data, self.options, self.warning)
 
 
-class Residual(nn.Module):
+class ResidualNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, 3, 3, padding=1)
@@ -93,7 +94,7 @@ class TwoInputs(nn.Module):
         return torch.tanh(self.left(left)) * self.right(right)
 
 
-class TokenLoss(nn.CrossEntropyLoss):
+class NextTokenLoss(nn.CrossEntropyLoss):
     """Cross-entropy of the next token, (B, T, V) against (B, T)."""
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -206,9 +207,9 @@ def _mlp_case(
 CASES: dict[str, Callable[[], Case]] = {
     "mlp": lambda: _mlp_case(nn.CrossEntropyLoss(), sizes=SHORT),
     "cnn": lambda: Case(cnn(), nn.CrossEntropyLoss(), batches((1, 4, 4), labels(4))),
-    "residual cnn": lambda: Case(seeded(Residual), nn.CrossEntropyLoss(), batches((1, 4, 4), labels(4), EVEN)),
+    "residual cnn": lambda: Case(seeded(ResidualNetwork), nn.CrossEntropyLoss(), batches((1, 4, 4), labels(4), EVEN)),
     "transformer encoder": lambda: Case(seeded(Encoder), nn.CrossEntropyLoss(), batches((3, 4), labels(3), EVEN)),
-    "gpt2, dict inputs, ignored tokens": lambda: Case(gpt2(), TokenLoss(), tokens()),
+    "gpt2, dict inputs, ignored tokens": lambda: Case(gpt2(), NextTokenLoss(), tokens()),
     "gpt2, own loss": lambda: Case(gpt2(), token_loss, tokens((3, 3)), {"terms": lambda y: (y != -100).sum()}),
     "label smoothing": lambda: _mlp_case(nn.CrossEntropyLoss(label_smoothing=0.1)),
     "class weights": lambda: _mlp_case(nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0, 0.7]))),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from cases import TokenLoss
+from cases import NextTokenLoss
 from sweeps import swept
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,7 +19,7 @@ from hesspec.krylov.storage import STORAGES
 from hesspec.krylov.vectors import Space
 from hesspec.measure import cost as cost_model
 from hesspec.measure.cost import cost
-from hesspec.measure.estimate import H100, Device
+from hesspec.measure.cost_result import H100, Device
 from hesspec.measure.rates import parse_bandwidth, parse_flops
 from hesspec.operators.engine.budget import count_work
 from hesspec.study import small_cnn
@@ -137,7 +137,7 @@ def test_operations_and_memory_of_the_real_products_of_a_language_model(kind):
     )
     model = transformers.GPT2LMHeadModel(config).eval()
     batch = ({"input_ids": torch.randint(words, (2, context))}, torch.randint(words, (2, context)))
-    tangent, primal, kept = counted(kind(model, TokenLoss(), [batch]))
+    tangent, primal, kept = counted(kind(model, NextTokenLoss(), [batch]))
     options = {"tokens": 2 * context, "context": context, "matrix": kind.__name__}
     p = model.num_parameters()
     assert tangent == pytest.approx(cost(p, **options, activations=1).flops_matvec, rel=0.03)

@@ -7,7 +7,7 @@ import torch
 import hesspec
 from hesspec.krylov import run as krylov_run
 from hesspec.krylov.storage import Storage
-from hesspec.measure import spectrum as module
+from hesspec.measure import runs as module
 from hesspec.measure.recurrence import resolved_pairs
 
 P = 300
@@ -68,7 +68,7 @@ def test_residuals_are_bounded_without_products(name, dtype, partial, monkeypatc
 
 @pytest.mark.parametrize("keeping", [Storage(half=True), 24], ids=["half", "restarted"])
 def test_residuals_are_measured_where_the_basis_is_not_exact(keeping, monkeypatch):
-    monkeypatch.setattr(module, "how_kept", lambda *_: keeping)
+    monkeypatch.setattr(module, "choose_storage", lambda *_: keeping)
     operator = Counting(dense(SPECTRA["powers"], torch.float32))
     pairs = resolved_pairs(operator, count=5, steps=60, seed=0)
     assert pairs.products == len(pairs.values) == 5

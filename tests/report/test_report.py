@@ -21,7 +21,7 @@ from hesspec.backend.number_text import with_bound
 from hesspec.plot import OKABE_ITO
 from hesspec.report import write_report
 from hesspec.report.collection import read_folder
-from hesspec.report.figures import CURVE_TOLERANCE, PlotlyLook, spectrum_data, thinned
+from hesspec.report.figure_data import CURVE_TOLERANCE, PlotlyLook, spectrum_data, thinned
 from hesspec.spectra.record import load
 
 MINUS = "\N{MINUS SIGN}"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hesspec.report import figures, pdf, tables, write_report
+from hesspec.report import csv_tables, figure_data, pdf, write_report
+from hesspec.report.across_spectra import laws_of, pairs_of, tracks_of
 from hesspec.report.collection import read_folder
-from hesspec.report.dynamics import laws_of, pairs_of, tracks_of
 from hesspec.report.pdf import write_figures
 
 EVIL = "</script><script>alert(1)</script>"
@@ -148,11 +148,11 @@ def test_a_tail_that_is_not_resolved_has_no_exponent_in_the_tables_and_no_line(c
     for lower, resolved in ((0.1, True), (-0.1, False)):
         monkeypatch.setattr("hesspec.report.member.fit_tail", lambda *_, lower=lower, **__: replace(tail, lower=lower))
         member = replace(collection.members[0])
-        (row,) = rows(tables.spectra([member]))
+        (row,) = rows(csv_tables.spectra([member]))
         assert row["tail_resolved"] == str(resolved)
         names = [name for name in row if name.startswith("tail_") and name != "tail_resolved"]
         assert {row[name] != "" for name in names} == {resolved}
-        assert (figures.spectrum_data(member, None)["tail"] is not None) == resolved
+        assert (figure_data.spectrum_data(member, None)["tail"] is not None) == resolved
 
 
 def test_progress_compares_what_is_there_with_what_is_requested(collection):

@@ -13,7 +13,7 @@ from hesspec.applications.optim.share_run import DominantShareRun
 from hesspec.backend.netcdf import sealed, write_dataset
 from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.backend.shown import contents
-from hesspec.report.findings import Finding, findings_section
+from hesspec.report.application_results import ApplicationResult, result_sections
 
 SPECTRUM = make_spectrum(OUTLIERS)
 
@@ -71,8 +71,11 @@ def contradictory() -> DominantShareRun:
 
 def test_a_page_shows_the_other_results_where_one_contradicts_itself():
     good = compare_predictions({"a": np.eye(2)}, [0, 1])
-    bad, other = findings_section(
-        [Finding(path=Path("bad.nc"), record=contradictory()), Finding(path=Path("good.nc"), record=good)]
+    bad, other = result_sections(
+        [
+            ApplicationResult(path=Path("bad.nc"), record=contradictory()),
+            ApplicationResult(path=Path("good.nc"), record=good),
+        ]
     )
     assert "its values contradict one another (IndexError" in bad["without"]
     assert (bad["summary"], bad["tables"], bad["figure"]) == ([], [], "")

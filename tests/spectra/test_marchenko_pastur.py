@@ -12,7 +12,6 @@ from hesspec.spectra.marchenko_pastur import (
     _Law,
     compare_with_marchenko_pastur,
     law_of_gauss_newton,
-    marchenko_pastur_cdf,
     marchenko_pastur_density,
     marchenko_pastur_edges,
 )
@@ -51,17 +50,15 @@ def test_distribution_is_the_integral_of_the_density(aspect):
         x = low + share * (high - low)
         mass = integral(lambda x: marchenko_pastur_density(x, aspect, 2.0), low, high, x)
         # Rounding of the edges of a law of aspect 1e6 moves both by 1e-16 of them, 1e-13 of what is between them.
-        assert marchenko_pastur_cdf(x, aspect, 2.0) - atom == pytest.approx(mass, rel=1e-7, abs=1e-13)
+        assert _Law.of(aspect, 2.0).cdf(x) - atom == pytest.approx(mass, rel=1e-7, abs=1e-13)
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)
 def test_outside_of_the_edges(aspect):
     low, high = marchenko_pastur_edges(aspect, 2.0)
     atom = max(0, 1 - 1 / aspect)
-    assert marchenko_pastur_cdf([-1.0, low / 2, high, 2 * high], aspect, 2.0) == pytest.approx(
-        [0, atom, 1, 1], abs=1e-15
-    )
-    assert marchenko_pastur_cdf(0.0, aspect, 2.0) == pytest.approx(atom, abs=1e-15)
+    found = _Law.of(aspect, 2.0).cdf(np.array([-1.0, 0.0, low / 2, high, 2 * high]))
+    assert found == pytest.approx([0, atom, atom, 1, 1], abs=1e-15)
     assert (marchenko_pastur_density([-1.0, 0.0, low / 2, 2 * high], aspect, 2.0) == 0).all()
 
 
@@ -81,7 +78,7 @@ def test_eigenvalues_of_random_matrices_follow_the_law(rank, dimension):
     places = values[values > 0]
     count = np.searchsorted(values, places, side="right") / dimension
     # Eigenvalues are rigid: the distributions differ by O(log p / p), not by 1/sqrt(p).
-    difference = np.abs(count - marchenko_pastur_cdf(places, dimension / rank, 3.0)).max()
+    difference = np.abs(count - _Law.of(dimension / rank, 3.0).cdf(places)).max()
     assert difference < 3 * np.log(dimension) / dimension
 
 
@@ -114,7 +111,7 @@ def test_arguments_without_a_law_are_said():
     with pytest.raises(ValueError, match=r"aspect is 0; the Marchenko-Pastur law requires a positive, finite value"):
         marchenko_pastur_edges(0, 1.0)
     with pytest.raises(ValueError, match=r"variance is -1.0; the Marchenko-Pastur law"):
-        marchenko_pastur_cdf(1.0, 0.5, -1.0)
+        marchenko_pastur_density(1.0, 0.5, -1.0)
     with pytest.raises(ValueError, match=r"aspect is nan"):
         marchenko_pastur_density(1.0, float("nan"), 1.0)
 
@@ -190,7 +187,7 @@ def test_an_exact_spectrum_is_compared_exactly():
     spectrum = hesspec.spectrum(torch.diag(torch.tensor(values)), steps=60)
     assert spectrum.exact
     fit = compare_with_marchenko_pastur(spectrum, rank=200)
-    expected = marchenko_pastur_cdf(values, 0.25, 2.0)
+    expected = _Law.of(0.25, 2.0).cdf(values)
     after = np.arange(1, 51) / 50
     assert fit.variance == pytest.approx(2)
     assert fit.kolmogorov_smirnov == pytest.approx(

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from hesspec import load
 from hesspec.study import StudyError, running
 from hesspec.study.config import StudyConfig
+from hesspec.study.json_files import read_history
 from hesspec.study.opening import open_study
-from hesspec.study.records import read_history
 from hesspec.study.running import run_study
 from hesspec.study.store import Task, TrainingRun, tasks_of
 from hesspec.study.study_file import parse_study

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hesspec.study import load_dataset, load_weights
+from hesspec.study.json_files import read_json
 from hesspec.study.networks import build_network, network_digest
-from hesspec.study.records import read_json
 from hesspec.study.text_files import LARGEST_TEXT, read_documents, text_digest
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

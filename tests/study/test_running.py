@@ -329,7 +329,7 @@ def not_finite(classes: int) -> nn.Module:
     return network
 
 
-def test_results_of_a_network_that_was_changed_are_had_anew_and_can_be_read_without_it(
+def test_results_of_a_network_that_was_changed_are_measured_again_and_can_be_read_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

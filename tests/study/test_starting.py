@@ -95,7 +95,7 @@ def test_pretraining_runs_once_for_each_seed_and_its_head_is_new(home: Path) -> 
         assert torch.equal(state["1.weight"], trained["1.weight"])
         spectrum = hesspec.load(task.runs[0].result(task.measurements[0], task.measure))
         assert spectrum.attributes["start"] == "halves"
-        assert spectrum.attributes["initialised_anew"] == "5.weight"
+        assert spectrum.attributes["newly_initialised"] == "5.weight"
 
 
 def test_the_first_record_of_a_started_training_is_that_of_the_weights(home: Path) -> None:
@@ -265,7 +265,7 @@ def test_the_start_is_logged_with_what_is_new(home: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO):
         Networks().problem(task, data, data)
     assert "from halves on digits" in caplog.text
-    assert "initialised anew: 5.weight" in caplog.text
+    assert "newly initialised: 5.weight" in caplog.text
 
 
 def test_images_are_averaged_over_blocks_before_they_are_padded() -> None:

@@ -85,7 +85,7 @@ def bar_of(what: str, *, wanted: bool) -> Iterator[Progress | None]:
 
 @contextmanager
 def steps_of(what: str, on_step: OnStep | None, *, wanted: bool, unit: str = "step") -> Iterator[OnStep | None]:
-    """Yield what is to be called after each step: the caller's function, or a bar of these units if there is none."""
+    """Yield the function to call after each step: that of the caller, or one that moves a bar with these units."""
     with bar_of(what, wanted=wanted and on_step is None) as show:
         if show is None:
             yield on_step

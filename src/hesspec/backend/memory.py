@@ -6,7 +6,7 @@ import re
 import torch
 
 from hesspec.backend.heap import give_back
-from hesspec.backend.limits import host_memory
+from hesspec.backend.host_memory import host_memory
 from hesspec.backend.text import error_line, in_words
 
 __all__ = [
@@ -44,7 +44,7 @@ class BudgetError(MemoryError):
 
 
 def free_memory(device: torch.device) -> int:
-    """Return free bytes on a CPU or CUDA device; for a CPU, see `hesspec.backend.limits.host_memory`."""
+    """Return free bytes on a CPU or CUDA device; for a CPU, see `hesspec.backend.host_memory.host_memory`."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))

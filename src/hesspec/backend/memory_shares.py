@@ -1,4 +1,4 @@
-"""Who may use how much of the memory: products with an operator one share of it, the Krylov basis another."""
+"""Shares of the free memory, and of the free disk space, that products and the Krylov basis may use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import torch
 from hesspec.backend.memory import free_memory, parse_memory
 from hesspec.backend.ranks import ALONE, Ranks
 
-__all__ = ["BASIS_SHARE", "PRODUCTS_SHARE", "Shares", "free_shares", "shares_of"]
+__all__ = ["BASIS_SHARE", "DISK_SHARE", "HOST_SHARE", "PRODUCTS_SHARE", "Shares", "free_shares", "shares_of"]
 
 # Of the free memory, what products may keep, and what the basis may fill; the system wants some as well.
 PRODUCTS_SHARE: Final = 0.5
 BASIS_SHARE: Final = 0.4
+# Of the free memory of a host, for a basis that is not kept on its device, and of the free space of a disk.
+HOST_SHARE: Final = 0.8
+DISK_SHARE: Final = 0.9
 
 
 class Shares(NamedTuple):

@@ -36,7 +36,7 @@ class Meter:
             self.on_progress(what, self.done + partial, self.total)
 
     def of_steps(self, what: str, cost: float) -> Callable[[int, int | None], None]:
-        """Report the begin of an activity, and give what is to be called after each of its steps, of this cost."""
+        """Report the start of an activity, and return the function to call after each of its steps of this cost."""
         before = self.done
 
         def on_step(steps: int, of: int | None) -> None:  # noqa: ARG001 - the total of all activities is known instead

@@ -68,12 +68,12 @@ def _html_row(tag: str, texts: Sequence[str]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def capped(table: TextTable, most: int = MOST_ROWS) -> TextTable:
-    """Return the table with its first rows, and a note of how many were left out."""
-    if len(table.rows) <= most:
+def capped(table: TextTable) -> TextTable:
+    """Return the table with its first `MOST_ROWS` rows, and a note of how many were left out."""
+    if len(table.rows) <= MOST_ROWS:
         return table
-    left = f"and {len(table.rows) - most:,} more rows"
-    return TextTable(table.title, table.columns, table.rows[:most], (left, *table.notes))
+    left = f"and {len(table.rows) - MOST_ROWS:,} more rows"
+    return TextTable(table.title, table.columns, table.rows[:MOST_ROWS], (left, *table.notes))
 
 
 def contents(result: Shown) -> tuple[dict[str, str], list[TextTable]]:

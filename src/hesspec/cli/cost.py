@@ -62,7 +62,7 @@ def command(
     """
     from hesspec.cli.tables.plans import estimated
     from hesspec.measure.cost import cost
-    from hesspec.measure.estimate import H100, Device
+    from hesspec.measure.cost_result import H100, Device
     from hesspec.measure.rates import parse_bandwidth, parse_count, parse_flops
 
     known = {"tokens": tokens, "samples": samples, "flops_forward": flops_forward}

@@ -32,7 +32,7 @@ def command(
 
     The study is that of the preset `demo` of `hesspec study`. If it is interrupted, the same command resumes it.
     """
-    from hesspec.cli.demonstration import CHECKPOINTS, demo, demo_study
+    from hesspec.cli.demo_study import CHECKPOINTS, demo, demo_study
     from hesspec.cli.tables.spectra import stacked
 
     with console.progress() as show:

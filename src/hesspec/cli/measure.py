@@ -14,8 +14,8 @@ from hesspec.matrices import symbol_of
 from hesspec.spectra.record import load
 
 if TYPE_CHECKING:
+    from hesspec.cli.command_record import CommandRecord
     from hesspec.cli.problem import Problem
-    from hesspec.cli.resuming import CommandRecord
 
 EXAMPLE = "hesspec measure small_cnn --data digits --samples-per-class 10 --steps 32"
 
@@ -86,10 +86,10 @@ def command(
     one thread per core.
     """
     from hesspec.backend.ranks import Ranks
+    from hesspec.cli.command_record import CommandRecord
     from hesspec.cli.devices import device_of
     from hesspec.cli.problem import Problem
     from hesspec.cli.process_group import process_group
-    from hesspec.cli.resuming import CommandRecord
     from hesspec.krylov.snapshot import parse_duration
     from hesspec.study.losses import CROSS_ENTROPY
     from hesspec.study.measuring import measure

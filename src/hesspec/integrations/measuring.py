@@ -1,4 +1,4 @@
-"""What the callbacks of all trainers share: measuring at the due epochs or steps, on all ranks, and logging."""
+"""Measurements at chosen epochs or steps, on all ranks, and their logging: what the callbacks of all trainers share."""
 
 from __future__ import annotations
 

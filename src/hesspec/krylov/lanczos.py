@@ -15,7 +15,7 @@ from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos_state import LanczosState, StepErrors, rounding_unit
 from hesspec.krylov.reorthogonalisation import SEMI, Reorthogonalisation
 from hesspec.krylov.scaling import smallest_number
-from hesspec.krylov.state import restored, state_of
+from hesspec.krylov.state_dicts import restored, state_of
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, reduce_and_scale
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hesspec.krylov.state import fields
+from hesspec.krylov.state_dicts import fields
 
 __all__ = ["OrthogonalityEstimate"]
 

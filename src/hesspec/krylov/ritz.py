@@ -1,4 +1,4 @@
-"""Ritz pairs, quadrature and resolved eigenvalues of a Lanczos run, on NumPy arrays."""
+"""Ritz pairs of a Lanczos run, the resolved eigenvalues among them, and error bounds, on NumPy arrays."""
 
 from __future__ import annotations
 

@@ -420,7 +420,7 @@ class KrylovRun:
 
     @property
     def simple(self) -> npt.NDArray[np.bool_]:
-        """Which eigenvalues of the spectrum are known to have no further copies beside those that it has."""
+        """Whether each eigenvalue of the spectrum is known to have no copies other than those that the spectrum has."""
         found = self._state.measure
         order = np.argsort(-np.abs(found.eigenvalues), kind="stable")
         return np.asarray((found.complete & (np.rint(found.eigenvalue_weights * self._p) == 1))[order])

@@ -16,7 +16,7 @@ from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.quadrature import SpectralMeasure
 from hesspec.krylov.ritz import Array, RitzPairs
 from hesspec.krylov.sketch import SKETCH
-from hesspec.krylov.state import columns, fields, restored, state_of
+from hesspec.krylov.state_dicts import columns, fields, restored, state_of
 from hesspec.krylov.storage import Storage, restored_storage
 from hesspec.krylov.thick_restart import ThickRestart
 from hesspec.krylov.vectors import Space

@@ -14,8 +14,8 @@ from hesspec.backend.memory import free_memory, in_words, is_out_of_memory
 from hesspec.errors import RankError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.snapshot_files import ForeignError, Listed, Record, VersionError, check_parts, read_vector
-from hesspec.krylov.state import fields
-from hesspec.krylov.storage import available, restored_storage
+from hesspec.krylov.state_dicts import fields
+from hesspec.krylov.storage import restored_storage, room_for_basis
 from hesspec.krylov.vectors import Space
 
 __all__ = ["Reader", "UnreadableError", "readable", "shown"]
@@ -143,7 +143,7 @@ class Reader:
         """Reject a basis that does not fit into memory, before reading it."""
         kept = restored_storage(state)
         needed = rows * kept.row_bytes(self._space.length, self._dtype)
-        room = available(kept, free_memory(self._device), self._device)
+        room = room_for_basis(kept, free_memory(self._device), self._device)
         if needed > room:
             raise MemoryError(
                 f"The snapshot in {str(self._folder)!r} has a Krylov basis of {rows} vectors of "

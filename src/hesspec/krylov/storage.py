@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.memory import free_memory, in_words
+from hesspec.backend.memory_shares import DISK_SHARE, HOST_SHARE
 from hesspec.backend.suggest import unknown
 
-__all__ = ["STORAGES", "Storage", "available", "restored_storage", "storages"]
+__all__ = ["STORAGES", "Storage", "restored_storage", "room_for_basis", "storages"]
 
-# Share of the free memory of a host, in addition to its device, and of a disk, that a basis may use.
-HOST_SHARE, DISK_SHARE = 0.8, 0.9
 # Values of the options `basis` and `offload`, the latter after the place that needs none.
 WIDTHS: Final = ("full", "half", "restarted", "auto")
 PLACES: Final = ("device", "host", "disk")
@@ -145,14 +144,14 @@ def restored_storage(state: Mapping[str, Any]) -> Storage:
     return found[0]
 
 
-def available(kept: Storage, budget: int, device: torch.device) -> int:
-    """Return the memory that a basis may use, in bytes.
+def room_for_basis(kept: Storage, budget: int, device: torch.device) -> int:
+    """Return the number of bytes that a basis may occupy at its place: on the device, on the host or on the disk.
 
     Parameters
     ----------
     kept : Storage
     budget : int
-        Memory that it may use on the device.
+        Memory that it may use on the device, in bytes.
     device : torch.device
         Device of the vectors.
     """

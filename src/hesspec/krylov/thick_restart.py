@@ -14,7 +14,7 @@ from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.ritz import RESOLVED
-from hesspec.krylov.state import fields
+from hesspec.krylov.state_dicts import fields
 from hesspec.krylov.vectors import Space
 
 __all__ = ["OuterPairs", "ThickRestart"]

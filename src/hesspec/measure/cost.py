@@ -15,7 +15,7 @@ from hesspec.backend.suggest import unknown
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES
-from hesspec.measure.estimate import H100, Cost, Device, Way
+from hesspec.measure.cost_result import H100, Cost, Device, Way
 from hesspec.measure.plan import ROWS, ROWS_WHEN_DUE, VECTORS
 
 __all__ = ["cost"]

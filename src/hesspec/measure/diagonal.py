@@ -15,7 +15,7 @@ from hesspec.backend.shown import Shown
 from hesspec.errors import NonFiniteError
 from hesspec.matrices import symbol_of
 from hesspec.measure.arrays import as_operator
-from hesspec.measure.spectrum import Eigenpairs
+from hesspec.measure.eigenpairs import Eigenpairs
 
 __all__ = ["Diagonal", "diagonal"]
 

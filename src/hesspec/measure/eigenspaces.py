@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hesspec.measure.spectrum import Eigenpairs
+from hesspec.measure.eigenpairs import Eigenpairs
 from hesspec.spectra.record import Array
 from hesspec.spectra.sampling import node_bounds
 

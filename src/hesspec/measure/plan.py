@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.arithmetic import full_float32
-from hesspec.backend.limits import resident_memory
+from hesspec.backend.host_memory import resident_memory
 from hesspec.backend.memory import in_words
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.number_text import duration
@@ -26,7 +26,7 @@ from hesspec.krylov.quadrature import spectral_measure, wasserstein_distance
 from hesspec.krylov.run import PARTIAL_FROM
 from hesspec.krylov.storage import STORAGES, Storage
 from hesspec.krylov.vectors import Space, norm, random_vector
-from hesspec.measure.keeping import basis_in_words, how_kept
+from hesspec.measure.basis_memory import choose_storage, storage_text
 from hesspec.operators.base import CurvatureOperator
 
 __all__ = ["Plan", "plan"]
@@ -197,7 +197,7 @@ def plan(
         steps = steps or min(p, max(8, 8 * math.ceil(errors.steps_for(left) / 8)))
         expected = errors.quadrature(steps) + errors.sampling / math.sqrt(probes)
     steps, probes = min(steps or 64, p), probes or 1
-    kept = how_kept(operator, p, steps, basis, offload, for_basis)
+    kept = choose_storage(operator, p, steps, basis, offload, for_basis)
     storage = kept if isinstance(kept, Storage) else STORAGES["full"]
     rows = steps if isinstance(kept, Storage) else kept
     step = _seconds_of_step(operator, storage, rows)
@@ -215,7 +215,7 @@ def plan(
         mode=passes.mode,
         reason=passes.why,
         kept=passes.kept,
-        basis=basis_in_words(kept),
+        basis=storage_text(kept),
         steps=steps,
         probes=probes,
         # The first product is computed twice.

@@ -26,7 +26,8 @@ from hesspec.backend.heap import returned_memory
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
 from hesspec.krylov.storage import Storage
-from hesspec.measure.spectrum import measured, name_of, pairs_of
+from hesspec.measure.eigenpairs import pairs_of
+from hesspec.measure.runs import name_of, run_spectrum
 from hesspec.spectra.sampling import residual_bound
 from hesspec.spectra.spectrum import Spectrum
 
@@ -65,7 +66,7 @@ class ResolvedPairs:
 def resolved_pairs(operator: SymmetricOperator, *, count: int, steps: int, seed: int) -> ResolvedPairs:
     """Measure a spectrum, and return it with at most `count` of its resolved eigenpairs; see `hesspec.eigenpairs`."""
     with steps_of(f"eigenpairs of {name_of(operator)}", None, wanted=True) as shown:
-        run, found = measured(operator, steps, 1, seed, 0.0, None, "auto", None, shown, count)
+        run, found = run_spectrum(operator, steps, 1, seed, 0.0, None, "auto", None, shown, count)
     k, unit = len(run.top), rounding_unit(operator.dtype) * found.norm
     if isinstance(run.keeping, Storage) and not run.keeping.half:
         values, products = found.eigenvalues[:k], 0

@@ -21,7 +21,7 @@ from hesspec.krylov.minres import minres
 from hesspec.krylov.preconditioning import SpectralPreconditioner
 from hesspec.krylov.vectors import inner, norm
 from hesspec.measure.arrays import as_operator
-from hesspec.measure.spectrum import Eigenpairs
+from hesspec.measure.eigenpairs import Eigenpairs
 
 __all__ = ["Solution", "solve"]
 

@@ -1,13 +1,10 @@
 """Matplotlib figures of spectra, for talks and papers."""
 
-from hesspec.plot.dynamics import (
-    plot_against_samples,
-    plot_hessian_against_gauss_newton,
-    plot_overlaps,
-)
 from hesspec.plot.learning_curves import epochs_of, plot_learning_curves, rate_changes
+from hesspec.plot.matrix_pairs import plot_hessian_against_gauss_newton, plot_overlaps
 from hesspec.plot.multiples import plot_multiples
 from hesspec.plot.river import plot_training
+from hesspec.plot.sample_sizes import plot_against_samples
 from hesspec.plot.spectra import KINDS, plot_spectrum, plot_tail
 from hesspec.plot.style import (
     FILL,

@@ -25,7 +25,7 @@ from hesspec.plot.style import (
     tail_verdict,
     without_unit,
 )
-from hesspec.spectra.described import outlier_words
+from hesspec.spectra.views import outlier_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

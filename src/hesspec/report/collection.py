@@ -16,11 +16,11 @@ from hesspec.applications.class_structure.record import ClassStructure
 from hesspec.backend.text import error_line
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
-from hesspec.report.dynamics import steadied
-from hesspec.report.findings import Finding
+from hesspec.report.across_spectra import steadied
+from hesspec.report.application_results import ApplicationResult
 from hesspec.report.member import Explained, Member
 from hesspec.report.progress import LARGEST_RECORD, Study, read_study
-from hesspec.report.runs import with_runs
+from hesspec.report.run_names import with_runs
 from hesspec.spectra.folder import STUDY_FILE, Unread, read_results, result_files
 from hesspec.spectra.spectrum import Spectrum
 
@@ -63,7 +63,7 @@ class Collection:
         The study, if the folder is one of a study.
     studies : dict of str to Study
         Studies of subfolders, by subfolder.
-    findings : list of Finding
+    application_results : list of ApplicationResult
         Results of applications.
     """
 
@@ -74,7 +74,7 @@ class Collection:
     unmeasured: list[Training] = field(default_factory=list)
     study: Study | None = None
     studies: dict[str, Study] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    application_results: list[ApplicationResult] = field(default_factory=list)
 
 
 def read_folder(folder: Path) -> Collection:
@@ -90,7 +90,7 @@ def read_folder(folder: Path) -> Collection:
     paths = result_files(folder)
     members: list[Member] = []
     structures: list[Explained] = []
-    findings: list[Finding] = []
+    application_results: list[ApplicationResult] = []
     unread: Unread = []
     for _, together in itertools.groupby(paths, key=lambda path: path.parent):
         measured = []
@@ -101,12 +101,12 @@ def read_folder(folder: Path) -> Collection:
             elif isinstance(result, Spectrum):
                 measured.append(_member(relative, result))
             else:
-                findings.append(Finding(path=relative, record=result))
+                application_results.append(ApplicationResult(path=relative, record=result))
         members += map(_without_idle_sketches, steadied(measured))
     unread = [(path.relative_to(folder), reason) for path, reason in unread]
     study = read_study(folder, Path(), unread)
     studies = _studies(folder, unread)
-    if not members and not findings and study is None:
+    if not members and not application_results and study is None:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in unread)
         raise ValueError(
             f"There are no readable results in {str(folder)!r}: {len(paths)} files named *.nc were found there "
@@ -132,7 +132,7 @@ def read_folder(folder: Path) -> Collection:
         unmeasured=unmeasured,
         study=study,
         studies=studies,
-        findings=findings,
+        application_results=application_results,
     )
 
 

@@ -16,7 +16,7 @@ from hesspec.backend.files import write_bytes
 from hesspec.backend.number_text import with_bound
 from hesspec.matrices import MATRICES, unit_of
 from hesspec.plot import OKABE_ITO
-from hesspec.report.figures import PlotlyLook, matrix_places, thinned
+from hesspec.report.figure_data import PlotlyLook, matrix_places, thinned
 from hesspec.report.markup import rendered
 
 __all__ = ["write_comparison"]

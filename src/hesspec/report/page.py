@@ -14,10 +14,10 @@ import numpy as np
 
 from hesspec.backend.files import write_bytes
 from hesspec.matrices import DEFAULT_MATRICES, MATRICES, symbol_of
+from hesspec.report.across_spectra import tracks_of
+from hesspec.report.application_results import result_sections
 from hesspec.report.collection import Collection, read_folder
-from hesspec.report.dynamics import tracks_of
-from hesspec.report.figures import spectrum_data
-from hesspec.report.findings import findings_section
+from hesspec.report.figure_data import spectrum_data
 from hesspec.report.markup import rendered
 from hesspec.report.member import distinct
 from hesspec.report.payload import Tracks, first_shown, has_several, payload
@@ -41,7 +41,19 @@ logger = logging.getLogger(__name__)
 # Largest number of files with two tables each; more files share one table with a row each.
 MANY_FILES = 40
 # Modules of the page's script, in the order in which they build on one another; they share one scope.
-SCRIPT = ("common", "base", "figures", "spectrum", "comparisons", "sections", "tables", "address", "controls", "main")
+SCRIPT = (
+    "common",
+    "state",
+    "figures",
+    "spectrum",
+    "across_spectra",
+    "training",
+    "class_structure",
+    "tables",
+    "address",
+    "controls",
+    "main",
+)
 # Sections of the page, with the names of the template's values that say whether they are there.
 SECTIONS = (
     ("spectra-title", "Spectrum", "has_spectra"),
@@ -52,7 +64,7 @@ SECTIONS = (
     ("training-title", "Training", "training"),
     ("outliers-title", "Outliers", "has_spectra"),
     ("structure-title", "Class structure", "structures"),
-    ("findings-title", "Further results", "findings"),
+    ("further-title", "Further results", "application_results"),
     ("numbers-title", "In numbers", "has_spectra"),
     ("run-title", "What was run", "collection"),
 )
@@ -154,7 +166,7 @@ def _drawn(collection: Collection) -> tuple[Collection, list[dict[str, Any]]]:
         else:
             members.append(member)
             drawn.append(data)
-    if not members and not collection.findings and collection.study is None:
+    if not members and not collection.application_results and collection.study is None:
         raise ValueError(f"None of the {len(collection.members)} spectra can be drawn: {unread[-1][1]}")
     return replace(collection, members=members, unread=unread), drawn
 
@@ -177,11 +189,11 @@ def _rendered(
         "has_pairs": bool(shown_data["pairs"]),
         "training": collection.training,
         "structures": [structure_tables(item) for item in collection.structures],
-        "findings": findings_section(collection.findings),
+        "application_results": result_sections(collection.application_results),
         "collection": collection,
     }
     return rendered(
-        "template.html.j2",
+        "report.html.j2",
         SCRIPT,
         shown_data,
         **values,

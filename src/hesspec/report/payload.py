@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from hesspec.backend.number_text import exponent_text
 from hesspec.matrices import unit_of
-from hesspec.report import tables
+from hesspec.report import csv_tables
+from hesspec.report.across_spectra import laws_of, pairs_of
 from hesspec.report.collection import Collection
-from hesspec.report.dynamics import laws_of, pairs_of
-from hesspec.report.figures import PlotlyLook, matrix_places, page_looks, training_figure, training_looks
+from hesspec.report.figure_data import PlotlyLook, matrix_places, page_looks, training_figure, training_looks
 from hesspec.report.member import Member, distinct
 from hesspec.report.sentences import sentence
 from hesspec.report.structure_section import structure_csv, structure_figures, structures_over
@@ -50,11 +50,11 @@ def payload(
     runs = distinct(item.run for item in members or collection.training) or [""]
     laws, pairs = laws_of(members), pairs_of(members)
     files = {
-        "outliers.csv": tables.outliers(members, tracks),
-        "spectra.csv": tables.spectra(members),
-        **({"power-laws.csv": tables.power_laws(laws)} if laws else {}),
-        **({"hess-against-g.csv": tables.hessian_against_gauss_newton(pairs)} if pairs else {}),
-        **({"training.csv": tables.training(collection.training)} if collection.training else {}),
+        "outliers.csv": csv_tables.outliers(members, tracks),
+        "spectra.csv": csv_tables.spectra(members),
+        **({"power-laws.csv": csv_tables.power_laws(laws)} if laws else {}),
+        **({"hess-against-g.csv": csv_tables.hessian_against_gauss_newton(pairs)} if pairs else {}),
+        **({"training.csv": csv_tables.training(collection.training)} if collection.training else {}),
         **({"class-structure.csv": structure_csv(collection.structures)} if collection.structures else {}),
     }
     places = {member.path: index for index, member in enumerate(members)}
@@ -73,7 +73,7 @@ def payload(
                 "title": member.title or "operator",
                 "unit": unit_of([member.matrix]),
                 "sentence": sentence(member)["is"],
-                "place": tables.place(member),
+                "place": csv_tables.place(member),
                 **data,
                 "tracks": None if numbers is None else numbers.tolist(),
             }
@@ -109,7 +109,7 @@ def payload(
         "training": [
             {"run": item.run, "n": item.samples} | training_figure(item.records) for item in collection.training
         ],
-        "columns": tables.PLACE,
+        "columns": csv_tables.PLACE,
         "files": files,
     }
 

@@ -25,8 +25,8 @@ from hesspec.plot import (
     plot_tail,
     plot_training,
 )
+from hesspec.report.across_spectra import pairs_of
 from hesspec.report.collection import Collection, Training
-from hesspec.report.dynamics import pairs_of
 from hesspec.report.member import Explained, Member
 from hesspec.spectra.spectrum import Spectrum
 

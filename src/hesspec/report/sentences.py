@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from hesspec.backend.number_text import duration, three_digits, with_bound
-from hesspec.report import tables
+from hesspec.report import csv_tables
 from hesspec.report.collection import Collection, Training
 from hesspec.report.member import Member, distinct
 from hesspec.report.progress import Requested
-from hesspec.spectra.described import outlier_words
 from hesspec.spectra.informative import negative_text, trace_text
+from hesspec.spectra.views import outlier_words
 
 __all__ = [
     "glance",
@@ -93,7 +93,7 @@ def unmeasured(collection: Collection) -> list[tuple[str, list[str]]]:
     return [
         (
             item.path.parent.as_posix(),
-            [_epoch_of(item.reached, collection), *(_last(item, name) for name in tables.RECORD[:4])],
+            [_epoch_of(item.reached, collection), *(_last(item, name) for name in csv_tables.RECORD[:4])],
         )
         for item in collection.unmeasured
     ]

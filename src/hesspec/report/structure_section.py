@@ -15,7 +15,7 @@ from hesspec.backend.csv_text import csv_text
 from hesspec.backend.number_text import percent, plus_minus, three_digits
 from hesspec.matrices import symbol_of
 from hesspec.plot import bulk_on_logarithmic_axis
-from hesspec.report.figures import SYMBOLS, plain
+from hesspec.report.figure_data import SYMBOLS, plain
 from hesspec.report.member import Explained, Member
 from hesspec.spectra.spectrum import Spectrum
 

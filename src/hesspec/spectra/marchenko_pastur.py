@@ -16,7 +16,6 @@ __all__ = [
     "MarchenkoPasturFit",
     "compare_with_marchenko_pastur",
     "law_of_gauss_newton",
-    "marchenko_pastur_cdf",
     "marchenko_pastur_density",
     "marchenko_pastur_edges",
 ]
@@ -94,51 +93,18 @@ def marchenko_pastur_density(x: npt.ArrayLike, aspect: float, variance: float) -
     return np.where(inside, np.sqrt((high - safe) * (safe - low)) / (2 * np.pi * aspect * variance * safe), 0.0)
 
 
-def marchenko_pastur_cdf(x: npt.ArrayLike, aspect: float, variance: float) -> Array:
-    """Cumulative distribution of the Marchenko-Pastur law, share of eigenvalues <= x, in closed form.
+@dataclass(frozen=True)
+class _Law:
+    """Marchenko-Pastur law, with its continuous part in terms of an angle phi.
 
-    With x = variance (1 + aspect - 2 sqrt(aspect) cos phi), phi in [0, pi], it is for x > 0 the atom at 0,
-    max(0, 1 - 1/aspect), plus
+    With x = variance (1 + aspect - 2 sqrt(aspect) cos phi), phi in [0, pi], the distribution is for x > 0 the atom at
+    0, max(0, 1 - 1/aspect), plus
 
         (min(1, aspect) phi + s sin phi - |1 - aspect| arctan(r sin phi / (1 - r cos phi))) / (pi aspect)
 
-    where s = sqrt(aspect) and r = min(s, 1/s).
-
-    Parameters
-    ----------
-    x : array_like
-        Eigenvalues.
-    aspect, variance : float
-        As for `marchenko_pastur_edges`.
-
-    Returns
-    -------
-    array of the shape of x
-        Values in [0, 1], with absolute errors of the order of rounding.
-
-    Raises
-    ------
-    ValueError
-        As `marchenko_pastur_edges`.
-
-    Notes
-    -----
-    The density is from Marchenko and Pastur, "Distribution of eigenvalues for some sets of random matrices" (1967); its
-    integral is elementary in phi.
-
-    Examples
-    --------
-    >>> marchenko_pastur_cdf([-1.0, 0.0, 4.5], 2.0, 1.0).round(3)
-    array([0.   , 0.5  , 0.964])
+    where s = sqrt(aspect) and r = min(s, 1/s). The density is from Marchenko and Pastur, "Distribution of eigenvalues
+    for some sets of random matrices" (1967); its integral is elementary in phi.
     """
-    law = _Law.of(aspect, variance)
-    points = np.asarray(x, np.float64)
-    return np.where(points < 0, 0.0, law.atom + law.continuous(law.angle(points)))
-
-
-@dataclass(frozen=True)
-class _Law:
-    """Marchenko-Pastur law, with its continuous part in terms of the angle phi of `marchenko_pastur_cdf`."""
 
     aspect: float
     variance: float
@@ -184,6 +150,7 @@ class _Law:
         return np.where(level <= self.atom, 0.0 if self.atom else self.low, self.place((lower + upper) / 2))
 
     def cdf(self, x: Array) -> Array:
+        """Share of eigenvalues up to x, with errors of the order of rounding."""
         return np.where(x < 0, 0.0, self.atom + self.continuous(self.angle(x)))
 
     def integral(self, x: Array) -> Array:

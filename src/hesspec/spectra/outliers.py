@@ -38,12 +38,15 @@ from hesspec.spectra.sampling import mean_bounds, node_bounds
 if TYPE_CHECKING:
     from hesspec.spectra.spectrum import Spectrum
 
-__all__ = ["LEVEL", "outlier_p_values", "run_p_value", "spacing_p_values"]
+__all__ = ["LEVEL", "WEAK_LEVEL", "outlier_p_values", "run_p_value", "spacing_p_values"]
 
 Array = npt.NDArray[np.float64]
 
 LEVEL: Final = 0.05
 """Largest false-alarm rate, for bulks without outliers."""
+
+WEAK_LEVEL: Final = 0.2
+"""Level of weak evidence: where there are no outliers, eigenvalues with p-values up to this are mentioned."""
 
 # Smallest number of eigenvalues, and of points of the measure, from which the spacing of the adjacent bulk is
 # estimated. With m of them the critical ratio at the level 1e-3 is m (1000^(1/m) - 1): 10 for 10, 8.3 for 20, 6.9 at

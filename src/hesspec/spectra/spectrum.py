@@ -14,12 +14,12 @@ import xarray as xr
 from hesspec.matrices import symbol_of
 from hesspec.spectra.checked_fields import refuse_unless
 from hesspec.spectra.densities import density, log_density
-from hesspec.spectra.described import dataframe_of, summary_of, tables_of, units_of
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
 from hesspec.spectra.logged import Logged
 from hesspec.spectra.outliers import LEVEL, outlier_p_values
 from hesspec.spectra.record import Array, Integers, Record, Sketches
 from hesspec.spectra.sampling import Estimate, bulk_bounds, interval, mean_bounds, samples, standard_error
+from hesspec.spectra.views import dataframe_of, summary_of, tables_of, units_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,7 +210,7 @@ class Spectrum(Logged, Record):
 
     @property
     def is_outlier(self) -> npt.NDArray[np.bool_]:
-        """Which of `eigenvalues` are outliers, shape (k,): those with an `outlier_p_values` up to 0.05."""
+        """Whether each of `eigenvalues` is an outlier, shape (k,): its `outlier_p_values` is at most 0.05 (`LEVEL`)."""
         return self.outlier_p_values <= LEVEL
 
     @cached_property

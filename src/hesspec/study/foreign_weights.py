@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.suggest import unknown
-from hesspec.study.records import read_json
+from hesspec.study.json_files import read_json
 
 __all__ = ["INDEX", "inert_objects", "named_as_in", "shards_of", "state_dict_in"]
 

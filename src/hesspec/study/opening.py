@@ -18,7 +18,7 @@ from hesspec.backend.text import error_line
 from hesspec.spectra.folder import STUDY_FILE, Unread, read_results
 from hesspec.spectra.spectrum import Spectrum
 from hesspec.study.columns import RANKED, SCALARS, UNITS, fill
-from hesspec.study.recorded import open_recorded
+from hesspec.study.opening_recorded import open_recorded
 from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, tasks_of
 from hesspec.study.study_folder import read_study
 

@@ -238,14 +238,14 @@ def _shared(settings: TrainingSettings) -> dict[str, Any]:
 
 
 FAST_GAUSS_NEWTON: Final = "fast-gauss-newton"
-_OF_PYTORCH: Final[dict[str, Callable[[nn.Module, TrainingSettings, int], list[Optimizer]]]] = {
+_BUILDERS: Final[dict[str, Callable[[nn.Module, TrainingSettings, int], list[Optimizer]]]] = {
     SGD: _sgd,
     "adam": _adam,
     "adamw": _adamw,
     "muon": _muon,
     "amuse": _amuse,
 }
-OPTIMIZERS: Final = (*_OF_PYTORCH, FAST_GAUSS_NEWTON)
+OPTIMIZERS: Final = (*_BUILDERS, FAST_GAUSS_NEWTON)
 """Optimisers that a study file can name."""
 
 MONITORED: Final = (SGD, "adam", "adamw")
@@ -272,7 +272,7 @@ def make_stepper(network: nn.Module, loss_fn: nn.Module, settings: TrainingSetti
             rate = settings.learning_rate
             optimizer = FastGaussNewton(network, loss_fn, lr=rate, **dict(settings.options))
             return GaussNewtonStepper(network, loss_fn, optimizer)
-        return TorchStepper(network, loss_fn, _OF_PYTORCH[settings.optimizer](network, settings, steps))
+        return TorchStepper(network, loss_fn, _BUILDERS[settings.optimizer](network, settings, steps))
     except (TypeError, ValueError) as error:
         options = dict(settings.options)
         given = f" with the options {options}" if options else ""

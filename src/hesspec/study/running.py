@@ -191,11 +191,11 @@ class Networks:
         """Return the data of a task and its network, with the weights that its trainings start from."""
         network, graphs = self.of(task, train_set)
         start = task.runs[0].start
-        anew = () if start is None else tuple(start.load_into(network))
+        new = () if start is None else tuple(start.load_into(network))
         if start is not None:
-            head = f"; initialised anew: {', '.join(anew)}" if anew else ""
+            head = f"; newly initialised: {', '.join(new)}" if new else ""
             logger.info("%s starts from %r%s", task.name, str(start.weights), head)
-        return _Problem(train_set, test_set, network, graphs, anew)
+        return _Problem(train_set, test_set, network, graphs, new)
 
 
 def run_task(
@@ -280,13 +280,13 @@ def _pretrain(run: TrainingRun, networks: Networks, on_progress: Callable[[str, 
 
 @dataclass(frozen=True)
 class _Problem:
-    """Data and network of a task, and names of tensors that were initialised anew at its start."""
+    """Data and network of a task, and names of tensors that are newly initialised at its start."""
 
     train_set: Dataset
     test_set: Dataset
     network: nn.Module
     graphs: GraphCache
-    anew: tuple[str, ...]
+    new: tuple[str, ...]
 
 
 def _plus(report: Callable[[str, float], None], before: float, scale: float) -> Callable[[str, float], None]:
@@ -401,7 +401,7 @@ def _measure(
         "train_error": record.train_error,
         "test_error": record.test_error,
         **({"params": " ".join(how.params)} if how.params else {}),
-        **({"initialised_anew": " ".join(problem.anew)} if problem.anew else {}),
+        **({"newly_initialised": " ".join(problem.new)} if problem.new else {}),
     }
     others = {STRUCTURE: "class structure", EVIDENCE: "evidence"}
     name = others.get(measurement.what) or MATRICES[measurement.what].symbol

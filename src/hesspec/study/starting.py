@@ -73,15 +73,15 @@ class Start:
         """
         head = head_of(network)
         if self.new_head:
-            anew = list(head)
+            new = list(head)
         else:
             own, given = network.state_dict(), tensor_shapes(self.weights)
             # Rows of the last layer belong to classes; anything else that differs is a fault, which loading reports.
             fit = all(given.get(name, tuple(own[name].shape))[1:] == tuple(own[name].shape)[1:] for name in head)
             other = any(given.get(name, tuple(own[name].shape)) != tuple(own[name].shape) for name in head)
-            anew = list(head) if fit and other else []
-        load_weights(network, self.weights, keep=anew)
-        return anew
+            new = list(head) if fit and other else []
+        load_weights(network, self.weights, keep=new)
+        return new
 
 
 def head_of(network: nn.Module) -> list[str]:

@@ -19,8 +19,8 @@ from hesspec.study.checkpoints import has_training_state, is_whole
 from hesspec.study.config import END, DataConfig, MeasureConfig, OptimizerConfig, StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
 from hesspec.study.folders import RUNS, check_there, remove_left, without_links
+from hesspec.study.json_files import read_history, read_json, write_json
 from hesspec.study.optimizers import SGD
-from hesspec.study.records import read_history, read_json, write_json
 from hesspec.study.requested import axes_of
 from hesspec.study.settings import MonitorSettings, ShareSettings, TrainingSettings
 from hesspec.study.start_config import SCRATCH, StartConfig

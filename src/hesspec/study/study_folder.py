@@ -14,7 +14,7 @@ from hesspec.backend.files import write_bytes
 from hesspec.spectra.folder import REQUESTED_FILE, STUDY_FILE
 from hesspec.study.config import StudyConfig
 from hesspec.study.folders import RUNS, hold, remove_left, without_links
-from hesspec.study.records import read_json, write_json
+from hesspec.study.json_files import read_json, write_json
 from hesspec.study.requested import requested
 from hesspec.study.study_file import parse_study, study_text
 

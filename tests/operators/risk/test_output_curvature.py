@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import TokenLoss, mlp
+from cases import NextTokenLoss, mlp
 from torch import nn
 
 import hesspec
@@ -134,7 +134,7 @@ def test_gauss_newton_in_chunks(size, mode, monkeypatch):
     [
         (nn.L1Loss(), torch.ones(3, 4)),
         (nn.MSELoss(), torch.ones(4)),
-        (TokenLoss(), torch.ones(3, 4, dtype=torch.long)),
+        (NextTokenLoss(), torch.ones(3, 4, dtype=torch.long)),
         (lambda outputs, targets: outputs.sum(), torch.ones(3, 4)),
         (nn.CrossEntropyLoss(), None),
     ],

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CASES, TokenLoss, batches, labels, mlp, seeded
+from cases import CASES, NextTokenLoss, batches, labels, mlp, seeded
 from sweeps import swept
 from torch import nn
 
@@ -328,7 +328,7 @@ def squared(outputs, targets):
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
     ("loss", "name"),
-    [(nn.MSELoss(), "MSELoss"), (squared, "squared"), (TokenLoss(), "TokenLoss"), (F.nll_loss, "NLLLoss")],
+    [(nn.MSELoss(), "MSELoss"), (squared, "squared"), (NextTokenLoss(), "NextTokenLoss"), (F.nll_loss, "NLLLoss")],
 )
 def test_other_losses_are_refused_when_the_operator_is_built(loss, name, part):
     with pytest.raises(

@@ -23,7 +23,7 @@ from hesspec.backend.progress import OnStep
 from hesspec.backend.ranks import ALONE
 from hesspec.krylov.requests import in_lockstep
 from hesspec.matrices import MATRICES, matrix_names
-from hesspec.measure.spectrum import check_run, measuring
+from hesspec.measure.runs import check_run, spectrum_requests
 from hesspec.operators import CurvatureOperator, GraphCache
 from hesspec.operators.block_diagonal import BlockDiagonal
 from hesspec.operators.engine.within import BlockEntries
@@ -153,7 +153,7 @@ def by_block(
     with steps_of(f"spectra of {len(names)} blocks", on_step, wanted=progress) as shown:
         counted = _Counted(shown, None if steps == "auto" else sum(min(steps, size) * probes for size in sizes))
         runs = [
-            measuring(
+            spectrum_requests(
                 diagonal.blocks[name],
                 steps=steps,
                 probes=probes,

@@ -29,8 +29,9 @@ from hesspec.krylov.projected import ProjectedOperator
 from hesspec.krylov.storage import Storage
 from hesspec.krylov.vectors import Space, norm
 from hesspec.matrices import DEFAULT_MATRICES
-from hesspec.measure.keeping import how_kept
-from hesspec.measure.spectrum import Eigenpairs, agreed, outlier_pairs, spectrum
+from hesspec.measure.basis_memory import choose_storage, same_on_all_ranks
+from hesspec.measure.eigenpairs import Eigenpairs, outlier_pairs
+from hesspec.measure.spectrum import spectrum
 from hesspec.operators import CurvatureOperator
 from hesspec.operators.class_parts import Projections
 from hesspec.operators.named import operator_class
@@ -183,7 +184,7 @@ def project_out(
     ranks = getattr(operator, "ranks", ALONE)
     room = (int(ranks.least(free_shares(device, ranks).basis)) if memory is None else memory) // 2
     # Every rank stores the vectors whole, as they are applied to whole Krylov vectors.
-    keeping = agreed(ranks, lambda: how_kept(operator, p, count, "auto", None, room))
+    keeping = same_on_all_ranks(ranks, lambda: choose_storage(operator, p, count, "auto", None, room))
     if not isinstance(keeping, Storage):
         raise MemoryError(
             f"{count} vectors of {p:,} numbers, to be projected out, fit neither into {in_words(room)} nor on disk."

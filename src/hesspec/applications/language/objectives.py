@@ -11,8 +11,8 @@ from torch import nn
 
 from hesspec.applications.language.objectives_record import ObjectiveComparison
 from hesspec.backend.numbers import is_whole
+from hesspec.measure.eigenpairs import Eigenpairs, eigenpairs
 from hesspec.measure.eigenspaces import PrincipalCosines, eigenspace_errors, principal_cosines
-from hesspec.measure.spectrum import Eigenpairs, eigenpairs
 from hesspec.operators import GaussNewton, Hessian, Residual, SecondMoment
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.risk.losses import LossFunction

@@ -1,4 +1,4 @@
-"""Result of the evidence and effective number of parameters for many prior precisions."""
+"""Record of the evidence and the effective number of parameters for several prior precisions."""
 
 from __future__ import annotations
 

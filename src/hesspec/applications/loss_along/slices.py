@@ -13,7 +13,7 @@ from torch import Tensor
 from hesspec.applications.loss_along.record import LossAlong
 from hesspec.backend.numbers import is_whole
 from hesspec.errors import InputError
-from hesspec.measure.spectrum import Eigenpairs
+from hesspec.measure.eigenpairs import Eigenpairs
 from hesspec.operators import Hessian
 from hesspec.operators.model.ambient import differentiable_kernels, neutral, preserved_randomness
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["loss_along", "plot_loss_along"]
-
-# Directions of unit length in float32 are off by a few units of rounding.
-UNIT = 1e-3
 
 
 def loss_along(

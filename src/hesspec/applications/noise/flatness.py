@@ -72,7 +72,7 @@ def flatness_bound(
 
     Notes
     -----
-    The form of the bound is ours, and Maurer's inequality is what it rests on. It does not change if theta, theta_0 and
+    The form of the bound is ours; it follows from Maurer's inequality. It does not change if theta, theta_0 and
     s are scaled by c, and h by 1/c^2, entry by entry, as by a change of units of the weights. A variance chosen on the
     data (the best of several, for example) needs a union bound: divide delta by their number. Any h_j gives a valid
     bound, as they only choose the posterior: estimates with errors, too.

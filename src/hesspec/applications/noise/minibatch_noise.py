@@ -13,7 +13,7 @@ from hesspec.applications.noise.tail_record import GradientNoise
 from hesspec.backend.bars import steps_of
 from hesspec.backend.numbers import check_seed, is_whole
 from hesspec.errors import NonFiniteError
-from hesspec.measure.spectrum import Eigenpairs
+from hesspec.measure.eigenpairs import Eigenpairs
 from hesspec.operators.model.ambient import neutral_modes
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hesspec.applications.noise.angles_record import PrincipalAngles
 from hesspec.backend.numbers import is_whole
 from hesspec.matrices import symbol_of
+from hesspec.measure.eigenpairs import Eigenpairs
 from hesspec.measure.eigenspaces import principal_cosines
-from hesspec.measure.spectrum import Eigenpairs
 
 __all__ = ["principal_angles"]
 

@@ -14,7 +14,7 @@ from hesspec.applications.optim.share_record import DominantShare
 from hesspec.applications.optim.share_run import DominantShareRun
 from hesspec.applications.optim.subspace_shares import dominant_share
 from hesspec.backend.numbers import check_seed, is_whole
-from hesspec.measure.spectrum import eigenpairs
+from hesspec.measure.eigenpairs import eigenpairs
 from hesspec.operators import GraphCache, Hessian
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.model.module import evaluation_mode

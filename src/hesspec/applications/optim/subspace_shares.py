@@ -14,8 +14,8 @@ from hesspec.applications.optim.share_record import DominantShare
 from hesspec.applications.optim.trial_step import step_vectors
 from hesspec.backend.numbers import is_whole
 from hesspec.errors import InputError
+from hesspec.measure.eigenpairs import Eigenpairs
 from hesspec.measure.eigenspaces import eigenspace_errors
-from hesspec.measure.spectrum import Eigenpairs
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.spectra.record import Array
 

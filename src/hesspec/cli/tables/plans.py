@@ -6,7 +6,7 @@ from rich.table import Table
 
 from hesspec.cli.tables.layout import table_of
 from hesspec.matrices import symbol_of
-from hesspec.measure.estimate import Cost
+from hesspec.measure.cost_result import Cost
 from hesspec.measure.plan import Plan
 
 __all__ = ["estimated", "planned"]

@@ -1,4 +1,4 @@
-"""Primal passes of a matrix that is a sum over batches: each leaves v -> M v, in one of the four ways of `Passes`."""
+"""Primal passes of a matrix that is a sum over batches: each leaves v -> M v, in one of the four modes of `Passes`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RetainedProduct:
 
 
 class CurvatureForm(Hashable, Protocol):
-    """A curvature matrix of one batch, in the two forms in which its products can be had.
+    """A curvature matrix of one batch, with three methods that compute its products.
 
     Its hash tells its traces from those of other matrices.
     """

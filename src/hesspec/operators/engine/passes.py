@@ -133,7 +133,7 @@ class Passes(ABC):
         other.risk, other._shared = risk, {}  # noqa: SLF001 - it is of this class
         return other
 
-    # Choosing a way --------------------------------------------------------------------------------------------------
+    # Choice of the mode -----------------------------------------------------------------------------------------------
 
     @property
     def reason(self) -> str:
@@ -151,7 +151,7 @@ class Passes(ABC):
         return MEASURED_ONCE * self.verdict.error if self.verdict.error > AGREE[self.risk.parameters.dtype] else 0.0
 
     def settle(self, part: Batch) -> bool:
-        """Verify the way that products of a part of the data are computed in, and take the next one where it is wrong.
+        """Verify products of a part of the data in the present mode, and switch to the next mode if they are wrong.
 
         One part of several samples is verified, and one of a single sample, if there are any: other code runs with one
         sample (`squeeze`, broadcasting, memory layouts), in models and in PyTorch.
@@ -159,12 +159,12 @@ class Passes(ABC):
         Returns
         -------
         bool
-            Whether the way is right. Where it is not, another one is to be verified.
+            Whether they are right. If not, call this again to verify the next mode.
 
         Raises
         ------
         ValueError
-            If no way is left; the message names the parameters that differ most.
+            If no mode is left; the message names the parameters that differ most.
         """
         if (part.samples == 1) in self._verified:
             return True
@@ -224,7 +224,7 @@ class Passes(ABC):
                 "or stateful parts), or, if you know better, pass verify=False."
             )
         self._steps.append(step)
-        self.mode, self.why, self.verdict = self.ways[place + 1], "the next way", None
+        self.mode, self.why, self.verdict = self.ways[place + 1], "fallback", None
         self._verified = frozenset()
         logger.info("%s; %s instead", step, self.mode)
         if self.mode == "differences":

@@ -37,7 +37,7 @@ ADVICE = (
     "the device may also be the cause."
 )
 
-BY_ITSELF = " With mode='auto' the other ways to compute products are tried."
+BY_ITSELF = " With mode='auto' the other modes are tried."
 
 # Smaller passes are left to the C library, which keeps blocks up to this size by itself (mallopt(3)).
 LARGE = 32 << 20

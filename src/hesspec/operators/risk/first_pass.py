@@ -250,8 +250,15 @@ def _advice(loss: Loss, outputs: Any, targets: Any) -> str:
         "shift them too, out[:, :-1] and y[:, 1:]."
     )
     probabilities = "Targets of the logits' shape are probabilities: targets.float(), or targets.argmax(1) for classes."
-    integers = "Targets of this shape are classes, which are integers: targets.long()."
+    integers = "Class targets must be integers: targets.long()."
+    if not isinstance(loss.function, nn.CrossEntropyLoss | nn.NLLLoss):
+        integers = "If the targets are classes, they must be integers: targets.long()."
+    alike = f"{loss.name} takes targets of the outputs' shape."
     counts = f"There are outputs for {shape[0]} samples, but targets for {targets.shape[:1].numel()}."
+    if isinstance(loss.function, ELEMENTWISE):
+        if targets.shape == shape:
+            return ""
+        return f" {counts if targets.dim() and targets.shape[:1] != shape[:1] else alike}"
     for applies, advice in (
         (classes and logits.dim() == 3 and targets.shape == shape[:2], positions),
         (classes and targets.shape == shape and logits.dim() > 1, probabilities),

@@ -129,8 +129,8 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
     return found
 
 
-def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch, Batch, float]:
-    """Take a few samples of a batch.
+def few_samples(batches: Batches, batch: Batch) -> tuple[Batch, Batch, float]:
+    """Take a few samples of a batch, at most `FEW`.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def few_samples(batches: Batches, batch: Batch, most: int = FEW) -> tuple[Batch,
     samples = batch.samples
     if batch.indivisible:
         return batch, batch, 1.0
-    count = next(k for k in range(min(most, samples), 0, -1) if samples % k == 0)
+    count = next(k for k in range(min(FEW, samples), 0, -1) if samples % k == 0)
     for offset in range(samples // count):
         indices = torch.arange(count, device="cpu") * (samples // count) + offset
         few = batches.chosen(batch, indices)

@@ -77,7 +77,7 @@ class Loss:
         Function of outputs and targets.
     reduction : str
         "mean" or "sum": as declared by the loss module, until it is determined from the loss of a batch
-        (`hesspec.operators.risk.probe`).
+        (`hesspec.operators.risk.reduction`).
 
     Raises
     ------

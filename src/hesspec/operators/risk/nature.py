@@ -17,7 +17,7 @@ from hesspec.operators.data.structures import flatten
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.first_pass import ClassRange, Evaluation, Forward, copied, evaluate
 from hesspec.operators.risk.losses import Loss
-from hesspec.operators.risk.probe import (
+from hesspec.operators.risk.reduction import (
     SMALLER,
     Finding,
     Part,

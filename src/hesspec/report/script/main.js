@@ -1,4 +1,4 @@
-// All ------------------------------------------------------------------------------------------------------------------
+// Draws everything: the first time, and what has changed later -----------------------------------------------------------
 
 // Figures that do not depend on what has changed are left alone.
 const drawnFor = {};

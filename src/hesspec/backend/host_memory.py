@@ -1,4 +1,4 @@
-"""Memory that this process may still allocate, given the system, control groups and process limits."""
+"""Memory of the host: what this process may still allocate, by system, control groups and limits, and what it uses."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ import torch
 
 from hesspec.backend.algebra import SymmetricOperator
 
-__all__ = ["surroundings"]
+__all__ = ["environment"]
 
 
-def surroundings(operator: SymmetricOperator) -> dict[str, str | int]:
+def environment(operator: SymmetricOperator) -> dict[str, str | int]:
     """Attributes of a measurement by which it can be repeated."""
     device = torch.device(operator.device)
     machine = (

@@ -14,7 +14,7 @@ import matplotlib as mpl
 from hesspec.backend.shown import capped, contents
 from hesspec.spectra.record import Record
 
-__all__ = ["Finding", "findings_section"]
+__all__ = ["ApplicationResult", "result_sections"]
 
 # Further results are listed without their figures, of some 50 kB each.
 MOST_FIGURES: Final = 24
@@ -32,7 +32,7 @@ PLACE: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class ApplicationResult:
     """Result of an application with its place in the report.
 
     Parameters
@@ -55,15 +55,15 @@ class Finding:
         return " · ".join([f"{kind[:1].upper()}{kind[1:]}", *place])
 
 
-def findings_section(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def result_sections(results: Sequence[ApplicationResult]) -> list[dict[str, Any]]:
     """Return the values of the template for each result: title, file, summary, tables and figure."""
     return [
         {
-            "title": finding.title,
-            "file": finding.path.as_posix(),
-            **_shown(finding.record, drawn=index < MOST_FIGURES),
+            "title": result.title,
+            "file": result.path.as_posix(),
+            **_shown(result.record, drawn=index < MOST_FIGURES),
         }
-        for index, finding in enumerate(findings)
+        for index, result in enumerate(results)
     ]
 
 

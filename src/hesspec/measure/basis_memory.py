@@ -1,30 +1,33 @@
-"""How a run keeps its Krylov basis, and how many vectors fit."""
+"""Choice of the storage of a Krylov basis, and the number of steps and of probes for which it has room."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
 from hesspec.backend.algebra import SymmetricOperator
+from hesspec.backend.ranks import Ranks
 from hesspec.krylov.run import AUTO_FIRST
-from hesspec.krylov.storage import STORAGES, Storage, available, storages
+from hesspec.krylov.storage import STORAGES, Storage, room_for_basis, storages
 from hesspec.krylov.vectors import Space
 
-__all__ = ["basis_in_words", "how_kept", "most_steps", "together"]
+__all__ = ["choose_storage", "most_steps", "parallel_probes", "same_on_all_ranks", "storage_text"]
 
 # Smallest number of vectors of a restarted basis: half of fewer would be less than the outliers of most networks.
 RESTARTED_FROM = 8
 
 
-def how_kept(
+def choose_storage(
     operator: SymmetricOperator, p: int, rows: int, basis: str, offload: str | None, budget: int
 ) -> Storage | int:
     """Choose how to store a basis of `rows` vectors; returns the number of vectors if it must be restarted."""
     dtype, device, allowed = operator.dtype, torch.device(operator.device), storages(basis, offload)
     for chosen in allowed:
-        if rows * chosen.row_bytes(p, dtype) <= available(chosen, budget, device):
+        if rows * chosen.row_bytes(p, dtype) <= room_for_basis(chosen, budget, device):
             return chosen
     if allowed and (basis, offload) != ("auto", None):
-        needed, space = rows * chosen.row_bytes(p, dtype), available(chosen, budget, device)
+        needed, space = rows * chosen.row_bytes(p, dtype), room_for_basis(chosen, budget, device)
         raise MemoryError(
             f"The Krylov basis of {rows} vectors of {p:,} numbers, stored as {chosen.name!r}, needs "
             f"{needed / 1e9:.1f} GB, but may use only {space / 1e9:.1f} GB; take fewer steps (at most "
@@ -47,7 +50,7 @@ def most_steps(operator: SymmetricOperator, space: Space, basis: str, offload: s
         raise ValueError('steps="auto" needs the whole basis: give a number of steps with basis="restarted".')
     # As many as fit with half of the bits, where that is left open, on the device or where it is offloaded to.
     kept = STORAGES["half"] if (basis, offload) == ("auto", None) else allowed[-1]
-    room = available(kept, budget, torch.device(operator.device))
+    room = room_for_basis(kept, budget, torch.device(operator.device))
     fitting = int(space.ranks.least(room // kept.row_bytes(-(-p // space.ranks.size), operator.dtype)))
     if fitting < min(p, AUTO_FIRST):
         raise MemoryError(
@@ -57,17 +60,22 @@ def most_steps(operator: SymmetricOperator, space: Space, basis: str, offload: s
     return min(p, fitting)
 
 
-def together(operator: SymmetricOperator, space: Space, keeping: Storage | int, limit: int, budget: int) -> int:
+def parallel_probes(operator: SymmetricOperator, space: Space, keeping: Storage | int, limit: int, budget: int) -> int:
     """Number of probes whose bases fit into memory together with the resolved eigenvectors."""
     length = -(-space.size // space.ranks.size)
     if isinstance(keeping, int):
         return max(1, budget // (4 * Storage().row_bytes(length, operator.dtype)))
-    room = int(space.ranks.least(available(keeping, budget, torch.device(operator.device))))
+    room = int(space.ranks.least(room_for_basis(keeping, budget, torch.device(operator.device))))
     return max(1, room // (limit * keeping.row_bytes(length, operator.dtype)) - 1)
 
 
-def basis_in_words(keeping: Storage | int) -> str:
+def storage_text(keeping: Storage | int) -> str:
     """Describe how a basis is stored, as in the attributes of a spectrum."""
     if isinstance(keeping, int):
         return f"restarted, {keeping} vectors"
     return next(name for name, kept in STORAGES.items() if kept == keeping)
+
+
+def same_on_all_ranks(ranks: Ranks, choose: Callable[[], Storage | int]) -> Storage | int:
+    """Return rank 0's choice on every rank: free memory differs between machines, but the arithmetic must not."""
+    return ranks.gather(ranks.together(choose))[0]

@@ -11,7 +11,7 @@ from hesspec.backend.shown import TextTable
 from hesspec.matrices import unit_of
 from hesspec.spectra.densities import zero_peak
 from hesspec.spectra.informative import hints, negative_text, trace_text
-from hesspec.spectra.outliers import LEVEL
+from hesspec.spectra.outliers import LEVEL, WEAK_LEVEL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["dataframe_of", "outlier_words", "summary_of", "tables_of", "units_of"]
 
-# Up to this p-value, a bulk without outliers rarely enough looks as if it had some to say so: one in five.
-WEAK: Final = 0.2
 # Fields in units of eigenvalues.
 EIGENVALUES: Final = ("eigenvalues", "error_bounds", "bulk_nodes", "ritz_values", "ritz_bounds")
 
@@ -53,7 +51,7 @@ def outlier_words(spectrum: Spectrum) -> str:
     """Number of outliers as text; where there are none, how many eigenvalues stand apart with weaker evidence."""
     count, p_values = spectrum.outliers.size, spectrum.outlier_p_values
     least = float(p_values.min(initial=1.0))
-    if count or least > WEAK:
+    if count or least > WEAK_LEVEL:
         return f"{count or 'no'} outlier{'' if count == 1 else 's'}"
     return f"no outliers ({int((p_values <= least).sum())} apart, p = {least:.2g})"
 

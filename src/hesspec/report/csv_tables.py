@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hesspec.backend.csv_text import csv_text
+from hesspec.report.across_spectra import Law, Pair
 from hesspec.report.collection import Training
-from hesspec.report.dynamics import Law, Pair
 from hesspec.report.member import Member
 from hesspec.spectra.marchenko_pastur import law_of_gauss_newton
 from hesspec.spectra.tails import TailFit

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hesspec.backend import limits, memory
-from hesspec.backend.limits import available_memory, host_memory, resident_memory, virtual_memory
+from hesspec.backend.host_memory import available_memory, host_memory, resident_memory, virtual_memory
 
 NO_LIMIT = "9223372036854771712"  # as version 1 writes it
 
@@ -104,7 +104,7 @@ def test_a_cpu_has_what_the_limits_leave(monkeypatch):
 def test_an_address_space_that_is_limited_counts():
     room = 200_000_000
     script = (
-        "import resource, psutil; from hesspec.backend.limits import host_memory\n"
+        "import resource, psutil; from hesspec.backend.host_memory import host_memory\n"
         f"limit = psutil.Process().memory_info().vms + {room}\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); print(host_memory())"
     )

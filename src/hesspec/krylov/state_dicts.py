@@ -1,4 +1,4 @@
-"""Reading of the state of processes from a snapshot, with checks of its types."""
+"""Dataclasses as state dicts, and dataclasses from the state dicts of a snapshot, with checks of their types."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 def state_of(data: Any) -> dict[str, Any]:
-    """Fields of a dataclass, and of those in it, by their names; arrays, vectors and bases unchanged."""
+    """Return the fields of a dataclass by name, and those of dataclasses in it; arrays, vectors and bases unchanged."""
     found = {item.name: getattr(data, item.name) for item in dataclasses.fields(data)}
     return {name: state_of(value) if dataclasses.is_dataclass(value) else value for name, value in found.items()}
 
 
 def restored(kind: type[T], state: Any) -> T:
-    """The dataclass that `state_of` was given, from a state that was read from a file.
+    """Return the dataclass from whose `state_of` a state was written to a file.
 
     Parameters
     ----------
