@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import hesspec
@@ -155,6 +160,57 @@ def test_effective_data_of_a_study(home: Path) -> None:
     if loss.reasons[0] == "":
         expected = hesspec.effective_data(found.samples_per_class, curve, table.isel(samples_per_class=0))
         assert (loss.effective[0], loss.lower[0], loss.upper[0]) == pytest.approx(expected)
+
+
+HOSTILE = [
+    '=HYPERLINK("http://example.com","x")',
+    "../../outside",
+    "</script><script>alert(1)</script>$\\frac{",
+    "two\nlines\x1b[2J λ \u202e",
+    "x" * 300,
+]
+
+
+@pytest.mark.long
+def test_hostile_names_of_starts_come_back_and_stay_names(tmp_path: Path) -> None:
+    weights = tmp_path / "given.safetensors"
+    save_checkpoint(weights, network(), {})
+    starts = ["scratch", *({"name": name, "weights": str(weights)} for name in HOSTILE)]
+    text = (
+        STUDY.replace("[3, 5, 8]", "[2, 3, 4]").replace("epochs: 6", "epochs: 1").replace("seeds: [0, 1]", "seeds: [0]")
+    )
+    study = yaml.safe_load(text.partition("start:")[0] + "seeds:" + text.partition("seeds:")[2]) | {"start": starts}
+    folder = tmp_path / "home" / "study"
+    run_study(parse_study(yaml.safe_dump(study), "study.yaml"), folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given.safetensors", "home"]
+    assert [path.name for path in folder.parent.iterdir()] == ["study"]
+
+    found = hesspec.study.open(folder)
+    assert list(found.start.values) == ["scratch", *HOSTILE]
+    # The same weights, whatever their start is called.
+    assert len(set(found.trace.isel(start=slice(1, None)).values.ravel().tolist())) == 3
+    # A curve that falls: one seed does not tell noise from one that does not.
+    found["trace"] = 0 * found.trace + 1 / found.samples_per_class
+    for name in HOSTILE:
+        effective = hesspec.study.transfer(found, "trace", start=name)
+        assert effective.start == name
+        effective.plot().savefig(io.BytesIO(), format="svg")
+        effective.save(folder / "effective.nc")
+        assert hesspec.load(folder / "effective.nc").start == name
+        assert "<script>alert" not in effective._repr_html_()
+
+    page = write_report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1))
+    cells = {
+        cell
+        for name, text in data["files"].items()
+        if name.endswith(".csv")
+        for row in csv.reader(io.StringIO(text, newline=""))
+        for cell in row
+    }
+    assert any(HOSTILE[1] in cell for cell in cells)
+    assert not any(cell.lstrip().startswith(("=", "+", "@")) for cell in cells)
 
 
 def test_a_start_that_is_scratch_transfers_nothing(home: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
+from hesspec.backend.text import printable
 from hesspec.matrices import MATRICES, unit_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "bulk_on_logarithmic_axis",
     "darkened",
     "law_text",
+    "literal",
     "looks_of",
     "spread",
     "tail_verdict",
@@ -36,6 +38,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
+
+# Characters of a name in a figure; that of a parameter in a large network has up to 60.
+LONGEST = 64
 
 # Okabe-Ito palette without yellow, which is too light for lines on white, and two colours of Tol's "muted" palette, so
 # that every matrix has a colour of its own.
@@ -208,6 +213,23 @@ def tail_verdict(tail: TailFit) -> str:
 def law_text(law: MarchenkoPasturFit) -> str:
     """Describe briefly how far a bulk extends beyond the Marchenko-Pastur law."""
     return f"the bulk reaches {law.edge_ratio:.2g} times as far, with {law.trace_beyond:.0%} of its trace beyond"
+
+
+def literal(text: object, longest: int = LONGEST) -> str:
+    r"""Text of a result as a figure can show it: no formula, no control characters, and no longer than there is room.
+
+    Examples
+    --------
+    >>> literal("$5 to $10\x1b")
+    '\\$5 to \\$10\\x1b'
+    >>> literal("model." * 20, longest=9)
+    'mode…del.'
+    """
+    shown = printable(str(text))
+    if len(shown) > longest:
+        half = (longest - 1) // 2
+        shown = f"{shown[:half]}…{shown[-half:]}"
+    return shown.replace("$", r"\$")
 
 
 def check_not_empty(spectra: Collection[object]) -> None:
