@@ -18,7 +18,7 @@ from hesspec.matrices import CURVATURE
 from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import GRID
 from hesspec.plot.river import draw_tracks, ranks_of
-from hesspec.plot.style import FILL, Look, check_not_empty, looks_of, with_unit
+from hesspec.plot.style import FILL, Look, check_drawable, looks_of, with_unit
 from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def plot_against_samples(
     ValueError
         If there are no spectra.
     """
-    check_not_empty(spectra)
+    check_drawable(spectra)
     sizes = sorted(spectra)
     members = [spectra[size] for size in sizes]
     x = np.array(sizes, float)
@@ -171,7 +171,7 @@ def plot_hessian_against_gauss_newton(
     ValueError
         If there are no pairs.
     """
-    check_not_empty(pairs)
+    check_drawable(pairs)
     scale = scale_of(width)
     with styled(scale):
         figure = new_figure(width or 6.0, 1.07 * (width or 6.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,11 @@ from matplotlib.colors import to_hex, to_rgb
 
 from hesspec.backend.text import printable
 from hesspec.matrices import MATRICES, unit_of
+from hesspec.spectra.consistency import WHOLE
+from hesspec.spectra.scaling import largest_magnitude
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable
 
     from matplotlib.figure import Figure
 
@@ -39,6 +42,8 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
+# Largest |eigenvalue| that Matplotlib's axes hold with their margins, ticks and densities, which are its inverse.
+DRAWN = (1e-280, 1e280)
 # Characters of a name in a figure; that of a parameter in a large network has up to 60.
 LONGEST = 64
 
@@ -232,10 +237,30 @@ def literal(text: object, longest: int = LONGEST) -> str:
     return shown.replace("$", r"\$")
 
 
-def check_not_empty(spectra: Collection[object]) -> None:
-    """Raise ValueError if there is nothing to draw."""
+def check_drawable(spectra: Mapping[Any, Any]) -> None:
+    """Raise ValueError if there is nothing to draw, or eigenvalues are near the ends of floating point.
+
+    Parameters
+    ----------
+    spectra : mapping
+        Spectra, or mappings or tuples of spectra, by their labels.
+    """
     if not spectra:
         raise ValueError("There are no spectra to plot: the mapping is empty. Pass {label: spectrum}.")
+    for shown in spectra.values():
+        for spectrum in (
+            shown.values() if isinstance(shown, Mapping) else shown if isinstance(shown, tuple) else [shown]
+        ):
+            weight = float(spectrum.weights.max())
+            if weight > WHOLE:
+                raise ValueError(f"A weight is {weight:.3g}, but all weights sum to 1: it cannot be drawn.")
+            largest = largest_magnitude(spectrum)
+            if largest > 0 and not DRAWN[0] <= largest <= DRAWN[1]:
+                raise ValueError(
+                    f"The largest |eigenvalue| is {largest:.3g}, and figures hold from {DRAWN[0]:g} to "
+                    f"{DRAWN[1]:g}: transforms of axes leave floating point beyond. Plot the spectrum of a multiple "
+                    "of the operator."
+                )
 
 
 def settle(figure: Figure) -> None:
