@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import logging
+import os
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ import hesspec
 from hesspec.report import write_report
 from hesspec.report.progress import trainings
 from hesspec.study import load_dataset, tanh_mlp
-from hesspec.study.checkpoints import load_weights, save_checkpoint, tensor_shapes
+from hesspec.study.checkpoints import has_tensors, load_weights, save_checkpoint, tensor_shapes
 from hesspec.study.digests import code_of
 from hesspec.study.forecasting import forecast_study
 from hesspec.study.running import Networks, run_study
@@ -169,6 +171,35 @@ HOSTILE = [
     "two\nlines\x1b[2J λ \u202e",
     "x" * 300,
 ]
+
+
+def hollow(path: Path) -> None:
+    """Terabytes that take no room on the disk."""
+    with path.open("wb") as file:
+        file.truncate(1 << 43)
+
+
+FILES = {
+    "a pipe": (os.mkfifo, "There is no file"),
+    "a folder": (Path.mkdir, "has 0 files named"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "There is no file"),
+    "a loop": (lambda path: path.symlink_to(path), "There is no file"),
+    "terabytes": (hollow, "is not a safetensors file, or is damaged"),
+    "a header of exabytes": (lambda path: path.write_bytes(struct.pack("<Q", 1 << 60)), "header too (small|large)"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_starts_from_what_is_no_file_of_weights_are_refused(tmp_path: Path, kind: str) -> None:
+    make, message = FILES[kind]
+    file = tmp_path / "a.safetensors"
+    make(file)
+    study = parse_study(STUDY.replace("FILE", str(file)), "study.yaml")
+    # Neither is read to its end for a digest.
+    assert not [name for name in code_of(study) if name.startswith("start a")]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_weights(network(), file)
+    assert has_tensors(file) is False
 
 
 @pytest.mark.long
