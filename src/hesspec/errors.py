@@ -1,6 +1,6 @@
 """Exceptions that hesspec raises in addition to Python's own."""
 
-__all__ = ["InputError", "NonFiniteError", "NotSymmetricError", "RankError"]
+__all__ = ["InputError", "NonFiniteError", "NotSymmetricError", "RankError", "TrackerError"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -34,3 +34,7 @@ class RankError(RuntimeError):
     def __init__(self, message: str, *, reported: bool = False) -> None:
         super().__init__(message)
         self.reported = reported
+
+
+class TrackerError(RuntimeError):
+    """An experiment tracker could not store a spectrum; the message says which one and why."""

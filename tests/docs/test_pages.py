@@ -87,3 +87,15 @@ def test_files_that_contributing_names_exist():
     assert len(named) > 60
     places = (ROOT, ROOT / "src/hesspec")
     assert {path for path in named if not any((place / path).exists() for place in places)} == set()
+
+
+def test_tests_that_pages_name_exist():
+    named = {name for page in PAGES for name in re.findall(r"`([\w/]+\.py::\w+)`", page.read_text(encoding="utf-8"))}
+    assert len(named) > 60
+    missing = set()
+    for name in named:
+        path, _, function = name.partition("::")
+        file = ROOT / "tests" / path
+        if not file.is_file() or f"\ndef {function}(" not in file.read_text(encoding="utf-8"):
+            missing.add(name)
+    assert missing == set()

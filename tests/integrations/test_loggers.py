@@ -1,5 +1,6 @@
 """Spectra written to experiment trackers, and read again by the trackers' own readers."""
 
+import errno
 import json
 import struct
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from wandb.proto import wandb_internal_pb2
 
 import hesspec
+from hesspec.errors import TrackerError
 from hesspec.spectra.numbers import numbers_of
 
 SIZE = 302
@@ -153,3 +155,26 @@ def test_names_are_those_of_split_and_matrix(spectrum):
 def test_what_cannot_be_used_is_refused(spectrum, writer, step, message):
     with pytest.raises(ValueError, match=message):
         spectrum.log_to(writer, step=step)
+
+
+class FullDisk:
+    """A writer whose disk is full."""
+
+    def add_scalar(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    add_figure = add_histogram_raw = add_scalar
+
+
+def test_a_tracker_that_fails_is_named_and_the_others_have_the_spectrum(spectrum):
+    with SummaryWriter("events") as writer, pytest.raises(TrackerError) as caught:
+        spectrum.log_to([FullDisk(), writer], step=3, name="mine")
+    assert "'mine' of step 3 was not logged to FullDisk: OSError: [Errno 28] No space left" in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert EventAccumulator("events").Reload().Scalars("mine/trace")[0].step == 3
+
+
+def test_a_writer_that_is_not_known_is_refused_before_anything_is_logged(spectrum):
+    with SummaryWriter("events") as writer, pytest.raises(ValueError, match="cannot be written to a object"):
+        spectrum.log_to([writer, object()], step=0)
+    assert EventAccumulator("events").Reload().Tags()["scalars"] == []

@@ -92,6 +92,31 @@ def test_it_resumes_to_the_same_result_bit_for_bit(tmp_path, monkeypatch, option
     assert_same(found, whole)
 
 
+@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt, SystemExit])
+def test_a_callback_that_raises_loses_nothing(tmp_path, error):
+    options = {"steps": 60, "basis": "restarted", "memory": 24 * 8 * SIZE, "probes": 2, "snapshot": tmp_path}
+    seen: list[int] = []
+
+    def raises(done, _):
+        # The first call of a run is for the steps of its snapshot.
+        if done > max(seen, default=0) + 5:
+            seen.append(done)
+            raise error("of the user's own")
+
+    while True:
+        try:
+            found = hesspec.spectrum(matrix(torch.float64), every=0, on_step=raises, **options)
+        except error as raised:
+            assert str(raised) == "of the user's own"  # noqa: PT017 - raised at every sixth step
+        else:
+            break
+    # A step is repeated after each, and no more.
+    assert np.diff(seen).max() == 6
+    assert len(seen) > 10
+    del options["snapshot"]
+    assert_same(found, hesspec.spectrum(matrix(torch.float64), **options))
+
+
 def test_many_rows_go_into_files_of_a_limited_size(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshot, "FILE_BYTES", 3 * 4 * SIZE)
     operator, asked = matrix(torch.float32), itertools.count()

@@ -40,7 +40,9 @@ def test_kills_in_products_and_in_writes():
     assert killed("random", 30, 0, *names) >= 30
 
 
-@pytest.mark.hours
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(0, marks=pytest.mark.long), *(pytest.param(seed, marks=pytest.mark.hours) for seed in (1, 2, 3))],
+)
 def test_200_kills_of_runs_of_all_kinds(seed):
     assert killed("random", 200, seed) >= 200

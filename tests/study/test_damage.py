@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -336,6 +337,23 @@ def test_records_that_are_removed_while_it_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "_measure", remove)
     with pytest.raises(StudyError, match="The records of the training in .* were removed while it was measured"):
         run_study(CONFIG, folder)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "nc", "json"])
+def test_a_full_disk_ends_a_study_with_a_sentence_and_with_room_the_results_are_the_same(tmp_path, whole, kind):
+    size = min(path.stat().st_size for path in (whole / "runs").rglob(f"*.{kind}"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))
+    try:
+        with pytest.raises((StudyError, OSError), match="cannot be written to the folder .* exceeds the largest file"):
+            run_study(CONFIG, tmp_path / "study")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    left = [path for path in (tmp_path / "study").rglob("*") if path.is_file() and path.stat().st_size >= size]
+    assert left == []
+    run_study(CONFIG, tmp_path / "study")
+    assert results(tmp_path / "study") == results(whole)
+    assert {path.name for path in (tmp_path / "study").rglob(".*")} == {path.name for path in whole.rglob(".*")}
 
 
 def test_names_of_three_hundred_letters_fit_into_the_names_of_folders(tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """Measuring inside of a user's own training loop."""
 
+import copy
+import errno
+
 import accelerate
 import numpy as np
 import pytest
@@ -189,6 +192,26 @@ def test_spectra_that_were_there_are_logged_too(problem, tmp_path):
     for step in (None, 6):
         record(model, 2, step=step, log_to=writer)
     assert writer.steps == (2, 6)
+
+
+def test_a_tracker_whose_disk_is_full_ends_no_training_and_loses_no_spectrum(problem, tmp_path):
+    model, data = problem
+    without = loop(*copy.deepcopy(problem), lambda *_: None)
+
+    class FullDisk:
+        def add_scalar(self, *_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        add_figure = add_histogram_raw = add_scalar
+
+    record = SpectrumRecorder(tmp_path, nn.CrossEntropyLoss(), {"train": data}, ["g", "hess"], steps=4)
+    with pytest.warns(UserWarning, match=r"'hesspec/train/.*' of step [012] was not logged to FullDisk") as warned:
+        trained = loop(model, data, lambda model, epoch: record(model, epoch, log_to=FullDisk()))
+    assert all(torch.equal(a, b) for a, b in zip(trained, without, strict=True))
+    assert len(warned) == 6
+    for path in sorted(tmp_path.glob("*.nc")):
+        assert sum(f"the spectrum is in {str(path)!r}" in str(each.message) for each in warned) == 1
+        assert hesspec.load(path).matvecs == 5
 
 
 def test_the_folder_opens_as_one_dataset(problem, tmp_path):

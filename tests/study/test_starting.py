@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import logging
+import os
+import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import hesspec
 from hesspec.report import write_report
 from hesspec.report.progress import Requested
 from hesspec.study import load_dataset, tanh_mlp
-from hesspec.study.checkpoints import load_weights, save_checkpoint, tensor_shapes
+from hesspec.study.checkpoints import has_tensors, load_weights, save_checkpoint, tensor_shapes
 from hesspec.study.digests import code_of
 from hesspec.study.forecasting import forecast_study
 from hesspec.study.running import Networks, run_study
@@ -157,6 +164,86 @@ def test_effective_data_of_a_study(home: Path) -> None:
     if loss.reasons[0] == "":
         expected = hesspec.effective_data(found.samples_per_class, curve, table.isel(samples_per_class=0))
         assert (loss.effective[0], loss.lower[0], loss.upper[0]) == pytest.approx(expected)
+
+
+HOSTILE = [
+    '=HYPERLINK("http://example.com","x")',
+    "../../outside",
+    "</script><script>alert(1)</script>$\\frac{",
+    "two\nlines\x1b[2J λ \u202e",
+    "x" * 300,
+]
+
+
+def hollow(path: Path) -> None:
+    """Terabytes that take no room on the disk."""
+    with path.open("wb") as file:
+        file.truncate(1 << 43)
+
+
+FILES = {
+    "a pipe": (os.mkfifo, "There is no file"),
+    "a folder": (Path.mkdir, "has 0 files named"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "There is no file"),
+    "a loop": (lambda path: path.symlink_to(path), "There is no file"),
+    "terabytes": (hollow, "is not a safetensors file, or is damaged"),
+    "a header of exabytes": (lambda path: path.write_bytes(struct.pack("<Q", 1 << 60)), "header too (small|large)"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_starts_from_what_is_no_file_of_weights_are_refused(tmp_path: Path, kind: str) -> None:
+    make, message = FILES[kind]
+    file = tmp_path / "a.safetensors"
+    make(file)
+    study = parse_study(STUDY.replace("FILE", str(file)), "study.yaml")
+    # Neither is read to its end for a digest.
+    assert not [name for name in code_of(study) if name.startswith("start a")]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_weights(network(), file)
+    assert has_tensors(file) is False
+
+
+@pytest.mark.long
+def test_hostile_names_of_starts_come_back_and_stay_names(tmp_path: Path) -> None:
+    weights = tmp_path / "given.safetensors"
+    save_checkpoint(weights, network(), {})
+    starts = ["scratch", *({"name": name, "weights": str(weights)} for name in HOSTILE)]
+    text = (
+        STUDY.replace("[3, 5, 8]", "[2, 3, 4]").replace("epochs: 6", "epochs: 1").replace("seeds: [0, 1]", "seeds: [0]")
+    )
+    study = yaml.safe_load(text.partition("start:")[0] + "seeds:" + text.partition("seeds:")[2]) | {"start": starts}
+    folder = tmp_path / "home" / "study"
+    run_study(parse_study(yaml.safe_dump(study), "study.yaml"), folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given.safetensors", "home"]
+    assert [path.name for path in folder.parent.iterdir()] == ["study"]
+
+    found = hesspec.study.open(folder)
+    assert list(found.start.values) == ["scratch", *HOSTILE]
+    # The same weights, whatever their start is called.
+    assert len(set(found.trace.isel(start=slice(1, None)).values.ravel().tolist())) == 3
+    # A curve that falls: one seed does not tell noise from one that does not.
+    found["trace"] = 0 * found.trace + 1 / found.samples_per_class
+    for name in HOSTILE:
+        effective = hesspec.study.transfer(found, "trace", start=name)
+        assert effective.start == name
+        effective.plot().savefig(io.BytesIO(), format="svg")
+        effective.save(folder / "effective.nc")
+        assert hesspec.load(folder / "effective.nc").start == name
+        assert "<script>alert" not in effective._repr_html_()
+
+    page = write_report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1))
+    cells = {
+        cell
+        for name, text in data["files"].items()
+        if name.endswith(".csv")
+        for row in csv.reader(io.StringIO(text, newline=""))
+        for cell in row
+    }
+    assert any(HOSTILE[1] in cell for cell in cells)
+    assert not any(cell.lstrip().startswith(("=", "+", "@")) for cell in cells)
 
 
 def test_a_start_that_is_scratch_transfers_nothing(home: Path) -> None:

@@ -7,7 +7,10 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["check_seed", "is_real", "is_whole", "real_array"]
+__all__ = ["LARGEST_EIGENVALUE", "check_seed", "is_real", "is_whole", "real_array"]
+
+LARGEST_EIGENVALUE: Final = 2.0**1020
+"""Largest magnitude of eigenvalues in results, 1.1e307: differences and small multiples of them are finite."""
 
 # Range of seeds that PyTorch's generators accept.
 SEEDS: Final = (-(1 << 63), (1 << 64) - 1)

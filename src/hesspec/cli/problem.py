@@ -18,6 +18,7 @@ from hesspec.cli.console import say
 from hesspec.cli.devices import device_of, dtype_of
 from hesspec.spectra.record import load
 from hesspec.study import Dataset, build_network, load_dataset, load_weights, read_metadata
+from hesspec.study.checkpoints import has_tensors
 from hesspec.study.digests import data_digest
 from hesspec.study.measuring import Attribute, named, spectrum_file
 from hesspec.study.networks import network_digest
@@ -156,7 +157,7 @@ class Problem:
 
 def _content(path: Path) -> str:
     """Name of a file, or of a folder with files of weights, and a digest of its content."""
-    files = path.glob("*.safetensors") if path.is_dir() else [path] if path.is_file() else []
+    files = filter(has_tensors, path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
     return f"{path.name} {digest_of({file.name: file for file in files})}"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hesspec.errors import TrackerError
 from hesspec.spectra.numbers import numbers_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["log_spectrum"]
 
 Array = npt.NDArray[np.float64]
+Log = Callable[["Spectrum", int | None, str], None]
 
 # Numbers that are the same at every step.
 CONSTANT: Final = ("parameters", "steps", "probes", "exact")
@@ -48,12 +50,22 @@ def log_spectrum(writer: Any, spectrum: Spectrum, *, step: int | None = None, na
     ------
     ValueError
         If the writer is of another kind, or the step is negative.
+    TrackerError
+        If a tracker raises an error, after the others have the spectrum.
     """
     if step is not None and (isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0):
         raise ValueError(f"step is {step!r}; it must be a nonnegative integer.")
     name = _name_of(spectrum) if name is None else name
-    for log in _logs(writer):
-        log(spectrum, None if step is None else int(step), name)
+    failed: list[tuple[str, Exception]] = []
+    for tracker, log in list(_logs(writer)):
+        try:
+            log(spectrum, None if step is None else int(step), name)
+        except Exception as error:  # noqa: BLE001 - trackers of others raise anything
+            failed.append((tracker, error))
+    if failed:
+        words = "; ".join(f"{tracker}: {type(error).__name__}: {error}" for tracker, error in failed)
+        at = "" if step is None else f" of step {step}"
+        raise TrackerError(f"The spectrum {name!r}{at} was not logged to {words}") from failed[0][1]
 
 
 def _name_of(spectrum: Spectrum) -> str:
@@ -62,17 +74,17 @@ def _name_of(spectrum: Spectrum) -> str:
     return "/".join(["hesspec", *(str(part) for part in parts if part)])
 
 
-def _logs(writer: Any) -> Iterator[Callable[[Spectrum, int | None, str], None]]:
-    """Functions that log to a writer; several for a writer that has others."""
+def _logs(writer: Any) -> Iterator[tuple[str, Log]]:
+    """Names of trackers and functions that log to them; several for a writer that has others."""
     if isinstance(writer, list | tuple):
         for each in writer:
             yield from _logs(each)
     elif all(hasattr(writer, method) for method in ("add_scalar", "add_figure", "add_histogram_raw")):
-        yield lambda *what: _to_tensorboard(writer, *what)
+        yield type(writer).__name__, lambda *what: _to_tensorboard(writer, *what)
     elif _is(writer, "wandb.sdk.wandb_run", "Run"):
-        yield lambda *what: _to_wandb(writer, *what)
+        yield "W&B", lambda *what: _to_wandb(writer, *what)
     elif _is(writer, "mlflow.entities", "Run"):
-        yield lambda *what: _to_mlflow(sys.modules["mlflow"].MlflowClient(), writer.info.run_id, *what)
+        yield "MLflow", lambda *what: _to_mlflow(sys.modules["mlflow"].MlflowClient(), writer.info.run_id, *what)
     elif _is(writer, "accelerate", "Accelerator"):
         for tracker in writer.trackers:
             yield from _logs(tracker.tracker)
@@ -96,17 +108,17 @@ def _is_of_lightning(writer: Any) -> bool:
     return any(_is(writer, module, "Logger") for module in modules)
 
 
-def _of_lightning(logger: Any) -> Iterator[Callable[[Spectrum, int | None, str], None]]:
+def _of_lightning(logger: Any) -> Iterator[tuple[str, Log]]:
     kind = type(logger).__name__
     if kind == "TensorBoardLogger":
         yield from _logs(logger.experiment)
     elif kind == "WandbLogger":
-        yield lambda *what: _to_wandb(logger.experiment, *what, axis="trainer/global_step")
+        yield kind, lambda *what: _to_wandb(logger.experiment, *what, axis="trainer/global_step")
     elif kind == "MLFlowLogger":
-        yield lambda *what: _to_mlflow(logger.experiment, logger.run_id, *what)
+        yield kind, lambda *what: _to_mlflow(logger.experiment, logger.run_id, *what)
     else:
         # CSVLogger and loggers of others have numbers only in common.
-        yield lambda spectrum, step, name: logger.log_metrics(_scalars(spectrum, name), step=step)
+        yield kind, lambda spectrum, step, name: logger.log_metrics(_scalars(spectrum, name), step=step)
 
 
 def _scalars(spectrum: Spectrum, name: str) -> dict[str, float]:

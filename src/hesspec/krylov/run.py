@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator
+from hesspec.backend.numbers import LARGEST_EIGENVALUE
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos, check_product
@@ -466,13 +467,13 @@ class KrylovRun:
         Raises
         ------
         NonFiniteError
-            If they are too large for float64.
+            If they, or differences and small multiples of them, are too large for float64.
         """
         restored = self._operator.restore(numbers)
-        if not np.isfinite(restored).all():
+        if not (np.abs(restored) <= LARGEST_EIGENVALUE).all():
             raise NonFiniteError(
-                f"Eigenvalues of the operator exceed the largest float64, {np.finfo(float).max:.2g}, though its "
-                "products do not; measure the operator divided by 1024 or more."
+                f"Eigenvalues of the operator exceed the largest float64, {np.finfo(float).max:.2g}, or come within a "
+                "factor of 16 of it, where their differences do; measure the operator divided by 1024 or more."
             )
         return restored
 

@@ -13,6 +13,7 @@ from hesspec.plot.style import (
     bulk_on_logarithmic_axis,
     darkened,
     law_text,
+    literal,
     spread,
     tail_verdict,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "darkened",
     "epochs_of",
     "law_text",
+    "literal",
     "plot_against_samples",
     "plot_hessian_against_gauss_newton",
     "plot_learning_curves",

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from hesspec.matrices import CURVATURE
 from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import GRID
-from hesspec.plot.style import Look, check_not_empty
+from hesspec.plot.style import Look, check_drawable
 from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def plot_hessian_against_gauss_newton(
     ValueError
         If there are no pairs.
     """
-    check_not_empty(pairs)
+    check_drawable(pairs)
     scale = scale_of(width)
     with styled(scale):
         figure = new_figure(width or 6.0, 1.07 * (width or 6.0))

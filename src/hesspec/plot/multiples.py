@@ -12,7 +12,7 @@ from hesspec.backend.suggest import unknown
 from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import PANELS
 from hesspec.plot.spectra import legend_handle
-from hesspec.plot.style import Look, check_not_empty, looks_of
+from hesspec.plot.style import Look, check_drawable, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def plot_multiples(
     ValueError
         If there are no spectra, titles of both kinds, or an argument is out of range.
     """
-    check_not_empty(spectra)
+    check_drawable(spectra)
     if kind not in PANELS:
         raise ValueError(unknown("kind", str(kind), tuple(PANELS)))
     if columns is not None and columns < 1:

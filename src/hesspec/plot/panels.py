@@ -49,7 +49,8 @@ def draw_log(axes: Axes, spectra: Sequence[Spectrum], looks: Sequence[Look]) -> 
         draw_bulk(axes, *bulk_on_logarithmic_axis(spectrum), look)
         draw_points(axes, spectrum, np.abs(spectrum.eigenvalues), look)
     axes.set(
-        xscale="log",
+        # Zero, which is all that the zero operator has, has no logarithm.
+        xscale="log" if any(spectrum.norm > 0 for spectrum in spectra) else "linear",
         xlabel=with_unit("|λ|", spectra),
         ylabel="bulk: share of eigenvalues per decade\npoints: resolved eigenvalues, 1/p each",
     )

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from hesspec.backend.number_text import three_digits
 from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import GRID
-from hesspec.plot.style import FILL, LABEL_PITCH, LABEL_SIZE, Look, check_not_empty, looks_of, settle, spread, with_unit
+from hesspec.plot.style import FILL, LABEL_PITCH, LABEL_SIZE, Look, check_drawable, looks_of, settle, spread, with_unit
 from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def plot_training(
     ValueError
         If there are no spectra, or the tracks do not match the outliers.
     """
-    check_not_empty(spectra)
+    check_drawable(spectra)
     members = list(spectra.values())
     numbers = None if tracks is None else _checked(tracks, members)
     epochs = [spectrum.attributes.get("epoch") for spectrum in members]

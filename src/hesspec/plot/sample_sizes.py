@@ -17,7 +17,7 @@ from hesspec.backend.number_text import exponent_text
 from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import GRID
 from hesspec.plot.river import draw_tracks, ranks_of
-from hesspec.plot.style import FILL, check_not_empty, looks_of, with_unit
+from hesspec.plot.style import FILL, check_drawable, looks_of, with_unit
 from hesspec.plot.ticks import number_ticks
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def plot_against_samples(
     ValueError
         If there are no spectra.
     """
-    check_not_empty(spectra)
+    check_drawable(spectra)
     sizes = sorted(spectra)
     members = [spectra[size] for size in sizes]
     x = np.array(sizes, float)

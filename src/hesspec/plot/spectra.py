@@ -18,7 +18,7 @@ from hesspec.plot.panels import PANELS
 from hesspec.plot.style import (
     FILL,
     Look,
-    check_not_empty,
+    check_drawable,
     law_text,
     looks_of,
     settle,
@@ -110,7 +110,7 @@ def plot_spectrum(
 
 
 def _check(spectra: Mapping[str, Spectrum], kind: Kind, ax: Axes | None, width: float | None) -> None:
-    check_not_empty(spectra)
+    check_drawable(spectra)
     if kind not in KINDS:
         raise ValueError(unknown("kind", str(kind), KINDS))
     if ax is not None and (kind == "overview" or width is not None):
@@ -207,7 +207,7 @@ def plot_tail(spectra: Mapping[str, Spectrum], *, width: float | None = None, ti
     ValueError
         If there are no spectra.
     """
-    check_not_empty(spectra)
+    check_drawable(spectra)
     scale = scale_of(width)
     with styled(scale):
         figure = new_figure(width or 8.0, 0.69 * (width or 8.0))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import to_hex, to_rgb
 
+from hesspec.backend.text import printable
 from hesspec.matrices import MATRICES, unit_of
+from hesspec.spectra.consistency import WHOLE
+from hesspec.spectra.scaling import largest_magnitude
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable
 
     from matplotlib.figure import Figure
 
@@ -28,6 +32,7 @@ __all__ = [
     "bulk_on_logarithmic_axis",
     "darkened",
     "law_text",
+    "literal",
     "looks_of",
     "spread",
     "tail_verdict",
@@ -36,6 +41,11 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
+
+# Largest |eigenvalue| that Matplotlib's axes hold with their margins, ticks and densities, which are its inverse.
+DRAWN = (1e-280, 1e280)
+# Characters of a name in a figure; that of a parameter in a large network has up to 60.
+LONGEST = 64
 
 # Okabe-Ito palette without yellow, which is too light for lines on white, and two colours of Tol's "muted" palette, so
 # that every matrix has a colour of its own.
@@ -210,10 +220,47 @@ def law_text(law: MarchenkoPasturFit) -> str:
     return f"the bulk reaches {law.edge_ratio:.2g} times as far, with {law.trace_beyond:.0%} of its trace beyond"
 
 
-def check_not_empty(spectra: Collection[object]) -> None:
-    """Raise ValueError if there is nothing to draw."""
+def literal(text: object, longest: int = LONGEST) -> str:
+    r"""Text of a result as a figure can show it: no formula, no control characters, and no longer than there is room.
+
+    Examples
+    --------
+    >>> literal("$5 to $10\x1b")
+    '\\$5 to \\$10\\x1b'
+    >>> literal("model." * 20, longest=9)
+    'mode…del.'
+    """
+    shown = printable(str(text))
+    if len(shown) > longest:
+        half = (longest - 1) // 2
+        shown = f"{shown[:half]}…{shown[-half:]}"
+    return shown.replace("$", r"\$")
+
+
+def check_drawable(spectra: Mapping[Any, Any]) -> None:
+    """Raise ValueError if there is nothing to draw, or eigenvalues are near the ends of floating point.
+
+    Parameters
+    ----------
+    spectra : mapping
+        Spectra, or mappings or tuples of spectra, by their labels.
+    """
     if not spectra:
         raise ValueError("There are no spectra to plot: the mapping is empty. Pass {label: spectrum}.")
+    for shown in spectra.values():
+        for spectrum in (
+            shown.values() if isinstance(shown, Mapping) else shown if isinstance(shown, tuple) else [shown]
+        ):
+            weight = float(spectrum.weights.max())
+            if weight > WHOLE:
+                raise ValueError(f"A weight is {weight:.3g}, but all weights sum to 1: it cannot be drawn.")
+            largest = largest_magnitude(spectrum)
+            if largest > 0 and not DRAWN[0] <= largest <= DRAWN[1]:
+                raise ValueError(
+                    f"The largest |eigenvalue| is {largest:.3g}, and figures hold from {DRAWN[0]:g} to "
+                    f"{DRAWN[1]:g}: transforms of axes leave floating point beyond. Plot the spectrum of a multiple "
+                    "of the operator."
+                )
 
 
 def settle(figure: Figure) -> None:

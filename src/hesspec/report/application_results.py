@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,9 @@ def _drawn(record: Record, *, wanted: bool) -> dict[str, str]:
         }
     file = io.BytesIO()
     # The same result gives the same page: names of clipping paths are random otherwise, and the file has its date.
-    with mpl.rc_context({"svg.hashsalt": "hesspec"}):
+    with mpl.rc_context({"svg.hashsalt": "hesspec"}), warnings.catch_warnings():
+        # Letters that the font lacks are drawn as boxes, and names may leave a panel little room.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font|constrained_layout not applied")
         try:
             plot().savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
         except ValueError as error:  # of a result that holds no measurements

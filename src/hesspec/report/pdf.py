@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from hesspec.applications.class_structure.figure import plot_structure
 from hesspec.backend.files import atomic_path, safe_name
-from hesspec.backend.text import printable
 from hesspec.plot import (
+    literal,
     plot_against_samples,
     plot_hessian_against_gauss_newton,
     plot_learning_curves,
@@ -201,8 +201,9 @@ class _Group:
                 )
 
     def _draw(self, plot: Callable[..., Figure], what: Any, words: str, **more: Any) -> Callable[[], Figure]:
-        title = printable(f"{self.title}: {words}").replace("$", r"\$")  # which would start a formula
-        return lambda: plot(what, title=title, **more)
+        if isinstance(what, dict):
+            what = {literal(name) if isinstance(name, str) else name: value for name, value in what.items()}
+        return lambda: plot(what, title=literal(f"{self.title}: {words}", 200), **more)
 
     def _through_training(self, samples: int) -> Iterator[Named]:
         """Figures of one sample size against the epoch."""

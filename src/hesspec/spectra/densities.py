@@ -11,6 +11,7 @@ import scipy.special
 import xarray as xr
 
 from hesspec.spectra.sampling import Sample, mean_bounds, node_bounds, samples, standard_error
+from hesspec.spectra.scaling import ordinary
 
 if TYPE_CHECKING:
     from hesspec.spectra.spectrum import Spectrum
@@ -42,6 +43,10 @@ def bulk_atoms(spectrum: Spectrum) -> tuple[Array, Array, Array]:
 
 def density(spectrum: Spectrum, grid: Array | None, width: float | None) -> xr.Dataset:
     """Compute `Spectrum.density`."""
+    spectrum, exponent = _ordinary(spectrum)
+    if grid is not None:
+        grid = np.ldexp(np.asarray(grid, float), -exponent)
+    width = None if width is None else float(np.ldexp(width, -exponent))
     nodes, weights, _ = bulk_atoms(spectrum)
     low, high = spectrum.bulk_range if nodes.size else (0.0, 0.0)
     step = (high - low) / (GRID_POINTS - 1) if _is_wide(spectrum) else 0.0
@@ -52,22 +57,33 @@ def density(spectrum: Spectrum, grid: Array | None, width: float | None) -> xr.D
     if grid is None:
         x = np.linspace(low, high, GRID_POINTS) if step else low + 4 * floor * np.linspace(-1, 1, GRID_POINTS)
     else:
-        x = np.asarray(grid, float)
+        x = grid
 
     def kernels(where: Array) -> Array:
         at = _nearest(nodes, where)
         return _reflected(x, where, widths[at] if at.size else np.ones(where.size), ends)
 
-    # Below 1e-305 in units of eigenvalues, densities exceed the largest float64.
-    with np.errstate(over="ignore"):
-        smoothed = kernels(nodes) @ weights
-        error = standard_error(_without_outliers(spectrum), kernels)
+    smoothed, error = kernels(nodes) @ weights, standard_error(_without_outliers(spectrum), kernels)
     share, reach = zero_peak(spectrum)
+    middle = float(np.median(widths)) if nodes.size else 0.0
+    # Of bulks below 1e-300 in units of eigenvalues, densities may exceed the largest float64.
+    with np.errstate(over="ignore"):
+        smoothed, error = np.ldexp(smoothed, -exponent), np.ldexp(error, -exponent)
     return xr.Dataset(
         {"density": ("eigenvalue", smoothed), "standard_error": ("eigenvalue", error)},
-        coords={"eigenvalue": x},
-        attrs={"width": float(np.median(widths)) if nodes.size else 0.0, "zero_share": share, "zero_reach": reach},
+        coords={"eigenvalue": np.ldexp(x, exponent)},
+        attrs={
+            "width": float(np.ldexp(middle, exponent)),
+            "zero_share": share,
+            "zero_reach": float(np.ldexp(reach, exponent)),
+        },
     )
+
+
+def _ordinary(spectrum: Spectrum) -> tuple[Spectrum, int]:
+    """See `ordinary`; with the p-values of the spectrum, which may be those of a series."""
+    scaled, exponent = ordinary(spectrum)
+    return (scaled.with_outlier_p_values(spectrum.outlier_p_values) if exponent else spectrum), exponent
 
 
 def _is_wide(spectrum: Spectrum) -> bool:
@@ -88,17 +104,21 @@ def _reflected(x: Array, centres: Array, widths: Array, ends: tuple[float, float
     """Gaussians reflected at two ends, so that their mass in between is 1, multiplied by a unit; shape (x, centres)."""
     low, high = ends
     found = np.zeros((x.size, centres.size))
-    mirrors = [centres]
+    # Points beyond an end that is zero are zero up to rounding.
+    mirrors = [np.clip(centres, low, high)]
     if np.isfinite(low):
+        centres = mirrors[0]
         # A kernel wider than the whole range is flat; its mass within the range would be dominated by rounding.
         widths = np.minimum(widths, high - low)
         mirrors += [low - (centres - low), high + (high - centres)]
-    for mirror in mirrors:
-        found += np.exp(-0.5 * ((x[:, None] - mirror) / widths) ** 2) * (unit / widths / np.sqrt(2 * np.pi))
-    if not np.isfinite(low):
-        return found
-    # Second reflections, for kernels as wide as the whole range.
-    inside = [(mirror - low) / widths for mirror in mirrors], [(mirror - high) / widths for mirror in mirrors]
+    # So far from its centre that this is infinite in units of its width, a kernel is zero.
+    with np.errstate(over="ignore"):
+        for mirror in mirrors:
+            found += np.exp(-0.5 * ((x[:, None] - mirror) / widths) ** 2) * (unit / widths / np.sqrt(2 * np.pi))
+        if not np.isfinite(low):
+            return found
+        # Second reflections, for kernels as wide as the whole range.
+        inside = [(mirror - low) / widths for mirror in mirrors], [(mirror - high) / widths for mirror in mirrors]
     mass = sum(scipy.special.ndtr(a) - scipy.special.ndtr(b) for a, b in zip(*inside, strict=True))
     return np.where(((x >= low) & (x <= high))[:, None], found / mass, 0.0)
 
@@ -128,6 +148,7 @@ def zero_peak(spectrum: Spectrum) -> tuple[float, float]:
 
 def log_density(spectrum: Spectrum) -> xr.Dataset:
     """Compute `Spectrum.log_density`."""
+    spectrum, exponent = _ordinary(spectrum)
     nodes, weights, _ = bulk_atoms(spectrum)
     if not nodes.size or not spectrum.norm > 0:
         logs, positive, negative, error = (np.empty(0) for _ in range(4))
@@ -157,7 +178,7 @@ def log_density(spectrum: Spectrum) -> xr.Dataset:
             "negative": ("log10_magnitude", negative),
             "standard_error": ("log10_magnitude", error),
         },
-        coords={"log10_magnitude": logs},
+        coords={"log10_magnitude": logs + exponent * np.log10(2)},
     )
 
 

@@ -20,7 +20,9 @@ VACUOUS: Final = 0.5
 
 
 def trace_text(spectrum: Spectrum) -> str | None:
-    """Trace and its standard error; None if its 95% interval says nothing."""
+    """Trace and its standard error; None if its 95% interval says nothing, or it is beyond float64."""
+    if not np.isfinite([spectrum.trace, spectrum.trace_standard_error]).all():
+        return None
     half, size = 2 * spectrum.trace_standard_error, spectrum.effective_rank * spectrum.norm
     if half > 0 and half >= max(abs(spectrum.trace), CANCELS * size):
         return None
@@ -41,7 +43,9 @@ def negative_text(spectrum: Spectrum) -> str | None:
 def hints(spectrum: Spectrum) -> list[str]:
     """Sentences about what is not shown, and what would make it known."""
     found = []
-    if trace_text(spectrum) is None:
+    if not np.isfinite([spectrum.trace, spectrum.trace_standard_error]).all():
+        found.append(f"The trace or its error exceeds the largest float64, {np.finfo(float).max:.2g}.")
+    elif trace_text(spectrum) is None:
         known = f"{spectrum.trace:.3g} ± {spectrum.trace_standard_error:.2g}".replace("-", MINUS)
         # Products of another XTrace cannot cancel what the eigenvalues do.
         how = (

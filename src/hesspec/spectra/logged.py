@@ -35,6 +35,9 @@ class Logged:
         ------
         ValueError
             If the writer is of another kind, or the step is negative.
+        RuntimeError
+            If a tracker cannot store the spectrum, as on a full disk; the message names it and its error. Other
+            trackers of a list have the spectrum.
         """
         from hesspec.integrations.loggers import log_spectrum  # noqa: PLC0415 - a layer above, asked only here
 

@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hesspec.spectra.sampling import mean_bounds, node_bounds
+from hesspec.spectra.scaling import ordinary
 
 if TYPE_CHECKING:
     from hesspec.spectra.spectrum import Spectrum
@@ -62,6 +63,8 @@ def outlier_p_values(spectrum: Spectrum) -> Array:
 
     The smallest p-value of the gaps between the eigenvalue and the bulk, adjusted for multiple testing; at most 1.
     """
+    # P-values do not depend on the scale.
+    spectrum, _ = ordinary(spectrum)
     values = np.concatenate([spectrum.eigenvalues, spectrum.bulk_nodes])
     order = np.argsort(-np.abs(values), kind="stable")
     counts = np.concatenate([spectrum.eigenvalue_weights, spectrum.bulk_weights])[order] * spectrum.dimension

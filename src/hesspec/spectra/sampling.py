@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from hesspec.spectra.scaling import ordinary
+
 if TYPE_CHECKING:
     from hesspec.spectra.spectrum import Spectrum
 
@@ -271,6 +273,7 @@ def bulk_bounds(spectrum: Spectrum) -> tuple[float, float]:
     """Bounds of 95% of what the bulk adds to the Wasserstein-1 and to the Kolmogorov-Smirnov distance."""
     if spectrum.exact or not spectrum.bulk_weights.sum() > 0:
         return 0.0, 0.0
+    spectrum, exponent = ordinary(spectrum)
     distance, supremum = 0.0, 0.0
     for probe in range(spectrum.probes):
         mine = spectrum.bulk_probe == probe
@@ -281,4 +284,4 @@ def bulk_bounds(spectrum: Spectrum) -> tuple[float, float]:
         distance += float(np.diff(nodes) @ largest + ends[0] * weights[0] + ends[1] * weights[-1])
         supremum += float(weights.max())
     sampled = sampling_bounds(spectrum)
-    return distance + sampled[0], supremum + sampled[1]
+    return float(np.ldexp(distance + sampled[0], exponent)), supremum + sampled[1]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from hesspec.matrices import symbol_of
-from hesspec.spectra.checked_fields import refuse_unless
+from hesspec.spectra.consistency import check_spectrum
 from hesspec.spectra.densities import density, log_density
 from hesspec.spectra.distribution import bulk_edge_estimates, bulk_range, cdf, cdf_bracket, count_negative
 from hesspec.spectra.logged import Logged
@@ -165,20 +165,7 @@ class Spectrum(Logged, Record):
 
     def check(self) -> None:
         """Raise ValueError if values are inconsistent; shapes and signs have been checked before."""
-        for name in ("dimension", "probes", "steps"):
-            refuse_unless(getattr(self, name) >= 1, f"Its {name!r} is {getattr(self, name)}.")
-        for name in ("bulk_probe", "ritz_probe"):
-            probe = getattr(self, name)
-            refuse_unless(
-                ((probe >= 0) & (probe < self.probes)).all(),
-                f"Its {name} has numbers of probes that are not below {self.probes}.",
-            )
-        refuse_unless(self.ritz_values.size >= self.probes, f"It has too few Ritz values for {self.probes} probes.")
-        count, sketched = self.eigenvalues.size, len(self.eigenvector_sketches)
-        refuse_unless(
-            count <= self.dimension, f"It has {count} eigenvalues, and an operator of dimension {self.dimension}."
-        )
-        refuse_unless(sketched <= count, f"It has sketches of {sketched} eigenvectors, but fewer eigenvalues.")
+        check_spectrum(self)
 
     def _derived(self) -> dict[str, tuple[str, npt.NDArray[np.generic]]]:
         return {"is_outlier": ("resolved", self.is_outlier), "outlier_p_values": ("resolved", self.outlier_p_values)}
@@ -295,9 +282,10 @@ class Spectrum(Logged, Record):
         Returns
         -------
         xarray.Dataset
-            `density` and `standard_error` over `eigenvalue`. Attributes: `width`, the median width; `zero_share`, the
-            share of all eigenvalues that may be zero within their bounds, and `zero_reach`, the largest such bound. A
-            spectrum without a bulk (all eigenvalues are outliers) has density zero.
+            `density` and `standard_error` over `eigenvalue`, infinite where they exceed float64. Attributes:
+            `width`, the median width; `zero_share`, the share of all eigenvalues that may be zero within their bounds,
+            and `zero_reach`, the largest such bound. A spectrum without a bulk (all eigenvalues are outliers) has
+            density zero.
         """
         return density(self, grid, width)
 
@@ -384,7 +372,7 @@ class Spectrum(Logged, Record):
         It is defined by the 95% interval of the trace, as half of the larger distance from `trace` to its ends. It
         agrees with that of `expectation` if many eigenvalues contribute. It is larger if resolved eigenvalues may have
         further copies, which one probe cannot see, and if only a few eigenvalues determine the error (Student's t).
-        Rounding, at most p times `rounding`, is not included.
+        Rounding, at most p times `rounding`, is not included. Infinite if it exceeds the largest float64.
         """
         if self.xtrace_matvecs:
             return self.xtrace_error
@@ -494,7 +482,7 @@ class Spectrum(Logged, Record):
         ValueError
             If an argument is out of range.
         """
-        from hesspec.plot import plot_spectrum  # noqa: PLC0415 - the layer above, asked only here
+        from hesspec.plot import literal, plot_spectrum  # noqa: PLC0415 - the layer above, asked only here
 
-        label = symbol_of(str(self.attributes.get("matrix", "operator")))
+        label = literal(symbol_of(str(self.attributes.get("matrix", "operator"))))
         return plot_spectrum({label: self}, kind=kind, ax=ax, width=width, title=title)

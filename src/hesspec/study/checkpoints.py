@@ -24,6 +24,7 @@ from hesspec.study.foreign_weights import INDEX, inert_objects, named_as_in, sha
 from hesspec.study.training import EpochRecord, TrainingState
 
 __all__ = [
+    "has_tensors",
     "has_training_state",
     "is_whole",
     "load_training_state",
@@ -213,6 +214,15 @@ def tensor_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
             return {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
         raise _damaged(file, "safetensors", error) from error
+
+
+def has_tensors(file: Path) -> bool:
+    """Whether a safetensors file is as long as its header says: others may have any size on disk, and no content."""
+    try:
+        tensor_shapes(file)
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def load_weights(

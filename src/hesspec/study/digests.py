@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 from hesspec.backend.files import digest_of
+from hesspec.study.checkpoints import has_tensors
 from hesspec.study.config import StudyConfig
 from hesspec.study.imports import code_digest
 from hesspec.study.networks import network_digest
@@ -16,8 +17,8 @@ __all__ = ["code_of", "data_digest"]
 def code_of(config: StudyConfig) -> dict[str, str]:
     """Digests of the user's own code, texts and weights, by the names of networks, data sets and starts.
 
-    See `network_digest`, `data_digest` and `digest_of`. What is missing has none; the checks of a study
-    report it.
+    See `network_digest`, `data_digest` and `digest_of`. What is missing or damaged has none; the checks
+    of a study report it.
     """
     digests = {name: network_digest(name) for name in config.networks}
     data = [(each.name, each.tokenizer) for each in config.datasets]
@@ -26,7 +27,7 @@ def code_of(config: StudyConfig) -> dict[str, str]:
         digests[name] = data_digest(name, tokenizer)
     for start, network, seed in itertools.product(config.start, config.networks, config.seeds):
         file = start.file(network, seed)
-        if file is not None and file.is_file():
+        if file is not None and file.is_file() and has_tensors(file):
             digests[start_key(start.name, network, seed)] = digest_of({"": file})
     return {name: digest for name, digest in digests.items() if digest}
 

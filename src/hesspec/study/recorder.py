@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import uuid
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from hesspec.backend.ranks import Ranks
+from hesspec.errors import TrackerError
 from hesspec.matrices import matrix_names
 from hesspec.measure.spectrum import spectrum
 from hesspec.operators import CentralDifferenceHessian, shard_data
@@ -165,7 +167,8 @@ class SpectrumRecorder:
             Number of completed training steps, stored with the spectra.
         log_to : object, optional
             Where to log the spectra of this epoch, including those that existed, at `step` if it is given and at
-            `epoch` otherwise; see `Spectrum.log_to`.
+            `epoch` otherwise; see `Spectrum.log_to`. If a tracker cannot store a spectrum, as on a full disk, a
+            warning says so and the training continues: the spectrum is in its file.
 
         Returns
         -------
@@ -191,7 +194,7 @@ class SpectrumRecorder:
             raise ValueError(f"The epoch is {epoch!r}, which is not complete; give the number of steps with step=.")
         for place, measured, new in self._measured(model, epoch, step):
             if log_to is not None and measured is not None:
-                measured.log_to(log_to, step=int(epoch) if step is None else step)
+                self._log(place, measured, log_to)
             if new and measured is not None:
                 found[place.split, place.matrix] = measured
         return found
@@ -220,6 +223,17 @@ class SpectrumRecorder:
                 measured = replace(measured, attributes={**measured.attributes, **own})
                 ranks.together(lambda: self._save(place, measured) if ranks.rank == 0 else None)  # noqa: B023
                 yield place, measured, True
+
+    def _log(self, place: Place, measured: Spectrum, log_to: Any) -> None:
+        """Log a spectrum that is in its file already, so that an error of a tracker loses nothing."""
+        try:
+            measured.log_to(log_to, step=int(place.epoch) if place.step is None else place.step)
+        except TrackerError as error:
+            warnings.warn(
+                f"{error}. The training continues, and the spectrum is in {str(self._folder / place.name)!r}: log it "
+                "with hesspec.load(...).log_to(...).",
+                stacklevel=3,
+            )
 
     def _operator(self, name: str, model: nn.Module, data: Iterable[Any]) -> Any:
         if not any(map(is_distributed, model.parameters())):

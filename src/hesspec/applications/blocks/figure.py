@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from hesspec.matrices import symbol_of
 from hesspec.plot import OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.style import literal
 
 if TYPE_CHECKING:
     from hesspec.applications.blocks.record import BlockSpectra
@@ -55,7 +56,7 @@ def plot_blocks(found: BlockSpectra, ax: Axes | None = None) -> Figure:
 def _rows(axes: Axes, found: BlockSpectra, *, named: bool = True) -> None:
     count = len(found)
     every = max(1, -(-count // MOST_NAMED))
-    axes.set_yticks(range(0, count, every), found.names[::every].tolist() if named else [])
+    axes.set_yticks(range(0, count, every), [literal(name) for name in found.names[::every]] if named else [])
     axes.set_ylim(count - 0.5, -0.5)
 
 
@@ -78,7 +79,7 @@ def _draw_largest(axes: Axes, found: BlockSpectra) -> None:
     axes.plot(means, places, "D", color=OKABE_ITO[1], markersize=4, linestyle="", label="mean |eigenvalue|")
     if (means > 0).any():
         axes.set_xscale("log")
-    axes.set_xlabel(f"eigenvalue of {symbol_of(str(found.attributes.get('matrix', 'the matrix')))}")
+    axes.set_xlabel(f"eigenvalue of {literal(symbol_of(str(found.attributes.get('matrix', 'the matrix'))))}")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     _rows(axes, found)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.2, columnspacing=0.9, fontsize=9)

@@ -15,7 +15,7 @@ from hesspec.applications.comparison.record import Comparison
 from hesspec.matrices import MATRICES, unit_of
 from hesspec.plot import FILL, OKABE_ITO, darkened
 from hesspec.plot.figure import new_figure, styled
-from hesspec.plot.style import DASHES, MARKERS
+from hesspec.plot.style import DASHES, MARKERS, literal
 from hesspec.plot.ticks import number_ticks
 
 __all__ = ["MOST_PANELS", "plot_comparison"]
@@ -64,10 +64,10 @@ def plot_comparison(comparison: Comparison, *, title: str | None = None) -> Figu
             Line2D([], [], color=_colour(run), linewidth=2, linestyle=_dashes(run))
             for run in range(comparison.runs.size)
         ]
-        labels = [str(run) for run in comparison.runs]
+        labels = [literal(run) for run in comparison.runs]
         for symbol in dict.fromkeys(map(str, comparison.matrices)):
             handles.append(Line2D([], [], color="#555555", marker=_marker(symbol), markersize=7, linestyle="none"))
-            labels.append(f"outliers{' of ' if symbol else ''}{symbol} (small: resolved in the bulk)")
+            labels.append(f"outliers{' of ' if symbol else ''}{literal(symbol)} (small: resolved in the bulk)")
         figure.legend(
             handles,
             labels,
@@ -144,7 +144,7 @@ def _draw(axes: Axes, comparison: Comparison, place: int) -> None:
         f"W1: {distance_text(comparison.distances[run, place], comparison.distance_bounds[run, place])}"
         for run in range(1, runs)
     ]
-    name = str(comparison.places[place])
+    name = literal(comparison.places[place])
     below = f"\n{distances[0]}" if len(distances) == 1 else ""
     axes.set_title(f"{name}{below}", fontsize=11)
     unit = unit_of(map(str, matrices[:, place]))

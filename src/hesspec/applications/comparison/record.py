@@ -153,8 +153,9 @@ class Comparison(Record):
             for i, run in enumerate(map(str, self.runs[1:]), start=1):
                 for k, quantity in enumerate(map(str, self.quantities)):
                     first, second = (float(self.values[which, j, k]) for which in (0, i))
-                    lower = float(self.lower[i, j, k] - self.upper[0, j, k])
-                    upper = float(self.upper[i, j, k] - self.lower[0, j, k])
+                    # As Python's numbers: traces may be infinite.
+                    lower = float(self.lower[i, j, k]) - float(self.upper[0, j, k])
+                    upper = float(self.upper[i, j, k]) - float(self.lower[0, j, k])
                     known = np.isfinite(lower) and np.isfinite(upper)
                     exceeds = bool(lower > 0 or upper < 0) if known else None
                     yield Difference(place, quantity, run, first, second, second - first, lower, upper, exceeds)

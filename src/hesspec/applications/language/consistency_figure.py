@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from hesspec.applications.language.consistency_record import LabelConsistency
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.style import literal
 from hesspec.plot.ticks import number_ticks
 
 __all__ = ["plot_consistency"]
@@ -45,7 +46,7 @@ def plot_consistency(found: LabelConsistency, ax: Axes | None = None) -> Figure:
         axes.axvline(1, color="#888888", linewidth=1, linestyle=(0, (4, 3)), label="calibrated")
         errors = np.maximum([ratio - low, high - ratio], 0)
         axes.errorbar(ratio, places, xerr=errors, fmt="o", color=OKABE_ITO[0], markersize=4.5, elinewidth=1.2)
-        axes.set_yticks(places, [str(name) for name in found.blocks[shown]])
+        axes.set_yticks(places, [literal(name) for name in found.blocks[shown]])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xscale("log")
         number_ticks(axes.xaxis)

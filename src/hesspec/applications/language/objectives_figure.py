@@ -11,7 +11,7 @@ from hesspec.applications.language.objectives_record import ObjectiveComparison
 from hesspec.matrices import symbol_of
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
-from hesspec.plot.style import DASHES, MARKERS
+from hesspec.plot.style import DASHES, MARKERS, literal
 from hesspec.plot.ticks import number_ticks
 
 __all__ = ["plot_objectives"]
@@ -60,7 +60,7 @@ def _eigenvalues(axes: Axes, found: ObjectiveComparison) -> None:
             fillstyle="full" if kind == 0 else "none",
             markersize=4.5,
             linewidth=1.2,
-            label=f"{name}, {symbol_of(str(found.matrix[place]))}",
+            label=literal(f"{name}, {symbol_of(str(found.matrix[place]))}"),
         )
     axes.set_yscale("log")
     number_ticks(axes.yaxis)
@@ -74,7 +74,9 @@ def _cosines(axes: Axes, found: ObjectiveComparison) -> None:
         # Colours of pairs are none of the first objectives'.
         colour = OKABE_ITO[(index + 3) % len(OKABE_ITO)]
         marker = MARKERS[(index + 1) % len(MARKERS)]
-        label = f"{found.first[place]} and {found.second[place]}"
+        label = literal(f"{found.first[place]} and {found.second[place]}")
         axes.plot(ranks, found.cosines[place], color=colour, marker=marker, markersize=4.5, linewidth=1.4, label=label)
         axes.fill_between(ranks, found.low[place], found.high[place], color=colour, alpha=FILL, linewidth=0)
-    axes.set(xlabel=f"principal angle of {symbol_of(str(found.pair_matrix[0]))}", ylabel="cosine", ylim=(0, 1.03))
+    axes.set(
+        xlabel=f"principal angle of {literal(symbol_of(str(found.pair_matrix[0])))}", ylabel="cosine", ylim=(0, 1.03)
+    )

@@ -11,6 +11,7 @@ from hesspec.applications.laplace.prediction_comparison import PredictionCompari
 from hesspec.applications.laplace.record import Evidence
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.style import literal
 
 __all__ = ["plot_band", "plot_evidence", "plot_predictions"]
 
@@ -102,7 +103,11 @@ def plot_predictions(found: PredictionComparison) -> Figure:
             seen = found.counts[i] > 0
             predicted, observed, counts = found.predicted[i][seen], found.observed[i][seen], found.counts[i][seen]
             axes.plot(
-                predicted, observed, color=colour, linewidth=1.4, label=f"{found.names[i]}, ECE {found.ece[i]:.3f}"
+                predicted,
+                observed,
+                color=colour,
+                linewidth=1.4,
+                label=f"{literal(found.names[i])}, ECE {found.ece[i]:.3f}",
             )
             axes.scatter(
                 predicted, observed, s=12 + 120 * counts / counts.sum(), color=colour, edgecolor="white", linewidth=0.5

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from hesspec.applications.noise.angles_record import PrincipalAngles
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.style import literal
 
 __all__ = ["plot_angles"]
 
@@ -40,5 +41,7 @@ def plot_angles(found: PrincipalAngles, ax: Axes | None = None, **line: Any) -> 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if ax is None:
             axes.set(xlabel="principal angle, smallest first", ylabel="cosine")
-            axes.set_title(f"Eigenspaces of {found.first} and {found.second}, {found.cosines.size} dimensions")
+            axes.set_title(
+                f"Eigenspaces of {literal(found.first)} and {literal(found.second)}, {found.cosines.size} dimensions"
+            )
         return cast("Figure", axes.get_figure(root=True))

@@ -13,6 +13,7 @@ from hesspec.applications.optim.record import CompetitorShare, StepComparison
 from hesspec.backend.number_text import three_digits
 from hesspec.plot import OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.style import literal
 from hesspec.plot.ticks import number_ticks
 
 __all__ = ["plot_share", "plot_steps"]
@@ -39,7 +40,7 @@ def plot_share(found: CompetitorShare, ax: Axes | None = None) -> Figure:
         axes.plot(found.class_participations, found.class_shares, "o", color=OKABE_ITO[0], label="classes")
         if found.classes.size <= LABELLED:
             for name, x, y in zip(found.classes, found.class_participations, found.class_shares, strict=True):
-                axes.annotate(str(name), (x, y), xytext=(5, 4), textcoords="offset points", fontsize="small")
+                axes.annotate(literal(name), (x, y), xytext=(5, 4), textcoords="offset points", fontsize="small")
         axes.plot(found.participation, found.share, "D", color=OKABE_ITO[1], label="all samples")
         axes.set_xlim(left=1)
         axes.set_ylim(0, min(1.0, 1.3 * max(float(found.class_shares.max(initial=0)), found.share)) or 1.0)

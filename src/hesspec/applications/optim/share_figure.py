@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from hesspec.matrices import symbol_of
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
-from hesspec.plot.style import DASHES, MARKERS
+from hesspec.plot.style import DASHES, MARKERS, literal
 
 if TYPE_CHECKING:
     from hesspec.applications.optim.share_record import DominantShare
@@ -50,16 +50,16 @@ def plot_shares(found: DominantShare, ax: Axes | None = None) -> Figure:
                 markersize=5,
                 linewidth=1.6,
                 linestyle=DASHES[look],
-                label=str(name),
+                label=literal(name),
             )
             axes.fill_between(counts, low, high, color=colour, alpha=FILL, linewidth=0)
         axes.plot(counts, np.sqrt(counts / found.dimension), color="#777777", linewidth=1.2, label="random vector")
         axes.set(xlim=(0.7, found.k + 0.3), ylim=(0, 1.02))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        matrix = symbol_of(str(found.attributes.get("matrix", "matrix")))
+        matrix = literal(symbol_of(str(found.attributes.get("matrix", "matrix"))))
         axes.set(xlabel=f"number k of eigenvectors of {matrix}", ylabel="dominant share $\\|P_k v\\| / \\|v\\|$")
         if found.optimizer:
-            axes.set_title(found.optimizer)
+            axes.set_title(literal(found.optimizer))
         axes.legend(loc="best")
     return cast("Figure", axes.get_figure(root=True))
 
@@ -96,7 +96,7 @@ def plot_share_run(found: DominantShareRun, ax: Axes | None = None) -> Figure:
                 markersize=5,
                 linewidth=1.6,
                 linestyle=DASHES[look],
-                label=str(name),
+                label=literal(name),
             )
             low, high = found.low[:, column], found.high[:, column]
             axes.fill_between(found.steps, low, high, color=OKABE_ITO[look], alpha=FILL, linewidth=0)
@@ -105,6 +105,6 @@ def plot_share_run(found: DominantShareRun, ax: Axes | None = None) -> Figure:
         axes.set(ylim=(0, 1.02), xlabel="step")
         axes.set_ylabel(f"share in the top {int(found.eigenvectors.max())} eigenvectors")
         if found.optimizer:
-            axes.set_title(found.optimizer)
+            axes.set_title(literal(found.optimizer))
         axes.legend(loc="best")
     return cast("Figure", axes.get_figure(root=True))

@@ -10,6 +10,7 @@ from hesspec.applications.stability.record import LyapunovExponents, SharpnessDi
 from hesspec.backend.number_text import three_digits
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.style import literal
 from hesspec.plot.ticks import number_ticks
 from hesspec.spectra.record import Array
 
@@ -141,7 +142,7 @@ def plot_run(run: StabilityRun) -> Figure:
         for panel in panels[:-1]:
             panel.set_ylim(bottom=0)
             panel.legend(loc="lower right")
-        panels[0].set_title(f"{run.optimizer}: last at {three_digits(float(run.ratios[-1]))} of its threshold")
+        panels[0].set_title(f"{literal(run.optimizer)}: last at {three_digits(float(run.ratios[-1]))} of its threshold")
         panels[-1].plot(run.steps, run.risk, color=SHARP, linewidth=1.6)
         panels[-1].set(xlabel="step", ylabel="loss")
         if (run.risk > 0).all():

@@ -12,6 +12,7 @@ from hesspec.applications.transfer.effective_record import EffectiveData
 from hesspec.applications.transfer.law_record import TransferLaw
 from hesspec.plot import OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.style import literal
 from hesspec.plot.ticks import number_ticks
 
 __all__ = ["plot_effective", "plot_law"]
@@ -49,7 +50,7 @@ def _inversions(axes: Axes, found: EffectiveData) -> None:
     for index, network in enumerate(_networks(found)):
         color, marker = OKABE_ITO[index % len(OKABE_ITO)], MARKERS[index % len(MARKERS)]
         curve = found.scratch_networks == network
-        label = f"{network}, from scratch" if several else "from scratch"
+        label = f"{literal(network)}, from scratch" if several else "from scratch"
         axes.plot(
             found.scratch_sizes[curve],
             found.scratch_values[curve],
@@ -68,7 +69,7 @@ def _inversions(axes: Axes, found: EffectiveData) -> None:
             markerfacecolor="white",
             linestyle=(0, (4, 2)),
             linewidth=1.2,
-            label=None if several and index else f"from {found.start}",
+            label=None if several and index else f"from {literal(found.start)}",
         )
         for place in np.flatnonzero(mine & np.isfinite(found.effective)):
             axes.annotate(
@@ -77,9 +78,11 @@ def _inversions(axes: Axes, found: EffectiveData) -> None:
                 (found.sizes[place], found.values[place]),
                 arrowprops={"arrowstyle": "->", "color": GREY, "linewidth": 0.9, "shrinkA": 4, "shrinkB": 0},
             )
-    axes.set(xscale="log", yscale="log", xlabel=f"training set ({found.unit})", ylabel=found.statistic)
+    axes.set(
+        xscale="log", yscale="log", xlabel=f"training set ({literal(found.unit)})", ylabel=literal(found.statistic)
+    )
     number_ticks(axes.xaxis, axes.yaxis)
-    axes.set_title(f"{found.statistic}: {found.of}", fontsize=11)
+    axes.set_title(f"{literal(found.statistic)}: {literal(found.of)}", fontsize=11)
     axes.legend(fontsize=9.5)
 
 
@@ -105,16 +108,16 @@ def _multipliers(axes: Axes, found: EffectiveData) -> None:
             linewidth=1.4,
             elinewidth=1,
             capsize=3,
-            label=network,
+            label=literal(network),
         )
     axes.axhline(1, color=GREY, linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel=f"fine-tuned on $D_F$ ({found.unit})", ylabel="$D_E/D_F$")
+    axes.set(xscale="log", yscale="log", xlabel=f"fine-tuned on $D_F$ ({literal(found.unit)})", ylabel="$D_E/D_F$")
     points = found.multiplier[known]
     finite = np.concatenate([points, (found.lower / found.sizes)[known], (found.upper / found.sizes)[known]])
     finite = finite[np.isfinite(finite) & (finite > points.min() / 30) & (finite < points.max() * 30)]
     axes.set_ylim(min(finite.min(), 1) / 1.4, max(finite.max(), 1) * 1.4)
     number_ticks(axes.xaxis, axes.yaxis)
-    axes.set_title(f"Effective data by {found.statistic}", fontsize=11)
+    axes.set_title(f"Effective data by {literal(found.statistic)}", fontsize=11)
     if len(networks) > 1:
         axes.legend(fontsize=9.5)
 
@@ -158,7 +161,9 @@ def plot_law(law: TransferLaw, ax: Axes | None = None) -> Figure:
             )
             ends = np.geomspace(law.point_sizes[law.used].min(), law.point_sizes[law.used].max(), 2)
             axes.plot(ends, law.transferred(ends, count), color=color, linewidth=1.2)
-        axes.set(xscale="log", yscale="log", xlabel=f"$D_F$ ({law.unit})", ylabel=f"$D_T$ ({law.unit})")
+        axes.set(
+            xscale="log", yscale="log", xlabel=f"$D_F$ ({literal(law.unit)})", ylabel=f"$D_T$ ({literal(law.unit)})"
+        )
         number_ticks(axes.xaxis, axes.yaxis)
         left = f"; {law.left_out} left out" if law.left_out else ""
         axes.set_title(rf"$\alpha$ = {law.alpha.value:.3g}, $\beta$ = {law.beta.value:.3g}{left}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hesspec.backend.extras import require
 from hesspec.backend.files import digest_of, refuse_special_files
+from hesspec.study.checkpoints import has_tensors
 from hesspec.study.foreign_weights import INDEX, shards_of
 from hesspec.study.networks.layers import check_tokens
 
@@ -167,7 +168,8 @@ def has_weights(name: str) -> bool:
 def transformers_digest(name: str) -> str:
     """Compute a digest of the configuration and the weights of a model; empty if they are missing."""
     path = Path(name).expanduser()
-    files = [path] if path.is_file() else [*path.glob(CONFIG), *path.glob("*.safetensors")]
+    weights = filter(has_tensors, path.glob("*.safetensors"))
+    files = [path] if path.is_file() else [*path.glob(CONFIG), *weights]
     return digest_of({file.name: file for file in files})
 
 
