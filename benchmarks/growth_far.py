@@ -95,7 +95,7 @@ def samples(counts: tuple[int, ...]) -> Block:
     )
     return Block(
         f"Samples (small CNN, p = {found[0][0]:,})",
-        "Operations are proportional to N: slope 1; passes that do not fit into memory are repeated: 1.5 times as many.",
+        "Operations are proportional to N: slope 1; passes that do not fit into memory are repeated.",
         ("number of images N", "product, s", "slope"),
         list(rows),
     )

@@ -244,7 +244,7 @@ class Lanczos:
 
     @property
     def passes(self) -> float:
-        """Number of reorthogonalised steps; fractional if against a part of the basis."""
+        """Number of reorthogonalisations, of one or two vectors; fractional if against a part of the basis."""
         return self._state.orthogonality.passes
 
     @property
