@@ -54,6 +54,11 @@ def test_a_spectrum_gives_back_its_basis_though_the_operator_lives():
     assert seen("spectrum")["end"] < 10
 
 
+@known
+def test_residuals_are_computed_in_the_memory_of_released_vectors():
+    assert seen("residuals")["faults"] < 0.1
+
+
 @pytest.mark.parametrize(
     "setting", [{"MALLOC_TRIM_THRESHOLD_": "1000000"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=9"}]
 )

@@ -431,35 +431,3 @@ def test_clusters_that_reach_each_other_by_merging_are_merged():
 
 def test_error_bounds_of_no_eigenvalues():
     assert clustered_bounds(np.empty(0), np.empty(0), 0.1).size == 0
-
-
-# Few outliers over a bulk that is far below them, as of the Gauss-Newton matrix of a large network: once the outliers
-# are exhausted, residuals are small beside the components that rounding leaves along them.
-def _bulks(p):
-    k = torch.arange(1, p - 29)
-    outliers = torch.linspace(1, 0.1, 30)
-    return {
-        "slow tail": torch.cat([outliers, 1e-3 / k**0.5]),
-        "tail": torch.cat([outliers, 1e-6 / k]),
-        "one value": torch.cat([outliers, torch.full((p - 30,), 1e-4)]),
-        "low rank": torch.cat([outliers, torch.zeros(p - 30)]),
-        "two scales": torch.cat([outliers, 1e-3 * outliers, 1e-6 / k[30:] ** 0.5]),
-    }
-
-
-BULKS = _bulks(2**18)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", BULKS)
-@pytest.mark.few(4)
-def test_partial_reorthogonalisation_survives_the_end_of_the_outliers(name, dtype):
-    values = BULKS[name].to(dtype)
-    found = hesspec.spectrum(diagonal(values, dtype), steps=64)
-    assert found.norm == pytest.approx(1, rel=1e-6)
-    assert found.eigenvalues.size >= 30
-    exact = values.double().sort(descending=True).values.numpy()[: found.eigenvalues.size]
-    order = np.argsort(-found.eigenvalues)
-    assert (np.abs(found.eigenvalues[order] - exact) <= found.error_bounds[order]).all()
-    # Rounding is that of a semi-orthogonal basis at most: 64 steps of the square root of eps.
-    assert found.rounding <= 64 * torch.finfo(dtype).eps ** 0.5

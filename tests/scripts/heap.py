@@ -1,4 +1,4 @@
-"""Page faults and memory of a process of its own: `python heap.py tensors|operator|spectrum`, which prints JSON."""
+"""Page faults and memory of a process of its own: `python heap.py tensors`, or another part, which prints JSON."""
 
 import contextlib
 import gc
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import hesspec
-from hesspec.backend.heap import keep_freed_memory
+from hesspec.backend.heap import Hold, keep_freed_memory
+from hesspec.krylov.vectors import Space
 
 SIZE = 16 << 20  # float32 numbers: 64 MB, which the C library maps anew each time
 COUNT = 16
@@ -101,7 +102,23 @@ def spectrum() -> dict[str, float]:
     return {"end": (resident() - before) / (4 * matrix.shape[0])}
 
 
+def residuals() -> dict[str, float]:
+    """Faults of a later residual of a Lanczos process while memory is held, in its pages."""
+    space, size = Space(SIZE), 4 * SIZE
+    image, last, q = (torch.ones(SIZE) for _ in range(3))
+    hold = Hold()
+    # Room for three vectors, and for their alignment, is found in the first steps.
+    for _ in range(COUNT):
+        before = faults()
+        # A step keeps two vectors and releases the one before them.
+        last, q = q, space.combine(image, [(-0.5, q), (-0.5, last)], q)[0]
+        seen = faults() - before
+    del hold
+    return {"faults": seen * resource.getpagesize() / size}
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    sys.stdout.write(json.dumps({"tensors": tensors, "operator": operator, "spectrum": spectrum}[sys.argv[1]]()))
+    parts = {"tensors": tensors, "operator": operator, "spectrum": spectrum, "residuals": residuals}
+    sys.stdout.write(json.dumps(parts[sys.argv[1]]()))

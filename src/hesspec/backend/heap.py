@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["Hold", "from_heap", "give_back", "keep_freed_memory", "returned_memory"]
+__all__ = ["Hold", "for_large", "from_heap", "give_back", "keep_freed_memory", "returned_memory"]
 
 # Parameters of mallopt(3), from malloc.h of the GNU C library.
 M_TRIM_THRESHOLD: Final = -1
@@ -74,6 +74,14 @@ def from_heap() -> Iterator[None]:
         yield
     finally:
         _count("blocks", -1)
+
+
+def for_large(size: int) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which a block of `size` bytes is allocated from retained memory, if memory is retained.
+
+    Smaller blocks come from there in any case, while larger ones are mapped again each time.
+    """
+    return from_heap() if size >= MMAP_THRESHOLD and _counts["holds"] else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -185,39 +185,73 @@ class KrylovBasis:
         Tensor (len(self),)
             Components that the first pass removed, float64, on the CPU; zero for vectors that were not included.
         """
-        blocks = set(range(len(self._blocks))) if rows is None else set((rows // BLOCK).tolist())
         before = self._space.norm(vector) if length is None else length
-        removed = self._project_out(vector, blocks)
-        if norm(removed) > REMOVED * before:
-            self._project_out(vector, blocks)
+        return self._orthogonalise([vector], [before], rows)[0]
+
+    def orthogonalise_two(
+        self, one: Tensor, other: Tensor, rows: npt.NDArray[np.intp], lengths: tuple[float, float]
+    ) -> Tensor:
+        """Remove from two vectors (p,), in place, their components along the basis, which is read once for both.
+
+        Parameters
+        ----------
+        one, other : Tensor (p,)
+        rows : int array
+            Vectors to include, in whole blocks as returned by `around`.
+        lengths : (float, float)
+            Norms of the two vectors.
+
+        Returns
+        -------
+        Tensor (2, len(self))
+            Components that the first pass removed from each, as returned by `orthogonalise`.
+        """
+        return self._orthogonalise([one, other], lengths, rows)
+
+    def _orthogonalise(
+        self, vectors: Sequence[Tensor], lengths: Sequence[float], rows: npt.NDArray[np.intp] | None
+    ) -> Tensor:
+        blocks = set(range(len(self._blocks))) if rows is None else set((rows // BLOCK).tolist())
+        removed = self._project_out(vectors, blocks)
+        again = [
+            vector
+            for vector, part, before in zip(vectors, removed, lengths, strict=True)
+            if norm(part) > REMOVED * before
+        ]
+        if again:
+            self._project_out(again, blocks)
         return removed
 
     @full_float32()
-    def _project_out(self, vector: Tensor, blocks: set[int]) -> Tensor:
+    def _project_out(self, vectors: Sequence[Tensor], blocks: set[int]) -> Tensor:
         if not len(self):
-            return torch.empty(0, dtype=torch.float64)
+            return torch.zeros(len(vectors), 0, dtype=torch.float64)
         scales = torch.tensor(self._scales, dtype=torch.float64, device=self.device)
-        components = torch.zeros(len(self), dtype=torch.float64, device=self.device)
-        for rows, columns, part in self._pieces(vector, blocks):
-            components[rows] += _products(columns, part)
+        components = torch.zeros(len(vectors), len(self), dtype=torch.float64, device=self.device)
+        # Products of one piece with several vectors find it in the processor's cache.
+        for rows, columns, parts in self._pieces(vectors, blocks):
+            for found, part in zip(components, parts, strict=True):
+                found[rows] += _products(columns, part)
         components /= scales
         self._space.ranks.sum_(components)
         coefficients = (components / scales).to(self.dtype)
-        for rows, columns, part in self._pieces(vector, blocks):
-            part.addmv_(columns.T, coefficients[rows], alpha=-1)
+        for rows, columns, parts in self._pieces(vectors, blocks):
+            for found, part in zip(coefficients, parts, strict=True):
+                part.addmv_(columns.T, found[rows], alpha=-1)
         return components.cpu()
 
-    def _pieces(self, vector: Tensor, blocks: set[int]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield chunks of blocks of rows, in the vector's precision on its device, with those of the vector."""
+    def _pieces(self, vectors: Sequence[Tensor], blocks: set[int]) -> Iterator[tuple[slice, Tensor, Sequence[Tensor]]]:
+        """Yield chunks of blocks of rows, in the vectors' precision on their device, with those of the vectors."""
+        length = self._space.length
         for number in sorted(blocks):
             block = self._blocks[number][: len(self) - BLOCK * number]
             rows = slice(BLOCK * number, BLOCK * number + len(block))
-            pairs: Iterable[tuple[Tensor, Tensor]] = ((block, vector),)
             # Elsewhere than on a CPU each call costs more than its arithmetic on a chunk: whole rows where they are.
-            if len(vector) > CHUNK and not (self.device.type != "cpu" and block.device == self.device):
-                pairs = zip(torch.split(block, CHUNK, dim=1), torch.split(vector, CHUNK), strict=True)
-            for columns, part in pairs:
-                yield rows, columns.to(device=self.device, dtype=self.dtype), part
+            whole = self.device.type != "cpu" and block.device == self.device
+            size = max(length, 1) if whole else CHUNK
+            for begin in range(0, max(length, 1), size):
+                columns = block[:, begin : begin + size].to(device=self.device, dtype=self.dtype)
+                yield rows, columns, [vector[begin : begin + size] for vector in vectors]
 
     @full_float32()
     def subspace(self, coefficients: Tensor) -> KrylovBasis:
@@ -234,7 +268,7 @@ class KrylovBasis:
         # One block at a time, so that only one block is in memory in addition to both bases.
         for chosen in torch.split(weights, BLOCK, dim=1):
             combined = torch.zeros(chosen.shape[1], self._space.length, dtype=self.dtype, device=self.device)
-            for rows, columns, part in self._pieces(combined.T, set(range(len(self._blocks)))):
+            for rows, columns, (part,) in self._pieces([combined.T], set(range(len(self._blocks)))):
                 part.T.addmm_(chosen[rows].T, columns)
             for vector in combined:
                 result.append(vector)

@@ -54,7 +54,7 @@ class Lanczos:
         How the basis is stored; if None, it is not stored, and the process ends when semi-orthogonality is lost.
     partial : bool
         Reorthogonalise only when the omega recurrence predicts that semi-orthogonality, |q_j . q_k| <= sqrt(eps), would
-        be lost, each time in two consecutive steps; otherwise in every step.
+        be lost, each time the last two vectors together; otherwise in every step.
     space : Space, optional
         The space R^p, if its vectors are sharded.
 
@@ -149,8 +149,6 @@ class Lanczos:
                 f"The product of the operator with Lanczos vector {state.steps + 1} holds NaN or infinity; nothing is "
                 "returned."
             )
-        if state.keeps:
-            state.basis.append(q)
         state.errors.record(length, error, underflow)
         # w = A q - alpha q - beta q_last, with w·q and ||w||
         terms = [(-alpha, q)]
@@ -246,7 +244,7 @@ class Lanczos:
 
     @property
     def passes(self) -> float:
-        """Number of reorthogonalised steps; fractional if against a part of the basis."""
+        """Number of reorthogonalisations, of one or two vectors; fractional if against a part of the basis."""
         return self._state.orthogonality.passes
 
     @property

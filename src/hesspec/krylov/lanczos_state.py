@@ -115,7 +115,7 @@ class Orthogonality:
     largest : float
         Largest |q_j . q_k|, as estimated.
     passes : float
-        Number of reorthogonalised steps; fractional for steps against a part of the basis.
+        Number of reorthogonalisations, of the last vector or the last two; fractional if against a part of the basis.
     streak : int
         Number of consecutive last steps that were reorthogonalised.
     worst : float

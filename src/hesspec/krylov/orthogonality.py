@@ -94,6 +94,15 @@ class OrthogonalityEstimate:
         """Replace the last vector by another one, with inner products of this size."""
         self._last = self.random(self._last.shape[1], level)
 
+    def improve(self, rows: npt.NDArray[np.intp], level: float) -> None:
+        """Replace inner products of the last vector with these earlier ones by values of this size."""
+        self._last[:, rows] = self.random(len(rows), level)
+
+    @property
+    def last(self) -> Array:
+        """Largest samples (j,) of the inner products of the last vector with all earlier ones, as magnitudes."""
+        return np.asarray(np.abs(self._last).max(axis=0))
+
     def state(self) -> dict[str, Any]:
         """State from which the estimate can be resumed."""
         return {

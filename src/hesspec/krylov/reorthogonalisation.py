@@ -56,8 +56,16 @@ class Reorthogonalisation:
     state : LanczosState
         State of the process: T, basis and errors are read, `errors.defect` and `orthogonality` are updated.
     partial : bool
-        Reorthogonalise only when the omega recurrence requires it, each time in two consecutive steps; otherwise
-        always.
+        Reorthogonalise only when the omega recurrence requires it, each time the last two vectors; otherwise always.
+
+    Notes
+    -----
+    The next vectors stay orthogonal to the basis only if the last two are. Simon (1984) therefore orthogonalises q_j,
+    which was multiplied already, together with the residual that becomes q_{j+1}: the basis is read once for both,
+    where reorthogonalisation in two consecutive steps (Larsen 1998) reads it in both. T is not affected: q_j changes by
+    a combination of earlier vectors, so the spaces spanned by the first 1, 2, ... vectors, which determine N in the
+    notes of `Lanczos`, stay the same. A Q = Q T + ... changes by ||A|| times the size of what is removed, up to
+    sqrt(eps), as it does where something is removed from a residual.
     """
 
     def __init__(self, space: Space, state: LanczosState, *, partial: bool) -> None:
@@ -67,11 +75,13 @@ class Reorthogonalisation:
         self.estimate = OrthogonalityEstimate(space.size)
 
     def apply(self, w: Tensor, q: Tensor, along: float, length: float) -> Residual:
-        """Orthogonalise the residual w (p,) in place as far as necessary, except for its share of q.
+        """Orthogonalise the residual w (p,) in place as far as necessary, except for its share of q, and store q.
 
         Parameters
         ----------
-        w, q : Tensor (p,)
+        w : Tensor (p,)
+        q : Tensor (p,)
+            The last vector. Where reorthogonalisation is partial, it is orthogonalised in place together with w.
         along, length : float
             Inner product q·w, and the norm of w.
         """
@@ -83,14 +93,18 @@ class Reorthogonalisation:
         each = np.abs(products).max(axis=0)
         predicted = float(each.max(initial=0.0))
         whole = not self._partial or index < WATCHED
-        due = whole or known.streak == 1 or predicted > self._level * residual
-        lost = due and not state.keeps and predicted > self._level * residual
-        due = due and state.keeps
+        over = predicted > self._level * residual
+        due, lost = (whole or over) and state.keeps, over and not state.keeps
         accepted, level = np.hstack([products / residual, self.estimate.random(1, eps)]), predicted / residual
+        # Two consecutive vectors must be orthogonal for the next ones to be.
+        both = due and not whole and not known.streak
+        if state.keeps and not both:
+            basis.append(q)
         kept = basis.kept_error(w, residual) if due else 0.0
         if due:
-            chosen = basis.around(None if whole else np.flatnonzero(each > eps**APART * residual))
-            removed = basis.orthogonalise(w, chosen, length).numpy()
+            needed = np.maximum(each / residual, self.estimate.last if both else 0.0) > eps**APART
+            chosen = basis.around(None if whole else np.flatnonzero(needed))
+            removed = self._both(w, q, chosen, length) if both else basis.orthogonalise(w, chosen, length).numpy()
             self._learn(removed, predicted, kept * residual, whole=whole)
             along, length = self._space.inner_and_norm(q, w)
             residual = errors.divisor(length, eps)
@@ -107,17 +121,27 @@ class Reorthogonalisation:
                 along, length = self._space.inner_and_norm(q, w)
                 residual = errors.divisor(length, eps)
                 left = min(norm(torch.from_numpy(removed)) / residual, 1.0) * known.largest
-            rows = np.append(chosen, index) if whole else chosen
-            accepted[:, rows] = self.estimate.random(len(rows), eps + left + kept)
+            accepted[:, chosen] = self.estimate.random(len(chosen), eps + left + kept)
             level = float(np.abs(accepted).max())
-            known.passes, known.streak = known.passes + len(chosen) / max(index + 1, 1), known.streak + 1
-        else:
-            known.streak = 0
+            known.passes += len(chosen) / (index + 1)
+        known.streak = known.streak + 1 if due else 0
         if not lost:
             self.estimate.accept(accepted)
             known.worst, known.kept = level, kept
             known.largest = max(known.largest, min(1.0, level))
         return Residual(*self._against_last(w, q, along, length), lost)
+
+    def _both(self, w: Tensor, q: Tensor, chosen: npt.NDArray[np.intp], length: float) -> npt.NDArray[np.float64]:
+        """Orthogonalise the residual w and the last vector q in place, store q, and return what was removed from w."""
+        known, basis = self._state.orthogonality, self._state.basis
+        kept = basis.kept_error(q, 1.0)
+        own, removed = basis.orthogonalise_two(q, w, chosen, (1.0, length)).numpy()
+        known.largest = max(known.largest, min(1.0, float(np.abs(own).max(initial=0.0))))
+        share = norm(torch.from_numpy(own))
+        q.div_(self._space.norm(q))
+        self.estimate.improve(chosen, self._eps + share * known.largest + kept)
+        basis.append(q)
+        return np.asarray(removed)
 
     def _learn(self, removed: npt.NDArray[np.float64], predicted: float, kept: float, *, whole: bool) -> None:
         """Compare the component that a pass removed with the prediction."""

@@ -458,7 +458,7 @@ class KrylovRun:
 
     @property
     def reorthogonalised_steps(self) -> float:
-        """Number of steps with reorthogonalisation against the basis; fractional if against a part of it."""
+        """Number of reorthogonalisations against the basis; fractional if against a part of it."""
         return round(self._state.passes, 2)
 
     def _restored(self, numbers: Array) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesspec.backend.heap import for_large
 from hesspec.backend.ranks import ALONE, Ranks
 
 __all__ = ["CHUNK", "PIECE", "Space", "inner", "norm", "random_vector", "reduce_and_scale"]
@@ -172,7 +173,9 @@ class Space:
         along : Tensor (p,)
             Vector for the inner product.
         """
-        w = torch.empty_like(image)
+        # Where memory is retained, that of the vector before the last one, which was released in the previous step.
+        with for_large(image.nbytes):
+            w = torch.empty_like(image)
         vectors = [vector for _, vector in terms]
         product = square = 0.0
         for result, part, other, *parts in _pieces(w, image, along, *vectors):

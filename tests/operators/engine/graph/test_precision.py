@@ -133,6 +133,20 @@ def test_a_spectrum_in_bfloat16():
     assert max(found.nodes) == pytest.approx(max(exact.nodes), rel=10 * ROUNDING)
 
 
+@pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton"])
+def test_bounds_of_a_spectrum_in_bfloat16_hold_against_float64(matrix, traced):
+    _, lower = operators("mlp", matrix)
+    case = CASES["mlp"]().to(torch.float64)
+    double = getattr(hesspec, matrix)(case.model, case.loss, case.data)
+    exact = torch.linalg.eigvalsh(double @ torch.eye(double.shape[0], dtype=torch.float64))
+    for seed in range(3):
+        found = hesspec.spectrum(lower, steps=20, seed=seed)
+        # The noise of products, not rounding in float32, is in the bounds.
+        assert found.rounding > 0.1 * ROUNDING * found.norm
+        apart = (torch.as_tensor(found.ritz_values)[:, None] - exact).abs().amin(1)
+        assert (apart <= torch.as_tensor(found.ritz_bounds)).all()
+
+
 class Branching(nn.Module):
     """Goes the one way or the other, as a number says."""
 
