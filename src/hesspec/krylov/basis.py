@@ -54,6 +54,8 @@ class KrylovBasis:
         self._storage = storage or Storage()
         self._blocks: list[Tensor] = []
         self._scales: list[float] = []
+        # The same on the device, with room for more: copied there in each step, they would have it waited for.
+        self._scales_there = torch.ones(0, dtype=torch.float64, device=device)
         self._sharpness: list[float] = []
 
     def __len__(self) -> int:
@@ -78,6 +80,14 @@ class KrylovBasis:
                 kept.copy_(part * scale)
         else:
             row.copy_(vector)
+        self._add_scale(scale)
+
+    def _add_scale(self, scale: float) -> None:
+        count = len(self)
+        if count == len(self._scales_there):
+            self._scales_there = torch.cat([self._scales_there, self._scales_there.new_ones(BLOCK)])
+        if scale != 1.0:
+            self._scales_there[count].fill_(scale)
         self._scales.append(scale)
 
     def _new_row(self) -> Tensor:
@@ -139,7 +149,7 @@ class KrylovBasis:
             raise ValueError("the scales of a basis do not match its vectors")
         for index, scale in enumerate(scales):
             read(index, basis._new_row())
-            basis._scales.append(scale)
+            basis._add_scale(scale)
         basis._sharpness = sharpness
         return basis
 
@@ -196,7 +206,7 @@ class KrylovBasis:
     def _project_out(self, vector: Tensor, blocks: set[int]) -> Tensor:
         if not len(self):
             return torch.empty(0, dtype=torch.float64)
-        scales = torch.tensor(self._scales, dtype=torch.float64, device=self.device)
+        scales = self._scales_there[: len(self)]
         components = torch.zeros(len(self), dtype=torch.float64, device=self.device)
         for rows, columns, part in self._pieces(vector, blocks):
             components[rows] += _products(columns, part)
