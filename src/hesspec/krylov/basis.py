@@ -222,12 +222,28 @@ class KrylovBasis:
         for number in sorted(blocks):
             block = self._blocks[number][: len(self) - BLOCK * number]
             rows = slice(BLOCK * number, BLOCK * number + len(block))
-            pairs: Iterable[tuple[Tensor, Tensor]] = ((block, vector),)
             # Elsewhere than on a CPU each call costs more than its arithmetic on a chunk: whole rows where they are.
-            if len(vector) > CHUNK and not (self.device.type != "cpu" and block.device == self.device):
+            pairs: Iterable[tuple[Tensor, Tensor]] = ((block, vector),)
+            if self.device.type != block.device.type:
+                pairs = self._brought(block, vector)
+            elif self.device.type == "cpu" and len(vector) > CHUNK:
                 pairs = zip(torch.split(block, CHUNK, dim=1), torch.split(vector, CHUNK), strict=True)
             for columns, part in pairs:
                 yield rows, columns.to(device=self.device, dtype=self.dtype), part
+
+    def _brought(self, block: Tensor, vector: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pieces of rows that are in the host's memory or on disk, on the device, with those of the vector.
+
+        A piece of a row is contiguous, and copied without a wait for the device where its memory is pinned; one of
+        several rows would be gathered by the host first. All pieces are copied to one place, by the stream that reads
+        them: they need little memory, and none is overwritten before it has been read.
+        """
+        room = torch.empty(len(block), min(PIECE, len(vector)), dtype=block.dtype, device=self.device)
+        for columns, part in zip(torch.split(block, PIECE, dim=1), torch.split(vector, PIECE), strict=True):
+            here = room[:, : len(part)]
+            for into, row in zip(here, columns, strict=True):
+                into.copy_(row, non_blocking=True)
+            yield here, part
 
     @full_float32()
     def subspace(self, coefficients: Tensor) -> KrylovBasis:

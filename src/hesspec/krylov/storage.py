@@ -17,8 +17,9 @@ from hesspec.backend.suggest import unknown
 
 __all__ = ["STORAGES", "Storage", "available", "restored_storage", "storages"]
 
-# Share of the free memory of a host, in addition to its device, and of a disk, that a basis may use.
-HOST_SHARE, DISK_SHARE = 0.8, 0.9
+# Share of the free memory of a host, in addition to its device, and of a disk, that a basis may use. PyTorch rounds
+# pinned memory up to a power of two bytes: 0.4 may take 0.8.
+PINNED_SHARE, DISK_SHARE = 0.4, 0.9
 # Values of the options `basis` and `offload`, the latter after the place that needs none.
 WIDTHS: Final = ("full", "half", "restarted", "auto")
 PLACES: Final = ("device", "host", "disk")
@@ -159,5 +160,5 @@ def available(kept: Storage, budget: int, device: torch.device) -> int:
     if kept.place == "disk":
         return int(DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free)
     if kept.place == "host" and device.type != "cpu":
-        return int(HOST_SHARE * free_memory(torch.device("cpu")))
+        return int(PINNED_SHARE * free_memory(torch.device("cpu")))
     return budget
