@@ -81,7 +81,7 @@ def _here(value: Any) -> bool:
 
 def _values(tensor: Tensor) -> Tensor:
     """Values of a tensor on the device, as a CPU tensor of the same memory: its storage there has none."""
-    found = torch.empty(0, dtype=tensor.dtype)
+    found = torch.empty(0, dtype=tensor.dtype, device="cpu")
     found.set_(
         tensor.untyped_storage().values.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
     )
@@ -109,6 +109,8 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
         # One without memory on CUDA, too, which other operations know.
         func = aten.zeros.default
     device = kwargs.get("device")
+    if isinstance(generator := kwargs.get("generator"), torch.Generator):
+        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found '{generator.device}'")
     here = torch.device(device).type == NAME if device is not None else bool(tensors)
     given = [tensor for tensor in tensors if _here(tensor)]
     same = {id(tensor): _values(tensor) for tensor in given}
@@ -189,7 +191,9 @@ _libraries[1].impl("convolution_backward_overrideable", _convolution_backward, "
 
 def on_device(given: Any) -> Any:
     """Copy the tensors of a structure to the device."""
-    return pytree.tree_map(lambda leaf: _there(leaf.detach().clone()) if isinstance(leaf, Tensor) else leaf, given)
+    return pytree.tree_map(
+        lambda leaf: _there(leaf.detach().cpu().clone()) if isinstance(leaf, Tensor) else leaf, given
+    )
 
 
 def put(module: nn.Module) -> nn.Module:

@@ -56,6 +56,14 @@ def test_products_and_spectra_are_those_of_the_cpu():
 
 
 @pytest.mark.long
+def test_spectra_where_tensors_are_on_the_device_by_default():
+    found = rows("default")
+    assert len(found) == 4
+    for row in found:
+        assert row["apart"] <= 1e-13, row
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["mlp", "cnn", "residual cnn", "transformer encoder", "class weights and smoothing", "lstm"]
 )

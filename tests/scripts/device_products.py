@@ -111,6 +111,24 @@ def spectra() -> list[dict[str, Any]]:
     return rows
 
 
+def by_default() -> list[dict[str, Any]]:
+    """Spectra, traces and systems on the CPU and on the device, where tensors are made on the latter by default."""
+    here, there = both("Hessian", "mlp", mode="traced")
+    rhs, settings = vectors_of(here)[:, 0], {"steps": 12, "seed": 0, "probes": 2, "trace": 0.3}
+    expected, solved = hesspec.spectrum(here, **settings), hesspec.solve(here, rhs, damping=50.0).solution
+    here, _ = both("Hessian", "mlp", mode="traced")
+    torch.set_default_device(DEVICE)
+    rows = []
+    for operator, vector in ((here, rhs), (there, on_device(rhs))):
+        found = hesspec.spectrum(operator, **settings)
+        apart = float(abs(found.nodes - expected.nodes).max() / expected.norm)
+        rows.append({"what": f"{operator.device} by default, spectrum", "apart": apart})
+        solution = hesspec.solve(operator, vector, damping=50.0).solution.cpu()
+        rows.append({"what": f"{operator.device} by default, solve", "apart": float((solution - solved).norm())})
+    torch.set_default_device(None)
+    return rows
+
+
 KINDS = {
     "few": lambda names: products(names, ("Hessian",), MODES),
     "products": lambda names: products(names, MATRICES, MODES),
@@ -118,6 +136,7 @@ KINDS = {
     "moments": lambda names: products(names, MOMENTS, ("auto",)),
     "others": lambda _: others(),
     "spectra": lambda _: spectra(),
+    "default": lambda _: by_default(),
 }
 
 

@@ -105,7 +105,7 @@ class Ranks:
 
     def numbers(self, *values: float) -> Tensor:
         """Gather numbers from all ranks, (ranks, k), float64."""
-        mine = torch.tensor(values, dtype=torch.float64)
+        mine = torch.tensor(values, dtype=torch.float64, device="cpu")
         if self.size == 1:
             return mine[None]
         found = torch.empty(self.size, len(values), dtype=torch.float64, device=self._device)

@@ -205,7 +205,7 @@ class KrylovBasis:
     @full_float32()
     def _project_out(self, vector: Tensor, blocks: set[int]) -> Tensor:
         if not len(self):
-            return torch.empty(0, dtype=torch.float64)
+            return torch.empty(0, dtype=torch.float64, device="cpu")
         scales = self._scales_there[: len(self)]
         components = torch.zeros(len(self), dtype=torch.float64, device=self.device)
         for rows, columns, part in self._pieces(vector, blocks):
@@ -254,7 +254,7 @@ class KrylovBasis:
         coefficients : Tensor (len(self), k)
             With orthonormal columns.
         """
-        scales = torch.tensor(self._scales, dtype=torch.float64)
+        scales = torch.tensor(self._scales, dtype=torch.float64, device="cpu")
         weights = (coefficients.to("cpu", torch.float64) / scales[:, None]).to(device=self.device, dtype=self.dtype)
         result = KrylovBasis(self._space, dtype=self.dtype, device=self.device)
         # One block at a time, so that only one block is in memory in addition to both bases.
@@ -278,7 +278,7 @@ class KrylovBasis:
             part = rows[: len(self)].double()
             gram += part @ part.T
         self._space.ranks.sum_(gram)
-        scales = torch.tensor(self._scales, dtype=torch.float64)
+        scales = torch.tensor(self._scales, dtype=torch.float64, device="cpu")
         root = torch.linalg.cholesky(gram.cpu() / scales / scales[:, None], upper=True)
         found: Tensor = torch.linalg.solve_triangular(root, coefficients.to("cpu", torch.float64), upper=True)
         return found

@@ -73,7 +73,7 @@ class Storage:
                 _reserve(file.fileno(), rows * size * kept.itemsize)
                 return torch.from_file(file.name, shared=True, size=rows * size, dtype=kept).view(rows, size)
         if self.place == "host" and device.type != "cpu":
-            return torch.empty(rows, size, dtype=kept, pin_memory=True)
+            return torch.empty(rows, size, dtype=kept, pin_memory=True, device="cpu")
         return torch.empty(rows, size, dtype=kept, device=device)
 
 
