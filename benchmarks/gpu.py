@@ -3,9 +3,10 @@
     python benchmarks/gpu.py [--device cuda] [--minutes 8] [--out gpu-results] [--only PART ...] [--quick]
 
 Parts, the most important first: what the card reaches; correctness against the CPU's float64; products side by side;
-whole spectra; lower precision; kernels. Each part is a process of its own, so that one that crashes, or corrupts its
-context on the card, does not end the others; a part that has used its share of the time is ended. Every row is on the
-disk as soon as it is measured (OUT/gpu.jsonl); OUT/gpu.json and OUT/gpu.md are updated after each part.
+whole spectra; CUDA graphs; lower precision; Krylov bases; kernels; what hesspec does not do by itself. Each part is
+a process of its own, so that one that crashes, or corrupts its context on the card, does not end the others; a part
+that has used its share of the time is ended. Every row is on the disk as soon as it is measured (OUT/gpu.jsonl);
+OUT/gpu.json and OUT/gpu.md are updated after each part.
 
 It needs PyTorch with torchvision and transformers, and no internet; peers that are not installed are left out by a row
 that says so. `--device cpu --quick` tries the same command with small problems.
@@ -32,7 +33,17 @@ import torch  # noqa: E402 - found by the path above
 from gpu_parts import PARTS, Given  # noqa: E402 - likewise
 
 # Largest share of the total time for each part.
-SHARES = {"ceilings": 0.1, "correctness": 0.25, "products": 0.4, "runs": 0.5, "precision": 0.5, "kernels": 1.0}
+SHARES = {
+    "ceilings": 0.05,
+    "correctness": 0.25,
+    "products": 0.3,
+    "runs": 0.35,
+    "graphs": 0.15,
+    "precision": 0.15,
+    "bases": 0.1,
+    "kernels": 0.1,
+    "variants": 1.0,
+}
 
 
 def conditions(device: torch.device) -> dict[str, str]:

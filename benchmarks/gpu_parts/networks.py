@@ -15,7 +15,7 @@ import hesspec
 from gpu_parts import Given
 from methods import Matrix, Problem
 
-__all__ = ["NETWORKS", "QUICK", "Network", "eigenvalues", "small", "vgg"]
+__all__ = ["NETWORKS", "QUICK", "Logits", "Network", "eigenvalues", "of_torchvision", "small", "tiny", "vgg"]
 
 
 def small(device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, list[Any]]:
@@ -77,6 +77,13 @@ def vgg() -> nn.Module:
     model = torchvision.models.vgg11_bn(num_classes=10)
     model.avgpool, model.classifier = nn.Identity(), nn.Linear(512, 10)
     return model
+
+
+def tiny() -> nn.Module:
+    """A network of which a trace takes a second, for a try on a CPU."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    )
 
 
 def of_torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:

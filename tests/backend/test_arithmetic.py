@@ -83,3 +83,65 @@ def test_settings_are_restored_after_an_error(tf32, rounded):
     with pytest.raises(KeyError):
         fail()
     assert settings() == rounded
+
+
+@pytest.fixture(params=["default", "highest", "high", "medium", "newer ieee", "newer tf32", "older False"])
+def caller(request, monkeypatch):
+    """Settings that callers have, in PyTorch's newer and older way, on a machine whose CUDA is in use."""
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    before, product = settings(), torch.get_float32_matmul_precision()
+    if request.param.startswith("newer"):
+        for backend in ON_CUDA:
+            backend.fp32_precision = request.param.removeprefix("newer ")
+    elif request.param == "older False":
+        torch.backends.cudnn.allow_tf32 = False
+    elif request.param != "default":
+        torch.set_float32_matmul_precision(request.param)
+    yield
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision(product)
+    for backend, value in zip((*ON_CPU, *ON_CUDA), before, strict=True):
+        backend.fp32_precision = value
+
+
+def older():
+    found = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            found.append(read())
+        except RuntimeError:
+            found.append("disagrees")
+    return found
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_older_switches_can_be_read_in_products(tf32, caller, request):
+    before, switches = settings(), older()
+    with full_float32(tf32=tf32):
+        assert not ROUNDED & {backend.fp32_precision for backend in ON_CPU}
+        assert {backend.fp32_precision == "tf32" for backend in ON_CUDA} == {tf32}
+        # As in the forward pass of models with RNNs, for their second derivatives.
+        with torch.backends.cudnn.flags(enabled=False):
+            pass
+        if switches[0] != "disagrees":
+            assert (torch.get_float32_matmul_precision() != "highest") == tf32
+        assert {backend.fp32_precision == "tf32" for backend in ON_CUDA} == {tf32}
+    assert older() == switches
+    if switches[1] != "disagrees":
+        assert settings() == before
+
+
+def test_second_derivatives_of_rnns_run_where_cuda_is_in_use(caller):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    data = [(torch.randn(6, 5, 3), torch.arange(6) % 2)]
+    hessian = hesspec.Hessian(Last().eval(), nn.CrossEntropyLoss(), data)
+    assert (hessian @ torch.ones(hessian.shape[0])).isfinite().all()

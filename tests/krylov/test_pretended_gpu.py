@@ -6,6 +6,7 @@ from pretended_gpu import GPU, on_gpu, pretended_gpu
 
 import hesspec
 from hesspec.krylov.basis import KrylovBasis
+from hesspec.krylov.storage import STORAGES
 from hesspec.krylov.vectors import CHUNK, Space
 
 MATRIX = torch.diag(torch.cat([torch.linspace(-0.1, 0.1, 300), torch.tensor([5.0, 9.0])]))
@@ -79,3 +80,26 @@ def test_long_vectors_are_orthogonalised_in_few_operations():
     assert waits.total() <= 3
     # Two blocks, a pass to find components and one to remove them; a call for each chunk would be twice as many.
     assert waits.kernels <= 60
+
+
+@pytest.mark.parametrize("storage", ["full on host", "half on host", "full on disk"])
+def test_long_vectors_are_orthogonalised_against_a_basis_elsewhere(storage, monkeypatch):
+    # Three pieces, the last of which is shorter; each is several chunks and a rest.
+    piece = 2 * CHUNK + 31
+    monkeypatch.setattr("hesspec.krylov.basis.PIECE", piece)
+    size, rows = 2 * piece + 77, 20
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.linalg.qr(torch.randn(size, rows, generator=generator, dtype=torch.float64))[0].T.float()
+    given = torch.randn(size, generator=generator)
+    with pretended_gpu():
+        basis = KrylovBasis(Space(size), dtype=torch.float32, device=GPU, storage=STORAGES[storage])
+        for vector in vectors:
+            basis.append(on_gpu(vector.clone()))
+        w = on_gpu(given.clone())
+        basis.orthogonalise(w, length=float(given.norm()))
+        # A stored half has the error of float16.
+        tolerance = 1e-3 if basis.rounded else 1e-6
+        assert float((vectors.double() @ w.cpu().double()).abs().max()) <= tolerance * float(given.norm())
+        assert float((w.cpu() - (given - vectors.T @ (vectors @ given))).norm()) <= tolerance * float(given.norm())
+        combined = basis.subspace(torch.eye(rows, 3))
+        assert float((combined[2].cpu() - vectors[2]).norm()) <= tolerance

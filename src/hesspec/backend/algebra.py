@@ -264,7 +264,7 @@ class Combination(Composable):
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Product with a vector (p,) or with the columns of a matrix (p, k)."""
         total = torch.zeros_like(vectors)
-        errors = torch.zeros(vectors.shape[1:], dtype=torch.float64)
+        errors = torch.zeros(vectors.shape[1:], dtype=torch.float64, device="cpu")
         for factor, operator in self.terms:
             part: Tensor = operator @ vectors
             error = float(getattr(operator, "product_error", 0.0))
@@ -314,10 +314,10 @@ class Block(Composable):
                 raise ValueError(f"A {type(operator).__name__} does not name its parameters; select entries by index.")
             block = operator.entries_of(texts)
             self._named = ", ".join(texts)
-        entries = torch.arange(p)[block if isinstance(block, slice) else torch.as_tensor(block).cpu()]
+        entries = torch.arange(p, device="cpu")[block if isinstance(block, slice) else torch.as_tensor(block).cpu()]
         if entries.dim() != 1 or not entries.numel():
             raise ValueError(f"The block {self._named} selects no entries of {p}.")
-        selected = torch.zeros(p, dtype=torch.bool)
+        selected = torch.zeros(p, dtype=torch.bool, device="cpu")
         selected[entries] = True
         if int(selected.count_nonzero()) < entries.numel():
             raise ValueError(f"The block {self._named} selects an entry more than once.")

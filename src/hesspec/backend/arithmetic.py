@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -39,13 +39,57 @@ def full_float32(*, tf32: bool = False) -> Iterator[None]:
     before = [backend.fp32_precision for backend in backends]
     wanted = ["tf32" if tf32 and backend in ON_CUDA else "ieee" for backend in backends]
     changed = [each for each in zip(backends, before, wanted, strict=True) if _differs(each[1], each[2])]
+    products = _product_precision()
     try:
         for backend, _, value in changed:
             backend.fp32_precision = value
-        yield
+        with _older_switches(products, backends, wanted, before) if len(backends) > len(ON_CPU) else nullcontext():
+            yield
     finally:
         for backend, value, _ in changed:
             backend.fp32_precision = value
+
+
+@contextmanager
+def _older_switches(products: str | None, backends: list[Any], wanted: list[str], before: list[str]) -> Iterator[None]:
+    """Make PyTorch's older switches for CUDA agree with the newer settings, `wanted`, within this context.
+
+    Where they disagree, reading one raises, and models read them: `torch.backends.cudnn.flags(enabled=False)`, which
+    second derivatives of RNNs need, reads the one of cuDNN. To set one sets newer settings, too.
+    """
+    tf32 = "tf32" in wanted
+    other_products = products is not None and (products != "highest") != tf32
+    other_cudnn = not _cudnn_is_readable()
+
+    def put(precision: str | None, switch: bool, settings: list[str]) -> None:
+        if other_products and precision is not None:
+            torch.set_float32_matmul_precision(precision)
+        if other_cudnn:
+            torch.backends.cudnn.allow_tf32 = switch
+        if other_products or other_cudnn:
+            for backend, value in zip(backends, settings, strict=True):
+                backend.fp32_precision = value
+
+    try:
+        put("high" if tf32 else "highest", tf32, wanted)
+        yield
+    finally:
+        put(products, not tf32, before)
+
+
+def _product_precision() -> str | None:
+    """Return the older setting for matrix products; None if it disagrees with the newer ones."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
+def _cudnn_is_readable() -> bool:
+    try:
+        return torch.backends.cudnn.allow_tf32 in (True, False)
+    except RuntimeError:
+        return False
 
 
 def _differs(one: str, other: str) -> bool:

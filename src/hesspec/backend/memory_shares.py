@@ -9,13 +9,14 @@ import torch
 from hesspec.backend.memory import free_memory, parse_memory
 from hesspec.backend.ranks import ALONE, Ranks
 
-__all__ = ["BASIS_SHARE", "DISK_SHARE", "HOST_SHARE", "PRODUCTS_SHARE", "Shares", "free_shares", "shares_of"]
+__all__ = ["BASIS_SHARE", "DISK_SHARE", "PINNED_SHARE", "PRODUCTS_SHARE", "Shares", "free_shares", "shares_of"]
 
 # Of the free memory, what products may keep, and what the basis may fill; the system wants some as well.
 PRODUCTS_SHARE: Final = 0.5
 BASIS_SHARE: Final = 0.4
-# Of the free memory of a host, for a basis that is not kept on its device, and of the free space of a disk.
-HOST_SHARE: Final = 0.8
+# Of the free memory of a host, for a basis that is not kept on its device, and of the free space of a disk. PyTorch
+# rounds pinned memory up to a power of two bytes: 0.4 may take 0.8.
+PINNED_SHARE: Final = 0.4
 DISK_SHARE: Final = 0.9
 
 

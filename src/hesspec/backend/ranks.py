@@ -58,7 +58,10 @@ class Ranks:
         if self.rank < 0:
             raise ValueError("This process is not in the group; build the operator on its ranks only.")
         nccl = group is not None and "nccl" in dist.get_backend(group)
-        self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        # The device that the group was made for, if it is known: ranks may not have selected one.
+        bound = group.bound_device_id if group is not None and nccl else None
+        on_cuda = bound or (torch.device("cuda", torch.cuda.current_device()) if nccl else None)
+        self._device = on_cuda or torch.device("cpu")
         # Gloo's own all-gather and reduce-scatter took 0.08 and 0.10 s for 28 million floats on two ranks of a machine,
         # sending and receiving the same slices 0.03 s.
         self._native = nccl
@@ -102,7 +105,7 @@ class Ranks:
 
     def numbers(self, *values: float) -> Tensor:
         """Gather numbers from all ranks, (ranks, k), float64."""
-        mine = torch.tensor(values, dtype=torch.float64)
+        mine = torch.tensor(values, dtype=torch.float64, device="cpu")
         if self.size == 1:
             return mine[None]
         found = torch.empty(self.size, len(values), dtype=torch.float64, device=self._device)

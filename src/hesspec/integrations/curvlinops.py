@@ -45,7 +45,9 @@ def to_curvlinops(operator: SymmetricOperator) -> Any:
         trace = curvlinops.xtrace(to_curvlinops(hessian), num_matvecs=20)
     """
     p = check_operator(operator)
-    named = operator.to_named(torch.zeros(p, dtype=operator.dtype)) if hasattr(operator, "to_named") else {}
+    named = (
+        operator.to_named(torch.zeros(p, dtype=operator.dtype, device="cpu")) if hasattr(operator, "to_named") else {}
+    )
     return _class()(operator, [tuple(part.shape) for part in named.values()] or [(p,)])
 
 

@@ -54,6 +54,8 @@ class KrylovBasis:
         self._storage = storage or Storage()
         self._blocks: list[Tensor] = []
         self._scales: list[float] = []
+        # The same on the device, with room for more: copied there in each step, they would have it waited for.
+        self._scales_there = torch.ones(0, dtype=torch.float64, device=device)
         self._sharpness: list[float] = []
 
     def __len__(self) -> int:
@@ -78,6 +80,14 @@ class KrylovBasis:
                 kept.copy_(part * scale)
         else:
             row.copy_(vector)
+        self._add_scale(scale)
+
+    def _add_scale(self, scale: float) -> None:
+        count = len(self)
+        if count == len(self._scales_there):
+            self._scales_there = torch.cat([self._scales_there, self._scales_there.new_ones(BLOCK)])
+        if scale != 1.0:
+            self._scales_there[count].fill_(scale)
         self._scales.append(scale)
 
     def _new_row(self) -> Tensor:
@@ -139,7 +149,7 @@ class KrylovBasis:
             raise ValueError("the scales of a basis do not match its vectors")
         for index, scale in enumerate(scales):
             read(index, basis._new_row())
-            basis._scales.append(scale)
+            basis._add_scale(scale)
         basis._sharpness = sharpness
         return basis
 
@@ -225,8 +235,8 @@ class KrylovBasis:
     @full_float32()
     def _project_out(self, vectors: Sequence[Tensor], blocks: set[int]) -> Tensor:
         if not len(self):
-            return torch.zeros(len(vectors), 0, dtype=torch.float64)
-        scales = torch.tensor(self._scales, dtype=torch.float64, device=self.device)
+            return torch.zeros(len(vectors), 0, dtype=torch.float64, device="cpu")
+        scales = self._scales_there[: len(self)]
         components = torch.zeros(len(vectors), len(self), dtype=torch.float64, device=self.device)
         # Products of one piece with several vectors find it in the processor's cache.
         for rows, columns, parts in self._pieces(vectors, blocks):
@@ -247,11 +257,29 @@ class KrylovBasis:
             block = self._blocks[number][: len(self) - BLOCK * number]
             rows = slice(BLOCK * number, BLOCK * number + len(block))
             # Elsewhere than on a CPU each call costs more than its arithmetic on a chunk: whole rows where they are.
-            whole = self.device.type != "cpu" and block.device == self.device
-            size = max(length, 1) if whole else CHUNK
-            for begin in range(0, max(length, 1), size):
-                columns = block[:, begin : begin + size].to(device=self.device, dtype=self.dtype)
-                yield rows, columns, [vector[begin : begin + size] for vector in vectors]
+            size = CHUNK if self.device.type == "cpu" else max(length, 1)
+            places = (slice(begin, begin + size) for begin in range(0, max(length, 1), size))
+            pieces: Iterable[tuple[slice, Tensor]] = ((place, block[:, place]) for place in places)
+            if self.device.type != block.device.type:
+                pieces = self._brought(block)
+            for place, columns in pieces:
+                yield rows, columns.to(device=self.device, dtype=self.dtype), [vector[place] for vector in vectors]
+
+    def _brought(self, block: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield pieces of rows that are in the host's memory or on disk, on the device, with their places.
+
+        A piece of a row is contiguous, and copied without a wait for the device where its memory is pinned; one of
+        several rows would be gathered by the host first. All pieces are copied to one place, by the stream that reads
+        them: they need little memory, and none is overwritten before it has been read.
+        """
+        length = self._space.length
+        room = torch.empty(len(block), min(PIECE, length), dtype=block.dtype, device=self.device)
+        for begin in range(0, max(length, 1), PIECE):
+            place = slice(begin, min(begin + PIECE, length))
+            here = room[:, : place.stop - begin]
+            for into, row in zip(here, block[:, place], strict=True):
+                into.copy_(row, non_blocking=True)
+            yield place, here
 
     @full_float32()
     def subspace(self, coefficients: Tensor) -> KrylovBasis:
@@ -262,7 +290,7 @@ class KrylovBasis:
         coefficients : Tensor (len(self), k)
             With orthonormal columns.
         """
-        scales = torch.tensor(self._scales, dtype=torch.float64)
+        scales = torch.tensor(self._scales, dtype=torch.float64, device="cpu")
         weights = (coefficients.to("cpu", torch.float64) / scales[:, None]).to(device=self.device, dtype=self.dtype)
         result = KrylovBasis(self._space, dtype=self.dtype, device=self.device)
         # One block at a time, so that only one block is in memory in addition to both bases.
@@ -286,7 +314,7 @@ class KrylovBasis:
             part = rows[: len(self)].double()
             gram += part @ part.T
         self._space.ranks.sum_(gram)
-        scales = torch.tensor(self._scales, dtype=torch.float64)
+        scales = torch.tensor(self._scales, dtype=torch.float64, device="cpu")
         root = torch.linalg.cholesky(gram.cpu() / scales / scales[:, None], upper=True)
         found: Tensor = torch.linalg.solve_triangular(root, coefficients.to("cpu", torch.float64), upper=True)
         return found

@@ -209,7 +209,7 @@ class KrylovRun:
         state.sketches = [self._sketch(outer.vectors[i]) for i in range(k)]
         if self._wanted:
             largest = np.argsort(-np.abs(outer.values), kind="stable")[: self._wanted]
-            state.top = outer.vectors.subspace(torch.eye(k, dtype=torch.float64)[:, largest])
+            state.top = outer.vectors.subspace(torch.eye(k, dtype=torch.float64, device="cpu")[:, largest])
         state.deflated, state.steps = outer.vectors, outer.matvecs
         state.restart, state.phase = None, "bulk"
 

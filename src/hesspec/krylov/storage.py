@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.memory import free_memory, in_words
-from hesspec.backend.memory_shares import DISK_SHARE, HOST_SHARE
+from hesspec.backend.memory_shares import DISK_SHARE, PINNED_SHARE
 from hesspec.backend.suggest import unknown
 
 __all__ = ["STORAGES", "Storage", "restored_storage", "room_for_basis", "storages"]
@@ -71,7 +71,7 @@ class Storage:
                 _reserve(file.fileno(), rows * size * kept.itemsize)
                 return torch.from_file(file.name, shared=True, size=rows * size, dtype=kept).view(rows, size)
         if self.place == "host" and device.type != "cpu":
-            return torch.empty(rows, size, dtype=kept, pin_memory=True)
+            return torch.empty(rows, size, dtype=kept, pin_memory=True, device="cpu")
         return torch.empty(rows, size, dtype=kept, device=device)
 
 
@@ -158,5 +158,5 @@ def room_for_basis(kept: Storage, budget: int, device: torch.device) -> int:
     if kept.place == "disk":
         return int(DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free)
     if kept.place == "host" and device.type != "cpu":
-        return int(HOST_SHARE * free_memory(torch.device("cpu")))
+        return int(PINNED_SHARE * free_memory(torch.device("cpu")))
     return budget

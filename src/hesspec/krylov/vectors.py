@@ -93,7 +93,7 @@ def random_vector(size: int, generator: torch.Generator, *, dtype: torch.dtype, 
 
     It is drawn in float32 on the CPU; its direction is uniform on the sphere up to rounding.
     """
-    return torch.randn(size, generator=generator).to(device=device, dtype=dtype)
+    return torch.randn(size, generator=generator, device="cpu").to(device=device, dtype=dtype)
 
 
 def reduce_and_scale(w: Tensor, share: float, q: Tensor, length: float) -> Tensor:
@@ -196,11 +196,11 @@ class Space:
         """Draw this rank's slice of the vector of `random_vector`; it is never whole, and the same for any ranks."""
         if self.ranks.size == 1:
             return random_vector(self.size, generator, dtype=dtype, device=device)
-        found = torch.empty(self.length)
+        found = torch.empty(self.length, device="cpu")
         # The last piece is longer than 16 rather than shorter, for which PyTorch draws differently.
         starts = range(0, max(self.size - 16, 1), DRAWN)
         for first, last in zip(starts, [*starts[1:], self.size], strict=True):
-            piece = torch.randn(last - first, generator=generator)
+            piece = torch.randn(last - first, generator=generator, device="cpu")
             begin, end = max(first, self.begin), min(last, self.end)
             if begin < end:
                 found[begin - self.begin : end - self.begin] = piece[begin - first : end - first]

@@ -125,7 +125,7 @@ def xtrace(operator: SymmetricOperator, matvecs: int = 32, seed: int = 0) -> Tra
     q = q[:rank]
     w = _gram(q, omega.T)
     del omega
-    h = _gram(q, _product(operator, q)) if rank else torch.zeros(0, 0, dtype=torch.float64)
+    h = _gram(q, _product(operator, q)) if rank else torch.zeros(0, 0, dtype=torch.float64, device="cpu")
     h = (h + h.T) / 2
     estimates, rest = _left_out(own, r, w, h, p)
     variance = float(estimates.var()) / k
@@ -223,7 +223,10 @@ def _left_out(own: Tensor, r: Tensor, w: Tensor, h: Tensor, p: int) -> tuple[Ten
     s, dimension = torch.zeros_like(w), rank
     if rank == k:
         # Scaled, so that neither the inverse of a tiny R nor the squares of its entries overflow.
-        s, dimension = torch.linalg.solve_triangular(r.T / r.abs().max(), torch.eye(k).double(), upper=False), k - 1
+        s, dimension = (
+            torch.linalg.solve_triangular(r.T / r.abs().max(), torch.eye(k, device="cpu").double(), upper=False),
+            k - 1,
+        )
         s /= s.norm(dim=0)
     c = w - s * (s * w).sum(0)
     rest = (own - 2 * (c * r).sum(0) + (c * (h @ c)).sum(0)) * (p - dimension) / (p - (c * c).sum(0))
@@ -308,7 +311,7 @@ def _orthonormalise(rows: Tensor) -> Tensor:
     count, rank = len(rows), 0
     lengths = [norm(row) for row in rows]
     negligible = rounding_unit(rows.dtype) * max(lengths)
-    components = torch.zeros(count, count, dtype=torch.float64)
+    components = torch.zeros(count, count, dtype=torch.float64, device="cpu")
     for i, row in enumerate(rows):
         for _ in range(2):
             components[:rank, i] += _project_out(row, rows[:rank])

@@ -92,4 +92,4 @@ class ScipyOperator(Composable):
         product = np.asarray(self._matrix @ vectors.detach().numpy())
         if np.iscomplexobj(product):
             raise ValueError("The operator's product with a real vector is complex; only real operators are measured.")
-        return torch.as_tensor(product, dtype=self.dtype).reshape(vectors.shape)
+        return torch.as_tensor(product, dtype=self.dtype, device="cpu").reshape(vectors.shape)

@@ -127,7 +127,7 @@ def diagonal(operator: SymmetricOperator, probes: int, *, deflate: Eigenpairs | 
         values = torch.as_tensor(deflate.values, device=device)
     while done < probes:
         count = min(TOGETHER, probes - done)
-        signs = (2 * torch.randint(2, (p, count), generator=generator) - 1).to(device, operator.dtype)
+        signs = (2 * torch.randint(2, (p, count), generator=generator, device="cpu") - 1).to(device, operator.dtype)
         # Operators need not support products with matrices for a single probe.
         products = operator @ signs if count > 1 else (operator @ signs[:, 0])[:, None]
         samples = signs.double() * products.double()

@@ -87,9 +87,12 @@ def class_weights(rows: Sequence[LogitRows], ranks: Ranks = ALONE, groups: Tenso
         If a class has no samples, so that its means are undefined.
     """
     kinds = rows[0].classes if groups is None else int(groups.max()) + 1
-    own = torch.stack([torch.bincount(row.true(groups)[row.scale > 0], minlength=kinds) for row in rows]).sum(0)
+    # Not `bincount`, and no mask as an index: both wait for the device.
+    own = torch.zeros(kinds, dtype=torch.int64, device=rows[0].scale.device)
+    for row in rows:
+        own.index_add_(0, row.true(groups), (row.scale > 0).long())
     counts = ranks.sum_(own)
-    missing = (counts == 0).nonzero().flatten().tolist()
+    missing = [place for place, count in enumerate(counts.tolist()) if not count]
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
         raise ValueError(

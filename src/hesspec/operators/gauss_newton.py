@@ -119,7 +119,7 @@ class GaussNewton(SumOverBatches):
             known = ", ".join(map(repr, OUTPUT_CURVATURES))
             raise ValueError(f"output_curvature={output_curvature!r} is unknown; use one of {known}.")
         # Before reading the data, for which this loss might be wrong for other reasons.
-        check_output_curvature(output_curvature, as_module(loss_fn), torch.empty(0, dtype=torch.int64))
+        check_output_curvature(output_curvature, as_module(loss_fn), torch.empty(0, dtype=torch.int64, device="cpu"))
         super().__init__(
             model,
             loss_fn,

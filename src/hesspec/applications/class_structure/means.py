@@ -358,7 +358,7 @@ class ClassMeans:
         samples = []
         for start in range(0, probes, TOGETHER):
             count = min(TOGETHER, probes - start)
-            vectors = torch.randn(self.dimension, count, generator=generator)
+            vectors = torch.randn(self.dimension, count, generator=generator, device="cpu")
             vectors = vectors.to(device=self.device, dtype=self.dtype)
             samples += [within_by_class(found).cpu().numpy() for found in self.project(vectors)]
         mean = np.mean(samples, axis=0)

@@ -202,7 +202,7 @@ def _checked(
             if norm(product) <= NOISE * rounding_unit(operator.dtype) * spectrum.norm * length:
                 more = ProjectedOperator(operator, basis)
                 shape = p, CHECK_STEPS - 1
-                normal = torch.randn(shape, dtype=operator.dtype, generator=generator).to(operator.device)
+                normal = torch.randn(shape, dtype=operator.dtype, generator=generator, device="cpu").to(operator.device)
                 rest = gaussian_bound(torch.cat([product[:, None], more @ normal], dim=1))
                 matvecs, chosen = found.matvecs + CHECK_STEPS, np.empty(0, np.intp)
                 break

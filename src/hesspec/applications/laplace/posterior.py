@@ -458,7 +458,7 @@ class Laplace(Shown):
     def _normal(self, shape: tuple[int, ...], seed: int) -> Tensor:
         """Draw standard normal numbers, the same on every device."""
         generator = torch.Generator().manual_seed(check_seed(seed))
-        return torch.randn(shape, dtype=self.operator.dtype, generator=generator).to(self.operator.device)
+        return torch.randn(shape, dtype=self.operator.dtype, generator=generator, device="cpu").to(self.operator.device)
 
 
 def _checked(prior: Prior) -> float | dict[str, float]:

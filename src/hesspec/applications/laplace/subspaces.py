@@ -247,7 +247,7 @@ def last_layer(laplace: Laplace) -> Tensor:
 def random_subspace(laplace: Laplace, size: int, *, seed: int = 0) -> Tensor:
     """Random orthonormal vectors (p, s)."""
     generator = torch.Generator().manual_seed(check_seed(seed))
-    normal = torch.randn(laplace.theta.numel(), size, dtype=laplace.theta.dtype, generator=generator)
+    normal = torch.randn(laplace.theta.numel(), size, dtype=laplace.theta.dtype, generator=generator, device="cpu")
     orthonormal: Tensor = torch.linalg.qr(normal)[0]
     return orthonormal.to(laplace.theta.device)
 

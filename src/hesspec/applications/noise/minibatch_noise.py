@@ -137,7 +137,7 @@ def _directions(risk: EmpiricalRisk, pairs: Eigenpairs | None, bulk: int, seed: 
         raise ValueError("There are no directions: pass directions=hesspec.eigenpairs(...), or bulk= of at least 1.")
     if k + bulk > p:
         raise ValueError(f"There are {k} eigenvectors and bulk is {bulk}, but only {p} parameters; reduce bulk=.")
-    random = torch.randn(p, bulk, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    random = torch.randn(p, bulk, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
     # The factor Q of eigenvectors, which are orthonormal up to their errors, and random vectors.
     whole = torch.linalg.qr(torch.cat([known.detach().cpu().double(), random], dim=1)).Q
     both = torch.cat([known.detach().cpu().double(), whole[:, k:]], dim=1)

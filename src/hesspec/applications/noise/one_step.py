@@ -103,7 +103,7 @@ def expected_loss_change(
     curvatures: list[float] = []
     while len(curvatures) < batches:
         drawn = [
-            torch.randperm(count, generator=generator)[:batch_size].sort().values
+            torch.randperm(count, generator=generator, device="cpu")[:batch_size].sort().values
             for _ in range(min(TOGETHER, batches - len(curvatures)))
         ]
         deviations = (_minibatch_gradients(risk, drawn) - mean[:, None]).double() / divisor[:, None]

@@ -118,7 +118,7 @@ def lyapunov_exponents(jacobians: Iterable[Any], *, count: int, discard: int = 0
             if count > size:
                 raise ValueError(f"count is {count}, but there are only {size} exponents.")
             generator = torch.Generator().manual_seed(check_seed(seed))
-            drawn = torch.randn(size, int(count), generator=generator, dtype=torch.float64)
+            drawn = torch.randn(size, int(count), generator=generator, dtype=torch.float64, device="cpu")
             directions = torch.linalg.qr(drawn)[0].to(device=jacobian.device, dtype=jacobian.dtype)
         if tuple(jacobian.shape) != (size, size):
             raise ValueError(

@@ -180,7 +180,8 @@ class Differences:
             value, size_of_parts, gradient = self._value_and_gradient()
             values.append(value)
             sizes.append(size_of_parts)
-            slopes.append(sum(float(_inner(a, b)) for a, b in zip(gradient, given, strict=True)))
+            inner = torch.stack([_inner(a, b) for a, b in zip(gradient, given, strict=True)])
+            slopes.append(sum(inner.tolist()))
             return gradient
 
         product = self._difference(gradient, given, displacement)
@@ -383,8 +384,11 @@ def settled(
 
 def length(tensors: Tensors) -> float:
     """2-norm of a list of tensors as one vector, accumulated in float64."""
-    squares = [float(torch.linalg.vector_norm(tensor, dtype=_wide(tensor))) ** 2 for tensor in tensors]
-    return math.sqrt(sum(squares))
+    if not tensors:
+        return 0.0
+    # One wait for the device, whatever the number of tensors.
+    norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=_wide(tensor)) for tensor in tensors]).tolist()
+    return math.sqrt(sum(norm**2 for norm in norms))
 
 
 def _inner(one: Tensor, other: Tensor) -> Tensor:

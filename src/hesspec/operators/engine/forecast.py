@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hesspec.backend.arithmetic import full_float32
 from hesspec.operators.engine.budget import PassBytes
 from hesspec.operators.engine.passes import Passes
-from hesspec.operators.engine.streaming import cut_to_fit
+from hesspec.operators.engine.splitting import cut_to_fit
 from hesspec.operators.engine.verification import VERIFICATION_BYTES
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 

@@ -22,20 +22,17 @@ from hesspec.operators.engine.budget import PassBytes
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.matrix_passes import CurvatureForm, MatrixPasses
 from hesspec.operators.engine.passes import Passes
+from hesspec.operators.engine.replay import recorded, recorder_for, without_graphs
+from hesspec.operators.engine.splitting import ADVICE, cut_to_fit, even, most_parts
 from hesspec.operators.engine.within import BlockEntries, discrepancy, product_within
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, loss_not_finite
 
-__all__ = ["KeptPasses", "LinearisedRisk", "cut_to_fit"]
+__all__ = ["KeptPasses", "LinearisedRisk"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-ADVICE = (
-    "Increase memory=..., or use fewer parameters (params=...) or a smaller model; a Krylov basis that fills "
-    "the device may also be the cause."
-)
 
 BY_ITSELF = " With mode='auto' the other modes are tried."
 
@@ -187,7 +184,13 @@ class KeptPasses:
         other._passes = self._full  # noqa: SLF001
         if self._passes.precision == "bfloat16":
             other._kept, other._parts = {}, dict(self._parts)  # noqa: SLF001
+        else:
+            # Graphs of the device hold the arithmetic in which they were recorded.
+            other._kept = self._without_graphs()  # noqa: SLF001
         return other
+
+    def _without_graphs(self) -> dict[Place, Kept]:
+        return {place: kept._replace(apply=without_graphs(kept.apply)) for place, kept in self._kept.items()}
 
     def at_twice_the_displacement(self) -> Self:
         """Return the same matrix with differences over twice the displacement."""
@@ -269,6 +272,12 @@ class KeptPasses:
                     streamed = max(streamed, size.streamed)
                 self._places += 1
         self.predicted_peak = max(self.predicted_peak, self._held_bytes + max(tangent, streamed))
+        graphs = tangent + 2 * self._risk.parameters.count * self._risk.parameters.dtype.itemsize
+        if self.predicted_peak + graphs <= self._budget and (recorder := recorder_for(self._device)):
+            self._kept = {
+                place: kept._replace(apply=recorded(kept.apply, recorder)) for place, kept in self._kept.items()
+            }
+            self.predicted_peak += graphs
 
     def _first(self, part: Batch) -> Any:
         """Run the first primal pass of a batch or part, and record its properties."""
@@ -293,7 +302,7 @@ class KeptPasses:
     def _fitting(self, batch: Batch) -> list[Batch]:
         """Split a batch into few equal parts that are predicted to fit into the budget."""
         index = batch.index
-        self._most[index] = _most_parts(batch)
+        self._most[index] = most_parts(batch)
         self._parts[index], parts = cut_to_fit(
             self._risk, batch, self._parts[index], lambda part: self._bytes(part).least, self._budget
         )
@@ -315,6 +324,7 @@ class KeptPasses:
             self._step_down(name)
 
     def _step_down(self, name: str) -> None:
+        self._kept = self._without_graphs()
         if self._kept:
             self._allowed = len(self._kept) // 2
             step = f"cached primal passes reduced from {len(self._kept)} to {self._allowed}"
@@ -322,7 +332,7 @@ class KeptPasses:
                 self._kept.popitem()
         else:
             finer = {
-                index: _even(min(2 * count, self._most[index]), self._most[index])
+                index: even(min(2 * count, self._most[index]), self._most[index])
                 for index, count in self._parts.items()
             }
             if finer == self._parts:
@@ -434,63 +444,3 @@ class LinearisedRisk(KeptPasses):
                             f"{BY_ITSELF if self._risk.mode != 'auto' else ''}"
                         )
         return NonFiniteError("The sum of the batches' matvecs is not finite, although each of them is: it overflows.")
-
-
-def cut_to_fit(
-    risk: EmpiricalRisk, batch: Batch, count: int, need_of: Callable[[Batch], int], budget: int
-) -> tuple[int, list[Batch]]:
-    """Split a batch into few equal parts that are predicted to fit into a budget.
-
-    Parameters
-    ----------
-    risk : EmpiricalRisk
-    batch : Batch
-    count : int
-        Initial number of parts.
-    need_of : callable
-        Returns the bytes that passes over a part need.
-    budget : int
-
-    Returns
-    -------
-    int, list of Batch
-        Number of parts, and the parts.
-
-    Raises
-    ------
-    MemoryError
-        If not even one sample fits.
-    """
-    most, growth = _most_parts(batch), 1.0
-    products = risk.parameters.count * risk.parameters.dtype.itemsize
-    while True:
-        parts = risk.batches.split(batch, count)
-        need = max(map(need_of, parts))
-        if need <= budget:
-            return count, parts
-        if count >= most:
-            raise _too_large(batch, need, budget)
-        # Memory except for the products grows roughly with the samples; if that guess was too optimistic, double the
-        # parts.
-        room = (budget - products) / max(need - products, 1)
-        wanted = max(count / room, count * growth, count + 1) if room > 0 else most
-        count, growth = _even(min(math.ceil(wanted), most), most), 2.0
-
-
-def _most_parts(batch: Batch) -> int:
-    return 1 if batch.indivisible else batch.samples
-
-
-def _too_large(batch: Batch, need: int, budget: int) -> BudgetError:
-    single = batch.samples == 1 or not batch.indivisible
-    what = "One sample" if single else f"Batch {batch.index}, which cannot be split ({batch.indivisible}),"
-    advice = ADVICE if single else "Increase memory=..., or pass smaller batches if that gives the same loss."
-    return BudgetError(
-        f"{what} is predicted to need {in_words(need)} in addition to the model, but the memory for it is "
-        f"{in_words(budget)}. {advice}"
-    )
-
-
-def _even(parts: int, samples: int) -> int:
-    """Round up to a number of parts that divides the samples, if it at most doubles: this saves a second trace."""
-    return next((count for count in range(parts, min(2 * parts, samples) + 1) if samples % count == 0), parts)

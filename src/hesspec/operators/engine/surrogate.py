@@ -235,9 +235,9 @@ def _directions(apart: Sequence[Tensor], v: Sequence[Tensor]) -> list[list[Tenso
     generator, size = torch.Generator().manual_seed(1), length(v)
     found = [list(apart)]
     for _ in range(TRIALS - 2):
-        signs = (2 * torch.randint(2, (len(v),), generator=generator) - 1).tolist()
+        signs = (2 * torch.randint(2, (len(v),), generator=generator, device="cpu") - 1).tolist()
         found.append([sign * part for sign, part in zip(signs, apart, strict=True)])
-    found.append([torch.randn(part.shape, generator=generator).to(part) for part in v])
+    found.append([torch.randn(part.shape, generator=generator, device="cpu").to(part) for part in v])
     return [[(part * (size / length(u))).to(like.dtype) for part, like in zip(u, v, strict=True)] for u in found]
 
 

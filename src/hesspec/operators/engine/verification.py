@@ -486,15 +486,17 @@ def _nearby(risk: EmpiricalRisk, generator: torch.Generator, smallest: float) ->
     norm, root = length(values), math.sqrt(risk.parameters.count)
     if norm <= smallest:
         # A change by a displacement relative to the parameters would be lost in rounding.
-        return [value + torch.randn(value.shape, generator=generator).to(value) / root for value in values]
+        return [
+            value + torch.randn(value.shape, generator=generator, device="cpu").to(value) / root for value in values
+        ]
     return [
         value
         + NEARBY
         * (length([value]) / math.sqrt(value.numel()) if value.any() else norm / root)
-        * torch.randn(value.shape, generator=generator).to(value)
+        * torch.randn(value.shape, generator=generator, device="cpu").to(value)
         for value in values
     ]
 
 
 def _direction(risk: EmpiricalRisk, generator: torch.Generator) -> list[Tensor]:
-    return [torch.randn(value.shape, generator=generator).to(value) for value in risk.parameters.values]
+    return [torch.randn(value.shape, generator=generator, device="cpu").to(value) for value in risk.parameters.values]

@@ -50,8 +50,10 @@ class BlockEntries:
 
     def entries(self, parameters: ParameterSelection) -> Tensor:
         """Return the indices (q,) of its entries in flat vectors of all parameters."""
-        begins = torch.tensor([0, *parameters.sizes]).cumsum(0)
-        flat = torch.cat([torch.arange(int(begins[place]), int(begins[place + 1])) for place in self.places])
+        begins = torch.tensor([0, *parameters.sizes], device="cpu").cumsum(0)
+        flat = torch.cat(
+            [torch.arange(int(begins[place]), int(begins[place + 1]), device="cpu") for place in self.places]
+        )
         return flat if self.inside is None else flat[self.inside.cpu()]
 
 
@@ -91,7 +93,9 @@ def discrepancy(apply: Any, parameters: ParameterSelection, places: tuple[int, .
     """
     generator = torch.Generator().manual_seed(len(places))
     tangents = [
-        torch.randn(parameters.shapes[place], generator=generator, dtype=parameters.dtype).to(parameters.device)
+        torch.randn(parameters.shapes[place], generator=generator, dtype=parameters.dtype, device="cpu").to(
+            parameters.device
+        )
         for place in places
     ]
     given = dict(zip(places, tangents, strict=True))

@@ -206,7 +206,7 @@ def gaussian_nll_loss(
     var = _with_value(var, var.detach().clamp(min=eps))
     losses = 0.5 * (torch.log(var) + (input - target) ** 2 / var)
     if full:
-        losses = losses + 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)).item()
+        losses = losses + 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64, device="cpu")).item()
     return _reduced(losses, reduction)
 
 

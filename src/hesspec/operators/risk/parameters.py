@@ -93,7 +93,7 @@ class ParameterSelection:
             if not found:
                 raise ValueError(unknown("parameter", pattern, self.names))
             chosen.update(found)
-        places = zip(self.names, self.split(torch.arange(self.count)), strict=True)
+        places = zip(self.names, self.split(torch.arange(self.count, device="cpu")), strict=True)
         return torch.cat([place.reshape(-1) for name, place in places if name in chosen])
 
     def to_named(self, vector: Tensor) -> dict[str, Tensor]:

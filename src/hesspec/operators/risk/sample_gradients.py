@@ -41,7 +41,8 @@ USE_ROWS = (
 
 def _length(tensors: Sequence[Tensor]) -> float:
     """2-norm of a list of tensors as one vector, accumulated in float64."""
-    return math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors))
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
+    return math.hypot(*torch.stack(norms).tolist()) if norms else 0.0
 
 
 def check_samples(risk: EmpiricalRisk, matrix: str) -> None:

@@ -1,0 +1,78 @@
+"""Operators on a pretended device: no tensor on the wrong one, the numbers of the CPU, and one wait in a product."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HELPERS, SCRIPT = (Path(__file__).parents[1] / name for name in ("helpers", "scripts/device_products.py"))
+# The product is looked at once, whether it is finite, however many vectors it has.
+ONE = {"to the host": 1}
+# Differences have sizes: of a batch, norms that set displacements, values, and slopes.
+OF_DIFFERENCES = 13
+BATCHES = 3
+# Of a step: those of `tests/krylov/test_pretended_gpu.py`, and one of the product.
+OF_STEPS = 6
+
+
+def rows(*asked):
+    """What a process of its own prints: the device has to be registered before the first backward pass."""
+    ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
+        [sys.executable, SCRIPT, *asked],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1000,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path])},
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def check(found, waits=ONE):
+    for row in found:
+        assert row["apart"] == 0, row
+        here, there = row["modes"]
+        assert here == there, row
+        if there == "differences":
+            assert sum(row["waits"].values()) <= OF_DIFFERENCES * BATCHES, row
+        else:
+            assert row["waits"] == waits, row
+
+
+def test_products_and_spectra_are_those_of_the_cpu():
+    found = rows("few=mlp", "others", "spectra")
+    products = [row for row in found if "modes" in row]
+    check(products)
+    spectra = {row["what"]: row for row in found if row not in products}
+    assert (len(products), len(spectra)) == (8, 6)
+    for row in spectra.values():
+        # Inner products are summed in another order where the basis is rounded.
+        assert row["apart"] <= 1e-13, row
+    assert spectra["ten steps"]["waits"]["of any kind"] <= 10 * OF_STEPS
+
+
+@pytest.mark.long
+def test_spectra_where_tensors_are_on_the_device_by_default():
+    found = rows("default")
+    assert len(found) == 4
+    for row in found:
+        assert row["apart"] <= 1e-13, row
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnn", "residual cnn", "transformer encoder", "class weights and smoothing", "lstm"]
+)
+def test_products_of_other_networks_are_those_of_the_cpu(name):
+    check(rows(f"products={name}"))
+
+
+@pytest.mark.long
+def test_parts_and_moments_are_those_of_the_cpu():
+    check(rows("moments=mlp"))
+    # Parts of classes ask first whether each class has samples.
+    check(rows("parts=mlp"), {"to the host": 2})
