@@ -366,20 +366,22 @@ class CurvatureOperator(Composable, ABC):
         """
         built = self._build()
         products = built.products(columns)
-        if _not_finite(products) and _not_finite(built.products(list(map(_at_most_one, columns)))):
+        place = _not_finite(products)
+        if place and _not_finite(built.products(list(map(_at_most_one, columns)))):
             # It does not overflow. Forward over reverse may divide zero by zero where double backward does not (the
             # determinant of a matrix with equal singular values), and that where differences do not (functions of
             # equal eigenvalues).
             while all(column.isfinite().all() for column in columns) and built.avoid_infinities():
                 products = built.products(columns)
-                if not _not_finite(products):
+                place = _not_finite(products)
+                if not place:
                     break
-            if built.mode == "differences" and not _not_finite(products):
+            if built.mode == "differences" and not place:
                 _check_steady(products, built.at_twice_the_displacement().products(columns))
         self.matvecs += len(columns)
 
         def check() -> None:
-            if place := _not_finite(products):
+            if place:
                 column = columns[place - 1]
                 if not column.isfinite().all():
                     raise NonFiniteError("The vector contains NaN or infinity; the product cannot be computed.")
