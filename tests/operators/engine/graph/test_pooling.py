@@ -3,16 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import fx, nn
+from torch.func import functional_call, functionalize
 
 from hesspec.operators.engine.graph.pooling import pool_first
+from hesspec.operators.engine.graph.quiet import quiet_tracer
+from hesspec.operators.engine.graph.recording import record
 
 aten = torch.ops.aten
-
-# PyTorch's own use of it, in forward-mode rules.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 
 
 class Pooled(nn.Module):
@@ -78,8 +76,11 @@ NETWORKS = {
 
 
 def trace(function, *inputs):
-    """Graph module of a function."""
-    return make_fx(function, tracing_mode="fake")(*inputs)
+    """Graph of a function, as an operator records it, in a module that runs it."""
+    with quiet_tracer(), torch.enable_grad():
+        graph = record(functionalize(function, remove="mutations"), inputs)
+    graph.eliminate_dead_code()
+    return fx.GraphModule(graph.owning_module, graph)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -98,7 +99,6 @@ def test_products_stay_what_they_are(network):
 
     tangents = [torch.randn_like(value) for value in theta.values()]
     traced = trace(product, *tangents)
-    traced.graph.eliminate_dead_code()
     expected = traced(*tangents)
     pool_first(traced.graph)
     traced.graph.lint()
