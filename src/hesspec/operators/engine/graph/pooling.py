@@ -34,8 +34,11 @@ ELEMENTWISE = {
 }
 # Those of them that give zero where their first operand is zero; for products, where any operand is.
 KEEP_ZEROS = ELEMENTWISE - {aten.add.Tensor, aten.sub.Tensor}
+SCATTER = aten.max_pool2d_with_indices_backward.default
 SUMS = {aten.sum.dim_IntList, aten.sum.default}
 MAPS = 4  # dimensions of images
+# Of max-pooling: the kernel has none; an empty stride is the kernel; padding, dilation, ceil_mode.
+POOL_DEFAULTS: list[Any] = [None, [], [0, 0], [1, 1], False]
 # Smallest ratio of the entries before and after pooling for which gathering pays off.
 SMALLEST_RATIO = 2
 
@@ -58,8 +61,7 @@ def pool_first(graph: fx.Graph) -> None:
     """Move elementwise operations behind the gathering of maxima, and before their scattering.
 
     With s the scattering of values g into the maxima, a(s(g)) = s(a'(g)) for elementwise operations a that keep zeros,
-    where other operands are gathered; sums of s(g) are sums of g. Side by side, one thread, small CNN of two pooled
-    layers, 128 images: see `benchmarks/products.py`.
+    where other operands are gathered; sums of s(g) are sums of g.
 
     Parameters
     ----------
@@ -88,7 +90,7 @@ class _Sweep:
         """Rewrite what can be."""
         for node in list(self._graph.nodes):
             # It says of the input only how large it is; in forward mode it is the tangent, which then has another user.
-            if node.target is aten.max_pool2d_with_indices_backward.default and node.args[-1] in self.pools:
+            if node.target is SCATTER and isinstance(node.args[-1], fx.Node) and node.args[-1] in self.pools:
                 source = self.pools[node.args[-1]].node.args[0]
                 if alike(node.args[1], source):
                     node.update_arg(1, source)
@@ -102,7 +104,7 @@ class _Sweep:
         target = node.target
         if target is aten.gather.default:
             self._gather(node)
-        elif target is aten.max_pool2d_with_indices_backward.default and node.args[-1] in self.pools:
+        elif target is SCATTER and isinstance(node.args[-1], fx.Node) and node.args[-1] in self.pools:
             self._scattered[node] = Scattered(self.pools[node.args[-1]], node.args[0])
         elif not any(source in self._scattered for source in node.all_input_nodes):
             return
@@ -115,7 +117,7 @@ class _Sweep:
             self._normalisation(node)
         else:
             for source in node.all_input_nodes:
-                if source in self._scattered and source.target is not aten.max_pool2d_with_indices_backward.default:
+                if source in self._scattered and source.target is not SCATTER:
                     node.replace_input_with(source, self._whole(source))
 
     def _gather(self, node: Any) -> None:
@@ -215,14 +217,8 @@ class _Sweep:
             pool, values = self._scattered[node]
             source, *window = pool.node.args
             window += POOL_DEFAULTS[len(window) :]
-            scatter = aten.max_pool2d_with_indices_backward.default
-            result = call(self._graph, scatter, values, source, *window, pool.indices)
-            self._wholes[node] = result
+            self._wholes[node] = call(self._graph, SCATTER, values, source, *window, pool.indices)
         return self._wholes[node]
-
-
-# Of stride, padding, dilation and ceil_mode, after the kernel; without a stride it is the kernel.
-POOL_DEFAULTS: list[Any] = [None, [], [0, 0], [1, 1], False]
 
 
 def _pool(node: Any) -> tuple[fx.Node, Pool] | None:
