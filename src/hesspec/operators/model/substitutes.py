@@ -241,6 +241,17 @@ def smooth_l1_loss(
     return _reduced(losses, reduction)
 
 
+def absolute(input: Tensor) -> Tensor:  # noqa: A002
+    """Return x sign(x) with a constant sign.
+
+    In graphs of PyTorch's function, the sign has a derivative of zeros, and sums with these zeros run in Python: they
+    took half of a product with a small network whose loss has an L1 penalty.
+    """
+    if input.is_complex() or not input.is_floating_point() or not input.requires_grad:
+        return torch.abs(input)
+    return input * input.detach().sign()
+
+
 def sinc(input: Tensor) -> Tensor:  # noqa: A002
     """Return sin(pi x) / (pi x), near zero by its power series.
 
@@ -257,6 +268,23 @@ def sinc(input: Tensor) -> Tensor:  # noqa: A002
         series = 1 - square / (2 * k * (2 * k + 1)) * series
     far = torch.where(near, 1, x)
     return torch.where(near, series, torch.sin(far) / far)
+
+
+def l1_loss(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return |x - y|; see `absolute`."""
+    reduction = _reduction(size_average, reduce, reduction)
+    if input.shape != target.shape or input.is_complex() or weight is not None:
+        # Arguments that PyTorch rejects or warns about, and those for which it has a form of its own.
+        plain: Callable[..., Tensor] = F.l1_loss
+        return plain(input, target, reduction=reduction, weight=weight)
+    return _reduced(absolute(input - target), reduction)
 
 
 def soft_margin_loss(
@@ -386,6 +414,12 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         F.rrelu: rrelu,
         F.smooth_l1_loss: smooth_l1_loss,
         F.soft_margin_loss: soft_margin_loss,
+        torch.abs: absolute,
+        torch.absolute: absolute,
+        torch.Tensor.abs: absolute,
+        torch.Tensor.absolute: absolute,
+        torch.Tensor.__abs__: absolute,
+        F.l1_loss: l1_loss,
         torch._weight_norm: weight_norm,  # noqa: SLF001 - what both forms of weight normalisation call
         torch.cdist: cdist,
         torch.embedding: _torch_embedding,
