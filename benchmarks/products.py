@@ -4,7 +4,8 @@
 
 One process, all cores, float32, all images in one batch, networks as they are initialised. In each repeat every house
 multiplies once, in a random order; ratios are taken within a repeat. Each product is timed twice: with memory as in a
-process with that library alone, and with freed memory kept for everybody, as hesspec's operators keep it. Before anything is timed, each house's product is compared with one by plain reverse mode.
+process with that library alone, and with freed memory kept for everybody, as hesspec's operators keep it. Before
+anything is timed, each house's product is compared with one by plain reverse mode.
 
 Two more tables: what the set-up costs when the data come in 20 batches instead of 1, and streamed products, where
 nothing is kept and the vectors of a pass share its primal pass.
