@@ -415,10 +415,7 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         F.smooth_l1_loss: smooth_l1_loss,
         F.soft_margin_loss: soft_margin_loss,
         torch.abs: absolute,
-        torch.absolute: absolute,
         torch.Tensor.abs: absolute,
-        torch.Tensor.absolute: absolute,
-        torch.Tensor.__abs__: absolute,
         F.l1_loss: l1_loss,
         torch._weight_norm: weight_norm,  # noqa: SLF001 - what both forms of weight normalisation call
         torch.cdist: cdist,
