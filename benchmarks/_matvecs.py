@@ -8,14 +8,14 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hesspec.backend.heap import M_TRIM_THRESHOLD, TRIM_THRESHOLD, _libc
+from hesspec.backend.heap import M_TRIM_THRESHOLD, TRIM_THRESHOLD, _libc, keep_freed_memory
 from hesspec.study import build_network, load_dataset, small_cnn
 from methods import Matrix, Problem
 
@@ -35,9 +35,13 @@ OTHERS = LABELS.keys() - {"hesspec"}
 
 @dataclass(frozen=True)
 class Timed:
-    """Products of several houses with one matrix: seconds of each repeat, of the build, and the error."""
+    """Products of several houses with one matrix: seconds of each repeat, of the build, and the error.
+
+    `seconds` with memory as in a process with that library alone, `kept` where freed memory is kept for everybody.
+    """
 
     seconds: dict[str, list[float]]
+    kept: dict[str, list[float]]
     built: dict[str, float]
     errors: dict[str, float]
     mode: str
@@ -74,25 +78,49 @@ def with_images(model: nn.Module, images: int, matrix: Matrix) -> Problem:
     return Problem(model.eval(), [(data.inputs[:images], data.targets[:images])], matrix, nn.CrossEntropyLoss())
 
 
+def interleaved_kept(calls: Mapping[str, Callable[[], object]], repeats: int, inner: int = 1) -> dict[str, list[float]]:
+    """Seconds of each call as of `interleaved`, where freed memory is kept for everybody, as for hesspec.
+
+    One call of each that is not timed comes first, which finds that memory.
+    """
+    with keep_freed_memory():
+        for call in calls.values():
+            call()
+        return _in_random_order(calls, repeats, lambda name: _seconds(calls[name], inner))
+
+
 def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int, inner: int = 1) -> dict[str, list[float]]:
     """Seconds of each call, by repeat: all of them once in each repeat, in a random order, `inner` times in a row.
 
     Calls of other houses find memory as the C library manages it in a process without hesspec; those of hesspec, whose
     operators keep freed memory, come after one that is not timed, as in a run.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats):
-        for name in random.Random(repeat).sample(list(calls), len(calls)):  # noqa: S311
-            others = name in OTHERS
-            _keep_memory(keep=not others)
-            if not others:
-                calls[name]()
-            start = time.perf_counter()
-            for _ in range(inner):
-                calls[name]()
-            seconds[name].append((time.perf_counter() - start) / inner)
+
+    def timed(name: str) -> float:
+        others = name in OTHERS
+        _keep_memory(keep=not others)
+        if not others:
+            calls[name]()
+        return _seconds(calls[name], inner)
+
+    seconds = _in_random_order(calls, repeats, timed)
     _keep_memory(keep=True)
     return seconds
+
+
+def _in_random_order(names: Iterable[str], repeats: int, timed: Callable[[str], float]) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for repeat in range(repeats):
+        for name in random.Random(repeat).sample(list(seconds), len(seconds)):  # noqa: S311
+            seconds[name].append(timed(name))
+    return seconds
+
+
+def _seconds(call: Callable[[], object], inner: int) -> float:
+    start = time.perf_counter()
+    for _ in range(inner):
+        call()
+    return (time.perf_counter() - start) / inner
 
 
 def _keep_memory(*, keep: bool) -> None:
@@ -137,8 +165,8 @@ def time_houses(
         if not errors[name] < 1e-3:
             raise ValueError(f"The product of {LABELS[name]} is off by {errors[name]:.1e}: it is of another matrix.")
     calls = {name: lambda operator=operator: multiply(operator, vector) for name, operator in operators.items()}
-    seconds = interleaved(calls, repeats, inner)
+    seconds, kept = interleaved(calls, repeats, inner), interleaved_kept(calls, repeats, inner)
     mode = str(operators["hesspec"].attributes["mode"]) if "hesspec" in operators else ""
     # Where the first product is of the size of the others, the difference is what was built.
     built = {name: max(0.0, built[name] - statistics.median(seconds[name])) for name in names}
-    return Timed(seconds, built, errors, mode)
+    return Timed(seconds, kept, built, errors, mode)

@@ -16,6 +16,10 @@ BURST = 0.02
 def in_turn(functions: Mapping[str, Callable[[], object]], least: int, seconds: float) -> dict[str, list[float]]:
     """Seconds by the clock of one call of each function, one number a turn.
 
+    What else the machine does comes and goes within seconds, and mostly adds time: ratios are best taken within a turn,
+    in which functions run within a fraction of a second of one another, and their median ignores turns in which one of
+    them was interrupted.
+
     Parameters
     ----------
     functions : mapping from str to callable
@@ -24,18 +28,28 @@ def in_turn(functions: Mapping[str, Callable[[], object]], least: int, seconds: 
     seconds : float
         Turns are made until so many seconds are over.
     """
-    calls = {}
-    for name, function in functions.items():
-        started = time.perf_counter()
-        function()
-        calls[name] = max(1, math.ceil(BURST / max(time.perf_counter() - started, 1e-9)))
+    calls = {name: _calls(function) for name, function in functions.items()}
     taken: dict[str, list[float]] = {name: [] for name in functions}
     begun, order = time.perf_counter(), list(functions)
     while len(taken[order[0]]) < least or time.perf_counter() - begun < seconds:
         for name in order:
-            started = time.perf_counter()
-            for _ in range(calls[name]):
-                functions[name]()
-            taken[name].append((time.perf_counter() - started) / calls[name])
+            taken[name].append(_seconds(functions[name], calls[name]) / calls[name])
         order.reverse()
     return taken
+
+
+def _calls(function: Callable[[], object]) -> int:
+    """Number of calls that take a turn; first calls are slower, and a single one may be interrupted."""
+    calls, taken = 1, _seconds(function, 1)
+    while taken < BURST:
+        # No more than four times as many at once, as the last number may have been that of an interruption.
+        calls = min(4 * calls, math.ceil(1.1 * calls * BURST / max(taken, 1e-9)))
+        taken = _seconds(function, calls)
+    return calls
+
+
+def _seconds(function: Callable[[], object], calls: int) -> float:
+    started = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return time.perf_counter() - started

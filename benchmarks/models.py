@@ -1,10 +1,11 @@
 """Which models hesspec supports: products of Hess, G and H of all kinds of networks, against a truth in float64.
 
-    python benchmarks/models.py [--only PATTERN] [--family NAME] [--jobs N] [--again] [--faulty]
+    python benchmarks/models.py [--only PATTERN] [--family NAME] [--jobs N] [--again] [--faulty] [--times]
     python benchmarks/models.py --table
 
 Each case of `benchmarks/zoo` is measured in a process of its own. Its record is appended to benchmarks/models.jsonl, so
-that a run that was stopped resumes. `--table` judges what is there and writes docs/supported.md.
+that a run that was stopped resumes. `--table` judges what is there and writes it into docs/supported.md, which keeps
+its rows of other cases. `--times` measures times alone, and of cases that are on the page already.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 from sweep.children import run_each
 from sweep.judge import judge
-from sweep.measure import measure
+from sweep.measure import measure, measure_times
 from sweep.page import write_page
 from sweep.records import RECORDS, append, latest
 from zoo import every_case
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--family", metavar="PATTERN", help="cases whose family has one")
     parser.add_argument("--again", action="store_true", help="also those that have been measured")
     parser.add_argument("--faulty", action="store_true", help="those alone that were found at fault")
+    parser.add_argument("--times", action="store_true", help="measure the times of products alone")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--table", action="store_true", help="measure nothing; write docs/supported.md")
     options = parser.parse_args()
@@ -77,8 +79,12 @@ def main() -> None:
     for module in SLOW:
         importlib.import_module(module)
     started = time.monotonic()
-    for record in run_each([case for case in cases if not case.missing], measure, options.jobs):
+    what = measure_times if options.times else measure
+    for record in run_each([case for case in cases if not case.missing], what, options.jobs):
         append(record)
+        if options.times:
+            print(f"{record['chosen']['Hessian'].get('times', float('nan')):6.2f} times  {record['name']}", flush=True)
+            continue
         verdict = judge(record)
         print(f"{record.get('seconds', 0):6.1f} s  {verdict.word:8} {record['family']}: {record['name']}", flush=True)
         for word, sentence in verdict.faults[:4]:

@@ -129,6 +129,8 @@ def matvecs(problem: Problem, network: str, repeats: int) -> Block:
             LABELS[name],
             spread((1e3 * seconds for seconds in timed.seconds[name]), "{:.2f}"),
             spread(ratios(timed.seconds[name], timed.seconds["hesspec"]), "{:.2f}"),
+            spread((1e3 * seconds for seconds in timed.kept[name]), "{:.2f}"),
+            spread(ratios(timed.kept[name], timed.kept["hesspec"]), "{:.2f}"),
             f"{timed.built[name]:.2f}",
             f"{first(name, network, problem.matrix):.2f}",
             f"{timed.errors[name]:.0e}",
@@ -140,7 +142,8 @@ def matvecs(problem: Problem, network: str, repeats: int) -> Block:
         "repeat; build: what the first product took longer; error: of one product, relative, against float64. "
         f"hesspec's mode: {timed.mode}."
     )
-    columns = ("matvec", "ms", "×", "build, s", "first product in a new process, with imports, s", "error")
+    kept = "memory kept for all: ms"
+    columns = ("matvec", "ms", "×", kept, "×", "build, s", "first product in a new process, with imports, s", "error")
     return Block(f"Matvec: {problem.matrix}", note, columns, rows, (LABELS["hesspec"],))
 
 

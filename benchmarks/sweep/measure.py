@@ -25,7 +25,7 @@ from sweep.truth import NoTruthError, Truth, establish
 from sweep.untouched import changes, photograph, unexplained
 from zoo.case import Case, Example
 
-__all__ = ["MATRICES", "Record", "measure"]
+__all__ = ["MATRICES", "Record", "measure", "measure_times"]
 
 Record = dict[str, Any]
 
@@ -110,6 +110,19 @@ def measure(case: Case, save: Callable[[Record], None], printed: Path) -> None:
         warnings.simplefilter("ignore")
         record["touched"] = runs.left_behind(case)[:20]
     stage("done")
+
+
+def measure_times(case: Case, save: Callable[[Record], None], printed: Path) -> None:
+    """Measure the times of a case alone: of first and later products with the Hessian. Arguments as of `measure`."""
+    started = time.process_time()
+    example = case.example()
+    record: Record = {"name": case.name, "family": case.family, "times_only": True}
+    runs = _Runs(example, record, printed)
+    record["chosen"] = {"Hessian": runs.first("Hessian")}
+    if runs.operators:
+        _time(case, record, runs, None)
+    record["seconds"] = round(time.process_time() - started, 2)
+    save(record)
 
 
 class _Runs:
@@ -248,7 +261,7 @@ def _compare(results: Record, products: dict[str, Tensor], truth: Truth | None) 
 
 
 def _time(case: Case, record: Record, runs: _Runs, truth: Truth | None) -> None:
-    """Seconds of later products, interleaved with those of a plain retained graph in float32."""
+    """Seconds of later products, in turn with those of a plain retained graph in float32, and their ratios."""
     vector = runs.vector
 
     def multiply(operator: Any) -> None:
@@ -258,7 +271,7 @@ def _time(case: Case, record: Record, runs: _Runs, truth: Truth | None) -> None:
     todo: dict[str, Callable[[], Any]] = {
         matrix: partial(multiply, operator) for matrix, operator in runs.operators.items()
     }
-    if truth is not None:
+    if not case.sentence and vector is not None:
         plain: Record = {}
         record["plain"] = plain
         with warnings.catch_warnings(), twice_differentiable():
@@ -266,12 +279,12 @@ def _time(case: Case, record: Record, runs: _Runs, truth: Truth | None) -> None:
             try:
                 started = time.process_time()
                 loss = PlainLoss(case.example())
-                at = _unit(loss.size, 3) if vector is None else vector
                 product = loss.retained()
-                result = product(at)
+                result = product(vector)
                 plain["first"] = round(time.process_time() - started, 4)
-                plain["deviation"] = _deviation(result, truth.hessian, truth.scale)
-                todo["plain"] = lambda: product(at)
+                if truth is not None:
+                    plain["deviation"] = _deviation(result, truth.hessian, truth.scale)
+                todo["plain"] = lambda: product(vector)
             except Exception as error:  # noqa: BLE001 - told
                 plain["error"] = f"{type(error).__name__}: {str(error).strip()[:200]}"
     with warnings.catch_warnings():
@@ -279,3 +292,7 @@ def _time(case: Case, record: Record, runs: _Runs, truth: Truth | None) -> None:
         taken = in_turn(todo, TURNS, SECONDS)
     for name, seconds in taken.items():
         (record["plain"] if name == "plain" else record["chosen"][name])["later"] = statistics.median(seconds)
+    for matrix in runs.operators:
+        if "plain" in taken:
+            ratios = (theirs / ours for theirs, ours in zip(taken["plain"], taken[matrix], strict=True))
+            record["chosen"][matrix]["times"] = statistics.median(ratios)

@@ -1,12 +1,14 @@
-"""docs/supported.md, from the records."""
+"""docs/supported.md, from the records and from what it says of cases that have none."""
 
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +24,10 @@ PAGE = ROOT / "docs" / "supported.md"
 PACKAGES = ("hesspec", "torch", "torchvision", "timm", "transformers")
 GOOD = ("right", "stated", "rounded", "refused")
 SMALLEST_RATIO = 0.8
+ERRORS = dict(zip(("Hess", "G", "H"), MATRICES, strict=True))
+COLUMNS = ("model", "parameters", "way", *ERRORS, "first, s", "later, ms", "plain, ms", "times", "verdict")
+# Between cells of a row; a bar within one is escaped.
+SEPARATOR = re.compile(r"(?<!\\)\|")
 
 ABOUT = """# What is supported
 
@@ -36,7 +42,8 @@ benchmarks/models.py` measures, `--table` writes this page.
 - **First, later**: CPU seconds from the model to the first product with the Hessian, and milliseconds by the clock of
   every further one.
 - **Plain**: milliseconds of a product by a double-backward graph of plain PyTorch that is built once and kept, in turn
-  with hesspec's; **times**: how many times as fast hesspec is, of medians.
+  with hesspec's, a fiftieth of a second each; **times**: how many times as fast hesspec is, the median of the turns'
+  ratios.
 - **Verdict**: *right*; *stated*: less exact, and the operator says by how much; *rounded*: plain double backward in
   float32 is as far from float64 (mostly a unit on the other side of its kink); *refused*: with a sentence, where there
   is nothing to compute. Anything else is a fault, listed below.
@@ -49,47 +56,143 @@ what they were before.
 """
 
 
+@dataclass(frozen=True)
+class Row:
+    """One case on the page.
+
+    Attributes
+    ----------
+    family : str
+    cells : dict of str
+        By column; the verdict is in bold where it is a fault.
+    notes : tuple of str
+        Lines on the case below the tables: what it is refused with, what is at fault.
+    """
+
+    family: str
+    cells: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """Verdict in one word."""
+        return self.cells["verdict"].strip("*")
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as fast as a plain retained graph."""
+        return float(self.cells["times"]) if self.cells["times"] else None
+
+    @property
+    def errors(self) -> list[float]:
+        """Errors of the products, with one digit."""
+        return [float(self.cells[symbol]) for symbol in ERRORS if self.cells[symbol]]
+
+
 def write_page(cases: Sequence[Case]) -> None:
-    """Judge the last record of each case and write the page.
+    """Judge the last record of each case and write the page; cases without a record keep what the page says of them.
 
     Parameters
     ----------
     cases : sequence of Case
         All there are, in the order of the page.
     """
-    known = {record["name"]: record for record in latest()}
-    records = [known[case.name] for case in cases if case.name in known]
-    judged = [(record, judge(record)) for record in records]
-    absent = [case.name for case in cases if case.name not in known]
-    families = dict.fromkeys(record["family"] for record in records)
-    parts = [ABOUT.format(largest=LARGEST_ERROR), _conditions(), _summary(judged, absent), markdown(_overview(judged))]
-    parts += [
-        markdown(_family(family, [pair for pair in judged if pair[0]["family"] == family])) for family in families
-    ]
-    parts += [_refusals(judged), _faults(judged)]
+    rows, new = _read(), {record["name"]: record for record in latest()}
+    for name, record in new.items():
+        rows[name] = _retimed(rows[name], record) if record.get("times_only") else _row(record, judge(record))
+    mine = [rows[case.name] for case in cases if case.name in rows]
+    absent = [case.name for case in cases if case.name not in rows]
+    parts = [ABOUT.format(largest=LARGEST_ERROR), _conditions(len(new), len(mine)), _summary(mine, absent)]
+    parts += [markdown(_overview(mine))]
+    for family in dict.fromkeys(row.family for row in mine):
+        parts.append(markdown(Block(family, "", COLUMNS, [_cells(row) for row in mine if row.family == family])))
+    refused = [note for row in mine if row.word == "refused" for note in row.notes]
+    faults = [note for row in mine if row.word not in GOOD for note in row.notes]
+    parts += [_section("What is refused, and with what words", refused), _section("Faults", faults)]
     PAGE.write_text("\n".join(part.rstrip() + "\n" for part in parts if part))
-    print(f"{len(records)} of {len(cases)} cases are in {PAGE.relative_to(ROOT)}.")
+    print(f"{len(mine)} of {len(cases)} cases are in {PAGE.relative_to(ROOT)}, {len(new)} of them measured again.")
 
 
-def _conditions() -> str:
+def _read() -> dict[str, Row]:
+    """Rows of the page as it is, by the names of the cases."""
+    rows: dict[str, Row] = {}
+    family, lines = "", PAGE.read_text().splitlines() if PAGE.exists() else []
+    for line in lines:
+        if line.startswith("#### "):
+            family = line.removeprefix("#### ")
+        cells = [cell.strip().replace("\\|", "|") for cell in SEPARATOR.split(line)[1:-1]]
+        if len(cells) == len(COLUMNS) and cells[0] != COLUMNS[0] and not cells[0].startswith("---"):
+            rows[cells[0]] = Row(family, dict(zip(COLUMNS, cells, strict=True)))
+    for line in lines:
+        # Of several names that a note may begin with, the longest one.
+        names = [name for name in rows if line.startswith(f"- {name} (")]
+        if names:
+            name = max(names, key=len)
+            rows[name] = replace(rows[name], notes=(*rows[name].notes, line))
+    return rows
+
+
+def _retimed(row: Row, record: dict[str, Any]) -> Row:
+    return replace(row, cells={**row.cells, **_times(record)})
+
+
+def _row(record: dict[str, Any], verdict: Verdict) -> Row:
+    cells = {
+        "model": record["name"],
+        "parameters": f"{record['parameters']:,}" if "parameters" in record else "",
+        "way": _ways(record),
+        **{symbol: _number(_worst(record, matrix)) for symbol, matrix in ERRORS.items()},
+        **_times(record),
+        "verdict": verdict.word if not verdict.faults else f"**{verdict.word}**",
+    }
+    return Row(record["family"], cells, tuple(_notes(record, verdict)))
+
+
+def _times(record: dict[str, Any]) -> dict[str, str]:
+    hessian = record.get("chosen", {}).get("Hessian", {})
+    first, times = hessian.get("first"), hessian.get("times")
+    return {
+        "first, s": f"{first:.2f}" if "error" not in hessian and first is not None else "",
+        "later, ms": _milliseconds(hessian.get("later")),
+        "plain, ms": _milliseconds(record.get("plain", {}).get("later")),
+        "times": "" if times is None else f"{times:.2f}",
+    }
+
+
+def _notes(record: dict[str, Any], verdict: Verdict) -> Iterator[str]:
+    if verdict.word == "refused":
+        told = next(result["error"] for result in record["chosen"].values() if "error" in result)
+        why = record["sentence"] or "a part of the gradient is held constant"
+        yield f"- {record['name']} ({why}): {told['type']}: {' '.join(told['text'].split())}"
+    if verdict.faults:
+        told = "; ".join(f"{word}: {' '.join(sentence.split())}" for word, sentence in verdict.faults[:4])
+        yield f"- {record['name']} ({record['family']}): {told}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return tuple(row.cells[column] for column in COLUMNS)
+
+
+def _conditions(measured: int, count: int) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    earlier = f" Of {count} models {measured} were measured then, the others before." if measured < count else ""
     return (
         f"One thread of {processor()}, {platform.system()}, Python {platform.python_version()}, "
-        f"{versions}; {time.strftime('%Y-%m-%d')}. First products are in CPU seconds.\n"
+        f"{versions}; {time.strftime('%Y-%m-%d')}.{earlier} First products are in CPU seconds.\n"
     )
 
 
-def _summary(judged: Sequence[tuple[dict[str, Any], Verdict]], absent: Sequence[str]) -> str:
-    count = Counter(verdict.word for _, verdict in judged)
-    errors = [error for record, verdict in judged if not verdict.faults for error in _deviations(record)]
-    ratios = [ratio for record, _ in judged if (ratio := _ratio(record)) is not None]
+def _summary(rows: Sequence[Row], absent: Sequence[str]) -> str:
+    count = Counter(row.word for row in rows)
+    errors = [error for row in rows if row.word in GOOD for error in row.errors]
+    ratios = [row.ratio for row in rows if row.ratio is not None]
     lines = [
-        f"**{len(judged)} models**: "
+        f"**{len(rows)} models**: "
         + ", ".join(f"{count[word]} {word}" for word in (*GOOD, *sorted(count.keys() - GOOD)) if count[word])
     ]
     if errors:
         lines.append(
-            f"Largest error of those without fault: {max(errors):.1e}; median {statistics.median(errors):.1e}."
+            f"Largest error of those without fault: {max(errors):.0e}; median {statistics.median(errors):.0e}."
         )
     if ratios:
         slow = sum(ratio < SMALLEST_RATIO for ratio in ratios)
@@ -102,14 +205,14 @@ def _summary(judged: Sequence[tuple[dict[str, Any], Verdict]], absent: Sequence[
     return "\n".join(f"- {line}" for line in lines) + "\n"
 
 
-def _overview(judged: Sequence[tuple[dict[str, Any], Verdict]]) -> Block:
-    rows = []
-    for family in dict.fromkeys(record["family"] for record, _ in judged):
-        mine = [(record, verdict) for record, verdict in judged if record["family"] == family]
-        words = Counter(verdict.word for _, verdict in mine)
-        errors = [error for record, _ in mine for error in _deviations(record)]
-        ratios = [ratio for record, _ in mine if (ratio := _ratio(record)) is not None]
-        rows.append(
+def _overview(rows: Sequence[Row]) -> Block:
+    table = []
+    for family in dict.fromkeys(row.family for row in rows):
+        mine = [row for row in rows if row.family == family]
+        words = Counter(row.word for row in mine)
+        errors = [error for row in mine for error in row.errors]
+        ratios = [row.ratio for row in mine if row.ratio is not None]
+        table.append(
             (
                 family,
                 str(len(mine)),
@@ -119,28 +222,7 @@ def _overview(judged: Sequence[tuple[dict[str, Any], Verdict]]) -> Block:
                 f"{statistics.median(ratios):.2f}" if ratios else "",
             )
         )
-    return Block("By family", "", ("family", "models", *GOOD, "at fault", "largest error", "median times"), rows)
-
-
-def _family(family: str, judged: Sequence[tuple[dict[str, Any], Verdict]]) -> Block:
-    columns = ("model", "parameters", "way", "Hess", "G", "H", "first, s", "later, ms", "plain, ms", "times", "verdict")
-    return Block(family, "", columns, [_row(record, verdict) for record, verdict in judged])
-
-
-def _row(record: dict[str, Any], verdict: Verdict) -> tuple[str, ...]:
-    hessian = record.get("chosen", {}).get("Hessian", {})
-    ratio = _ratio(record)
-    return (
-        record["name"],
-        f"{record['parameters']:,}" if "parameters" in record else "",
-        _ways(record),
-        *(_number(_worst(record, matrix)) for matrix in MATRICES),
-        f"{hessian['first']:.2f}" if "error" not in hessian and "first" in hessian else "",
-        _milliseconds(hessian.get("later")),
-        _milliseconds(record.get("plain", {}).get("later")),
-        "" if ratio is None else f"{ratio:.2f}",
-        verdict.word if not verdict.faults else f"**{verdict.word}**",
-    )
+    return Block("By family", "", ("family", "models", *GOOD, "at fault", "largest error", "median times"), table)
 
 
 def _ways(record: dict[str, Any]) -> str:
@@ -154,15 +236,6 @@ def _worst(record: dict[str, Any], matrix: str) -> float | None:
     return max((error for error in found if error is not None), default=None)
 
 
-def _deviations(record: dict[str, Any]) -> list[float]:
-    return [error for matrix in MATRICES if (error := _worst(record, matrix)) is not None]
-
-
-def _ratio(record: dict[str, Any]) -> float | None:
-    ours, plain = record.get("chosen", {}).get("Hessian", {}).get("later"), record.get("plain", {}).get("later")
-    return plain / ours if ours and plain else None
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.0e}" if value else "0"
 
@@ -171,20 +244,5 @@ def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{1e3 * seconds:.2g}" if seconds < 0.1 else f"{1e3 * seconds:.0f}"
 
 
-def _refusals(judged: Iterable[tuple[dict[str, Any], Verdict]]) -> str:
-    lines = []
-    for record, verdict in judged:
-        if verdict.word == "refused":
-            told = next(result["error"] for result in record["chosen"].values() if "error" in result)
-            why = record["sentence"] or "a part of the gradient is held constant"
-            lines.append(f"- {record['name']} ({why}): {told['type']}: {' '.join(told['text'].split())}")
-    return "## What is refused, and with what words\n\n" + "\n".join(lines) + "\n" if lines else ""
-
-
-def _faults(judged: Iterable[tuple[dict[str, Any], Verdict]]) -> str:
-    lines = []
-    for record, verdict in judged:
-        told = "; ".join(f"{word}: {' '.join(sentence.split())}" for word, sentence in verdict.faults[:4])
-        if told:
-            lines.append(f"- {record['name']} ({record['family']}): {told}")
-    return "## Faults\n\n" + "\n".join(lines) + "\n" if lines else ""
+def _section(title: str, notes: Sequence[str]) -> str:
+    return f"## {title}\n\n" + "\n".join(notes) + "\n" if notes else ""

@@ -14,7 +14,8 @@ from torch.func import grad, jvp, vjp
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.matrix_passes import Apply
-from hesspec.operators.hessian import differentiate_gradient, materialised
+from hesspec.operators.engine.reverse import pull_back
+from hesspec.operators.hessian import differentiate_gradient
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 from hesspec.operators.risk.losses import LossFunction, as_module
 from hesspec.operators.risk.output_curvature import OUTPUT_CURVATURES, check_output_curvature, is_convex
@@ -181,12 +182,8 @@ class _RetainedProduct:
         pairs = [(self._pulled[i], v) for i, v in zip(places, tangents, strict=True) if i in self._pulled]
         if not pairs:
             return tuple(map(torch.zeros_like, leaves))
-        parts, given = zip(*pairs, strict=True)
-        pushed = torch.autograd.grad(parts, self._u, given, retain_graph=True, allow_unused=True)
-        curved = self._curve(materialised(pushed, self._u))
-        return materialised(
-            torch.autograd.grad(self._heads, leaves, curved, retain_graph=True, allow_unused=True), leaves
-        )
+        pushed = pull_back([part for part, _ in pairs], self._u, [v for _, v in pairs])
+        return pull_back(self._heads, leaves, self._curve(pushed))
 
 
 def _curve(

@@ -11,10 +11,11 @@ from torch.func import grad, jvp
 
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.matrix_passes import Apply
+from hesspec.operators.engine.reverse import pull_back
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 from hesspec.operators.sum_over_batches import SumOverBatches
 
-__all__ = ["Hessian", "differentiate_gradient", "materialised"]
+__all__ = ["Hessian", "differentiate_gradient"]
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,4 @@ class _GradientDerivative:
         pairs = [(self._curved[i], v) for i, v in zip(places, tangents, strict=True) if i in self._curved]
         if not pairs:
             return tuple(map(torch.zeros_like, leaves))
-        curved, given = zip(*pairs, strict=True)
-        return materialised(torch.autograd.grad(curved, leaves, given, retain_graph=True, allow_unused=True), leaves)
-
-
-def materialised(found: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Replace derivatives that are None by zeros; `materialize_grads` would visit every tensor twice."""
-    return [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, leaves, strict=True)]
+        return pull_back([part for part, _ in pairs], leaves, [v for _, v in pairs])

@@ -78,3 +78,56 @@ def test_float32_products_of_a_fitted_network_are_accurate(matrix):
     error = (products[torch.float32] - products[torch.float64]).norm() / products[torch.float64].norm()
     # Logits of size 20 are rounded to 20 eps = 2e-6, which is the relative error of every probability.
     assert error < 1e-5
+
+
+def of_logits(logits, weights, target):
+    return (cross_entropy(logits, target, reduction="none", ignore_index=3) * weights).sum()
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (4,), (2, 4, 3)])
+def test_its_derivatives_of_reverse_mode_are_those_of_cross_entropy(shape):
+    logits = (4 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+    target = torch.randint(4, (shape[0], *shape[2:]) if len(shape) > 1 else ())
+    # Factors of the losses that are differentiated too, as in a focal loss.
+    weights = torch.rand(target.shape, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda f, w: of_logits(f, w, target), (logits, weights))
+    assert torch.autograd.gradgradcheck(lambda f, w: of_logits(f, w, target), (logits, weights))
+
+    def plain(logits, weights):
+        return (F.cross_entropy(logits, target, reduction="none", ignore_index=3) * weights).sum()
+
+    along = torch.randn(shape, dtype=torch.float64)
+    third = []
+    for loss in (lambda f, w: of_logits(f, w, target), plain):
+        # As of a loss after a step of training, which has a gradient inside.
+        (slope,) = torch.autograd.grad(loss(logits, weights), logits, create_graph=True)
+        (second,) = torch.autograd.grad(slope.sin().sum(), logits, along.sum(), create_graph=True)
+        third.append(torch.autograd.grad((second * along).sum(), (logits, weights)))
+    torch.testing.assert_close(*third)
+
+
+# PyTorch's own use of it, in the forward-mode rule of an operation.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+def test_its_derivatives_of_forward_mode_and_of_transforms_are_those_of_reverse_mode():
+    logits, target = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 1])
+    weights, along = torch.rand(5, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+
+    def loss(f):
+        return of_logits(f, weights, target)
+
+    reverse = torch.autograd.functional.hvp(loss, logits, along)[1]
+    torch.testing.assert_close(torch.func.jvp(torch.func.grad(loss), (logits,), (along,))[1], reverse)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(logits, along)
+        slope = torch.autograd.forward_ad.unpack_dual(loss(dual)).tangent
+    torch.testing.assert_close(slope, (torch.func.grad(loss)(logits) * along).sum())
+
+
+def test_gradients_of_several_vectors_at_a_time():
+    logits, target = torch.randn(5, 4, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 2, 3, 1])
+    losses, vectors = cross_entropy(logits, target, reduction="none"), torch.eye(5, dtype=torch.float64)
+    expected = torch.diag_embed((torch.softmax(logits.detach(), 1) - F.one_hot(target, 4)).T).permute(1, 2, 0)
+    (rows,) = torch.autograd.grad(losses, logits, vectors, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(rows, expected)
+    one = torch.vmap(lambda vector: torch.autograd.grad(losses, logits, vector, retain_graph=True)[0])
+    torch.testing.assert_close(one(vectors), expected)

@@ -15,6 +15,7 @@ from hesspec.operators.engine.differences import Differences, settled
 from hesspec.operators.engine.graph.tracing import Group, LinearTrace
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.passes import Passes, PrimalPass
+from hesspec.operators.engine.reverse import pull_back
 from hesspec.operators.engine.streaming import KeptPasses
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.model.plain import PlainModel
@@ -105,16 +106,13 @@ class JacobianPasses(Passes):
         def push(tangents: Sequence[Tensor]) -> Tensor:
             if not reached:
                 return torch.zeros_like(logits)
-            given = [tangents[i] for i in reached]
-            return torch.autograd.grad(tuple(reached.values()), u, given, retain_graph=True, materialize_grads=True)[0]
+            return pull_back(tuple(reached.values()), [u], [tangents[i] for i in reached])[0]
 
         @torch.enable_grad()
         def pull(cotangent: Tensor) -> Sequence[Tensor]:
             if not reached:
                 return tuple(map(torch.zeros_like, leaves))
-            return torch.autograd.grad(
-                logits, leaves, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
+            return pull_back([logits], leaves, [cotangent])
 
         return logits, push, pull
 
@@ -295,8 +293,7 @@ class LinearisedModel(KeptPasses):
         for place, (_, _, jacobian) in enumerate(self._applications()):
             with torch.no_grad(), self._arithmetic():
                 for sums, cotangent in zip(split, cotangents, strict=True):
-                    for total, part in zip(sums, jacobian.pull(cotangent[place]), strict=True):
-                        total.add_(part)
+                    torch._foreach_add_(sums, tuple(jacobian.pull(cotangent[place])))
         return results
 
 

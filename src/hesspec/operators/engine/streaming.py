@@ -412,7 +412,7 @@ class LinearisedRisk(KeptPasses):
         parameters = self._risk.parameters
         split = [parameters.split(vector) for vector in vectors]
         results: list[Tensor] = []
-        sums: list[Sequence[Tensor]] = []
+        sums: list[tuple[Tensor, ...]] = []
         for _, share, apply in self._applications():
             begun = len(results) == len(vectors)
             with torch.no_grad(), self._arithmetic():
@@ -420,11 +420,10 @@ class LinearisedRisk(KeptPasses):
                     sums = [parameters.split(result) for result in results]
                 for place, tangents in enumerate(split):
                     parts = apply(tangents)
+                    # Small networks have many parameters with few entries: use one operation for all of them.
                     if begun:
-                        for total, part in zip(sums[place], parts, strict=True):
-                            total.add_(part, alpha=share)
+                        torch._foreach_add_(sums[place], tuple(parts), alpha=share)
                     else:
-                        # Small networks have many parameters with few entries: use one operation for all of them.
                         flat = torch.cat([part.reshape(-1) for part in parts])
                         results.append(flat if share == 1 else flat.mul_(share))
         return results or [torch.zeros_like(vector) for vector in vectors]

@@ -62,12 +62,7 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
         Records the dtypes of the autocast contexts that were switched off.
     """
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(full_float32())
-        if torch.is_autocast_enabled("cpu"):
-            stack.enter_context(torch.autocast("cpu", enabled=False))
-        if torch.is_autocast_enabled("cuda"):
-            stack.enter_context(torch.autocast("cuda", enabled=False))
+        stack.enter_context(_neutral_settings())
         stack.enter_context(_autocast_off(seen))
         stack.enter_context(_unchecked())
         stack.enter_context(_eager())
@@ -75,12 +70,28 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _neutral_settings() -> Iterator[None]:
+    """Set what the caller may have set otherwise; nothing that a forward pass sets is changed."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(full_float32())
+        if torch.is_autocast_enabled("cpu"):
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.is_autocast_enabled("cuda"):
+            stack.enter_context(torch.autocast("cuda", enabled=False))
+        yield
+
+
 def neutral() -> AbstractContextManager[object]:
-    """Switch to neutral modes of PyTorch if the caller has set others."""
+    """Switch to neutral modes of PyTorch if the caller has set others.
+
+    Passes that run the user's model set the other `neutral_modes` themselves.
+    """
     autocast_on = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
     if not torch.is_inference_mode_enabled() and not autocast_on and is_full_float32():
         return nullcontext()
-    return neutral_modes()
+    return _neutral_settings()
 
 
 def _autocast_off(seen: AutocastSeen | None) -> Any:

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["SUBSTITUTES", "Substitutes", "cross_entropy"]
+from hesspec.operators.model.margin_form import LINEAR_FROM, margin_losses
 
-# Above this softplus(s) equals s: exp(-40) is below the rounding of float64, and exp(40) does not overflow.
-LINEAR_FROM = 40.0
+__all__ = ["SUBSTITUTES", "Substitutes", "cross_entropy"]
 
 
 def cross_entropy(
@@ -31,16 +30,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    r"""Cross-entropy of logits and class indices in its margin form.
-
-    With y the true class,
-
-    .. math:: -\log \mathrm{softmax}(f)_y = \log\Bigl(1 + \sum_{c \ne y} e^{f_c - f_y}\Bigr) = \mathrm{softplus}(s),
-              \qquad s = \mathrm{logsumexp}_{c \ne y} (f_c - f_y).
-
-    The usual form has the derivatives p_y - 1 and p_y (1 - p_y), which cancel for samples that are fitted well: in
-    float32, 1 - p_y = 1e-4 leaves three digits of the curvature. Here the relative error is of the order of rounding.
-    (The margin form is that of arXiv 2605.06081.)
+    """Cross-entropy of logits and class indices in its margin form; see `margin_losses`.
 
     Label smoothing, class probabilities and a single class are left to PyTorch, as the usual form is accurate there,
     and so are invalid arguments, for which PyTorch raises an error.
@@ -58,8 +48,7 @@ def cross_entropy(
         F.nll_loss(input.detach(), target, weight, ignore_index=ignore_index, reduction=reduction)
     counted = target != ignore_index
     indices = torch.where(counted, target, 0).long().unsqueeze(classes)
-    margins = (input - input.gather(classes, indices)).scatter(classes, indices, -torch.inf)
-    losses = F.softplus(torch.logsumexp(margins, classes), threshold=LINEAR_FROM)
+    losses = margin_losses(input, indices, classes)
     factors = counted.to(losses.dtype)
     if weight is not None:
         factors = factors * weight[indices.squeeze(classes)]
@@ -252,6 +241,17 @@ def smooth_l1_loss(
     return _reduced(losses, reduction)
 
 
+def absolute(input: Tensor) -> Tensor:  # noqa: A002
+    """Return x sign(x) with a constant sign.
+
+    In graphs of PyTorch's function, the sign has a derivative of zeros, and sums with these zeros run in Python: they
+    took half of a product with a small network whose loss has an L1 penalty.
+    """
+    if input.is_complex() or not input.is_floating_point() or not input.requires_grad:
+        return torch.abs(input)
+    return input * input.detach().sign()
+
+
 def sinc(input: Tensor) -> Tensor:  # noqa: A002
     """Return sin(pi x) / (pi x), near zero by its power series.
 
@@ -268,6 +268,23 @@ def sinc(input: Tensor) -> Tensor:  # noqa: A002
         series = 1 - square / (2 * k * (2 * k + 1)) * series
     far = torch.where(near, 1, x)
     return torch.where(near, series, torch.sin(far) / far)
+
+
+def l1_loss(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return |x - y|; see `absolute`."""
+    reduction = _reduction(size_average, reduce, reduction)
+    if input.shape != target.shape or input.is_complex() or weight is not None:
+        # Arguments that PyTorch rejects or warns about, and those for which it has a form of its own.
+        plain: Callable[..., Tensor] = F.l1_loss
+        return plain(input, target, reduction=reduction, weight=weight)
+    return _reduced(absolute(input - target), reduction)
 
 
 def soft_margin_loss(
@@ -397,6 +414,9 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         F.rrelu: rrelu,
         F.smooth_l1_loss: smooth_l1_loss,
         F.soft_margin_loss: soft_margin_loss,
+        torch.abs: absolute,
+        torch.Tensor.abs: absolute,
+        F.l1_loss: l1_loss,
         torch._weight_norm: weight_norm,  # noqa: SLF001 - what both forms of weight normalisation call
         torch.cdist: cdist,
         torch.embedding: _torch_embedding,

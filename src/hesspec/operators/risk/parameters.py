@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _unflatten_dense_tensors
 
 from hesspec.backend.suggest import unknown
 
@@ -109,10 +110,9 @@ class ParameterSelection:
         return dict(zip(self.names, self.split(vector), strict=True))
 
     def split(self, vector: Tensor) -> tuple[Tensor, ...]:
-        """Return views of a flat vector (p,) with the shapes of the parameters."""
-        return tuple(
-            part.view(shape) for part, shape in zip(torch.split(vector, list(self.sizes)), self.shapes, strict=True)
-        )
+        """Return views of a contiguous flat vector (p,) with the shapes of the parameters."""
+        # In one call: with `torch.split` it took a twentieth of a product with a small network.
+        return tuple(_unflatten_dense_tensors(vector, self.values))  # type: ignore[no-untyped-call]
 
     def to_flat(self, named: Mapping[str, Tensor]) -> Tensor:
         """Return the flat vector (p,) of tensors with the names and shapes of the parameters.

@@ -22,6 +22,7 @@ from hesspec.operators.engine.graph.detached import Detached
 from hesspec.operators.engine.graph.fourier import prefer_fourier
 from hesspec.operators.engine.graph.kernels import prefer_fast_convolutions, prefer_fast_products
 from hesspec.operators.engine.graph.nodes import ancestors, descendants
+from hesspec.operators.engine.graph.pooling import pool_first
 from hesspec.operators.engine.graph.precision import lower_products
 from hesspec.operators.engine.graph.quiet import quiet_tracer
 from hesspec.operators.engine.graph.recording import record
@@ -139,6 +140,7 @@ def trace_linear(
     simplify(graph)
     merge_equal(graph)
     vectors = [node for node in graph.nodes if node.op == "placeholder"][len(primals) :]
+    pool_first(graph)
     dependent = descendants(graph, vectors)
     prefer_fourier(graph, dependent)
     prefer_fast_convolutions(graph, dependent)
