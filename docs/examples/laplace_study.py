@@ -17,7 +17,8 @@ import hesspec
 from hesspec.plot import FILL, OKABE_ITO
 from hesspec.plot.figure import new_figure, styled
 from hesspec.plot.ticks import number_ticks
-from hesspec.study.store import read_study, tasks_of
+from hesspec.study.store import tasks_of
+from hesspec.study.study_folder import read_study
 
 
 def test_losses(folder: Path, samples: int) -> np.ndarray:

@@ -9,7 +9,8 @@ import psutil
 import pytest
 import torch
 
-from hesspec.backend import limits, memory
+from hesspec.backend import host_memory as module
+from hesspec.backend import memory
 from hesspec.backend.host_memory import available_memory, host_memory, resident_memory, virtual_memory
 
 NO_LIMIT = "9223372036854771712"  # as version 1 writes it
@@ -18,7 +19,7 @@ NO_LIMIT = "9223372036854771712"  # as version 1 writes it
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Function from the lines of /proc/self/cgroup and files of groups to what is left; the system has 1,000,000."""
-    monkeypatch.setattr(limits, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(module, "available_memory", lambda: 1_000_000)
 
     def left(lines: str, files: dict[str, str]) -> int:
         (tmp_path / "cgroup").write_text(lines)
