@@ -233,7 +233,7 @@ try:
             break
         except StudyError as error:
             # A task whose worker was killed three times is abandoned; the same command resumes it.
-            assert all("ended 3 times from outside" in sentence for sentence in error.sentences), error.sentences
+            assert all("killed 3 times from outside" in sentence for sentence in error.sentences), error.sentences
 finally:
     over.set()
     thread.join()

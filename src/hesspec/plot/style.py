@@ -248,10 +248,9 @@ def check_drawable(spectra: Mapping[Any, Any]) -> None:
     if not spectra:
         raise ValueError("There are no spectra to plot: the mapping is empty. Pass {label: spectrum}.")
     for shown in spectra.values():
-        for spectrum in (
-            shown.values() if isinstance(shown, Mapping) else shown if isinstance(shown, tuple) else [shown]
-        ):
-            weight = float(spectrum.weights.max())
+        members = shown.values() if isinstance(shown, Mapping) else shown
+        for spectrum in members if isinstance(shown, Mapping | tuple) else (shown,):
+            weight = float(spectrum.weights.max(initial=0.0))
             if weight > WHOLE:
                 raise ValueError(f"A weight is {weight:.3g}, but all weights sum to 1: it cannot be drawn.")
             largest = largest_magnitude(spectrum)
