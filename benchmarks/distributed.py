@@ -43,10 +43,10 @@ FULL_RUN = 64  # steps
 LONGEST = 1500  # seconds that a part may take
 
 
-def hessian(problem: Problem, group: dist.ProcessGroup | None = None) -> hesspec.Hessian:
+def hessian(problem: Problem, graphs: hesspec.GraphCache, group: dist.ProcessGroup | None = None) -> hesspec.Hessian:
     """The operator of this process alone, or the one that the ranks of a group share."""
     data = problem.data if group is None else hesspec.shard_data(problem.data, group)
-    return hesspec.Hessian(problem.model, problem.loss, data, group=group)
+    return hesspec.Hessian(problem.model, problem.loss, data, group=group, graphs=graphs)
 
 
 @keep_freed_memory()
@@ -55,11 +55,12 @@ def products(network: str, images: int, repeats: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     problem, group = real_problem(network, images, "Hessian"), dist.group.WORLD
-    together, alone = hessian(problem, group).sliced(), hessian(problem)
+    graphs = hesspec.GraphCache()
+    together, alone = hessian(problem, graphs, group).sliced(), hessian(problem, graphs)
     p, ranks = together.shape[0], together.ranks
     ((inputs, labels),) = problem.data
     mine = slice(ranks.rank * images // 2, (ranks.rank + 1) * images // 2)
-    half = hessian(replace(problem, data=[(inputs[mine], labels[mine])]))
+    half = hessian(replace(problem, data=[(inputs[mine], labels[mine])]), graphs)
     space = Space(p, ranks)
     vector = torch.randn(p, generator=torch.Generator().manual_seed(0))
     part = vector[space.begin : space.end].clone()
@@ -103,7 +104,9 @@ def snapshots(network: str, images: int, steps: int) -> dict[str, Any]:
     """Seconds and bytes of the snapshots of a run, by row of the basis."""
     problem = real_problem(network, images, "Hessian")
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
-        found = hesspec.spectrum(hessian(problem), steps=steps, basis="full", snapshot=folder, every=0)
+        found = hesspec.spectrum(
+            hessian(problem, hesspec.GraphCache()), steps=steps, basis="full", snapshot=folder, every=0
+        )
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
     # The last snapshot is written before the last product: it has a row less, and the vector that comes next.
     rows = steps - 1

@@ -39,17 +39,12 @@ def language(sequences: int) -> tuple[nn.Module, list[tuple[torch.Tensor, torch.
     return model, [(words[:, :-1], words[:, 1:])]
 
 
-def of_words(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of all next words."""
-    return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
-
-
 def products(images: int, sequences: int, repeats: int) -> Block:
     """Time and error of products."""
     vgg, rows = real_problem("vgg11_bn", images, "Hessian"), []
     problems = (
         (f"VGG11-BN, {images} images", vgg.model, vgg.loss, vgg.data),
-        (f"GPT, {sequences} × {LENGTH} words", language(sequences)[0], of_words, language(sequences)[1]),
+        (f"GPT, {sequences} × {LENGTH} words", language(sequences)[0], nn.CrossEntropyLoss(), language(sequences)[1]),
     )
     for name, model, loss, data in problems:
         for matrix in ("Hessian", "GaussNewton"):

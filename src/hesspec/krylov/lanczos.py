@@ -108,7 +108,7 @@ class Lanczos:
 
     @property
     def vector(self) -> Tensor:
-        """Vector (p,) whose product with the operator the next step needs.
+        """Vector (p,) whose product with the operator the next step needs, and which that step may change in place.
 
         Raises
         ------

@@ -40,8 +40,9 @@ RATES = (1.0, 3.0)
 # those of the product itself.
 VECTORS = 6
 # Rows against which a step reorthogonalises on average, as a share of the final number: with reorthogonalisation in
-# every step, and only when required. The latter occurs in a fifth of the steps to all of them (VGG11-BN, 8 images: 12
-# of 64 steps for the Hessian, 44 for G, and 64 with a half-precision basis); half of them are assumed.
+# every step, and only when required. The latter occurs in a fifth of the steps to all of them (VGG11-BN, 8 images, when
+# each pass was for one vector: 12 of 64 steps for the Hessian, 44 for G, and 64 with a half-precision basis); half of
+# them are assumed.
 ROWS, ROWS_WHEN_DUE = 0.5, 0.25
 # Number of timed steps and reorthogonalisations: a median of three ignores one disturbance.
 CALLS = 3
