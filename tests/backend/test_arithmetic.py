@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hesspec
-from hesspec.backend.arithmetic import ON_CPU, ON_CUDA, full_float32
+from hesspec.backend.arithmetic import ON_CPU, ON_CUDA, float32_sums, full_float32
 
 aten = torch.ops.aten
 BILINEAR = {aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm, aten.mv, aten.addmv_, aten.convolution}
@@ -145,3 +145,23 @@ def test_second_derivatives_of_rnns_run_where_cuda_is_in_use(caller):
     data = [(torch.randn(6, 5, 3), torch.arange(6) % 2)]
     hessian = hesspec.Hessian(Last().eval(), nn.CrossEntropyLoss(), data)
     assert (hessian @ torch.ones(hessian.shape[0])).isfinite().all()
+
+
+@pytest.mark.parametrize("before", [(True, True), (False, True), (False, False)])
+def test_sums_of_bfloat16_products_are_in_float32(before):
+    matmul = torch.backends.cuda.matmul
+
+    def setting():
+        return (
+            matmul.allow_bf16_reduced_precision_reduction,
+            matmul.allow_bf16_reduced_precision_reduction_split_k,
+        )
+
+    default = setting()
+    matmul.allow_bf16_reduced_precision_reduction = before
+    try:
+        with float32_sums():
+            assert not matmul.allow_bf16_reduced_precision_reduction
+        assert setting() == before
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = default

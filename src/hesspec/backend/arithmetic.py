@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["full_float32", "is_full_float32"]
+__all__ = ["float32_sums", "full_float32", "is_full_float32"]
 
 # TF32 by default for convolutions on CUDA, and everywhere what `torch.set_float32_matmul_precision` says.
 ON_CUDA: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
@@ -48,6 +48,22 @@ def full_float32(*, tf32: bool = False) -> Iterator[None]:
     finally:
         for backend, value, _ in changed:
             backend.fp32_precision = value
+
+
+@contextmanager
+def float32_sums() -> Iterator[None]:
+    """Sum products of bfloat16 matrices in float32 on CUDA, where PyTorch may add parts of a sum in bfloat16."""
+    matmul: Any = torch.backends.cuda.matmul
+    reduced = matmul.allow_bf16_reduced_precision_reduction
+    if not reduced:
+        yield
+        return
+    split = matmul.allow_bf16_reduced_precision_reduction_split_k
+    matmul.allow_bf16_reduced_precision_reduction = False, split
+    try:
+        yield
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = reduced, split
 
 
 @contextmanager

@@ -34,6 +34,14 @@ CPU_ALLOCATOR = (
     "Cannot allocate memory",
     "std::bad_alloc",
 )
+# What CUDA, and libraries on it that allocate for themselves, say; memory of the host that is pinned is CUDA's as well.
+CUDA_ALLOCATORS = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+)
 # Message of oneDNN when there is no memory for the code that it generates. (If it does not support an operation, it
 # cannot create a "primitive descriptor".)
 NO_ROOM_FOR_CODE = "could not create a primitive"
@@ -85,7 +93,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     said = str(error)
     return isinstance(error, RuntimeError) and (
-        any(words in said for words in CPU_ALLOCATOR) or said.strip() == NO_ROOM_FOR_CODE
+        any(words in said for words in (*CPU_ALLOCATOR, *CUDA_ALLOCATORS)) or said.strip() == NO_ROOM_FOR_CODE
     )
 
 

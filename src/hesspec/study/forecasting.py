@@ -268,8 +268,8 @@ def _timed(run: TrainingRun, config: StudyConfig, device: torch.device) -> _Cost
     return _Costs(
         samples=len(part),
         batch_size=how.batch_size,
-        step=_seconds(lambda: _step(network, LOSSES[loss], part, batch_size)),
-        evaluation=_seconds(lambda: evaluate(network, part, batch_size=batch_size)),
+        step=_seconds(lambda: _step(network, LOSSES[loss], part, batch_size), device),
+        evaluation=_seconds(lambda: evaluate(network, part, batch_size=batch_size), device),
         plans=plans,
         memory={name: _Memory.of(name, (network.eval(), dataset, loss), how) for name in names},
         test_samples=len(test),
@@ -290,14 +290,14 @@ def _step(network: nn.Module, loss_fn: nn.Module, dataset: Dataset, batch_size: 
         optimizer.step()
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    seconds: Sequence[float] = [_once(work) for _ in range(REPEATS + 1)]
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    seconds: Sequence[float] = [_once(work, device) for _ in range(REPEATS + 1)]
     return statistics.median(seconds[1:])
 
 
-def _once(work: Callable[[], object]) -> float:
+def _once(work: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     work()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start

@@ -104,6 +104,21 @@ def test_sizes_are_written_with_a_unit():
     ]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+    ],
+)
+def test_errors_of_memory_that_cuda_and_its_libraries_raise(words):
+    assert is_out_of_memory(torch.AcceleratorError(words))
+    assert not is_out_of_memory(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+
+
 @pytest.mark.parametrize("error", ERRORS)
 def test_errors_of_memory_are_told_from_others(error):
     assert is_out_of_memory(error)

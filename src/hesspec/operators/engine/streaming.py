@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from hesspec.backend.arithmetic import full_float32
+from hesspec.backend.arithmetic import float32_sums, full_float32
 from hesspec.backend.heap import Hold, from_heap
 from hesspec.backend.memory import BudgetError, in_words, is_out_of_memory, release
 from hesspec.errors import NonFiniteError
@@ -222,6 +222,8 @@ class KeptPasses:
         return None
 
     def _arithmetic(self) -> AbstractContextManager[None]:
+        if self._passes.precision == "bfloat16" and self._device.type == "cuda":
+            return float32_sums()
         return full_float32(tf32=True) if self._passes.precision == "tf32" else nullcontext()
 
     def _applications(self) -> Iterator[tuple[int, float, Any]]:
