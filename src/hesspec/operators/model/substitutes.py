@@ -218,7 +218,7 @@ def huber_loss(
         plain: Callable[..., Tensor] = F.huber_loss
         return plain(input, target, reduction, delta, weight)
     difference = input - target
-    size = difference.abs()
+    size = absolute(difference)
     losses = torch.where(size < delta, 0.5 * difference * difference, delta * (size - 0.5 * delta))
     return _reduced(losses if weight is None else losses * weight, reduction)
 
@@ -236,7 +236,7 @@ def smooth_l1_loss(
     if input.shape != target.shape or beta <= 0:
         return F.smooth_l1_loss(input, target, reduction=reduction, beta=beta)
     difference = input - target
-    size = difference.abs()
+    size = absolute(difference)
     losses = torch.where(size < beta, 0.5 * difference * difference / beta, size - 0.5 * beta)
     return _reduced(losses, reduction)
 
@@ -378,7 +378,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
         return torch.cdist(x1, x2, p, compute_mode)
     difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
     if p == 1:
-        return difference.abs().sum(-1)
+        return absolute(difference).sum(-1)
     squares = (difference * difference).sum(-1)
     equal = squares == 0
     return torch.where(equal, 0, torch.where(equal, 1, squares).sqrt())
