@@ -308,3 +308,16 @@ def test_the_number_of_known_results_is_limited(fakes, known, monkeypatch):
     for size in range(1, 9):
         results.of(aten.neg.default, (example(fakes, size),), {})
         assert 1 <= len(known) <= 3
+
+
+def test_zeros_without_memory_are_told_apart_from_zeros(fakes, known):
+    results, zeros = FakeResults(fakes), torch._efficientzerotensor(3, 4)
+    a = example(fakes, 3, 4)
+    for number, (given, kwargs) in enumerate([(zeros, {"dtype": torch.float64}), (a, {"dtype": torch.float64})], 1):
+        for _ in range(2):
+            found = results.of(aten._to_copy.default, (given,), kwargs)
+            assert form(found) == form(aten._to_copy.default(given, **kwargs))
+            assert not found._is_zerotensor()
+        assert len(known) == number
+    assert results.of(aten.t.default, (zeros,), {})._is_zerotensor()
+    assert len(known) == 2
