@@ -180,7 +180,8 @@ class Differences:
             value, size_of_parts, gradient = self._value_and_gradient()
             values.append(value)
             sizes.append(size_of_parts)
-            inner = torch.stack([_inner(a, b) for a, b in zip(gradient, given, strict=True)])
+            with _arithmetic():
+                inner = torch.stack([_inner(a, b) for a, b in zip(gradient, given, strict=True)])
             slopes.append(sum(inner.tolist()))
             return gradient
 
@@ -325,14 +326,16 @@ class Differences:
         try:
             for sign in (step, -step):
                 pairs = zip(self._values, given, strict=True)
-                self._plain.move(wide(value).add(wide(v), alpha=sign) for value, v in pairs)
+                with _arithmetic():
+                    self._plain.move(wide(value).add(wide(v), alpha=sign) for value, v in pairs)
                 results.append(list(reversed(function())))
         finally:
             self._plain.move(self._values)
         # Values at neighbouring points are subtracted exactly (Sterbenz); all error is in the values themselves. Each
         # pair is freed once it is subtracted.
         ahead, behind = results
-        return [(ahead.pop() - behind.pop()) / (2 * step) for _ in range(len(ahead))]
+        with _arithmetic():
+            return [(ahead.pop() - behind.pop()) / (2 * step) for _ in range(len(ahead))]
 
 
 def settled(
@@ -368,7 +371,8 @@ def settled(
         if agrees is not None and agrees(now):
             return Settled(now, displacement, [torch.zeros_like(part) for part in now])
         if before is not None:
-            changes = [a - b for a, b in zip(now, before, strict=True)]
+            with _arithmetic():
+                changes = [a - b for a, b in zip(now, before, strict=True)]
             change = length(changes)
             # The change grows while a unit switches between the two points, down to displacements at which none does.
             if change < least:
@@ -387,8 +391,19 @@ def length(tensors: Tensors) -> float:
     if not tensors:
         return 0.0
     # One wait for the device, whatever the number of tensors.
-    norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=_wide(tensor)) for tensor in tensors]).tolist()
+    with _arithmetic():
+        norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=_wide(tensor)) for tensor in tensors]).tolist()
     return math.sqrt(sum(norm**2 for norm in norms))
+
+
+def _arithmetic() -> AbstractContextManager[Any]:
+    """Context of arithmetic with vectors in the module's place, such as between two of its evaluations.
+
+    The modes that the module is run in would inspect each operation: with hundreds of parameters, these took more time
+    than the gradients of a few samples.
+    """
+    context: AbstractContextManager[Any] = torch._C.DisableTorchFunction()  # noqa: SLF001 - there is no public way
+    return context
 
 
 def _inner(one: Tensor, other: Tensor) -> Tensor:

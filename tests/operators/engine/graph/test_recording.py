@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, functionalize, grad, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from hesspec.operators.engine.graph import fakes as fake_results
 from hesspec.operators.engine.graph.fakes import FakeResults
 from hesspec.operators.engine.graph.quiet import quiet_tracer
 from hesspec.operators.engine.graph.recording import QUICK, UnsoundTraceError, _is_query, aten, record
@@ -173,6 +174,14 @@ def test_garbage_is_collected_again_after_a_failure():
 
 
 @pytest.fixture
+def known(monkeypatch):
+    """Forms of results that are known in this process: none at first."""
+    forms = {}
+    monkeypatch.setattr(fake_results, "_KNOWN", forms)
+    return forms
+
+
+@pytest.fixture
 def fakes():
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
@@ -220,11 +229,11 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize(("func", "arguments"), OPERATIONS, ids=[str(func) for func, _ in OPERATIONS])
-def test_results_of_known_form_are_those_of_pytorch(func, arguments, fakes):
+def test_results_of_known_form_are_those_of_pytorch(func, arguments, fakes, known):
     results, given = FakeResults(fakes), arguments(example(fakes, 3, 4))
     expected = func(*given)
-    for known in (0, 1, 1):
-        assert len(results._forms) == known
+    for number in (0, 1, 1):
+        assert len(known) == number
         found = results.of(func, given, {})
         pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
         for one, other in pairs:
@@ -235,12 +244,12 @@ def test_results_of_known_form_are_those_of_pytorch(func, arguments, fakes):
                 assert (func.is_view and one.untyped_storage()._cdata == given[0].untyped_storage()._cdata) == shares
 
 
-def test_forms_and_types_of_arguments_are_told_apart(fakes):
+def test_forms_and_types_of_arguments_are_told_apart(fakes, known):
     results, a = FakeResults(fakes), example(fakes, 3, 4)
     calls = [(a, 1), (a, 1.0), (a, True), (a.double(), 1), (a.t(), 1), (a[:2], 1)]
     for call in calls:
         assert form(results.of(aten.mul.Tensor, call, {})) == form(aten.mul.Tensor(*call))
-    assert len(results._forms) == len(calls)
+    assert len(known) == len(calls)
     whole = example(fakes, 3, dtype=torch.int64)
     assert [results.of(aten.mul.Tensor, (whole, factor), {}).dtype for factor in (1, 1.0, True)] == [
         torch.int64,
@@ -254,7 +263,7 @@ def test_forms_and_types_of_arguments_are_told_apart(fakes):
         torch.set_default_dtype(torch.float32)
 
 
-def test_what_does_more_than_compute_a_result_always_runs(fakes):
+def test_what_does_more_than_compute_a_result_always_runs(fakes, known):
     results, a = FakeResults(fakes), example(fakes, 3, 4)
     assert results.of(aten.add_.Tensor, (a, 1), {}) is a
     constant, real = torch.tensor(2.0), torch.ones(3)
@@ -269,4 +278,46 @@ def test_what_does_more_than_compute_a_result_always_runs(fakes):
     ]:
         assert results.of(func, given, {}) is not results.of(func, given, {})
     assert real.shape == (3,)
-    assert not results._forms
+    assert not known
+
+
+def test_results_are_known_in_later_records_unless_settings_of_kernels_have_changed(known):
+    def results():
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            a = example(mode, 3, 3)
+            found = FakeResults(mode).of(aten.mm.default, (a, a), {})
+            assert found.fake_mode is mode
+            return form(found)
+
+    first = results()
+    assert len(known) == 1
+    assert results() == first
+    assert len(known) == 1
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(not before)
+    try:
+        assert results() == first
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert len(known) == 2
+
+
+def test_the_number_of_known_results_is_limited(fakes, known, monkeypatch):
+    monkeypatch.setattr(fake_results, "MOST", 3)
+    results = FakeResults(fakes)
+    for size in range(1, 9):
+        results.of(aten.neg.default, (example(fakes, size),), {})
+        assert 1 <= len(known) <= 3
+
+
+def test_zeros_without_memory_are_told_apart_from_zeros(fakes, known):
+    results, zeros = FakeResults(fakes), torch._efficientzerotensor(3, 4)
+    a = example(fakes, 3, 4)
+    for number, (given, kwargs) in enumerate([(zeros, {"dtype": torch.float64}), (a, {"dtype": torch.float64})], 1):
+        for _ in range(2):
+            found = results.of(aten._to_copy.default, (given,), kwargs)
+            assert form(found) == form(aten._to_copy.default(given, **kwargs))
+            assert not found._is_zerotensor()
+        assert len(known) == number
+    assert results.of(aten.t.default, (zeros,), {})._is_zerotensor()
+    assert len(known) == 2

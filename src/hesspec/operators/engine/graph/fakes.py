@@ -34,17 +34,25 @@ class _Form(NamedTuple):
     dtype: torch.dtype
     device: torch.device
     offset: int
+    is_zero: bool
+    """Whether it is a tensor of zeros without memory, which forward mode uses for tangents."""
 
 
 class _NotRememberedError(Exception):
     pass
 
 
+# Forms of results, and their largest number. The three matrices of a network with 20 convolutions have 1,136.
+_KNOWN: dict[Hashable, Any] = {}
+MOST = 2**16
+
+
 class FakeResults:
-    """Runs operations with fake tensors, each of them once for all arguments of the same form.
+    """Runs operations with fake tensors, each of them once in a process for all arguments of the same form.
 
     PyTorch remembers results, too, but has to allow for symbolic shapes and for modes, which takes most of the time of
-    an operation. Here only results in memory of their own, and views of the first argument, are remembered.
+    an operation. Here only results in memory of their own, and views of the first argument, are remembered. Traces of
+    G, H and of other models of the same shapes find nearly all results known.
 
     Parameters
     ----------
@@ -54,7 +62,8 @@ class FakeResults:
 
     def __init__(self, fakes: FakeTensorMode) -> None:
         self._fakes = fakes
-        self._forms: dict[Hashable, Any] = {}
+        # What is not known here is not known there, either, where looking for it takes a sixth of the time of a trace.
+        fakes.cache_enabled = False
 
     def of(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the result of an operation."""
@@ -63,14 +72,17 @@ class FakeResults:
         if key is None:
             return func(*args, **kwargs)
         base = args[0].untyped_storage() if views else None
-        if key in self._forms:
-            return self._made(self._forms[key], base)
+        if key in _KNOWN:
+            return self._made(_KNOWN[key], base)
         result = func(*args, **kwargs)
         allowed = {_address(base)} if base is not None else set()
         # Without memory that is shared in other ways than declared.
         storages = {_address(tensor.untyped_storage()) for tensor in _tensors((args, kwargs))} - allowed
         with suppress(_NotRememberedError):
-            self._forms[key] = _form_of_result(result, storages)
+            form_of_result = _form_of_result(result, storages)
+            if len(_KNOWN) >= MOST:
+                _KNOWN.clear()
+            _KNOWN[key] = form_of_result
         return result
 
     def _made(self, form: Any, base: torch.UntypedStorage | None) -> Any:
@@ -104,23 +116,37 @@ def _views(func: Any) -> bool | None:
 def _key(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable | None:
     """Return what the form of an operation's result depends on; None if that is more than the forms of arguments."""
     try:
+        if args and isinstance(args[0], Tensor) and _views(func) and args[0]._is_zerotensor():  # noqa: SLF001
+            return None
         named = tuple((name, _form(value)) for name, value in kwargs.items())
-        # The dtype of results of numbers.
-        return func, torch.get_default_dtype(), _form(tuple(args)), named
+        # The dtype of results of numbers, and the kernel that a convolution uses, with the strides of its results.
+        return func, torch.get_default_dtype(), *_kernels(), _form(tuple(args)), named
     except _NotRememberedError:
         return None
+
+
+def _kernels() -> tuple[bool, ...]:
+    """Settings that choose kernels."""
+    return (
+        torch._C._get_mkldnn_enabled(),  # noqa: SLF001 - the public properties take ten times as long
+        torch._C._get_cudnn_enabled(),  # noqa: SLF001
+        torch._C._get_cudnn_benchmark(),  # noqa: SLF001
+        torch._C._get_cudnn_deterministic(),  # noqa: SLF001
+        torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 def _form(value: Any) -> Hashable:
     if value is None:
         return None
     if isinstance(value, Tensor):
-        # Constants have values, from which results are computed; zeros by themselves have rules of their own.
+        # Constants have values, from which results are computed.
         if type(value) is not FakeTensor or value.constant is not None or value.layout != torch.strided:
             raise _NotRememberedError
-        if value._is_zerotensor() or value.is_conj() or value.is_neg():  # noqa: SLF001
+        if value.is_conj() or value.is_neg():
             raise _NotRememberedError
-        return _Form(value.shape, value.stride(), value.dtype, value.device, int(value.storage_offset()))
+        is_zero = value._is_zerotensor()  # noqa: SLF001 - there is no public way
+        return _Form(value.shape, value.stride(), value.dtype, value.device, int(value.storage_offset()), is_zero)
     if isinstance(value, list | tuple):
         return tuple(map(_form, value))
     if isinstance(value, bool | int | float | str | torch.dtype | torch.device | torch.layout | torch.memory_format):
@@ -133,7 +159,9 @@ def _form_of_result(value: Any, storages: set[int]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_form_of_result(part, storages) for part in value)
     form = _form(value)
-    if form is not None and (not isinstance(form, _Form) or _address(value.untyped_storage()) in storages):
+    if form is None:
+        return None
+    if not isinstance(form, _Form) or form.is_zero or _address(value.untyped_storage()) in storages:
         raise _NotRememberedError
     return form
 
