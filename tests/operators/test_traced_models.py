@@ -33,7 +33,7 @@ def classes() -> Tensor:
 
 
 def sequences() -> Tensor:
-    return torch.randn(SAMPLES, 5, 4, generator=torch.Generator().manual_seed(1))
+    return torch.randn(SAMPLES, 3, 4, generator=torch.Generator().manual_seed(1))
 
 
 def mlp(outputs: int = 3) -> nn.Sequential:

@@ -18,7 +18,7 @@ from hesspec.operators.engine.budget import BytesWritten, RandomOperationError, 
 from hesspec.operators.engine.graph.fakes import form_of
 from hesspec.operators.engine.graph.recording import is_query
 
-__all__ = ["ForwardWork", "count_work", "trace_pays"]
+__all__ = ["ForwardWork", "count_work", "seconds_saved", "trace_pays"]
 
 aten: Any = torch.ops.aten
 
@@ -162,6 +162,12 @@ def _kind(func: Any) -> _Kind:
     return NONLINEAR if elementwise or packet in ALSO_NONLINEAR else OTHER
 
 
+def seconds_saved(work: ForwardWork, batches: int, scale: float, device: torch.device) -> float:
+    """Predict by how many seconds a traced product is faster than one by double backward; see `trace_pays`."""
+    by_operation, by_byte, by_flop = SAVED_SECONDS["cuda" if device.type == "cuda" else "cpu"]
+    return batches * work.operations * by_operation + scale * (work.bytes * by_byte + work.flops * by_flop)
+
+
 def trace_pays(
     work: ForwardWork, *, batches: int, scale: float, shapes: int, points: int, device: torch.device
 ) -> tuple[bool, str]:
@@ -181,10 +187,8 @@ def trace_pays(
         Number of points, with this number of products each.
     device : torch.device
     """
-    by_operation, by_byte, by_flop = SAVED_SECONDS["cuda" if device.type == "cuda" else "cpu"]
-    product = batches * work.operations * by_operation + scale * (work.bytes * by_byte + work.flops * by_flop)
     products = PRODUCTS * points
-    cost, saving = shapes * work.trace_seconds, products * product
+    cost, saving = shapes * work.trace_seconds, products * seconds_saved(work, batches, scale, device)
     saved = f"{saving:.2g} s" if saving > 0 else "nothing"
     words = f"predicted {cost:.2g} s for tracing, {saved} saved in {products} products"
     return saving > cost, f"a trace {'pays off' if saving > cost else 'does not pay off'}: {words}"
