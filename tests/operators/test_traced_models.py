@@ -118,6 +118,23 @@ class Experts(nn.Module):
         return result
 
 
+def frozen_normalisations() -> nn.Module:
+    model = nn.Sequential(
+        nn.Linear(4, 6),
+        nn.LayerNorm(6),
+        nn.Tanh(),
+        nn.Linear(6, 6),
+        nn.BatchNorm1d(6),
+        nn.GroupNorm(2, 6),
+        nn.Linear(6, 3),
+    )
+    for place in (1, 4, 5):
+        model[place].requires_grad_(False)
+        nn.init.uniform_(model[place].weight, 0.5, 1.5)
+        nn.init.uniform_(model[place].bias, -0.5, 0.5)
+    return model
+
+
 def lora() -> nn.Module:
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(mlp(), peft.LoraConfig(r=2, target_modules=["0", "2"]))
@@ -146,6 +163,7 @@ EXAMPLES = {
     "checkpointing, reentrant": Example(lambda: Checkpointed(reentrant=True)),
     "checkpointing": Example(lambda: Checkpointed(reentrant=False)),
     "experts by masks": Example(lambda: Experts(gathered=False)),
+    "frozen normalisations": Example(frozen_normalisations),
     "LoRA of PEFT": Example(lora),
 }
 

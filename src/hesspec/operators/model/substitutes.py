@@ -15,6 +15,8 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch.overrides import TorchFunctionMode
 
+from hesspec.operators.model.normalisation import NORMALISATIONS
+
 __all__ = ["SUBSTITUTES", "Substitutes", "cross_entropy"]
 
 # Above this softplus(s) equals s: exp(-40) is below the rounding of float64, and exp(40) does not overflow.
@@ -403,6 +405,7 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         torch.sinc: sinc,
         torch.special.sinc: sinc,
         torch.Tensor.sinc: sinc,
+        **NORMALISATIONS,
         **{function: _unfused(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
     }
 )
