@@ -41,7 +41,7 @@ class _Kind(NamedTuple):
 # Fitted to the CPU seconds of traces of 18 networks (convolutional and residual networks, transformers, recurrent
 # networks, multilayer perceptrons, a U-Net) on one thread of an AMD EPYC, torch 2.14. Errors on other networks are in
 # docs/guide/memory-and-speed.md.
-TRACE_START = 0.028
+TRACE_START = 0.01
 PRODUCT, NORMALISATION = _Kind(0.0050, 0.011), _Kind(0.027, 0.011)
 NONLINEAR, OTHER, VIEW = _Kind(0.0044, 0.0), _Kind(0.0025, 0.0), _Kind(0.0, 0.0)
 PRODUCTS_OF_MATRICES = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.dot, aten.convolution}
