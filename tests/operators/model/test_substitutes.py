@@ -119,15 +119,15 @@ SMOOTH = {
     "layer norm": (lambda x: F.layer_norm(x[:4], (4,), x[4], x[4].exp()).sin(), random(5, 4)),
     "layer norm, constants": (lambda x: F.layer_norm(x, (4,), CLASS_WEIGHTS, CLASS_WEIGHTS.sin()).sin(), random(5, 4)),
     "layer norm, a constant": (lambda x: F.layer_norm(x[:4], (4,), CLASS_WEIGHTS, x[4]).sin(), random(5, 4)),
-    "group norm, constants": (lambda x: F.group_norm(x, 2, CLASS_WEIGHTS, CLASS_WEIGHTS.sin()).sin(), random(2, 4, 2)),
-    "group norm, no shift": (lambda x: F.group_norm(x, 2, CLASS_WEIGHTS).sin(), random(2, 4, 2)),
+    "group norm, constants": (lambda x: F.group_norm(x, 2, CLASS_WEIGHTS, CLASS_WEIGHTS.sin()).sin(), random(2, 4, 6)),
+    "group norm, no shift": (lambda x: F.group_norm(x, 2, CLASS_WEIGHTS).sin(), random(2, 4, 6)),
     "batch norm, constants": (
         lambda x: F.batch_norm(x, TARGETS.mean(0), TARGETS.var(0), CLASS_WEIGHTS, CLASS_WEIGHTS.sin()).sin(),
         random(5, 4),
     ),
     "instance norm, constants": (
         lambda x: F.instance_norm(x, None, None, CLASS_WEIGHTS, CLASS_WEIGHTS.sin()).sin(),
-        random(2, 4, 3),
+        random(2, 4, 6),
     ),
     **{f"weight norm, dim {dim}": (functools.partial(normalised, dim=dim), random(25)) for dim in SIZES},
 }
