@@ -39,7 +39,7 @@ from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.vectors import Space
 from hesspec.measure.cost import cost
 from hesspec.measure.cost_result import H100, Cost, Device
-from hesspec.operators.engine.budget import count_work
+from hesspec.operators.engine.trace_cost import count_work
 from hesspec.study import build_network
 
 PAGE = ROOT / "docs" / "scaling.md"

@@ -21,7 +21,7 @@ from hesspec.measure import cost as cost_model
 from hesspec.measure.cost import cost
 from hesspec.measure.cost_result import H100, Device
 from hesspec.measure.rates import parse_bandwidth, parse_flops
-from hesspec.operators.engine.budget import count_work
+from hesspec.operators.engine.trace_cost import count_work
 from hesspec.study import small_cnn
 
 ROOT = Path(__file__).parents[2]

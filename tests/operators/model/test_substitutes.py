@@ -120,6 +120,19 @@ SMOOTH = {
     "cdist, batches": (lambda x: torch.cdist(x[:, :2], x[:1, 2:]).sin(), random(3, 5, 4)),
     "cdist, of all with all": (lambda x: torch.cdist(x, TARGETS[:1].expand(30, 4)), random(4, 4)),
     "cdist, sums": (lambda x: torch.cdist(x[:2], x[2:], p=1).sin(), random(5, 4)),
+    "layer norm": (lambda x: F.layer_norm(x[:4], (4,), x[4], x[4].exp()).sin(), random(5, 4)),
+    "layer norm, constants": (lambda x: F.layer_norm(x, (4,), CLASS_WEIGHTS, CLASS_WEIGHTS.sin()).sin(), random(5, 4)),
+    "layer norm, a constant": (lambda x: F.layer_norm(x[:4], (4,), CLASS_WEIGHTS, x[4]).sin(), random(5, 4)),
+    "group norm, constants": (lambda x: F.group_norm(x, 2, CLASS_WEIGHTS, CLASS_WEIGHTS.sin()).sin(), random(2, 4, 6)),
+    "group norm, no shift": (lambda x: F.group_norm(x, 2, CLASS_WEIGHTS).sin(), random(2, 4, 6)),
+    "batch norm, constants": (
+        lambda x: F.batch_norm(x, TARGETS.mean(0), TARGETS.var(0), CLASS_WEIGHTS, CLASS_WEIGHTS.sin()).sin(),
+        random(5, 4),
+    ),
+    "instance norm, constants": (
+        lambda x: F.instance_norm(x, None, None, CLASS_WEIGHTS, CLASS_WEIGHTS.sin()).sin(),
+        random(2, 4, 6),
+    ),
     **{f"weight norm, dim {dim}": (functools.partial(normalised, dim=dim), random(25)) for dim in SIZES},
 }
 # Kinks, of which the derivative is a choice, and points where a form might overflow or divide by zero.

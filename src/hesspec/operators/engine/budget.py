@@ -1,8 +1,4 @@
-"""Predicted cost of passes over a batch: bytes from the graph, seconds from operation counts.
-
-Predictions depend only on shapes, never on a clock: the same problem is always computed in the same way, with the same
-results bit for bit.
-"""
+"""Predicted memory of passes over a batch, from the shapes in a graph."""
 
 from __future__ import annotations
 
@@ -15,40 +11,15 @@ from torch import Tensor, fx
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from hesspec.backend.memory import is_out_of_memory
 
-__all__ = [
-    "ForwardWork",
-    "PassBytes",
-    "RandomOperationError",
-    "count_work",
-    "draws",
-    "is_view",
-    "saved_bytes",
-    "trace_bytes",
-    "trace_pays",
-]
+__all__ = ["BytesWritten", "PassBytes", "RandomOperationError", "draws", "is_view", "saved_bytes", "trace_bytes"]
 
 aten: Any = torch.ops.aten
 
 # A storage of a graph: the node that allocates it and the index of the node's result.
 Storage = tuple[fx.Node, int]
-
-
-# A spectrum takes 64 products by default, over which a trace must pay off.
-PRODUCTS = 64
-# Seconds that tracing takes for each operation of a forward pass. Measured on one CPU core (torch 2.14), Hessian and
-# Gauss-Newton: MLP of 24 operations 0.014 and 0.005; CNN, 32: 0.018 and 0.007; encoder, 522: 0.009 and 0.005;
-# ResNet18, 148: 0.030 and 0.010.
-TRACE_SECONDS = 0.02
-# Seconds that a traced product is faster than one by double backward, for each operation, each byte written and each
-# floating-point operation of a forward pass. CPU: rough fit to the measured differences, 0.2 ms (MLP, 100 samples), 0.9
-# ms (CNN, 100 digits), 14 ms (1,000 digits), 0.3 s (1,000 images 32x32), 53 ms (encoder, 64 sequences) and 1.0 s
-# (VGG11-BN, 256 images): these span orders of magnitude, and near the border either mode will do. CUDA: not measured;
-# the same cost per launch is assumed, and a fraction of an H100's rates for the rest.
-SAVED_SECONDS = {"cpu": (8e-6, 5e-10, 8e-12), "cuda": (8e-6, 4e-12, 2e-13)}
 
 
 class RandomOperationError(ValueError):
@@ -84,14 +55,6 @@ class PassBytes(NamedTuple):
     def least(self) -> int:
         """Memory of passes if nothing is cached."""
         return self.shared + self.streamed
-
-
-class ForwardWork(NamedTuple):
-    """Work of the forward pass of a batch: kernels called, floating-point operations, bytes written."""
-
-    operations: int
-    flops: int
-    bytes: int
 
 
 def trace_bytes(shared: fx.Graph, primal: fx.Graph, tangents: Sequence[fx.Graph]) -> PassBytes:
@@ -195,7 +158,7 @@ def saved_bytes(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
     except RuntimeError as error:
         if is_out_of_memory(error) or "saved tensor hooks" not in str(error):
             raise
-    with _Counter(random=True) as counter:
+    with BytesWritten() as counter:
         build()
     return int(counter.bytes)
 
@@ -223,63 +186,25 @@ def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
     return tensor.untyped_storage() if tensor.layout == torch.strided and not tensor.is_nested else None
 
 
-def count_work(forward: Callable[[], Any]) -> ForwardWork:
-    """Count the work of a forward pass.
+class BytesWritten(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the results of all operations within this context.
 
-    Raises
-    ------
-    RandomOperationError
-        If the forward pass draws random numbers.
+    Attributes
+    ----------
+    bytes : int
     """
-    with FlopCounterMode(display=False) as flops, _Counter() as counter:
-        forward()
-    return ForwardWork(counter.operations, flops.get_total_flops(), counter.bytes)
 
-
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, *, random: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = self.bytes = 0
-        # Whether random numbers may be drawn.
-        self._random = random
+        self.bytes = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if not self._random and draws(func, args, kwargs or {}):
-            raise RandomOperationError(str(func))
+        """Run an operation, and count its results unless they are views."""
         result = func(*args, **(kwargs or {}))
-        self.operations += 1
-        if is_view(func):
-            return result
-        for value in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(value, Tensor):
-                self.bytes += value.numel() * value.element_size()
+        if not is_view(func):
+            for value in result if isinstance(result, tuple | list) else (result,):
+                if isinstance(value, Tensor):
+                    self.bytes += value.numel() * value.element_size()
         return result
-
-
-def trace_pays(
-    work: ForwardWork, *, batches: int, scale: float, shapes: int, points: int, device: torch.device
-) -> tuple[bool, str]:
-    """Predict whether tracing saves more than it costs over `PRODUCTS` products at each point; also as text.
-
-    Parameters
-    ----------
-    work : ForwardWork
-        Work of the forward pass of one batch.
-    batches : int
-        Number of batches.
-    scale : float
-        Number of samples in all batches relative to this one.
-    shapes : int
-        Number of distinct batch shapes, each of which is traced separately.
-    points : int
-        Number of points, with this number of products each.
-    device : torch.device
-    """
-    by_operation, by_byte, by_flop = SAVED_SECONDS["cuda" if device.type == "cuda" else "cpu"]
-    product = batches * work.operations * by_operation + scale * (work.bytes * by_byte + work.flops * by_flop)
-    products = PRODUCTS * points
-    cost, saving = shapes * work.operations * TRACE_SECONDS, products * product
-    words = f"predicted {cost:.2g} s for tracing, {saving:.2g} s saved in {products} products"
-    return saving > cost, f"a trace {'pays off' if saving > cost else 'does not pay off'}: {words}"

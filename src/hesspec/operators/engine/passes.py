@@ -19,12 +19,13 @@ from hesspec.backend.bars import phase
 from hesspec.backend.memory import is_out_of_memory
 from hesspec.errors import InputError
 from hesspec.operators.data.structures import map_tensors, tensors_of
-from hesspec.operators.engine.budget import PassBytes, count_work, saved_bytes, trace_pays
+from hesspec.operators.engine.budget import PassBytes, saved_bytes
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.graph.quiet import quiet_tracer
 from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.surrogate import NOT_OF_THE_LOSS
+from hesspec.operators.engine.trace_cost import count_work, trace_pays
 from hesspec.operators.engine.verification import AGREE, Verdict, verify
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.model.module import ModuleState, conversions_refused

@@ -16,6 +16,7 @@ from torch._guards import detect_fake_mode
 from torch.overrides import TorchFunctionMode
 
 from hesspec.operators.model.margin_form import LINEAR_FROM, margin_losses
+from hesspec.operators.model.normalisation import NORMALISATIONS
 
 __all__ = ["SUBSTITUTES", "Substitutes", "cross_entropy"]
 
@@ -423,6 +424,7 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         torch.sinc: sinc,
         torch.special.sinc: sinc,
         torch.Tensor.sinc: sinc,
+        **NORMALISATIONS,
         **{function: _unfused(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
     }
 )

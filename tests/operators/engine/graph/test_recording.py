@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from hesspec.operators.engine.graph import fakes as fake_results
 from hesspec.operators.engine.graph.fakes import FakeResults
 from hesspec.operators.engine.graph.quiet import quiet_tracer
-from hesspec.operators.engine.graph.recording import QUICK, UnsoundTraceError, _is_query, aten, record
+from hesspec.operators.engine.graph.recording import QUICK, UnsoundTraceError, aten, is_query, record
 from hesspec.operators.engine.graph.tracing import Group, trace_linear
 from hesspec.operators.model.ambient import differentiable_kernels
 
@@ -62,7 +62,7 @@ def described(graph):
         (node.op, node.target if node.op == "call_function" else "", fx.map_arg(node.args, numbers.get), node.kwargs)
         + ((form(node.meta["val"]),) if node.op == "call_function" else ())
         for node in graph.nodes
-        if not (node.op == "call_function" and node.target is not operator.getitem and _is_query(node.target))
+        if not (node.op == "call_function" and node.target is not operator.getitem and is_query(node.target))
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-__all__ = ["FakeResults"]
+__all__ = ["FakeResults", "form_of"]
 
 aten: Any = torch.ops.aten
 
@@ -68,7 +68,7 @@ class FakeResults:
     def of(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the result of an operation."""
         views = _views(func)
-        key = _key(func, args, kwargs) if views is not None else None
+        key = form_of(func, args, kwargs) if views is not None else None
         if key is None:
             return func(*args, **kwargs)
         base = args[0].untyped_storage() if views else None
@@ -113,7 +113,7 @@ def _views(func: Any) -> bool | None:
     return True if single and shared == whole and not schema.is_mutable else None
 
 
-def _key(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable | None:
+def form_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable | None:
     """Return what the form of an operation's result depends on; None if that is more than the forms of arguments."""
     try:
         if args and isinstance(args[0], Tensor) and _views(func) and args[0]._is_zerotensor():  # noqa: SLF001

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, autograd_would_have_
 
 from hesspec.operators.engine.graph.fakes import FakeResults
 
-__all__ = ["UnsoundTraceError", "record"]
+__all__ = ["UnsoundTraceError", "is_query", "record"]
 
 aten: Any = torch.ops.aten
 
@@ -116,7 +116,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise UnsoundTraceError(
                 f"{func} runs other functions, any of which writes into one of its arguments, or may"
             )
-        if _is_query(func):
+        if is_query(func):
             quick = QUICK.get(func)
             of_fakes = quick is not None and all(type(value) is FakeTensor for value in args)
             return quick(*args) if quick is not None and of_fakes else func(*args, **kwargs)
@@ -212,7 +212,7 @@ def _is_composite(func: Any) -> bool:
 
 
 @functools.cache
-def _is_query(func: Any) -> bool:
+def is_query(func: Any) -> bool:
     """Whether an operation only says something about tensors, such as whether they have one shape."""
     schema = func._schema  # noqa: SLF001 - the operator's declaration
     results = [str(result.type) for result in schema.returns]
