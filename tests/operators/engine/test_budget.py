@@ -1,9 +1,11 @@
 """What passes cost, predicted: which operations are random, and what a trace takes."""
 
+import weakref
+
 import pytest
 import torch
 
-from hesspec.operators.engine.budget import RandomOperationError, count_work, draws
+from hesspec.operators.engine.budget import RandomOperationError, count_work, draws, saved_bytes
 
 aten = torch.ops.aten
 X = torch.zeros(1, 1, 2, 2)
@@ -33,3 +35,16 @@ def test_operations_that_draw_with_these_arguments(target, args, kwargs, random)
 def test_a_forward_pass_that_draws_has_no_work_to_count():
     with pytest.raises(RandomOperationError, match="bernoulli"):
         count_work(lambda: torch.bernoulli(torch.full((3,), 0.5)))
+
+
+def test_graphs_whose_bytes_were_counted_are_freed():
+    """The derivative of tanh is computed from its result, which a graph must not hold itself."""
+    x, results = torch.ones(4, requires_grad=True), []
+
+    def build():
+        y = torch.tanh(x)
+        results.append(weakref.ref(y))
+        return torch.autograd.grad(y.sum(), x, create_graph=True)
+
+    assert saved_bytes(build, [x]) >= 4 * x.itemsize
+    assert results[0]() is None
