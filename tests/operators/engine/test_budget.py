@@ -1,9 +1,11 @@
 """Which operations are random."""
 
+import weakref
+
 import pytest
 import torch
 
-from hesspec.operators.engine.budget import RandomOperationError, draws
+from hesspec.operators.engine.budget import RandomOperationError, draws, saved_bytes
 from hesspec.operators.engine.trace_cost import count_work
 
 aten = torch.ops.aten
@@ -34,3 +36,16 @@ def test_operations_that_draw_with_these_arguments(target, args, kwargs, random)
 def test_a_forward_pass_that_draws_has_no_work_to_count():
     with pytest.raises(RandomOperationError, match="bernoulli"):
         count_work(lambda: torch.bernoulli(torch.full((3,), 0.5)))
+
+
+def test_graphs_whose_bytes_were_counted_are_freed():
+    """The derivative of tanh is computed from its result, which a graph must not hold itself."""
+    x, results = torch.ones(4, requires_grad=True), []
+
+    def build():
+        y = torch.tanh(x)
+        results.append(weakref.ref(y))
+        return torch.autograd.grad(y.sum(), x, create_graph=True)
+
+    assert saved_bytes(build, [x]) >= 4 * x.itemsize
+    assert results[0]() is None

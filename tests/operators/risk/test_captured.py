@@ -568,3 +568,20 @@ def test_outputs_may_be_any_object_with_tensors():
     g = whole(hesspec.GaussNewton(model, lambda out, y: F.cross_entropy(out.loc, y), [(x, y)]))
     expected = gauss_newton_of(model, lambda: model.body(x), lambda f: F.cross_entropy(f, y))
     torch.testing.assert_close(g, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_loss_of_the_outputs_that_also_calls_a_loss_of_log_probabilities_has_their_g():
+    """Distillation: nothing of it is only a function of the log-probabilities."""
+    model, ((x, y),) = Body().body.double(), data(6)
+    told = torch.full((6, 3), 1 / 3, dtype=torch.float64)
+
+    def loss(logits, labels):
+        return F.cross_entropy(logits, labels) + F.kl_div(logits.log_softmax(1), told, reduction="batchmean")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        operator = hesspec.GaussNewton(model, loss, [(x, y)])
+        found = whole(operator)
+    torch.testing.assert_close(
+        found, gauss_newton_of(model, lambda: model(x), lambda f: loss(f, y)), rtol=1e-9, atol=1e-11
+    )

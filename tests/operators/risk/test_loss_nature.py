@@ -340,7 +340,72 @@ def two_denominators(out, y):
     return F.cross_entropy(out, y) + out.square().mean()
 
 
+def ranking(out, y):
+    """A surrogate of the area under the curve: a mean over pairs of samples of two classes."""
+    score = out[:, 0]
+    return F.softplus(score[y == 0][None] - score[y == 1][:, None]).mean()
+
+
+def concordance(out, y):
+    out, y = out[:, 0], y[:, 0]
+    covariance = ((out - out.mean()) * (y - y.mean())).mean()
+    return 1 - 2 * covariance / (out.var(correction=0) + y.var(correction=0) + (out.mean() - y.mean()) ** 2)
+
+
+def correlation(out, y):
+    return 1 - torch.corrcoef(torch.stack([out[:, 0], y[:, 0]]))[0, 1]
+
+
+def explained(out, y):
+    return (out - y).square().sum() / (y - y.mean(0)).square().sum()
+
+
+def hardest(out, y):
+    """The triplet loss of the hardest samples of a batch."""
+    apart = (out[:, None] - out[None]).square().sum(-1)
+    alike = y[:, None] == y[None]
+    return F.softplus((apart * alike).amax(1) - apart.masked_fill(alike, 1e9).amin(1)).mean()
+
+
+def balanced(out, y):
+    """Class weights of the batch's own frequencies."""
+    return F.cross_entropy(out, y, weight=len(y) / torch.bincount(y, minlength=3).clamp(min=1).double())
+
+
+def soft_f1(out, y):
+    p = out.softmax(1)[:, 1]
+    hit = (p * (y == 1)).sum()
+    return 1 - 2 * hit / (p.sum() + (y == 1).sum())
+
+
+def scatter(out, y):
+    """Variance and covariance terms of the batch, as in VICReg."""
+    out = out - out.mean(0)
+    covariance = out.T @ out / (len(out) - 1)
+    return (out + y).square().mean() + F.softplus(1 - covariance.diagonal().sqrt()).mean() + covariance.square().mean()
+
+
+def discrepancy(out, y):
+    """Maximum mean discrepancy."""
+    kernel = lambda a, b: torch.exp(-(a[:, None] - b[None]).square().sum(-1)).mean()  # noqa: E731
+    return kernel(out, out) - 2 * kernel(out, y) + kernel(y, y)
+
+
+def logarithm(out, y):
+    return (out - y).square().mean().log()
+
+
 COUPLED = {
+    "ranking": (ranking, lambda *sizes: [y % 2 for y in classes(*sizes)]),
+    "concordance": (concordance, numbers),
+    "correlation": (correlation, numbers),
+    "explained variance": (explained, numbers),
+    "hardest triplets": (hardest, classes),
+    "balanced classes": (balanced, classes),
+    "F1": (soft_f1, classes),
+    "scatter": (scatter, numbers),
+    "discrepancy": (discrepancy, numbers),
+    "logarithm of a mean": (logarithm, numbers),
     "root of a mean": (root, numbers),
     "contrastive": (contrastive, numbers),
     "overlap": (dice, lambda *sizes: [y.sigmoid().round() for y in numbers(*sizes)]),
@@ -348,8 +413,11 @@ COUPLED = {
     "means over different terms": (two_denominators, lambda *sizes: classes(*sizes, ignored=[5] * len(sizes))),
 }
 
+# Those whose products take more memory than a mean over samples that is cut.
+LARGE = ["root of a mean", "contrastive", "overlap", "survival", "means over different terms"]
 
-@pytest.mark.parametrize("name", COUPLED)
+
+@pytest.mark.parametrize("name", LARGE)
 def test_one_batch_of_a_loss_that_couples_samples_is_measured_whole(name):
     loss, targets = COUPLED[name]
     model, (x,), (y,) = network(), points(40), targets(40)
@@ -374,8 +442,21 @@ def test_several_batches_of_such_a_loss_are_weighted_by_samples_and_said_to_be(n
     with pytest.warns(UserWarning, match="neither a mean over samples.*weighted by their numbers of samples") as caught:
         operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)))
     assert len(caught) == 1
+    for batch in operator._risk.batches:
+        assert batch.indivisible == "the losses of its parts do not add up to its loss"
+        assert operator._risk.batches.split(batch, 4) == [batch]
     parts = [hessian_of(model, lambda x=x, y=y: loss(model(x), y)) for x, y in zip(xs, ys, strict=True)]
     torch.testing.assert_close(whole(operator), (20 * parts[0] + 12 * parts[1]) / 32, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("of_class", [4, 5, 6])
+def test_class_weights_of_the_batch_itself_are_none_of_the_loss(of_class):
+    """The loss adds up over parts that separate a class from all others, as by their first five samples it may be."""
+    y = torch.tensor([0] * of_class + [1, 2, 2] * 5)[:16]
+    model, xs = network(), points(16, 12)
+    with pytest.warns(UserWarning, match="neither a mean over samples"):
+        operator = hesspec.Hessian(model, balanced, list(zip(xs, [y, *classes(12)], strict=True)))
+    assert operator._risk.batches.indivisible
 
 
 def test_terms_say_how_batches_of_such_a_loss_are_weighted():

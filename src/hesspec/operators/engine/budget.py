@@ -173,7 +173,8 @@ def _seen_by_hooks(build: Callable[[], Any], beside: Iterable[Tensor]) -> int:
         storage = _storage_of(tensor)
         if storage is not None:
             found[reference(storage)] = storage.nbytes()
-        return tensor
+        # A graph that held its own results would never be freed.
+        return tensor.detach()
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         graphs = build()  # noqa: F841 - kept alive until everything is counted

@@ -68,6 +68,8 @@ class JacobianPasses(Passes):
             predict, loss = self.risk.functions(fixed, inputs, targets)
             logits = _logits(loss, predict(theta))
             shape, dtype, device = tuple(logits.shape), logits.dtype, logits.device
+            # Nothing may be held that was computed here.
+            del logits
         cotangent = torch.empty(shape, dtype=dtype, device=device)
         return [*values, cotangent], [Group(len(values), 1), Group(1, len(values)), Group(0, 1)]
 

@@ -21,6 +21,7 @@ from hesspec.errors import InputError
 from hesspec.operators.data.structures import map_tensors, tensors_of
 from hesspec.operators.engine.budget import PassBytes, saved_bytes
 from hesspec.operators.engine.differences import Differences
+from hesspec.operators.engine.graph.kept import traces_dropped
 from hesspec.operators.engine.graph.quiet import quiet_tracer
 from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 from hesspec.operators.engine.graph_cache import GraphCache
@@ -28,7 +29,7 @@ from hesspec.operators.engine.surrogate import NOT_OF_THE_LOSS
 from hesspec.operators.engine.trace_cost import count_work, trace_pays
 from hesspec.operators.engine.verification import AGREE, Verdict, verify
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
-from hesspec.operators.model.module import ModuleState, conversions_refused
+from hesspec.operators.model.module import conversions_refused
 from hesspec.operators.model.plain import PlainModel
 from hesspec.operators.risk.batches import Batch
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk, Named, OutputLoss, Predict
@@ -402,18 +403,13 @@ class Passes(ABC):
             theta = dict(zip(names, arguments[:p], strict=True))
             fixed = dict(zip(fixed_names, arguments[p : p + q], strict=True))
             predict, loss = risk.functions(fixed, *structure.fill(arguments[p + q : p + q + b]))
-            with differentiable_kernels():
+            with called, differentiable_kernels():
                 products = self._products(predict, loss, theta, arguments[p + q + b :])
                 return (loss(predict(theta), theta), *products)
 
         tangents, groups = self._tangents(batch)
-        state = ModuleState(risk.model)
-        try:
-            with conversions_refused():
-                return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
-        finally:
-            # Values that the forward pass stores in the model belong to the trace.
-            state.restore()
+        with traces_dropped(risk.model, risk.holders) as called, conversions_refused():
+            return trace_linear(function, self._constants(batch), tangents, groups, len(self._fixed))
 
     def _retain(self, batch: Batch) -> PrimalPass:
         theta = self.risk.leaves()
@@ -490,10 +486,11 @@ class Passes(ABC):
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         given = self.risk.leaves(), self.risk.fixed, batch.inputs, batch.targets
         stand_ins = map_tensors(mode.from_tensor, given)
-        # Values that the forward pass stores in the model are fake, too.
-        state = ModuleState(self.risk.model)
-        try:
-            with quiet_tracer(), conversions_refused(), mode:
-                yield stand_ins
-        finally:
-            state.restore()
+        with (
+            traces_dropped(self.risk.model, self.risk.holders) as called,
+            quiet_tracer(),
+            conversions_refused(),
+            mode,
+            called,
+        ):
+            yield stand_ins

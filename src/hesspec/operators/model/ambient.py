@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from hesspec.backend.arithmetic import full_float32, is_full_float32
+from hesspec.operators.model.control_flow import python_control_flow
 from hesspec.operators.model.layouts import IN_ANY_LAYOUT
 from hesspec.operators.model.substitutes import Substitutes
 
@@ -54,6 +55,7 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
     the curvature. Functions wrapped by `torch.compile` run eagerly, as compiled ones have no second derivative.
     Activation checkpointing calls the wrapped function directly, as its reentrant form does not work with
     `torch.autograd.grad` and neither form works with the transforms of `torch.func`.
+    Control flow operators run as Python control flow (`hesspec.operators.model.control_flow`).
     Normalisation has gradients that are right in every memory layout (`hesspec.operators.model.layouts`).
 
     Parameters
@@ -66,6 +68,7 @@ def neutral_modes(seen: AutocastSeen | None = None) -> Iterator[None]:
         stack.enter_context(_autocast_off(seen))
         stack.enter_context(_unchecked())
         stack.enter_context(_eager())
+        stack.enter_context(python_control_flow())
         stack.enter_context(Substitutes(IN_ANY_LAYOUT))
         yield
 

@@ -6,7 +6,7 @@ import copy
 import logging
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from unittest import mock
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
+from hesspec.operators.model.kept import Holder
 
 __all__ = [
     "ModuleState",
@@ -197,9 +199,12 @@ class ModuleState:
     Parameters
     ----------
     module : torch.nn.Module
+    holders : sequence of Holder, optional
+        What else keeps tensors of a pass, and is restored.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, holders: Sequence[Holder] = ()) -> None:
+        self._holders = holders
         self._saved = [(part, {name: _Kept(value) for name, value in vars(part).items()}) for part in module.modules()]
 
     def changed(self) -> list[tuple[nn.Module, str]]:
@@ -212,7 +217,9 @@ class ModuleState:
         return found
 
     def restore(self) -> None:
-        """Restore all attributes."""
+        """Restore all attributes, and what else keeps tensors."""
+        for holder in self._holders:
+            holder.restore()
         for part, name in self.changed():
             saved = next(saved for other, saved in self._saved if other is part)
             if name not in saved:

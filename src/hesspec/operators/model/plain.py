@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from hesspec.operators.data.structures import map_tensors
 from hesspec.operators.model.ambient import neutral_modes, preserved_randomness
+from hesspec.operators.model.kept import Holder
 from hesspec.operators.model.module import ModuleState, conversions_undone, without_user_hooks
 
 __all__ = ["PlainModel", "accumulators_are_held"]
@@ -87,6 +88,8 @@ class PlainModel:
         Whether hooks that are not PyTorch's own are removed meanwhile.
     moved : collection of Tensor
         Those of `fixed` that the forward pass writes into; they are restored before each pass, as are attributes.
+    holders : sequence of Holder
+        What keeps tensors of a pass elsewhere than in the module; restored before each pass, and on exit.
     detaches : bool
         Whether the forward pass or the loss detaches something, which `Differences` then holds constant.
     """
@@ -101,9 +104,10 @@ class PlainModel:
         double: bool,
         observers: bool,
         moved: Collection[Tensor],
+        holders: Sequence[Holder],
         detaches: bool,
     ) -> None:
-        self._moved, self.detaches = list(moved), detaches
+        self._moved, self._holders, self.detaches = list(moved), holders, detaches
         self.module, self.loss_fn = module, loss_fn
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
         self.double = double and not accumulators_are_held([*self._selected, *self._fixed])
@@ -125,7 +129,8 @@ class PlainModel:
         """
         everything = [*self._selected, *self._fixed]
         before = [(tensor, tensor.data, tensor.requires_grad, tensor.grad) for tensor in everything if tensor.is_leaf]
-        self._states = [ModuleState(part) for part in (self.module, self.loss_fn) if isinstance(part, nn.Module)]
+        parts = [part for part in (self.module, self.loss_fn) if isinstance(part, nn.Module)]
+        self._states = [ModuleState(part, self._holders) for part in parts]
         with ExitStack() as stack:
             stack.enter_context(preserved_randomness())
             stack.enter_context(neutral_modes())

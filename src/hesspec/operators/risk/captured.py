@@ -206,6 +206,9 @@ def find_capture(predict: Predict, loss: OutputLoss, theta: Named) -> Capture | 
             if isinstance(given, Tensor) and given.requires_grad:
                 words.append(f"{name} of {call.name}, {describe(given)}")
                 arguments[call.function] = tuple(dict.fromkeys((*arguments.get(call.function, ()), name)))
+    if not arguments:
+        # All that these functions are given depends on outputs that the loss depends on in other ways, too.
+        return None
     logits = frozenset(again.calls[number].function for number in again.logits if number in reached)
     return Capture(arguments, logits, free, ", ".join(words))
 

@@ -7,7 +7,7 @@ import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, cast
 
 import torch
@@ -19,6 +19,7 @@ from hesspec.backend.ranks import Ranks
 from hesspec.errors import NonFiniteError
 from hesspec.operators.data.items import arguments
 from hesspec.operators.model.ambient import differentiable_kernels, neutral_modes, preserved_randomness
+from hesspec.operators.model.kept import Holder, Results
 from hesspec.operators.model.module import ModuleState, holders, private_copy, reparametrised, settings, unwrapped
 from hesspec.operators.model.plain import PlainModel
 from hesspec.operators.risk.batches import Batch, Batches
@@ -108,8 +109,12 @@ class EmpiricalRisk:
         self.settings = settings(self.module)
         self.capture: Capture | None = None
         self._state: ModuleState | None = None
+        self.holders: list[Holder] = []
         self._inspection: Inspection | None = None
         check_share(data, self.ranks)
+        results = Results()
+        self._watched: AbstractContextManager[object] = results
+        self.loss.watched = results
         self.batches = Batches(
             data,
             self.loss,
@@ -120,6 +125,8 @@ class EmpiricalRisk:
             forward=self._first_outputs,
             whole=OF_THE_BATCH if batch_statistics else "",
         )
+        self.holders = Holder.of(results.alive())
+        self._watched = self.loss.watched = nullcontext()
         check_cut(data, self.batches.indivisible, self.ranks)
 
     def _closed(self, module: nn.Module) -> nn.Module:
@@ -134,8 +141,9 @@ class EmpiricalRisk:
         differentiated = torch.is_grad_enabled()
         named = {name: value.detach().clone().requires_grad_(differentiated) for name, value in self.leaves().items()}
         try:
-            with preserved_randomness(), neutral_modes():
-                return self.outputs({name: value.clone() for name, value in self.fixed.items()}, inputs, named)
+            fixed = {name: value.clone() for name, value in self.fixed.items()}
+            with preserved_randomness(), neutral_modes(), self._watched:
+                return self.outputs(fixed, inputs, named)
         finally:
             state.restore()
 
@@ -190,8 +198,8 @@ class EmpiricalRisk:
         if self._inspection is None:
             batch = next(iter(self.batches))
             self._inspection = inspect_model(self, few_samples(self.batches, batch)[0])
-            if self._inspection.volatile:
-                self._state = ModuleState(self.model)
+            if self._inspection.volatile or self.holders:
+                self._state = ModuleState(self.model, self.holders)
         return self._inspection
 
     def functions(self, fixed: Named, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
@@ -207,7 +215,14 @@ class EmpiricalRisk:
                     self._state.restore()
 
         reaches = self.inspection.reaches
-        return self._split(predict, OutputLoss(self.loss, targets, self._around if reaches else None, reaches=reaches))
+        loss = OutputLoss(
+            self.loss, targets, self._around if reaches else None, reaches=reaches, after=self._restore_holders
+        )
+        return self._split(predict, loss)
+
+    def _restore_holders(self) -> None:
+        for holder in self.holders:
+            holder.restore()
 
     def in_place(self, plain: PlainModel, inputs: Any, targets: Any) -> tuple[Predict, OutputLoss]:
         """Return the same functions for the user's own module, at its current parameters within `plain`."""
@@ -216,7 +231,8 @@ class EmpiricalRisk:
             args, kwargs = self._arguments(self._own(inputs))
             return plain(*args, **kwargs)
 
-        return self._split(predict, OutputLoss(self.loss, targets, reaches=self.inspection.reaches))
+        reaches = self.inspection.reaches
+        return self._split(predict, OutputLoss(self.loss, targets, reaches=reaches, after=self._restore_holders))
 
     def _split(self, predict: Predict, loss: OutputLoss) -> tuple[Predict, OutputLoss]:
         """Return the functions for the Gauss-Newton matrix, those of the captured tensors if there are any."""
@@ -287,6 +303,7 @@ class EmpiricalRisk:
             double=double,
             observers=found.observers,
             moved=[named_fixed[name] for name in found.moved],
+            holders=self.holders,
             detaches=found.detaches,
         )
 

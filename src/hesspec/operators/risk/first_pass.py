@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hesspec.backend.memory import is_out_of_memory
-from hesspec.operators.data.structures import describe, map_tensors, named_tensors, rows_of, tensors_of
+from hesspec.operators.data.structures import describe, flatten, map_tensors, named_tensors, rows_of, tensors_of
+from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.loss_calls import ELEMENTWISE as ELEMENTWISE_FUNCTIONS
 from hesspec.operators.risk.loss_calls import LossCall, LossCalls
 from hesspec.operators.risk.losses import ELEMENTWISE, Loss
@@ -33,13 +34,13 @@ class Evaluation:
     ----------
     value : float
     outputs
-        Outputs of the model.
+        Outputs of the model, as the loss received them.
     calls : list of LossCall
         Calls of loss functions, in the model and in the loss.
     ranges : list of ClassRange
         Valid classes, inferred from these calls.
-    changes_inputs, changes_targets : bool
-        Whether the model works in place on its inputs, and the loss on its targets.
+    changes_inputs, changes_targets, changes_outputs : bool
+        Whether the model works in place on its inputs, and the loss on its targets and on the model's outputs.
     """
 
     value: float
@@ -48,6 +49,7 @@ class Evaluation:
     ranges: list[ClassRange]
     changes_inputs: bool
     changes_targets: bool
+    changes_outputs: bool
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,14 @@ def _evaluate(index: int, batch: tuple[Any, Any], forward: Forward, loss: Loss) 
         ranges = _check_module(index, loss, outputs, targets)
         for allowed in ranges:
             allowed.check(index, named)
-        before = _versions(targets)
+        before, given = _versions(targets), _Given(outputs, targets)
         seen = f"The model returned {describe(outputs)}, and the targets are {describe(targets)}."
         try:
             with warnings.catch_warnings():
                 # Warnings about broadcasting, which is rejected below.
                 warnings.filterwarnings("ignore", message="Using a target size")
-                value = loss(outputs, targets)
+                with preserved_randomness():
+                    value = loss(outputs, targets)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -154,6 +157,17 @@ def _evaluate(index: int, batch: tuple[Any, Any], forward: Forward, loss: Loss) 
             raise ValueError(f"Batch {index}: {words} {seen}{_advice(loss, outputs, targets)}") from error
     for call in recorder.calls:
         _check_broadcast(index, call)
+    changes_outputs = given.changed
+    if changes_outputs:
+        outputs = given.outputs()
+        with preserved_randomness():
+            again = loss(given.outputs(), given.targets)
+        if not torch.allclose(again, value, equal_nan=True):
+            raise ValueError(
+                f"Batch {index}: the loss changes outputs of the model in place that share memory with other outputs, "
+                f"so that it is {float(value):.6g}, and {float(again):.6g} for copies of them. Let it change a copy: "
+                "outputs = outputs.clone()."
+            )
     return Evaluation(
         float(value.detach().double()),
         outputs,
@@ -161,11 +175,43 @@ def _evaluate(index: int, batch: tuple[Any, Any], forward: Forward, loss: Loss) 
         [*ranges, *_ranges_of(recorder.calls, named)],
         changes_inputs,
         _versions(targets) != before,
+        changes_outputs,
     )
 
 
 def _versions(structure: Any) -> list[int]:
-    return [tensor._version for tensor in tensors_of(structure)]  # noqa: SLF001 - the only trace of in-place work
+    # Tensors that were made in inference mode have none.
+    found = [tensor for tensor in tensors_of(structure) if not tensor.is_inference()]
+    return [tensor._version for tensor in found]  # noqa: SLF001 - the only trace of in-place work
+
+
+class _Given:
+    """What a loss is called with, to see whether it changes outputs in place."""
+
+    def __init__(self, outputs: Any, targets: Any) -> None:
+        self._outputs, self.targets = outputs, copied(targets)
+        self._tensors, self._rest = flatten(outputs)
+        self._versions = _versions(self._tensors)
+        self._kept = [tensor.clone() for tensor in self._tensors]
+
+    @property
+    def changed(self) -> bool:
+        """Whether outputs are missing, or have other values; `Tensor.data` changes values without a trace."""
+        now = named_tensors(self._outputs, "")
+        # Objects may hold more of them, such as what a distribution computes and keeps.
+        if _versions(self._tensors) != self._versions or any(path not in now for path in self._rest.paths):
+            return True
+        return not all(_equal(now[path], kept) for path, kept in zip(self._rest.paths, self._kept, strict=True))
+
+    def outputs(self) -> Any:
+        """Return copies of the outputs as they were."""
+        return self._rest.fill([tensor.clone() for tensor in self._kept])
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.layout != torch.strided or one.is_nested:
+        return True
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _words(error: Exception) -> str:

@@ -87,7 +87,7 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
         If the two passes differ, a pass changes parameters, or there is no gradient.
     """
     found = Inspection()
-    state = ModuleState(risk.model)
+    state = ModuleState(risk.model, risk.holders)
     with preserved_randomness(), neutral_modes():
         try:
             # The second pass starts from the buffers, attributes and generators as the first one left them.

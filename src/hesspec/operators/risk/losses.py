@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -116,6 +117,10 @@ class Loss:
         """Whether it is treated as a loss of logits although its outputs are log-probabilities; see `look_at`."""
         self.changes_targets = False
         """Whether the loss function modifies targets in place, so that it receives copies."""
+        self.changes_outputs = False
+        """Whether it modifies outputs of the model in place (`logits /= temperature`), so that it receives copies."""
+        self.watched: AbstractContextManager[object] = nullcontext()
+        """Context manager in which it is called."""
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
         """Evaluate the loss of one batch, a scalar tensor.
@@ -133,7 +138,11 @@ class Loss:
             loss = taken
         else:
             targets = map_tensors(Tensor.clone, targets) if self.changes_targets else targets
-            loss = self.function(taken, targets)
+            # Products need the outputs themselves, too, and their derivatives are with respect to leaves, which PyTorch
+            # does not let a function write into.
+            taken = map_tensors(Tensor.clone, taken) if self.changes_outputs else taken
+            with self.watched:
+                loss = self.function(taken, targets)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             raise ValueError(
                 f"The loss function returned {_returned(loss)}; it must return a scalar tensor, the batch's mean."

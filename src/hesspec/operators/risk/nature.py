@@ -261,6 +261,7 @@ class Nature:
         found = evaluate(index, part.inputs, part.targets, forward, self._loss)
         self.changes_inputs |= found.changes_inputs
         self._loss.changes_targets |= found.changes_targets
+        self._loss.changes_outputs |= found.changes_outputs
         self.ranges = list(dict.fromkeys([*self.ranges, *found.ranges]))
         return found
 

@@ -36,6 +36,8 @@ class OutputLoss:
         other than through the outputs, such as a penalty on the weights.
     reaches : bool, optional
         Whether the loss depends on the parameters in this way.
+    after : callable, optional
+        Called after each evaluation.
     """
 
     def __init__(
@@ -45,13 +47,18 @@ class OutputLoss:
         around: Callable[[Named], AbstractContextManager[None]] | None = None,
         *,
         reaches: bool = False,
+        after: Callable[[], None] = lambda: None,
     ) -> None:
+        self._after = after
         self._loss, self._targets, self._around, self.reaches = loss, targets, around, reaches
 
     def __call__(self, outputs: Any, named: Named) -> Tensor:
         """Evaluate the loss at these outputs, and at these parameters if it depends on them directly; a scalar."""
-        with nullcontext() if self._around is None else self._around(named):
-            return self._loss(outputs, self._targets)
+        try:
+            with nullcontext() if self._around is None else self._around(named):
+                return self._loss(outputs, self._targets)
+        finally:
+            self._after()
 
     def taken(self, outputs: Any) -> Any:
         """Return the part of the model's outputs that the loss function receives."""

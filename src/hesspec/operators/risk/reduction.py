@@ -279,7 +279,11 @@ def _compared(
     values = [math.nan if one is None else one[0] for one in evaluated]
     scale = sum(abs(value) for value in values if math.isfinite(value))
     numbers = {each: [each.of(loss, part.inputs, part.targets, part.samples) for part in parts] for each in terms}
-    off = {each: _off(each, values, number) for each, number in numbers.items()}
+    calls = [one[1] for one in evaluated if one is not None]
+    off = {
+        each: _off(each, values, number) if all(_has_weights(each, of_part) for of_part in calls) else math.inf
+        for each, number in numbers.items()
+    }
     noise = ROUNDINGS * _rounding(whole) * scale
     if min(off.values()) > noise:
         # Rounding of the outputs may exceed that of the loss, if the loss is a small difference of them.
@@ -298,6 +302,14 @@ def _compared(
         f"other {counts[2]}"
     )
     return Finding(fits, frozenset(each for each in fits if off[each] <= noise), backed, words, cut=True)
+
+
+def _has_weights(terms: Terms, calls: Sequence[LossCall]) -> bool:
+    """Whether class weights, if the terms are those, are the same in these calls, and not computed from the batch."""
+    given = (call.given.get("weight") for call in calls)
+    return terms.kind != "weights" or any(
+        isinstance(weight, Tensor) and tuple(weight.double().flatten().tolist()) == terms.weights for weight in given
+    )
 
 
 def _off(terms: Terms, values: Sequence[float], numbers: Sequence[float]) -> float:
