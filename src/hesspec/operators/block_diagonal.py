@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hesspec.backend.algebra import Composable, SymmetricOperator, check_operator
 from hesspec.operators.base import CurvatureOperator
-from hesspec.operators.engine.verification import AGREE
+from hesspec.operators.engine.reference import AGREE
 from hesspec.operators.engine.within import BlockEntries
 from hesspec.operators.sum_over_batches import SumOverBatches
 

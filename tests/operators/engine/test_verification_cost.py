@@ -9,7 +9,8 @@ from torch import nn
 import hesspec
 from hesspec.operators.engine.differences import length, settled
 from hesspec.operators.engine.matrix_passes import MatrixPasses
-from hesspec.operators.engine.verification import GROWN, LIKELY, TELLS
+from hesspec.operators.engine.reference import LIKELY
+from hesspec.operators.engine.verification import GROWN, TELLS
 from hesspec.operators.model.module import ModuleState
 
 

@@ -25,9 +25,10 @@ from hesspec.operators.engine.graph.kept import traces_dropped
 from hesspec.operators.engine.graph.quiet import quiet_tracer
 from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 from hesspec.operators.engine.graph_cache import GraphCache
+from hesspec.operators.engine.reference import AGREE
 from hesspec.operators.engine.surrogate import NOT_OF_THE_LOSS
 from hesspec.operators.engine.trace_cost import count_work, trace_pays
-from hesspec.operators.engine.verification import AGREE, Verdict, verify
+from hesspec.operators.engine.verification import Verdict, verify
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.model.module import conversions_refused
 from hesspec.operators.model.plain import PlainModel

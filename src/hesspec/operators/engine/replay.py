@@ -57,8 +57,9 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)
-        self._pool: tuple[Any, ...] = ()
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool: Any = None
 
     def timed(self, call: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], float]:
         """Return the results of a call, and the share of its time that the host took to start it."""
@@ -76,12 +77,12 @@ class CudaGraphs:
         # Not `torch.cuda.graph`, which gives all free memory back to the driver for each of many batches. Other threads
         # may use the device meanwhile.
         with torch.cuda.stream(self._stream):
-            graph.capture_begin(*self._pool, capture_error_mode="thread_local")
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 call()
             finally:
                 graph.capture_end()
-        self._pool = (graph.pool(),)
+        self._pool = graph.pool()
         return graph.replay
 
 

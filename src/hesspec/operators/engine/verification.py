@@ -21,23 +21,30 @@ from torch import Tensor
 from hesspec.backend.bars import phase
 from hesspec.backend.memory import is_out_of_memory
 from hesspec.errors import InputError
-from hesspec.operators.engine.differences import DISPLACEMENTS, Differences, Settled, length, settled
-from hesspec.operators.engine.surrogate import (
-    HOOKED,
-    NOT_OF_THE_LOSS,
-    TensorHooks,
-    double_backward_meant,
-    mismatch,
+from hesspec.operators.engine.differences import DISPLACEMENTS, Differences, length
+from hesspec.operators.engine.reference import (
+    AGREE,
+    LIKELY,
+    Deviation,
+    Product,
+    Truth,
+    largest,
+    minus,
+    plain_product,
+    settled_product,
+    truth_of,
 )
-from hesspec.operators.model.ambient import differentiable_kernels
+from hesspec.operators.engine.surrogate import (
+    NOT_OF_THE_LOSS,
+)
 from hesspec.operators.risk.batches import Batch
-from hesspec.operators.risk.empirical_risk import EmpiricalRisk, Named
+from hesspec.operators.risk.empirical_risk import EmpiricalRisk
 from hesspec.operators.risk.inspection import few_samples
 
 if TYPE_CHECKING:
     from hesspec.operators.engine.passes import Passes
 
-__all__ = ["AGREE", "SETTLES", "VERIFICATION_BYTES", "Verdict", "verify"]
+__all__ = ["SETTLES", "VERIFICATION_BYTES", "Verdict", "verify"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +57,10 @@ VERIFICATION_BYTES = 10 * 8
 NEARBY = 1e-3
 # Parameters of a smaller norm are verified at random ones of norm 1.
 NEARLY_ZERO = 1e-6
-# Relative error up to which products agree with the reference. Rounding in float32 gives 1e-7 to 1e-6 for networks of
-# ordinary size; the faults that verification is meant to find give 1e-3 and more.
-AGREE = {torch.float32: 1e-5, torch.float64: 1e-7}
 # Sums over n repeated samples accumulate roundings of one sign: sqrt(n) eps for 16,000 samples.
 SUMMED = 2.0
 # If rounding gives more, in plain double backward of the same precision as well, the error may be this factor larger.
 AS_ROUNDED = 4.0
-# Relative tolerance of the block of one parameter, unless it is too small to be compared.
-BLOCK, TELLING = 0.05, 1e-6
-# Displacements in float64, most promising first: at 1e-6, gradients keep ten digits and few units switch, or none.
-LIKELY = (1e-6, 1e-7, 1e-8, 1e-9, 1e-5, 1e-4)
-# Differences are as good a reference as is needed if they change by this share of what products may deviate.
-SHARE = 0.1
 # Differences with a larger relative change are not accepted as products.
 SETTLES = 0.1
 # Displacements for comparing one-sided differences, and their largest relative distance without a kink: truncation and
@@ -77,35 +75,6 @@ GROWN = 200.0
 # At the parameters themselves, products deviate from differences by what differences to both sides are apart if units
 # are at their kinks, up to the signs with which these add up. A product is wrong there if it deviates by more.
 BEYOND_KINKS = 10.0
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """Reference for products.
-
-    Attributes
-    ----------
-    product, changes : list of Tensor
-        The product, and its uncertainty.
-    surrogate : bool
-        Whether it is computed by double backward, as the gradient is not that of the loss.
-    """
-
-    product: list[Tensor]
-    changes: list[Tensor]
-    surrogate: bool = False
-
-    @property
-    def is_finite(self) -> bool:
-        return all(bool(part.isfinite().all()) for part in self.product)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Product to be verified, and the relative deviation from the reference that it may have."""
-
-    parts: list[Tensor]
-    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -159,17 +128,17 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     values, direction = _nearby(risk, generator, smallest), _direction(risk, generator)
     there = passes.at(risk.at(values))
     if passes.mode == "differences":
-        verdict = _of_differences(there, _truth(there, few, direction), few, direction)
+        verdict = _of_differences(there, truth_of(there, few, direction), few, direction)
         return _at_kinks(passes, batch, direction, verdict) if verdict.agrees else verdict
     given = repeated if passes.mode == "traced" else few
     ratio = given.samples / few.samples if passes.summed else ratio if given is repeated else 1.0
     found = _trial(there, given, direction, ratio)
-    truth = _truth(there, few, direction, found)
+    truth = truth_of(there, few, direction, found if isinstance(found, Product) else None)
     if not truth.is_finite:
         values = list(risk.parameters.values)
         there = passes.at(risk.at(values))
         found = _trial(there, given, direction, ratio)
-        truth = _truth(there, few, direction, found)
+        truth = truth_of(there, few, direction, found if isinstance(found, Product) else None)
         if not truth.is_finite and (fault := risk.fault(few)) is not None:
             raise fault
     if isinstance(found, Verdict):
@@ -183,7 +152,7 @@ def verify(passes: Passes, batch: Batch) -> Verdict:
     return _at_the_point(passes, few, direction, verdict, near)
 
 
-def _trial(passes: Passes, given: Batch, direction: Sequence[Tensor], ratio: float) -> _Found | Verdict:
+def _trial(passes: Passes, given: Batch, direction: Sequence[Tensor], ratio: float) -> Product | Verdict:
     """Compute the product to be verified, or say why there is none."""
     try:
         parts = [part / ratio for part in passes.trial(given, direction)]
@@ -193,7 +162,7 @@ def _trial(passes: Passes, given: Batch, direction: Sequence[Tensor], ratio: flo
         logger.info("no product in mode %r", passes.mode, exc_info=error)
         reason = str(error).strip().partition("\n")[0][:200]
         return Verdict(False, math.inf, f"{type(error).__name__}: {reason}")
-    return _Found(parts, _tolerance(passes, given.samples))
+    return Product(parts, _tolerance(passes, given.samples))
 
 
 def _tolerance(passes: Passes, summed: int) -> float:
@@ -203,14 +172,14 @@ def _tolerance(passes: Passes, summed: int) -> float:
 
 
 def _judge(
-    passes: Passes, few: Batch, direction: Sequence[Tensor], found: Sequence[Tensor], truth: _Truth, summed: int
+    passes: Passes, few: Batch, direction: Sequence[Tensor], found: Sequence[Tensor], truth: Truth, summed: int
 ) -> Verdict:
     """Judge a product that was computed from a number of samples."""
     risk = passes.risk
     size, unsure = length(truth.product), length(truth.changes)
     samples = f"{few.samples} samples" if few.samples > 1 else "1 sample"
     dtype, tolerance = risk.parameters.dtype, _tolerance(passes, summed)
-    far = _Deviation(found, truth, risk.parameters.names)
+    far = Deviation(found, truth, risk.parameters.names)
     arithmetic = "float64" if risk.inspection.double else str(dtype).removeprefix("torch.")
     against = f"against central differences of first derivatives in {arithmetic}, {samples}"
     if truth.surrogate:
@@ -224,19 +193,19 @@ def _judge(
     if zero:
         return Verdict(True, 0.0, f"{zero}, {against}")
     # Rounding (or a kink within it) also affects plain double backward; other faults do not.
-    other = _plain_product(passes, few, direction, double=False)
+    other = plain_product(passes, few, direction, double=False)
     if other is None:
         return Verdict(False, far.relative, f"error {far.relative:.1e} {against}", far.worst)
     if tells:
-        exact = _plain_product(passes, few, direction, double=True) if risk.inspection.double else other
-        rounded = _Deviation(other, truth, risk.parameters.names)
-        right = exact is not None and length(_minus(exact, truth.product)) <= 1e-5 * size + 3 * unsure
+        exact = plain_product(passes, few, direction, double=True) if risk.inspection.double else other
+        rounded = Deviation(other, truth, risk.parameters.names)
+        right = exact is not None and length(minus(exact, truth.product)) <= 1e-5 * size + 3 * unsure
         if right and far.total <= AS_ROUNDED * rounded.total + tolerance * size and far.total <= 0.1 * size:
             return Verdict(
                 True, far.relative, f"error {far.relative:.1e} {against}; plain double backward {rounded.relative:.1e}"
             )
         return Verdict(False, far.relative, f"error {far.relative:.1e} {against}", far.worst)
-    apart = length(_minus(found, other)) / max(length(other), torch.finfo(torch.float64).tiny)
+    apart = length(minus(found, other)) / max(length(other), torch.finfo(torch.float64).tiny)
     words = f"differences are inaccurate here (they change by {unsure / max(size, 1e-300):.0e} of the product)"
     return Verdict(
         apart <= 100 * tolerance and unsure <= HINTS * size and far.total <= 3 * unsure,
@@ -246,7 +215,7 @@ def _judge(
     )
 
 
-def _underflow(truth: _Truth, found: Sequence[Tensor], dtype: torch.dtype) -> str:
+def _underflow(truth: Truth, found: Sequence[Tensor], dtype: torch.dtype) -> str:
     """Describe a product that is zero, or nearly, because factors underflow, as the reference shows; "" otherwise.
 
     Such are those of samples whose softmax is saturated. A factor below the smallest normal number is lost, and those
@@ -298,7 +267,7 @@ def _zero_to_rounding(passes: Passes, few: Batch, direction: Sequence[Tensor], a
     return f"zero to rounding ({max(apart, unsure):.0e} where the size of the gradient suggests {expected:.0e})"
 
 
-def _of_differences(passes: Passes, truth: _Truth, few: Batch, direction: Sequence[Tensor]) -> Verdict:
+def _of_differences(passes: Passes, truth: Truth, few: Batch, direction: Sequence[Tensor]) -> Verdict:
     """Judge differences themselves: whether they settle."""
     if truth.surrogate:
         return Verdict(False, math.inf, f"{NOT_OF_THE_LOSS}; their matrix is not symmetric, or zero between steps")
@@ -309,7 +278,7 @@ def _of_differences(passes: Passes, truth: _Truth, few: Batch, direction: Sequen
         return Verdict(True, 0.0, text)
     if zero := _zero_to_rounding(passes, few, direction, 0.0, unsure):
         return Verdict(True, 0.0, zero)
-    return Verdict(False, change, text, _largest(truth.changes, passes.risk.parameters.names))
+    return Verdict(False, change, text, largest(truth.changes, passes.risk.parameters.names))
 
 
 def _at_kinks(passes: Passes, batch: Batch, direction: Sequence[Tensor], verdict: Verdict) -> Verdict:
@@ -355,14 +324,14 @@ def _at_the_point(passes: Passes, few: Batch, direction: Sequence[Tensor], verdi
         # For nearly all models, one displacement or two decide, and the best is not looked for.
         if differences.dtype == torch.float64 and _is_decided(passes, differences, given, found):
             return verdict
-        settling = _settled(passes, differences, given)
-    truth = _Truth(risk.parameters.real(settling.product), risk.parameters.real(settling.changes))
+        settling = settled_product(passes, differences, given)
+    truth = Truth(risk.parameters.real(settling.product), risk.parameters.real(settling.changes))
     size, unsure = length(truth.product), length(truth.changes)
     # Products of gradients that are zero but for their rounding are rounding, too.
     rounding = KINK[differences.dtype] * near
     if not truth.is_finite or not unsure <= TELLS * size or size <= rounding:
         return verdict
-    far = _Deviation(found, truth, names)
+    far = Deviation(found, truth, names)
     # A product that is not finite shows itself.
     unmistakable = math.isfinite(far.total) and far.relative > KINK[differences.dtype]
     if not unmistakable or _judge(passes, few, direction, found, truth, few.samples).agrees:
@@ -390,116 +359,10 @@ def _is_decided(passes: Passes, differences: Differences, given: Sequence[Tensor
     real = passes.risk.parameters.real
     likely = real(passes.trial_by_differences(differences, given, LIKELY[0]))
     size = length(likely)
-    if length(_minus(found, likely)) <= KINK[differences.dtype] * size:
+    if length(minus(found, likely)) <= KINK[differences.dtype] * size:
         return True
     del likely
     return length(passes.trial_by_differences(differences, given, min(LIKELY))) >= GROWN * size > 0
-
-
-class _Deviation:
-    """Deviation of a product from the reference, as a whole and by block."""
-
-    def __init__(self, found: Sequence[Tensor], truth: _Truth, names: Sequence[str]) -> None:
-        size = length(truth.product)
-        apart = [length([part]) for part in _minus(found, truth.product)]
-        own = [length([part]) for part in truth.product]
-        unsure = [length([part]) for part in truth.changes]
-        self.total = math.hypot(*apart)
-        self.relative = self.total / size if size else self.total
-        # A block that is too small contains the rounding of the whole product.
-        self.blocks = [
-            name
-            for name, a, b, c in zip(names, apart, own, unsure, strict=True)
-            if not a <= BLOCK * b + TELLING * size + 3 * c
-        ]
-        self.worst = _largest(_minus(found, truth.product), names)
-
-
-def _largest(parts: Sequence[Tensor], names: Sequence[str]) -> tuple[str, ...]:
-    """Names of the three largest blocks."""
-    order = sorted(range(len(parts)), key=lambda i: -length([parts[i]]))
-    return tuple(names[i] for i in order[:3])
-
-
-def _minus(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
-    return [a.double() - b.double() for a, b in zip(one, other, strict=True)]
-
-
-def _settled(
-    passes: Passes, differences: Differences, given: Sequence[Tensor], product: _Found | Verdict | None = None
-) -> Settled:
-    """Compute the product by differences, with no second displacement if the first one confirms the product."""
-
-    def agrees(parts: list[Tensor]) -> bool:
-        truth = _Truth(parameters.real(parts), [torch.zeros(()) for _ in parts])
-        if not (isinstance(product, _Found) and truth.is_finite):
-            return False
-        far, size = _Deviation(product.parts, truth, parameters.names), length(truth.product)
-        return size > 0 and far.total <= product.tolerance * size and not far.blocks
-
-    parameters = passes.risk.parameters
-    # Products by differences use the same displacements as their verification.
-    quick = differences.dtype == torch.float64 and passes.mode != "differences"
-    return settled(
-        lambda h: passes.trial_by_differences(differences, given, h),
-        differences.dtype,
-        LIKELY if quick else None,
-        SHARE * AGREE[parameters.dtype] if quick else None,
-        agrees if quick else None,
-    )
-
-
-def _truth(passes: Passes, few: Batch, direction: Sequence[Tensor], product: _Found | Verdict | None = None) -> _Truth:
-    risk = passes.risk
-    plain, parameters = risk.plain(double=risk.inspection.double), risk.parameters
-    with plain.held(parameters.natural(parameters.values)):
-        differences = Differences.of(risk, plain, few)
-        given = parameters.natural(direction)
-        found = _settled(passes, differences, given, product)
-        slopes = mismatch(differences, given, found.displacement)
-        if slopes:
-            found = _settled(passes, differences, given)
-            slopes = mismatch(differences, given, found.displacement)
-    found = found._replace(product=parameters.real(found.product), changes=parameters.real(found.changes))
-    truth = _Truth(found.product, found.changes)
-    if not (slopes and truth.is_finite):
-        return truth
-    with plain.held(parameters.natural(parameters.values)), TensorHooks() as hooks:
-        Differences.of(risk, plain, few).gradient()
-    if hooks.found:
-        raise InputError(HOOKED)
-
-    def by_differences(tangents: Sequence[Tensor]) -> list[Tensor]:
-        with plain.held(parameters.natural(parameters.values)):
-            again, moved = Differences.of(risk, plain, few), parameters.natural(tangents)
-            return parameters.real(passes.trial_by_differences(again, moved, found.displacement))
-
-    def by_double_backward(tangents: Sequence[Tensor]) -> list[Tensor] | None:
-        return _plain_product(passes, few, tangents, double=risk.inspection.double)
-
-    meant = double_backward_meant(by_differences, by_double_backward, direction, found, slopes=slopes, mode=risk.mode)
-    if meant is None:
-        return truth
-    return _Truth(list(meant), [torch.zeros_like(part) for part in meant], surrogate=True)
-
-
-def _plain_product(passes: Passes, few: Batch, direction: Sequence[Tensor], *, double: bool) -> list[Tensor] | None:
-    """Compute the product by double backward of the user's own module, in place; None if that fails."""
-    risk = passes.risk
-    plain = risk.plain(double=double)
-    try:
-        with plain.held(risk.parameters.natural(risk.parameters.values)), torch.enable_grad(), differentiable_kernels():
-            inputs, targets = plain.converted((few.inputs, few.targets))
-            theta: Named = dict(zip(risk.parameters.names, plain.leaves, strict=True))
-            given = plain.converted(risk.parameters.natural(direction))
-            predict, loss = risk.in_place(plain, inputs, targets)
-            found = passes.trial_in_place(predict, loss, theta, given)
-            return [part.detach() for part in risk.parameters.real(found)]
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        logger.debug("no plain double backward", exc_info=error)
-        return None
 
 
 def _nearby(risk: EmpiricalRisk, generator: torch.Generator, smallest: float) -> list[Tensor]:
