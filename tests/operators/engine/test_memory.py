@@ -152,9 +152,10 @@ def test_predicted_peak_is_that_of_the_allocator(matrix, mode):
             alive += event.nbytes()
             peak = max(peak, alive)
     # Double backward is predicted from above. Kernels of convolutions may take work space of their own: patches of
-    # 3 x 3 float64 numbers at 4 x 4 places of 400 images.
-    predicted = operator.attributes["predicted_peak_bytes"]
-    assert (0.85 if mode == "traced" else 0.6) * predicted <= peak <= 1.2 * predicted + 9 * 16 * 400 * 8
+    # 3 x 3 float64 numbers at 4 x 4 places of 400 images. The operator's copy of the batch, 400 images and labels, is
+    # not predicted.
+    predicted, work, batch = operator.attributes["predicted_peak_bytes"], 9 * 16 * 400 * 8, (16 + 1) * 400 * 8
+    assert (0.85 if mode == "traced" else 0.6) * predicted <= peak <= 1.2 * predicted + work + batch
 
 
 @pytest.mark.parametrize("matrix", swept(MATRICES, "Hessian"))
