@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, MATRICES, Case, Recurrent, batches, labels, seeded
+from cases import CASES, MATRICES
 from pretended_device import DEVICE, counts, on_device, put
 from torch import Tensor, nn
 
@@ -21,12 +21,11 @@ import hesspec
 MODES = ("traced", "double backward", "double backward in place", "differences")
 PARTS = tuple(f"GaussNewton{part}" for part in ("Class", "Cross", "Within", "Same"))
 MOMENTS = ("SecondMoment", "LikelihoodResidual")
-OWN = {"lstm": lambda: Case(seeded(Recurrent), nn.CrossEntropyLoss(), batches((4, 3), labels(2), (6, 6)))}
 
 
 def both(matrix: str, name: str, dtype: torch.dtype = torch.float64, **options: Any) -> tuple[Any, Any]:
     """The operator on the CPU and on the device."""
-    case, other = ({**CASES, **OWN}[name]().to(dtype) for _ in range(2))
+    case, other = (CASES[name]().to(dtype) for _ in range(2))
     kind = getattr(hesspec, matrix)
     here = kind(case.model, case.loss, case.data, **case.options, **options)
     loss = put(other.loss) if isinstance(other.loss, nn.Module) else other.loss
