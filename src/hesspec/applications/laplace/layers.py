@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hesspec.krylov.vectors import CHUNK
+from hesspec.operators.model.lost_arguments import with_lost
 
 __all__ = ["NORMS", "SpatialUse", "Taps", "products_of"]
 
@@ -178,7 +179,7 @@ class Taps(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function, without the parameters if it is known."""
-        given = dict(kwargs or {})
+        given = with_lost(func, kwargs)
         if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
             self.known = False
         elif func is F.linear:

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from hesspec.errors import InputError
 from hesspec.operators.engine.differences import Differences, Settled, length
+from hesspec.operators.model.lost_arguments import with_lost
 
 __all__ = ["HOOKED", "NOT_OF_THE_LOSS", "TensorHooks", "double_backward_meant", "mismatch"]
 
@@ -81,7 +82,7 @@ class TensorHooks(TorchFunctionMode):
     ) -> Any:
         """Call a function, and record whether it registers a hook."""
         self.found |= func is Tensor.register_hook and not args[0].is_leaf
-        return func(*args, **(kwargs or {}))
+        return func(*args, **with_lost(func, kwargs))
 
 
 def mismatch(differences: Differences, tangents: Sequence[Tensor], displacement: float) -> float:

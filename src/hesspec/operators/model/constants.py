@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from hesspec.operators.model.lost_arguments import with_lost
+
 __all__ = ["GET_DATA", "Constants", "Detachments"]
 
 GET_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
@@ -57,7 +59,7 @@ class _Detaching(TorchFunctionMode, ABC):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function, and pass its result to `seen` if it detaches."""
-        kwargs = kwargs or {}
+        kwargs = with_lost(func, kwargs)
         in_function = not (torch.is_grad_enabled() or self._off)
         if not in_function:
             if func is torch._C._set_grad_enabled:  # noqa: SLF001 - what `torch.no_grad` and the like call

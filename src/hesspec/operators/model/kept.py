@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from hesspec.operators.model.lost_arguments import with_lost
+
 __all__ = ["Holder", "Results"]
 
 # Attributes that are tensors which were there before.
@@ -40,7 +42,7 @@ class Results(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function, and remember its results."""
-        kwargs = kwargs or {}
+        kwargs = with_lost(func, kwargs)
         found = func(*args, **kwargs)
         for part in found if isinstance(found, list | tuple) else (found,):
             # A function that has nothing to do, or works in place, returns its argument.

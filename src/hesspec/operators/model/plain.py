@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from hesspec.operators.data.structures import map_tensors
 from hesspec.operators.model.ambient import neutral_modes, preserved_randomness
 from hesspec.operators.model.kept import Holder
+from hesspec.operators.model.lost_arguments import with_lost
 from hesspec.operators.model.module import ModuleState, conversions_undone, without_user_hooks
 
 __all__ = ["PlainModel", "accumulators_are_held"]
@@ -239,7 +240,7 @@ class _Doubling(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Convert the arguments of a function, unless it accesses an attribute of a tensor."""
-        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        kwargs, name = with_lost(func, kwargs), getattr(func, "__name__", "")
         if name in ("__get__", "__set__", "__delete__", "requires_grad_", "set_default_dtype"):
             return func(*args, **kwargs)
         if self._single is not None and (func in DRAWN or func in DRAWN_IN_PLACE or func in DROPPED):

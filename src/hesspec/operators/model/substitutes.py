@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch.overrides import TorchFunctionMode
 
+from hesspec.operators.model.lost_arguments import with_lost
 from hesspec.operators.model.margin_form import LINEAR_FROM, margin_losses
 from hesspec.operators.model.normalisation import NORMALISATIONS
 
@@ -452,7 +453,7 @@ class Substitutes(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call the substitute of a function, or the function itself."""
-        return self._table.get(func, func)(*args, **(kwargs or {}))
+        return self._table.get(func, func)(*args, **with_lost(func, kwargs))
 
 
 def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:

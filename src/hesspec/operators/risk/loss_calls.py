@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from hesspec.operators.model.lost_arguments import with_lost
+
 __all__ = ["ELEMENTWISE", "LossCall", "LossCalls", "is_log_probabilities"]
 
 ELEMENTWISE = (
@@ -116,7 +118,7 @@ class LossCalls(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function, and record it if it is a loss function."""
-        kwargs = kwargs or {}
+        kwargs = with_lost(func, kwargs)
         signature = SIGNATURES.get(func)
         if signature is None:
             return func(*args, **kwargs)

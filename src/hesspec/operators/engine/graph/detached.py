@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from hesspec.operators.engine.graph.soundness import UnsoundTraceError
 from hesspec.operators.model.constants import GET_DATA
+from hesspec.operators.model.lost_arguments import with_lost
 
 __all__ = ["Detached"]
 
@@ -48,7 +49,7 @@ class Detached(TorchFunctionMode):
             )
         if func == GET_DATA:
             return args[0].detach()
-        kwargs = kwargs or {}
+        kwargs = with_lost(func, kwargs)
         if torch.is_grad_enabled():
             return func(*args, **kwargs)
         if getattr(func, "__name__", "") == "__get__":
