@@ -96,7 +96,7 @@ def test_a_value_that_was_changed_is_found(tmp_path, spectrum, name):
     path = tmp_path / "a.nc"
     spectrum().save(path)
     changed_value(path, name, 0, 0.125)
-    with pytest.raises(ValueError, match=r"a\.nc' does not hold a spectrum: It is damaged, or was changed"):
+    with pytest.raises(ValueError, match=r"a\.nc' has no valid spectrum: It is damaged, or was changed"):
         hesspec.load(path)
 
 
@@ -187,7 +187,7 @@ def test_values_that_no_spectrum_has_are_refused(tmp_path, spectrum, field, valu
     del dataset.attrs["hesspec_digest"]
     dataset.attrs["hesspec_format"] = 1
     dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match=r"a\.nc' does not hold a spectrum: ") as raised:
+    with pytest.raises(ValueError, match=r"a\.nc' has no valid spectrum: ") as raised:
         hesspec.load(tmp_path / "a.nc")
     assert reason in str(raised.value)
 

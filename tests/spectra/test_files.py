@@ -80,9 +80,9 @@ def test_a_file_that_is_no_netcdf_is_named(tmp_path):
 
 def test_another_netcdf_file_is_refused(tmp_path):
     xr.Dataset({"x": ("t", [1.0])}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match="does not hold a result of hesspec: .*hesspec_format"):
+    with pytest.raises(ValueError, match="has no valid result of hesspec: .*hesspec_format"):
         hesspec.load(tmp_path / "a.nc")
-    with pytest.raises(ValueError, match="does not hold a spectrum: .*hesspec_format"):
+    with pytest.raises(ValueError, match="has no valid spectrum: .*hesspec_format"):
         hesspec.Spectrum.load(tmp_path / "a.nc")
 
 
@@ -191,7 +191,7 @@ def test_a_file_that_lacks_a_field_is_refused_naming_it(tmp_path):
     del dataset.attrs["probes"]
     dataset.attrs["hesspec_format"] = 1
     dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match=r"a\.nc' does not hold a spectrum: It has no attribute 'probes'"):
+    with pytest.raises(ValueError, match=r"a\.nc' has no valid spectrum: It has no attribute 'probes'"):
         hesspec.load(tmp_path / "a.nc")
 
 

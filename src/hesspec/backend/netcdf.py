@@ -212,12 +212,12 @@ def read_dataset(path: str | os.PathLike[str], what: str, kind_of: Callable[[xr.
     except NewerFormatError as error:
         raise NewerFormatError(f"{str(path)!r} cannot be read: {error}") from error
     except OtherKindError as error:
-        raise OtherKindError(f"{str(path)!r} does not hold a {what}: {error}") from error
+        raise OtherKindError(f"{str(path)!r} has no valid {what}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{str(path)!r} does not hold a {what}: {error}") from error
+        raise ValueError(f"{str(path)!r} has no valid {what}: {error}") from error
     except Exception as error:  # of values that contradict one another, as those of foreign files may
         raise ValueError(
-            f"{str(path)!r} does not hold a {what}: its values contradict one another ({type(error).__name__}: "
+            f"{str(path)!r} has no valid {what}: its values contradict one another ({type(error).__name__}: "
             f"{_first_line(error)})."
         ) from error
 

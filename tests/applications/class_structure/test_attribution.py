@@ -171,7 +171,7 @@ def test_files_that_hold_no_structure_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is not a NetCDF file that hesspec can read"):
         hesspec.ClassStructure.load(tmp_path / "text.nc")
     hesspec.spectrum(torch.eye(4), steps=2).save(tmp_path / "spectrum.nc")
-    with pytest.raises(ValueError, match="does not hold a class structure"):
+    with pytest.raises(ValueError, match="has no valid class structure"):
         hesspec.ClassStructure.load(tmp_path / "spectrum.nc")
 
 
