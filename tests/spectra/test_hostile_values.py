@@ -37,7 +37,7 @@ def test_any_error_of_a_check_is_one_of_the_file(tmp_path, monkeypatch):
 
     compare_predictions({"a": np.eye(2)}, [0, 1]).save(tmp_path / "a.nc")
     monkeypatch.setattr(PredictionComparison, "check", check)
-    with pytest.raises(ValueError, match=r"a\.nc' does not hold .*: its values contradict one another \(IndexError"):
+    with pytest.raises(ValueError, match=r"a\.nc' has no valid .*: its values contradict one another \(IndexError"):
         hesspec.load(tmp_path / "a.nc")
 
 
@@ -50,7 +50,7 @@ def test_predictions_of_other_lengths_are_read_or_refused(tmp_path, length, dime
     try:
         found = hesspec.load(tmp_path / "a.nc")
     except ValueError as error:
-        assert "a.nc' does not hold a" in str(error)  # noqa: PT017 - any of them has to say so
+        assert "a.nc' has no valid " in str(error)  # noqa: PT017 - any of them has to say so
     else:
         contents(found)
 
