@@ -34,7 +34,9 @@ def evidence_of(network: nn.Module, spectrum: Spectrum | Path, params: Parameter
     """
     found = load(spectrum) if isinstance(spectrum, Path) else spectrum
     if not isinstance(found, Spectrum):
-        raise ValueError(f"The file {str(spectrum)!r} contains a result of another kind ({found.KIND}), not a spectrum.")
+        raise ValueError(
+            f"The file {str(spectrum)!r} contains a result of another kind ({found.KIND}), not a spectrum."
+        )
     chosen = ParameterSelection(network, params)
     if chosen.count != found.dimension:
         raise ValueError(

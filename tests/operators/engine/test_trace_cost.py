@@ -67,23 +67,19 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_predicted_seconds_are_those_of_what_is_recorded(name, monkeypatch):
     """Without a clock: the operations that a trace records, each with the seconds that it took on average."""
-    found, recorders = {}, []
-    make, record = fakes.FakeResults.__init__, tracing.record
-
-    def made(self, mode):
-        make(self, mode)
-        recorders.append(self)
+    found, record = {}, tracing.record
+    # As in the first trace of a process.
+    monkeypatch.setattr(fakes, "_KNOWN", {})
 
     def recorded(*arguments):
         graph = record(*arguments)
-        found["measured"] = EACH * len(graph.nodes) + FIRST * len(recorders[-1]._forms)
+        found["measured"] = EACH * len(graph.nodes) + FIRST * len(fakes._KNOWN)
         return graph
 
     def forced(work, **_):
         found["predicted"] = work.trace_seconds
         return True, "forced"
 
-    monkeypatch.setattr(fakes.FakeResults, "__init__", made)
     monkeypatch.setattr(tracing, "record", recorded)
     monkeypatch.setattr(passes, "trace_pays", forced)
     build, loss, data = NETWORKS[name]

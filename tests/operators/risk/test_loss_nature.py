@@ -524,7 +524,7 @@ def test_a_tensor_with_as_many_rows_as_samples_by_chance_is_not_cut():
     model, mask = Masked().double(), torch.rand(6, 6, dtype=torch.float64)
     (x,), (y,) = points(6), classes(6)
     with pytest.raises(BudgetError, match="cannot be split"):
-        whole(hesspec.Hessian(model, CE, [((x, mask), y)], memory="2kB"))
+        whole(hesspec.Hessian(model, CE, [((x, mask), y)], memory="1.5kB"))
 
 
 def test_a_mask_of_all_samples_stays_whole_in_a_batch_of_as_many_samples_as_it_has_rows():

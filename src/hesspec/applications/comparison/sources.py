@@ -102,7 +102,9 @@ def read_source(given: object) -> Source:
         return _folder(path)
     spectrum = load(path)
     if not isinstance(spectrum, Spectrum):
-        raise ValueError(f"{str(path)!r} contains a result of another kind ({spectrum.KIND}); only spectra are compared.")
+        raise ValueError(
+            f"{str(path)!r} contains a result of another kind ({spectrum.KIND}); only spectra are compared."
+        )
     return Source(path.name, [Item(spectrum, path=path)], [])
 
 

@@ -101,7 +101,8 @@ class KeptPasses:
         self._parts = dict.fromkeys(range(len(risk.batches)), 1)
         self._most = dict(enumerate(risk.batches.sizes))
         self._places = 0
-        self._shared_bytes = 0
+        # What parts of one size share, of all sizes; what is known of it before parts are cut.
+        self._shared_bytes = self._shared_by_others = 0
         self._need = 0
         # What was dropped when memory ran out, and the number of primal passes that may still be cached.
         self._steps: list[str] = []
@@ -274,6 +275,12 @@ class KeptPasses:
                     streamed = max(streamed, size.streamed)
                 self._places += 1
         self.predicted_peak = max(self.predicted_peak, self._held_bytes + max(tangent, streamed))
+        others = self._shared_bytes - min(shared.values(), default=0)
+        if self.predicted_peak > self._budget and others > self._shared_by_others:
+            # Parts of several sizes, each of which was cut as if it were the only one.
+            self._shared_by_others = others
+            self._prepare()
+            return
         graphs = tangent + 2 * self._risk.parameters.count * self._risk.parameters.dtype.itemsize
         if self.predicted_peak + graphs <= self._budget and (recorder := recorder_for(self._device)):
             self._kept = {
@@ -306,7 +313,11 @@ class KeptPasses:
         index = batch.index
         self._most[index] = most_parts(batch)
         self._parts[index], parts = cut_to_fit(
-            self._risk, batch, self._parts[index], lambda part: self._bytes(part).least, self._budget
+            self._risk,
+            batch,
+            self._parts[index],
+            lambda part: self._bytes(part).least,
+            self._budget - self._shared_by_others,
         )
         return parts
 

@@ -197,11 +197,11 @@ class _Given:
     @property
     def changed(self) -> bool:
         """Whether outputs are missing, or have other values; `Tensor.data` changes values without a trace."""
-        now = named_tensors(self._outputs, "")
         # Objects may hold more of them, such as what a distribution computes and keeps.
-        if _versions(self._tensors) != self._versions or any(path not in now for path in self._rest.paths):
+        there = set(map(id, tensors_of(self._outputs)))
+        if _versions(self._tensors) != self._versions or any(id(tensor) not in there for tensor in self._tensors):
             return True
-        return not all(_equal(now[path], kept) for path, kept in zip(self._rest.paths, self._kept, strict=True))
+        return not all(map(_equal, self._tensors, self._kept))
 
     def outputs(self) -> Any:
         """Return copies of the outputs as they were."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-__all__ = ["FakeResults", "form_of"]
+__all__ = ["FakeResults", "form_of", "without_grad"]
 
 aten: Any = torch.ops.aten
 
@@ -58,12 +58,16 @@ class FakeResults:
     ----------
     fakes : FakeTensorMode
         Without symbolic shapes; active where operations are run.
+    devices : set of torch.device
+        Devices of all tensors.
     """
 
-    def __init__(self, fakes: FakeTensorMode) -> None:
+    def __init__(self, fakes: FakeTensorMode, devices: set[torch.device]) -> None:
         self._fakes = fakes
         # What is not known here is not known there, either, where looking for it takes a sixth of the time of a trace.
-        fakes.cache_enabled = False
+        # Elsewhere than on a CPU, forward mode takes no views that are made here from tensors that PyTorch has not
+        # remembered (torch 2.14, on a pretended device; the cause is not known).
+        fakes.cache_enabled = any(device.type != "cpu" for device in devices)
 
     def of(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the result of an operation."""
@@ -96,6 +100,16 @@ class FakeResults:
                 value = torch.empty(0, dtype=form.dtype, device="meta")
                 value.set_(base, form.offset, form.shape, form.stride)
         return FakeTensor(self._fakes, value, form.device)
+
+
+def without_grad(fake: FakeTensor) -> Tensor:
+    """Return another fake tensor with the same memory, and no graph."""
+    if fake.layout != torch.strided or fake.is_conj() or fake.is_neg() or fake._is_zerotensor():  # noqa: SLF001
+        return fake.detach()
+    with torch._C._DisableTorchDispatch():  # noqa: SLF001
+        value = torch.empty(0, dtype=fake.dtype, device="meta")
+        value.set_(fake.untyped_storage(), int(fake.storage_offset()), fake.shape, fake.stride())
+    return FakeTensor(fake.fake_mode, value, fake.fake_device)
 
 
 @functools.cache

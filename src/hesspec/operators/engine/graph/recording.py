@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, autograd_would_have_decomposed
 
-from hesspec.operators.engine.graph.fakes import FakeResults
+from hesspec.operators.engine.graph.fakes import FakeResults, without_grad
 
 __all__ = ["UnsoundTraceError", "is_query", "record"]
 
@@ -70,7 +70,7 @@ def record(function: Callable[..., Sequence[Tensor] | Tensor], arguments: Sequen
     # Addresses of fake tensors mean nothing.
     with torch._functorch.config.patch(fake_tensor_allow_unsafe_data_ptr_access=False):  # noqa: SLF001
         fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    recorder = _Recorder(fakes)
+    recorder = _Recorder(fakes, {argument.device for argument in arguments})
     given = [fakes.from_tensor(argument) for argument in arguments]
     recorder.place(given)
     # The cache of casts would hide operations. Compiled code runs eagerly, as do conditions, which compile
@@ -85,9 +85,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True
 
-    def __init__(self, fakes: FakeTensorMode) -> None:
+    def __init__(self, fakes: FakeTensorMode, devices: set[torch.device]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._fakes, self._results = fakes, FakeResults(fakes)
+        self._fakes, self._results = fakes, FakeResults(fakes, devices)
         self._root = nn.Module()
         self._graph = fx.Graph(cast("fx.GraphModule", self._root))
         # Nodes by identities of tensors, which must not be used again meanwhile.
@@ -103,7 +103,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Add the output, and return the graph."""
         self._graph.output(self._argument(tuple(results) if isinstance(results, list) else results))
         for node in self._graph.nodes:
-            # Computed by PyTorch's autograd outside of any transform: its graph is of no use.
+            # Computed by PyTorch's autograd outside of any transform: its graph is of no use. Not the object that the
+            # function got, as what is left of these is what it keeps between calls.
             node.meta["val"] = _detached(node.meta.get("val"))
         return self._graph
 
@@ -200,7 +201,9 @@ def _numel(tensor: Tensor) -> int:
 def _detached(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_detached, value))
-    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
+    if not isinstance(value, Tensor):
+        return value
+    return without_grad(value) if type(value) is FakeTensor else value.detach()
 
 
 @functools.cache
