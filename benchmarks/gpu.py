@@ -5,7 +5,7 @@
 Parts, the most important first: what the card reaches; correctness against the CPU's float64; products side by side;
 whole spectra; CUDA graphs; lower precision; Krylov bases; kernels; what hesspec does not do by itself. Each part is
 a process of its own, so that one that crashes, or corrupts its context on the card, does not end the others; a part
-that has used its share of the time is ended. Every row is on the disk as soon as it is measured (OUT/gpu.jsonl);
+that exceeds its share of the time is stopped. Every row is on the disk as soon as it is measured (OUT/gpu.jsonl);
 OUT/gpu.json and OUT/gpu.md are updated after each part.
 
 It needs PyTorch with torchvision and transformers, and no internet; peers that are not installed are left out by a row

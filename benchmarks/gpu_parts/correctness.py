@@ -136,7 +136,7 @@ def resumed(given: Given) -> None:
 
 
 class OutOfMemory(TorchDispatchMode):
-    """Memory for tensors of so many bytes and none larger, where there is no card that can be filled."""
+    """Refuse tensors larger than a number of bytes, in place of a card whose memory runs out."""
 
     def __init__(self, largest: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from gpu_parts.networks import of_torchvision, tiny, vgg
 TITLE = "Variants"
 NOTE = (
     "Products with a network whose weights and images are channels_last, and tangent passes compiled by "
-    "`torch.compile`, relative to the traced product as it is (without CUDA graphs), in turn; first: seconds of the "
+    "`torch.compile`, relative to the plain traced product (without CUDA graphs), in turn; first: seconds of the "
     "first call, which compiles."
 )
 COLUMNS = ("network", "matrix", "variant", "ms", "times", "first, s", "difference")
@@ -65,7 +65,7 @@ def one(given: Given, name: str, build: Callable[[], nn.Module], samples: int, s
     last.model.load_state_dict(model.state_dict())
     last = last.at_current_weights()
     ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "as it is": lambda v: operator @ v,
+        "plain": lambda v: operator @ v,
         "channels_last": lambda v: last @ v,
     }
     first, apart = {}, {}
@@ -79,7 +79,7 @@ def one(given: Given, name: str, build: Callable[[], nn.Module], samples: int, s
     calls = {way: synchronised(lambda p=ways[way]: p(vector), given.device) for way in apart}
     taken = in_turn(calls, 3 if given.quick else 5, 0.0 if given.quick else 1.0)
     for way, seconds in taken.items():
-        ratio = statistics.median(a / b for a, b in zip(taken["as it is"], seconds, strict=True))
+        ratio = statistics.median(a / b for a, b in zip(taken["plain"], seconds, strict=True))
         given.keep(
             name,
             matrix,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from hesspec.plot import epochs_of
 from hesspec.report.across_spectra import steadied
 from hesspec.report.application_results import ApplicationResult
 from hesspec.report.member import Explained, Member
-from hesspec.report.progress import LARGEST_RECORD, Study, read_study
+from hesspec.report.progress import Study, read_json, read_study
 from hesspec.report.run_names import with_runs
 from hesspec.spectra.folder import STUDY_FILE, Unread, read_results, result_files
 from hesspec.spectra.spectrum import Spectrum
@@ -246,13 +245,7 @@ def _rank(name: str, known: tuple[str, ...] | list[str], between: int | None = N
 
 
 def _records(path: Path) -> list[dict[str, float | None]]:
-    size = path.stat().st_size
-    if size > LARGEST_RECORD:
-        raise ValueError(f"It has {size:,} bytes, more than any record of a training.")
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("It is nested too deeply.") from error
+    records = read_json(path)
     if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
         raise ValueError("It is not a list of records, one for each epoch.")
     return [{str(name): _number(value) for name, value in record.items()} for record in records]

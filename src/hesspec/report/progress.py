@@ -13,7 +13,7 @@ from hesspec.matrices import symbol_of
 from hesspec.report.member import Member
 from hesspec.spectra.folder import REQUESTED_FILE, STUDY_FILE, Unread
 
-__all__ = ["LARGEST_RECORD", "Requested", "Study", "read_study"]
+__all__ = ["Requested", "Study", "read_json", "read_study"]
 
 # Bytes of a JSON file of a study; the largest study has a few megabytes.
 LARGEST_RECORD: Final = 1 << 26
@@ -21,6 +21,25 @@ LARGEST_RECORD: Final = 1 << 26
 MOST_SPECTRA: Final = 1_000_000
 # Values of spectra without these attributes, which are those of a study without the axis.
 SGD, SCRATCH = "sgd", "scratch"
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file of a study.
+
+    Raises
+    ------
+    ValueError
+        If it is larger than any that a study writes, or not JSON.
+    OSError
+        If it cannot be read.
+    """
+    size = file.stat().st_size
+    if size > LARGEST_RECORD:
+        raise ValueError(f"It has {size:,} bytes, more than any record of a study.")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("It is nested too deeply.") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +71,10 @@ class Requested:
         OSError
             If it cannot be read.
         """
-        size = file.stat().st_size
-        if size > LARGEST_RECORD:
-            raise ValueError(f"It has {size:,} bytes, more than any study writes.")
+        content = read_json(file)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
             return cls._of(content)
-        except (AttributeError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, OverflowError) as error:
             raise ValueError("It does not list what a study measures; the study writes it again.") from error
 
     @classmethod

@@ -117,7 +117,7 @@ def _compare(risk: EmpiricalRisk, matrix: str) -> None:
 
 
 def _shares(risk: EmpiricalRisk, few: Batch, taken: Any, heads: Sequence[Tensor], matrix: str) -> list[float]:
-    """Weight of each sample in the loss of a few; none where the loss of a single one cannot be had."""
+    """Weight of each sample in the loss of a few; none where the loss of a single one cannot be computed."""
     if of_classes(risk.loss.function):
         if not isinstance(few.targets, Tensor) or few.targets.dim() != 1:
             # Each position is a sample.
