@@ -136,7 +136,7 @@ def resumed(given: Given) -> None:
 
 
 class OutOfMemory(TorchDispatchMode):
-    """Refuse tensors larger than a number of bytes, in place of a card whose memory runs out."""
+    """Stand-in for a card whose memory runs out: results larger than a number of bytes are refused."""
 
     def __init__(self, largest: int) -> None:
         super().__init__()
