@@ -22,7 +22,7 @@ __all__ = ["ForwardWork", "count_work", "seconds_saved", "trace_pays"]
 
 aten: Any = torch.ops.aten
 
-# A spectrum takes 64 products by default, over which a trace must pay off.
+# Products that are assumed where their number is not known: those of a spectrum by default.
 PRODUCTS = 64
 
 
@@ -169,9 +169,16 @@ def seconds_saved(work: ForwardWork, batches: int, scale: float, device: torch.d
 
 
 def trace_pays(
-    work: ForwardWork, *, batches: int, scale: float, shapes: int, points: int, device: torch.device
+    work: ForwardWork,
+    *,
+    batches: int,
+    scale: float,
+    shapes: int,
+    points: int,
+    device: torch.device,
+    products: int | None = None,
 ) -> tuple[bool, str]:
-    """Predict whether tracing saves more than it costs over `PRODUCTS` products at each point; also as text.
+    """Predict whether tracing saves more than it costs over all products; also as text.
 
     Parameters
     ----------
@@ -184,10 +191,12 @@ def trace_pays(
     shapes : int
         Number of distinct batch shapes, each of which is traced separately.
     points : int
-        Number of points, with this number of products each.
+        Number of points.
     device : torch.device
+    products : int, optional
+        Number of products at each point; `PRODUCTS` if it is not known.
     """
-    products = PRODUCTS * points
+    products = (PRODUCTS if products is None else products) * points
     cost, saving = shapes * work.trace_seconds, products * seconds_saved(work, batches, scale, device)
     saved = f"{saving:.2g} s" if saving > 0 else "nothing"
     words = f"predicted {cost:.2g} s for tracing, {saved} saved in {products} products"
