@@ -82,9 +82,10 @@ class CurvatureOperator(Composable, ABC):
         two require float32 parameters, and do not affect the loss, the gradient, or anything else that does not depend
         on the vector. `reference` is the same operator at full precision, to measure the error.
     mode : {"auto", "traced", "double backward", "double backward in place", "differences"}, optional
-        How products are computed. "auto" uses the first of the other modes that works, pays off, and passes
-        verification. "differences" are central differences of gradients, for models without second derivatives; their
-        error is measured (see `reference`) and included in all bounds of a spectrum.
+        How products are computed. "auto" uses the first of the other modes that works, pays off for the number of
+        products (see `expect_products`), and passes verification. "differences" are central differences of gradients,
+        for models without second derivatives; their error is measured (see `reference`) and included in all bounds of a
+        spectrum.
     verify : bool, optional
         Whether to compare a product for a few samples with central differences of first derivatives of the model itself
         before the first product, in float64 if the model can run in it. A mode that disagrees is not used. The
