@@ -20,7 +20,7 @@ def costs(monkeypatch):
     """Set the number of products for which a trace costs as much as it saves."""
 
     def costs_as_much_as(products):
-        monkeypatch.setattr(passes, "count_work", lambda _: ForwardWork(1, 1, 1, trace_seconds=float(products)))
+        monkeypatch.setattr(passes, "count_work", lambda *_: ForwardWork(1, 1, 1, trace_seconds=float(products)))
         monkeypatch.setattr(trace_cost, "seconds_saved", lambda *_: 1.0)
 
     return costs_as_much_as

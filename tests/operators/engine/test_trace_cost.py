@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import batches, gpt2, labels, mlp, seeded, token_loss, tokens
+from sweeps import swept
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -64,8 +65,9 @@ NETWORKS = {
 }
 
 
+@pytest.mark.parametrize("matrix", swept(["Hessian", "GaussNewton", "Residual"], "Hessian", "GaussNewton"))
 @pytest.mark.parametrize("name", NETWORKS)
-def test_predicted_seconds_are_those_of_what_is_recorded(name, monkeypatch):
+def test_predicted_seconds_are_those_of_what_is_recorded(name, matrix, monkeypatch):
     """Without a clock: the operations that a trace records, each with the seconds that it took on average."""
     found, record = {}, tracing.record
     # As in the first trace of a process.
@@ -83,9 +85,9 @@ def test_predicted_seconds_are_those_of_what_is_recorded(name, monkeypatch):
     monkeypatch.setattr(tracing, "record", recorded)
     monkeypatch.setattr(passes, "trace_pays", forced)
     build, loss, data = NETWORKS[name]
-    hessian = hesspec.Hessian(seeded(build).double().eval(), loss, data[:1], verify=False)
-    _ = hessian @ torch.ones(hessian.shape[0], dtype=torch.float64)
-    assert hessian.attributes["mode"] == "traced"
+    operator = getattr(hesspec, matrix)(seeded(build).double().eval(), loss, data[:1], verify=False)
+    _ = operator @ torch.ones(operator.shape[0], dtype=torch.float64)
+    assert operator.attributes["mode"] == "traced"
     # 1.5 is exceeded by one network in ten.
     assert found["measured"] / 2 < found["predicted"] < 2 * found["measured"]
 

@@ -14,7 +14,7 @@ from hesspec.operators.engine.trace_cost import ForwardWork
 def main() -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    passes.count_work = lambda _: ForwardWork(1, 1, 1, trace_seconds=30.0 + 1000 * rank)
+    passes.count_work = lambda *_: ForwardWork(1, 1, 1, trace_seconds=30.0 + 1000 * rank)
     trace_cost.seconds_saved = lambda *_: 1.0
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()

@@ -26,7 +26,7 @@ from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrac
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.reference import AGREE
 from hesspec.operators.engine.surrogate import NOT_OF_THE_LOSS
-from hesspec.operators.engine.trace_cost import count_work, trace_pays
+from hesspec.operators.engine.trace_cost import TraceShares, count_work, trace_pays
 from hesspec.operators.engine.verification import Verdict, verify
 from hesspec.operators.engine.without_values import without_values
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
@@ -96,6 +96,8 @@ class Passes(ABC):
     ways: ClassVar[tuple[str, ...]] = WAYS
     summed: ClassVar[bool] = False
     """Whether the product that verification compares is a sum over samples, whatever the loss is."""
+    shares: TraceShares
+    """Seconds of a trace, relative to one of the Hessian."""
 
     def __init__(self, risk: EmpiricalRisk, precision: str = "full", graphs: GraphCache | None = None) -> None:
         self.precision, self.risk = precision, risk
@@ -364,7 +366,7 @@ class Passes(ABC):
             with without_values(risk, batch) as given, torch.no_grad(), differentiable_kernels():
                 theta, fixed, inputs, targets = given
                 predict, loss = risk.functions(fixed, inputs, targets)
-                work = count_work(lambda: loss(predict(theta), theta))
+                work = count_work(lambda: predict(theta), lambda outputs: loss(outputs, theta), self.shares)
         except Exception as error:
             logger.debug("no forward pass with fake tensors", exc_info=error)
             return
