@@ -224,8 +224,11 @@ class CurvatureOperator(Composable, ABC):
         """
         if number is not None and not is_whole(number, 0):
             raise ValueError(f"The number of products is {number!r}; it must be a nonnegative integer or None.")
-        self._risk.products = (self._risk.products or 0) + (PRODUCTS if number is None else int(number))
-        self._reconsidered = False
+        self._risk.products, self._reconsidered = self._with(number), False
+
+    def _with(self, number: int | None) -> int:
+        """Number of products that are expected with so many more."""
+        return (self._risk.products or 0) + (PRODUCTS if number is None else int(number))
 
     def forecast(self, memory: int | None = None, *, devices: int = 1, products: int | None = None) -> Forecast:
         """Predict time and memory of products from one timed batch; nothing is cached.
@@ -244,11 +247,9 @@ class CurvatureOperator(Composable, ABC):
         MemoryError
             If not even one sample fits.
         """
-        planned = copy.copy(self)
-        planned._risk = copy.copy(self._risk)  # noqa: SLF001 - it is of this class
-        planned.expect_products(products)
-        budget = self._budget if memory is None else memory
-        return forecast(planned._risk, planned._passes(), budget, devices)  # noqa: SLF001
+        passes = self._passes()
+        passes.products = self._with(products)
+        return forecast(self._risk, passes, self._budget if memory is None else memory, devices)
 
     @property
     def ranks(self) -> Ranks:

@@ -247,3 +247,10 @@ def test_a_plan_is_of_the_mode_that_the_spectrum_has(costs, steps):
     planned = hesspec.plan(operator, steps=steps)
     assert planned.mode == hesspec.spectrum(operator, steps=steps).attributes["mode"]
     assert planned.mode == (TRACED if steps > 30 else RETAINED)
+
+
+def test_a_plan_for_an_accuracy_is_of_the_mode_for_its_steps(costs):
+    """Of 8 steps, as those of the first batch find the whole spectrum; 64 are assumed before."""
+    costs(30)
+    planned = hesspec.plan(hessian(), accuracy=0.1)
+    assert (planned.steps, planned.mode) == (8, RETAINED)

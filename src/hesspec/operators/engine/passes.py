@@ -91,6 +91,8 @@ class Passes(ABC):
         Result of the verification of this mode.
     displacement : float or None
         Relative displacement of differences; None before the first product.
+    products : int or None
+        Number of products for which the mode is chosen; by default those that the risk expects.
     """
 
     ways: ClassVar[tuple[str, ...]] = WAYS
@@ -100,7 +102,7 @@ class Passes(ABC):
     """Seconds of a trace, relative to one of the Hessian."""
 
     def __init__(self, risk: EmpiricalRisk, precision: str = "full", graphs: GraphCache | None = None) -> None:
-        self.precision, self.risk = precision, risk
+        self.precision, self.risk, self.products = precision, risk, risk.products
         self._cached_graphs = GraphCache() if graphs is None else graphs
         self.mode, self.why = ("", "") if precision == "full" else ("traced", f"precision {precision!r} takes a trace")
         if risk.mode != "auto":
@@ -379,7 +381,7 @@ class Passes(ABC):
             points=self._cached_graphs.points,
             device=risk.parameters.device,
         )
-        pays, self.why = self._pays(products=risk.products)
+        pays, self.why = self._pays(products=self.products)
         self.mode = "traced" if pays else "double backward"
 
     def reconsider(self) -> bool:
