@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import hesspec
 from hesspec.operators.engine import passes
 from hesspec.operators.engine.graph import fakes, tracing
-from hesspec.operators.engine.trace_cost import count_work, trace_pays
+from hesspec.operators.engine.trace_cost import GAUSS_NEWTON, HESSIAN, TraceShares, count_work, trace_pays
 
 CPU = torch.device("cpu")
 # Seconds for each operation that is recorded, and for the first with its shapes: fitted to 18 networks.
@@ -51,6 +51,23 @@ def test_kinds_of_operations():
         for function in (torch.abs, lambda x: x + x, lambda x: x @ x.t(), lambda x: F.layer_norm(x, (8,)))
     ]
     assert seconds[1] < seconds[0] < seconds[2] < seconds[3]
+
+
+def test_shares_of_model_and_loss():
+    def seconds(shares):
+        def model(x, w):
+            return F.layer_norm(torch.tanh(x @ w), (4,))
+
+        with FakeTensorMode() as mode, torch.no_grad():
+            x, w = (mode.from_tensor(torch.ones(4, 4)) for _ in range(2))
+            return count_work(lambda: model(x, w), lambda outputs: outputs.square().sum(), shares).trace_seconds
+
+    start = seconds(TraceShares(0, 0, 0))
+    parts = [seconds(TraceShares(*shares)) - start for shares in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    assert all(part > 0 for part in parts)
+    assert seconds(HESSIAN) == pytest.approx(start + sum(parts))
+    mixed = sum(share * part for share, part in zip(GAUSS_NEWTON, parts, strict=True))
+    assert seconds(GAUSS_NEWTON) == pytest.approx(start + mixed)
 
 
 def convolutional():

@@ -99,15 +99,26 @@ SAVED_SECONDS = {"cpu": (-8e-6, 1.5e-10, 3.3e-11), "cuda": (-8e-6, 4e-12, 2e-13)
 
 
 class TraceShares(NamedTuple):
-    """Seconds of a trace for the operations of model and loss, relative to those of a trace of the Hessian."""
+    """Seconds of a trace for operations of the forward pass, relative to those of a trace of the Hessian.
 
-    model: float
+    Attributes
+    ----------
+    each : float
+        Of each operation of the model.
+    shapes : float
+        Of the first with its shapes, and of each normalisation.
+    loss : float
+        Of all operations of the loss.
+    """
+
+    each: float
+    shapes: float
     loss: float
 
 
-HESSIAN = TraceShares(1.0, 1.0)
-# Fitted to the seconds of traces of 60 networks.
-GAUSS_NEWTON, RESIDUAL = TraceShares(0.75, 0.25), TraceShares(1.0, 0.3)
+HESSIAN = TraceShares(1.0, 1.0, 1.0)
+# Fitted to 59 networks of benchmarks/zoo, and tried on 28 others: see docs/guide/memory-and-speed.md.
+GAUSS_NEWTON, RESIDUAL = TraceShares(0.95, 0.55, 0.23), TraceShares(1.0, 1.0, 0.3)
 
 
 class ForwardWork(NamedTuple):
@@ -150,18 +161,18 @@ def count_work(
     RandomOperationError
         If the forward pass draws random numbers.
     """
-    with FlopCounterMode(display=False) as flops, BytesWritten() as written, _Counter(shares.model) as counter:
+    with FlopCounterMode(display=False) as flops, BytesWritten() as written, _Counter(shares) as counter:
         outputs = forward()
-        counter.share = shares.loss
+        counter.shares = TraceShares(shares.loss, shares.loss, shares.loss)
         if loss is not None:
             loss(outputs)
     return ForwardWork(counter.operations, flops.get_total_flops(), written.bytes, counter.trace_seconds)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, share: float) -> None:
+    def __init__(self, shares: TraceShares) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.share = share
+        self.shares = shares
         self.operations, self.trace_seconds = 0, TRACE_START
         self._forms: set[Hashable] = set()
 
@@ -174,11 +185,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kind = _kind(func)
         if kind is not VIEW:
             self.operations += 1
-            self.trace_seconds += self.share * kind.each
+            self.trace_seconds += kind.each * (self.shares.shapes if kind is NORMALISATION else self.shares.each)
         if kind.first:
             form = form_of(func, args, kwargs)
             if form is None or form not in self._forms:
-                self.trace_seconds += self.share * kind.first
+                self.trace_seconds += kind.first * self.shares.shapes
                 self._forms.add(form)
         return func(*args, **kwargs)
 
