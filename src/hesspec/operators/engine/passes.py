@@ -23,7 +23,7 @@ from hesspec.operators.engine.budget import PassBytes, saved_bytes
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.graph.kept import traces_dropped
 from hesspec.operators.engine.graph.quiet import quiet_tracer
-from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
+from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, compiling, cut, trace_linear
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.reference import AGREE
 from hesspec.operators.engine.surrogate import NOT_OF_THE_LOSS
@@ -490,6 +490,7 @@ class Passes(ABC):
         with (
             traces_dropped(self.risk.model, self.risk.holders) as called,
             quiet_tracer(),
+            compiling(),
             conversions_refused(),
             mode,
             called,
