@@ -22,13 +22,14 @@ from pydantic import (
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.suggest import unknown
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
+from hesspec.spectra.study_names import SCRATCH, SGD, SPLITS
 from hesspec.study.config_model import MOST_EPOCHS, StudyModel
-from hesspec.study.datasets import DATASETS, SPLITS
+from hesspec.study.datasets import DATASETS
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 from hesspec.study.networks import NETWORKS
-from hesspec.study.optimizers import FAST_GAUSS_NEWTON, MONITORED, OPTIMIZERS, SGD, check_options
+from hesspec.study.optimizers import FAST_GAUSS_NEWTON, MONITORED, OPTIMIZERS, check_options
 from hesspec.study.settings import TrainingSettings
-from hesspec.study.start_config import SCRATCH, StartConfig
+from hesspec.study.start_config import StartConfig
 from hesspec.study.text_files import is_text
 
 __all__ = [

@@ -17,6 +17,7 @@ from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.matrices import MATRICES
 from hesspec.measure.plan import Plan
 from hesspec.operators.named import operator_class
+from hesspec.spectra.study_names import SGD
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
@@ -25,7 +26,6 @@ from hesspec.study.failures import is_task_error, let_go
 from hesspec.study.losses import LOSSES
 from hesspec.study.measuring import plan_measurement
 from hesspec.study.networks import build_network
-from hesspec.study.optimizers import SGD
 from hesspec.study.running import AUTO_STEPS
 from hesspec.study.store import EVIDENCE, STRUCTURE, Task, TrainingRun, tasks_of
 from hesspec.study.training import evaluate

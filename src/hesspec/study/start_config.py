@@ -10,13 +10,11 @@ from typing import Final, Self
 from pydantic import Field, field_validator, model_validator
 
 from hesspec.backend.suggest import unknown
+from hesspec.spectra.study_names import SCRATCH
 from hesspec.study.config_model import MOST_EPOCHS, StudyModel
 from hesspec.study.datasets import DATASETS
 
-__all__ = ["SCRATCH", "StartConfig"]
-
-SCRATCH: Final = "scratch"
-"""Name of the start of a training from its own initialisation."""
+__all__ = ["StartConfig"]
 
 WEIGHTS_SUFFIX: Final = ".safetensors"
 # What a name of a file of weights may contain in braces.

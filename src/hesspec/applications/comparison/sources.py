@@ -13,6 +13,7 @@ from hesspec.matrices import MATRICES, matrix_names, symbol_of
 from hesspec.spectra.folder import Unread, read_results, result_files
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.study_names import SPLITS
 
 __all__ = ["Item", "Matched", "Source", "matched", "read_source", "selected"]
 
@@ -30,7 +31,6 @@ WORDS: Final = {
     "seed": "seed ",
 }
 LAST: Final = "end"
-SPLITS: Final = ("train", "test")
 
 
 @dataclass(frozen=True)
