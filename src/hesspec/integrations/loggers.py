@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hesspec.backend.text import kind_of
 from hesspec.errors import TrackerError
 from hesspec.spectra.numbers import numbers_of
 
@@ -92,7 +93,7 @@ def _logs(writer: Any) -> Iterator[tuple[str, Log]]:
         yield from _of_lightning(writer)
     else:
         raise ValueError(
-            f"A spectrum cannot be written to a {type(writer).__name__}: pass {SUPPORTED}. An MlflowClient does not "
+            f"A spectrum cannot be written to {kind_of(writer)}: pass {SUPPORTED}. An MlflowClient does not "
             "know its run: pass the run."
         )
 

@@ -16,6 +16,7 @@ from hesspec.applications.noise.stable import stable_noise
 from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.bars import steps_of
 from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.text import kind_of
 from hesspec.errors import NonFiniteError
 from hesspec.spectra.record import Integers
 
@@ -208,7 +209,7 @@ def _prepared(gradient: Any, minimum: Tensor | None) -> tuple[Callable[[Tensor],
         return lambda points: (gradient @ points.T).T, torch.zeros(p, dtype=gradient.dtype, device=gradient.device)
     if not callable(gradient):
         raise ValueError(
-            f"gradient is a {type(gradient).__name__}; pass a function from points (n, d) to gradients (n, d), or a "
+            f"gradient is {kind_of(gradient)}; pass a function from points (n, d) to gradients (n, d), or a "
             "symmetric operator."
         )
     if minimum is None:

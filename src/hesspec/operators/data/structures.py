@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from hesspec.backend.text import kind_of
 from hesspec.operators.data.objects import Content, content_of, rebuilt
 
 __all__ = [
@@ -302,13 +303,12 @@ def _copied(item: Any, content: Content, supply: Iterator[Tensor]) -> Any:
         copied = copy.deepcopy(item, dict(replaced))
     except Exception as error:
         raise ValueError(
-            f"The data contains a {type(item).__name__} that cannot be copied ({type(error).__name__}: {error}); "
-            f"{ADVICE}."
+            f"The data contains {kind_of(item)} that cannot be copied ({type(error).__name__}: {error}); {ADVICE}."
         ) from error
     if _holds(copied, given):
         return copied
     # A class with its own __deepcopy__ may share some members with its copies, as graphs do.
-    words = f"The data contains a {type(item).__name__} whose copies have other tensors"
+    words = f"The data contains {kind_of(item)} whose copies have other tensors"
     try:
         copied = rebuilt(item, replaced)
     except Exception as error:
