@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from hesspec.backend.text import kind_of
-from hesspec.operators.data.objects import Content, content_of, rebuilt
+from hesspec.operators.data.objects import CONSTANTS, Content, content_of, rebuilt
 
 __all__ = [
-    "CONSTANTS",
     "Structure",
     "describe",
     "flatten",
@@ -28,22 +27,6 @@ __all__ = [
     "rows_of",
     "tensors_of",
 ]
-
-CONSTANTS = (
-    type(None),
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    torch.dtype,
-    torch.device,
-    torch.Size,
-    np.generic,
-    enum.Enum,
-)
-"""Types that are fully described by their values."""
 
 # NumPy's kinds of dtype that have a counterpart in PyTorch: bool, signed and unsigned integer, floating, complex.
 NUMERIC = "biufc"
