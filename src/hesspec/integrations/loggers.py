@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hesspec.backend.numbers import is_whole
 from hesspec.backend.text import kind_of
 from hesspec.errors import TrackerError
 from hesspec.spectra.numbers import numbers_of
@@ -54,7 +55,7 @@ def log_spectrum(writer: Any, spectrum: Spectrum, *, step: int | None = None, na
     TrackerError
         If a tracker raises an error, after the others have the spectrum.
     """
-    if step is not None and (isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0):
+    if step is not None and not is_whole(step, 0):
         raise ValueError(f"step is {step!r}; it must be a nonnegative integer.")
     name = _name_of(spectrum) if name is None else name
     failed: list[tuple[str, Exception]] = []

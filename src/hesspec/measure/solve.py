@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.arithmetic import full_float32
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts, check_fractions
 from hesspec.backend.shown import Shown
 from hesspec.backend.text import kind_of
 from hesspec.errors import NonFiniteError, NotSymmetricError
@@ -328,10 +328,8 @@ def _check(
         )
     if method != "auto" and method not in METHODS:
         raise ValueError(f'method={method!r} is unknown; use "auto", "cg" or "minres".')
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance is {tolerance!r}; it must be above 0 and below 1.")
-    if not is_whole(max_iterations, 1):
-        raise ValueError(f"max_iterations is {max_iterations!r}; it must be a positive integer.")
+    check_fractions(tolerance=tolerance)
+    check_counts(max_iterations=max_iterations)
 
 
 def _warn(residual: float, tolerance: float, iterations: int, most: int) -> None:

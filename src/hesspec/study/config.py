@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from hesspec.backend.memory import parse_memory
+from hesspec.backend.numbers import is_whole
 from hesspec.backend.suggest import unknown
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
 from hesspec.spectra.study_names import SCRATCH, SGD, SPLITS
@@ -139,7 +140,7 @@ def _number_or(word: str, lowest: int) -> BeforeValidator:
 
     def check(value: object) -> object:
         number = int(value) if isinstance(value, str) and value.isdecimal() else value
-        if number == word or (isinstance(number, int) and not isinstance(number, bool) and number >= lowest):
+        if number == word or is_whole(number, lowest):
             return number
         raise ValueError(f"it must be an integer of at least {lowest}, or {word!r}")
 
