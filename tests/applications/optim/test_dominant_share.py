@@ -376,7 +376,7 @@ def test_what_has_no_shares():
         (optimizer, {}, "Pass the model that the optimiser trains"),
         (optimizer, {"model": nn.Linear(2, 2)}, "SGD trains none of the selected parameters"),
         (optimizer, {"model": model, "params": "0.*"}, "has shape .48,., but the eigenvectors have 80 entries"),
-        ([optimizer, 3], {"model": model}, "A int is not a torch.optim.Optimizer"),
+        ([optimizer, 3], {"model": model}, "An int is not a torch.optim.Optimizer"),
         (torch.optim.LBFGS(model.parameters()), {"model": model}, "A step of LBFGS needs a closure"),
         (vector, {"k": 5}, "k is 5; it must be an integer from 1 to 4"),
         (vector, {"k": 1.5}, "k is 1.5"),
