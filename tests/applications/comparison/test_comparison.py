@@ -241,7 +241,7 @@ def test_bad_input_is_refused_with_a_remedy(folders, spectrum, tmp_path):
     for arguments, message in [
         ((spectrum,), "at least two spectra, files or folders, and was given 1"),
         ((), "was given 0"),
-        ((spectrum, 3), "A int cannot be compared; pass spectra"),
+        ((spectrum, 3), "An int cannot be compared; pass spectra"),
     ]:
         with pytest.raises(ValueError, match=message):
             hesspec.compare(*arguments)
