@@ -224,12 +224,16 @@ class LinearisedModel(KeptPasses):
         Its loss is a cross-entropy.
     budget : int
         Memory for cached primal passes and the running pass together, in bytes.
+    precision : str
+        Precision of products: "full", "tf32" or "bfloat16".
     graphs : GraphCache, optional
         Storage for traces.
     """
 
-    def __init__(self, risk: EmpiricalRisk, budget: int, graphs: GraphCache | None = None) -> None:
-        super().__init__(risk, JacobianPasses(risk, "full", graphs), budget)
+    def __init__(
+        self, risk: EmpiricalRisk, budget: int, precision: str = "full", graphs: GraphCache | None = None
+    ) -> None:
+        super().__init__(risk, JacobianPasses(risk, precision, graphs), budget)
 
     def through(self, vectors: Sequence[Tensor], couple: Couple) -> list[Tensor]:
         """Compute this rank's part of J^T couple(rows, J v) for each flat vector (p,), in two passes over the data."""
