@@ -18,12 +18,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.overrides import TorchFunctionMode
 
 from hesspec.operators.data.structures import map_tensors
 from hesspec.operators.model.ambient import neutral_modes, preserved_randomness
+from hesspec.operators.model.function_mode import FunctionMode
 from hesspec.operators.model.kept import Holder
-from hesspec.operators.model.lost_arguments import with_lost
 from hesspec.operators.model.module import ModuleState, conversions_undone, without_user_hooks
 
 __all__ = ["PlainModel", "accumulators_may_have_hooks"]
@@ -229,7 +228,7 @@ class _DefaultDtype:
         torch.set_default_dtype(self._before)
 
 
-class _Doubling(TorchFunctionMode):
+class _Doubling(FunctionMode):
     """Within this context, PyTorch functions convert single-precision arguments to double precision.
 
     Random numbers are drawn in the precision of the user's model, as the same seed gives different ones in float64.
@@ -244,15 +243,9 @@ class _Doubling(TorchFunctionMode):
         super().__init__()
         self._single = single
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Convert the arguments of a function, unless it accesses an attribute of a tensor."""
-        kwargs, name = with_lost(func, kwargs), getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__", "__delete__", "requires_grad_", "set_default_dtype"):
             return func(*args, **kwargs)
         if self._single is not None and (func in DRAWN or func in DRAWN_IN_PLACE or func in DROPPED):

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._guards import detect_fake_mode
-from torch.overrides import TorchFunctionMode
 
-from hesspec.operators.model.lost_arguments import with_lost
+from hesspec.operators.model.function_mode import FunctionMode
 from hesspec.operators.model.margin_form import LINEAR_FROM, margin_losses
 from hesspec.operators.model.normalisation import NORMALISATIONS
 from hesspec.operators.model.squares import SQUARES, of_absolute, with_square
@@ -437,7 +436,7 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
 """Substitute for each function, with the same arguments."""
 
 
-class Substitutes(TorchFunctionMode):
+class Substitutes(FunctionMode):
     """Within this context, calls of PyTorch functions are replaced by calls of others with the same arguments.
 
     Parameters
@@ -450,15 +449,9 @@ class Substitutes(TorchFunctionMode):
         super().__init__()
         self._table = table
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the substitute of a function, or the function itself."""
-        return self._table.get(func, func)(*args, **with_lost(func, kwargs))
+        return self._table.get(func, func)(*args, **kwargs)
 
 
 def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
