@@ -99,7 +99,7 @@ SMOOTH = {
     "smooth L1, none": against(F.smooth_l1_loss, TARGETS, reduction="none"),
     "smooth L1, L1": against(F.smooth_l1_loss, TARGETS, beta=0.0),
     "smooth L1, at zero": against(F.smooth_l1_loss, TARGETS, TARGETS),
-    "absolute values": (
+    "absolute values of functions": (
         lambda x: torch.abs(x.sin()) * x.abs() + abs(x.exp() - 1) + torch.absolute(x - 1) * x.absolute(),
         random(5, 4),
     ),
