@@ -146,8 +146,8 @@ def test_names_are_those_of_split_and_matrix(spectrum):
 @pytest.mark.parametrize(
     ("writer", "step", "message"),
     [
-        (object(), 0, "cannot be written to a object: pass a TensorBoard SummaryWriter"),
-        (None, 0, "cannot be written to a NoneType"),
+        (object(), 0, "cannot be written to an object: pass a TensorBoard SummaryWriter"),
+        (None, 0, "cannot be written to None"),
         ([], -1, "step is -1; it must be a nonnegative integer"),
         ([], 1.5, r"step is 1\.5"),
     ],
@@ -175,6 +175,6 @@ def test_a_tracker_that_fails_is_named_and_the_others_have_the_spectrum(spectrum
 
 
 def test_a_writer_that_is_not_known_is_refused_before_anything_is_logged(spectrum):
-    with SummaryWriter("events") as writer, pytest.raises(ValueError, match="cannot be written to a object"):
+    with SummaryWriter("events") as writer, pytest.raises(ValueError, match="cannot be written to an object"):
         spectrum.log_to([writer, object()], step=0)
     assert EventAccumulator("events").Reload().Tags()["scalars"] == []

@@ -304,7 +304,7 @@ def test_a_product_that_is_not_finite_is_refused_naming_the_vector(value, when):
         (lambda v: v[:, None], r"\(9, 1\) torch.float32"),
         (lambda v: v[:-1], r"\(8,\) torch.float32"),
         (lambda v: v.double(), r"\(9,\) torch.float64"),
-        (lambda v: v.numpy(), "a ndarray"),
+        (lambda v: v.numpy(), "an ndarray"),
     ],
 )
 def test_a_product_unlike_the_vector_is_refused(product, seen):

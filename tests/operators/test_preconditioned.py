@@ -227,7 +227,7 @@ def test_an_optimiser_without_state_is_a_sentence(name):
 def test_other_optimisers_and_parameters_are_sentences():
     model, loss_fn, data = problem()
     hessian = hesspec.Hessian(model, loss_fn, data)
-    with pytest.raises(ValueError, match="A SGD has no known preconditioner"):
+    with pytest.raises(ValueError, match="An SGD has no known preconditioner"):
         hesspec.Preconditioned(hessian, torch.optim.SGD(model.parameters(), lr=0.1))
     other = torch.optim.Adam(model[0].parameters())
     train(model, loss_fn, data, other, 1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hesspec.backend.ranks import ALONE, Ranks
+from hesspec.backend.text import kind_of
 
 __all__ = ["Block", "Combination", "Composable", "Identity", "SymmetricOperator", "check_operator", "expect_products"]
 
@@ -63,7 +64,7 @@ def check_operator(operator: Any) -> int:
     for name in ("shape", "dtype", "device", "__matmul__"):
         if not hasattr(operator, name):
             raise ValueError(
-                f"A {type(operator).__name__} has no {name}; an operator needs shape, dtype, device and @ (a dense "
+                f"{kind_of(operator, first=True)} has no {name}; an operator needs shape, dtype, device and @ (a dense "
                 "symmetric torch.Tensor has them all)."
             )
     shape = tuple(operator.shape)
@@ -71,7 +72,7 @@ def check_operator(operator: Any) -> int:
         raise ValueError(f"The operator has shape {shape}; a spectrum needs (p, p) with p > 0.")
     if operator.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"The operator, a {type(operator).__name__}, is {operator.dtype}; spectra are measured in torch.float32 or "
+            f"The operator, {kind_of(operator)}, is {operator.dtype}; spectra are measured in torch.float32 or "
             "torch.float64."
         )
     if isinstance(operator, Tensor) and operator.requires_grad:
@@ -229,8 +230,8 @@ class Combination(Composable):
         for factor, operator in self.terms:
             if not hasattr(operator, "sliced") and not isinstance(operator, Identity):
                 raise ValueError(
-                    f"A {type(operator).__name__} does not work on slices of vectors, and the data of another operator "
-                    "in the sum is shared by several ranks; measure the sum on one rank."
+                    f"{kind_of(operator, first=True)} does not work on slices of vectors, and the data of another "
+                    "operator in the sum is shared by several ranks; measure the sum on one rank."
                 )
             parts.append((factor, operator.sliced() if hasattr(operator, "sliced") else operator))
         found = Combination(parts)
@@ -325,7 +326,9 @@ class Block(Composable):
         texts = [block] if isinstance(block, str) else block
         if isinstance(texts, list | tuple) and texts and all(isinstance(each, str) for each in texts):
             if not hasattr(operator, "entries_of"):
-                raise ValueError(f"A {type(operator).__name__} does not name its parameters; select entries by index.")
+                raise ValueError(
+                    f"{kind_of(operator, first=True)} does not name its parameters; select entries by index."
+                )
             block = operator.entries_of(texts)
             self._named = ", ".join(texts)
         entries = torch.arange(p, device="cpu")[block if isinstance(block, slice) else torch.as_tensor(block).cpu()]

@@ -7,7 +7,7 @@ import torch
 
 from hesspec.backend.heap import give_back
 from hesspec.backend.host_memory import host_memory
-from hesspec.backend.text import error_line, in_words
+from hesspec.backend.text import error_line, in_words, kind_of
 
 __all__ = [
     "BudgetError",
@@ -77,7 +77,7 @@ def parse_memory(memory: str | int) -> int:
     elif isinstance(memory, int) and not isinstance(memory, bool):
         size = memory
     else:
-        raise ValueError(f"memory={memory!r} is a {type(memory).__name__}; {advice}")
+        raise ValueError(f"memory={memory!r} is {kind_of(memory)}; {advice}")
     if size >= LARGEST:
         raise ValueError(f"memory={memory!r} is more than any machine has; {advice}")
     if size < 1:

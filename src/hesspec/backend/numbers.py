@@ -7,7 +7,7 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LARGEST_EIGENVALUE", "check_seed", "is_real", "is_whole", "real_array"]
+__all__ = ["LARGEST_EIGENVALUE", "check_counts", "check_fractions", "check_seed", "is_real", "is_whole", "real_array"]
 
 LARGEST_EIGENVALUE: Final = 2.0**1020
 """Largest magnitude of eigenvalues in results, 1.1e307: differences and small multiples of them are finite."""
@@ -25,6 +25,20 @@ def is_whole(value: Any, least: int | None = None) -> TypeGuard[int]:
 def is_real(value: Any) -> TypeGuard[float]:
     """Return whether a value is a real number of Python or NumPy; infinity and NaN are."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def check_counts(**numbers: Any) -> None:
+    """Raise ValueError if one of several arguments, given by their names, is not a positive integer."""
+    for name, number in numbers.items():
+        if not is_whole(number, 1):
+            raise ValueError(f"{name} is {number!r}; it must be a positive integer.")
+
+
+def check_fractions(**numbers: Any) -> None:
+    """Raise ValueError if one of several arguments, given by their names, is not above 0 and below 1."""
+    for name, number in numbers.items():
+        if not 0 < number < 1:
+            raise ValueError(f"{name} is {number!r}; it must be above 0 and below 1.")
 
 
 def check_seed(seed: Any) -> int:

@@ -9,6 +9,7 @@ import typer
 
 from hesspec.cli.completion import DATA, NETWORKS, completing, matrix_aliases
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
+from hesspec.spectra.study_names import SPLITS
 
 Network = Annotated[
     str,
@@ -41,9 +42,7 @@ Weights = Annotated[
 ]
 Split = Annotated[
     str,
-    typer.Option(
-        metavar="NAME", autocompletion=completing(("train", "test")), help="Part of the data set: train or test."
-    ),
+    typer.Option(metavar="NAME", autocompletion=completing(SPLITS), help="Part of the data set: train or test."),
 ]
 SamplesPerClass = Annotated[
     int | None,

@@ -115,7 +115,7 @@ def _check_ray(ray: bool, cpus: int | None, dry_run: bool) -> None:
 
 def _results_of(file: Path) -> Path:
     """Output folder of a study if none is given."""
-    from hesspec.spectra.folder import STUDY_FILE
+    from hesspec.spectra.study_names import STUDY_FILE
     from hesspec.study.folders import RUNS
 
     is_stored = file.name == STUDY_FILE and (file.parent / RUNS).is_dir()

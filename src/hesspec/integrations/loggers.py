@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hesspec.backend.numbers import is_whole
+from hesspec.backend.text import kind_of
 from hesspec.errors import TrackerError
 from hesspec.spectra.numbers import numbers_of
 
@@ -53,7 +55,7 @@ def log_spectrum(writer: Any, spectrum: Spectrum, *, step: int | None = None, na
     TrackerError
         If a tracker raises an error, after the others have the spectrum.
     """
-    if step is not None and (isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0):
+    if step is not None and not is_whole(step, 0):
         raise ValueError(f"step is {step!r}; it must be a nonnegative integer.")
     name = _name_of(spectrum) if name is None else name
     failed: list[tuple[str, Exception]] = []
@@ -92,7 +94,7 @@ def _logs(writer: Any) -> Iterator[tuple[str, Log]]:
         yield from _of_lightning(writer)
     else:
         raise ValueError(
-            f"A spectrum cannot be written to a {type(writer).__name__}: pass {SUPPORTED}. An MlflowClient does not "
+            f"A spectrum cannot be written to {kind_of(writer)}: pass {SUPPORTED}. An MlflowClient does not "
             "know its run: pass the run."
         )
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hesspec.backend.text import kind_of
 from hesspec.errors import NonFiniteError
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos_state import LanczosState, StepErrors, rounding_unit
@@ -25,7 +26,7 @@ __all__ = ["Lanczos", "check_product"]
 def check_product(q: Tensor, image: Any) -> Tensor:
     """Check the product with this vector and return it without a graph; raises ValueError if it is invalid."""
     if not isinstance(image, Tensor) or image.shape != q.shape or image.dtype != q.dtype:
-        seen = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+        seen = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else kind_of(image)
         raise ValueError(
             f"The product of the operator with a {tuple(q.shape)} {q.dtype} tensor is {seen}; it must have the "
             "same shape and dtype."

@@ -9,6 +9,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from hesspec.backend.text import kind_of
+
 __all__ = ["columns", "fields", "restored", "state_of"]
 
 T = TypeVar("T")
@@ -71,13 +73,13 @@ def fields(state: Any, types: Mapping[str, type | tuple[type, ...]]) -> dict[str
         If one is missing or of another type.
     """
     if not isinstance(state, dict):
-        raise ValueError(f"there is a {type(state).__name__} instead of {', '.join(types)}")
+        raise ValueError(f"there is {kind_of(state)} instead of {', '.join(types)}")
     found = {}
     for name, expected in types.items():
         value = state.get(name)
         # A bool is an int in Python, but not a number of steps.
         if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-            raise ValueError(f"{name.lstrip('_')} is a {type(value).__name__}, or missing")
+            raise ValueError(f"{name.lstrip('_')} is {kind_of(value)}, or missing")
         found[name] = value
     return found
 

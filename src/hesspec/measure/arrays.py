@@ -28,16 +28,16 @@ def as_operator(operator: Any) -> SymmetricOperator:
     Raises
     ------
     ValueError
-        If the dtype is complex or no number, or an array has another shape than (p, p).
+        If the dtype is complex or no number.
     """
     if isinstance(operator, np.ndarray):
         matrix = np.asarray(operator, dtype=_dtype_of(operator, "NumPy array"))
         return torch.from_numpy(matrix if matrix.flags.writeable else matrix.copy())
     if scipy.sparse.issparse(operator):
         dtype = _dtype_of(operator, "sparse matrix")
-        return ScipyOperator(_square(operator).tocsr().astype(dtype, copy=False), dtype)
+        return ScipyOperator(operator.tocsr().astype(dtype, copy=False), dtype)
     if isinstance(operator, LinearOperator):
-        return ScipyOperator(_square(operator), _dtype_of(operator, "LinearOperator"))
+        return ScipyOperator(operator, _dtype_of(operator, "LinearOperator"))
     found: SymmetricOperator = operator
     return found
 
@@ -52,13 +52,6 @@ def _dtype_of(operator: Any, what: str) -> np.dtype[Any]:
             else f"The operator is a {what} of {dtype}; spectra are measured in float32 or float64."
         )
     return dtype if dtype in (np.float32, np.float64) else np.dtype(np.float64)
-
-
-def _square(operator: Any) -> Any:
-    shape = tuple(operator.shape)
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
-        raise ValueError(f"The operator has shape {shape}; a spectrum needs (p, p) with p > 0.")
-    return operator
 
 
 class ScipyOperator(Composable):
@@ -76,7 +69,7 @@ class ScipyOperator(Composable):
 
     def __init__(self, matrix: Any, dtype: np.dtype[Any]) -> None:
         self._matrix = matrix
-        self.shape = (int(matrix.shape[0]), int(matrix.shape[0]))
+        self.shape = tuple(map(int, matrix.shape))
         self.dtype = torch.float32 if dtype == np.float32 else torch.float64
 
     def identity(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator, check_operator, expect_products
 from hesspec.backend.arithmetic import full_float32
-from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.numbers import check_counts, check_seed
 from hesspec.backend.shown import Shown
 from hesspec.errors import NonFiniteError
 from hesspec.matrices import symbol_of
@@ -110,8 +110,7 @@ def diagonal(operator: SymmetricOperator, probes: int, *, deflate: Eigenpairs | 
     tensor([1., 2., 3.], dtype=torch.float64)
     """
     p = check_operator(operator := as_operator(operator))
-    if not is_whole(probes, 1):
-        raise ValueError(f"probes is {probes!r}; it must be a positive integer.")
+    check_counts(probes=probes)
     if deflate is not None and len(deflate.vectors) != p:
         raise ValueError(
             f"The eigenvectors have {len(deflate.vectors):,} entries, and the operator is of size {p:,}; use "

@@ -14,7 +14,7 @@ from hesspec.backend.algebra import SymmetricOperator
 from hesspec.backend.bars import steps_of
 from hesspec.backend.heap import returned_memory
 from hesspec.backend.number_text import plus_minus
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts
 from hesspec.backend.shown import Shown, TextTable
 from hesspec.krylov.lanczos_state import rounding_unit
 from hesspec.krylov.ritz import Array
@@ -112,8 +112,7 @@ def eigenpairs(
     >>> pairs.values.round(4), pairs.vectors[-1].abs().round(decimals=4)
     (array([9., 5.]), tensor([1., 0.]))
     """
-    if not is_whole(count, 1):
-        raise ValueError(f"count is {count!r}; it must be a positive integer.")
+    check_counts(count=count)
     with steps_of(f"eigenpairs of {name_of(operator)}", on_step, wanted=progress) as shown:
         run, found = run_spectrum(operator, steps, 1, seed, 0.0, memory, basis, offload, shown, int(count))
     return pairs_of(run, found, np.arange(len(run.top)))

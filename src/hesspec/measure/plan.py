@@ -18,7 +18,7 @@ from hesspec.backend.host_memory import resident_memory
 from hesspec.backend.memory import in_words
 from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.backend.number_text import duration
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts
 from hesspec.backend.shown import Shown
 from hesspec.krylov.basis import KrylovBasis
 from hesspec.krylov.lanczos import Lanczos
@@ -237,9 +237,8 @@ def plan(
 
 
 def _check(steps: int | None, probes: int | None, accuracy: float | None, devices: int) -> None:
-    for name, value in (("steps", steps), ("probes", probes), ("devices", devices)):
-        if value is not None and not is_whole(value, 1):
-            raise ValueError(f"{name} is {value!r}; it must be a positive integer.")
+    given = {"steps": steps, "probes": probes, "devices": devices}
+    check_counts(**{name: value for name, value in given.items() if value is not None})
     if accuracy is not None and not accuracy > 0:
         raise ValueError(f"accuracy is {accuracy!r}; it must be positive.")
 

@@ -17,7 +17,7 @@ from hesspec.backend.algebra import SymmetricOperator, check_operator, expect_pr
 from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
-from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.numbers import check_counts, check_seed, is_whole
 from hesspec.backend.ranks import ALONE
 from hesspec.krylov.requests import Requests, answered
 from hesspec.krylov.run import KrylovRun, OnStep
@@ -113,8 +113,7 @@ def check_run(steps: int | str, probes: int) -> None:
     """Raise ValueError unless these are numbers of steps and probes."""
     if steps != "auto" and not is_whole(steps, 1):
         raise ValueError(f"steps is {steps!r}; it must be a positive integer or 'auto'.")
-    if not is_whole(probes, 1):
-        raise ValueError(f"probes is {probes!r}; it must be a positive integer.")
+    check_counts(probes=probes)
 
 
 def _phases(

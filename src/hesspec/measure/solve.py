@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hesspec.backend.algebra import SymmetricOperator, check_operator, expect_products
 from hesspec.backend.arithmetic import full_float32
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts, check_fractions
 from hesspec.backend.shown import Shown
+from hesspec.backend.text import kind_of
 from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.krylov.conjugate_gradients import Solved, column_norms, conjugate_gradients
 from hesspec.krylov.lanczos_state import rounding_unit
@@ -285,8 +286,7 @@ def _prepared(pairs: Eigenpairs, operator: SymmetricOperator, p: int, damping: f
     """Return the preconditioner from eigenpairs; None if there are none, or none that differs from -damping."""
     if not isinstance(pairs, Eigenpairs):
         raise ValueError(
-            f"preconditioner is a {type(pairs).__name__}; it must be the result of "
-            "hesspec.eigenpairs(operator, count=...)."
+            f"preconditioner is {kind_of(pairs)}; it must be the result of hesspec.eigenpairs(operator, count=...)."
         )
     vectors = pairs.vectors
     if vectors.shape[0] != p or vectors.dtype != operator.dtype or vectors.device != torch.device(operator.device):
@@ -312,7 +312,7 @@ def _check(
 ) -> None:
     """Raise ValueError for arguments that make no system."""
     if not isinstance(rhs, Tensor):
-        raise ValueError(f"rhs is a {type(rhs).__name__}; it must be a tensor of shape ({p},) or ({p}, n).")
+        raise ValueError(f"rhs is {kind_of(rhs)}; it must be a tensor of shape ({p},) or ({p}, n).")
     if rhs.dim() not in (1, 2) or rhs.shape[0] != p or not rhs.numel():
         raise ValueError(f"rhs has shape {tuple(rhs.shape)}; it must be ({p},) or ({p}, n).")
     if rhs.dtype != operator.dtype or rhs.device != torch.device(operator.device):
@@ -329,10 +329,8 @@ def _check(
         )
     if method != "auto" and method not in METHODS:
         raise ValueError(f'method={method!r} is unknown; use "auto", "cg" or "minres".')
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance is {tolerance!r}; it must be above 0 and below 1.")
-    if not is_whole(max_iterations, 1):
-        raise ValueError(f"max_iterations is {max_iterations!r}; it must be a positive integer.")
+    check_fractions(tolerance=tolerance)
+    check_counts(max_iterations=max_iterations)
 
 
 def _warn(residual: float, tolerance: float, iterations: int, most: int) -> None:

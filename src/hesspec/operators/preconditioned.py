@@ -12,6 +12,7 @@ from torch.optim import Adagrad, Adam, Optimizer, RMSprop
 
 from hesspec.backend.algebra import Combination, Composable, check_operator, expect_products
 from hesspec.backend.ranks import ALONE, Ranks
+from hesspec.backend.text import kind_of
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.risk.parameters import ParameterSelection
 
@@ -57,18 +58,17 @@ class Preconditioned(Composable):
     """
 
     def __init__(self, operator: Any, diagonal: Tensor | Optimizer) -> None:
-        p = check_operator(operator)
-        name = type(diagonal).__name__
+        p, name = check_operator(operator), type(diagonal).__name__
         if isinstance(diagonal, Optimizer):
             chosen = _parameters(operator)
             if chosen is None:
                 raise ValueError(
-                    f"A {type(operator).__name__} does not know its parameters; pass the diagonal itself, for example "
-                    "hesspec.operators.preconditioner(optimizer, model.named_parameters())."
+                    f"{kind_of(operator, first=True)} does not know its parameters; pass the diagonal itself, for "
+                    "example hesspec.operators.preconditioner(optimizer, model.named_parameters())."
                 )
             diagonal = preconditioner(diagonal, zip(chosen.names, chosen.parameters, strict=True))
         if not isinstance(diagonal, Tensor) or diagonal.shape != (p,) or not diagonal.is_floating_point():
-            seen = f"{tuple(diagonal.shape)} {diagonal.dtype}" if isinstance(diagonal, Tensor) else f"a {name}"
+            seen = f"{tuple(diagonal.shape)} {diagonal.dtype}" if isinstance(diagonal, Tensor) else kind_of(diagonal)
             raise ValueError(f"The diagonal must be a real tensor of shape ({p},), or an optimiser; it is {seen}.")
         diagonal = diagonal.detach().to(operator.device, torch.float64)
         wrong = ~((diagonal > 0) & diagonal.isfinite())
@@ -93,7 +93,7 @@ class Preconditioned(Composable):
             If the argument is not a tensor of such a shape.
         """
         if not isinstance(vectors, Tensor) or vectors.dim() not in (1, 2) or len(vectors) != len(self._scale):
-            seen = tuple(vectors.shape) if isinstance(vectors, Tensor) else f"a {type(vectors).__name__}"
+            seen = tuple(vectors.shape) if isinstance(vectors, Tensor) else kind_of(vectors)
             raise ValueError(
                 f"The operator takes tensors of shape ({len(self._scale)},) or with k columns, not {seen}."
             )
@@ -203,7 +203,7 @@ def preconditioner(optimizer: Optimizer, parameters: Iterable[tuple[str, nn.Para
     kind = next((kind for kind in _FROM_STATE if isinstance(optimizer, kind)), None)
     if kind is None:
         raise ValueError(
-            f"A {type(optimizer).__name__} has no known preconditioner; Adam, AdamW, RMSprop and "
+            f"{kind_of(optimizer, first=True)} has no known preconditioner; Adam, AdamW, RMSprop and "
             "Adagrad are supported. Pass the diagonal as a tensor (p,)."
         )
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}

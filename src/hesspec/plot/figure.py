@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import RendererAgg
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["ShownFigure", "legend_above", "new_figure", "renderer_of", "scale_of", "styled"]
+    from matplotlib.axes import Axes
+
+__all__ = ["ShownFigure", "figure_of", "legend_above", "new_figure", "panel_of", "renderer_of", "scale_of", "styled"]
 
 # TrueType outlines: embedded text that can be searched and edited.
 EMBEDDED: Final[dict[Any, Any]] = {"pdf.fonttype": 42, "ps.fonttype": 42}
@@ -67,6 +69,19 @@ def new_figure(width: float, height: float) -> ShownFigure:
         found: ShownFigure = pyplot.figure(FigureClass=ShownFigure, figsize=(width, height), layout="constrained")
         return found
     return ShownFigure(figsize=(width, height), layout="constrained")
+
+
+def panel_of(ax: Axes | None, width: float, height: float) -> tuple[Axes, Figure]:
+    """Panel to draw into and its figure: those of `ax` or, if it is None, new ones of a size in inches."""
+    if ax is not None:
+        return ax, figure_of(ax)
+    figure = new_figure(width, height)
+    return figure.subplots(), figure
+
+
+def figure_of(ax: Axes) -> Figure:
+    """Return the figure of a panel, that around all subfigures."""
+    return cast("Figure", ax.get_figure(root=True))
 
 
 def _opens_windows() -> bool:

@@ -14,6 +14,7 @@ from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import GRID
 from hesspec.plot.style import Look
 from hesspec.plot.ticks import number_ticks
+from hesspec.spectra.study_names import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +84,7 @@ def plot_learning_curves(
     with styled(scale):
         figure = new_figure(width or 10.0, (0.4 if scale == 1 else 1.3) * (width or 10.0))
         loss, error = figure.subplots(*((1, 2) if scale == 1 else (2, 1)))
-        for index, split in enumerate(("train", "test")):
+        for index, split in enumerate(SPLITS):
             look = Look.of(index)
             style: dict[str, Any] = {
                 "color": look.light,
@@ -102,7 +103,7 @@ def plot_learning_curves(
             axes.set_axisbelow(True)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        losses = np.concatenate([_values(records, f"{split}_loss") for split in ("train", "test")])
+        losses = np.concatenate([_values(records, f"{split}_loss") for split in SPLITS])
         if (losses[np.isfinite(losses)] > 0).all():
             loss.set_yscale("log")
             number_ticks(loss.yaxis)

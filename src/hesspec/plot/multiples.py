@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from matplotlib.legend_handler import HandlerTuple
 
+from hesspec.backend.numbers import check_counts
 from hesspec.backend.suggest import unknown
 from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import PANELS
@@ -67,8 +68,8 @@ def plot_multiples(
     check_drawable(spectra)
     if kind not in PANELS:
         raise ValueError(unknown("kind", str(kind), tuple(PANELS)))
-    if columns is not None and columns < 1:
-        raise ValueError(f"columns is {columns!r}; it must be a positive integer.")
+    if columns is not None:
+        check_counts(columns=columns)
     paired = {isinstance(place, tuple) for place in spectra}
     if len(paired) > 1:
         raise ValueError("Some titles are strings and some are pairs (row, column); all must be of one kind.")

@@ -17,6 +17,7 @@ from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
 from hesspec.plot.panels import GRID
 from hesspec.plot.style import FILL, LABEL_PITCH, LABEL_SIZE, Look, check_drawable, looks_of, settle, spread, with_unit
 from hesspec.plot.ticks import number_ticks
+from hesspec.spectra.densities import bulk_atoms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,15 +124,12 @@ def _draw_bands(axes: Axes, x: Array, spectra: Sequence[Spectrum], look: Look) -
 
 def _quantiles(spectrum: Spectrum, shares: tuple[float, float]) -> Array:
     """Quantiles of the bulk, the measure without outliers; the outermost are its edges."""
-    inside = ~spectrum.is_outlier
-    nodes = np.concatenate([spectrum.eigenvalues[inside], spectrum.bulk_nodes])
-    weights = np.concatenate([spectrum.eigenvalue_weights[inside], spectrum.bulk_weights])
+    nodes, weights, _ = bulk_atoms(spectrum)
     if not nodes.size:
         return np.full(2, np.nan)
-    order = np.argsort(nodes, kind="stable")
-    sums = np.cumsum(weights[order])
+    sums = np.cumsum(weights)
     low, high = spectrum.bulk_edges
-    found = nodes[order][np.minimum(np.searchsorted(sums, np.array(shares) * sums[-1]), nodes.size - 1)]
+    found = nodes[np.minimum(np.searchsorted(sums, np.array(shares) * sums[-1]), nodes.size - 1)]
     return np.clip(found, low, high) if shares[0] > (1 - BANDS[0]) / 2 + 1e-12 else np.array([low, high])
 
 

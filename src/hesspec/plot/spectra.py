@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from hesspec.backend.number_text import exponent_text
 from hesspec.backend.suggest import unknown
-from hesspec.plot.figure import legend_above, new_figure, scale_of, styled
+from hesspec.plot.figure import legend_above, new_figure, panel_of, scale_of, styled
 from hesspec.plot.labels import draw_inset, label_outliers
 from hesspec.plot.panels import PANELS
 from hesspec.plot.style import (
@@ -140,13 +140,10 @@ _PLACES: dict[str, Any] = {"linear": np.positive, "log": np.abs}
 
 def _panels(kind: Kind, ax: Axes | None, width: float | None) -> tuple[list[tuple[Axes, str]], Figure]:
     """Axes with the kinds that are drawn in them."""
-    if ax is not None:
-        figure: Any = ax.get_figure(root=True)
-        return [(ax, kind)], figure
     if kind != "overview":
         wide = width or 7.5
-        figure = new_figure(wide, (0.68 if scale_of(width) == 1.0 else 0.8) * wide)
-        return [(figure.subplots(), kind)], figure
+        axes, figure = panel_of(ax, wide, (0.68 if scale_of(width) == 1.0 else 0.8) * wide)
+        return [(axes, kind)], figure
     wide = width or 11.0
     side_by_side = scale_of(width) == 1.0
     figure = new_figure(wide, (5 / 11 if side_by_side else 1.5) * wide)

@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 
 from hesspec.applications.class_structure.record import ClassStructure
+from hesspec.backend.json_files import read_json
 from hesspec.backend.text import error_line
 from hesspec.matrices import MATRICES, symbol_of
 from hesspec.plot import epochs_of
 from hesspec.report.across_spectra import steadied
 from hesspec.report.application_results import ApplicationResult
 from hesspec.report.member import Explained, Member
-from hesspec.report.progress import Study, read_json, read_study
+from hesspec.report.progress import Study, read_study
 from hesspec.report.run_names import with_runs
-from hesspec.spectra.folder import STUDY_FILE, Unread, read_results, result_files
+from hesspec.spectra.folder import Unread, read_results, result_files
 from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.study_names import HISTORY_FILE, SPLITS, STUDY_FILE
 
 __all__ = ["Collection", "Training", "read_folder"]
 
-SPLITS = ("train", "test")
 LARGEST_NUMBER = 1e300
 CHECKPOINTS = ("initialisation", "middle", "end")
 
@@ -147,7 +148,7 @@ def _trainings(
 ) -> tuple[list[Training], list[Training]]:
     """Training records of measured trainings and, in a study, of the others."""
     training, unmeasured = [], []
-    for path in sorted(path for path in folder.rglob("training.json") if path.is_file()):
+    for path in sorted(path for path in folder.rglob(HISTORY_FILE) if path.is_file()):
         relative = path.relative_to(folder)
         try:
             records = _records(path)

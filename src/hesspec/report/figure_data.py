@@ -27,6 +27,7 @@ from hesspec.plot.style import MARKERS
 from hesspec.report.member import Member
 from hesspec.spectra.marchenko_pastur import law_of_gauss_newton
 from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.study_names import SPLITS
 from hesspec.spectra.tails import TailFit
 
 __all__ = [
@@ -172,10 +173,7 @@ def page_looks(matrices: Sequence[str], splits: Sequence[str]) -> Json:
 
 def training_looks() -> Json:
     """Return the colours of training and test curves on light and on dark pages."""
-    return {
-        theme: {split: PlotlyLook(place, 0, theme).light for place, split in enumerate(("train", "test"))}
-        for theme in THEMES
-    }
+    return {theme: {split: PlotlyLook(place, 0, theme).light for place, split in enumerate(SPLITS)} for theme in THEMES}
 
 
 def spectrum_data(member: Member, tracks: npt.NDArray[np.int64] | None) -> Json:

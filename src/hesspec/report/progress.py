@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hesspec.backend.json_files import read_json
 from hesspec.backend.text import error_line
 from hesspec.matrices import symbol_of
 from hesspec.report.member import Member
-from hesspec.spectra.folder import REQUESTED_FILE, STUDY_FILE, Unread
+from hesspec.spectra.folder import Unread
+from hesspec.spectra.study_names import REQUESTED_FILE, SCRATCH, SGD, STUDY_FILE
 
-__all__ = ["Requested", "Study", "read_json", "read_study"]
+__all__ = ["Requested", "Study", "read_study"]
 
-# Bytes of a JSON file of a study; the largest study has a few megabytes.
-LARGEST_RECORD: Final = 1 << 26
 # Spectra; the largest study has about ten thousand.
 MOST_SPECTRA: Final = 1_000_000
-# Values of spectra without these attributes, which are those of a study without the axis.
-SGD, SCRATCH = "sgd", "scratch"
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file of a study.
-
-    Raises
-    ------
-    ValueError
-        If it is larger than any that a study writes, or not JSON.
-    OSError
-        If it cannot be read.
-    """
-    size = file.stat().st_size
-    if size > LARGEST_RECORD:
-        raise ValueError(f"It has {size:,} bytes, more than any record of a study.")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("It is nested too deeply.") from error
 
 
 @dataclass(frozen=True, kw_only=True)

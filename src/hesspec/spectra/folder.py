@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
 from hesspec.backend.text import error_line
 from hesspec.spectra.record import Record, load
 
-__all__ = ["REQUESTED_FILE", "STUDY_FILE", "Unread", "read_results", "result_files"]
-
-STUDY_FILE: Final = "study.yaml"
-"""Name of the file of a study in its folder."""
-
-REQUESTED_FILE: Final = "requested.json"
-"""Name of the file in which a study writes what it will measure."""
+__all__ = ["Unread", "read_results", "result_files"]
 
 Unread = list[tuple[Path, str]]
 """Files that could not be read, with the reason of each as one line."""

@@ -5,9 +5,10 @@ from hesspec.backend.extras import require
 
 require("hesspec.study", "hesspec[study]", "pydantic", "yaml", "sklearn")
 
+from hesspec.spectra.study_names import SPLITS
 from hesspec.study.checkpoints import load_weights, read_metadata, save_checkpoint
 from hesspec.study.config import StudyConfig
-from hesspec.study.datasets import DATASETS, SPLITS, Dataset, load_dataset
+from hesspec.study.datasets import DATASETS, Dataset, load_dataset
 from hesspec.study.failures import StudyError
 from hesspec.study.imports import load_object
 from hesspec.study.networks import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +12,7 @@ import torch
 from hesspec.operators.risk.parameters import ParameterSelection
 from hesspec.study.checkpoints import save_checkpoint
 from hesspec.study.datasets import Dataset
-from hesspec.study.failures import is_task_error
+from hesspec.study.failures import noted
 from hesspec.study.measuring import check_outputs
 from hesspec.study.networks import build_network
 from hesspec.study.store import Task
@@ -50,9 +49,11 @@ def faults_of(tasks: Iterable[Task], on_check: Callable[[str], None] = lambda _w
         sound = [task for task in of_data if task.name not in found]
         for network, of_network in _grouped(sound, lambda task: task.runs[0].network).items():
             on_check(f"building {network} for {data}")
-            _noting(of_network, found, partial(_check_network, dataset=dataset))
+            with noted(_names(of_network), found):
+                _check_network(of_network[0], dataset)
             for of_start in _grouped([task for task in of_network if task.name not in found], _start_of).values():
-                _noting(of_start, found, partial(_check_start, dataset=dataset))
+                with noted(_names(of_start), found):
+                    _check_start(of_start[0], dataset)
     return found
 
 
@@ -65,33 +66,17 @@ def _grouped(tasks: Iterable[Task], key: Callable[[Task], Hashable]) -> dict[Has
 
 def _read(tasks: list[Task], found: dict[str, Exception]) -> Dataset | None:
     """Read the training set of tasks with the same data set, at its largest size; faults are added to `found`."""
-    first = tasks[0].runs[0]
-    try:
-        first.dataset("test")
-    except Exception as error:
-        if not is_task_error(error):
-            raise
-        found.update({task.name: error for task in tasks})
-        return None
     by_size = _grouped(tasks, lambda task: task.runs[0].samples_per_class)
-    for _, of_size in sorted(by_size.items(), reverse=True):
-        try:
-            return of_size[0].runs[0].dataset("train")
-        except Exception as error:
-            if not is_task_error(error):
-                raise
-            found.update({task.name: error for task in of_size})
+    with noted(_names(tasks), found):
+        tasks[0].runs[0].dataset("test")
+        for _, of_size in sorted(by_size.items(), reverse=True):
+            with noted(_names(of_size), found):
+                return of_size[0].runs[0].dataset("train")
     return None
 
 
-def _noting(tasks: list[Task], found: dict[str, Exception], check: Callable[[Task], None]) -> None:
-    """Check the first of equal tasks; a fault is that of all of them."""
-    try:
-        check(tasks[0])
-    except Exception as error:
-        if not is_task_error(error):
-            raise
-        found.update({task.name: error for task in tasks})
+def _names(tasks: Iterable[Task]) -> list[str]:
+    return [task.name for task in tasks]
 
 
 def _start_of(task: Task) -> Hashable:

@@ -20,15 +20,16 @@ from pydantic import (
 )
 
 from hesspec.backend.memory import parse_memory
+from hesspec.backend.numbers import is_whole
 from hesspec.backend.suggest import unknown
 from hesspec.matrices import DEFAULT_MATRICES, matrix_names
-from hesspec.study.config_model import MOST_EPOCHS, StudyModel
-from hesspec.study.datasets import DATASETS, SPLITS
+from hesspec.spectra.study_names import SCRATCH, SGD, SPLITS
+from hesspec.study.config_model import MOST_EPOCHS, DataName, StudyModel, one_of
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
 from hesspec.study.networks import NETWORKS
-from hesspec.study.optimizers import FAST_GAUSS_NEWTON, MONITORED, OPTIMIZERS, SGD, check_options
+from hesspec.study.optimizers import FAST_GAUSS_NEWTON, MONITORED, OPTIMIZERS, check_options
 from hesspec.study.settings import TrainingSettings
-from hesspec.study.start_config import SCRATCH, StartConfig
+from hesspec.study.start_config import StartConfig
 from hesspec.study.text_files import is_text
 
 __all__ = [
@@ -72,7 +73,7 @@ class DataConfig(StudyModel):
         Sample sizes, instead of the study's; `sequences` is another name of it, for text.
     """
 
-    name: str
+    name: DataName
     folder: Path | None = None
     size: int | None = Field(None, ge=1)
     pool: int = Field(1, ge=1)
@@ -81,13 +82,6 @@ class DataConfig(StudyModel):
     samples_per_class: list[Annotated[int, Field(ge=1)]] | None = Field(
         None, min_length=1, validation_alias=AliasChoices("samples_per_class", "sequences")
     )
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if ":" not in name and name not in DATASETS:
-            raise ValueError(unknown("data set", name, DATASETS))
-        return name
 
     @model_validator(mode="after")
     def _tokens_of_text(self) -> Self:
@@ -138,7 +132,7 @@ def _number_or(word: str, lowest: int) -> BeforeValidator:
 
     def check(value: object) -> object:
         number = int(value) if isinstance(value, str) and value.isdecimal() else value
-        if number == word or (isinstance(number, int) and not isinstance(number, bool) and number >= lowest):
+        if number == word or is_whole(number, lowest):
             return number
         raise ValueError(f"it must be an integer of at least {lowest}, or {word!r}")
 
@@ -178,17 +172,10 @@ class OptimizerConfig(StudyModel):
         Further arguments of the optimiser, by name.
     """
 
-    name: str
+    name: Annotated[str, one_of("optimiser", OPTIMIZERS)]
     learning_rates: LearningRates | None = None
     weight_decay: float | None = Field(None, ge=0)
     options: dict[str, bool | int | float | str] = Field({})
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in OPTIMIZERS:
-            raise ValueError(unknown("optimiser", name, OPTIMIZERS))
-        return name
 
     @model_validator(mode="after")
     def _accepted(self) -> Self:
@@ -227,7 +214,7 @@ class TrainingConfig(StudyModel):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     batch_size: Annotated[int | Literal["full"], _number_or("full", 1)] = 128
-    loss: str = CROSS_ENTROPY
+    loss: Annotated[str, one_of("loss", LOSSES)] = CROSS_ENTROPY
     drops: list[Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)]] = Field([1 / 3, 2 / 3])
     drop_factor: float = Field(10.0, gt=1)
     schedule: Literal["steps", "cosine"] = "steps"
@@ -239,13 +226,6 @@ class TrainingConfig(StudyModel):
         if drops != sorted(drops):
             raise ValueError(f"they must ascend, but are {', '.join(f'{drop:.3g}' for drop in drops)}")
         return drops
-
-    @field_validator("loss")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in LOSSES:
-            raise ValueError(unknown("loss", name, LOSSES))
-        return name
 
     @property
     def step_samples(self) -> int:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Final, get_args
+from collections.abc import Collection
+from typing import Annotated, Final, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 
-__all__ = ["MOST_EPOCHS", "StudyModel"]
+from hesspec.backend.suggest import unknown
+from hesspec.study.datasets import DATASETS
+
+__all__ = ["MOST_EPOCHS", "DataName", "StudyModel", "one_of"]
 
 MOST_EPOCHS: Final = 1_000_000
+
+
+def one_of(kind: str, known: Collection[str], *, own: bool = False) -> AfterValidator:
+    """Refuse names of a kind that are not known; the user's own are "module:callable", if there can be any."""
+
+    def check(name: str) -> str:
+        if name not in known and not (own and ":" in name):
+            raise ValueError(unknown(kind, name, known))
+        return name
+
+    return AfterValidator(check)
+
+
+DataName = Annotated[str, one_of("data set", DATASETS, own=True)]
 
 
 class StudyModel(BaseModel):

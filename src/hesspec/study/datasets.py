@@ -15,14 +15,13 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from hesspec.backend.suggest import unknown
+from hesspec.spectra.study_names import SPLITS
 from hesspec.study.image_files import CifarSource, IdxSource, Images
 from hesspec.study.imports import here_first, load_object
 from hesspec.study.sequences import read_sequences
 from hesspec.study.text_files import STDLIB, is_text
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "load_dataset"]
-
-SPLITS: Final = ("train", "test")
+__all__ = ["DATASETS", "Dataset", "load_dataset"]
 
 # Largest number of classes that are numbered by the labels alone. The largest image data sets have about 20,000.
 MOST_CLASSES: Final = 1_000_000

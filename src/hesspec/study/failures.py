@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from hesspec.backend.memory import in_a_line, is_out_of_memory
 from hesspec.errors import NonFiniteError
 
-__all__ = ["TASK_ERRORS", "StudyError", "is_task_error", "let_go", "raise_failures", "refuse_faults"]
+__all__ = ["TASK_ERRORS", "StudyError", "is_task_error", "noted", "raise_failures", "refuse_faults"]
 
 TASK_ERRORS: Final = (ValueError, NonFiniteError, MemoryError, torch.OutOfMemoryError, OSError, ModuleNotFoundError)
 
@@ -24,6 +25,21 @@ def is_task_error(error: BaseException) -> bool:
     error is a fault of the program or of the user's code, and ends the study.
     """
     return isinstance(error, TASK_ERRORS) or is_out_of_memory(error)
+
+
+@contextmanager
+def noted(names: Iterable[str], failures: dict[str, Exception]) -> Iterator[None]:
+    """Note an error of this block, after which other tasks continue, by the names of the tasks that it ends.
+
+    Objects in the frames of the error, such as a network that did not fit into memory, are released.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_task_error(error):
+            raise
+        _let_go(error)
+        failures.update(dict.fromkeys(names, error))
 
 
 class StudyError(RuntimeError):
@@ -71,8 +87,8 @@ def raise_failures(failures: Mapping[str, Exception], tasks: int) -> None:
         raise StudyError(f"{len(failures)} of {tasks} tasks failed; completed results are kept.", failures)
 
 
-def let_go(error: BaseException | None) -> None:
-    """Release objects in the frames of an error, such as a network that did not fit into memory; keep its traceback."""
+def _let_go(error: BaseException | None) -> None:
+    """Release objects in the frames of an error; keep its traceback."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

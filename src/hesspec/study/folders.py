@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from hesspec.spectra.folder import STUDY_FILE
+from hesspec.spectra.study_names import STUDY_FILE
 
 __all__ = ["RUNS", "check_there", "hold", "remove_left", "without_links"]
 

@@ -17,15 +17,15 @@ from hesspec.backend.memory_shares import free_shares, shares_of
 from hesspec.matrices import MATRICES
 from hesspec.measure.plan import Plan
 from hesspec.operators.named import operator_class
+from hesspec.spectra.study_names import SGD
 from hesspec.study.checking import faults_of
 from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
 from hesspec.study.digests import code_of
-from hesspec.study.failures import is_task_error, let_go
+from hesspec.study.failures import noted
 from hesspec.study.losses import LOSSES
 from hesspec.study.measuring import plan_measurement
 from hesspec.study.networks import build_network
-from hesspec.study.optimizers import SGD
 from hesspec.study.running import AUTO_STEPS
 from hesspec.study.store import EVIDENCE, STRUCTURE, Task, TrainingRun, tasks_of
 from hesspec.study.training import evaluate
@@ -188,13 +188,8 @@ def forecast_study(
     for key, group in sound.items():
         on_task(f"timing {' on '.join(key)}")
         largest = max((task.runs[0] for task in group), key=lambda run: run.samples_per_class)
-        try:
+        with noted([task.name for task in group], faults):
             costs[key] = _timed(largest, config, torch.device(device))
-        except Exception as error:
-            if not is_task_error(error):
-                raise
-            let_go(error)
-            faults.update({task.name: error for task in group})
     counted: set[Path] = set()
     return [
         TaskForecast(task, 0, 0, math.nan, math.nan, 0, unreadable[task.name])

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import stat
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from hesspec.backend.files import content_of, write_bytes
+from hesspec.backend import json_files
+from hesspec.backend.files import write_bytes
 from hesspec.study.training import EpochRecord
 
 __all__ = ["read_history", "read_json", "write_json"]
 
-# A record of an epoch has some 200 bytes.
-LARGEST: Final = 1 << 26
 AGAIN: Final = "Delete its folder to train and measure again."
 NAMES: Final = tuple(item.name for item in fields(EpochRecord))
 
@@ -32,20 +30,13 @@ def read_json(file: Path, advice: str = AGAIN) -> Any:
     Raises
     ------
     ValueError
-        If it is a pipe or a device, is not JSON, or is larger than the records of a study; the message
-        names the file.
+        As `hesspec.backend.json_files.read_json`; the message names the file.
     OSError
         If it cannot be read.
     """
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{str(file)!r} is not a file.")
-    size = status.st_size
-    if size > LARGEST:
-        raise ValueError(f"The file {str(file)!r} has {size:,} bytes, more than any record of a study.")
     try:
-        return json.loads(content_of(file).decode())
-    except (ValueError, RecursionError) as error:
+        return json_files.read_json(file)
+    except ValueError as error:
         raise _damaged(file, str(error), advice) from error
 
 
@@ -93,4 +84,4 @@ def _record(file: Path, epoch: int, record: dict[str, Any]) -> EpochRecord:
 
 
 def _damaged(file: Path, reason: str, advice: str = AGAIN) -> ValueError:
-    return ValueError(f"The file {str(file)!r} is damaged: {reason.rstrip('.')}. {advice}")
+    return ValueError(f"The file {str(file)!r} is damaged: {reason[:1].lower()}{reason[1:].rstrip('.')}. {advice}")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from hesspec.spectra.study_names import SGD
 from hesspec.study.folders import RUNS, hold, without_links
-from hesspec.study.optimizers import SGD
 from hesspec.study.store import Task, key_of
 
 __all__ = ["lock", "note_memory", "noted_memory"]

@@ -15,8 +15,9 @@ import xarray as xr
 
 from hesspec.applications.laplace.record import Evidence
 from hesspec.backend.text import error_line
-from hesspec.spectra.folder import STUDY_FILE, Unread, read_results
+from hesspec.spectra.folder import Unread, read_results
 from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.study_names import STUDY_FILE
 from hesspec.study.columns import RANKED, SCALARS, UNITS, fill
 from hesspec.study.opening_recorded import open_recorded
 from hesspec.study.store import EVIDENCE, STRUCTURE, Measurement, Task, TrainingRun, tasks_of

@@ -12,6 +12,7 @@ import xarray as xr
 from hesspec.matrices import MATRICES
 from hesspec.spectra.folder import Unread, read_results, result_files
 from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.study_names import SPLITS
 from hesspec.study.columns import RANKED, SCALARS, UNITS, fill
 
 __all__ = ["open_recorded"]
@@ -45,7 +46,7 @@ def open_recorded(folder: Path, unread: Unread) -> xr.Dataset:
             "readable files *.nc with an epoch and a split, as SpectrumRecorder and the callbacks write them."
         )
     points = sorted({point for point, _, _ in spectra})
-    splits = _in_order({split for _, split, _ in spectra}, ("train", "test"))
+    splits = _in_order({split for _, split, _ in spectra}, SPLITS)
     matrices = _in_order({matrix for _, _, matrix in spectra}, tuple(MATRICES))
     shape = (len(points), len(splits), len(matrices))
     ranks = max(spectrum.eigenvalues.size for spectrum in spectra.values())

@@ -15,6 +15,7 @@ from hesspec.applications.optim.amuse import AMUSE
 from hesspec.applications.optim.fast_gauss_newton import FastGaussNewton
 from hesspec.applications.optim.parameter_groups import muon_groups
 from hesspec.operators.model.module import evaluation_mode
+from hesspec.spectra.study_names import SGD
 
 if TYPE_CHECKING:
     from hesspec.study.settings import TrainingSettings
@@ -23,14 +24,11 @@ __all__ = [
     "FAST_GAUSS_NEWTON",
     "MONITORED",
     "OPTIMIZERS",
-    "SGD",
     "GaussNewtonStepper",
     "Stepper",
     "check_options",
     "make_stepper",
 ]
-
-SGD: Final = "sgd"
 
 
 class Stepper(Protocol):

@@ -22,7 +22,7 @@ from hesspec.study.config import MeasureConfig, StudyConfig
 from hesspec.study.datasets import Dataset
 from hesspec.study.digests import code_of
 from hesspec.study.evidence import evidence_of
-from hesspec.study.failures import is_task_error, let_go, raise_failures, refuse_faults
+from hesspec.study.failures import noted, raise_failures, refuse_faults
 from hesspec.study.folders import check_there
 from hesspec.study.locking import lock
 from hesspec.study.measuring import Attribute, measure, measure_structure
@@ -103,14 +103,10 @@ def run_study(
                 if mine is None:
                     postponed.append(task)
                     continue
-                try:
+                with noted([task.name], failures):
                     run_task(task, networks, on_progress=meter.report)
-                except Exception as error:
-                    if not is_task_error(error):
-                        raise
-                    logger.info("%s failed: %s", task.name, error)
-                    let_go(error)
-                    failures[task.name] = error
+                if task.name in failures:
+                    logger.info("%s failed: %s", task.name, failures[task.name])
                 meter.done += work_of(task)
         if len(postponed) == len(waiting):
             meter.report("waiting for other processes of this study", 0.0)

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from hesspec.backend.suggest import unknown
+from hesspec.spectra.study_names import SGD
 from hesspec.study.losses import CROSS_ENTROPY, LOSSES
-from hesspec.study.optimizers import OPTIMIZERS, SGD
+from hesspec.study.optimizers import OPTIMIZERS
 
 __all__ = ["SCHEDULES", "MonitorSettings", "ShareSettings", "TrainingSettings"]
 

@@ -9,14 +9,10 @@ from typing import Final, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from hesspec.backend.suggest import unknown
-from hesspec.study.config_model import MOST_EPOCHS, StudyModel
-from hesspec.study.datasets import DATASETS
+from hesspec.spectra.study_names import SCRATCH
+from hesspec.study.config_model import MOST_EPOCHS, DataName, StudyModel
 
-__all__ = ["SCRATCH", "StartConfig"]
-
-SCRATCH: Final = "scratch"
-"""Name of the start of a training from its own initialisation."""
+__all__ = ["StartConfig"]
 
 WEIGHTS_SUFFIX: Final = ".safetensors"
 # What a name of a file of weights may contain in braces.
@@ -50,7 +46,7 @@ class StartConfig(StudyModel):
 
     name: str = Field(min_length=1)
     weights: str | None = None
-    dataset: str | None = None
+    dataset: DataName | None = None
     folder: Path | None = None
     size: int | None = Field(None, ge=1)
     pool: int = Field(1, ge=1)
@@ -84,13 +80,6 @@ class StartConfig(StudyModel):
             if name not in PLACES or form or conversion:
                 raise ValueError(f"it may contain {{network}} and {{seed}} as they are, but has {name!r} in braces")
         return weights
-
-    @field_validator("dataset")
-    @classmethod
-    def _known(cls, name: str | None) -> str | None:
-        if name is not None and ":" not in name and name not in DATASETS:
-            raise ValueError(unknown("data set", name, DATASETS))
-        return name
 
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:

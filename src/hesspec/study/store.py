@@ -15,15 +15,15 @@ from typing import Any, Final
 from hesspec.backend.files import LONGEST_NAME, safe_name
 from hesspec.backend.netcdf import NewerFormatError
 from hesspec.spectra.record import load
+from hesspec.spectra.study_names import HISTORY_FILE, SCRATCH, SGD
 from hesspec.study.checkpoints import has_training_state, is_whole
 from hesspec.study.config import END, DataConfig, MeasureConfig, OptimizerConfig, StudyConfig
 from hesspec.study.datasets import Dataset, load_dataset
 from hesspec.study.folders import RUNS, check_there, remove_left, without_links
 from hesspec.study.json_files import read_history, read_json, write_json
-from hesspec.study.optimizers import SGD
 from hesspec.study.requested import axes_of
 from hesspec.study.settings import MonitorSettings, ShareSettings, TrainingSettings
-from hesspec.study.start_config import SCRATCH, StartConfig
+from hesspec.study.start_config import StartConfig
 from hesspec.study.starting import Start, start_of
 from hesspec.study.study_folder import read_code
 from hesspec.study.training import EpochRecord
@@ -38,7 +38,6 @@ __all__ = [
     "tasks_of",
 ]
 
-HISTORY: Final = "training.json"
 DIVERGED: Final = "diverged.json"
 STRUCTURE, EVIDENCE = "ClassStructure", "Evidence"
 
@@ -167,7 +166,7 @@ class TrainingRun:
     @property
     def history(self) -> list[EpochRecord]:
         """Records of the epochs so far; empty if it has not started. Raises the errors of `read_history`."""
-        return read_history(self.path / HISTORY, self.settings.epochs)
+        return read_history(self.path / HISTORY_FILE, self.settings.epochs)
 
     @property
     def diverged(self) -> str:
@@ -195,7 +194,7 @@ class TrainingRun:
 
     def write_history(self, history: list[EpochRecord]) -> None:
         """Write the records."""
-        write_json(self.path / HISTORY, [asdict(record) for record in history])
+        write_json(self.path / HISTORY_FILE, [asdict(record) for record in history])
 
     def write_diverged(self, reason: str) -> None:
         """Write why the training diverged."""

@@ -11,7 +11,7 @@ from typing import Final
 import yaml
 
 from hesspec.backend.files import write_bytes
-from hesspec.spectra.folder import REQUESTED_FILE, STUDY_FILE
+from hesspec.spectra.study_names import REQUESTED_FILE, STUDY_FILE
 from hesspec.study.config import StudyConfig
 from hesspec.study.folders import RUNS, hold, remove_left, without_links
 from hesspec.study.json_files import read_json, write_json

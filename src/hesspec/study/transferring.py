@@ -13,7 +13,7 @@ from hesspec.applications.transfer.effective import ScratchCurve, scratch_curve
 from hesspec.applications.transfer.effective_record import EffectiveData
 from hesspec.backend.suggest import unknown
 from hesspec.spectra.sampling import CONFIDENCE, Estimate
-from hesspec.study.start_config import SCRATCH
+from hesspec.spectra.study_names import SCRATCH
 from hesspec.study.text_files import is_text
 
 __all__ = ["STATISTICS", "transfer"]

@@ -268,7 +268,7 @@ PLAIN = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
         ("head", "has no attention module of a known form"),
         ([], "blocks is empty"),
         ({}, "blocks is empty"),
-        ([3], "blocks contains a int"),
+        ([3], "blocks contains an int"),
         (["0.weigth"], "There is no block '0.weigth'; did you mean '0.weight'"),
         (["zzz"], "the first are"),
         ({"a": {"0.weigth": None}}, "In block 'a': There is no selected parameter '0.weigth'"),

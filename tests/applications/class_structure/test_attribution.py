@@ -8,6 +8,7 @@ import scipy.linalg
 import torch
 from cases import Case, batches, cnn, dense, mlp
 from class_structure import means, reference
+from saved_results import check_saved
 from torch import nn
 
 import hesspec
@@ -148,15 +149,7 @@ def test_whole_structure_is_kept_and_comes_back(cross, tmp_path):
     assert (measured > 0).all()
     assert np.allclose(error, np.abs(predicted - measured) / measured)
     assert {what for what, _, _ in said} >= {"means", "traces", "Hessian", "Hessian without class means"}
-    found.save(tmp_path / "structure.nc")
-    again = hesspec.load(tmp_path / "structure.nc")
-    for name, value in vars(found).items():
-        same = getattr(again, name)
-        assert (
-            np.array_equal(value, same, equal_nan=value.dtype.kind == "f")
-            if isinstance(value, np.ndarray)
-            else (value == same)
-        ), name
+    check_saved(found, tmp_path)
 
 
 def distances(gram):

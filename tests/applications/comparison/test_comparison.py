@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from saved_results import check_saved
 from scipy.stats import wasserstein_distance
 
 import hesspec
@@ -240,7 +241,7 @@ def test_bad_input_is_refused_with_a_remedy(folders, spectrum, tmp_path):
     for arguments, message in [
         ((spectrum,), "at least two spectra, files or folders, and was given 1"),
         ((), "was given 0"),
-        ((spectrum, 3), "A int cannot be compared; pass spectra"),
+        ((spectrum, 3), "An int cannot be compared; pass spectra"),
     ]:
         with pytest.raises(ValueError, match=message):
             hesspec.compare(*arguments)
@@ -267,11 +268,8 @@ def test_a_file_that_cannot_be_read_is_named(folders):
 
 def test_it_is_saved_and_read_again(folders, tmp_path):
     found = hesspec.compare(folders / "sgd", folders / "adam")
-    found.save(tmp_path / "compared.nc")
-    again = hesspec.load(tmp_path / "compared.nc")
-    assert again.to_dataframe().equals(found.to_dataframe())
-    assert repr(again) == repr(found)
-    assert again.to_dataset().sizes["place"] == 4
+    check_saved(found, tmp_path)
+    assert found.to_dataset().sizes["place"] == 4
 
 
 def test_sizes_that_differ_are_pointed_out():

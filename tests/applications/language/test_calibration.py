@@ -1,10 +1,9 @@
 """Calibration against the numbers of the definitions, exact laws and brute force; temperatures."""
 
-from dataclasses import fields, replace
-
 import numpy as np
 import pytest
 import torch
+from saved_results import check_refused, check_saved
 
 import hesspec
 from hesspec import language
@@ -149,11 +148,7 @@ def test_auroc_of_equal_outcomes_is_refused_and_the_rest_is_known():
 
 def test_a_result_is_saved_shown_and_drawn(tmp_path):
     found = language.calibration(*ten_groups())
-    found.save(tmp_path / "calibration.nc")
-    read = hesspec.load(tmp_path / "calibration.nc")
-    assert type(read) is language.Calibration
-    for item in fields(found):
-        np.testing.assert_array_equal(getattr(read, item.name), getattr(found, item.name))
+    check_saved(found, tmp_path)
     assert "0.1000 expected if calibrated" in str(found)
     axes = found.plot().axes[0]
     np.testing.assert_allclose(axes.get_lines()[1].get_ydata(), found.observed)
@@ -172,9 +167,7 @@ def test_a_result_is_saved_shown_and_drawn(tmp_path):
     ],
 )
 def test_impossible_values_are_not_read(change, words):
-    broken = replace(language.calibration(*ten_groups()), **change)
-    with pytest.raises(ValueError, match=words):
-        type(broken).from_dataset(broken.to_dataset())
+    check_refused(language.calibration(*ten_groups()), words, **change)
 
 
 def test_temperature_is_where_the_derivative_vanishes():

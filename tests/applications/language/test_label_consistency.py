@@ -1,10 +1,9 @@
 """tr F / tr G against dense matrices, expectations over labels, and the laws of the interval."""
 
-from dataclasses import fields, replace
-
 import numpy as np
 import pytest
 import torch
+from saved_results import check_refused, check_saved
 from torch import nn
 
 import hesspec
@@ -135,17 +134,12 @@ def test_models_that_cannot_be_vectorised_are_taken_sample_by_sample():
 
 def test_a_result_is_saved_shown_and_drawn(tmp_path):
     found = language.label_consistency(classifier(), CE, [(inputs(), torch.arange(9) % 3)])
-    found.save(tmp_path / "found.nc")
-    read = hesspec.load(tmp_path / "found.nc")
-    assert type(read) is language.LabelConsistency
-    for item in fields(found):
-        np.testing.assert_array_equal(getattr(read, item.name), getattr(found, item.name))
+    check_saved(found, tmp_path)
     assert "tr F / tr G" in str(found)
     axes = found.plot().axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == found.blocks.tolist()
     found.plot(axes)
-    with pytest.raises(ValueError, match="outside of its interval"):
-        type(found).from_dataset(replace(found, ratio=found.high + 1).to_dataset())
+    check_refused(found, "outside of its interval", ratio=found.high + 1)
 
 
 @pytest.mark.parametrize(

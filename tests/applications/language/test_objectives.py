@@ -1,10 +1,9 @@
 """Objectives at the same weights against dense matrices; the spiked law of rewards; results as files."""
 
-from dataclasses import fields, replace
-
 import numpy as np
 import pytest
 import torch
+from saved_results import check_refused, check_saved
 from torch import nn
 
 import hesspec
@@ -72,17 +71,12 @@ def test_angles_are_those_of_principal_angles(compared):
 
 def test_a_comparison_is_saved_shown_and_drawn(compared, tmp_path):
     _, _, found = compared
-    found.save(tmp_path / "found.nc")
-    read = hesspec.load(tmp_path / "found.nc")
-    assert type(read) is language.ObjectiveComparison
-    for item in fields(found):
-        np.testing.assert_array_equal(getattr(read, item.name), getattr(found, item.name))
+    check_saved(found, tmp_path)
     assert "imitation and ranked" in str(found)
     left, right = found.plot().axes
     assert left.get_yscale() == "log"
     assert len(right.get_lines()) == 3
-    with pytest.raises(ValueError, match="outside of their bounds"):
-        type(found).from_dataset(replace(found, low=found.cosines + 1).to_dataset())
+    check_refused(found, "outside of their bounds", low=found.cosines + 1)
 
 
 def test_spaces_that_are_not_known_have_no_angles():
@@ -160,15 +154,10 @@ def test_eigenvalues_of_the_law_are_those_of_the_hessian():
 
 def test_a_law_is_saved_shown_and_drawn(tmp_path):
     found = language.reward_law(*pairs_of(1.0, 0))
-    found.save(tmp_path / "law.nc")
-    read = hesspec.load(tmp_path / "law.nc")
-    assert type(read) is language.RewardLaw
-    for item in fields(found):
-        np.testing.assert_array_equal(getattr(read, item.name), getattr(found, item.name))
+    check_saved(found, tmp_path)
     assert "threshold 0.447: visible" in str(found)
     assert found.plot().axes[0].get_xlim()[0] == 0
-    with pytest.raises(ValueError, match="inside the bulk"):
-        type(found).from_dataset(replace(found, outlier=0.5).to_dataset())
+    check_refused(found, "inside the bulk", outlier=0.5)
 
 
 @pytest.mark.parametrize(

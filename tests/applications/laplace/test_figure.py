@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from saved_results import check_refused, check_saved
 from torch import nn
 
 import hesspec
@@ -23,11 +24,7 @@ def test_evidence_is_saved_and_read(tmp_path):
     found = table()
     assert found.prior_precision.size == 51
     assert (np.diff(found.effective_parameters) < 0).all()
-    found.save(tmp_path / "evidence.nc")
-    again = hesspec.load(tmp_path / "evidence.nc")
-    assert isinstance(again, laplace.Evidence)
-    assert (again.log_evidence == found.log_evidence).all()
-    assert again.best == found.best
+    check_saved(found, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +35,10 @@ def test_evidence_is_saved_and_read(tmp_path):
         ("effective_parameters", np.nan, "not all finite"),
     ],
 )
-def test_impossible_values_are_refused(tmp_path, name, value, words):
+def test_impossible_values_are_refused(name, value, words):
     found = table()
     getattr(found, name)[3] = value
-    found.save(tmp_path / "evidence.nc")
-    with pytest.raises(ValueError, match=words):
-        hesspec.load(tmp_path / "evidence.nc")
+    check_refused(found, words)
 
 
 def test_figure_shows_both_curves_with_their_bands():
@@ -96,17 +91,12 @@ def test_comparison_is_saved_read_and_drawn(tmp_path):
     assert found.negative_log_likelihood == pytest.approx([likelihood, -np.log([0.5, 0.8, 0.9, 0.7]).mean()])
     assert found.counts.sum(axis=1) == pytest.approx([4, 4])
     assert found.summary() == {"samples": "4", "prior precision": "2"}
-    found.save(tmp_path / "predictions.nc")
-    again = hesspec.load(tmp_path / "predictions.nc")
-    assert isinstance(again, laplace.PredictionComparison)
-    assert again.names.tolist() == ["one", "two"]
-    assert "two" in repr(again)
-    axes = again.plot().axes[0]
+    check_saved(found, tmp_path)
+    assert found.names.tolist() == ["one", "two"]
+    assert "two" in repr(found)
+    axes = found.plot().axes[0]
     assert len(axes.get_legend_handles_labels()[1]) == 2
-    found.accuracy[0] = 1.5
-    found.save(tmp_path / "damaged.nc")
-    with pytest.raises(ValueError, match="accuracy is above 1"):
-        hesspec.load(tmp_path / "damaged.nc")
+    check_refused(found, "accuracy is above 1", accuracy=np.array([1.5, 1.0]))
 
 
 def test_predictions_that_do_not_fit_are_told():

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from saved_results import check_saved
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -109,11 +110,9 @@ def test_only_the_selected_parameters_move():
 def test_a_result_is_saved_shown_and_drawn(network, tmp_path):
     *_, hessian, pairs = network
     found = hesspec.loss_along(hessian, pairs, points=5, plane=True)
-    found.save(tmp_path / "along.nc")
-    read = hesspec.load(tmp_path / "along.nc")
-    np.testing.assert_array_equal(read.plane_losses, found.plane_losses)
-    assert "departure" in str(read)
-    assert [axes.get_title(loc="left").split(":")[0] for axes in read.plot().axes] == [
+    check_saved(found, tmp_path)
+    assert "departure" in str(found)
+    assert [axes.get_title(loc="left").split(":")[0] for axes in found.plot().axes] == [
         "Direction 1",
         "Direction 2",
         "Plane",

@@ -1,12 +1,13 @@
 """Expected change of the loss in one step: exact on quadratics, and against the mean over all minibatches."""
 
 import itertools
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from saved_results import check_refused, check_saved
 from torch import nn
 
 import hesspec
@@ -107,16 +108,11 @@ def test_the_best_learning_rate_minimises_the_expected_loss():
 
 def test_a_result_is_saved_shown_and_drawn(tmp_path):
     found = measured()
-    found.save(tmp_path / "change.nc")
-    read = hesspec.load(tmp_path / "change.nc")
-    assert type(read) is noise.ExpectedLossChange
-    assert all(getattr(read, item.name) == getattr(found, item.name) for item in fields(found))
+    check_saved(found, tmp_path)
     assert "400 of 3 of 9 samples" in str(found)
     assert found.plot().axes[0].get_xlabel() == "learning rate"
     assert replace(found, gradient_term=-1.0).plot().axes
-    broken = replace(found, first_order=1.0)
-    with pytest.raises(ValueError, match="which is positive"):
-        type(broken).from_dataset(broken.to_dataset())
+    check_refused(found, "which is positive", first_order=1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
 """Principal angles between eigenspaces, and their bounds, against exact eigenvectors."""
 
-from dataclasses import fields, replace
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from saved_results import check_refused, check_saved
 
 import hesspec
 
@@ -89,11 +89,7 @@ def test_a_multiple_eigenvalue_gives_no_information():
 
 def test_a_result_is_saved_shown_and_drawn(tmp_path):
     found = angles_of(pairs(None), pairs(0))
-    found.save(tmp_path / "angles.nc")
-    read = hesspec.load(tmp_path / "angles.nc")
-    assert type(read) is hesspec.PrincipalAngles
-    for item in fields(found):
-        np.testing.assert_array_equal(getattr(read, item.name), getattr(found, item.name))
+    check_saved(found, tmp_path)
     assert "mean squared cosine" in str(found)
     assert found.overlap == pytest.approx((true_cosines(0, 5) ** 2).mean(), abs=1e-8)
     axes = found.plot().axes[0]
@@ -108,9 +104,7 @@ def test_a_result_is_saved_shown_and_drawn(tmp_path):
     [({"low": np.full(5, 1.0)}, "outside of their bounds"), ({"first_error": -1.0}, "at least 0")],
 )
 def test_impossible_values_are_not_read(change, words):
-    broken = replace(angles_of(pairs(None), pairs(0)), **change)
-    with pytest.raises(ValueError, match=words):
-        type(broken).from_dataset(broken.to_dataset())
+    check_refused(angles_of(pairs(None), pairs(0)), words, **change)
 
 
 def test_bad_input_is_answered_with_a_sentence():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from gauss_newton_steps import CURVATURES, dense, problem
+from saved_results import check_saved
 from torch import nn
 
-import hesspec
 from hesspec.applications.optim.comparing import compare_steps
 from hesspec.applications.optim.competitors import competitor_share
 from hesspec.applications.optim.record import CompetitorShare, StepComparison
@@ -109,11 +109,7 @@ def test_results_are_saved_shown_and_drawn(kind, tmp_path):
     model, loss, x, y = problem()
     data = [(x, y)]
     found = competitor_share(model, loss, data) if kind is CompetitorShare else compare_steps(model, loss, data)
-    found.save(tmp_path / "found.nc")
-    again = hesspec.load(tmp_path / "found.nc")
-    assert type(again) is kind
-    assert again.to_dataset().identical(found.to_dataset())
-    assert repr(found) == repr(again)
+    check_saved(found, tmp_path)
     figure = found.plot()
     assert len(figure.axes) == (1 if kind is CompetitorShare else 2)
     drawn = found.plot(ax=figure.axes[-1])

@@ -79,8 +79,8 @@ def test_settings_of_now_count():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (torch.optim.LBFGS, "No stability threshold is known for a LBFGS"),
-        (torch.optim.NAdam, "known for a NAdam"),
+        (torch.optim.LBFGS, "No stability threshold is known for an LBFGS"),
+        (torch.optim.NAdam, "known for an NAdam"),
         (lambda p: torch.optim.SGD(p, lr=0.0), "learning rate of the optimiser is 0.0"),
         (lambda p: torch.optim.SGD(p, lr=0.1, maximize=True), "maximises"),
         (lambda p: torch.optim.SGD([{"params": p[:1], "lr": 0.1}, {"params": p[1:], "lr": 0.2}]), "differ in 'lr'"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from saved_results import check_saved
 
 import hesspec
 from hesspec.applications.transfer.law import earned_transfer_law
@@ -152,10 +153,7 @@ def test_a_law_is_shown_only_if_the_points_support_it() -> None:
 
 def test_files_and_bad_arguments(tmp_path: Path) -> None:
     law = hesspec.fit_transfer_law(SIZES, PARAMETERS, noisy(7), unit="characters")
-    law.save(tmp_path / "law.nc")
-    again = hesspec.load(tmp_path / "law.nc")
-    assert repr(again) == repr(law)
-    assert (again.coefficients == law.coefficients).all()
+    check_saved(law, tmp_path)
     for k, beta in ((0, 1), (-1, 1), (1, 0), (float("nan"), 1)):
         with pytest.raises(ValueError, match="k > 0"):
             hesspec.TransferLaw.of(k, 0.1, beta)

@@ -391,5 +391,5 @@ def test_the_terms_of_closures_are_of_the_batch():
 
 
 def test_a_closure_is_a_function():
-    with pytest.raises(ValueError, match="closure requires a function of the model and a batch, not a int"):
+    with pytest.raises(ValueError, match="closure requires a function of the model and a batch, not an int"):
         hesspec.closure(3)

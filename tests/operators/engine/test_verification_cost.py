@@ -52,11 +52,12 @@ def test_one_displacement_decides_for_a_smooth_loss(displacements, matrix, mode)
     assert displacements == [LIKELY[0]] * 2
 
 
-def test_two_displacements_decide_where_units_are_at_their_kinks(displacements):
+def test_three_displacements_decide_where_units_are_at_their_kinks(displacements):
     model = network(nn.ReLU, bias=0.0)
     operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), samples(zeros=4), mode="traced")
     operator @ torch.ones(operator.shape[0], dtype=torch.float64)
-    assert displacements == [LIKELY[0], LIKELY[0], min(LIKELY)]
+    # Near the parameters, at them, and with the units moved off their kinks.
+    assert displacements == [LIKELY[0], LIKELY[0], min(LIKELY), LIKELY[0]]
 
 
 class LostCurvature(nn.Module):
@@ -70,7 +71,8 @@ class LostCurvature(nn.Module):
         self.weight = nn.Parameter(torch.zeros(3, dtype=torch.float64))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.units(x) + self.weight.norm() ** 2 * torch.arange(3)
+        norm = self.weight.norm().reshape(1)
+        return self.units(x) + norm.dot(norm) * torch.arange(3)
 
 
 def test_lost_curvature_is_noticed_where_a_unit_is_near_its_kink_but_not_at_it(displacements):

@@ -210,7 +210,7 @@ def test_wrong_vectors_are_refused(vector, message):
         ("0.wieght", "did you mean '0.weight'"),
         (["conv*"], "no parameter or pattern 'conv\\*'"),
         (nn.Linear(2, 2), "parameters that are not the model's"),
-        ([3], "params contains a int"),
+        ([3], "params contains an int"),
     ],
 )
 def test_wrong_parameters_are_refused(params, message):

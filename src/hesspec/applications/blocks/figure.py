@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from hesspec.matrices import symbol_of
 from hesspec.plot import OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import figure_of, new_figure, styled
 from hesspec.plot.style import literal
 
 if TYPE_CHECKING:
@@ -27,21 +27,12 @@ MOST_NAMED: Final = 40
 def plot_blocks(found: BlockSpectra, ax: Axes | None = None) -> Figure:
     """Plot the largest eigenvalue and the share of the trace of each block, and the distances between blocks.
 
-    Parameters
-    ----------
-    found : BlockSpectra
-    ax : matplotlib.axes.Axes, optional
-        Axes for the largest eigenvalues only.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        11 inches wide if it is new.
+    See `BlockSpectra.plot`.
     """
     with styled():
         if ax is not None:
             _draw_largest(ax, found)
-            return cast("Figure", ax.get_figure(root=True))
+            return figure_of(ax)
         height = FRAME + ROW * max(min(len(found), MOST_NAMED), 8)
         several = len(found) > 1
         figure = new_figure(11.0 if several else 7.0, height)

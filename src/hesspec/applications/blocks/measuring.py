@@ -21,6 +21,7 @@ from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.numbers import check_seed
 from hesspec.backend.progress import OnStep
 from hesspec.backend.ranks import ALONE
+from hesspec.backend.text import kind_of
 from hesspec.krylov.requests import in_lockstep
 from hesspec.matrices import MATRICES, matrix_names
 from hesspec.measure.runs import check_run, spectrum_requests
@@ -212,7 +213,7 @@ def _operator(
                 name for name, value in (("loss_fn", loss_fn), ("data", data), ("params", params)) if value is not None
             ]
             raise ValueError(
-                f"by_block got an operator, a {type(subject).__name__}, and {', '.join([*given, *options])}, which "
+                f"by_block got an operator, {kind_of(subject)}, and {', '.join([*given, *options])}, which "
                 "belong to a model; pass the operator alone, or a model."
             )
         check_operator(subject)
@@ -270,11 +271,11 @@ def _content(part: Mapping[str, Tensor | None], sizes: Mapping[str, int]) -> str
 def _by_index(
     operator: SymmetricOperator, blocks: Spec | Mapping[str, Any], *, rest: bool
 ) -> tuple[BlockDiagonal, dict[str, str]]:
-    kind, p = type(operator).__name__, check_operator(operator)
+    p = check_operator(operator)
     if not isinstance(blocks, Mapping) or not blocks:
         raise ValueError(
-            f"A {kind} does not name its parameters: pass blocks as a mapping of names to slices or indices of its "
-            f"{p} entries."
+            f"{kind_of(operator, first=True)} does not name its parameters: pass blocks as a mapping of names to "
+            f"slices or indices of its {p} entries."
         )
     owner, found = np.full(p, -1), dict[str, Tensor]()
     names = [str(name) for name in blocks]

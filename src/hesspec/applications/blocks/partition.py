@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hesspec.applications.blocks.attention import FORMS, Attention, attentions
 from hesspec.backend.suggest import unknown
+from hesspec.backend.text import kind_of
 
 __all__ = ["KINDS", "REST", "Blocks", "Spec", "blocks_of", "rest_of"]
 
@@ -52,7 +53,7 @@ def blocks_of(spec: Spec, model: nn.Module, shapes: Shapes) -> Blocks:
     else:
         names = list(spec)
         if bad := [name for name in names if not isinstance(name, str)]:
-            raise ValueError(f"blocks contains a {type(bad[0]).__name__}; use names, or a mapping of names to entries.")
+            raise ValueError(f"blocks contains {kind_of(bad[0])}; use names, or a mapping of names to entries.")
         known = _named(model, shapes)
         found = {name: _known(name, known) for name in names}
     if not found:
@@ -203,7 +204,7 @@ def _named_attentions(model: nn.Module) -> list[tuple[str, Attention]]:
     found = attentions(model)
     if not found:
         raise ValueError(
-            f"The model, a {type(model).__name__}, has no attention module of a known form ({FORMS}). Pass a mapping "
+            f"The model, {kind_of(model)}, has no attention module of a known form ({FORMS}). Pass a mapping "
             'of names to entries of parameters, or blocks="layer".'
         )
     layers = _layers(model)

@@ -31,22 +31,8 @@ MARGIN = 1.5
 SYMBOLS = [matrix.symbol for matrix in MATRICES.values()]
 
 
-def plot_comparison(comparison: Comparison, *, title: str | None = None) -> Figure:
-    """Plot the spectra of all runs, one panel for each place.
-
-    Parameters
-    ----------
-    comparison : Comparison
-    title : str, optional
-        Title above the panels.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Panels with the density of each bulk as a curve, and below it a row of points for each run: outliers with error
-        bars, and smaller ones for resolved eigenvalues of the bulk. The axis is symmetric and logarithmic. A run has
-        the same colour, and a matrix the same marker, in all panels. At most 9 places are drawn, the first ones.
-    """
+def plot_comparison(comparison: Comparison) -> Figure:
+    """Plot the spectra of all runs, one panel for each place; see `Comparison.plot`."""
     shown = min(comparison.places.size, MOST_PANELS)
     columns = min(shown, COLUMNS)
     rows = math.ceil(shown / columns)
@@ -68,15 +54,7 @@ def plot_comparison(comparison: Comparison, *, title: str | None = None) -> Figu
         for symbol in dict.fromkeys(map(str, comparison.matrices)):
             handles.append(Line2D([], [], color="#555555", marker=_marker(symbol), markersize=7, linestyle="none"))
             labels.append(f"outliers{' of ' if symbol else ''}{literal(symbol)} (small: resolved in the bulk)")
-        figure.legend(
-            handles,
-            labels,
-            loc="outside upper left",
-            ncols=columns + 1,
-            alignment="left",
-            title=title,
-            title_fontproperties={"size": 14, "weight": "bold"},
-        )
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns + 1, alignment="left")
     return figure
 
 

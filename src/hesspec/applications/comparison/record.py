@@ -282,6 +282,9 @@ class Comparison(Record):
         Returns
         -------
         matplotlib.figure.Figure
+            Panels with the density of each bulk as a curve, and below it a row of points for each run: outliers with
+            error bars, and smaller ones for resolved eigenvalues of the bulk. The axis is symmetric and logarithmic. At
+            most 9 places are drawn, the first ones.
         """
         from hesspec.applications.comparison.figure import plot_comparison  # noqa: PLC0415 - imports matplotlib
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hesspec.backend.text import printable
+from hesspec.backend.text import kind_of, printable
 from hesspec.matrices import MATRICES, matrix_names, symbol_of
 from hesspec.spectra.folder import Unread, read_results, result_files
 from hesspec.spectra.record import load
 from hesspec.spectra.spectrum import Spectrum
+from hesspec.spectra.study_names import SPLITS
 
 __all__ = ["Item", "Matched", "Source", "matched", "read_source", "selected"]
 
@@ -30,7 +31,6 @@ WORDS: Final = {
     "seed": "seed ",
 }
 LAST: Final = "end"
-SPLITS: Final = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def read_source(given: object) -> Source:
         return Source("", [Item(found, pairs=given)], [])
     if not isinstance(given, str | os.PathLike):
         raise ValueError(
-            f"A {type(given).__name__} cannot be compared; pass spectra, eigenpairs, or the names of their files, of "
-            "folders with spectra or of studies."
+            f"{kind_of(given, first=True)} cannot be compared; pass spectra, eigenpairs, or the names of their files, "
+            "of folders with spectra or of studies."
         )
     path = Path(given)
     if path.is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from hesspec.applications.language.calibration_record import Calibration
 from hesspec.plot import OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import panel_of, styled
 
 __all__ = ["plot_reliability"]
 
@@ -18,20 +18,10 @@ __all__ = ["plot_reliability"]
 def plot_reliability(found: Calibration, ax: Axes | None = None, **line: Any) -> Figure:
     """Plot mean outcome against mean probability of each bin, with intervals of 95%; calibrated bins are on the line.
 
-    Parameters
-    ----------
-    found : Calibration
-    ax : matplotlib.axes.Axes, optional
-        Axes to draw on; by default those of a new figure of 4.8 by 4.6 inches.
-    **line
-        Properties of the line.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    See `Calibration.plot`.
     """
     with styled():
-        axes = new_figure(4.8, 4.6).subplots() if ax is None else ax
+        axes, figure = panel_of(ax, 4.8, 4.6)
         axes.axline((0, 0), (1, 1), color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
         errors = np.maximum([found.observed - found.low, found.high - found.observed], 0)
         look = {"color": OKABE_ITO[0], "marker": "o", "markersize": 5, "linewidth": 1.4, "capsize": 2.5}
@@ -41,4 +31,4 @@ def plot_reliability(found: Calibration, ax: Axes | None = None, **line: Any) ->
             axes.set(xlabel="predicted probability", ylabel="share of outcomes")
             area = f", AUROC {found.auroc:.3f}" if found.mixed_pairs else ""
             axes.set_title(f"ECE {found.ece:.3f}, Brier {found.brier:.3f}{area}")
-        return cast("Figure", axes.get_figure(root=True))
+        return figure

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hesspec.applications.language.consistency_record import LabelConsistency
 from hesspec.plot import FILL, OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import panel_of, styled
 from hesspec.plot.style import literal
 from hesspec.plot.ticks import number_ticks
 
@@ -23,22 +21,13 @@ ROW, AROUND, MOST = 0.22, 1.1, 40
 def plot_consistency(found: LabelConsistency, ax: Axes | None = None) -> Figure:
     """Plot tr F / tr G of each parameter as points with intervals of 95%, and that of all parameters as a band.
 
-    Parameters
-    ----------
-    found : LabelConsistency
-    ax : matplotlib.axes.Axes, optional
-        Axes to draw on; by default those of a new figure, 6.4 inches wide.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        At most 40 parameters are drawn, those with the largest traces of G.
+    See `LabelConsistency.plot`.
     """
     known = np.flatnonzero(np.isfinite(found.block_ratio) & (found.block_ratio > 0))
     largest = np.argsort(-found.block_gauss_newton[known], kind="stable")[:MOST]
     shown = np.sort(known[largest])
     with styled():
-        axes = new_figure(6.4, AROUND + ROW * max(len(shown), 6)).subplots() if ax is None else ax
+        axes, figure = panel_of(ax, 6.4, AROUND + ROW * max(len(shown), 6))
         places = np.arange(len(shown))
         ratio, low, high = (values[shown] for values in (found.block_ratio, found.block_low, found.block_high))
         axes.axvspan(found.low, found.high, color=OKABE_ITO[1], alpha=FILL, linewidth=0)
@@ -53,4 +42,4 @@ def plot_consistency(found: LabelConsistency, ax: Axes | None = None) -> Figure:
         if ax is None:
             axes.set_xlabel("tr F / tr G")
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
-        return cast("Figure", axes.get_figure(root=True))
+        return figure

@@ -105,6 +105,7 @@ class LabelConsistency(Record):
         Returns
         -------
         matplotlib.figure.Figure
+            At most 40 parameters are drawn, those with the largest traces of G.
         """
         from hesspec.applications.language.consistency_figure import plot_consistency  # noqa: PLC0415 - only here
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from hesspec.applications.language.objectives_record import ObjectiveComparison
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts
 from hesspec.measure.eigenpairs import Eigenpairs, eigenpairs
 from hesspec.measure.eigenspaces import PrincipalCosines, eigenspace_errors, principal_cosines
 from hesspec.operators import GaussNewton, Hessian, Residual, SecondMoment
@@ -81,8 +81,7 @@ def compare_objectives(
         raise ValueError(f"matrices is {kinds}; it must list some of {', '.join(MATRICES)}.")
     if not isinstance(objectives, Mapping) or not objectives:
         raise ValueError("objectives must be a mapping of names to (model, loss_fn, data), with at least one of them.")
-    if not is_whole(count, 1):
-        raise ValueError(f"count is {count!r}; it must be a positive integer.")
+    check_counts(count=count)
     if params is not None and not isinstance(params, str | nn.Module | nn.Parameter):
         params = list(params)  # read once for each objective
     _check_shared(objectives, params)

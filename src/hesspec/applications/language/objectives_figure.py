@@ -20,15 +20,7 @@ __all__ = ["plot_objectives"]
 def plot_objectives(found: ObjectiveComparison) -> Figure:
     """Plot the largest |lambda| of each objective and matrix, and cosines of principal angles of the first matrix.
 
-    Parameters
-    ----------
-    found : ObjectiveComparison
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        10 by 4.4 inches; without a second panel for a single objective. An objective has one colour, a matrix one kind
-        of line.
+    See `ObjectiveComparison.plot`.
     """
     with styled():
         panels = 2 if found.first.size else 1

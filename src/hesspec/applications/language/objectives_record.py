@@ -141,6 +141,7 @@ class ObjectiveComparison(Record):
         Returns
         -------
         matplotlib.figure.Figure
+            An objective has one colour, a matrix one kind of line.
         """
         from hesspec.applications.language.objectives_figure import plot_objectives  # noqa: PLC0415 - only here
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts, is_whole
 from hesspec.operators.data.structures import describe, flatten, map_tensors, tensors_of
 
 __all__ = ["labelled", "pairs", "rankings"]
@@ -143,8 +143,7 @@ def _common(good: Any, bad: Any) -> int:
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:
-    if not is_whole(size, 1):
-        raise ValueError(f"batch_size is {size!r}; it must be a positive integer.")
+    check_counts(batch_size=size)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 

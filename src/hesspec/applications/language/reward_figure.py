@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hesspec.applications.language.reward_record import RewardLaw
 from hesspec.plot import FILL, OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import panel_of, styled
 
 __all__ = ["plot_reward_law"]
 
@@ -21,18 +19,10 @@ GRID, BINS = 400, 40
 def plot_reward_law(found: RewardLaw, ax: Axes | None = None) -> Figure:
     """Plot the eigenvalues as a histogram, the largest as a point, and the predicted bulk and outlier.
 
-    Parameters
-    ----------
-    found : RewardLaw
-    ax : matplotlib.axes.Axes, optional
-        Axes to draw on; by default those of a new figure of 6 by 4 inches.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    See `RewardLaw.plot`.
     """
     with styled():
-        axes = new_figure(6, 4).subplots() if ax is None else ax
+        axes, figure = panel_of(ax, 6, 4)
         ends = np.linspace(0, 1.02 * max(found.outlier, float(found.eigenvalues[0])), BINS + 1)
         axes.hist(found.eigenvalues, list(ends), density=True, color=OKABE_ITO[0], alpha=2 * FILL, label="eigenvalues")
         width = (found.high_edge - found.low_edge) / GRID
@@ -49,4 +39,4 @@ def plot_reward_law(found: RewardLaw, ax: Axes | None = None) -> Figure:
             axes.set(xlabel="eigenvalue", ylabel="share of eigenvalues per unit")
             axes.set_title(f"Signal {found.strength:.2g}, threshold {found.threshold:.2g}")
             axes.legend(loc="upper center")
-        return cast("Figure", axes.get_figure(root=True))
+        return figure

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hesspec.backend.numbers import is_whole
+from hesspec.backend.text import kind_of
 from hesspec.operators.data.structures import describe
 
 __all__ = ["ValueHead"]
@@ -68,7 +69,7 @@ class ValueHead(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(backbone, nn.Module):
-            raise ValueError(f"backbone is a {type(backbone).__name__}; it must be a torch.nn.Module.")
+            raise ValueError(f"backbone is {kind_of(backbone)}; it must be a torch.nn.Module.")
         if at not in PLACES:
             raise ValueError(f'at is {at!r}; hidden states can be read at "last", "first" or "mean".')
         if padding is not None and not is_whole(padding):
@@ -166,7 +167,7 @@ def _width(backbone: nn.Module) -> int:
         if is_whole(width, 1):
             return int(width)
     raise ValueError(
-        f"The width of the hidden states of a {type(backbone).__name__} is not known: it has no config with "
+        f"The width of the hidden states of {kind_of(backbone)} is not known: it has no config with "
         f"{', '.join(WIDTHS)}. Pass features=."
     )
 
@@ -179,7 +180,7 @@ def _hidden(outputs: Any) -> Tensor:
         return found
     if isinstance(getattr(outputs, "logits", None), Tensor):
         raise ValueError(
-            f"The backbone returned a {type(outputs).__name__} with logits and no last_hidden_state: it has a head of "
+            f"The backbone returned {kind_of(outputs)} with logits and no last_hidden_state: it has a head of "
             "its own. Pass the model below it, its `base_model` in transformers."
         )
     raise ValueError(

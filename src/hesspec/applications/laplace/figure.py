@@ -19,15 +19,7 @@ Data = npt.ArrayLike
 
 
 def plot_evidence(evidence: Evidence) -> Figure:
-    """Plot the log evidence and the effective number of parameters against the prior precision.
-
-    Bands are 95% intervals; the dashed line is the precision that maximises the evidence, with its interval.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        9 by 3.8 inches.
-    """
+    """Plot the log evidence and the effective number of parameters against the prior precision; see `Evidence.plot`."""
     with styled():
         figure = new_figure(9, 3.8)
         left, right = figure.subplots(1, 2)

@@ -25,10 +25,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from hesspec.krylov.vectors import CHUNK
-from hesspec.operators.model.lost_arguments import with_lost
+from hesspec.operators.model.function_mode import FunctionMode
 
 __all__ = ["NORMS", "SpatialUse", "Taps", "products_of"]
 
@@ -135,7 +134,7 @@ class SpatialUse:
         return found.reshape(self.m, -1, k, self._shape[0]).permute(0, 2, 3, 1).reshape(self.m, k, -1)
 
 
-class Taps(TorchFunctionMode):
+class Taps(FunctionMode):
     """Follows a forward pass of m inputs, and takes parameters out of the functions that are known.
 
     Parameters
@@ -171,24 +170,17 @@ class Taps(TorchFunctionMode):
         self.known = True
         self._takers: list[Callable[[Tensor], None]] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a function, without the parameters if it is known."""
-        given = with_lost(func, kwargs)
         if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
             self.known = False
         elif func is F.linear:
-            return self._linear(func, *args, **given)
+            return self._linear(func, *args, **kwargs)
         elif func in (F.conv1d, F.conv2d):
-            return self._convolution(func, *args, **given)
+            return self._convolution(func, *args, **kwargs)
         elif func in NORMS:
-            return self._norm(func, *args, **given)
-        return func(*args, **given)
+            return self._norm(func, *args, **kwargs)
+        return func(*args, **kwargs)
 
     def take(self, gradients: Sequence[Tensor | None]) -> None:
         """Take the gradients of one output with respect to `places`."""

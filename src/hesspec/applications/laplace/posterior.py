@@ -20,7 +20,7 @@ from hesspec.applications.laplace.low_rank import low_rank
 from hesspec.applications.laplace.predictions import Covariance, Prediction
 from hesspec.applications.laplace.record import Evidence
 from hesspec.applications.laplace.scaled import ScaledPairs
-from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.numbers import check_counts, check_seed, is_whole
 from hesspec.backend.shown import Shown
 from hesspec.errors import InputError
 from hesspec.krylov.conjugate_gradients import conjugate_gradients
@@ -102,8 +102,7 @@ class Laplace(Shown):
         verify: bool = True,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        if not is_whole(rank, 1):
-            raise InputError(f"rank is {rank!r}; it must be a positive integer.")
+        check_counts(rank=rank)
         _checked(prior_precision)
         own = noise_per_output(noise)
         common: Any = noise if own is None else 1.0

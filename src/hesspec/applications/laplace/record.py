@@ -140,6 +140,7 @@ class Evidence(Record):
         Returns
         -------
         matplotlib.figure.Figure
+            Bands are 95% intervals; the dashed line is the precision that maximises the evidence, with its interval.
         """
         from hesspec.applications.laplace.figure import plot_evidence  # noqa: PLC0415 - imports matplotlib
 

@@ -23,7 +23,7 @@ from torch.nn.utils import parameters_to_vector
 from hesspec.applications.laplace.evidence import MarginalLikelihood
 from hesspec.applications.laplace.low_rank import LowRank, low_rank
 from hesspec.backend.extras import require
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts
 from hesspec.errors import InputError
 from hesspec.operators.gauss_newton import GaussNewton
 from hesspec.spectra.sampling import Estimate
@@ -95,8 +95,7 @@ class KrylovLaplace(ParametricLaplace):
                 "likelihood is 'reward_modeling', whose loss is not that of the model's outputs; the structure "
                 "'hesspec' is for 'classification' and 'regression'."
             )
-        if not is_whole(rank, 1):
-            raise InputError(f"rank is {rank!r}; it must be a positive integer.")
+        check_counts(rank=rank)
         super().__init__(model, likelihood, *args, **options)
         self._rank, self._steps, self._seed, self._memory = int(rank), steps, seed, memory
         self.pairs: LowRank

@@ -19,17 +19,7 @@ MOST_SLICES, LEVELS = 4, 12
 
 
 def plot_slices(found: LossAlong) -> Figure:
-    """Plot the loss along each direction with its quadratic and, if there is one, the plane.
-
-    Parameters
-    ----------
-    found : LossAlong
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Slices along the first four directions, and the plane as contours of the loss with those of the quadratic.
-    """
+    """Plot the loss along each direction with its quadratic and, if there is one, the plane; see `LossAlong.plot`."""
     slices = min(len(found.slopes), MOST_SLICES)
     panels = slices + bool(found.plane_losses.size)
     with styled():

@@ -119,6 +119,7 @@ class LossAlong(Record):
         Returns
         -------
         matplotlib.figure.Figure
+            Slices along the first four directions, and the plane as contours of the loss with those of the quadratic.
         """
         from hesspec.applications.loss_along.figure import plot_slices  # noqa: PLC0415 - asked only here
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hesspec.applications.loss_along.record import LossAlong
 from hesspec.backend.numbers import is_whole
+from hesspec.backend.text import kind_of
 from hesspec.errors import InputError
 from hesspec.measure.eigenpairs import Eigenpairs
 from hesspec.operators import Hessian
@@ -91,7 +92,7 @@ def loss_along(
     """
     if not isinstance(hessian, Hessian):
         raise InputError(
-            f"The matrix is a {type(hessian).__name__}; the quadratic that a loss follows is that of its Hessian. Pass "
+            f"The matrix is {kind_of(hessian)}; the quadratic that a loss follows is that of its Hessian. Pass "
             "a hesspec.Hessian."
         )
     if not is_whole(points, 3) or points % 2 == 0:
@@ -158,9 +159,7 @@ def _units(directions: Eigenpairs | Tensor, hessian: Hessian) -> Tensor:
     """Directions of unit length as columns, (p, k)."""
     given = directions.vectors if isinstance(directions, Eigenpairs) else directions
     if not isinstance(given, Tensor):
-        raise InputError(
-            f"directions is a {type(given).__name__}; pass the result of hesspec.eigenpairs, or a tensor (p, k)."
-        )
+        raise InputError(f"directions is {kind_of(given)}; pass the result of hesspec.eigenpairs, or a tensor (p, k).")
     columns = given.detach()
     columns = (columns[:, None] if columns.dim() == 1 else columns).to(hessian.device, hessian.dtype)
     p = hessian.shape[0]

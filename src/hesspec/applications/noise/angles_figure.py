@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,29 +11,16 @@ from matplotlib.ticker import MaxNLocator
 
 from hesspec.applications.noise.angles_record import PrincipalAngles
 from hesspec.plot import FILL, OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import panel_of, styled
 from hesspec.plot.style import literal
 
 __all__ = ["plot_angles"]
 
 
 def plot_angles(found: PrincipalAngles, ax: Axes | None = None, **line: Any) -> Figure:
-    """Plot the cosines of principal angles with their bounds.
-
-    Parameters
-    ----------
-    found : PrincipalAngles
-    ax : matplotlib.axes.Axes, optional
-        Axes to draw on; by default those of a new figure of 6.4 by 4.2 inches.
-    **line
-        Properties of the line.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Plot the cosines of principal angles with their bounds; see `PrincipalAngles.plot`."""
     with styled():
-        axes = new_figure(6.4, 4.2).subplots() if ax is None else ax
+        axes, figure = panel_of(ax, 6.4, 4.2)
         numbers = np.arange(1, found.cosines.size + 1)
         (drawn,) = axes.plot(numbers, found.cosines, **{"color": OKABE_ITO[0], "marker": "o", "linewidth": 1.4, **line})
         axes.fill_between(numbers, found.low, found.high, color=drawn.get_color(), alpha=FILL, linewidth=0)
@@ -44,4 +31,4 @@ def plot_angles(found: PrincipalAngles, ax: Axes | None = None, **line: Any) -> 
             axes.set_title(
                 f"Eigenspaces of {literal(found.first)} and {literal(found.second)}, {found.cosines.size} dimensions"
             )
-        return cast("Figure", axes.get_figure(root=True))
+        return figure

@@ -14,7 +14,7 @@ from hesspec.applications.noise.exit_record import ExitTimes
 from hesspec.applications.noise.tail_record import GradientNoise, TailIndex
 from hesspec.backend.number_text import plus_minus, three_digits
 from hesspec.plot import FILL, OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import panel_of, styled
 from hesspec.plot.ticks import number_ticks
 
 __all__ = ["plot_mean_exit_times", "plot_noise", "plot_survival", "plot_tail_indices"]
@@ -22,6 +22,8 @@ __all__ = ["plot_mean_exit_times", "plot_noise", "plot_survival", "plot_tail_ind
 MARKERS = ("o", "s", "^", "D", "v", "P")
 THIN: dict[str, Any] = {"color": "#444444", "linewidth": 0.8}
 LAW: dict[str, Any] = {"linestyle": (0, (5, 2)), "linewidth": 1.4}
+# Of a new figure, in inches.
+SIZE = (6.4, 4.2)
 # Points of the law of exit times.
 GRID = 400
 
@@ -29,19 +31,10 @@ GRID = 400
 def plot_survival(found: ExitTimes, ax: Axes | None = None) -> Figure:
     """Plot the share of runs that are still in the ball against time, and the exponential law of the same mean.
 
-    Parameters
-    ----------
-    found : ExitTimes
-    ax : matplotlib.axes.Axes, optional
-        Panel to draw into.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        6.4 by 4.2 inches, or that of `ax`.
+    See `ExitTimes.plot`.
     """
     with styled():
-        axes, figure = _panel(ax)
+        axes, figure = panel_of(ax, *SIZE)
         times, shares = found.survival()
         end = found.horizon if found.censored else float(times[-1])
         axes.step([0, *times, end], [1, *shares, shares[-1] if shares.size else 1], where="post", color=OKABE_ITO[0])
@@ -95,7 +88,7 @@ def plot_mean_exit_times(
     if not results or not all(results.values()):
         raise ValueError("There are no exit times to plot; pass {label: {radius: ExitTimes}}.")
     with styled():
-        axes, figure = _panel(ax)
+        axes, figure = panel_of(ax, *SIZE)
         axes.set_yscale("log")
         if logarithmic:
             axes.set_xscale("log")
@@ -140,7 +133,7 @@ def plot_tail_indices(found: Mapping[str, TailIndex], ax: Axes | None = None) ->
         6.4 by 4.2 inches, or that of `ax`. Circles are at the length of each result.
     """
     with styled():
-        axes, figure = _panel(ax)
+        axes, figure = panel_of(ax, *SIZE)
         for index, (label, each) in enumerate(found.items()):
             colour = OKABE_ITO[index % len(OKABE_ITO)]
             values, errors = each.alpha_curve, each.alpha_curve_errors
@@ -161,22 +154,10 @@ def plot_tail_indices(found: Mapping[str, TailIndex], ax: Axes | None = None) ->
 
 
 def plot_noise(found: GradientNoise, ax: Axes | None = None) -> Figure:
-    """Plot the tail index along each direction, with standard errors, eigenvectors first.
-
-    Parameters
-    ----------
-    found : GradientNoise
-    ax : matplotlib.axes.Axes, optional
-        Panel to draw into.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        6.4 by 4.2 inches, or that of `ax`. Lines are the tail indices of all directions of a kind together.
-    """
+    """Plot the tail index along each direction, with standard errors, eigenvectors first; see `GradientNoise.plot`."""
     parts = found.tail_indices()
     with styled():
-        axes, figure = _panel(ax)
+        axes, figure = panel_of(ax, *SIZE)
         start = 1
         for name, each in parts.items():
             own = int(name == "bulk")
@@ -203,11 +184,3 @@ def plot_noise(found: GradientNoise, ax: Axes | None = None) -> Figure:
         block = next(iter(parts.values())).block
         axes.set_title(f"Gradient noise of {len(found.projections):,} minibatches, blocks of {block:,}")
     return figure
-
-
-def _panel(ax: Axes | None) -> tuple[Axes, Figure]:
-    if ax is None:
-        figure = new_figure(6.4, 4.2)
-        return figure.subplots(), figure
-    owner: Any = ax.get_figure(root=True)
-    return ax, owner

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.special
 
 from hesspec.backend.number_text import three_digits
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts, is_real
 from hesspec.backend.shown import Shown
 
 __all__ = ["StepSizeLimit", "check_alpha", "check_positive", "mean_exit_time", "step_size_limit"]
@@ -25,7 +25,7 @@ MOST_TERMS = 1_000_000
 
 def check_alpha(alpha: Any) -> float:
     """Return a tail index as a float; raises ValueError if it is not in (0, 2]."""
-    if not _is_number(alpha) or not 0 < alpha <= 2:
+    if not is_real(alpha) or not 0 < alpha <= 2:
         raise ValueError(
             f"alpha is {alpha!r}; the tail index must be in (0, 2], where 2 is Gaussian noise and smaller values have "
             "heavier tails."
@@ -36,12 +36,8 @@ def check_alpha(alpha: Any) -> float:
 def check_positive(**numbers: Any) -> None:
     """Raise ValueError if one of the numbers is not positive and finite."""
     for name, number in numbers.items():
-        if not _is_number(number) or not 0 < number < math.inf:
+        if not is_real(number) or not 0 < number < math.inf:
             raise ValueError(f"{name} is {number!r}; it must be a positive finite number.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 # Mean overshoot of a barrier by a random walk with standard normal steps, -zeta(1/2)/sqrt(2 pi): exits of the walk are
@@ -122,8 +118,7 @@ def mean_exit_time(
     """
     alpha = check_alpha(alpha)
     check_positive(scale=scale, radius=radius)
-    if not is_whole(dimension, 1):
-        raise ValueError(f"dimension is {dimension!r}; it must be a positive integer.")
+    check_counts(dimension=dimension)
     if alpha < 2:
         constant = math.pi / (2 * math.gamma(alpha) * math.sin(math.pi * alpha / 2))
         return _exp(math.log(constant / dimension) + alpha * (math.log(radius) - math.log(scale)))
@@ -132,7 +127,7 @@ def mean_exit_time(
             "alpha is 2: the exit time under Gaussian noise depends on the curvature; pass curvature=, that of an "
             "isotropic quadratic."
         )
-    if not _is_number(curvature) or not 0 <= curvature < math.inf:
+    if not is_real(curvature) or not 0 <= curvature < math.inf:
         raise ValueError(f"curvature is {curvature!r}; it must be a nonnegative finite number.")
     variance = 2 * scale**2
     if learning_rate is not None:

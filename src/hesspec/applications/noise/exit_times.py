@@ -15,7 +15,8 @@ from hesspec.applications.noise.exit_record import ExitTimes
 from hesspec.applications.noise.stable import stable_noise
 from hesspec.backend.algebra import SymmetricOperator, check_operator
 from hesspec.backend.bars import steps_of
-from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.numbers import check_counts, check_seed
+from hesspec.backend.text import kind_of
 from hesspec.errors import NonFiniteError
 from hesspec.spectra.record import Integers
 
@@ -114,9 +115,7 @@ def first_exit_times(
             check_positive(**{name: number})
     if scale == 0 and gaussian == 0:
         raise ValueError("There is no noise: scale and gaussian are both 0. Pass one of them.")
-    for name, number in (("runs", runs), ("max_steps", max_steps)):
-        if not is_whole(number, 1):
-            raise ValueError(f"{name} is {number!r}; it must be a positive integer.")
+    check_counts(runs=runs, max_steps=max_steps)
     slope, centre = _prepared(gradient, minimum)
     noise = _Noise(
         alpha,
@@ -208,7 +207,7 @@ def _prepared(gradient: Any, minimum: Tensor | None) -> tuple[Callable[[Tensor],
         return lambda points: (gradient @ points.T).T, torch.zeros(p, dtype=gradient.dtype, device=gradient.device)
     if not callable(gradient):
         raise ValueError(
-            f"gradient is a {type(gradient).__name__}; pass a function from points (n, d) to gradients (n, d), or a "
+            f"gradient is {kind_of(gradient)}; pass a function from points (n, d) to gradients (n, d), or a "
             "symmetric operator."
         )
     if minimum is None:

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from hesspec.applications.noise.flatness_record import FlatnessBound
-from hesspec.backend.numbers import is_whole, real_array
+from hesspec.backend.numbers import check_counts, check_fractions, real_array
 from hesspec.measure.diagonal import Diagonal
 from hesspec.spectra.record import Array
 from hesspec.spectra.spectrum import Spectrum
@@ -87,12 +87,10 @@ def flatness_bound(
     >>> round(found.effective_curvature, 6), round(found.distance, 6), round(found.kl, 6), round(found.bound, 6)
     (1.609438, 2.6, 3.729438, 0.047957)
     """
-    if not is_whole(samples, 1):
-        raise ValueError(f"samples is {samples!r}; it must be a positive integer.")
+    check_counts(samples=samples)
     if not 0 <= empirical_risk <= 1:
         raise ValueError(f"empirical_risk is {empirical_risk!r}; it must be an error rate, from 0 to 1.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence!r}; it must be above 0 and below 1.")
+    check_fractions(confidence=confidence)
     theta, start = _vector("parameters", parameters), _vector("initial", initial)
     if theta.shape != start.shape:
         raise ValueError(f"parameters and initial have {theta.size:,} and {start.size:,} entries; they must be alike.")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hesspec.applications.noise.tail_record import GradientNoise
 from hesspec.backend.bars import steps_of
 from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.text import kind_of
 from hesspec.errors import NonFiniteError
 from hesspec.measure.eigenpairs import Eigenpairs
 from hesspec.operators.model.ambient import neutral_modes
@@ -125,7 +126,7 @@ def _directions(risk: EmpiricalRisk, pairs: Eigenpairs | None, bulk: int, seed: 
     """Return eigenvectors and random directions orthogonal to them, as columns (p, k)."""
     p = risk.parameters.count
     if pairs is not None and not isinstance(pairs, Eigenpairs):
-        raise ValueError(f"directions is a {type(pairs).__name__}; pass the result of hesspec.eigenpairs(...).")
+        raise ValueError(f"directions is {kind_of(pairs)}; pass the result of hesspec.eigenpairs(...).")
     known = torch.empty(p, 0) if pairs is None else pairs.vectors
     if len(known) != p:
         raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +9,7 @@ from matplotlib.figure import Figure
 from hesspec.applications.noise.one_step_record import ExpectedLossChange
 from hesspec.backend.number_text import three_digits
 from hesspec.plot import FILL, OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import panel_of, styled
 
 __all__ = ["plot_loss_change"]
 
@@ -19,18 +17,10 @@ __all__ = ["plot_loss_change"]
 def plot_loss_change(found: ExpectedLossChange, ax: Axes | None = None) -> Figure:
     """Plot the expected change of the loss against the learning rate, with and without noise.
 
-    Parameters
-    ----------
-    found : ExpectedLossChange
-    ax : matplotlib.axes.Axes, optional
-        Axes to draw on; by default those of a new figure of 6.4 by 4.2 inches.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    See `ExpectedLossChange.plot`.
     """
     with styled():
-        axes = new_figure(6.4, 4.2).subplots() if ax is None else ax
+        axes, figure = panel_of(ax, 6.4, 4.2)
         best, own = found.best_learning_rate, found.learning_rate
         # To the learning rate at which the loss no longer falls, and at least a little beyond this one.
         rates = np.linspace(0, max(1.3 * own, 2.2 * best if np.isfinite(best) else 0), 400)
@@ -48,4 +38,4 @@ def plot_loss_change(found: ExpectedLossChange, ax: Axes | None = None) -> Figur
         axes.set_ylim(1.1 * lowest, max(-0.6 * lowest, 1.2 * found.value))
         axes.set_title(f"A step of {three_digits(own)} changes the loss by {three_digits(found.value)}")
         axes.legend(loc="upper center")
-        return cast("Figure", axes.get_figure(root=True))
+        return figure

@@ -261,6 +261,7 @@ class GradientNoise(Record):
         Returns
         -------
         matplotlib.figure.Figure
+            Lines are the tail indices of all directions of a kind together.
 
         Raises
         ------

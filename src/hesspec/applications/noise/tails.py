@@ -9,6 +9,7 @@ import numpy as np
 
 from hesspec.applications.noise.tail_record import TailIndex
 from hesspec.backend.numbers import is_whole, real_array
+from hesspec.backend.text import kind_of
 from hesspec.spectra.record import Array
 
 __all__ = ["tail_index"]
@@ -112,7 +113,7 @@ def _checked(x: Any, axis: int | None) -> Array:
 def _columns(x: Any, axis: int | None) -> Array:
     """Return the values with a row for each batch and a column for each component."""
     if hasattr(x, "along_eigenvectors"):
-        raise ValueError(f"x is a {type(x).__name__}; pass its along_eigenvectors or its in_bulk.")
+        raise ValueError(f"x is {kind_of(x)}; pass its along_eigenvectors or its in_bulk.")
     values = real_array("x", x)
     if axis is None:
         values = values.reshape(-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from hesspec.applications.optim.orthogonalisation import orthogonalise
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts
 
 __all__ = ["AMUSE"]
 
@@ -350,8 +350,6 @@ def _check_settings(group: dict[str, Any]) -> None:
     for name, (allowed, text) in RANGES.items():
         if not allowed(float(group[name])):
             raise ValueError(f"{name} is {group[name]!r}; it must be {text}.")
-    for name in ("warmup_steps", "ns_steps"):
-        if not is_whole(group[name], 1):
-            raise ValueError(f"{name} is {group[name]!r}; it must be a positive integer.")
+    check_counts(warmup_steps=group["warmup_steps"], ns_steps=group["ns_steps"])
     if group["auxiliary"] not in AUXILIARY:
         raise ValueError(f"auxiliary is {group['auxiliary']!r}; it must be 'adamw' or 'sgd'.")

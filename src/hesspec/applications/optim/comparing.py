@@ -16,7 +16,7 @@ from hesspec.applications.optim.record import StepComparison
 from hesspec.applications.optim.systems import CURVATURES, FullSystem, TrueVsRestSystem
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts, check_fractions
 from hesspec.krylov.vectors import inner, norm
 from hesspec.measure.spectrum import spectrum
 from hesspec.operators.engine.graph_cache import GraphCache
@@ -73,10 +73,8 @@ def compare_steps(
     With G = G_1 + G_2, x_fast - x_full = (G_1 + mu)^{-1} G_2 x_full (ours), so that the error relative to x_full is at
     most ||G_2||/mu.
     """
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance is {tolerance!r}; it must be above 0 and below 1.")
-    if not is_whole(max_iterations, 1):
-        raise ValueError(f"max_iterations is {max_iterations!r}; it must be a positive integer.")
+    check_fractions(tolerance=tolerance)
+    check_counts(max_iterations=max_iterations)
     given = None if dampings is None else np.unique(np.asarray(dampings, dtype=float))
     if given is not None and not (given.size and given.ndim == 1 and given[0] > 0 and np.isfinite(given).all()):
         raise ValueError(f"dampings is {dampings!r}; it must be a sequence of positive numbers.")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hesspec.applications.optim.systems import CURVATURES, loss_of
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts, check_fractions
 from hesspec.errors import InputError
 from hesspec.operators.data.structures import flatten
 from hesspec.operators.engine.graph_cache import GraphCache
@@ -140,10 +140,8 @@ class FastGaussNewton:
         for name, value in (("damping", damping), ("lr", lr)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value!r}; it must be a positive number.")
-        if not 0 < tolerance < 1:
-            raise ValueError(f"tolerance is {tolerance!r}; it must be above 0 and below 1.")
-        if not is_whole(iterations, 1):
-            raise ValueError(f"iterations is {iterations!r}; it must be a positive integer.")
+        check_fractions(tolerance=tolerance)
+        check_counts(iterations=iterations)
         if policy not in POLICIES:
             raise ValueError(f"policy={policy!r} is unknown; use one of {', '.join(map(repr, POLICIES))}.")
         if curvature not in CURVATURES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +11,7 @@ from matplotlib.lines import Line2D
 from hesspec.applications.optim.record import CompetitorShare, StepComparison
 from hesspec.backend.number_text import three_digits
 from hesspec.plot import OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import figure_of, new_figure, panel_of, styled
 from hesspec.plot.style import literal
 from hesspec.plot.ticks import number_ticks
 
@@ -25,18 +24,10 @@ LABELLED = 20
 def plot_share(found: CompetitorShare, ax: Axes | None = None) -> Figure:
     """Plot the within-competitor share of each class against its effective number of competitors.
 
-    Parameters
-    ----------
-    found : CompetitorShare
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default a new figure of 5.5 by 4 inches.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    See `CompetitorShare.plot`.
     """
     with styled():
-        axes = new_figure(5.5, 4).subplots() if ax is None else ax
+        axes, figure = panel_of(ax, 5.5, 4)
         axes.plot(found.class_participations, found.class_shares, "o", color=OKABE_ITO[0], label="classes")
         if found.classes.size <= LABELLED:
             for name, x, y in zip(found.classes, found.class_participations, found.class_shares, strict=True):
@@ -47,7 +38,7 @@ def plot_share(found: CompetitorShare, ax: Axes | None = None) -> Figure:
         axes.set(xlabel="effective competitors, 1/Σq²", ylabel="share of curvature within competitors")
         axes.set_title(f"Left out by Fast Gauss-Newton: {three_digits(found.share)}")
         axes.legend(loc="lower right")
-    return _figure_of(axes)
+    return figure
 
 
 def plot_steps(comparisons: Mapping[str, StepComparison], ax: Axes | None = None) -> Figure:
@@ -90,8 +81,4 @@ def plot_steps(comparisons: Mapping[str, StepComparison], ax: Axes | None = None
         right.set_ylim(0.5 * min(errors, default=0.1), 3 * max(errors, default=1.0))
         right.set_title("Error relative to the full Gauss-Newton step")
         number_ticks(right.xaxis, right.yaxis)
-    return _figure_of(right)
-
-
-def _figure_of(axes: Axes) -> Figure:
-    return cast("Figure", axes.get_figure(root=True))
+    return figure_of(right)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hesspec.backend.numbers import is_whole
+from hesspec.backend.numbers import check_counts
 
 __all__ = ["orthogonalise"]
 
@@ -55,8 +55,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5, dtype: torch.dtype | None = No
         raise ValueError(
             f"The input is {matrix.dtype} of shape {tuple(matrix.shape)}; it must be a floating-point matrix."
         )
-    if not is_whole(steps, 1):
-        raise ValueError(f"steps is {steps!r}; it must be a positive integer.")
+    check_counts(steps=steps)
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
     tiny = torch.finfo(x.dtype).tiny

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from hesspec.applications.optim.share_record import DominantShare
 from hesspec.applications.optim.share_run import DominantShareRun
 from hesspec.applications.optim.subspace_shares import dominant_share
-from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.numbers import check_counts, check_seed
 from hesspec.measure.eigenpairs import eigenpairs
 from hesspec.operators import GraphCache, Hessian
 from hesspec.operators.model.ambient import preserved_randomness
@@ -43,9 +43,7 @@ class ShareMonitor:
         steps: int,
         seed: int,
     ) -> None:
-        for name, number in (("every", every), ("k", k), ("steps", steps)):
-            if not is_whole(number, 1):
-                raise ValueError(f"{name} is {number!r}; it must be a positive integer.")
+        check_counts(every=every, k=k, steps=steps)
         self._dimension = sum(value.numel() for value in select_parameters(model, params).values())
         self._problem, self._optimizer, self._params = (model, loss_fn, data), optimizer, params
         self._every, self._k, self._steps, self._seed = int(every), int(k), int(steps), check_seed(seed)

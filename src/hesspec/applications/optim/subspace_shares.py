@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from hesspec.applications.optim.share_record import DominantShare
 from hesspec.applications.optim.trial_step import step_vectors
 from hesspec.backend.numbers import is_whole
+from hesspec.backend.text import kind_of
 from hesspec.errors import InputError
 from hesspec.measure.eigenpairs import Eigenpairs
 from hesspec.measure.eigenspaces import eigenspace_errors
@@ -132,7 +133,7 @@ def _vectors_of(
     if isinstance(source, Mapping):
         for name, vector in source.items():
             if not isinstance(vector, Tensor):
-                raise InputError(f"The vector {name!r} is a {type(vector).__name__}; it must be a tensor (p,).")
+                raise InputError(f"The vector {name!r} is {kind_of(vector)}; it must be a tensor (p,).")
         if not source:
             raise InputError("There are no vectors: the mapping is empty.")
         return {str(name): vector.detach() for name, vector in source.items()}, {}, ""

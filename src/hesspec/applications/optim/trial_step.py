@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hesspec.applications.optim.amuse import AMUSE
+from hesspec.backend.text import kind_of
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
 
@@ -85,7 +86,7 @@ def step_vectors(
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     for each in optimizers:
         if not isinstance(each, Optimizer):
-            raise ValueError(f"A {type(each).__name__} is not a torch.optim.Optimizer.")
+            raise ValueError(f"{kind_of(each, first=True)} is not a torch.optim.Optimizer.")
     chosen = list(select_parameters(model, params).values())
     names = " and ".join(type(each).__name__ for each in optimizers)
     trained = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}

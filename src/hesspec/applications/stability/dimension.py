@@ -19,6 +19,7 @@ from hesspec.applications.stability.rearrangement import (
     with_partners,
 )
 from hesspec.applications.stability.record import SharpnessDimension
+from hesspec.backend.text import kind_of
 from hesspec.spectra.spectrum import Spectrum
 
 __all__ = ["exponent_density", "sharpness_dimension"]
@@ -215,7 +216,7 @@ def _eigenvalues(given: Any) -> Array:
         found = np.asarray(given, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"A {type(given).__name__} is neither a Spectrum nor an array of eigenvalues (p,): {error}"
+            f"{kind_of(given, first=True)} is neither a Spectrum nor an array of eigenvalues (p,): {error}"
         ) from error
     if found.ndim != 1 or not found.size:
         raise ValueError(f"Exact eigenvalues must be an array of shape (p,), p > 0, not {found.shape}.")

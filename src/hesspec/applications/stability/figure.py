@@ -22,14 +22,7 @@ ESTIMATE, EDGE, SHARP = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[2]
 def plot_dimension(found: SharpnessDimension) -> Figure:
     """Plot exponents in decreasing order, and their cumulative sum, whose zero is the sharpness dimension.
 
-    Parameters
-    ----------
-    found : SharpnessDimension
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        10 by 4.2 inches.
+    See `SharpnessDimension.plot`.
     """
     with styled():
         figure = new_figure(10, 4.2)
@@ -86,17 +79,7 @@ def _sum_at(levels: Array, counts: Array, grid: Array) -> Array:
 
 
 def plot_lyapunov(found: LyapunovExponents) -> Figure:
-    """Plot Lyapunov exponents as running means over the steps.
-
-    Parameters
-    ----------
-    found : LyapunovExponents
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        6.4 by 4.2 inches.
-    """
+    """Plot Lyapunov exponents as running means over the steps; see `LyapunovExponents.plot`."""
     with styled():
         figure = new_figure(6.4, 4.2)
         axes = figure.subplots()
@@ -111,22 +94,7 @@ def plot_lyapunov(found: LyapunovExponents) -> Figure:
 
 
 def plot_run(run: StabilityRun) -> Figure:
-    """Plot sharpness, its threshold and the loss against the step.
-
-    Parameters
-    ----------
-    run : StabilityRun
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        7 by 5.2 inches, or 7 by 7 with a preconditioned sharpness.
-
-    Raises
-    ------
-    ValueError
-        If there are no measurements.
-    """
+    """Plot sharpness, its threshold and the loss against the step; see `StabilityRun.plot`."""
     if not run.steps.size:
         raise ValueError("There are no measurements to plot yet: call the monitor in the training loop.")
     with styled():

@@ -12,7 +12,7 @@ from torch import Tensor
 from hesspec.applications.stability.exponents import LinearStep
 from hesspec.applications.stability.record import LyapunovExponents
 from hesspec.backend.algebra import SymmetricOperator, check_operator
-from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.numbers import check_counts, check_seed, is_whole
 from hesspec.errors import NonFiniteError
 
 __all__ = ["StepJacobian", "lyapunov_exponents"]
@@ -106,8 +106,7 @@ def lyapunov_exponents(jacobians: Iterable[Any], *, count: int, discard: int = 0
     >>> hesspec.stability.lyapunov_exponents(steps, count=2, discard=30).exponents.round(4)
     array([ 0.4055, -0.2231])
     """
-    if not is_whole(count, 1):
-        raise ValueError(f"count is {count!r}; it must be a positive integer.")
+    check_counts(count=count)
     if not is_whole(discard, 0):
         raise ValueError(f"discard is {discard!r}; it must be a nonnegative integer.")
     directions: Tensor | None = None

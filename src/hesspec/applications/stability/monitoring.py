@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from hesspec.applications.stability.record import StabilityRun
 from hesspec.applications.stability.thresholds import ADAPTIVE, threshold
 from hesspec.backend.algebra import Identity, SymmetricOperator
-from hesspec.backend.numbers import check_seed, is_whole
+from hesspec.backend.numbers import check_counts, check_fractions, check_seed
 from hesspec.krylov.lanczos import Lanczos
 from hesspec.krylov.ritz import ritz_pairs
 from hesspec.krylov.storage import Storage
@@ -152,11 +152,8 @@ class Monitor:
         most: int,
         seed: int,
     ) -> None:
-        for name, number in (("every", every), ("most", most)):
-            if not is_whole(number, 1):
-                raise ValueError(f"{name} is {number!r}; it must be a positive integer.")
-        if not 0 < tolerance < 1:
-            raise ValueError(f"tolerance is {tolerance!r}; it must be above 0 and below 1.")
+        check_counts(every=every, most=most)
+        check_fractions(tolerance=tolerance)
         self._parameters = select_parameters(model, params)
         # Rejected here rather than after the first step, if no threshold is known for the optimiser.
         threshold(optimizer, self._parameters.values())

@@ -345,6 +345,11 @@ class StabilityRun(Record):
         Returns
         -------
         matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If there are no measurements.
         """
         from hesspec.applications.stability.figure import plot_run  # noqa: PLC0415 - asked only here
 

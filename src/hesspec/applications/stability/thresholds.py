@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
 
+from hesspec.backend.text import kind_of
+
 __all__ = ["ADAPTIVE", "Threshold", "threshold"]
 
 ADAPTIVE = (Adam, RMSprop, Adagrad)
@@ -80,7 +82,7 @@ def threshold(optimizer: Optimizer, parameters: Iterable[nn.Parameter] | None = 
     """
     if not isinstance(optimizer, (SGD, *ADAPTIVE)):
         raise ValueError(
-            f"No stability threshold is known for a {type(optimizer).__name__}; SGD, Adam, AdamW, RMSprop "
+            f"No stability threshold is known for {kind_of(optimizer)}; SGD, Adam, AdamW, RMSprop "
             "and Adagrad are supported."
         )
     group = _group(optimizer, parameters)

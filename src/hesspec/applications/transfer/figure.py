@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +9,7 @@ from matplotlib.figure import Figure
 from hesspec.applications.transfer.effective_record import EffectiveData
 from hesspec.applications.transfer.law_record import TransferLaw
 from hesspec.plot import OKABE_ITO
-from hesspec.plot.figure import new_figure, styled
+from hesspec.plot.figure import figure_of, new_figure, panel_of, styled
 from hesspec.plot.style import literal
 from hesspec.plot.ticks import number_ticks
 
@@ -22,22 +20,11 @@ MARKERS = ("o", "s", "^", "D", "v")
 
 
 def plot_effective(found: EffectiveData, ax: Axes | None = None) -> Figure:
-    """Plot the curves from scratch with arrows from D_F to D_E, and D_E / D_F against D_F.
-
-    Parameters
-    ----------
-    found : EffectiveData
-    ax : matplotlib.axes.Axes, optional
-        Axes for D_E / D_F alone; by default a new figure of 10 by 4.2 inches with both.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Plot the curves from scratch with arrows from D_F to D_E, and D_E / D_F against D_F; see `EffectiveData.plot`."""
     with styled():
         if ax is not None:
             _multipliers(ax, found)
-            return cast("Figure", ax.get_figure(root=True))
+            return figure_of(ax)
         figure = new_figure(10, 4.2)
         left, right = figure.subplots(1, 2)
         _inversions(left, found)
@@ -127,27 +114,11 @@ def _networks(found: EffectiveData) -> list[str]:
 
 
 def plot_law(law: TransferLaw, ax: Axes | None = None) -> Figure:
-    """Plot D_T against D_F for each N, and the law.
-
-    Parameters
-    ----------
-    law : TransferLaw
-    ax : matplotlib.axes.Axes, optional
-        Axes to draw on; by default those of a new figure of 6.4 by 4.2 inches.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    ValueError
-        If the law has no points.
-    """
+    """Plot D_T against D_F for each N, and the law; see `TransferLaw.plot`."""
     if not law.used.any():
         raise ValueError("This law was given and not fitted, so that it has no points to draw.")
     with styled():
-        axes = new_figure(6.4, 4.2).subplots() if ax is None else ax
+        axes, figure = panel_of(ax, 6.4, 4.2)
         for index, count in enumerate(np.unique(law.point_parameters[law.used])):
             color, marker = OKABE_ITO[index % len(OKABE_ITO)], MARKERS[index % len(MARKERS)]
             mine = law.used & (law.point_parameters == count)
@@ -169,4 +140,4 @@ def plot_law(law: TransferLaw, ax: Axes | None = None) -> Figure:
         axes.set_title(rf"$\alpha$ = {law.alpha.value:.3g}, $\beta$ = {law.beta.value:.3g}{left}")
         # Beside the lines, which may be anywhere.
         axes.legend(fontsize=9.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return cast("Figure", axes.get_figure(root=True))
+        return figure

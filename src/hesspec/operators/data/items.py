@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from hesspec.backend.text import kind_of, with_article
 from hesspec.operators.data.structures import describe
 
 __all__ = ["arguments", "as_pair", "check_data"]
@@ -96,25 +97,24 @@ def check_data(data: Any) -> None:
     """Raise ValueError unless data is an iterable of batches that can be iterated repeatedly."""
     if isinstance(data, Dataset):
         raise ValueError(
-            f"data is a {type(data).__name__}, which yields samples rather than batches; pass "
+            f"data is {kind_of(data)}, which yields samples rather than batches; pass "
             "torch.utils.data.DataLoader(data, batch_size=...), with batch_size=None if its items are batches already."
         )
     if isinstance(data, Tensor | Mapping | str):
         raise ValueError(
-            f"data is a {type(data).__name__}; it must be an iterable of batches. For one batch pass a list of it, "
+            f"data is {kind_of(data)}; it must be an iterable of batches. For one batch pass a list of it, "
             "[(inputs, targets)]."
         )
     if not isinstance(data, Iterable):
-        raise ValueError(f"data is a {type(data).__name__}, which is not an iterable of (inputs, targets) batches.")
+        raise ValueError(f"data is {kind_of(data)}, which is not an iterable of (inputs, targets) batches.")
     if isinstance(data, Iterator):
         raise ValueError(
-            f"data is a {type(data).__name__}, which can be iterated only once, but every product reads all of it; "
+            f"data is {kind_of(data)}, which can be iterated only once, but every product reads all of it; "
             "pass a DataLoader or a list of batches, list(data) for example."
         )
 
 
 def _seen(item: Any) -> str:
     if type(item) in (list, tuple):
-        return f"a {type(item).__name__} of {len(item)} items, {describe(item).partition(' ')[2]}"
-    words = describe(item)
-    return ("an " if words[0].lower() in "aeiou" else "a ") + words
+        return f"{kind_of(item)} of {len(item)} items, {describe(item).partition(' ')[2]}"
+    return with_article(describe(item))

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Content", "content_of", "rebuilt"]
+__all__ = ["CONSTANTS", "Content", "content_of", "rebuilt"]
 
-VALUES = (
+CONSTANTS = (
     type(None),
     bool,
     int,
@@ -30,6 +30,8 @@ VALUES = (
     np.generic,
     enum.Enum,
 )
+"""Types that are fully described by their values."""
+
 NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 
 
@@ -108,7 +110,7 @@ class _Search:
         self._seen: dict[int, tuple[int, Any]] = {}
 
     def visit(self, item: Any) -> None:
-        if isinstance(item, VALUES):
+        if isinstance(item, CONSTANTS):
             self.words.append((type(item).__qualname__, item.tobytes() if isinstance(item, np.generic) else repr(item)))
             return
         if isinstance(item, NAMED):

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from hesspec.operators.data.objects import Content, content_of, rebuilt
+from hesspec.backend.text import kind_of
+from hesspec.operators.data.objects import CONSTANTS, Content, content_of, rebuilt
 
 __all__ = [
-    "CONSTANTS",
     "Structure",
     "describe",
     "flatten",
@@ -27,22 +27,6 @@ __all__ = [
     "rows_of",
     "tensors_of",
 ]
-
-CONSTANTS = (
-    type(None),
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    torch.dtype,
-    torch.device,
-    torch.Size,
-    np.generic,
-    enum.Enum,
-)
-"""Types that are fully described by their values."""
 
 # NumPy's kinds of dtype that have a counterpart in PyTorch: bool, signed and unsigned integer, floating, complex.
 NUMERIC = "biufc"
@@ -302,13 +286,12 @@ def _copied(item: Any, content: Content, supply: Iterator[Tensor]) -> Any:
         copied = copy.deepcopy(item, dict(replaced))
     except Exception as error:
         raise ValueError(
-            f"The data contains a {type(item).__name__} that cannot be copied ({type(error).__name__}: {error}); "
-            f"{ADVICE}."
+            f"The data contains {kind_of(item)} that cannot be copied ({type(error).__name__}: {error}); {ADVICE}."
         ) from error
     if _holds(copied, given):
         return copied
     # A class with its own __deepcopy__ may share some members with its copies, as graphs do.
-    words = f"The data contains a {type(item).__name__} whose copies have other tensors"
+    words = f"The data contains {kind_of(item)} whose copies have other tensors"
     try:
         copied = rebuilt(item, replaced)
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, NamedTuple
 
+from hesspec.backend.numbers import check_counts
 from hesspec.operators.model.content import loss_with_settings
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class GraphCache:
     """
 
     def __init__(self, *, points: int = 1) -> None:
-        if not isinstance(points, int) or points < 1:
-            raise ValueError(f"points is {points!r}; it must be a positive integer.")
+        check_counts(points=points)
         self.points = points
         self._found: dict[Hashable, tuple[object, TraceSet]] = {}
 

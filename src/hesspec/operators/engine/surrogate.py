@@ -17,16 +17,15 @@ tensor with the hook, and the derivative of the sine once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from hesspec.errors import InputError
 from hesspec.operators.engine.differences import Differences, Settled, length
-from hesspec.operators.model.lost_arguments import with_lost
+from hesspec.operators.model.function_mode import FunctionMode
 
 __all__ = ["HOOKED", "NOT_OF_THE_LOSS", "TensorHooks", "double_backward_meant", "mismatch"]
 
@@ -60,7 +59,7 @@ TRIALS = 4
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor] | None]
 
 
-class TensorHooks(TorchFunctionMode):
+class TensorHooks(FunctionMode):
     """Detects hooks on tensors that are computed within this context.
 
     Attributes
@@ -73,16 +72,10 @@ class TensorHooks(TorchFunctionMode):
         super().__init__()
         self.found = False
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a function, and record whether it registers a hook."""
         self.found |= func is Tensor.register_hook and not args[0].is_leaf
-        return func(*args, **with_lost(func, kwargs))
+        return func(*args, **kwargs)
 
 
 def mismatch(differences: Differences, tangents: Sequence[Tensor], displacement: float) -> float:

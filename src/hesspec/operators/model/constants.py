@@ -8,27 +8,27 @@ straight-through estimators.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from hesspec.operators.model.lost_arguments import with_lost
+from hesspec.operators.model.function_mode import FunctionMode
 
 __all__ = ["GET_DATA", "Constants", "Detachments"]
 
 GET_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
+"""The function that `tensor.data` calls."""
 
 DETACHING = frozenset(
     {Tensor.detach, torch.detach, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__, Tensor.__array__}
 )
 
 
-class _Detaching(TorchFunctionMode, ABC):
+class _Detaching(FunctionMode):
     """Within this context, detached results of PyTorch functions are passed to `seen`.
 
     This excludes the forward pass of an `autograd.Function`, whose results are not constants: gradients are off there
@@ -51,15 +51,8 @@ class _Detaching(TorchFunctionMode, ABC):
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a function, and pass its result to `seen` if it detaches."""
-        kwargs = with_lost(func, kwargs)
         in_function = not (torch.is_grad_enabled() or self._off)
         if not in_function:
             if func is torch._C._set_grad_enabled:  # noqa: SLF001 - what `torch.no_grad` and the like call

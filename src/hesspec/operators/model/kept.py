@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from hesspec.operators.model.lost_arguments import with_lost
+from hesspec.operators.model.function_mode import FunctionMode
 
 __all__ = ["Holder", "Results"]
 
@@ -27,22 +26,15 @@ __all__ = ["Holder", "Results"]
 EXISTING = tuple(vars(torch._C.TensorBase)[name].__get__ for name in ("grad", "_base"))  # noqa: SLF001
 
 
-class Results(TorchFunctionMode):
+class Results(FunctionMode):
     """Remembers, by weak references, all tensors that functions of PyTorch return within this context."""
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: list[weakref.ref[Tensor]] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a function, and remember its results."""
-        kwargs = with_lost(func, kwargs)
         found = func(*args, **kwargs)
         for part in found if isinstance(found, list | tuple) else (found,):
             # A function that has nothing to do, or works in place, returns its argument.

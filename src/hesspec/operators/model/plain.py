@@ -8,23 +8,24 @@ constants included.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.overrides import TorchFunctionMode
 
 from hesspec.operators.data.structures import map_tensors
 from hesspec.operators.model.ambient import neutral_modes, preserved_randomness
+from hesspec.operators.model.function_mode import FunctionMode
 from hesspec.operators.model.kept import Holder
-from hesspec.operators.model.lost_arguments import with_lost
 from hesspec.operators.model.module import ModuleState, conversions_undone, without_user_hooks
 
-__all__ = ["PlainModel", "accumulators_are_held"]
+__all__ = ["PlainModel", "accumulators_may_have_hooks"]
 
 SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -50,24 +51,34 @@ NARROW = {torch.complex128: torch.complex64}
 DROPPED = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout, torch.feature_dropout})
 
 
-def accumulators_are_held(tensors: Iterable[Tensor]) -> bool:
-    """Whether something else holds the node that accumulates the gradient of one of these tensors.
+def accumulators_may_have_hooks(tensors: Iterable[Tensor]) -> bool:
+    """Whether something may have hooked the node that accumulates the gradient of one of these tensors.
 
     `DistributedDataParallel` does, and exchanges gradients when such a node has run. PyTorch replaces the node of a
     tensor that is given data of another dtype, and gradients would no longer be exchanged, without an error.
+
+    Who hooks a node holds it. So does the graph of a loss that was not discarded, which is not affected. Hooks in
+    Python are told apart by the Python object of the node; those of `DistributedDataParallel` have none, but need a
+    process group.
     """
 
-    def metadata(leaf: Tensor) -> dict[Any, Any]:
-        node: Any = get_gradient_edge(leaf).node  # whose stubs have a method of this name
-        found: dict[Any, Any] = node.metadata
-        return found
+    def node_of(leaf: Tensor) -> Any:
+        return get_gradient_edge(leaf).node
 
     mark = "hesspec"
     leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
     for leaf in leaves:
         # A node that nobody holds ends here, and its metadata with it.
-        metadata(leaf)[mark] = True
-    return any(metadata(leaf).pop(mark, False) for leaf in leaves)
+        node_of(leaf).metadata[mark] = True
+    held = [leaf for leaf in leaves if node_of(leaf).metadata.pop(mark, False)]
+    if held and dist.is_available() and dist.is_initialized():
+        return True
+    # How many references to its Python object a node has that a graph alone holds depends on PyTorch's version.
+    other = torch.zeros((), device="cpu", requires_grad=True)
+    graph = other.view_as(other)
+    usual = sys.getrefcount(node_of(other))
+    del graph
+    return any(sys.getrefcount(node_of(leaf)) > usual for leaf in held)
 
 
 class PlainModel:
@@ -84,7 +95,7 @@ class PlainModel:
     fixed : mapping of Tensor to Tensor
         All other parameters and buffers of the module, and the values that they are to have.
     double : bool
-        Whether to compute in float64, whatever the module's dtype, unless `accumulators_are_held`.
+        Whether to compute in float64, whatever the module's dtype, unless `accumulators_may_have_hooks`.
     observers : bool
         Whether hooks that are not PyTorch's own are removed meanwhile.
     moved : collection of Tensor
@@ -111,7 +122,7 @@ class PlainModel:
         self._moved, self._holders, self.detaches = list(moved), holders, detaches
         self.module, self.loss_fn = module, loss_fn
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
-        self.double = double and not accumulators_are_held([*self._selected, *self._fixed])
+        self.double = double and not accumulators_may_have_hooks([*self._selected, *self._fixed])
         self._dtype = dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
         if isinstance(loss_fn, nn.Module):
             known = {id(tensor) for tensor in [*self._selected, *self._fixed]}
@@ -217,7 +228,7 @@ class _DefaultDtype:
         torch.set_default_dtype(self._before)
 
 
-class _Doubling(TorchFunctionMode):
+class _Doubling(FunctionMode):
     """Within this context, PyTorch functions convert single-precision arguments to double precision.
 
     Random numbers are drawn in the precision of the user's model, as the same seed gives different ones in float64.
@@ -232,15 +243,9 @@ class _Doubling(TorchFunctionMode):
         super().__init__()
         self._single = single
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Convert the arguments of a function, unless it accesses an attribute of a tensor."""
-        kwargs, name = with_lost(func, kwargs), getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__", "__delete__", "requires_grad_", "set_default_dtype"):
             return func(*args, **kwargs)
         if self._single is not None and (func in DRAWN or func in DRAWN_IN_PLACE or func in DROPPED):

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._guards import detect_fake_mode
-from torch.overrides import TorchFunctionMode
 
-from hesspec.operators.model.lost_arguments import with_lost
+from hesspec.operators.model.function_mode import FunctionMode
 from hesspec.operators.model.margin_form import LINEAR_FROM, margin_losses
 from hesspec.operators.model.normalisation import NORMALISATIONS
+from hesspec.operators.model.squares import SQUARES, of_absolute, with_square
 
 __all__ = ["SUBSTITUTES", "Substitutes", "cross_entropy"]
 
@@ -383,7 +383,8 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
         return absolute(difference).sum(-1)
     squares = (difference * difference).sum(-1)
     equal = squares == 0
-    return torch.where(equal, 0, torch.where(equal, 1, squares).sqrt())
+    distances = torch.where(equal, 0, torch.where(equal, 1, squares).sqrt())
+    return with_square(distances, lambda: squares, (squares,), "distances")
 
 
 def _unfused(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -416,8 +417,10 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         F.rrelu: rrelu,
         F.smooth_l1_loss: smooth_l1_loss,
         F.soft_margin_loss: soft_margin_loss,
-        torch.abs: absolute,
-        torch.Tensor.abs: absolute,
+        **{
+            function: of_absolute(absolute)
+            for function in (torch.abs, torch.absolute, torch.Tensor.abs, torch.Tensor.absolute)
+        },
         F.l1_loss: l1_loss,
         torch._weight_norm: weight_norm,  # noqa: SLF001 - what both forms of weight normalisation call
         torch.cdist: cdist,
@@ -426,13 +429,14 @@ SUBSTITUTES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         torch.special.sinc: sinc,
         torch.Tensor.sinc: sinc,
         **NORMALISATIONS,
+        **SQUARES,
         **{function: _unfused(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
     }
 )
 """Substitute for each function, with the same arguments."""
 
 
-class Substitutes(TorchFunctionMode):
+class Substitutes(FunctionMode):
     """Within this context, calls of PyTorch functions are replaced by calls of others with the same arguments.
 
     Parameters
@@ -445,15 +449,9 @@ class Substitutes(TorchFunctionMode):
         super().__init__()
         self._table = table
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the substitute of a function, or the function itself."""
-        return self._table.get(func, func)(*args, **with_lost(func, kwargs))
+        return self._table.get(func, func)(*args, **kwargs)
 
 
 def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:

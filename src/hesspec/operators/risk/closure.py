@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hesspec.backend.text import kind_of
+
 __all__ = ["Bound", "Closure", "closure"]
 
 
@@ -15,7 +17,7 @@ class Closure:
 
     def __init__(self, function: Callable[[nn.Module, Any], Tensor]) -> None:
         if not callable(function):
-            raise ValueError(f"closure requires a function of the model and a batch, not a {type(function).__name__}.")
+            raise ValueError(f"closure requires a function of the model and a batch, not {kind_of(function)}.")
         self.function = function
         self.__name__ = getattr(function, "__name__", type(function).__name__)
 

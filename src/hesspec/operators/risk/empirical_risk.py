@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hesspec.backend.ranks import Ranks
+from hesspec.backend.text import kind_of
 from hesspec.errors import NonFiniteError
 from hesspec.operators.data.items import arguments
 from hesspec.operators.model.ambient import differentiable_kernels, neutral_modes, preserved_randomness
@@ -91,7 +92,7 @@ class EmpiricalRisk:
         group: dist.ProcessGroup | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise ValueError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
+            raise ValueError(f"model is {kind_of(model)}; it must be a torch.nn.Module.")
         _refuse_sharded(model)
         self.products: int | None = None
         self.module = unwrapped(model)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hesspec.backend.memory import is_out_of_memory
+from hesspec.backend.text import with_article
 from hesspec.operators.data.structures import describe, flatten, map_tensors, named_tensors, rows_of, tensors_of
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.loss_calls import ELEMENTWISE as ELEMENTWISE_FUNCTIONS
@@ -239,8 +240,8 @@ def _check_module(index: int, loss: Loss, outputs: Any, targets: Any) -> list[Cl
     logits, name = loss.taken(outputs), loss.name
     if not isinstance(logits, Tensor):
         raise ValueError(
-            f"Batch {index}: the model returned {_a(describe(outputs))}, but {name} takes a tensor. Select it: "
-            "loss_fn=lambda outputs, targets: loss(outputs[0], targets), for example; where it is an object that "
+            f"Batch {index}: the model returned {with_article(describe(outputs))}, but {name} takes a tensor. Select "
+            "it: loss_fn=lambda outputs, targets: loss(outputs[0], targets), for example; where it is an object that "
             "computes with the outputs, such as a distribution, let the model return tensors and build it in loss_fn."
         )
     if not isinstance(loss.function, (nn.CrossEntropyLoss, nn.NLLLoss, *ELEMENTWISE)):
@@ -357,7 +358,3 @@ def _ranges_of(calls: list[LossCall], named: Mapping[str, Tensor]) -> list[Class
         if paths and not target.is_floating_point():
             found.append(ClassRange(paths[-1], logits.shape[1 if logits.dim() > 1 else 0], call.given["ignore_index"]))
     return found
-
-
-def _a(words: str) -> str:
-    return ("an " if words[0].lower() in "aeiou" else "a ") + words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from hesspec.operators.model.lost_arguments import with_lost
+from hesspec.operators.model.function_mode import FunctionMode
 
 __all__ = ["ELEMENTWISE", "LossCall", "LossCalls", "is_log_probabilities"]
 
@@ -91,7 +90,7 @@ class LossCall:
         return float(counted.numel()) if weight is None else float(weight.detach().double()[counted].sum())
 
 
-class LossCalls(TorchFunctionMode):
+class LossCalls(FunctionMode):
     """Records calls of loss functions within this context.
 
     Parameters
@@ -110,15 +109,8 @@ class LossCalls(TorchFunctionMode):
         self._instead = instead
         self.calls: list[LossCall] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a function, and record it if it is a loss function."""
-        kwargs = with_lost(func, kwargs)
         signature = SIGNATURES.get(func)
         if signature is None:
             return func(*args, **kwargs)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hesspec.backend.text import kind_of, with_article
 from hesspec.operators.data.structures import describe, map_tensors
 from hesspec.operators.risk.closure import Closure
 from hesspec.operators.risk.loss_calls import is_log_probabilities
@@ -95,9 +96,7 @@ class Loss:
         dtype: torch.dtype,
     ) -> None:
         if not callable(loss_fn):
-            raise ValueError(
-                f"loss_fn is a {type(loss_fn).__name__}, which cannot be called as loss_fn(outputs, targets)."
-            )
+            raise ValueError(f"loss_fn is {kind_of(loss_fn)}, which cannot be called as loss_fn(outputs, targets).")
         if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
             raise ValueError(f"loss_fn is the class {loss_fn.__name__}; pass an instance, {loss_fn.__name__}().")
         loss_fn = as_module(loss_fn)
@@ -221,7 +220,7 @@ def _returned(loss: Any) -> str:
         return f"a tensor of shape {tuple(loss.shape)}"
     if isinstance(loss, float | int):
         return f"{type(loss).__name__}, which has no derivative (omit .item())"
-    return f"a {describe(loss)}"
+    return with_article(describe(loss))
 
 
 def as_module(loss_fn: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hesspec.backend.text import kind_of
 from hesspec.errors import InputError
 from hesspec.operators.risk.token_loss import TokenLoss
 
@@ -47,7 +48,7 @@ def check_output_curvature(part: str, loss: Any, targets: Any) -> None:
             "torch.nn.functional.cross_entropy) and a model that returns logits, or leave it at 'full'."
         )
     if not isinstance(targets, Tensor) or targets.is_floating_point():
-        seen = str(targets.dtype) if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
+        seen = str(targets.dtype) if isinstance(targets, Tensor) else kind_of(targets)
         raise InputError(
             f"output_curvature={part!r} requires the true class of every sample, but the targets are {seen}: pass "
             "class indices (torch.int64), or leave it at 'full'."

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._utils import _unflatten_dense_tensors
 
 from hesspec.backend.suggest import unknown
+from hesspec.backend.text import kind_of
 
 __all__ = ["ParameterSelection", "ParameterSpec", "select_parameters"]
 
@@ -177,11 +178,11 @@ def _choose(
             matches = {name for name, parameter in everything.items() if id(parameter) in wanted}
             if len(matches) != len(wanted) or not wanted:
                 raise ValueError(
-                    f"A {type(item).__name__} in params has no parameters, or parameters that are not the model's."
+                    f"{kind_of(item, first=True)} in params has no parameters, or parameters that are not the model's."
                 )
         else:
             raise ValueError(
-                f"params contains a {type(item).__name__}; it accepts names, glob patterns, submodules and parameters."
+                f"params contains {kind_of(item)}; it accepts names, glob patterns, submodules and parameters."
             )
         chosen |= matches
     return chosen

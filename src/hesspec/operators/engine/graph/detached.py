@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from hesspec.operators.engine.graph.soundness import UnsoundTraceError
 from hesspec.operators.model.constants import GET_DATA
-from hesspec.operators.model.lost_arguments import with_lost
+from hesspec.operators.model.function_mode import FunctionMode
 
 __all__ = ["Detached"]
-
-"""The function that `tensor.data` calls."""
 
 # They change the tensor itself, not only for the innermost derivative.
 REFUSED = {torch.Tensor.detach_, torch.Tensor.data.__set__}  # type: ignore[attr-defined]
 
 
-class Detached(TorchFunctionMode):
+class Detached(FunctionMode):
     """Within this context, results under `torch.no_grad()` and `tensor.data` are constants for every derivative.
 
     A backward pass treats them as constants. Forward mode ignores both (PyTorch documents for `no_grad` that "this API
@@ -35,13 +32,7 @@ class Detached(TorchFunctionMode):
         For `tensor.detach_()` and assignments to `tensor.data` within the context.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Pass detached tensors to functions under `no_grad`."""
         if func in REFUSED:
             raise UnsoundTraceError(
@@ -49,7 +40,6 @@ class Detached(TorchFunctionMode):
             )
         if func == GET_DATA:
             return args[0].detach()
-        kwargs = with_lost(func, kwargs)
         if torch.is_grad_enabled():
             return func(*args, **kwargs)
         if getattr(func, "__name__", "") == "__get__":

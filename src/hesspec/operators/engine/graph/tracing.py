@@ -32,7 +32,7 @@ from hesspec.operators.engine.graph.simplify import merge_equal, simplify
 from hesspec.operators.engine.graph.soundness import free_of_mutations, free_of_strides
 from hesspec.operators.model.ambient import dispatch_restored
 
-__all__ = ["Group", "JointTrace", "LinearTrace", "cut", "trace_linear"]
+__all__ = ["Group", "JointTrace", "LinearTrace", "compiling", "cut", "trace_linear"]
 
 Part = Callable[..., tuple[Tensor, ...]]
 
@@ -131,7 +131,7 @@ def trace_linear(
 
     # In-place operations would overwrite values that the tangent part reads later, so they are functionalised. Views
     # are kept, as copies would double the memory of all residuals.
-    with dispatch_restored(), quiet_tracer(), _compiling(), torch.enable_grad(), _without_collections():
+    with dispatch_restored(), quiet_tracer(), compiling(), torch.enable_grad(), _without_collections():
         graph = record(functionalize(detached, remove="mutations"), [*primals, *tangents])
         graph = free_of_mutations(graph, [*primals, *tangents])
     graph.eliminate_dead_code()
@@ -162,7 +162,7 @@ def _without_collections() -> Iterator[None]:
 
 
 @contextmanager
-def _compiling() -> Iterator[None]:
+def compiling() -> Iterator[None]:
     """Keep models from inspecting values: `torch.compiler.is_compiling()` is true, distributions do not validate."""
     flag = torch.compiler._is_compiling_flag  # noqa: SLF001 - there is no public way to signal tracing
     # Slow to import, and already imported if a model or a loss uses distributions.

@@ -1,4 +1,4 @@
-"""Arguments that functions of PyTorch do not pass on to modes."""
+"""Modes that see calls of PyTorch functions, with arguments that PyTorch does not pass on to them."""
 
 import ast
 import inspect
@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 import hesspec
-from hesspec.operators.model.lost_arguments import with_lost
+from hesspec.operators.model.function_mode import FunctionMode
 
 MODES = ["traced", "double backward", "double backward in place", "differences"]
 
@@ -69,7 +69,17 @@ def test_the_weight_of_the_l1_loss_counts(mode, form):
     assert torch.linalg.vector_norm(operator @ v - truth @ v) <= bound * torch.linalg.vector_norm(truth @ v)
 
 
-def test_arguments_of_other_functions_are_left_alone():
-    assert with_lost(F.mse_loss, None) == {}
-    assert with_lost(F.l1_loss, {"reduction": "sum"}) == {"reduction": "sum"}
-    assert with_lost(F.l1_loss, {"weight": 1}) == {"weight": 1}
+def test_other_arguments_are_left_alone():
+    class Seen(FunctionMode):
+        def call(self, func, args, kwargs):
+            seen.append((func, kwargs))
+            return func(*args, **kwargs)
+
+    seen, zeros = [], torch.zeros(2)
+    with Seen():
+        F.l1_loss(zeros, zeros, reduction="sum")
+        torch.clone(zeros)
+    (loss, given), *_ = seen
+    assert loss is F.l1_loss
+    assert (given["reduction"], "weight" in given) == ("sum", False)
+    assert seen[-1] == (torch.clone, {})
