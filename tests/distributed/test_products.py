@@ -59,3 +59,12 @@ def test_a_group_of_one_rank_is_like_none(tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     assert (alone.ritz_values == shared.ritz_values).all()
+
+
+def test_a_rank_whose_trace_pays_later_changes_its_mode_alone():
+    """The second of two runs of 20 products; a trace costs 30 on the first rank and 1,030 on the second."""
+    for rank, found in enumerate(results("expected_products.py", 2, start=launch_forked)):
+        assert found["modes"] == ["double backward", "double backward" if rank else "traced"]
+        first, second, alone = found["spectra"]
+        assert first == pytest.approx(alone, rel=1e-12)
+        assert second == pytest.approx(alone, rel=1e-12)

@@ -16,7 +16,7 @@ from torch import Tensor
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.backend.text import kind_of
 
-__all__ = ["Block", "Combination", "Composable", "Identity", "SymmetricOperator", "check_operator"]
+__all__ = ["Block", "Combination", "Composable", "Identity", "SymmetricOperator", "check_operator", "expect_products"]
 
 
 class SymmetricOperator(Protocol):
@@ -30,7 +30,9 @@ class SymmetricOperator(Protocol):
     - `reference`: the same matrix computed in another way, to measure the error of products, or None;
     - `identity()`: a mapping to strings that identify the matrix by its content, for snapshots;
     - `ranks` and `sliced()`: the processes that share its data, and the operator on the slice of each vector that a
-      process holds.
+      process holds;
+    - `expect_products(number)`: called before products with the number of them that will follow, or None if that is not
+      known.
     """
 
     @property
@@ -76,6 +78,13 @@ def check_operator(operator: Any) -> int:
     if isinstance(operator, Tensor) and operator.requires_grad:
         raise ValueError("The operator is a tensor that requires a gradient; pass operator.detach().")
     return int(shape[0])
+
+
+def expect_products(operator: Any, number: int | None) -> None:
+    """Tell an operator how many products with vectors will follow, if it can be told: see `SymmetricOperator`."""
+    tell = getattr(operator, "expect_products", None)
+    if tell is not None:
+        tell(number)
 
 
 class Composable:
@@ -208,6 +217,11 @@ class Combination(Composable):
         shared = [ranks for _, operator in self.terms if (ranks := getattr(operator, "ranks", None)) is not None]
         return shared[0] if shared else ALONE
 
+    def expect_products(self, number: int | None) -> None:
+        """Tell its operators how many products will follow."""
+        for _, operator in self.terms:
+            expect_products(operator, number)
+
     def sliced(self) -> Combination:
         """Return the combination that acts on the slice of each vector that a rank holds."""
         if self.ranks.size == 1:
@@ -331,6 +345,10 @@ class Block(Composable):
     def product_error(self) -> float:
         """Error of the last product; relative to the block's product it can be larger, see `Combination`."""
         return self._error
+
+    def expect_products(self, number: int | None) -> None:
+        """Tell the operator how many products will follow."""
+        expect_products(self._operator, number)
 
     @functools.cached_property
     def reference(self) -> Block | None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesspec.backend.algebra import Composable, SymmetricOperator
+from hesspec.backend.algebra import Composable, SymmetricOperator, expect_products
 from hesspec.krylov.basis import KrylovBasis
 
 __all__ = ["ProjectedOperator"]
@@ -32,6 +32,10 @@ class ProjectedOperator(Composable):
     def attributes(self) -> dict[str, Any]:
         """Attributes of A, and the number of vectors that were projected out."""
         return {**getattr(self._operator, "attributes", {}), "projected_out": len(self._basis)}
+
+    def expect_products(self, number: int | None) -> None:
+        """Tell A how many products will follow."""
+        expect_products(self._operator, number)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Product with a vector (p,) or the columns of a matrix (p, k)."""

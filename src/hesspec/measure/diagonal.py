@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hesspec.backend.algebra import SymmetricOperator, check_operator
+from hesspec.backend.algebra import SymmetricOperator, check_operator, expect_products
 from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.numbers import check_counts, check_seed
 from hesspec.backend.shown import Shown
@@ -117,6 +117,7 @@ def diagonal(operator: SymmetricOperator, probes: int, *, deflate: Eigenpairs | 
             "eigenpairs of the same operator."
         )
     generator = torch.Generator().manual_seed(check_seed(seed))
+    expect_products(operator, int(probes))
     device = torch.device(operator.device)
     mean, squares = (torch.zeros(p, dtype=torch.float64, device=device) for _ in range(2))
     done = 0

@@ -189,7 +189,7 @@ def plan(
     # Taken before timing, whose own allocations are part of the prediction.
     before = _allocated(device)
     for_products, for_basis = (None, free_shares(device).basis) if memory is None else shares_of(memory)
-    passes = operator.forecast(for_products, devices=devices)
+    passes = operator.forecast(for_products, devices=devices, products=min(steps or 64, p) * (probes or 1))
     expected = None
     if accuracy is not None:
         errors = _errors(operator, passes.apply)
@@ -197,6 +197,8 @@ def plan(
         left = max(accuracy - errors.sampling / math.sqrt(probes), accuracy / 2)
         steps = steps or min(p, max(8, 8 * math.ceil(errors.steps_for(left) / 8)))
         expected = errors.quadrature(steps) + errors.sampling / math.sqrt(probes)
+        # A trace may pay off for their number only.
+        passes = operator.forecast(for_products, devices=devices, products=min(steps, p) * probes)
     steps, probes = min(steps or 64, p), probes or 1
     kept = choose_storage(operator, p, steps, basis, offload, for_basis)
     storage = kept if isinstance(kept, Storage) else STORAGES["full"]

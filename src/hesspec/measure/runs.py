@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hesspec.backend.algebra import SymmetricOperator, check_operator
+from hesspec.backend.algebra import SymmetricOperator, check_operator, expect_products
 from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
@@ -55,6 +55,8 @@ def run_spectrum(
         raise ValueError(f"on_step is {on_step!r}; it must be a function of the steps done and their number.")
     if snapshot is not None and not isinstance(snapshot, str | os.PathLike):
         raise ValueError(f"snapshot is {snapshot!r}; it must be the path of a folder.")
+    # Of the whole run, also if a snapshot holds a part of it, so that it resumes in the same mode.
+    expect_products(operator, None if steps == "auto" else min(steps, p) * probes)
     begin = time.perf_counter()
     device = torch.device(operator.device)
     operator, ranks = _sliced(operator), getattr(operator, "ranks", ALONE)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesspec.backend.algebra import SymmetricOperator, check_operator
+from hesspec.backend.algebra import SymmetricOperator, check_operator, expect_products
 from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.numbers import check_counts, check_fractions
 from hesspec.backend.shown import Shown
@@ -152,6 +152,7 @@ def solve(
     """
     p = check_operator(operator := as_operator(operator))
     _check(operator, p, rhs, damping, method, tolerance, max_iterations)
+    expect_products(operator, None)
     attributes = getattr(operator, "attributes", {})
     semidefinite = method == "cg" or bool(attributes.get("positive_semidefinite", False))
     chosen = ("cg" if semidefinite else "minres") if method == "auto" else method

@@ -84,7 +84,8 @@ def spectrum(
     snapshot : path, optional
         Folder for periodic snapshots: new, empty, or with a snapshot. If it holds a snapshot of this run, the call
         resumes from it: in one process with the same number of threads it returns the same spectrum bit for bit, with
-        another number of ranks up to rounding. The number of steps of the first probe may differ. The snapshot is not
+        another number of ranks, or of steps for which products are computed in another mode, up to rounding. The number
+        of steps of the first probe may differ. The snapshot is not
         deleted at the end, and needs about as much space as the basis. Only files that hesspec wrote are removed or
         replaced, and only one run at a time can use the folder. The files are safetensors and JSON: reading those of
         others does not execute code.

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from hesspec.backend.algebra import SymmetricOperator
+from hesspec.backend.algebra import SymmetricOperator, expect_products
 from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
@@ -70,6 +70,7 @@ def with_trace(
             f"The trace needs {3 * found.dimension * operator.dtype.itemsize * FEWEST / 2e9:.2f} GB in addition to the "
             "products; increase memory=, or leave out trace=."
         )
+    expect_products(operator, None)
     # A relative error below that of the products themselves has no meaning.
     floor = found.dimension * found.rounding
     estimate = xtrace_to(operator, wanted, most=min(fitting, LAST), seed=seed, least=floor, on_product=on_product)

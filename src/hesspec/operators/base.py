@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from hesspec.backend.algebra import Composable
 from hesspec.backend.bars import phase
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
+from hesspec.backend.numbers import is_whole
 from hesspec.backend.ranks import Ranks
 from hesspec.errors import NonFiniteError
 from hesspec.operators.data.fingerprints import octets
@@ -23,7 +24,9 @@ from hesspec.operators.engine.differences import length
 from hesspec.operators.engine.forecast import Forecast, forecast
 from hesspec.operators.engine.graph.precision import check_precision
 from hesspec.operators.engine.graph_cache import GraphCache
+from hesspec.operators.engine.linearised import Linearised
 from hesspec.operators.engine.passes import MODES, Passes
+from hesspec.operators.engine.trace_cost import PRODUCTS
 from hesspec.operators.engine.verification import SETTLES
 from hesspec.operators.model.ambient import neutral
 from hesspec.operators.model.content import architecture, digest, loss_with_settings
@@ -32,50 +35,7 @@ from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec
 from hesspec.operators.sliced import Sliced
 
-__all__ = ["CurvatureOperator", "Linearised"]
-
-
-class Linearised(Protocol):
-    """Protocol of products of a matrix over all batches, as in `LinearisedRisk`."""
-
-    value: float
-    seconds: float
-    predicted_peak: int
-
-    @property
-    def mode(self) -> str:
-        """Mode in use, such as "traced" or "double backward"."""
-
-    @property
-    def reason(self) -> str:
-        """Reason for the mode, as text."""
-
-    @property
-    def error(self) -> float:
-        """Error of products relative to their norm, beyond the rounding of their dtype."""
-
-    @property
-    def kept_batches(self) -> int:
-        """Number of batches, or parts of them, whose primal passes are cached."""
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of these caches."""
-
-    def avoid_infinities(self) -> bool:
-        """After a product that is not finite, switch to the next mode and return True, if that may help."""
-
-    def at_full_precision(self) -> Self:
-        """Return the same matrix at full precision."""
-
-    def at_twice_the_displacement(self) -> Self:
-        """Return the same matrix with differences over twice the displacement."""
-
-    def products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """Compute M v for each flat vector (p,)."""
-
-    def diagnose(self, vector: Tensor) -> NonFiniteError:
-        """Describe where M v is NaN or infinite."""
+__all__ = ["CurvatureOperator"]
 
 
 class CurvatureOperator(Composable, ABC):
@@ -122,9 +82,10 @@ class CurvatureOperator(Composable, ABC):
         two require float32 parameters, and do not affect the loss, the gradient, or anything else that does not depend
         on the vector. `reference` is the same operator at full precision, to measure the error.
     mode : {"auto", "traced", "double backward", "double backward in place", "differences"}, optional
-        How products are computed. "auto" uses the first of the other modes that works, pays off, and passes
-        verification. "differences" are central differences of gradients, for models without second derivatives; their
-        error is measured (see `reference`) and included in all bounds of a spectrum.
+        How products are computed. "auto" uses the first of the other modes that works, pays off for the number of
+        products (see `expect_products`), and passes verification. "differences" are central differences of gradients,
+        for models without second derivatives; their error is measured (see `reference`) and included in all bounds of a
+        spectrum.
     verify : bool, optional
         Whether to compare a product for a few samples with central differences of first derivatives of the model itself
         before the first product, in float64 if the model can run in it. A mode that disagrees is not used. The
@@ -197,6 +158,8 @@ class CurvatureOperator(Composable, ABC):
         by_default = free_shares(self.device, self.ranks).products
         self._budget = by_default if budget is None else budget
         self._built: Linearised | None = None
+        # Whether the mode is that for the number of products that is expected now.
+        self._reconsidered = True
         self._value = 0.0
         mine = float(self._risk.batches.samples), float(len(self._risk.batches))
         self._counts = [int(total) for total in self.ranks.numbers(*mine).sum(0).tolist()]
@@ -247,7 +210,27 @@ class CurvatureOperator(Composable, ABC):
         other._built = built.at_full_precision() if exact else built.at_twice_the_displacement()  # noqa: SLF001
         return other
 
-    def forecast(self, memory: int | None = None, *, devices: int = 1) -> Forecast:
+    def expect_products(self, number: int | None) -> None:
+        """Say how many products will follow, by which mode="auto" decides whether a trace of the model pays off.
+
+        Functions of hesspec such as `hesspec.spectrum` call this with the number of their products. Numbers of several
+        calls add up: a trace that does not pay off for the first of them may do so later, and is then used from the
+        next product on. That product is verified as the first one was; products before and after differ by rounding.
+
+        Parameters
+        ----------
+        number : int or None
+            If it is None, 64 are assumed, as for products of which nothing was said.
+        """
+        if number is not None and not is_whole(number, 0):
+            raise ValueError(f"The number of products is {number!r}; it must be a nonnegative integer or None.")
+        self._risk.products, self._reconsidered = self._with(number), False
+
+    def _with(self, number: int | None) -> int:
+        """Number of products that are expected with so many more."""
+        return (self._risk.products or 0) + (PRODUCTS if number is None else int(number))
+
+    def forecast(self, memory: int | None = None, *, devices: int = 1, products: int | None = None) -> Forecast:
         """Predict time and memory of products from one timed batch; nothing is cached.
 
         Parameters
@@ -256,13 +239,17 @@ class CurvatureOperator(Composable, ABC):
             Memory for products in bytes, instead of this operator's own.
         devices : int
             Number of devices that share the data.
+        products : int, optional
+            Number of products, as for `expect_products`.
 
         Raises
         ------
         MemoryError
             If not even one sample fits.
         """
-        return forecast(self._risk, self._passes(), self._budget if memory is None else memory, devices)
+        passes = self._passes()
+        passes.products = self._with(products)
+        return forecast(self._risk, passes, self._budget if memory is None else memory, devices)
 
     @property
     def ranks(self) -> Ranks:
@@ -444,6 +431,10 @@ class CurvatureOperator(Composable, ABC):
             with neutral():
                 self._built = self.ranks.together(self._linearise)
             self._value = self.ranks.total(self._built.value)
+        elif not self._reconsidered:
+            with neutral():
+                self.ranks.together(self._built.reconsider)
+        self._reconsidered = True
         return self._built
 
     def _check(self, vectors: Tensor) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor
 
-from hesspec.backend.algebra import Composable, SymmetricOperator, check_operator
+from hesspec.backend.algebra import Composable, SymmetricOperator, check_operator, expect_products
 from hesspec.operators.base import CurvatureOperator
 from hesspec.operators.engine.reference import AGREE
 from hesspec.operators.engine.within import BlockEntries
@@ -130,6 +130,10 @@ class DiagonalBlock(Composable):
         self._diagonal, self.name = diagonal, name
         size = diagonal.size(name)
         self.shape, self.dtype, self.device = (size, size), diagonal.dtype, diagonal.device
+
+    def expect_products(self, number: int | None) -> None:
+        """Tell the whole operator how many products will follow."""
+        expect_products(self._diagonal.operator, number)
 
     @property
     def product_error(self) -> float:

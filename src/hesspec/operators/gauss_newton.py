@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.matrix_passes import Apply
 from hesspec.operators.engine.reverse import pull_back
+from hesspec.operators.engine.trace_cost import GAUSS_NEWTON, TraceShares
 from hesspec.operators.hessian import differentiate_gradient
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 from hesspec.operators.risk.losses import LossFunction, as_module
@@ -29,6 +30,8 @@ __all__ = ["GaussNewton"]
 @dataclass(frozen=True)
 class GaussNewtonForm:
     """Gauss-Newton matrix of a batch, with all or a part of the output curvature; see `CurvatureForm`."""
+
+    shares: ClassVar[TraceShares] = GAUSS_NEWTON
 
     part: str = "full"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.func import grad, jvp
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.matrix_passes import Apply
 from hesspec.operators.engine.reverse import pull_back
+from hesspec.operators.engine.trace_cost import HESSIAN, TraceShares
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 from hesspec.operators.sum_over_batches import SumOverBatches
 
@@ -21,6 +23,8 @@ __all__ = ["Hessian", "differentiate_gradient"]
 @dataclass(frozen=True)
 class HessianForm:
     """Hessian of a batch; see `CurvatureForm`."""
+
+    shares: ClassVar[TraceShares] = HESSIAN
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """Forward over reverse: d/dt grad L(theta + t v)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.func import grad, jvp
 
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.matrix_passes import Apply
+from hesspec.operators.engine.trace_cost import HESSIAN, TraceShares
 from hesspec.operators.hessian import differentiate_gradient
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
 from hesspec.operators.risk.output_loss import SECOND_MOMENT
@@ -29,6 +31,8 @@ class LikelihoodResidualForm:
     With the outputs f_0 at the point itself and the second moment S of the gradients there, it is the Hessian of (f -
     f_0)^T S (f - f_0) / 2 - L(f): one product with a Hessian instead of two products.
     """
+
+    shares: ClassVar[TraceShares] = HESSIAN
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """Forward over reverse."""

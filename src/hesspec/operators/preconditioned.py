@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adagrad, Adam, Optimizer, RMSprop
 
-from hesspec.backend.algebra import Combination, Composable, check_operator
+from hesspec.backend.algebra import Combination, Composable, check_operator, expect_products
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.backend.text import kind_of
 from hesspec.operators.base import CurvatureOperator
@@ -100,6 +100,10 @@ class Preconditioned(Composable):
         scale = self._scale if vectors.dim() == 1 else self._scale[:, None]
         product: Tensor = scale * (self.operator @ (scale * vectors))
         return product
+
+    def expect_products(self, number: int | None) -> None:
+        """Tell A how many products will follow."""
+        expect_products(self.operator, number)
 
     @property
     def matvecs(self) -> int:

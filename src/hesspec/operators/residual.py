@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.func import grad, jvp
 
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.matrix_passes import Apply
+from hesspec.operators.engine.trace_cost import RESIDUAL, TraceShares
 from hesspec.operators.gauss_newton import GaussNewtonForm
 from hesspec.operators.hessian import HessianForm, differentiate_gradient
 from hesspec.operators.risk.empirical_risk import Named, OutputLoss, Predict
@@ -23,6 +25,8 @@ __all__ = ["Residual"]
 @dataclass(frozen=True)
 class ResidualForm:
     """Residual part of a batch's Hessian; see `CurvatureForm`."""
+
+    shares: ClassVar[TraceShares] = RESIDUAL
 
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """Forward over reverse on <f, delta>."""

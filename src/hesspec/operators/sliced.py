@@ -32,6 +32,10 @@ class Sliced:
         self.identity = operator.identity
         self._room: Tensor | None = None
 
+    def expect_products(self, number: int | None) -> None:
+        """Tell the operator how many products will follow."""
+        self._operator.expect_products(number)
+
     @functools.cached_property
     def reference(self) -> Sliced | None:
         """Reference of the operator, on slices."""

@@ -92,7 +92,8 @@ class _Memory:
         for samples in (few, 2 * few):
             # All of the data, as the way of computing products depends on its size.
             operator = operator_class(matrix)(network, LOSSES[loss], dataset.batches(samples), how.params)
-            seen = operator.forecast(products)
+            number = None if how.steps == "auto" else how.steps * how.probes
+            seen = operator.forecast(products, products=number)
             sizes.append((len(dataset) / seen.pieces, seen.size))
         (less, small), (more, large) = sizes
         # Equal if there are not enough samples.

@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import batches, gpt2, labels, mlp, seeded, token_loss, tokens
+from sweeps import swept
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hesspec
 from hesspec.operators.engine import passes
 from hesspec.operators.engine.graph import fakes, tracing
-from hesspec.operators.engine.trace_cost import count_work, trace_pays
+from hesspec.operators.engine.trace_cost import GAUSS_NEWTON, HESSIAN, TraceShares, count_work, trace_pays
 
 CPU = torch.device("cpu")
 # Seconds for each operation that is recorded, and for the first with its shapes: fitted to 18 networks.
@@ -52,6 +53,23 @@ def test_kinds_of_operations():
     assert seconds[1] < seconds[0] < seconds[2] < seconds[3]
 
 
+def test_shares_of_model_and_loss():
+    def seconds(shares):
+        def model(x, w):
+            return F.layer_norm(torch.tanh(x @ w), (4,))
+
+        with FakeTensorMode() as mode, torch.no_grad():
+            x, w = (mode.from_tensor(torch.ones(4, 4)) for _ in range(2))
+            return count_work(lambda: model(x, w), lambda outputs: outputs.square().sum(), shares).trace_seconds
+
+    start = seconds(TraceShares(0, 0, 0))
+    parts = [seconds(TraceShares(*shares)) - start for shares in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    assert all(part > 0 for part in parts)
+    assert seconds(HESSIAN) == pytest.approx(start + sum(parts))
+    mixed = sum(share * part for share, part in zip(GAUSS_NEWTON, parts, strict=True))
+    assert seconds(GAUSS_NEWTON) == pytest.approx(start + mixed)
+
+
 def convolutional():
     layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 3)).eval()
@@ -64,8 +82,9 @@ NETWORKS = {
 }
 
 
+@pytest.mark.parametrize("matrix", swept(["Hessian", "GaussNewton", "Residual"], "Hessian", "GaussNewton"))
 @pytest.mark.parametrize("name", NETWORKS)
-def test_predicted_seconds_are_those_of_what_is_recorded(name, monkeypatch):
+def test_predicted_seconds_are_those_of_what_is_recorded(name, matrix, monkeypatch):
     """Without a clock: the operations that a trace records, each with the seconds that it took on average."""
     found, record = {}, tracing.record
     # As in the first trace of a process.
@@ -83,9 +102,9 @@ def test_predicted_seconds_are_those_of_what_is_recorded(name, monkeypatch):
     monkeypatch.setattr(tracing, "record", recorded)
     monkeypatch.setattr(passes, "trace_pays", forced)
     build, loss, data = NETWORKS[name]
-    hessian = hesspec.Hessian(seeded(build).double().eval(), loss, data[:1], verify=False)
-    _ = hessian @ torch.ones(hessian.shape[0], dtype=torch.float64)
-    assert hessian.attributes["mode"] == "traced"
+    operator = getattr(hesspec, matrix)(seeded(build).double().eval(), loss, data[:1], verify=False)
+    _ = operator @ torch.ones(operator.shape[0], dtype=torch.float64)
+    assert operator.attributes["mode"] == "traced"
     # 1.5 is exceeded by one network in ten.
     assert found["measured"] / 2 < found["predicted"] < 2 * found["measured"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hesspec.applications.blocks.partition import REST, Blocks, Spec, blocks_of, rest_of
 from hesspec.applications.blocks.record import BlockSpectra
-from hesspec.backend.algebra import SymmetricOperator, check_operator
+from hesspec.backend.algebra import SymmetricOperator, check_operator, expect_products
 from hesspec.backend.bars import steps_of
 from hesspec.backend.heap import returned_memory
 from hesspec.backend.memory import parse_memory
@@ -25,8 +25,9 @@ from hesspec.backend.text import kind_of
 from hesspec.krylov.requests import in_lockstep
 from hesspec.matrices import MATRICES, matrix_names
 from hesspec.measure.runs import check_run, spectrum_requests
-from hesspec.operators import CurvatureOperator, GraphCache
+from hesspec.operators import CurvatureOperator
 from hesspec.operators.block_diagonal import BlockDiagonal
+from hesspec.operators.engine.trace_cost import PRODUCTS
 from hesspec.operators.engine.within import BlockEntries
 from hesspec.operators.risk.losses import LossFunction
 from hesspec.operators.risk.parameters import ParameterSpec, select_parameters
@@ -151,6 +152,8 @@ def by_block(
     device, ranks = diagonal.device, getattr(operator, "ranks", ALONE)
     budget = int(ranks.least(free_shares(device, ranks).basis)) if memory is None else parse_memory(memory)
     names, sizes = list(diagonal.blocks), [diagonal.size(name) for name in diagonal.blocks]
+    each = PRODUCTS if steps == "auto" else steps
+    expect_products(operator, (1 + len(names) // COST_OF_BLOCKS) * each * probes)
     with steps_of(f"spectra of {len(names)} blocks", on_step, wanted=progress) as shown:
         counted = _Counted(shown, None if steps == "auto" else sum(min(steps, size) * probes for size in sizes))
         runs = [
@@ -217,12 +220,10 @@ def _operator(
         return subject
     if loss_fn is None or data is None:
         raise ValueError("by_block needs the loss and the data of a model: by_block(model, loss_fn, data).")
-    # Before data is read; and many blocks take many products, for which a trace pays off sooner.
-    shapes = {name: value.shape for name, value in select_parameters(subject, params).items()}
-    count = len(blocks_of(blocks, subject, shapes))
+    # Before data is read.
+    blocks_of(blocks, subject, {name: value.shape for name, value in select_parameters(subject, params).items()})
     (name,) = matrix_names([matrix])
     kind: Callable[..., SymmetricOperator] = getattr(import_module(MATRICES[name].module), name)
-    options.setdefault("graphs", GraphCache(points=1 + count // COST_OF_BLOCKS))
     return kind(subject, loss_fn, data, params, **options)
 
 

@@ -102,6 +102,7 @@ def loss_along(
     if plane and k < 2:
         raise InputError("A plane needs two directions, and there is one.")
     risk = hessian._risk  # noqa: SLF001 - shares the operator's risk, as in class_structure
+    hessian.expect_products(k)
     with neutral():
         slopes = (units.double().T @ mean_gradient(risk).double()).cpu().numpy()
         curvatures = (units.double().T @ (hessian @ units).double()).cpu().numpy()

@@ -99,6 +99,7 @@ def expected_loss_change(
         divisor, kind = scaled.diagonal.double(), scaled.preconditioner
     mean = mean_gradient(risk)
     step = mean.double() / divisor
+    hessian.expect_products(1 + batches)
     gradient_term = float(step @ (hessian @ step.to(hessian.dtype)).double())
     curvatures: list[float] = []
     while len(curvatures) < batches:

@@ -31,7 +31,8 @@ class GraphCache:
     Parameters
     ----------
     points : int
-        Expected number of checkpoints, which determines whether tracing pays off.
+        Expected number of checkpoints, each with the products that its operator expects, which determines whether
+        tracing pays off.
 
     Notes
     -----

@@ -17,6 +17,8 @@ from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.passes import Passes, PrimalPass
 from hesspec.operators.engine.reverse import pull_back
 from hesspec.operators.engine.streaming import KeptPasses
+from hesspec.operators.engine.trace_cost import GAUSS_NEWTON
+from hesspec.operators.engine.without_values import without_values
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.model.plain import PlainModel
 from hesspec.operators.risk.batches import Batch
@@ -58,13 +60,15 @@ class JacobianPasses(Passes):
     # Rebuilding the graph for every product would cost more than differences.
     ways = ("traced", "double backward", "differences")
     summed = True
+    # Products with J and J^T are what a Gauss-Newton product has of the model.
+    shares = GAUSS_NEWTON
 
     def _traced_as(self) -> Hashable:
         return JacobianPasses
 
     def _tangents(self, batch: Batch) -> tuple[Sequence[Tensor], Sequence[Group]]:
         values = self.risk.parameters.values
-        with self._fake(batch) as (theta, fixed, inputs, targets), torch.no_grad():
+        with without_values(self.risk, batch) as (theta, fixed, inputs, targets), torch.no_grad():
             predict, loss = self.risk.functions(fixed, inputs, targets)
             logits = _logits(loss, predict(theta))
             shape, dtype, device = tuple(logits.shape), logits.dtype, logits.device

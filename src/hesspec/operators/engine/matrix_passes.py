@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from hesspec.operators.engine.graph.detached import Detached
 from hesspec.operators.engine.graph.tracing import Group, LinearTrace
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.passes import Passes
+from hesspec.operators.engine.trace_cost import TraceShares
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.model.plain import PlainModel
 from hesspec.operators.risk.batches import Batch
@@ -63,6 +64,9 @@ class CurvatureForm(Hashable, Protocol):
     Its hash tells its traces from those of other matrices.
     """
 
+    shares: ClassVar[TraceShares]
+    """Seconds of a trace, relative to one of the Hessian."""
+
     def product(self, predict: Predict, loss: OutputLoss, theta: Named, v: Named) -> Named:
         """M v, written with the transforms of torch.func."""
         ...
@@ -91,7 +95,7 @@ class MatrixPasses(Passes):
         self, risk: EmpiricalRisk, form: CurvatureForm, precision: str = "full", graphs: GraphCache | None = None
     ) -> None:
         super().__init__(risk, precision, graphs)
-        self._form = form
+        self._form, self.shares = form, form.shares
 
     def _traced_as(self) -> Hashable:
         return self._form

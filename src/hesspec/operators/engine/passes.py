@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import warnings
 from abc import ABC, abstractmethod
@@ -12,23 +13,22 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.bars import phase
 from hesspec.backend.memory import is_out_of_memory
 from hesspec.errors import InputError
-from hesspec.operators.data.structures import map_tensors, tensors_of
+from hesspec.operators.data.structures import tensors_of
 from hesspec.operators.engine.budget import PassBytes, saved_bytes
 from hesspec.operators.engine.differences import Differences
 from hesspec.operators.engine.graph.kept import traces_dropped
-from hesspec.operators.engine.graph.quiet import quiet_tracer
-from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, compiling, cut, trace_linear
+from hesspec.operators.engine.graph.tracing import Group, JointTrace, LinearTrace, cut, trace_linear
 from hesspec.operators.engine.graph_cache import GraphCache
 from hesspec.operators.engine.reference import AGREE
 from hesspec.operators.engine.surrogate import NOT_OF_THE_LOSS
-from hesspec.operators.engine.trace_cost import count_work, trace_pays
+from hesspec.operators.engine.trace_cost import TraceShares, count_work, trace_pays
 from hesspec.operators.engine.verification import Verdict, verify
+from hesspec.operators.engine.without_values import without_values
 from hesspec.operators.model.ambient import differentiable_kernels, preserved_randomness
 from hesspec.operators.model.module import conversions_refused
 from hesspec.operators.model.plain import PlainModel
@@ -91,14 +91,18 @@ class Passes(ABC):
         Result of the verification of this mode.
     displacement : float or None
         Relative displacement of differences; None before the first product.
+    products : int or None
+        Number of products for which the mode is chosen; by default those that the risk expects.
     """
 
     ways: ClassVar[tuple[str, ...]] = WAYS
     summed: ClassVar[bool] = False
     """Whether the product that verification compares is a sum over samples, whatever the loss is."""
+    shares: TraceShares
+    """Seconds of a trace, relative to one of the Hessian."""
 
     def __init__(self, risk: EmpiricalRisk, precision: str = "full", graphs: GraphCache | None = None) -> None:
-        self.precision, self.risk = precision, risk
+        self.precision, self.risk, self.products = precision, risk, risk.products
         self._cached_graphs = GraphCache() if graphs is None else graphs
         self.mode, self.why = ("", "") if precision == "full" else ("traced", f"precision {precision!r} takes a trace")
         if risk.mode != "auto":
@@ -111,6 +115,8 @@ class Passes(ABC):
         self.displacement: float | None = None
         self.stretch = 1.0
         self._steps: list[str] = []
+        # Whether a trace pays off, by the number of products; None if that does not decide the mode.
+        self._pays: Callable[..., tuple[bool, str]] | None = None
         self._graphs: dict[Hashable, PassBytes] = {}
         self._shared: dict[Callable[..., Any], Sequence[Tensor]] = {}
 
@@ -228,7 +234,7 @@ class Passes(ABC):
             )
         self._steps.append(step)
         self.mode, self.why, self.verdict = self.ways[place + 1], "fallback", None
-        self._verified = frozenset()
+        self._verified, self._pays = frozenset(), None
         logger.info("%s; %s instead", step, self.mode)
         if self.mode == "differences":
             digits = "about 7 digits" if self._inspection.double else "about 3 digits"
@@ -359,13 +365,15 @@ class Passes(ABC):
         self.mode, self.why = "traced", "one trace for each shape of batch"
         risk, batches = self.risk, self.risk.batches
         try:
-            with self._fake(batch) as (theta, fixed, inputs, targets), torch.no_grad(), differentiable_kernels():
+            with without_values(risk, batch) as given, torch.no_grad(), differentiable_kernels():
+                theta, fixed, inputs, targets = given
                 predict, loss = risk.functions(fixed, inputs, targets)
-                work = count_work(lambda: loss(predict(theta), theta))
+                work = count_work(lambda: predict(theta), lambda outputs: loss(outputs, theta), self.shares)
         except Exception as error:
             logger.debug("no forward pass with fake tensors", exc_info=error)
             return
-        pays, self.why = trace_pays(
+        self._pays = functools.partial(
+            trace_pays,
             work,
             batches=len(batches),
             scale=batches.samples / batch.samples,
@@ -373,7 +381,17 @@ class Passes(ABC):
             points=self._cached_graphs.points,
             device=risk.parameters.device,
         )
+        pays, self.why = self._pays(products=self.products)
         self.mode = "traced" if pays else "double backward"
+
+    def reconsider(self) -> bool:
+        """Switch to a trace if it did not pay off before and does for the products that are expected now."""
+        if self._pays is None or self.mode != "double backward":
+            return False
+        pays, why = self._pays(products=self.risk.products)
+        if pays:
+            self.mode, self.why, self.verdict, self._verified = "traced", why, None, frozenset()
+        return pays
 
     def _key(self, batch: Batch) -> Hashable:
         """Key of the shape of a batch: shapes and dtypes of tensors, and the rest of the structure."""
@@ -430,7 +448,7 @@ class Passes(ABC):
         key = self._key(batch)
         if key not in self._graphs:
             try:
-                with self._fake(batch) as stand_ins:
+                with without_values(self.risk, batch) as stand_ins:
                     kept = self._saved(*stand_ins)
             except Exception as error:
                 logger.debug("no double-backward graph with fake tensors", exc_info=error)
@@ -480,19 +498,3 @@ class Passes(ABC):
             products = 4 * self.risk.parameters.count * (8 if plain.double else self.risk.parameters.dtype.itemsize)
             self._graphs[key] = PassBytes(0, kept, int(GRADIENTS * kept) + products)
         return self._graphs[key]
-
-    @contextmanager
-    def _fake(self, batch: Batch) -> Iterator[tuple[Named, Named, Any, Any]]:
-        """Parameters, buffers, inputs and targets as fake tensors, and their mode."""
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
-        given = self.risk.leaves(), self.risk.fixed, batch.inputs, batch.targets
-        stand_ins = map_tensors(mode.from_tensor, given)
-        with (
-            traces_dropped(self.risk.model, self.risk.holders) as called,
-            quiet_tracer(),
-            compiling(),
-            conversions_refused(),
-            mode,
-            called,
-        ):
-            yield stand_ins

@@ -160,6 +160,12 @@ class KeptPasses:
         self._surviving(self._prepare)
         return True
 
+    def reconsider(self) -> None:
+        """Trace after all, if that pays off for the number of products that is expected now."""
+        if self._full.reconsider():
+            self._surviving(self._prepare)
+            logger.info("%s: %s", self.mode, self.reason)
+
     @property
     def kept_batches(self) -> int:
         """Number of batches, or parts of them, whose primal passes are cached."""
@@ -208,10 +214,12 @@ class KeptPasses:
     def again(self, risk: EmpiricalRisk) -> Self:
         """Return the same products of another risk, such as `EmpiricalRisk.again`.
 
-        Of batches whose shapes are known, nothing is chosen, traced, predicted or verified again.
+        Of batches whose shapes are known, nothing is traced, predicted or verified again, and the mode is the same,
+        unless a trace pays off by now.
         """
-        other = copy.copy(self)
-        other._start(risk, self._passes.at(risk), self._budget)  # noqa: SLF001 - it is of this class
+        other, passes = copy.copy(self), self._passes.at(risk)
+        passes.reconsider()
+        other._start(risk, passes, self._budget)  # noqa: SLF001 - it is of this class
         return other
 
     def _fault(self) -> NonFiniteError | None:

@@ -18,11 +18,20 @@ from hesspec.operators.engine.budget import BytesWritten, RandomOperationError, 
 from hesspec.operators.engine.graph.fakes import form_of
 from hesspec.operators.engine.graph.recording import is_query
 
-__all__ = ["ForwardWork", "count_work", "seconds_saved", "trace_pays"]
+__all__ = [
+    "GAUSS_NEWTON",
+    "HESSIAN",
+    "RESIDUAL",
+    "ForwardWork",
+    "TraceShares",
+    "count_work",
+    "seconds_saved",
+    "trace_pays",
+]
 
 aten: Any = torch.ops.aten
 
-# A spectrum takes 64 products by default, over which a trace must pay off.
+# Products that are assumed where their number is not known: those of a spectrum by default.
 PRODUCTS = 64
 
 
@@ -89,6 +98,29 @@ LINEAR = {
 SAVED_SECONDS = {"cpu": (-8e-6, 1.5e-10, 3.3e-11), "cuda": (-8e-6, 4e-12, 2e-13)}
 
 
+class TraceShares(NamedTuple):
+    """Seconds of a trace for operations of the forward pass, relative to those of a trace of the Hessian.
+
+    Attributes
+    ----------
+    each : float
+        Of each operation of the model.
+    shapes : float
+        Of the first with its shapes, and of each normalisation.
+    loss : float
+        Of all operations of the loss.
+    """
+
+    each: float
+    shapes: float
+    loss: float
+
+
+HESSIAN = TraceShares(1.0, 1.0, 1.0)
+# Fitted to 59 networks of benchmarks/zoo, and tried on 28 others: see docs/guide/memory-and-speed.md.
+GAUSS_NEWTON, RESIDUAL = TraceShares(0.95, 0.55, 0.23), TraceShares(1.0, 1.0, 0.3)
+
+
 class ForwardWork(NamedTuple):
     """Work of the forward pass of a batch.
 
@@ -101,7 +133,7 @@ class ForwardWork(NamedTuple):
     bytes : int
         Bytes written.
     trace_seconds : float
-        Predicted seconds of a trace of the Hessian.
+        Predicted seconds of a trace of the matrix.
     """
 
     operations: int
@@ -110,22 +142,37 @@ class ForwardWork(NamedTuple):
     trace_seconds: float
 
 
-def count_work(forward: Callable[[], Any]) -> ForwardWork:
+def count_work(
+    forward: Callable[[], Any], loss: Callable[[Any], Any] | None = None, shares: TraceShares = HESSIAN
+) -> ForwardWork:
     """Count the work of a forward pass.
+
+    Parameters
+    ----------
+    forward : callable
+        Computes the outputs of the model.
+    loss : callable, optional
+        Computes the loss of these outputs.
+    shares : TraceShares, optional
+        Those of the matrix that is traced.
 
     Raises
     ------
     RandomOperationError
         If the forward pass draws random numbers.
     """
-    with FlopCounterMode(display=False) as flops, BytesWritten() as written, _Counter() as counter:
-        forward()
+    with FlopCounterMode(display=False) as flops, BytesWritten() as written, _Counter(shares) as counter:
+        outputs = forward()
+        counter.shares = TraceShares(shares.loss, shares.loss, shares.loss)
+        if loss is not None:
+            loss(outputs)
     return ForwardWork(counter.operations, flops.get_total_flops(), written.bytes, counter.trace_seconds)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
+    def __init__(self, shares: TraceShares) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.shares = shares
         self.operations, self.trace_seconds = 0, TRACE_START
         self._forms: set[Hashable] = set()
 
@@ -138,11 +185,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kind = _kind(func)
         if kind is not VIEW:
             self.operations += 1
-            self.trace_seconds += kind.each
+            self.trace_seconds += kind.each * (self.shares.shapes if kind is NORMALISATION else self.shares.each)
         if kind.first:
             form = form_of(func, args, kwargs)
             if form is None or form not in self._forms:
-                self.trace_seconds += kind.first
+                self.trace_seconds += kind.first * self.shares.shapes
                 self._forms.add(form)
         return func(*args, **kwargs)
 
@@ -169,9 +216,16 @@ def seconds_saved(work: ForwardWork, batches: int, scale: float, device: torch.d
 
 
 def trace_pays(
-    work: ForwardWork, *, batches: int, scale: float, shapes: int, points: int, device: torch.device
+    work: ForwardWork,
+    *,
+    batches: int,
+    scale: float,
+    shapes: int,
+    points: int,
+    device: torch.device,
+    products: int | None = None,
 ) -> tuple[bool, str]:
-    """Predict whether tracing saves more than it costs over `PRODUCTS` products at each point; also as text.
+    """Predict whether tracing saves more than it costs over all products; also as text.
 
     Parameters
     ----------
@@ -184,10 +238,12 @@ def trace_pays(
     shapes : int
         Number of distinct batch shapes, each of which is traced separately.
     points : int
-        Number of points, with this number of products each.
+        Number of points.
     device : torch.device
+    products : int, optional
+        Number of products at each point; `PRODUCTS` if it is not known.
     """
-    products = PRODUCTS * points
+    products = (PRODUCTS if products is None else products) * points
     cost, saving = shapes * work.trace_seconds, products * seconds_saved(work, batches, scale, device)
     saved = f"{saving:.2g} s" if saving > 0 else "nothing"
     words = f"predicted {cost:.2g} s for tracing, {saved} saved in {products} products"

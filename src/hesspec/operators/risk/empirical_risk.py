@@ -68,6 +68,8 @@ class EmpiricalRisk:
         The user's module, without wrappers.
     model : torch.nn.Module
         The private copy; the user's own module if it cannot be copied.
+    products : int or None
+        Number of products that are expected, None if nothing is known of it.
 
     Raises
     ------
@@ -92,6 +94,7 @@ class EmpiricalRisk:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model is {kind_of(model)}; it must be a torch.nn.Module.")
         _refuse_sharded(model)
+        self.products: int | None = None
         self.module = unwrapped(model)
         refuse_active_modules(self.module, batch_statistics=batch_statistics)
         self.ranks = Ranks(group)
