@@ -10,7 +10,7 @@ import hesspec
 from hesspec.operators.engine.differences import length, settled
 from hesspec.operators.engine.matrix_passes import MatrixPasses
 from hesspec.operators.engine.reference import LIKELY
-from hesspec.operators.engine.verification import GROWN, TELLS
+from hesspec.operators.engine.verification import AT_JUMPS, GROWN, TELLS
 from hesspec.operators.model.module import ModuleState
 
 
@@ -49,7 +49,18 @@ def test_one_displacement_decides_for_a_smooth_loss(displacements, matrix, mode)
     operator = getattr(hesspec, matrix)(network(nn.Tanh), nn.CrossEntropyLoss(), samples(), mode=mode)
     operator @ torch.ones(operator.shape[0], dtype=torch.float64)
     # Near the parameters, and at them.
-    assert displacements == [LIKELY[0]] * 2
+    assert displacements == [1e-6] * 2
+
+
+@pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton", "Residual"])
+def test_one_displacement_decides_in_float32_for_many_units_with_kinks(displacements, matrix):
+    torch.manual_seed(0)
+    # Of 8 x 20,000 units, hardly one switches between two points that are so near.
+    model = nn.Sequential(nn.Linear(4, 20_000), nn.ReLU(), nn.Linear(20_000, 3))
+    data = [(inputs.float(), targets) for inputs, targets in samples()]
+    operator = getattr(hesspec, matrix)(model, nn.CrossEntropyLoss(), data, mode="traced")
+    operator @ torch.ones(operator.shape[0])
+    assert displacements == [1e-8] * 2
 
 
 def test_three_displacements_decide_where_units_are_at_their_kinks(displacements):
@@ -57,7 +68,7 @@ def test_three_displacements_decide_where_units_are_at_their_kinks(displacements
     operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), samples(zeros=4), mode="traced")
     operator @ torch.ones(operator.shape[0], dtype=torch.float64)
     # Near the parameters, at them, and with the units moved off their kinks.
-    assert displacements == [LIKELY[0], LIKELY[0], min(LIKELY), LIKELY[0]]
+    assert displacements == [1e-6, 1e-6, 1e-9, 1e-6]
 
 
 class LostCurvature(nn.Module):
@@ -80,7 +91,7 @@ def test_lost_curvature_is_noticed_where_a_unit_is_near_its_kink_but_not_at_it(d
     with pytest.raises(ValueError, match=r"at the parameters themselves .* smooth there"):
         operator @ torch.ones(operator.shape[0], dtype=torch.float64)
     # The unit switches between the two points at the largest displacement.
-    once = displacements.index(min(LIKELY))
+    once = displacements.index(1e-9)
     assert displacements[once - 1 : once + 4] == [1e-6, 1e-9, 1e-6, 1e-7, 1e-8]
 
 
@@ -88,14 +99,14 @@ def test_lost_curvature_is_noticed_where_a_unit_is_near_its_kink_but_not_at_it(d
 @pytest.mark.parametrize("cosine", [-1.0, -0.5, 0.0, 0.5, 1.0])
 def test_differences_that_grow_as_much_settle_nowhere(share, cosine):
     """S + J / h with |S| = share |J| / 1e-6, for all that grow by `GROWN` from the most promising displacement on."""
-    jump = LIKELY[0] * torch.tensor([1.0, 0.0], dtype=torch.float64)
+    jump = AT_JUMPS[0] * torch.tensor([1.0, 0.0], dtype=torch.float64)
     smooth = share * torch.tensor([cosine, (1 - cosine**2) ** 0.5], dtype=torch.float64)
 
     def product(h: float) -> list[torch.Tensor]:
         return [smooth + jump / h]
 
-    found = settled(product, torch.float64, LIKELY, 0.0)
-    grows = length(product(min(LIKELY))) >= GROWN * length(product(LIKELY[0]))
+    found = settled(product, torch.float64, LIKELY[torch.float64], 0.0)
+    grows = length(product(AT_JUMPS[1])) >= GROWN * length(product(AT_JUMPS[0]))
     assert grows == (share <= 4 or cosine == -1)
     assert not grows or length(found.changes) > TELLS * length(found.product)
 

@@ -42,8 +42,12 @@ logger = logging.getLogger(__name__)
 AGREE = {torch.float32: 1e-5, torch.float64: 1e-7}
 # Relative tolerance of the block of one parameter, unless it is too small to be compared.
 BLOCK, TELLING = 0.05, 1e-6
-# Displacements in float64, most promising first: at 1e-6, gradients keep ten digits and few units switch, or none.
-LIKELY = (1e-6, 1e-7, 1e-8, 1e-9, 1e-5, 1e-4)
+# Displacements in float64 by the dtype of the product, most promising first. At 1e-6, gradients keep ten digits and few
+# units switch, or none; for float32, eight digits suffice, and at 1e-8 a hundredth as many switch.
+LIKELY = {
+    torch.float32: (1e-8, 1e-7, 1e-6, 1e-9, 1e-5, 1e-4),
+    torch.float64: (1e-6, 1e-7, 1e-8, 1e-9, 1e-5, 1e-4),
+}
 # Differences are as good a reference as is needed if they change by this share of what products may deviate.
 SHARE = 0.1
 
@@ -126,7 +130,7 @@ def settled_product(
     return settled(
         lambda h: passes.trial_by_differences(differences, given, h),
         differences.dtype,
-        LIKELY if quick else None,
+        LIKELY[parameters.dtype] if quick else None,
         SHARE * AGREE[parameters.dtype] if quick else None,
         agrees if quick else None,
     )

@@ -74,7 +74,8 @@ TELLS, HINTS = 1e-2, 0.3
 # Factor by which errors of differences in float32 exceed their changes: 3.6 was seen, as roundings at two displacements
 # are not independent. A product between that and 3 times the changes must agree with plain double backward.
 EXCEEDS = 10.0
-# Growth of differences, from the most promising displacement to the smallest, that leaves none to compare with.
+# Displacements at which differences are compared to see whether gradients jump, and their growth that shows it.
+AT_JUMPS = (1e-6, 1e-9)
 GROWN = 200.0
 # At the parameters themselves, products deviate from differences by what differences to both sides are apart if units
 # are at their kinks, up to the signs with which these add up. A product is wrong there if it deviates by more.
@@ -337,9 +338,10 @@ def _compared_there(passes: Passes, few: Batch, direction: Sequence[Tensor], nea
         differences, given = Differences.of(risk, plain, few), risk.parameters.natural(direction)
         # For nearly all models, one displacement or two decide, and the best is not looked for.
         if differences.dtype == torch.float64:
-            likely = risk.parameters.real(passes.trial_by_differences(differences, given, LIKELY[0]))
-            if length(minus(found, likely)) <= KINK[differences.dtype] * length(likely):
-                return agreeing
+            for displacement in dict.fromkeys((LIKELY[risk.parameters.dtype][0], AT_JUMPS[0])):
+                likely = risk.parameters.real(passes.trial_by_differences(differences, given, displacement))
+                if length(minus(found, likely)) <= KINK[differences.dtype] * length(likely):
+                    return agreeing
             if _jump(passes, differences, given, length(likely)):
                 return None
             del likely
@@ -370,11 +372,10 @@ def _jump(passes: Passes, differences: Differences, given: Sequence[Tensor], lik
     """Whether gradients jump at the point itself, so that no differences settle, in float64.
 
     Differences at a displacement h are S + J / h, with J from gradients that jump, or from rounding. If those at the
-    smallest displacement are `GROWN` times those at the most promising one, 1,000 times as large, whose norm is
-    `likely`, |S| <= 6 |J| / 1e-6. Those at 1e-5 and 1e-4 are then 1.5% apart or more, and all others further, so that
-    none settle within `TELLS`.
+    second displacement of `AT_JUMPS` are `GROWN` times those at the first, whose norm is `likely`, |S| <= 6 |J| / 1e-6.
+    Those at 1e-5 and 1e-4 are then 1.5% apart or more, and all others further, so that none settle within `TELLS`.
     """
-    return length(passes.trial_by_differences(differences, given, min(LIKELY))) >= GROWN * likely > 0
+    return length(passes.trial_by_differences(differences, given, AT_JUMPS[1])) >= GROWN * likely > 0
 
 
 def _off_kinks(passes: Passes, few: Batch) -> tuple[Passes, Batch]:
