@@ -31,8 +31,12 @@ from hesspec.operators.risk.terms import SAMPLES, SUM, Terms, candidates
 
 __all__ = ["NOT_ADDITIVE", "Nature"]
 
-# Largest number of batches that are examined: the first, and others that resolve what it leaves open.
+# Largest number of batches that are examined: the first, and others that resolve what it leaves open. Batches of one
+# sample, which leave more open, are counted apart.
 LOOKS = 4
+
+# Relative difference of weights up to which they are the same: probabilities in float32 sum to one sample up to 6e-8.
+ALIKE = 1e-6
 
 NOT_ADDITIVE = "the losses of its parts do not add up to its loss"
 UNTOLD = "it is unknown whether the losses of its parts add up to its loss"
@@ -49,7 +53,7 @@ class Nature:
     are not ignored, and totals of masks or weights (`hesspec.operators.risk.terms`). If several fit, further batches
     that distinguish them are examined, alone or together with samples of an earlier batch; if there are none, the terms
     are those of the PyTorch loss functions that were called, and otherwise the samples. A batch of one sample is only
-    informative together with a second one.
+    informative together with a second one, and the loss functions that it calls count if nothing else is.
 
     Parameters
     ----------
@@ -87,7 +91,10 @@ class Nature:
         self._backed: set[Terms] = set()
         # The losses of the first informative batch, as text.
         self._told = ""
-        self._looks = 0
+        # What calls of loss functions show for batches of one sample.
+        self._of_one: Finding | None = None
+        # Numbers of batches that were examined, of several samples and of one.
+        self._looks = [0, 0]
         # Some samples of the batches that were examined.
         self._seen: list[Part] = []
         # For each batch, the open candidates that count its samples alike.
@@ -119,7 +126,7 @@ class Nature:
         if self._forward is None:
             return False
         more = not self._told or self._tells_apart(inputs, targets, samples)
-        return self._looks < LOOKS and (more or bool(self._others(Part(inputs, targets, samples))))
+        return self._looks[samples == 1] < LOOKS and (more or bool(self._others(Part(inputs, targets, samples))))
 
     def _tells_apart(self, inputs: Any, targets: Any, samples: int) -> bool:
         """Whether the open candidates count the samples of a batch differently, which is recorded for `settle`."""
@@ -130,7 +137,7 @@ class Nature:
             if each is None or not each.sum() > 0:
                 continue
             share = each / each.sum()
-            same = (i for i, kind in enumerate(kinds) if float((share - kind).abs().sum()) <= 1e-9)
+            same = (i for i, kind in enumerate(kinds) if float((share - kind).abs().sum()) <= ALIKE)
             alike[terms] = next(same, len(kinds))
             if alike[terms] == len(kinds):
                 kinds.append(share)
@@ -152,7 +159,7 @@ class Nature:
             self._look(index, inputs, targets, samples, self._forward)
 
     def _look(self, index: int, inputs: Any, targets: Any, samples: int, forward: Forward) -> None:
-        self._looks += 1
+        self._looks[samples == 1] += 1
         batch = Part(inputs, targets, samples)
         finding = self._look_at(index, batch, forward)
         if finding is not None:
@@ -168,7 +175,8 @@ class Nature:
             return
         for other in self._others(some):
             finding = self._look_at_both(index, other, some, forward)
-            if finding is not None:
+            # A model for one sample may return anything for two.
+            if finding is not None and (finding.fits or self._of_one is None):
                 self._note(index, finding)
                 break
         self._seen.append(some)
@@ -202,23 +210,29 @@ class Nature:
             )
             shares = [one / (one + two) for one, two in numbers if one + two > 0]
             single = not self._told and batch.samples == other.samples == 1
-            if single or (shares and max(shares) - min(shares) > 1e-9):
+            if single or (shares and max(shares) - min(shares) > ALIKE):
                 found.append(other)
         return found
 
     def _look_at_both(self, index: int, one: Part, other: Part, forward: Forward) -> Finding | None:
         """Examine samples of two batches as one batch, if they can be joined."""
-        division = self._in_batch(one)
-        if not division.divides:
-            return None
-        both = joined((one.inputs, one.targets), (other.inputs, other.targets), division)
-        if both is None:
-            return None
-        whole = Part(both[0], both[1], one.samples + other.samples)
-        try:
-            evaluation = self._evaluate(index, whole, forward)
-        except ValueError:
-            # Their entries do not correspond to samples by rows.
+        division, pairs = self._in_batch(one), ((one.inputs, one.targets), (other.inputs, other.targets))
+        divisions = [division]
+        if one.samples == other.samples == 1:
+            # Of one sample, rows and tensors that all samples share look the same.
+            divisions.append(division.sharing(*pairs))
+        for tried in divisions:
+            both = joined(*pairs, tried) if tried.divides else None
+            if both is None:
+                continue
+            whole = Part(both[0], both[1], one.samples + other.samples)
+            try:
+                evaluation = self._evaluate(index, whole, forward)
+            except ValueError:
+                # Their entries do not correspond to samples by rows.
+                continue
+            break
+        else:
             return None
         found = compare_parts(index, evaluation, (whole, one, other), self.open, forward, self._loss)
         # Whether a batch may be split is determined by its own parts, if it has any.
@@ -274,6 +288,9 @@ class Nature:
                 f"Batch {index}: terms= contradicts the loss, which is {finding.words}: that is {fitting}. Omit "
                 "terms=, or let it return the number of terms in the mean."
             )
+        if finding.of_one and not self._told:
+            self._of_one = finding.and_of(self._of_one)
+            return
         if finding.cut:
             self._exact = set(finding.exact) & (set(finding.exact) if self._exact is None else self._exact)
         self._backed = set(finding.backed) & (self._backed if self._told else set(finding.backed))
@@ -294,7 +311,7 @@ class Nature:
         UserWarning
             If it cannot be determined for several batches.
         """
-        told = [one for one in ranks.gather((self._told, self.open, self._exact, self._backed)) if one[0]]
+        told = self._gathered(ranks)
         fits = [terms for terms in told[0][1] if all(terms in fitting for _, fitting, _, _ in told)] if told else []
         fits = [terms for terms in fits if all(terms in of for of in numbers) or terms == SUM]
         cut = [of_rank for _, _, of_rank, _ in told if of_rank is not None]
@@ -325,8 +342,23 @@ class Nature:
                 "samples and never split. Pass all data as one batch, or terms=..., the number of terms in the mean "
                 "of a batch.",
             )
+        if several and self.terms == SUM != assumed and ranks.total(float(bool(self._told))) == 0:
+            _warn(
+                ranks,
+                f"Every batch that was examined has one sample, for which a sum over samples and their mean are the "
+                f"same ({told[0][0]}): a sum is assumed. If it is a mean, pass terms=..., a function of the targets "
+                "that returns their number, or batches of several samples.",
+            )
         if self.terms not in [*known, *backed, SUM]:
             self._settle_open(ranks, numbers)
+
+    def _gathered(self, ranks: Ranks) -> list[tuple[str, list[Terms], set[Terms] | None, set[Terms]]]:
+        """Return the informative findings of all ranks: their losses as text, what is open, exact and backed."""
+        told = [one for one in ranks.gather((self._told, self.open, self._exact, self._backed)) if one[0]]
+        if told:
+            return told
+        of_one = [one for one in ranks.gather(self._of_one) if one is not None]
+        return [(one.words, list(one.fits), None, set(one.backed)) for one in of_one]
 
     def _settle_open(self, ranks: Ranks, numbers: Sequence[Mapping[Terms, float]]) -> None:
         """Warn if batches would have different weights under the other candidates that fit."""
@@ -335,7 +367,7 @@ class Nature:
             ratios = [of[terms] / of[self.terms] for of in numbers if of[self.terms]]
             least = ranks.least(min(ratios, default=math.inf))
             most = -ranks.least(-max(ratios, default=-math.inf))
-            if terms != SUM and most - least > 1e-9 * most:
+            if terms != SUM and most - least > ALIKE * most:
                 other.append(terms)
         undecided = any(len({alike[terms] for terms in self.open if terms in alike}) > 1 for alike in self._alike)
         if other or ranks.total(float(undecided)) > 0:

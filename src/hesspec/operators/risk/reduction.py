@@ -62,6 +62,9 @@ class Finding:
         The losses, as text.
     cut : bool
         Whether the model was run on parts of the batch.
+    of_one : bool
+        Whether it is the loss of one sample, for which a sum over samples and their mean are the same: a factor of the
+        number of samples does not show.
     """
 
     fits: tuple[Terms, ...]
@@ -69,6 +72,14 @@ class Finding:
     backed: frozenset[Terms]
     words: str
     cut: bool
+    of_one: bool = False
+
+    def and_of(self, other: Finding | None) -> Finding:
+        """Return what fits both this batch and an earlier one."""
+        if other is None:
+            return self
+        fits = tuple(terms for terms in other.fits if terms in self.fits)
+        return replace(other, fits=fits, exact=self.exact & other.exact, backed=self.backed & other.backed)
 
 
 def two_parts(loss: Loss, whole: Part, terms: Sequence[Terms], *, limit: int = LOOKED_AT) -> tuple[Tensor, Tensor]:
@@ -247,16 +258,16 @@ def by_calls(whole: Evaluation, batch: Part, terms: Sequence[Terms], loss: Loss)
     ]
     if not same:
         return None
-    if same[0].given["reduction"] == "sum":
-        fits: tuple[Terms, ...] = (SUM,)
-    else:
-        fits = tuple(
-            each
-            for each in terms
-            if each != SUM and _is(same[0].terms, each.of(loss, batch.inputs, batch.targets, batch.samples))
-        )
+    summed, of_one = same[0].given["reduction"] == "sum", batch.samples == 1
+    # The sum of one term is its mean.
+    number = (1.0 if of_one else None) if summed else same[0].terms
+    means = tuple(
+        each for each in terms if each != SUM and _is(number, each.of(loss, batch.inputs, batch.targets, batch.samples))
+    )
+    fits = (SUM, *means) if summed else means
+    backed = frozenset({SUM}) if summed else frozenset(means)
     words = f"{whole.value:.6g}, of {same[0].name}"
-    return Finding(fits, frozenset(), frozenset(fits), words, cut=False) if fits else None
+    return Finding(fits, frozenset(), backed, words, cut=False, of_one=of_one) if fits else None
 
 
 def _tried(index: int, part: Part, forward: Forward, loss: Loss) -> Evaluation | None:
