@@ -43,14 +43,14 @@ class Division:
         return cls._at(_places(structure, ""), samples)
 
     @classmethod
-    def _at(cls, places: Iterable[tuple[str, Any]], samples: int) -> Self:
+    def _at(cls, places: Iterable[tuple[str, Any]], samples: int, *, members: bool = True) -> Self:
         rows: set[str] = set()
         lists: set[str] = set()
         whole: set[str] = set()
         for path, item in places:
             if isinstance(item, Tensor):
                 (rows if rows_of(item) == samples else whole).add(path)
-            elif len(item) == samples and not _of_rows(item, samples) and _shared(item) != samples:
+            elif members and len(item) == samples and not _of_rows(item, samples) and _shared(item) != samples:
                 lists.add(path)
         return cls(frozenset(rows), frozenset(lists), frozenset(path for path in whole if not _inside(path, lists)))
 
@@ -58,6 +58,11 @@ class Division:
     def of_pair(cls, pair: tuple[Any, Any] | list[Any], samples: int) -> Self:
         """Determine the positions in (inputs, targets), a pair that is not itself a list of two samples."""
         return cls._at((place for place in _places(pair, "") if place[0]), samples)
+
+    @classmethod
+    def of_rows(cls, structure: Any, samples: int) -> Self:
+        """Determine the positions if no list has one member for each sample, whatever its length."""
+        return cls._at(_places(structure, ""), samples, members=False)
 
     @property
     def divides(self) -> bool:
@@ -214,10 +219,14 @@ def count_samples(inputs: Any, targets: Any) -> Count:
 def _shared(side: Any) -> int:
     """Return the first number of samples that all members of a tuple or list have, if they are unlike; otherwise 0.
 
-    Members of one type, or mappings with a key in common, may be samples, whose tensors can agree by chance.
+    Members of one type, or mappings with a key in common, may be samples, whose tensors can agree by chance. Two tuples
+    are unlike if their tensors are, by dimensions or dtype.
     """
     members = [member for member in side if flatten(member)[0]] if type(side) in (list, tuple) else []
-    kinds = {Tensor if isinstance(member, Tensor | np.ndarray) else type(member) for member in members}
+    kinds: set[Any] = {Tensor if isinstance(member, Tensor | np.ndarray) else type(member) for member in members}
+    if len(members) == 2 and all(type(member) in (list, tuple) for member in members):
+        # Inputs and targets; of samples, these are alike.
+        kinds = {tuple((tensor.dim(), tensor.dtype) for tensor in flatten(member)[0]) for member in members}
     mappings = [member for member in members if isinstance(member, Mapping)]
     apart = len(members) > 1 and len(mappings) == len(members) and not set.intersection(*map(set, mappings))
     if len(kinds) < 2 and not apart:

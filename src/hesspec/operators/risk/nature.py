@@ -260,8 +260,12 @@ class Nature:
             self.open = list(dict.fromkeys([*self.open, *called]))
         finding = None
         if groups is not None:
-            one, other = (_taken(batch, division, group) for group in groups)
-            finding = compare_parts(index, whole, (some, one, other), self.open, forward, self._loss)
+            for tried_division in self._divisions(batch, division):
+                one, other = (_taken(batch, tried_division, group) for group in groups)
+                finding = compare_parts(index, whole, (some, one, other), self.open, forward, self._loss)
+                if finding is not None:
+                    self.division = tried_division
+                    break
         if (finding is None or not finding.fits) and some.samples > 1 and self._loss.closure is None:
             groups = two_parts(self._loss, some, self.open, limit=some.samples)
             by_outputs = compare_outputs(whole, some, groups, self.open, self._loss)
@@ -270,6 +274,12 @@ class Nature:
             check_broadcast(index, whole, some, self.open, self._loss)
         finding = finding or by_calls(whole, some, self.open, self._loss)
         return finding and replace(finding, cut=cut)
+
+    def _divisions(self, batch: Part, first: Division) -> list[Division]:
+        """Return the ways to divide a batch: two inputs of two samples, one of them shared, look like two samples."""
+        if not first.lists or batch.samples > SMALLER:
+            return [first]
+        return [first, Division.of_rows((batch.inputs, batch.targets), batch.samples)]
 
     def _evaluate(self, index: int, part: Part, forward: Forward) -> Evaluation:
         found = evaluate(index, part.inputs, part.targets, forward, self._loss)
