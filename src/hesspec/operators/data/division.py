@@ -205,8 +205,8 @@ def count_samples(inputs: Any, targets: Any) -> Count:
     that also occurs in the inputs. If there are only targets or only inputs, it is theirs; they agree if there is no
     other, or if they are a tuple or list of unlike members, as the batch of a closure, that all have it.
     """
-    if targets is None and (shared := _shared(inputs)):
-        return Count(shared, agreed=True, first=0)
+    if targets is None and (common := _shared(inputs)):
+        return Count(common, agreed=True, first=0)
     ours, theirs = list(dict.fromkeys(_counts(inputs))), list(dict.fromkeys(_counts(targets)))
     found = theirs or ours or [1]
     shared = [count for count in theirs if count in ours]
