@@ -485,6 +485,27 @@ def test_several_batches_of_such_a_loss_are_weighted_by_samples_and_said_to_be(n
     torch.testing.assert_close(whole(operator), (20 * parts[0] + 12 * parts[1]) / 32, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("by_outputs", [False, True])
+def test_a_loss_that_one_sample_determines_is_not_a_mean_over_what_that_sample_has(by_outputs):
+    """Of three samples, one has a class other than 0: the "entries that are not 0" of the batch are its own."""
+    model, xs = network(), points(3, 4)
+    ys = [torch.zeros(len(x), dtype=torch.int64) for x in xs]
+    for x, y in zip(xs, ys, strict=True):
+        hardest = F.cross_entropy(model(x), y, reduction="none").argmax()
+        y[hardest] = model(x)[hardest].argmin()
+
+    def loss(out, y):
+        assert len(out) == len(y)
+        return F.cross_entropy(out, y, reduction="none").max()
+
+    if by_outputs:
+        # Nodes of a graph are not divided.
+        model = nn.Sequential(model, nn.Softmax(0))
+    with pytest.warns(UserWarning, match="neither a mean over samples"):
+        operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)), verify=False)
+    assert operator.attributes["terms"] == 7
+
+
 @pytest.mark.parametrize("of_class", [4, 5, 6])
 def test_class_weights_of_the_batch_itself_are_none_of_the_loss(of_class):
     """The loss adds up over parts that separate a class from all others, as by their first five samples it may be."""

@@ -136,7 +136,7 @@ INPUTS = {
     "one": (lambda x, t, _: x + t, lambda x: x),
     "two": (lambda x, t, _: (x, t), lambda x, t: x + t),
     "named": (lambda x, t, _: {"x": x, "t": t}, lambda x, t: x + t),
-    "shared": (lambda x, t, shared: (x + t, shared), lambda x, shared: x @ shared[:4]),
+    "shared": (lambda x, t, shared: (x + t, shared), lambda x, shared: x @ shared),
 }
 # Targets, and what the loss reads of them.
 TARGETS = {
@@ -145,6 +145,10 @@ TARGETS = {
     "list": (lambda y: [y], lambda given: given[0]),
     "dataclass": (Labels, lambda given: given.y),
     "named tuple": (lambda y: Named(y, 3), lambda given: given.y),
+    "samples": (
+        lambda y: [{"y": one, "image": i} for i, one in enumerate(y)],
+        lambda given: torch.stack([one["y"] for one in given]),
+    ),
 }
 
 
@@ -170,9 +174,11 @@ def test_batches_and_their_parts_add_up_to_all_data(seed):
     draw = random.Random(seed)  # noqa: S311 - not for secrets
     torch.manual_seed(seed)
     name, sizes = draw.choice(sorted(LOSSES)), draw.choices([1, 1, 2, 3, 4, 6, 9, 20], k=draw.choice([1, 2, 3, 4]))
-    loss, (put, read), (wrap, unwrap) = LOSSES[name], draw.choice([*INPUTS.values()]), draw.choice([*TARGETS.values()])
+    loss, (put, read), kind = LOSSES[name], draw.choice([*INPUTS.values()]), draw.choice(sorted(TARGETS))
+    # Tuples of targets are not taken apart into samples.
+    wrap, unwrap = TARGETS["plain" if kind == "samples" and name in ("sample weights", "two tasks") else kind]
     closure, shape = draw.random() < 0.4, (LENGTH, 4) if loss.tokens else (4,)
-    model, shared = Network(read, loss.outputs).double(), torch.rand(11, 4, dtype=torch.float64)
+    model, shared = Network(read, loss.outputs).double(), torch.rand(4, 4, dtype=torch.float64)
     data = []
     for n in sizes:
         x, t = torch.randn(2, n, *shape, dtype=torch.float64)

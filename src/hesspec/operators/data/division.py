@@ -52,7 +52,8 @@ class Division:
                 (rows if rows_of(item) == samples else whole).add(path)
             elif members and len(item) == samples and not _of_rows(item, samples) and _shared(item) != samples:
                 lists.add(path)
-        return cls(frozenset(rows), frozenset(lists), frozenset(path for path in whole if not _inside(path, lists)))
+        rows, whole = ({path for path in paths if not _inside(path, lists)} for paths in (rows, whole))
+        return cls(frozenset(rows), frozenset(lists), frozenset(whole))
 
     @classmethod
     def of_pair(cls, pair: tuple[Any, Any] | list[Any], samples: int) -> Self:
@@ -68,6 +69,10 @@ class Division:
     def divides(self) -> bool:
         """Whether there is anything to divide."""
         return bool(self.rows or self.lists)
+
+    def shared(self, path: str) -> Self:
+        """Return the division in which all samples share the tensor at a path."""
+        return replace(self, rows=self.rows - {path}, whole=self.whole | {path})
 
     def sharing(self, one: Any, other: Any) -> Self:
         """Return the division in which rows that are equal in two structures are tensors that all samples share."""

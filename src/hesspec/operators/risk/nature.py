@@ -18,13 +18,16 @@ from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.first_pass import ClassRange, Evaluation, Forward, copied, evaluate
 from hesspec.operators.risk.losses import Loss
 from hesspec.operators.risk.reduction import (
+    LOOKED_AT,
     SMALLER,
     Finding,
+    Groups,
     Part,
     by_calls,
     check_broadcast,
     compare_outputs,
     compare_parts,
+    mixed_parts,
     two_parts,
 )
 from hesspec.operators.risk.terms import SAMPLES, SUM, Terms, candidates
@@ -37,6 +40,9 @@ LOOKS = 4
 
 # Relative difference of weights up to which they are the same: probabilities in float32 sum to one sample up to 6e-8.
 ALIKE = 1e-6
+
+# Largest number of inputs of which each is tried as one that all samples share.
+MOST_SHARED = 4
 
 NOT_ADDITIVE = "the losses of its parts do not add up to its loss"
 UNTOLD = "it is unknown whether the losses of its parts add up to its loss"
@@ -241,7 +247,7 @@ class Nature:
     def _look_at(self, index: int, batch: Part, forward: Forward) -> Finding | None:
         divided = self.divides(batch.inputs, batch.targets, batch.samples)
         division = self._in_batch(batch)
-        tried = self.open or candidates(self._loss, batch.inputs, batch.targets, ())
+        tried = self.open or candidates(self._loss, batch.inputs, batch.targets, batch.samples, ())
         some, groups, cut = batch, None, divided
         if divided:
             self.division = division
@@ -256,16 +262,11 @@ class Nature:
             some, groups = batch, None
             whole = self._evaluate(index, batch, forward)
         if not self._told:
-            called = candidates(self._loss, batch.inputs, batch.targets, whole.calls)
+            called = candidates(self._loss, batch.inputs, batch.targets, batch.samples, whole.calls)
             self.open = list(dict.fromkeys([*self.open, *called]))
         finding = None
         if groups is not None:
-            for tried_division in self._divisions(batch, division):
-                one, other = (_taken(batch, tried_division, group) for group in groups)
-                finding = compare_parts(index, whole, (some, one, other), self.open, forward, self._loss)
-                if finding is not None:
-                    self.division = tried_division
-                    break
+            finding = self._of_parts(index, whole, batch, some, groups, forward)
         if (finding is None or not finding.fits) and some.samples > 1 and self._loss.closure is None:
             groups = two_parts(self._loss, some, self.open, limit=some.samples)
             by_outputs = compare_outputs(whole, some, groups, self.open, self._loss)
@@ -275,11 +276,43 @@ class Nature:
         finding = finding or by_calls(whole, some, self.open, self._loss)
         return finding and replace(finding, cut=cut)
 
-    def _divisions(self, batch: Part, first: Division) -> list[Division]:
-        """Return the ways to divide a batch: two inputs of two samples, one of them shared, look like two samples."""
-        if not first.lists or batch.samples > SMALLER:
+    def _of_parts(
+        self, index: int, whole: Evaluation, batch: Part, some: Part, groups: Groups, forward: Forward
+    ) -> Finding | None:
+        """Compare the loss of some samples of a batch with those of two parts, in the first division that explains it.
+
+        Terms that only the values suggest must fit two other parts as well, each of which has some if possible: if all
+        terms are in one part, those of any loss that is determined by one sample, such as its maximum, fit.
+        """
+
+        def compare(way: Division, parts: Groups, *, strict: bool = False) -> Finding | None:
+            one, other = (_taken(batch, way, group) for group in parts)
+            return compare_parts(index, whole, (some, one, other), self.open, forward, self._loss, strict=strict)
+
+        found: Finding | None = None
+        for way in self._divisions(batch):
+            finding = compare(way, groups)
+            if finding is not None and (found is None or finding.fits):
+                found, self.division = finding, way
+            if found is not None and found.fits:
+                break
+        if found is None or not found.fits or found.backed or {SAMPLES, SUM} & set(found.fits):
+            return found
+        mixed = compare(self._in_batch(batch), mixed_parts(self._loss, batch, groups, found.fits[0]), strict=True)
+        return found if mixed is None else mixed.and_of(found)
+
+    def _divisions(self, batch: Part) -> list[Division]:
+        """Return the ways to divide a batch, the most likely one first.
+
+        Two inputs of two samples, one of them shared, look like two samples; and a tensor that all samples share may
+        have as many rows as there are samples, like a mask of positions.
+        """
+        first = self._in_batch(batch)
+        rows = sorted(path for path in first.rows if path.startswith("[0]"))
+        if batch.samples > LOOKED_AT:
             return [first]
-        return [first, Division.of_rows((batch.inputs, batch.targets), batch.samples)]
+        by_rows = [Division.of_rows((batch.inputs, batch.targets), batch.samples)] if first.lists else []
+        return [first, *by_rows, *(first.shared(path) for path in rows if 1 < len(rows) <= MOST_SHARED)]
 
     def _evaluate(self, index: int, part: Part, forward: Forward) -> Evaluation:
         found = evaluate(index, part.inputs, part.targets, forward, self._loss)
@@ -321,7 +354,7 @@ class Nature:
         UserWarning
             If it cannot be determined for several batches.
         """
-        told = self._gathered(ranks)
+        told, of_one = self._gathered(ranks)
         fits = [terms for terms in told[0][1] if all(terms in fitting for _, fitting, _, _ in told)] if told else []
         fits = [terms for terms in fits if all(terms in of for of in numbers) or terms == SUM]
         cut = [of_rank for _, _, of_rank, _ in told if of_rank is not None]
@@ -352,7 +385,7 @@ class Nature:
                 "samples and never split. Pass all data as one batch, or terms=..., the number of terms in the mean "
                 "of a batch.",
             )
-        if several and self.terms == SUM != assumed and ranks.total(float(bool(self._told))) == 0:
+        if several and of_one and self.terms == SUM != assumed:
             _warn(
                 ranks,
                 f"Every batch that was examined has one sample, for which a sum over samples and their mean are the "
@@ -362,13 +395,13 @@ class Nature:
         if self.terms not in [*known, *backed, SUM]:
             self._settle_open(ranks, numbers)
 
-    def _gathered(self, ranks: Ranks) -> list[tuple[str, list[Terms], set[Terms] | None, set[Terms]]]:
-        """Return the informative findings of all ranks: their losses as text, what is open, exact and backed."""
+    def _gathered(self, ranks: Ranks) -> tuple[list[tuple[str, list[Terms], set[Terms] | None, set[Terms]]], bool]:
+        """Return the informative findings of all ranks (losses as text, open, exact, backed), and if all are of one."""
         told = [one for one in ranks.gather((self._told, self.open, self._exact, self._backed)) if one[0]]
         if told:
-            return told
+            return told, False
         of_one = [one for one in ranks.gather(self._of_one) if one is not None]
-        return [(one.words, list(one.fits), None, set(one.backed)) for one in of_one]
+        return [(one.words, list(one.fits), None, set(one.backed)) for one in of_one], True
 
     def _settle_open(self, ranks: Ranks, numbers: Sequence[Mapping[Terms, float]]) -> None:
         """Warn if batches would have different weights under the other candidates that fit."""
