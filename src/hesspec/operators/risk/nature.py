@@ -42,7 +42,7 @@ LOOKS = 4
 ALIKE = 1e-6
 
 # Largest number of inputs of which each is tried as one that all samples share.
-MOST_SHARED = 4
+MOST_SHARED = 8
 
 NOT_ADDITIVE = "the losses of its parts do not add up to its loss"
 UNTOLD = "it is unknown whether the losses of its parts add up to its loss"
