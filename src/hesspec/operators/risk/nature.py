@@ -296,7 +296,9 @@ class Nature:
                 found, self.division = finding, way
             if found is not None and found.fits:
                 break
-        if found is None or not found.fits or found.backed or {SAMPLES, SUM} & set(found.fits):
+        # What is declared, called or most likely needs no second look.
+        likely = {"samples", "sum", "given", "module"}
+        if found is None or not found.fits or found.backed or any(terms.kind in likely for terms in found.fits):
             return found
         mixed = compare(self._in_batch(batch), mixed_parts(self._loss, batch, groups, found.fits[0]), strict=True)
         return found if mixed is None else mixed.and_of(found)
