@@ -569,7 +569,7 @@ def test_nodes_of_graphs_are_never_cut_and_count_as_the_loss_says(loss):
         whole(hesspec.Hessian(model, loss, data, memory="5kB"))
 
 
-def test_a_tensor_with_as_many_rows_as_samples_by_chance_is_not_cut():
+def test_a_tensor_with_as_many_rows_as_samples_by_chance_is_not_cut_but_its_batch_is():
     class Masked(nn.Module):
         def __init__(self):
             super().__init__()
@@ -580,8 +580,13 @@ def test_a_tensor_with_as_many_rows_as_samples_by_chance_is_not_cut():
 
     model, mask = Masked().double(), torch.rand(6, 6, dtype=torch.float64)
     (x,), (y,) = points(6), classes(6)
-    with pytest.raises(BudgetError, match="cannot be split"):
-        whole(hesspec.Hessian(model, CE, [((x, mask), y)], memory="1.5kB"))
+    operator = hesspec.Hessian(model, CE, [((x, mask), y)], memory="1.5kB")
+    expected = hessian_of(model, lambda: CE(model(x, mask), y))
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+    (batch,) = operator._risk.batches
+    parts = operator._risk.batches.split(batch, 3)
+    assert len(parts) == 3
+    assert all(torch.equal(part.inputs[1], mask) for part in parts)
 
 
 def test_a_mask_of_all_samples_stays_whole_in_a_batch_of_as_many_samples_as_it_has_rows():
