@@ -35,7 +35,7 @@ class Terms:
         `ignored`), "present" (those that are not NaN), "total" (of a mask or weights), "weights" (of the classes that
         it contains).
     path : str
-        Path of the tensor.
+        Path of the tensor, with `[*]` for each member of a list of samples.
     shifted : str
         "" for the whole tensor, "next" without its first entry in the last dimension, "last" without its last one.
     ignored : int
