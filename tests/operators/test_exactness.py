@@ -7,7 +7,9 @@ import warnings
 import pytest
 import torch
 from cases import CASES, MATRICES, Case, Dense, dense
+from reference import gauss_newton_of, whole
 from sweeps import swept
+from torch import nn
 
 import hesspec
 from hesspec.operators.engine import passes
@@ -66,3 +68,26 @@ def test_double_backward_takes_the_place_of_a_trace_that_fails(matrix, traced, m
     assert operator.attributes["mode"] == "double backward"
     assert "no forward-mode rule" in operator.attributes["mode_reason"]
     assert ((result - truth).abs() <= 1e-10 * truth.abs() + 1e-14 * largest_entry("cnn")).all()
+
+
+class Cumulative(nn.Module):
+    """A network with logarithms of sums, whose gradient takes logarithms of the incoming one."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x).logcumsumexp(1))
+
+
+def test_gauss_newton_products_exist_where_a_rule_has_no_derivative_at_a_zero_gradient(double_backward):
+    torch.manual_seed(0)
+    model, x, y = Cumulative().double(), torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
+    loss = nn.CrossEntropyLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        operator = hesspec.GaussNewton(model, loss, [(x, y)])
+    expected = gauss_newton_of(model, lambda: model(x), lambda out: loss(out, y))
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-9, atol=1e-11)
+    assert operator.attributes["mode"] == "double backward"

@@ -60,7 +60,9 @@ class GaussNewtonForm:
         heads = [outputs[i] for i in live]
         if not live:
             return lambda _: tuple(map(torch.zeros_like, leaves))
-        u = [torch.zeros_like(head, requires_grad=True) for head in heads]
+        # The product J^T u is linear in u, but some of PyTorch's rules have no derivative at u = 0: that of
+        # logcumsumexp takes logarithms.
+        u = [torch.ones_like(head, requires_grad=True) for head in heads]
         pulled = torch.autograd.grad(heads, leaves, u, create_graph=True, allow_unused=True)
         reached = {i: part for i, part in enumerate(pulled) if part is not None and part.requires_grad}
         return _RetainedProduct(leaves, heads, u, reached, _curve(loss, self.part, rebuild, outputs, live, theta))

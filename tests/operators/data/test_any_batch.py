@@ -1,6 +1,7 @@
 """Batches of any structure: products are those with the dense matrix, in either mode, whatever the tensors are in."""
 
 import dataclasses
+import warnings
 from collections import OrderedDict, UserDict, namedtuple
 from contextlib import nullcontext
 
@@ -388,6 +389,84 @@ def test_the_terms_of_closures_are_of_the_batch():
     for terms in (None, lambda batch: batch["w"].sum()):
         operator = hesspec.Hessian(model, hesspec.closure(loss), data, terms=terms)
         torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+
+
+IN_CLOSURES = {
+    "a pair": lambda x, t, y: (x + t, y),
+    "a mapping and a tensor": lambda x, t, y: ({"x": x, "t": t}, y),
+    "several inputs and a tensor": lambda x, t, y: [(x, t), y],
+    "a tensor and several targets": lambda x, t, y: (x + t, [y, y]),
+    "a tensor and a mapping": lambda x, t, y: (x + t, {"y": y}),
+    "two mappings": lambda x, t, y: ({"x": x, "t": t}, {"y": y}),
+    "several inputs and several targets": lambda x, t, y: ((x, t), (y, y.clone())),
+    "something shared by all samples": lambda x, t, y: ((x, t, torch.ones(1, 3).double()), y),
+}
+
+
+def read(batch):
+    x, y = batch
+    x = sum(x.values()) if isinstance(x, dict) else x[0] + x[1] if isinstance(x, tuple) else x
+    y = y["y"] if isinstance(y, dict) else y[0] if isinstance(y, list | tuple) else y
+    return x, y
+
+
+@pytest.mark.parametrize("sizes", [(2, 6), (4, 5), (1, 7), (1, 1)])
+@pytest.mark.parametrize("name", IN_CLOSURES)
+def test_members_of_a_batch_of_a_closure_are_not_its_samples(name, sizes):
+    def loss(model, batch):
+        x, y = read(batch)
+        # As no loss function of PyTorch would say what it is a mean over.
+        return (model(x)[:, 0] - y).abs().pow(3).mean()
+
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1).double()
+    parts = [torch.randn(sum(sizes), *shape, dtype=torch.float64) for shape in ((3,), (3,), ())]
+    data = [IN_CLOSURES[name](*each) for each in zip(*(part.split(sizes) for part in parts), strict=True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        operator = hesspec.Hessian(model, hesspec.closure(loss), data)
+    expected = hessian_of(model, lambda: loss(model, IN_CLOSURES[name](*parts)))
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+    assert operator.samples == sum(sizes)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("name", ["inputs", "closure"])
+def test_two_inputs_of_two_samples_one_of_which_is_shared_are_not_two_samples(name, wrapped):
+    torch.manual_seed(0)
+    model, shared = Reads(lambda x, scale: (x, scale)), torch.rand(3, dtype=torch.float64) + 0.5
+    data = [((x, shared), y) for x, y in ((torch.randn(n, 3).double(), torch.rand(n).double()) for n in (2, 4))]
+    if wrapped:
+        data = [(list(x), y) for x, y in data]
+
+    def loss(out, y):
+        return (out.square().sum(1) * y).mean() + out.exp().mean()
+
+    given = loss if name == "inputs" else hesspec.closure(lambda model, batch: loss(model(*batch[0]), batch[1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        operator = hesspec.Hessian(model.double(), given, data)
+    expected = sum(len(y) / 6 * hessian_of(model, lambda x=x, y=y: loss(model(*x), y)) for x, y in data)
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+    assert not any(batch.indivisible for batch in operator._risk.batches)
+
+
+def test_a_batch_of_a_closure_that_may_be_a_pair_or_two_samples_is_not_guessed():
+    model = nn.Linear(3, 1).double()
+
+    def loss(model, batch):
+        (x, t), (y, weight) = batch
+        return ((model(x + t) - y).square() * weight).mean()
+
+    # Of two samples, tensors are alike, too.
+    data = [tuple((torch.rand(n, 3).double(), torch.rand(n, 3).double()) for _ in range(2)) for n in (2, 6)]
+    with (
+        pytest.warns(UserWarning, match="may be over samples"),
+        pytest.raises(ValueError, match="it is not clear how many samples it has"),
+    ):
+        hesspec.Hessian(model, hesspec.closure(loss), data)
+    operator = hesspec.Hessian(model, hesspec.closure(loss), data, terms=lambda batch: len(batch[0][0]))
+    assert operator.attributes["terms"] == 8
 
 
 def test_a_closure_is_a_function():

@@ -13,6 +13,7 @@ import hesspec
 from hesspec.backend.memory import BudgetError
 from hesspec.operators.risk.losses import Loss
 from hesspec.operators.risk.nature import Nature
+from hesspec.operators.risk.reduction import Finding
 from hesspec.operators.risk.terms import SAMPLES, SUM, Terms
 
 CE = nn.CrossEntropyLoss()
@@ -122,6 +123,10 @@ def columns_ignored(*counts, size=4, length=5):
     for targets, count in zip(found, counts, strict=True):
         targets[:, :count] = -100
     return found
+
+
+def of_each_class(f, y):
+    return sum(F.cross_entropy(f[y == c], y[y == c], reduction="sum") for c in range(3))
 
 
 def minus_one(*sizes, ignored):
@@ -240,8 +245,27 @@ MEANS = {
         points(7, 3),
         [x.log_softmax(1) for x in numbers(7, 3)],
     ),
+    "probabilities in float32": (
+        lambda f, y: -(y * f.log_softmax(1)).sum(1).mean(),
+        points(7, 3),
+        [x.float().softmax(1).double() for x in numbers(7, 3)],
+    ),
     "quantiles": (lambda f, y: torch.maximum(0.9 * (y - f), 0.1 * (f - y)).mean(), points(7, 3), numbers(7, 3)),
     "batches of one sample": (by_hand, points(1, 1, 1, 2), classes(1, 1, 1, 2)),
+    # For one sample, they are the results of their calls.
+    **{
+        f"{name}, one sample first": (loss, points(*sizes), classes(*sizes))
+        for sizes in ((1, 7), (1, 1, 4))
+        for name, loss in (
+            (f"a sum divided by its number of {sizes}", lambda f, y: F.cross_entropy(f, y, reduction="sum") / len(y)),
+            (f"sums of classes of {sizes}", lambda f, y: of_each_class(f, y) / len(y)),
+        )
+    },
+    "sums divided by their number, batches of one sample": (
+        lambda f, y: F.cross_entropy(f, y, reduction="sum") / len(y),
+        points(1, 1, 1),
+        classes(1, 1, 1),
+    ),
 }
 SUMS = {
     "cross-entropy": (lambda f, y: F.cross_entropy(f, y, reduction="sum"), points(7, 3), classes(7, 3)),
@@ -252,6 +276,16 @@ SUMS = {
     ),
     "squares": (lambda f, y: (f - y).square().sum(), points(7, 3), numbers(7, 3)),
     "batches of one sample": (lambda f, y: (f - y).square().sum(), points(1, 1, 1), numbers(1, 1, 1)),
+    "a mean times its number, one sample first": (
+        lambda f, y: len(y) * F.cross_entropy(f, y),
+        points(1, 7),
+        classes(1, 7),
+    ),
+    "means of samples, one sample first": (
+        lambda f, y: sum(F.cross_entropy(a[None], b[None]) for a, b in zip(f, y, strict=True)),
+        points(1, 1, 4),
+        classes(1, 1, 4),
+    ),
 }
 
 
@@ -275,7 +309,9 @@ def expected_of(model, loss, xs, ys):
 def test_batches_of_a_mean_add_up_to_all_data_whatever_it_is_over(name):
     loss, xs, ys = MEANS[name]
     model = network()
-    operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)))
     rtol = 1e-7 if name == "a guarded mask" else 1e-10
     torch.testing.assert_close(whole(operator), expected_of(model, loss, xs, ys), rtol=rtol, atol=rtol)
     assert operator.attributes["reduction"] in ("mean", "batchmean")
@@ -290,7 +326,7 @@ def test_batches_of_a_sum_add_up_to_it(name):
     assert operator.attributes["reduction"] == "sum"
 
 
-@pytest.mark.parametrize("name", [name for name in MEANS if name != "a guarded mask" and "of one sample" not in name])
+@pytest.mark.parametrize("name", [name for name in MEANS if name != "a guarded mask" and "one sample" not in name])
 @pytest.mark.few(10)
 def test_parts_of_a_batch_of_a_mean_add_up_to_it(name):
     loss, xs, ys = MEANS[name]
@@ -449,6 +485,27 @@ def test_several_batches_of_such_a_loss_are_weighted_by_samples_and_said_to_be(n
     torch.testing.assert_close(whole(operator), (20 * parts[0] + 12 * parts[1]) / 32, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("by_outputs", [False, True])
+def test_a_loss_that_one_sample_determines_is_not_a_mean_over_what_that_sample_has(by_outputs):
+    """Of three samples, one has a class other than 0: the "entries that are not 0" of the batch are its own."""
+    model, xs = network(), points(3, 4)
+    ys = [torch.zeros(len(x), dtype=torch.int64) for x in xs]
+    for x, y in zip(xs, ys, strict=True):
+        hardest = F.cross_entropy(model(x), y, reduction="none").argmax()
+        y[hardest] = model(x)[hardest].argmin()
+
+    def loss(out, y):
+        assert len(out) == len(y)
+        return F.cross_entropy(out, y, reduction="none").max()
+
+    if by_outputs:
+        # Nodes of a graph are not divided.
+        model = nn.Sequential(model, nn.Softmax(0))
+    with pytest.warns(UserWarning, match="neither a mean over samples"):
+        operator = hesspec.Hessian(model, loss, list(zip(xs, ys, strict=True)), verify=False)
+    assert operator.attributes["terms"] == 7
+
+
 @pytest.mark.parametrize("of_class", [4, 5, 6])
 def test_class_weights_of_the_batch_itself_are_none_of_the_loss(of_class):
     """The loss adds up over parts that separate a class from all others, as by their first five samples it may be."""
@@ -512,7 +569,7 @@ def test_nodes_of_graphs_are_never_cut_and_count_as_the_loss_says(loss):
         whole(hesspec.Hessian(model, loss, data, memory="5kB"))
 
 
-def test_a_tensor_with_as_many_rows_as_samples_by_chance_is_not_cut():
+def test_a_tensor_with_as_many_rows_as_samples_by_chance_is_not_cut_but_its_batch_is():
     class Masked(nn.Module):
         def __init__(self):
             super().__init__()
@@ -523,8 +580,13 @@ def test_a_tensor_with_as_many_rows_as_samples_by_chance_is_not_cut():
 
     model, mask = Masked().double(), torch.rand(6, 6, dtype=torch.float64)
     (x,), (y,) = points(6), classes(6)
-    with pytest.raises(BudgetError, match="cannot be split"):
-        whole(hesspec.Hessian(model, CE, [((x, mask), y)], memory="1.5kB"))
+    operator = hesspec.Hessian(model, CE, [((x, mask), y)], memory="1.5kB")
+    expected = hessian_of(model, lambda: CE(model(x, mask), y))
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+    (batch,) = operator._risk.batches
+    parts = operator._risk.batches.split(batch, 3)
+    assert len(parts) == 3
+    assert all(torch.equal(part.inputs[1], mask) for part in parts)
 
 
 def test_a_mask_of_all_samples_stays_whole_in_a_batch_of_as_many_samples_as_it_has_rows():
@@ -704,6 +766,27 @@ def test_what_cannot_be_told_is_said():
     assert all(batch.indivisible == "it is unknown what its loss is a mean over" for batch in operator._risk.batches)
 
 
+def test_sums_of_one_sample_that_cannot_be_joined_are_said_to_be_assumed():
+    sequences = [*points(1, shape=(5, 4)), *points(1, shape=(2, 4))]
+    targets = [*classes(1, shape=(5,)), *classes(1, shape=(2,))]
+    data = list(zip(sequences, targets, strict=True))
+
+    def loss(out, y):
+        return tokens(out, y, reduction="sum") / len(y)
+
+    model = network()
+    with pytest.warns(UserWarning, match="a sum over samples and their mean are the same.*pass terms="):
+        operator = hesspec.Hessian(model, loss, data)
+    total = sum(hessian_of(model, lambda x=x, y=y: loss(model(x), y)) for x, y in data)
+    torch.testing.assert_close(whole(operator), total, rtol=1e-10, atol=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mean = hesspec.Hessian(model, loss, data, terms=len)
+        # As the module says itself.
+        hesspec.Hessian(network(), nn.MSELoss(reduction="sum"), [(x, x[..., :3]) for x in sequences])
+    torch.testing.assert_close(whole(mean), total / 2, rtol=1e-10, atol=1e-12)
+
+
 # Ranks ---------------------------------------------------------------------------------------------------------------
 
 
@@ -717,9 +800,11 @@ def look(loss, x, y):
 
 def agreed(natures, numbers=({SAMPLES: 4.0}, {SAMPLES: 2.0})):
     gathered = [(nature._told, nature.open, nature._exact, nature._backed) for nature in natures]
-    ranks = SimpleNamespace(
-        rank=0, gather=lambda _: gathered, total=lambda value: value * len(natures), least=lambda value: value
-    )
+
+    def gather(value):
+        return [nature._of_one for nature in natures] if value is None or isinstance(value, Finding) else gathered
+
+    ranks = SimpleNamespace(rank=0, gather=gather, total=lambda value: value * len(natures), least=lambda value: value)
     for nature in natures:
         nature.settle(ranks, [{**dict.fromkeys(nature.open, 1.0), **each} for each in numbers])
     return natures[0]
@@ -751,3 +836,16 @@ def test_a_rank_of_which_nothing_can_be_told_follows_the_others():
 
     single = look(loss, x, y)
     assert agreed([single, look(loss, z, w)]).terms == SUM
+
+
+def test_a_rank_of_several_samples_decides_for_those_of_one():
+    (x, z), (y, w) = points(1, 8), classes(1, 8)
+
+    def loss(f, y):
+        return F.cross_entropy(f, y, reduction="sum") / len(y)
+
+    single = look(loss, x, y)
+    assert single._of_one.backed == {SUM}
+    assert agreed([single, look(loss, z, w)]).terms != SUM
+    with pytest.warns(UserWarning, match="a sum is assumed"):
+        assert agreed([look(loss, x, y), look(loss, z[:1], w[:1])]).terms == SUM

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -43,26 +43,46 @@ class Division:
         return cls._at(_places(structure, ""), samples)
 
     @classmethod
-    def _at(cls, places: Iterable[tuple[str, Any]], samples: int) -> Self:
+    def _at(cls, places: Iterable[tuple[str, Any]], samples: int, *, members: bool = True) -> Self:
         rows: set[str] = set()
         lists: set[str] = set()
         whole: set[str] = set()
         for path, item in places:
             if isinstance(item, Tensor):
                 (rows if rows_of(item) == samples else whole).add(path)
-            elif len(item) == samples and not _of_rows(item, samples):
+            elif members and len(item) == samples and not _of_rows(item, samples) and _shared(item) != samples:
                 lists.add(path)
-        return cls(frozenset(rows), frozenset(lists), frozenset(path for path in whole if not _inside(path, lists)))
+        rows, whole = ({path for path in paths if not _inside(path, lists)} for paths in (rows, whole))
+        return cls(frozenset(rows), frozenset(lists), frozenset(whole))
 
     @classmethod
     def of_pair(cls, pair: tuple[Any, Any] | list[Any], samples: int) -> Self:
         """Determine the positions in (inputs, targets), a pair that is not itself a list of two samples."""
         return cls._at((place for place in _places(pair, "") if place[0]), samples)
 
+    @classmethod
+    def of_rows(cls, structure: Any, samples: int) -> Self:
+        """Determine the positions if no list has one member for each sample, whatever its length."""
+        return cls._at(_places(structure, ""), samples, members=False)
+
     @property
     def divides(self) -> bool:
         """Whether there is anything to divide."""
         return bool(self.rows or self.lists)
+
+    def shared(self, path: str) -> Self:
+        """Return the division in which all samples share the tensor at a path."""
+        return replace(self, rows=self.rows - {path}, whole=self.whole | {path})
+
+    def sharing(self, one: Any, other: Any) -> Self:
+        """Return the division in which rows that are equal in two structures are tensors that all samples share."""
+        tensors = [
+            {path: item for path, item in _places(each, "") if isinstance(item, Tensor)} for each in (one, other)
+        ]
+        equal = {
+            path for path in self.rows & tensors[0].keys() & tensors[1].keys() if _equal(*(t[path] for t in tensors))
+        }
+        return replace(self, rows=self.rows - equal, whole=self.whole | equal)
 
     def fits(self, structure: Any, samples: int) -> bool:
         """Whether a structure of this number of samples has them exactly at these positions."""
@@ -146,7 +166,7 @@ def _joined(one: Any, other: Any, path: str, division: Division) -> Any:
         alike = one.shape[1:] == other.shape[1:] and one.dtype == other.dtype
         if path in division.rows:
             return torch.cat([one, other]) if alike else None
-        return one if alike and torch.equal(one, other) else None
+        return one if _equal(one, other) else None
     if path in division.lists:
         return type(one)([*one, *other])
     parts, others = parts_of(one), parts_of(other)
@@ -160,6 +180,11 @@ def _joined(one: Any, other: Any, path: str, division: Division) -> Any:
     return None if lost else parts.build(members)
 
 
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape, dtype and entries."""
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
 class Count(NamedTuple):
     """Number of samples of a batch.
 
@@ -170,7 +195,7 @@ class Count(NamedTuple):
     agreed : bool
         Whether inputs and targets agree on it.
     first : int
-        Most likely number according to the targets alone, or to the inputs if there are no targets.
+        Most likely number according to the targets alone; 0 if there are none.
     """
 
     samples: int
@@ -183,14 +208,36 @@ def count_samples(inputs: Any, targets: Any) -> Count:
 
     It is the first dimension of tensors, or the length of a list of other objects: the first such number of the targets
     that also occurs in the inputs. If there are only targets or only inputs, it is theirs; they agree if there is no
-    other.
+    other, or if they are a tuple or list of unlike members, as the batch of a closure, that all have it.
     """
+    if targets is None and (common := _shared(inputs)):
+        return Count(common, agreed=True, first=0)
     ours, theirs = list(dict.fromkeys(_counts(inputs))), list(dict.fromkeys(_counts(targets)))
     found = theirs or ours or [1]
     shared = [count for count in theirs if count in ours]
+    first = [*theirs, 0][0]
     if shared:
-        return Count(shared[0], agreed=True, first=found[0])
-    return Count(found[0], agreed=not (ours and theirs) and len(found) < 2, first=found[0])
+        return Count(shared[0], agreed=True, first=first)
+    return Count(found[0], agreed=not (ours and theirs) and len(found) < 2, first=first)
+
+
+def _shared(side: Any) -> int:
+    """Return the first number of samples that all members of a tuple or list have, if they are unlike; otherwise 0.
+
+    Members of one type, or mappings with a key in common, may be samples, whose tensors can agree by chance. Two tuples
+    are unlike if their tensors are, by dimensions or dtype.
+    """
+    members = [member for member in side if flatten(member)[0]] if type(side) in (list, tuple) else []
+    kinds: set[Any] = {Tensor if isinstance(member, Tensor | np.ndarray) else type(member) for member in members}
+    if len(members) == 2 and all(type(member) in (list, tuple) for member in members):
+        # Inputs and targets; of samples, these are alike.
+        kinds = {tuple((tensor.dim(), tensor.dtype) for tensor in flatten(member)[0]) for member in members}
+    mappings = [member for member in members if isinstance(member, Mapping)]
+    apart = len(members) > 1 and len(mappings) == len(members) and not set.intersection(*map(set, mappings))
+    if len(kinds) < 2 and not apart:
+        return 0
+    first, *others = ([*_counts(member)] for member in members)
+    return next((count for count in first if all(count in other for other in others)), 0)
 
 
 def _counts(side: Any) -> Iterator[int]:

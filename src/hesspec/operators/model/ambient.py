@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -26,7 +25,6 @@ __all__ = [
     "AutocastSeen",
     "OwnRandomness",
     "differentiable_kernels",
-    "dispatch_restored",
     "neutral",
     "neutral_modes",
     "preserved_randomness",
@@ -97,27 +95,6 @@ def neutral() -> AbstractContextManager[object]:
     if not torch.is_inference_mode_enabled() and not autocast_on and is_full_float32():
         return nullcontext()
     return _neutral_settings()
-
-
-@contextmanager
-def dispatch_restored() -> Iterator[None]:
-    """Restore PyTorch's dispatch keys of this thread on exit.
-
-    PyTorch describes arguments in some errors. Where that fails in turn, as for tensors within transforms of torch.func
-    (`quantile` in a trace), the traceback holds a guard that leaves autograd switched off in this thread when it is
-    collected: results of tensors that require a gradient have none.
-    """
-    keys = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()  # noqa: SLF001
-    with torch._C._ForceDispatchKeyGuard(*keys):  # noqa: SLF001 - there is no public way
-        try:
-            yield
-        except Exception as error:
-            # Now, and not when the garbage is collected.
-            chain: list[BaseException] = [error]
-            for each in chain:
-                traceback.clear_frames(each.__traceback__)
-                chain += [other for other in (each.__context__, each.__cause__) if other and other not in chain]
-            raise
 
 
 def _autocast_off(seen: AutocastSeen | None) -> Any:

@@ -18,21 +18,31 @@ from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.first_pass import ClassRange, Evaluation, Forward, copied, evaluate
 from hesspec.operators.risk.losses import Loss
 from hesspec.operators.risk.reduction import (
+    LOOKED_AT,
     SMALLER,
     Finding,
+    Groups,
     Part,
     by_calls,
     check_broadcast,
     compare_outputs,
     compare_parts,
+    mixed_parts,
     two_parts,
 )
 from hesspec.operators.risk.terms import SAMPLES, SUM, Terms, candidates
 
 __all__ = ["NOT_ADDITIVE", "Nature"]
 
-# Largest number of batches that are examined: the first, and others that resolve what it leaves open.
+# Largest number of batches that are examined: the first, and others that resolve what it leaves open. Batches of one
+# sample, which leave more open, are counted apart.
 LOOKS = 4
+
+# Relative difference of weights up to which they are the same: probabilities in float32 sum to one sample up to 6e-8.
+ALIKE = 1e-6
+
+# Largest number of inputs of which each is tried as one that all samples share.
+MOST_SHARED = 8
 
 NOT_ADDITIVE = "the losses of its parts do not add up to its loss"
 UNTOLD = "it is unknown whether the losses of its parts add up to its loss"
@@ -49,7 +59,7 @@ class Nature:
     are not ignored, and totals of masks or weights (`hesspec.operators.risk.terms`). If several fit, further batches
     that distinguish them are examined, alone or together with samples of an earlier batch; if there are none, the terms
     are those of the PyTorch loss functions that were called, and otherwise the samples. A batch of one sample is only
-    informative together with a second one.
+    informative together with a second one, and the loss functions that it calls count if nothing else is.
 
     Parameters
     ----------
@@ -87,7 +97,10 @@ class Nature:
         self._backed: set[Terms] = set()
         # The losses of the first informative batch, as text.
         self._told = ""
-        self._looks = 0
+        # What calls of loss functions show for batches of one sample.
+        self._of_one: Finding | None = None
+        # Numbers of batches that were examined, of several samples and of one.
+        self._looks = [0, 0]
         # Some samples of the batches that were examined.
         self._seen: list[Part] = []
         # For each batch, the open candidates that count its samples alike.
@@ -119,7 +132,7 @@ class Nature:
         if self._forward is None:
             return False
         more = not self._told or self._tells_apart(inputs, targets, samples)
-        return self._looks < LOOKS and (more or bool(self._others(Part(inputs, targets, samples))))
+        return self._looks[samples == 1] < LOOKS and (more or bool(self._others(Part(inputs, targets, samples))))
 
     def _tells_apart(self, inputs: Any, targets: Any, samples: int) -> bool:
         """Whether the open candidates count the samples of a batch differently, which is recorded for `settle`."""
@@ -130,7 +143,7 @@ class Nature:
             if each is None or not each.sum() > 0:
                 continue
             share = each / each.sum()
-            same = (i for i, kind in enumerate(kinds) if float((share - kind).abs().sum()) <= 1e-9)
+            same = (i for i, kind in enumerate(kinds) if float((share - kind).abs().sum()) <= ALIKE)
             alike[terms] = next(same, len(kinds))
             if alike[terms] == len(kinds):
                 kinds.append(share)
@@ -152,7 +165,7 @@ class Nature:
             self._look(index, inputs, targets, samples, self._forward)
 
     def _look(self, index: int, inputs: Any, targets: Any, samples: int, forward: Forward) -> None:
-        self._looks += 1
+        self._looks[samples == 1] += 1
         batch = Part(inputs, targets, samples)
         finding = self._look_at(index, batch, forward)
         if finding is not None:
@@ -168,7 +181,8 @@ class Nature:
             return
         for other in self._others(some):
             finding = self._look_at_both(index, other, some, forward)
-            if finding is not None:
+            # A model for one sample may return anything for two.
+            if finding is not None and (finding.fits or self._of_one is None):
                 self._note(index, finding)
                 break
         self._seen.append(some)
@@ -202,23 +216,29 @@ class Nature:
             )
             shares = [one / (one + two) for one, two in numbers if one + two > 0]
             single = not self._told and batch.samples == other.samples == 1
-            if single or (shares and max(shares) - min(shares) > 1e-9):
+            if single or (shares and max(shares) - min(shares) > ALIKE):
                 found.append(other)
         return found
 
     def _look_at_both(self, index: int, one: Part, other: Part, forward: Forward) -> Finding | None:
         """Examine samples of two batches as one batch, if they can be joined."""
-        division = self._in_batch(one)
-        if not division.divides:
-            return None
-        both = joined((one.inputs, one.targets), (other.inputs, other.targets), division)
-        if both is None:
-            return None
-        whole = Part(both[0], both[1], one.samples + other.samples)
-        try:
-            evaluation = self._evaluate(index, whole, forward)
-        except ValueError:
-            # Their entries do not correspond to samples by rows.
+        division, pairs = self._in_batch(one), ((one.inputs, one.targets), (other.inputs, other.targets))
+        divisions = [division]
+        if one.samples == other.samples == 1:
+            # Of one sample, rows and tensors that all samples share look the same.
+            divisions.append(division.sharing(*pairs))
+        for tried in divisions:
+            both = joined(*pairs, tried) if tried.divides else None
+            if both is None:
+                continue
+            whole = Part(both[0], both[1], one.samples + other.samples)
+            try:
+                evaluation = self._evaluate(index, whole, forward)
+            except ValueError:
+                # Their entries do not correspond to samples by rows.
+                continue
+            break
+        else:
             return None
         found = compare_parts(index, evaluation, (whole, one, other), self.open, forward, self._loss)
         # Whether a batch may be split is determined by its own parts, if it has any.
@@ -227,7 +247,7 @@ class Nature:
     def _look_at(self, index: int, batch: Part, forward: Forward) -> Finding | None:
         divided = self.divides(batch.inputs, batch.targets, batch.samples)
         division = self._in_batch(batch)
-        tried = self.open or candidates(self._loss, batch.inputs, batch.targets, ())
+        tried = self.open or candidates(self._loss, batch.inputs, batch.targets, batch.samples, ())
         some, groups, cut = batch, None, divided
         if divided:
             self.division = division
@@ -242,12 +262,11 @@ class Nature:
             some, groups = batch, None
             whole = self._evaluate(index, batch, forward)
         if not self._told:
-            called = candidates(self._loss, batch.inputs, batch.targets, whole.calls)
+            called = candidates(self._loss, batch.inputs, batch.targets, batch.samples, whole.calls)
             self.open = list(dict.fromkeys([*self.open, *called]))
         finding = None
         if groups is not None:
-            one, other = (_taken(batch, division, group) for group in groups)
-            finding = compare_parts(index, whole, (some, one, other), self.open, forward, self._loss)
+            finding = self._of_parts(index, whole, batch, some, groups, forward)
         if (finding is None or not finding.fits) and some.samples > 1 and self._loss.closure is None:
             groups = two_parts(self._loss, some, self.open, limit=some.samples)
             by_outputs = compare_outputs(whole, some, groups, self.open, self._loss)
@@ -256,6 +275,46 @@ class Nature:
             check_broadcast(index, whole, some, self.open, self._loss)
         finding = finding or by_calls(whole, some, self.open, self._loss)
         return finding and replace(finding, cut=cut)
+
+    def _of_parts(
+        self, index: int, whole: Evaluation, batch: Part, some: Part, groups: Groups, forward: Forward
+    ) -> Finding | None:
+        """Compare the loss of some samples of a batch with those of two parts, in the first division that explains it.
+
+        Terms that only the values suggest must fit two other parts as well, each of which has some if possible: if all
+        terms are in one part, those of any loss that is determined by one sample, such as its maximum, fit.
+        """
+
+        def compare(way: Division, parts: Groups, *, strict: bool = False) -> Finding | None:
+            one, other = (_taken(batch, way, group) for group in parts)
+            return compare_parts(index, whole, (some, one, other), self.open, forward, self._loss, strict=strict)
+
+        found: Finding | None = None
+        for way in self._divisions(batch):
+            finding = compare(way, groups)
+            if finding is not None and (found is None or finding.fits):
+                found, self.division = finding, way
+            if found is not None and found.fits:
+                break
+        # What is declared, called or most likely needs no second look.
+        likely = {"samples", "sum", "given", "module"}
+        if found is None or not found.fits or found.backed or any(terms.kind in likely for terms in found.fits):
+            return found
+        mixed = compare(self._in_batch(batch), mixed_parts(self._loss, batch, groups, found.fits[0]), strict=True)
+        return found if mixed is None else mixed.and_of(found)
+
+    def _divisions(self, batch: Part) -> list[Division]:
+        """Return the ways to divide a batch, the most likely one first.
+
+        Two inputs of two samples, one of them shared, look like two samples; and a tensor that all samples share may
+        have as many rows as there are samples, like a mask of positions.
+        """
+        first = self._in_batch(batch)
+        rows = sorted(path for path in first.rows if path.startswith("[0]"))
+        if batch.samples > LOOKED_AT:
+            return [first]
+        by_rows = [Division.of_rows((batch.inputs, batch.targets), batch.samples)] if first.lists else []
+        return [first, *by_rows, *(first.shared(path) for path in rows if 1 < len(rows) <= MOST_SHARED)]
 
     def _evaluate(self, index: int, part: Part, forward: Forward) -> Evaluation:
         found = evaluate(index, part.inputs, part.targets, forward, self._loss)
@@ -274,6 +333,9 @@ class Nature:
                 f"Batch {index}: terms= contradicts the loss, which is {finding.words}: that is {fitting}. Omit "
                 "terms=, or let it return the number of terms in the mean."
             )
+        if finding.of_one and not self._told:
+            self._of_one = finding.and_of(self._of_one)
+            return
         if finding.cut:
             self._exact = set(finding.exact) & (set(finding.exact) if self._exact is None else self._exact)
         self._backed = set(finding.backed) & (self._backed if self._told else set(finding.backed))
@@ -294,7 +356,7 @@ class Nature:
         UserWarning
             If it cannot be determined for several batches.
         """
-        told = [one for one in ranks.gather((self._told, self.open, self._exact, self._backed)) if one[0]]
+        told, of_one = self._gathered(ranks)
         fits = [terms for terms in told[0][1] if all(terms in fitting for _, fitting, _, _ in told)] if told else []
         fits = [terms for terms in fits if all(terms in of for of in numbers) or terms == SUM]
         cut = [of_rank for _, _, of_rank, _ in told if of_rank is not None]
@@ -325,8 +387,23 @@ class Nature:
                 "samples and never split. Pass all data as one batch, or terms=..., the number of terms in the mean "
                 "of a batch.",
             )
+        if several and of_one and self.terms == SUM != assumed:
+            _warn(
+                ranks,
+                f"Every batch that was examined has one sample, for which a sum over samples and their mean are the "
+                f"same ({told[0][0]}): a sum is assumed. If it is a mean, pass terms=..., a function of the targets "
+                "that returns their number, or batches of several samples.",
+            )
         if self.terms not in [*known, *backed, SUM]:
             self._settle_open(ranks, numbers)
+
+    def _gathered(self, ranks: Ranks) -> tuple[list[tuple[str, list[Terms], set[Terms] | None, set[Terms]]], bool]:
+        """Return the informative findings of all ranks (losses as text, open, exact, backed), and if all are of one."""
+        told = [one for one in ranks.gather((self._told, self.open, self._exact, self._backed)) if one[0]]
+        if told:
+            return told, False
+        of_one = [one for one in ranks.gather(self._of_one) if one is not None]
+        return [(one.words, list(one.fits), None, set(one.backed)) for one in of_one], True
 
     def _settle_open(self, ranks: Ranks, numbers: Sequence[Mapping[Terms, float]]) -> None:
         """Warn if batches would have different weights under the other candidates that fit."""
@@ -335,7 +412,7 @@ class Nature:
             ratios = [of[terms] / of[self.terms] for of in numbers if of[self.terms]]
             least = ranks.least(min(ratios, default=math.inf))
             most = -ranks.least(-max(ratios, default=-math.inf))
-            if terms != SUM and most - least > 1e-9 * most:
+            if terms != SUM and most - least > ALIKE * most:
                 other.append(terms)
         undecided = any(len({alike[terms] for terms in self.open if terms in alike}) > 1 for alike in self._alike)
         if other or ranks.total(float(undecided)) > 0:

@@ -20,7 +20,22 @@ from hesspec.operators.risk.losses import Loss
 from hesspec.operators.risk.outputs import differentiable_outputs
 from hesspec.operators.risk.terms import SUM, Terms
 
-__all__ = ["SMALLER", "Finding", "Part", "by_calls", "check_broadcast", "compare_outputs", "compare_parts", "two_parts"]
+__all__ = [
+    "LOOKED_AT",
+    "SMALLER",
+    "Finding",
+    "Groups",
+    "Part",
+    "by_calls",
+    "check_broadcast",
+    "compare_outputs",
+    "compare_parts",
+    "mixed_parts",
+    "two_parts",
+]
+
+Groups = tuple[Tensor, Tensor]
+"""Indices of the samples of two parts, ascending."""
 
 # Number of samples that are evaluated, and of those in the smaller part: the parts are uneven to distinguish a mean of
 # the parts' means from the mean of all.
@@ -62,6 +77,9 @@ class Finding:
         The losses, as text.
     cut : bool
         Whether the model was run on parts of the batch.
+    of_one : bool
+        Whether it is the loss of one sample, for which a sum over samples and their mean are the same: a factor of the
+        number of samples does not show.
     """
 
     fits: tuple[Terms, ...]
@@ -69,6 +87,14 @@ class Finding:
     backed: frozenset[Terms]
     words: str
     cut: bool
+    of_one: bool = False
+
+    def and_of(self, other: Finding | None) -> Finding:
+        """Return what fits both this batch and an earlier one."""
+        if other is None:
+            return self
+        fits = tuple(terms for terms in other.fits if terms in self.fits)
+        return replace(other, fits=fits, exact=self.exact & other.exact, backed=self.backed & other.backed)
 
 
 def two_parts(loss: Loss, whole: Part, terms: Sequence[Terms], *, limit: int = LOOKED_AT) -> tuple[Tensor, Tensor]:
@@ -96,6 +122,24 @@ def two_parts(loss: Loss, whole: Part, terms: Sequence[Terms], *, limit: int = L
     return order[:smaller].sort().values, order[whole.samples - (count - smaller) :].sort().values
 
 
+def mixed_parts(loss: Loss, whole: Part, groups: Groups, terms: Terms) -> Groups:
+    """Return other parts of the same samples, which differ least in their numbers of terms.
+
+    Parameters
+    ----------
+    loss : Loss
+    whole : Part
+    groups : tuple of Tensor
+        Parts of its samples.
+    terms : Terms
+    """
+    chosen = torch.cat(groups).sort().values
+    each = terms.of_each(loss, whole.inputs, whole.targets, whole.samples)
+    if each is not None:
+        chosen = chosen[each[chosen].argsort(descending=True, stable=True)]
+    return chosen[1::2].sort().values, chosen[::2].sort().values
+
+
 def compare_parts(
     index: int,
     whole: Evaluation,
@@ -103,6 +147,8 @@ def compare_parts(
     terms: Sequence[Terms],
     forward: Forward,
     loss: Loss,
+    *,
+    strict: bool = False,
 ) -> Finding | None:
     """Compare the loss of some samples with those of two parts of them, by two more forward passes.
 
@@ -118,6 +164,8 @@ def compare_parts(
         What the mean may be over.
     forward : callable
     loss : Loss
+    strict : bool
+        Whether the loss of a part without terms must be zero or not finite.
 
     Returns
     -------
@@ -130,7 +178,8 @@ def compare_parts(
     found = [_tried(index, part, forward, loss) for part in parts[1:]]
     if not any(found):
         return None
-    compared = _compared(loss, parts, whole, [part and (part.value, part.calls) for part in found], terms)
+    values = [part and (part.value, part.calls) for part in found]
+    compared = _compared(loss, parts, whole, values, terms, strict=strict)
     if not compared.fits:
         again = _tried(index, parts[0], forward, loss)
         if again is None or again.value != whole.value:
@@ -179,7 +228,7 @@ def compare_outputs(
                 raise
             return None
         found.append((float(value.detach().double()), recorder.calls))
-    compared = _compared(loss, (parts[0], parts[1], parts[2]), whole, found, terms)
+    compared = _compared(loss, (parts[0], parts[1], parts[2]), whole, found, terms, strict=True)
     return replace(compared, exact=frozenset(), cut=False)
 
 
@@ -247,16 +296,16 @@ def by_calls(whole: Evaluation, batch: Part, terms: Sequence[Terms], loss: Loss)
     ]
     if not same:
         return None
-    if same[0].given["reduction"] == "sum":
-        fits: tuple[Terms, ...] = (SUM,)
-    else:
-        fits = tuple(
-            each
-            for each in terms
-            if each != SUM and _is(same[0].terms, each.of(loss, batch.inputs, batch.targets, batch.samples))
-        )
+    summed, of_one = same[0].given["reduction"] == "sum", batch.samples == 1
+    # The sum of one term is its mean.
+    number = (1.0 if of_one else None) if summed else same[0].terms
+    means = tuple(
+        each for each in terms if each != SUM and _is(number, each.of(loss, batch.inputs, batch.targets, batch.samples))
+    )
+    fits = (SUM, *means) if summed else means
+    backed = frozenset({SUM}) if summed else frozenset(means)
     words = f"{whole.value:.6g}, of {same[0].name}"
-    return Finding(fits, frozenset(), frozenset(fits), words, cut=False) if fits else None
+    return Finding(fits, frozenset(), backed, words, cut=False, of_one=of_one) if fits else None
 
 
 def _tried(index: int, part: Part, forward: Forward, loss: Loss) -> Evaluation | None:
@@ -273,6 +322,8 @@ def _compared(
     whole: Evaluation,
     found: Sequence[Any],
     terms: Sequence[Terms],
+    *,
+    strict: bool = False,
 ) -> Finding:
     """Return the candidates that fit the losses and calls of two parts, each of which may be None."""
     evaluated = [(whole.value, whole.calls), *found]
@@ -281,7 +332,7 @@ def _compared(
     numbers = {each: [each.of(loss, part.inputs, part.targets, part.samples) for part in parts] for each in terms}
     calls = [one[1] for one in evaluated if one is not None]
     off = {
-        each: _off(each, values, number) if all(_has_weights(each, of_part) for of_part in calls) else math.inf
+        each: _off(each, values, number, strict) if all(_has_weights(each, of_part) for of_part in calls) else math.inf
         for each, number in numbers.items()
     }
     noise = ROUNDINGS * _rounding(whole) * scale
@@ -312,7 +363,7 @@ def _has_weights(terms: Terms, calls: Sequence[LossCall]) -> bool:
     )
 
 
-def _off(terms: Terms, values: Sequence[float], numbers: Sequence[float]) -> float:
+def _off(terms: Terms, values: Sequence[float], numbers: Sequence[float], strict: bool) -> float:
     """Difference between the loss and the sum of its parts."""
     if terms == SUM:
         weights = [1.0, 1.0]
@@ -320,6 +371,8 @@ def _off(terms: Terms, values: Sequence[float], numbers: Sequence[float]) -> flo
         # Not to rounding in float64: terms may be sums of weights in float32.
         weights = [number / numbers[0] for number in numbers[1:]]
     else:
+        return math.inf
+    if strict and any(not weight and math.isfinite(v) and v for weight, v in zip(weights, values[1:], strict=True)):
         return math.inf
     # The mean of a part without terms is 0/0.
     total = sum(weight * value for weight, value in zip(weights, values[1:], strict=True) if weight)

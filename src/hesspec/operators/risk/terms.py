@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hesspec.operators.data.structures import named_tensors, rows_of
+from hesspec.operators.data.structures import named_tensors, parts_of, rows_of
 from hesspec.operators.risk.loss_calls import LossCall
 from hesspec.operators.risk.losses import Loss
 
@@ -18,6 +18,9 @@ __all__ = ["SAMPLES", "SUM", "Terms", "candidates"]
 
 # Values that mark ignored targets: PyTorch's default, and other usual padding values.
 IGNORED = (-100, -1, 0)
+
+# In paths: of each member of a list of samples.
+EACH = "[*]"
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Terms:
         `ignored`), "present" (those that are not NaN), "total" (of a mask or weights), "weights" (of the classes that
         it contains).
     path : str
-        Path of the tensor.
+        Path of the tensor, with `[*]` for each member of a list of samples.
     shifted : str
         "" for the whole tensor, "next" without its first entry in the last dimension, "last" without its last one.
     ignored : int
@@ -75,27 +78,27 @@ class Terms:
             return loss.known_terms(targets) or 0.0
         if not self.path:
             return 1.0 if self.kind == "sum" else float(samples)
-        tensor = self._tensor(inputs, targets, loss)
-        return 0.0 if tensor is None else float(self._each(tensor).sum())
+        tensors = self._tensors(inputs, targets, samples, loss)
+        return sum(float(self._each(tensor).sum()) for tensor in tensors)
 
     def of_each(self, loss: Loss, inputs: Any, targets: Any, samples: int) -> Tensor | None:
         """Return the number in each sample (samples,), float64; None if it cannot be determined."""
         if self.kind in ("samples", "sum"):
             return torch.ones(samples, dtype=torch.float64, device="cpu")
-        tensor = self._tensor(inputs, targets, loss) if self.path else None
-        if tensor is None or rows_of(tensor) != samples:
+        tensors = self._tensors(inputs, targets, samples, loss) if self.path else []
+        if EACH in self.path and tensors:
+            return torch.stack([self._each(tensor).sum().cpu() for tensor in tensors])
+        if not tensors or rows_of(tensors[0]) != samples:
             return None
-        return self._each(tensor).reshape(samples, -1).sum(1).cpu()
+        return self._each(tensors[0]).reshape(samples, -1).sum(1).cpu()
 
-    def _tensor(self, inputs: Any, targets: Any, loss: Loss) -> Tensor | None:
-        tensor = _tensors(inputs, targets, loss).get(self.path)
-        if tensor is None:
-            return None
+    def _tensors(self, inputs: Any, targets: Any, samples: int, loss: Loss) -> list[Tensor]:
+        """Return the tensor at the path, or those of all samples."""
         # Inputs may require a gradient.
-        tensor = tensor.detach()
+        found = [tensor.detach() for tensor in _tensors(inputs, targets, samples, loss).get(self.path, [])]
         if not self.shifted:
-            return tensor
-        return tensor[..., 1:] if self.shifted == "next" else tensor[..., :-1]
+            return found
+        return [tensor[..., 1:] if self.shifted == "next" else tensor[..., :-1] for tensor in found]
 
     def _each(self, tensor: Tensor) -> Tensor:
         """Return the weight of each entry, float64."""
@@ -115,12 +118,32 @@ class Terms:
 SAMPLES, SUM = Terms("samples"), Terms("sum")
 
 
-def _tensors(inputs: Any, targets: Any, loss: Loss) -> dict[str, Tensor]:
-    found = named_tensors(inputs, "inputs" if loss.closure is None else "batch")
-    return {**named_tensors(targets, "targets"), **found}
+def _tensors(inputs: Any, targets: Any, samples: int, loss: Loss) -> dict[str, list[Tensor]]:
+    """Return each tensor by its path, and the tensors of all samples at the same place in lists of samples."""
+    name = "inputs" if loss.closure is None else "batch"
+    found = {**named_tensors(targets, "targets"), **named_tensors(inputs, name)}
+    lists = [
+        *_of_samples(targets, "targets", samples),
+        *([] if loss.closure is None else _of_samples(inputs, name, samples)),
+    ]
+    return {**dict(lists), **{path: [tensor] for path, tensor in found.items()}}
 
 
-def candidates(loss: Loss, inputs: Any, targets: Any, calls: Iterable[LossCall]) -> list[Terms]:
+def _of_samples(structure: Any, name: str, samples: int) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield the tensors that all members of a list of samples have, by their path."""
+    parts = parts_of(structure)
+    if parts is None:
+        return
+    if type(structure) in (list, tuple) and len(structure) == samples:
+        first, *others = (named_tensors(member, "") for member in structure)
+        for place, tensor in first.items():
+            if all(place in other for other in others):
+                yield name + EACH + place, [tensor, *(other[place] for other in others)]
+    for place, member in zip(parts.places, parts.members, strict=True):
+        yield from _of_samples(member, name + place, samples)
+
+
+def candidates(loss: Loss, inputs: Any, targets: Any, samples: int, calls: Iterable[LossCall]) -> list[Terms]:
     """Return all candidates for the terms of a mean loss, most likely first.
 
     Parameters
@@ -128,6 +151,8 @@ def candidates(loss: Loss, inputs: Any, targets: Any, calls: Iterable[LossCall])
     loss : Loss
     inputs, targets
         Inputs and targets of a batch.
+    samples : int
+        Its number of samples.
     calls : iterable of LossCall
         Calls of loss functions in its forward pass and loss.
     """
@@ -142,10 +167,10 @@ def candidates(loss: Loss, inputs: Any, targets: Any, calls: Iterable[LossCall])
             ignored.insert(0, int(call.given["ignore_index"]))
             if call.given["weight"] is not None:
                 weights.append((int(call.given["ignore_index"]), tuple(call.given["weight"].double().tolist())))
-    for path, tensor in _tensors(inputs, targets, loss).items():
-        if rows_of(tensor) is None or tensor.is_complex():
+    for path, (tensor, *_) in _tensors(inputs, targets, samples, loss).items():
+        if (rows_of(tensor) is None and EACH not in path) or tensor.is_complex():
             continue
-        shifts = ["", "next", "last"] if tensor.dim() > 1 else [""]
+        shifts = ["", "next", "last"] if _has_positions(path, tensor) else [""]
         for shifted in shifts:
             found += _of_tensor(path, tensor, shifted, ignored, weights)
     return list(dict.fromkeys(found))
@@ -165,6 +190,11 @@ def _of_tensor(
     if tensor.is_floating_point() and not path.startswith("inputs"):
         # Missing targets, in later batches if not in this one.
         found.append(Terms("present", path, shifted))
-    if tensor.dim() > 1:
+    if _has_positions(path, tensor):
         found.append(Terms("entries", path, shifted))
     return found
+
+
+def _has_positions(path: str, tensor: Tensor) -> bool:
+    """Whether a sample has several entries of a tensor."""
+    return tensor.dim() > (0 if EACH in path else 1)

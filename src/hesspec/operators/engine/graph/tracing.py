@@ -30,7 +30,6 @@ from hesspec.operators.engine.graph.restriction import restricted
 from hesspec.operators.engine.graph.reuse import reuse_memory
 from hesspec.operators.engine.graph.simplify import merge_equal, simplify
 from hesspec.operators.engine.graph.soundness import free_of_mutations, free_of_strides
-from hesspec.operators.model.ambient import dispatch_restored
 
 __all__ = ["Group", "JointTrace", "LinearTrace", "compiling", "cut", "trace_linear"]
 
@@ -131,7 +130,7 @@ def trace_linear(
 
     # In-place operations would overwrite values that the tangent part reads later, so they are functionalised. Views
     # are kept, as copies would double the memory of all residuals.
-    with dispatch_restored(), quiet_tracer(), compiling(), torch.enable_grad(), _without_collections():
+    with quiet_tracer(), compiling(), torch.enable_grad(), _without_collections():
         graph = record(functionalize(detached, remove="mutations"), [*primals, *tangents])
         graph = free_of_mutations(graph, [*primals, *tangents])
     graph.eliminate_dead_code()
