@@ -287,6 +287,34 @@ def test_samples_of_detection_are_images_and_not_boxes(counts):
     torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
 
 
+class OfImages(nn.Module):
+    """Boxes of each image in a list, as detectors of torchvision take them."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = nn.Linear(channels, 4)
+
+    def forward(self, images):
+        return [self.channels(image.mean((1, 2))) for image in images]
+
+
+@pytest.mark.parametrize("form", [list, tuple])
+@pytest.mark.parametrize("wrapped", [lambda images: (images,), lambda images: {"images": images}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_of_images_are_not_samples(channels, wrapped, form):
+    """The first image of some batches has as many boxes as all images have channels."""
+    torch.manual_seed(channels)
+    model = OfImages(channels).double()
+    images = [torch.randn(channels, 2 + i % 2, 3, dtype=torch.float64) for i in range(6)]
+    targets = [{"boxes": torch.randn(count, 4, dtype=torch.float64)} for count in (1, 3, 3, 4, channels, 2)]
+    parts = [slice(0, 1), slice(1, 4), slice(4, 6)]
+    data = [(wrapped(form(images[part])), form(targets[part])) for part in parts]
+    operator = hesspec.Hessian(model, over_images, data)
+    assert operator.samples == 6
+    expected = hessian_of(model, lambda: over_images(model(images), targets))
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_lists_of_both_sides_are_divided_by_their_members(count):
     """A pair of two lists of two samples is not a list of two samples itself."""

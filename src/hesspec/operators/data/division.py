@@ -187,10 +187,21 @@ def count_samples(inputs: Any, targets: Any) -> Count:
     """
     ours, theirs = list(dict.fromkeys(_counts(inputs))), list(dict.fromkeys(_counts(targets)))
     found = theirs or ours or [1]
-    shared = [count for count in theirs if count in ours]
+    # A list of images of three channels and one of three tensors (3, ...) each look alike, but with lists of targets.
+    members = set(_members(inputs, arguments=True))
+    shared = [count for count in theirs if count in ours or count in members]
     if shared:
         return Count(shared[0], agreed=True, first=found[0])
     return Count(found[0], agreed=not (ours and theirs) and len(found) < 2, first=found[0])
+
+
+def _members(side: Any, *, arguments: bool = False) -> Iterator[int]:
+    """Yield lengths of all lists and tuples in a structure, but for one that holds the arguments of a model."""
+    parts = parts_of(side)
+    if type(side) in (list, tuple) and not arguments:
+        yield len(side)
+    for member in parts.members if parts else ():
+        yield from _members(member)
 
 
 def _counts(side: Any) -> Iterator[int]:
