@@ -204,6 +204,35 @@ class PlainModel:
         """The selected parameters, which are the leaves of all graphs within `held`."""
         return self._selected
 
+    def gradients(self, heads: Sequence[Tensor], cotangents: Sequence[Tensor] | None = None) -> list[Tensor | None]:
+        """Compute the derivatives of functions of the selected parameters, within `held`.
+
+        A Function that runs a part of the model in its backward pass, as the activation checkpointing of several
+        libraries does, calls `torch.autograd.backward` there. The gradients of the parameters of that part are then
+        added to `Tensor.grad`, and `torch.autograd.grad` does not return them.
+
+        Parameters
+        ----------
+        heads : sequence of Tensor
+            Functions of the parameters; all require a gradient.
+        cotangents : sequence of Tensor, optional
+            Vectors u, of the shapes of the heads, for J^T u; not needed for scalars.
+
+        Returns
+        -------
+        list of Tensor or None
+            One for each selected parameter; None if the heads do not depend on it.
+        """
+        for leaf in self._selected:
+            leaf.grad = None
+        found = list(torch.autograd.grad(heads, self._selected, cotangents, allow_unused=True))
+        for place, leaf in enumerate(self._selected):
+            if leaf.grad is not None:
+                returned = found[place]
+                found[place] = leaf.grad if returned is None else returned + leaf.grad
+                leaf.grad = None
+        return found
+
 
 class _DefaultDtype:
     def __init__(self, dtype: torch.dtype) -> None:

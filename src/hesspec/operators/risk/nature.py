@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -12,6 +11,7 @@ from typing import Any, Self
 import torch
 
 from hesspec.backend.ranks import Ranks
+from hesspec.backend.user_warnings import warn
 from hesspec.operators.data.division import Division, joined
 from hesspec.operators.data.structures import flatten
 from hesspec.operators.model.ambient import preserved_randomness
@@ -363,4 +363,4 @@ def _taken(batch: Part, division: Division, group: torch.Tensor) -> Part:
 
 def _warn(ranks: Ranks, words: str) -> None:
     if ranks.rank == 0:
-        warnings.warn(words, stacklevel=7)
+        warn(words)
