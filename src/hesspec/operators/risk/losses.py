@@ -96,7 +96,8 @@ class Loss:
     ) -> None:
         if not callable(loss_fn):
             raise ValueError(
-                f"loss_fn is a {type(loss_fn).__name__}, which cannot be called as loss_fn(outputs, targets)."
+                f"loss_fn is a {type(loss_fn).__name__}, which cannot be called as loss_fn(outputs, targets). The "
+                "order of arguments is model, loss_fn, data."
             )
         if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
             raise ValueError(f"loss_fn is the class {loss_fn.__name__}; pass an instance, {loss_fn.__name__}().")
@@ -112,6 +113,8 @@ class Loss:
         if self.reduction == "none":
             raise ValueError("The loss has reduction 'none', which does not return a scalar; use 'mean' or 'sum'.")
         self.name = _name(loss_fn)
+        if terms is not None and not callable(terms):
+            raise ValueError(f"terms is {terms!r}; it must be a function from targets to the number of terms.")
         self.given_terms = terms
         self.of_logits = False
         """Whether it is treated as a loss of logits although its outputs are log-probabilities; see `look_at`."""
