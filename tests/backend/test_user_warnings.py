@@ -51,9 +51,11 @@ def coupled(outputs, targets):
 def test_warnings_name_the_line_of_the_user(matrix, between, loss, message):
     torch.manual_seed(0)
     model = Model(*([] if between is None else [between]))
-    with pytest.warns(UserWarning, match=message) as found:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
         operator = getattr(hesspec, matrix)(model, loss, DATA)
         operator @ torch.ones(operator.shape[0])
+    assert any(message in str(warning.message) for warning in found)
     assert {warning.filename for warning in found} == {__file__}
 
 

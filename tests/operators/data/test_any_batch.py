@@ -309,9 +309,62 @@ def test_channels_of_images_are_not_samples(channels, wrapped, form):
     targets = [{"boxes": torch.randn(count, 4, dtype=torch.float64)} for count in (1, 3, 3, 4, channels, 2)]
     parts = [slice(0, 1), slice(1, 4), slice(4, 6)]
     data = [(wrapped(form(images[part])), form(targets[part])) for part in parts]
-    operator = hesspec.Hessian(model, over_images, data)
-    assert operator.samples == 6
     expected = hessian_of(model, lambda: over_images(model(images), targets))
+    # As loaders of detection give them, with collate_fn=lambda samples: tuple(zip(*samples)).
+    zipped = [(form(images[part]), form(targets[part])) for part in parts]
+    closure = hesspec.closure(lambda detector, batch: over_images(detector(batch[0]), batch[1]))
+    for operator in (hesspec.Hessian(model, over_images, data), hesspec.Hessian(model, closure, zipped)):
+        assert operator.samples == 6
+        torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_list_of_images_alone_is_asked_about(channels):
+    """It looks like a list of tensors of as many samples as there are channels."""
+    torch.manual_seed(channels)
+    model = OfImages(channels).double()
+    images = [torch.randn(channels, 2 + i % 2, 3, dtype=torch.float64) for i in range(6)]
+
+    def loss(model, batch):
+        return torch.stack(model(batch)).pow(4).mean()
+
+    data = [images[:2], images[2:]]
+    with (
+        pytest.warns(UserWarning, match="It is unknown how the losses"),
+        pytest.raises(ValueError, match=r"Batch 0: it is not clear how many samples.*terms=.*of the batch"),
+    ):
+        hesspec.Hessian(model, hesspec.closure(loss), data)
+    expected = hessian_of(model, lambda: loss(model, images))
+    with pytest.warns(UserWarning, match="It is unknown how the losses"):
+        operator = hesspec.Hessian(model, hesspec.closure(loss), data, terms=len)
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_list_of_inputs_and_targets_is_a_batch_of_a_closure():
+    """As data loaders give them; those of one kind are told apart by the loss."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3).double()
+    x, y = torch.randn(2, 5, 3, dtype=torch.float64)
+    expected = hessian_of(model, lambda: F.mse_loss(model(x) ** 2, y))
+    closure = hesspec.closure(lambda model, batch: F.mse_loss(model(batch[0]) ** 2, batch[1]))
+    operator = hesspec.Hessian(model, closure, [[x[:3], y[:3]], [x[3:], y[3:]]])
+    assert operator.samples == 5
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_lists_of_inputs_and_of_targets_are_a_batch_of_a_closure():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3).double()
+    x, y = torch.randn(2, 2, 5, 3, dtype=torch.float64)
+
+    def loss(model, batch):
+        (first, second), (one, two) = batch
+        return F.mse_loss(model(first) ** 2, one) + F.l1_loss(model(second) ** 2, two)
+
+    expected = hessian_of(model, lambda: loss(model, (x, y)))
+    data = [[list(x[:, part]), list(y[:, part])] for part in (slice(0, 3), slice(3, 5))]
+    operator = hesspec.Hessian(model, hesspec.closure(loss), data)
+    assert operator.samples == 5
     torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
 
 

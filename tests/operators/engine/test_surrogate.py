@@ -294,3 +294,35 @@ def test_a_gradient_that_is_inexact_has_its_own_derivative():
         found = whole(hesspec.Hessian(OfParts(Inexact.apply).double(), CE, [(x, y)]))
     # It is that by which gradients change, of which double backward lacks a part.
     assert (found - exact).norm() <= 3e-3 * exact.norm()
+
+
+class Adjoint(torch.autograd.Function):
+    """z = tanh(w x + b), with a gradient that large steps of an adjoint method make inexact, and without a graph."""
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w, b)
+        return torch.tanh(x @ w.T + b)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w, b = ctx.saved_tensors
+        with torch.no_grad():
+            z = torch.tanh(x @ w.T + b)
+            inner = g * (1 - z**2) * (1 + 0.3 * torch.sin(3 * z.sum(1, keepdim=True)))
+            return inner @ w, inner.T @ x, inner.sum(0)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_double_backward_that_has_no_graph_is_not_taken(matrix):
+    """It is zero, and zero is symmetric."""
+
+    class Whole(nn.Linear):
+        def forward(self, x):
+            return 2 * Adjoint.apply(x, self.weight, self.bias)
+
+    x, y = points(torch.float64)
+    torch.manual_seed(0)
+    operator = getattr(hesspec, matrix)(Whole(x.shape[1], 3).double(), CE, [(x, y)])
+    with pytest.raises(ValueError, match=r"no matrix of second derivatives: the gradient is not.*adjoint method"):
+        whole(operator)

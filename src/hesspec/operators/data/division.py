@@ -178,13 +178,18 @@ class Count(NamedTuple):
     first: int
 
 
-def count_samples(inputs: Any, targets: Any) -> Count:
-    """Number of samples of a batch.
+def count_samples(inputs: Any, targets: Any, *, closed: bool = False) -> Count:
+    """Number of samples of a batch, which is `inputs` if it is that of a closure (`closed`).
 
     It is the first dimension of tensors, or the length of a list of other objects: the first such number of the targets
     that also occurs in the inputs. If there are only targets or only inputs, it is theirs; they agree if there is no
     other.
     """
+    if targets is None and (count := _zipped(inputs)):
+        return Count(count, agreed=True, first=count)
+    if closed and _look_like_samples(inputs):
+        # Two images of three channels each, or two tensors of three samples each.
+        return Count(rows_of(inputs[0]), agreed=False, first=rows_of(inputs[0]))
     ours, theirs = list(dict.fromkeys(_counts(inputs))), list(dict.fromkeys(_counts(targets)))
     found = theirs or ours or [1]
     # A list of images of three channels and one of three tensors (3, ...) each look alike, but with lists of targets.
@@ -193,6 +198,27 @@ def count_samples(inputs: Any, targets: Any) -> Count:
     if shared:
         return Count(shared[0], agreed=True, first=found[0])
     return Count(found[0], agreed=not (ours and theirs) and len(found) < 2, first=found[0])
+
+
+def _zipped(side: Any) -> int:
+    """Length of the lists that a batch consists of, if it is that of all, as of `zip(*samples)`; 0 otherwise.
+
+    Lists of tensors with equal numbers of rows may be several inputs and several targets.
+    """
+    if type(side) not in (list, tuple) or len(side) < 2 or any(type(member) not in (list, tuple) for member in side):
+        return 0
+    rows = [{rows_of(part) if isinstance(part, Tensor) else None for part in member} for member in side]
+    lengths = {len(member) for member in side}
+    return lengths.pop() if len(lengths) == 1 and any(len(of) > 1 or None in of for of in rows) else 0
+
+
+def _look_like_samples(side: Any) -> bool:
+    """Whether a list consists of tensors of one kind, which may be samples or have a row for each sample."""
+    if type(side) not in (list, tuple) or not all(isinstance(member, Tensor) for member in side):
+        return False
+    kinds = {(member.dtype, member.dim()) for member in side}
+    rows = {rows_of(member) for member in side}
+    return len(kinds) == len(rows) == 1 and len(side) > 1 and len(side) not in rows
 
 
 def _members(side: Any, *, arguments: bool = False) -> Iterator[int]:

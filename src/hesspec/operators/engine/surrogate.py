@@ -50,7 +50,8 @@ ROUNDINGS = 64
 SYMMETRY = 0.01
 ROUNDED = {torch.float64: 1e-10, torch.float32: 1e-5}
 CLEARLY = 10.0
-# If differences are this small relative to double backward, the gradient is piecewise constant.
+# If differences are this small relative to double backward, the gradient is piecewise constant; if double backward is
+# this small relative to differences, the backward pass has no graph, as that of adjoint methods with large steps.
 CONSTANT = 1e-6
 # Above this mismatch of slopes the gradient is not that of the loss, rather than just inexact.
 OTHER = 0.01
@@ -151,7 +152,8 @@ def double_backward_meant(
     scales = first.sizes if second is None else first.apart(second)
     constant = other is not None and length(one) <= CONSTANT * length(other)
     right = first.is_symmetric(scales) and not constant
-    right_too = second is not None and second.is_symmetric(scales)
+    lost = other is not None and length(other) <= CONSTANT * length(one)
+    right_too = second is not None and not lost and second.is_symmetric(scales)
     if right and right_too and slopes > OTHER and mode != "differences":
         if "double backward" in mode:
             return other
@@ -169,8 +171,8 @@ def double_backward_meant(
     raise InputError(
         f"There is no matrix of second derivatives: {NOT_OF_THE_LOSS}, and its own derivative M is not symmetric: u·Mv "
         f"and v·Mu are {words}. Make the backward passes of custom autograd Functions differentiable (use "
-        "PyTorch functions, without once_differentiable), or mark constants with detach(), as in "
-        "x + (torch.round(x) - x).detach()."
+        "PyTorch functions, without once_differentiable) or accurate (smaller steps of an adjoint method), or mark "
+        "constants with detach(), as in x + (torch.round(x) - x).detach()."
     )
 
 

@@ -112,6 +112,8 @@ class PlainModel:
         self.module, self.loss_fn = module, loss_fn
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
         self.double = double and not accumulators_are_held([*self._selected, *self._fixed])
+        # Whether graphs reach all selected parameters.
+        self._reached = False
         self._dtype = dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
         if isinstance(loss_fn, nn.Module):
             known = {id(tensor) for tensor in [*self._selected, *self._fixed]}
@@ -204,6 +206,28 @@ class PlainModel:
         """The selected parameters, which are the leaves of all graphs within `held`."""
         return self._selected
 
+    def _others(self, heads: Sequence[Tensor]) -> list[Tensor]:
+        """Leaves of a graph that are not selected, unless it reaches all that are.
+
+        PyTorch runs a backward pass only if it leads to a tensor that is asked for, and a parameter whose gradient is
+        added in one may be none.
+        """
+        leaves: dict[int, Tensor] = {}
+        seen: set[Any] = set()
+        open_nodes: list[Any] = [head.grad_fn for head in heads]
+        while open_nodes:
+            node = open_nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if (leaf := getattr(node, "variable", None)) is not None:
+                leaves[id(leaf)] = leaf
+            open_nodes += [following for following, _ in node.next_functions]
+        self._reached = {id(leaf) for leaf in self._selected} <= leaves.keys()
+        for leaf in self._selected:
+            leaves.pop(id(leaf), None)
+        return [] if self._reached else list(leaves.values())
+
     def gradients(self, heads: Sequence[Tensor], cotangents: Sequence[Tensor] | None = None) -> list[Tensor | None]:
         """Compute the derivatives of functions of the selected parameters, within `held`.
 
@@ -225,7 +249,9 @@ class PlainModel:
         """
         for leaf in self._selected:
             leaf.grad = None
-        found = list(torch.autograd.grad(heads, self._selected, cotangents, allow_unused=True))
+        others = [] if self._reached else self._others(heads)
+        found = list(torch.autograd.grad(heads, [*self._selected, *others], cotangents, allow_unused=True))
+        del found[len(self._selected) :]
         for place, leaf in enumerate(self._selected):
             if leaf.grad is not None:
                 returned = found[place]

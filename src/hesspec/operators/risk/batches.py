@@ -213,7 +213,7 @@ class Batches:
         nature, loss = self._nature, self._loss
         for index, item in enumerate(self._data):
             inputs, targets = self._pair(index, item)
-            samples, agreed, first = count_samples(inputs, targets)
+            samples, agreed, first = count_samples(inputs, targets, closed=loss.closure is not None)
             if samples and nature.wants(inputs, targets, samples):
                 nature.look(index, *self._placed(inputs, targets), samples)
             named = {**named_tensors(inputs, "inputs"), **named_tensors(targets, "targets")} if nature.ranges else {}

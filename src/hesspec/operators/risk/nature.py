@@ -230,7 +230,6 @@ class Nature:
         tried = self.open or candidates(self._loss, batch.inputs, batch.targets, ())
         some, groups, cut = batch, None, divided
         if divided:
-            self.division = division
             groups = two_parts(self._loss, batch, tried)
             some = _taken(batch, division, torch.cat(groups).sort().values)
         try:
@@ -241,6 +240,8 @@ class Nature:
             # Either the model cannot process a subset of the samples, or it fails, which the whole batch will show.
             some, groups = batch, None
             whole = self._evaluate(index, batch, forward)
+        if groups is not None:
+            self.division = division
         if not self._told:
             called = candidates(self._loss, batch.inputs, batch.targets, whole.calls)
             self.open = list(dict.fromkeys([*self.open, *called]))
