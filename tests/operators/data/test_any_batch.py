@@ -424,6 +424,8 @@ def dataset():
             r"Batch 0 of data is a list of 3 items, \[Tensor \(2, 3\).*\(\(x1, x2\), y\)",
         ),
         ([torch.randn(4, 3)], r"Batch 0 of data is a Tensor \(4, 3\).*\(inputs, None\)"),
+        ((torch.randn(4, 3), torch.zeros(4)), r"Batch 0 of data is a Tensor.*single batch.*\[\(inputs, targets\)\]"),
+        ((np.ones((4, 3)), np.zeros(4)), r"Batch 0 of data is a ndarray.*single batch.*\[\(inputs, targets\)\]"),
         ([Graph(1, 2)], "Batch 0 of data is a Graph.*an object with its targets in an attribute.*hesspec.closure"),
         (["abc"], "Batch 0 of data is a 'abc'"),
     ],
@@ -474,3 +476,26 @@ def test_the_terms_of_closures_are_of_the_batch():
 def test_a_closure_is_a_function():
     with pytest.raises(ValueError, match="closure requires a function of the model and a batch, not a int"):
         hesspec.closure(3)
+
+
+class Adapted(nn.Module):
+    """A frozen layer in bfloat16 below one that is measured."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.head = nn.Linear(3, 4).to(torch.bfloat16).requires_grad_(False), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.base(x)).float())
+
+
+def test_data_in_the_precision_of_a_frozen_part_stays_in_it():
+    torch.manual_seed(0)
+    model = Adapted()
+    x, y = torch.randn(5, 3).to(torch.bfloat16), torch.randint(3, (5,))
+    features = torch.tanh(model.base(x)).double()
+    head = nn.Linear(4, 3).double()
+    head.load_state_dict(model.head.state_dict())
+    expected = hessian_of(head, lambda: CE(head(features), y))
+    found = whole(hesspec.Hessian(model, CE, [(x[:3], y[:3]), (x[3:], y[3:])]))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)

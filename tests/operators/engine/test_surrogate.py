@@ -326,3 +326,15 @@ def test_double_backward_that_has_no_graph_is_not_taken(matrix):
     operator = getattr(hesspec, matrix)(Whole(x.shape[1], 3).double(), CE, [(x, y)])
     with pytest.raises(ValueError, match=r"no matrix of second derivatives: the gradient is not.*adjoint method"):
         whole(operator)
+
+
+def test_double_backward_that_is_not_finite_is_not_taken():
+    """At a root of zero, where the gradient of PyTorch is zero and its derivative NaN."""
+    x, y = points(torch.float64)
+    model = Model(nn.Identity()).double()
+    operator = hesspec.Hessian(model, lambda f, _: (f - f.detach()).norm(dim=1).mean(), [(x, y)])
+    with (
+        pytest.raises(ValueError, match="not differences: differences change by"),
+        pytest.warns(UserWarning, match="central differences of gradients"),
+    ):
+        whole(operator)

@@ -137,6 +137,8 @@ def double_backward_meant(
         If neither matrix is symmetric, or the choice between two symmetric ones is ambiguous.
     """
     one, other = settled.product, by_double_backward(direction)
+    if other is not None and not all(bool(part.isfinite().all()) for part in other):
+        other = None
     rounded = ROUNDED[one[0].dtype]
     error = CLEARLY * length(settled.changes) + rounded * length(one)
     apart = one if other is None else [a.double() - b.double() for a, b in zip(one, other, strict=True)]

@@ -131,6 +131,9 @@ class Batches:
         self._data: Iterable[Any] = OwnRandomness(data)
         self._loss, self._device, self._dtype = loss, device, dtype
         self._model = model
+        # Of parts of the model that are not measured, such as a base below adapters.
+        tensors = [] if model is None else [*model.parameters(), *model.buffers()]
+        self._reduced = {tensor.dtype for tensor in tensors} & {torch.float16, torch.bfloat16}
         # Batches on the device, if they are in memory anyway.
         self._held: list[Batch] | None = None
         self._nature = Nature(loss, forward)
@@ -412,7 +415,8 @@ class Batches:
                 f"data contains a tensor on the meta device, of shape {tuple(tensor.shape)}, which has no values. Make "
                 "the data on the CPU or on the model's device."
             )
-        dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
+        own = not tensor.is_floating_point() or tensor.dtype in self._reduced
+        dtype = tensor.dtype if own else self._dtype
         if tensor.is_complex():
             dtype = self._dtype.to_complex()
         with torch.inference_mode(mode=False):
