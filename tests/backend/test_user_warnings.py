@@ -19,7 +19,7 @@ class Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x):
-        return x.round()
+        return (4 * x).round() / 4
 
     @staticmethod
     def backward(ctx, g):
@@ -29,10 +29,11 @@ class Rounded(torch.autograd.Function):
 class Model(nn.Module):
     def __init__(self, between=lambda x: x):
         super().__init__()
-        self.body, self.unused, self.between = nn.Linear(4, 3), nn.Linear(1, 1), between
+        self.first, self.second, self.unused = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(1, 1)
+        self.between = between
 
     def forward(self, x):
-        return self.between(torch.tanh(self.body(x)) * 3)
+        return self.second(self.between(torch.tanh(self.first(x))))
 
 
 def coupled(outputs, targets):
