@@ -207,9 +207,9 @@ def _zipped(side: Any) -> int:
     """
     if type(side) not in (list, tuple) or len(side) < 2 or any(type(member) not in (list, tuple) for member in side):
         return 0
-    rows = [{rows_of(part) if isinstance(part, Tensor) else None for part in member} for member in side]
+    rows = {rows_of(part) if isinstance(part, Tensor) else None for member in side for part in member}
     lengths = {len(member) for member in side}
-    return lengths.pop() if len(lengths) == 1 and any(len(of) > 1 or None in of for of in rows) else 0
+    return lengths.pop() if len(lengths) == 1 and (len(rows) > 1 or None in rows) else 0
 
 
 def _look_like_samples(side: Any) -> bool:

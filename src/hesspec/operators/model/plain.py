@@ -220,8 +220,8 @@ class PlainModel:
             if node is None or node in seen:
                 continue
             seen.add(node)
-            if (leaf := getattr(node, "variable", None)) is not None:
-                leaves[id(leaf)] = leaf
+            if type(node).__name__ == "AccumulateGrad":
+                leaves[id(node.variable)] = node.variable
             open_nodes += [following for following, _ in node.next_functions]
         self._reached = {id(leaf) for leaf in self._selected} <= leaves.keys()
         for leaf in self._selected:
