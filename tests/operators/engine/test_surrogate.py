@@ -338,3 +338,31 @@ def test_double_backward_that_is_not_finite_is_not_taken():
         pytest.warns(UserWarning, match="central differences of gradients"),
     ):
         whole(operator)
+
+
+class Cast(nn.Module):
+    """A part in float32, as normalisations and losses of language models are in a model of any precision."""
+
+    def forward(self, x):
+        return x.float() * torch.rsqrt(x.float().pow(2).mean(1, keepdim=True) + 1e-6)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_casts_to_float32_are_not_taken_for_surrogates_while_a_graph_is_alive(matrix):
+    """Differences of losses in float32 are zero over small displacements, as those of rounded weights are."""
+    x, y = points(torch.float64)
+    model = Model(nn.Identity()).double()
+    cast = nn.Sequential(model, Cast())
+    alive = CE(cast(x), y)
+    found = whole(getattr(hesspec, matrix)(cast, CE, [(x, y)]))
+
+    def outputs():
+        f = model(x)
+        return f * torch.rsqrt(f.pow(2).mean(1, keepdim=True) + 1e-6)
+
+    hess = hessian_of(model, lambda: CE(outputs(), y))
+    g = gauss_newton_of(model, outputs, lambda f: CE(f, y))
+    exact = {"Hessian": hess, "GaussNewton": g, "Residual": hess - g}[matrix]
+    assert (found - exact).norm() <= 1e-5 * hess.norm()
+    alive.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

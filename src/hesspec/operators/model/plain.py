@@ -111,7 +111,10 @@ class PlainModel:
         self._moved, self._holders, self.detaches = list(moved), holders, detaches
         self.module, self.loss_fn = module, loss_fn
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
-        self.double = double and not accumulators_are_held([*self._selected, *self._fixed])
+        everything = [*self._selected, *self._fixed]
+        # Tensors that are in float64 keep their accumulators.
+        narrow = [tensor for tensor in everything if tensor.dtype in (*SINGLE, torch.complex64)]
+        self.double = double and not accumulators_are_held(narrow)
         # Whether graphs reach all selected parameters.
         self._reached = False
         self._dtype = dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
