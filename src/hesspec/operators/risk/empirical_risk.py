@@ -427,7 +427,7 @@ def _refuse_other_objects(model: object) -> None:
     if isinstance(model, type) and issubclass(model, nn.Module):
         raise ValueError(f"model is the class {model.__name__}; pass an instance.")
     if not isinstance(model, nn.Module):
-        raise ValueError(f"model is of type {type(model).__name__}; it must be a torch.nn.Module.")
+        raise ValueError(f"model is a {type(model).__name__}; it must be a torch.nn.Module.")
     if isinstance(model, nn.modules.loss._Loss):  # noqa: SLF001 - there is no public class of all losses
         raise ValueError(f"model is {model}, a loss. The order of arguments is model, loss_fn, data.")
 
