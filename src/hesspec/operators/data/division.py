@@ -187,9 +187,9 @@ def count_samples(inputs: Any, targets: Any, *, closed: bool = False) -> Count:
     """
     if targets is None and (count := _zipped(inputs)):
         return Count(count, agreed=True, first=count)
-    if closed and _look_like_samples(inputs):
+    if closed and (count := _rows_of_all(inputs)):
         # Two images of three channels each, or two tensors of three samples each.
-        return Count(rows_of(inputs[0]), agreed=False, first=rows_of(inputs[0]))
+        return Count(count, agreed=False, first=count)
     ours, theirs = list(dict.fromkeys(_counts(inputs))), list(dict.fromkeys(_counts(targets)))
     found = theirs or ours or [1]
     # A list of images of three channels and one of three tensors (3, ...) each look alike, but with lists of targets.
@@ -212,13 +212,16 @@ def _zipped(side: Any) -> int:
     return lengths.pop() if len(lengths) == 1 and (len(rows) > 1 or None in rows) else 0
 
 
-def _look_like_samples(side: Any) -> bool:
-    """Whether a list consists of tensors of one kind, which may be samples or have a row for each sample."""
-    if type(side) not in (list, tuple) or not all(isinstance(member, Tensor) for member in side):
-        return False
-    kinds = {(member.dtype, member.dim()) for member in side}
-    rows = {rows_of(member) for member in side}
-    return len(kinds) == len(rows) == 1 and len(side) > 1 and len(side) not in rows
+def _rows_of_all(side: Any) -> int:
+    """Number of rows of tensors of one kind in a list, which may be samples or have a row for each sample; 0 if none.
+
+    If there are as many tensors, it is the number of samples in either case.
+    """
+    if type(side) not in (list, tuple) or len(side) < 2 or not all(isinstance(member, Tensor) for member in side):
+        return 0
+    kinds = {(member.dtype, member.dim(), rows_of(member)) for member in side}
+    rows = kinds.pop()[2]
+    return rows if rows and not kinds and rows != len(side) else 0
 
 
 def _members(side: Any, *, arguments: bool = False) -> Iterator[int]:

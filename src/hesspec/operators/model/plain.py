@@ -253,8 +253,8 @@ class PlainModel:
         for leaf in self._selected:
             leaf.grad = None
         others = [] if self._reached else self._others(heads)
-        found = list(torch.autograd.grad(heads, [*self._selected, *others], cotangents, allow_unused=True))
-        del found[len(self._selected) :]
+        every = torch.autograd.grad(heads, [*self._selected, *others], cotangents, allow_unused=True)
+        found: list[Tensor | None] = list(every[: len(self._selected)])
         for place, leaf in enumerate(self._selected):
             if leaf.grad is not None:
                 returned = found[place]

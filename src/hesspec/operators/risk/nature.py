@@ -240,8 +240,6 @@ class Nature:
             # Either the model cannot process a subset of the samples, or it fails, which the whole batch will show.
             some, groups = batch, None
             whole = self._evaluate(index, batch, forward)
-        if groups is not None:
-            self.division = division
         if not self._told:
             called = candidates(self._loss, batch.inputs, batch.targets, whole.calls)
             self.open = list(dict.fromkeys([*self.open, *called]))
@@ -249,6 +247,8 @@ class Nature:
         if groups is not None:
             one, other = (_taken(batch, division, group) for group in groups)
             finding = compare_parts(index, whole, (some, one, other), self.open, forward, self._loss)
+            if finding is not None:
+                self.division = division
         if (finding is None or not finding.fits) and some.samples > 1 and self._loss.closure is None:
             groups = two_parts(self._loss, some, self.open, limit=some.samples)
             by_outputs = compare_outputs(whole, some, groups, self.open, self._loss)
