@@ -164,6 +164,12 @@ def double_backward_meant(
             "symmetric. Pass mode='differences' for the first or mode='double backward' for the second, which is also "
             "that of the same model written with detach(), as in x + (torch.round(x) - x).detach()."
         )
+    if right and lost and slopes > OTHER and mode != "differences":
+        raise InputError(
+            f"The gradient is not the derivative of the loss: slopes of the loss differ from it by {slopes:.0%}, and its "
+            "backward pass has no graph. Make it accurate (smaller steps of an adjoint method) or differentiable, or "
+            "pass mode='differences' for the derivative of this gradient."
+        )
     if right:
         return None
     if right_too:
