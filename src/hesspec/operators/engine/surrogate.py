@@ -167,8 +167,8 @@ def double_backward_meant(
     if right and lost and slopes > OTHER and mode != "differences":
         raise InputError(
             f"The gradient is not the derivative of the loss: slopes of the loss differ from it by {slopes:.0%}, and "
-            "its backward pass has no graph. Make it accurate (smaller steps of an adjoint method) or differentiable, or "
-            "pass mode='differences' for the derivative of this gradient."
+            "its backward pass has no graph. Make it accurate (smaller steps of an adjoint method) or differentiable, "
+            "or pass mode='differences' for the derivative of this gradient."
         )
     if right:
         return None
