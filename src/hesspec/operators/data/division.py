@@ -56,8 +56,12 @@ class Division:
 
     @classmethod
     def of_pair(cls, pair: tuple[Any, Any] | list[Any], samples: int) -> Self:
-        """Determine the positions in (inputs, targets), a pair that is not itself a list of two samples."""
-        return cls._at((place for place in _places(pair, "") if place[0]), samples)
+        """Determine the positions in (inputs, targets), a pair that is not itself a list of two samples.
+
+        Nor is the batch of a closure, as `inputs`, that consists of two lists of two samples.
+        """
+        pairs = {"", "[0]"} if pair[1] is None and _zipped(pair[0]) else {""}
+        return cls._at((place for place in _places(pair, "") if place[0] not in pairs), samples)
 
     @property
     def divides(self) -> bool:
