@@ -69,3 +69,18 @@ def test_a_wanted_error_that_was_not_reached_is_said():
     found = replace(spectrum(POSITIVE), xtrace=170.0, xtrace_error=17.0, xtrace_matvecs=1008)
     found = replace(found, attributes={**found.attributes, "wanted_trace_error": 0.02})
     assert any("known to 0.2 of its size instead of 0.02 after 1,008 products" in hint for hint in hints(found))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_trace_of_an_exact_spectrum_has_the_error_of_its_eigenvalues(dtype):
+    """They are rounded, and the text states no more digits than are right."""
+    generator = np.random.default_rng(0)
+    rotation = np.linalg.qr(generator.normal(size=(30, 30)))[0]
+    values = np.linspace(-1.0, 3.0, 30) / 3
+    given = ((rotation * values) @ rotation.T).astype(dtype)
+    found = hesspec.spectrum((given + given.T) / dtype(2), steps=60)
+    assert found.exact
+    truth = values.sum()
+    assert abs(found.trace - truth) <= found.trace_error <= 1e-3 * abs(truth)
+    value, error = trace_text(found).replace("\u2212", "-").split(" ± ")
+    assert abs(float(value) - truth) <= float(error)

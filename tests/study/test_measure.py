@@ -155,7 +155,7 @@ def test_a_network_that_returns_something_else():
         def forward(self, inputs):
             return super().forward(inputs), inputs
 
-    with pytest.raises(ValueError, match="has shape tuple, but it must be"):
+    with pytest.raises(ValueError, match="is a tuple, but it must be"):
         measure(Two(2, 3), dataset())
 
 

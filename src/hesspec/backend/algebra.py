@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import scipy.sparse.linalg
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hesspec.backend.ranks import ALONE, Ranks
 from hesspec.backend.text import kind_of
@@ -61,6 +61,11 @@ def check_operator(operator: Any) -> int:
     """
     if isinstance(operator, np.ndarray):
         raise ValueError("The operator is a NumPy array; pass torch.from_numpy(matrix).")
+    if isinstance(operator, nn.Module):
+        raise ValueError(
+            f"The operator is a {type(operator).__name__}, a model; pass hesspec.Hessian(model, loss_fn, data), which "
+            "is the Hessian of its loss."
+        )
     for name in ("shape", "dtype", "device", "__matmul__"):
         if not hasattr(operator, name):
             raise ValueError(

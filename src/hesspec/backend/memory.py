@@ -7,6 +7,7 @@ import torch
 
 from hesspec.backend.heap import give_back
 from hesspec.backend.host_memory import host_memory
+from hesspec.backend.numbers import is_whole
 from hesspec.backend.text import error_line, in_words, kind_of
 
 __all__ = [
@@ -74,8 +75,8 @@ def parse_memory(memory: str | int) -> int:
         if found is None or found[2].upper() not in UNITS:
             raise ValueError(f"memory={memory!r} is not a valid size; {advice}")
         size = float(found[1]) * UNITS[found[2].upper()]
-    elif isinstance(memory, int) and not isinstance(memory, bool):
-        size = memory
+    elif is_whole(memory):
+        size = int(memory)
     else:
         raise ValueError(f"memory={memory!r} is {kind_of(memory)}; {advice}")
     if size >= LARGEST:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.numbers import check_counts, check_fractions
 from hesspec.backend.shown import Shown
 from hesspec.backend.text import kind_of
+from hesspec.backend.user_warnings import warn
 from hesspec.errors import NonFiniteError, NotSymmetricError
 from hesspec.krylov.conjugate_gradients import Solved, column_norms, conjugate_gradients
 from hesspec.krylov.lanczos_state import rounding_unit
@@ -339,7 +339,4 @@ def _warn(residual: float, tolerance: float, iterations: int, most: int) -> None
         advice = (
             "corrections do not reduce it; use more damping, float64, or an operator that is always the same matrix"
         )
-    warnings.warn(
-        f"The relative residual is {residual:.2g} after {iterations} iterations, not {tolerance:g}: {advice}.",
-        stacklevel=3,
-    )
+    warn(f"The relative residual is {residual:.2g} after {iterations} iterations, not {tolerance:g}: {advice}.")

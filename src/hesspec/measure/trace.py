@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import replace
 
 import torch
@@ -14,6 +13,7 @@ from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.progress import OnStep
 from hesspec.backend.ranks import ALONE
+from hesspec.backend.user_warnings import warn
 from hesspec.krylov.xtrace import FEWEST, LAST, xtrace_to
 from hesspec.measure.arrays import as_operator
 from hesspec.spectra.spectrum import Spectrum
@@ -87,14 +87,13 @@ def with_trace(
     )
     reached = 2 * estimate.standard_error
     if reached > max(wanted * abs(estimate.value), floor) and ranks.rank == 0:
-        warnings.warn(
+        warn(
             f"The trace is {estimate.value:.4g} with an error of {reached:.2g} after {estimate.matvecs} products, "
             f"which is more than {wanted:g} of it: "
             + (
                 "its eigenvalues nearly cancel, and a relative error cannot be reached."
                 if reached >= abs(estimate.value)
                 else "more products would be necessary than fit into memory or are worth their time."
-            ),
-            stacklevel=4,
+            )
         )
     return measured

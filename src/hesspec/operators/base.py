@@ -337,6 +337,8 @@ class CurvatureOperator(Composable, ABC):
             If the product contains NaN or infinity; the message names the batch and the parameter.
         """
         self._check(vectors)
+        if not vectors.numel():
+            return vectors.clone()
         with neutral():
             given = vectors.clone() if vectors.is_inference() else vectors
             columns = [given] if given.dim() == 1 else [column.contiguous() for column in given.T]

@@ -20,13 +20,13 @@ VACUOUS: Final = 0.5
 
 
 def trace_text(spectrum: Spectrum) -> str | None:
-    """Trace and its standard error; None if its 95% interval says nothing, or it is beyond float64."""
-    if not np.isfinite([spectrum.trace, spectrum.trace_standard_error]).all():
+    """Trace and its standard error, or its bound; None if its interval says nothing, or it is beyond float64."""
+    if not np.isfinite([spectrum.trace, spectrum.trace_error]).all():
         return None
-    half, size = 2 * spectrum.trace_standard_error, spectrum.effective_rank * spectrum.norm
+    half, size = spectrum.trace_error, spectrum.effective_rank * spectrum.norm
     if half > 0 and half >= max(abs(spectrum.trace), CANCELS * size):
         return None
-    return plus_minus(spectrum.trace, spectrum.trace_standard_error)
+    return plus_minus(spectrum.trace, spectrum.trace_standard_error or half)
 
 
 def negative_text(spectrum: Spectrum) -> str | None:
@@ -46,11 +46,15 @@ def hints(spectrum: Spectrum) -> list[str]:
     if not np.isfinite([spectrum.trace, spectrum.trace_standard_error]).all():
         found.append(f"The trace or its error exceeds the largest float64, {np.finfo(float).max:.2g}.")
     elif trace_text(spectrum) is None:
-        known = f"{spectrum.trace:.3g} ± {spectrum.trace_standard_error:.2g}".replace("-", MINUS)
+        known = f"{spectrum.trace:.3g} ± {spectrum.trace_standard_error or spectrum.trace_error:.2g}".replace(
+            "-", MINUS
+        )
         # Products of another XTrace cannot cancel what the eigenvalues do.
         how = (
             f"{spectrum.xtrace_matvecs:,} products do not suffice, as the eigenvalues nearly cancel"
             if spectrum.xtrace_matvecs
+            else "the eigenvalues nearly cancel: measure it in float64"
+            if spectrum.exact
             else "measure it with trace=0.05 (hesspec measure --trace 5%)"
         )
         found.append(f"The trace is not known, {known}: {how}.")

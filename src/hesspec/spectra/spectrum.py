@@ -383,6 +383,13 @@ class Spectrum(Logged, Record):
         return self.dimension * max(mean - lower, upper - mean) / 2
 
     @property
+    def trace_error(self) -> float:
+        """Error of `trace`: that of the 95% interval, or, if the spectrum is exact, p times the largest error bound."""
+        if self.exact and not self.xtrace_matvecs:
+            return float(self.dimension * max(self.rounding, *self.error_bounds))
+        return 2 * self.trace_standard_error
+
+    @property
     def effective_rank(self) -> float:
         """Sum of |lambda| over the largest |lambda| (Koltchinskii and Lounici 2017); 0 for the zero operator."""
         nodes, weights = self._measure()

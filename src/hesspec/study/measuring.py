@@ -386,11 +386,11 @@ def check_outputs(network: nn.Module, dataset: Dataset) -> int:
         inputs = inputs.to(parameter.dtype)
     with torch.no_grad():
         outputs = _outputs(network, inputs, dataset)
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if isinstance(shape, str) or not dataset.has_outputs(shape, 1):
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
+    if not dataset.has_outputs(shape, 1):
+        seen = f"has shape {shape}" if isinstance(outputs, Tensor) else f"is a {type(outputs).__name__}"
         raise ValueError(
-            f"The network's output for one sample of {dataset.name!r} has shape {shape}, but it must be "
-            f"{dataset.outputs_text(1)}."
+            f"The network's output for one sample of {dataset.name!r} {seen}, but it must be {dataset.outputs_text(1)}."
         )
     return shape[1]
 

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import uuid
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from hesspec.backend.ranks import Ranks
+from hesspec.backend.user_warnings import warn
 from hesspec.errors import TrackerError
 from hesspec.matrices import matrix_names
 from hesspec.measure.spectrum import spectrum
@@ -229,10 +229,9 @@ class SpectrumRecorder:
         try:
             measured.log_to(log_to, step=int(place.epoch) if place.step is None else place.step)
         except TrackerError as error:
-            warnings.warn(
+            warn(
                 f"{error}. The training continues, and the spectrum is in {str(self._folder / place.name)!r}: log it "
-                "with hesspec.load(...).log_to(...).",
-                stacklevel=3,
+                "with hesspec.load(...).log_to(...)."
             )
 
     def _operator(self, name: str, model: nn.Module, data: Iterable[Any]) -> Any:

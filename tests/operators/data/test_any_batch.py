@@ -288,6 +288,70 @@ def test_samples_of_detection_are_images_and_not_boxes(counts):
     torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
 
 
+class OfImages(nn.Module):
+    """Boxes of each image in a list, as detectors of torchvision take them."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = nn.Linear(channels, 4)
+
+    def forward(self, images):
+        return [self.channels(image.mean((1, 2))) for image in images]
+
+
+@pytest.mark.parametrize("form", [list, tuple])
+@pytest.mark.parametrize("wrapped", [lambda images: (images,), lambda images: {"images": images}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_of_images_are_not_samples(channels, wrapped, form):
+    """The first image of some batches has as many boxes as all images have channels."""
+    torch.manual_seed(channels)
+    model = OfImages(channels).double()
+    images = [torch.randn(channels, 2 + i % 2, 3, dtype=torch.float64) for i in range(6)]
+    targets = [{"boxes": torch.randn(count, 4, dtype=torch.float64)} for count in (1, 3, 3, 4, channels, 2)]
+    parts = [slice(0, 1), slice(1, 4), slice(4, 6)]
+    data = [(wrapped(form(images[part])), form(targets[part])) for part in parts]
+    expected = hessian_of(model, lambda: over_images(model(images), targets))
+    # As loaders of detection give them, with collate_fn=lambda samples: tuple(zip(*samples)).
+    zipped = [(form(images[part]), form(targets[part])) for part in parts]
+    closure = hesspec.closure(lambda detector, batch: over_images(detector(batch[0]), batch[1]))
+    for operator in (hesspec.Hessian(model, over_images, data), hesspec.Hessian(model, closure, zipped)):
+        assert operator.samples == 6
+        torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_list_of_images_alone_is_asked_about(channels):
+    """It looks like a list of tensors of as many samples as there are channels."""
+    torch.manual_seed(channels)
+    model = OfImages(channels).double()
+    images = [torch.randn(channels, 2 + i % 2, 3, dtype=torch.float64) for i in range(6)]
+
+    def loss(model, batch):
+        return torch.stack(model(batch)).pow(4).mean()
+
+    data = [images[:2], images[2:]]
+    with (
+        pytest.warns(UserWarning, match="It is unknown how the losses"),
+        pytest.raises(ValueError, match=r"Batch 0: it is not clear how many samples.*terms=.*of the batch"),
+    ):
+        hesspec.Hessian(model, hesspec.closure(loss), data)
+    expected = hessian_of(model, lambda: loss(model, images))
+    operator = hesspec.Hessian(model, hesspec.closure(loss), data, terms=len)
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_list_of_inputs_and_targets_is_a_batch_of_a_closure():
+    """As data loaders give them; those of one kind are told apart by the loss."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3).double()
+    x, y = torch.randn(2, 5, 3, dtype=torch.float64)
+    expected = hessian_of(model, lambda: F.mse_loss(model(x) ** 2, y))
+    closure = hesspec.closure(lambda model, batch: F.mse_loss(model(batch[0]) ** 2, batch[1]))
+    operator = hesspec.Hessian(model, closure, [[x[:3], y[:3]], [x[3:], y[3:]]])
+    assert operator.samples == 5
+    torch.testing.assert_close(whole(operator), expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_lists_of_both_sides_are_divided_by_their_members(count):
     """A pair of two lists of two samples is not a list of two samples itself."""
@@ -344,6 +408,8 @@ def dataset():
             r"Batch 0 of data is a list of 3 items, \[Tensor \(2, 3\).*\(\(x1, x2\), y\)",
         ),
         ([torch.randn(4, 3)], r"Batch 0 of data is a Tensor \(4, 3\).*\(inputs, None\)"),
+        ((torch.randn(4, 3), torch.zeros(4)), r"Batch 0 of data is a Tensor.*single batch.*\[\(inputs, targets\)\]"),
+        ((np.ones((4, 3)), np.zeros(4)), r"Batch 0 of data is a ndarray.*single batch.*\[\(inputs, targets\)\]"),
         ([Graph(1, 2)], "Batch 0 of data is a Graph.*an object with its targets in an attribute.*hesspec.closure"),
         (["abc"], "Batch 0 of data is a 'abc'"),
     ],
@@ -472,3 +538,26 @@ def test_a_batch_of_a_closure_that_may_be_a_pair_or_two_samples_is_not_guessed()
 def test_a_closure_is_a_function():
     with pytest.raises(ValueError, match="closure requires a function of the model and a batch, not an int"):
         hesspec.closure(3)
+
+
+class Adapted(nn.Module):
+    """A frozen layer in bfloat16 below one that is measured."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.head = nn.Linear(3, 4).to(torch.bfloat16).requires_grad_(False), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.base(x)).float())
+
+
+def test_data_in_the_precision_of_a_frozen_part_stays_in_it():
+    torch.manual_seed(0)
+    model = Adapted()
+    x, y = torch.randn(5, 3).to(torch.bfloat16), torch.randint(3, (5,))
+    features = torch.tanh(model.base(x)).double()
+    head = nn.Linear(4, 3).double()
+    head.load_state_dict(model.head.state_dict())
+    expected = hessian_of(head, lambda: CE(head(features), y))
+    found = whole(hesspec.Hessian(model, CE, [(x[:3], y[:3]), (x[3:], y[3:])]))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)

@@ -294,3 +294,75 @@ def test_a_gradient_that_is_inexact_has_its_own_derivative():
         found = whole(hesspec.Hessian(OfParts(Inexact.apply).double(), CE, [(x, y)]))
     # It is that by which gradients change, of which double backward lacks a part.
     assert (found - exact).norm() <= 3e-3 * exact.norm()
+
+
+class Adjoint(torch.autograd.Function):
+    """z = tanh(w x + b), with a gradient that large steps of an adjoint method make inexact, and without a graph."""
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w, b)
+        return torch.tanh(x @ w.T + b)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w, b = ctx.saved_tensors
+        with torch.no_grad():
+            z = torch.tanh(x @ w.T + b)
+            inner = g * (1 - z**2) * (1 + 0.3 * torch.sin(3 * z.sum(1, keepdim=True)))
+            return inner @ w, inner.T @ x, inner.sum(0)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_double_backward_that_has_no_graph_is_not_taken(matrix):
+    """It is zero, and zero is symmetric."""
+
+    class Whole(nn.Linear):
+        def forward(self, x):
+            return 2 * Adjoint.apply(x, self.weight, self.bias)
+
+    x, y = points(torch.float64)
+    torch.manual_seed(0)
+    operator = getattr(hesspec, matrix)(Whole(x.shape[1], 3).double(), CE, [(x, y)])
+    with pytest.raises(ValueError, match=r"(?i)the gradient is not the derivative of the loss.*adjoint method"):
+        whole(operator)
+
+
+def test_double_backward_that_is_not_finite_is_not_taken():
+    """At a root of zero, where the gradient of PyTorch is zero and its derivative NaN."""
+    x, y = points(torch.float64)
+    model = Model(nn.Identity()).double()
+    operator = hesspec.Hessian(model, lambda f, _: (f - f.detach()).norm(dim=1).mean(), [(x, y)])
+    with (
+        pytest.raises(ValueError, match="not differences: differences change by"),
+        pytest.warns(UserWarning, match="central differences of gradients"),
+    ):
+        whole(operator)
+
+
+class Cast(nn.Module):
+    """A part in float32, as normalisations and losses of language models are in a model of any precision."""
+
+    def forward(self, x):
+        return x.float() * torch.rsqrt(x.float().pow(2).mean(1, keepdim=True) + 1e-6)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_casts_to_float32_are_not_taken_for_surrogates_while_a_graph_is_alive(matrix):
+    """Differences of losses in float32 are zero over small displacements, as those of rounded weights are."""
+    x, y = points(torch.float64)
+    model = Model(nn.Identity()).double()
+    cast = nn.Sequential(model, Cast())
+    alive = CE(cast(x), y)
+    found = whole(getattr(hesspec, matrix)(cast, CE, [(x, y)]))
+
+    def outputs():
+        f = model(x)
+        return f * torch.rsqrt(f.pow(2).mean(1, keepdim=True) + 1e-6)
+
+    hess = hessian_of(model, lambda: CE(outputs(), y))
+    g = gauss_newton_of(model, outputs, lambda f: CE(f, y))
+    exact = {"Hessian": hess, "GaussNewton": g, "Residual": hess - g}[matrix]
+    assert (found - exact).norm() <= 1e-5 * hess.norm()
+    alive.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from cases import Unused, batches, labels, mlp, seeded
@@ -321,3 +322,70 @@ def test_a_model_without_a_gradient_is_refused_with_what_pytorch_says(function, 
         ValueError, match=r"Batch 0: the gradient .* cannot be computed \((NotImp|Run).*there is no back"
     ):
         product()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((CE, mlp(), data()), {}, r"model is CrossEntropyLoss\(\), a loss\. The order of arguments"),
+        ((mlp(), data(), CE), {}, "loss_fn is a list.*The order of arguments"),
+        ((nn.Linear, CE, data()), {}, "model is the class Linear; pass an instance"),
+        ((mlp().parameters, CE, data()), {}, "model is a method; it must be a torch.nn.Module"),
+        ((nn.ReLU(), CE, data()), {}, "the model has none .*quantised"),
+        ((mlp(), CE, data()), {"params": 0}, "params is 0; it accepts names"),
+        ((mlp(), CE, data()), {"params": []}, "params is empty"),
+        ((mlp(), CE, data()), {"terms": 7}, "terms is 7; it must be a function"),
+        ((mlp(), CE, [(torch.ones(2, 5, device="meta"), torch.zeros(2))]), {}, "on the meta device, of shape"),
+    ],
+)
+def test_what_is_given_in_a_wrong_place_is_named(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        hesspec.Hessian(*arguments, **options)
+
+
+def test_a_model_in_place_of_an_operator_is_named():
+    with pytest.raises(ValueError, match=r"a Sequential, a model; pass hesspec\.Hessian\(model, loss_fn, data\)"):
+        hesspec.spectrum(mlp())
+
+
+def test_a_mode_that_is_not_possible_is_named():
+    class Reads(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * (1 if self.weight.detach().sum().item() < 1e9 else 2)
+
+    operator = hesspec.Hessian(seeded(lambda: Reads(5, 4)), CE, data(), mode="traced")
+    with pytest.raises(ValueError, match=r"mode='traced' is not possible here: DataDependent.*mode='auto' takes"):
+        operator @ torch.ones(operator.shape[0])
+
+
+def test_tensors_computed_from_parameters_before_the_forward_pass_are_explained():
+    class Stale(nn.Linear):
+        def __init__(self):
+            super().__init__(5, 4)
+            self.doubled = self.weight * self.weight
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.doubled, self.bias)
+
+    with pytest.raises(ValueError, match="belong into the forward pass"):
+        product(seeded(Stale))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_batches_without_samples_weigh_nothing(reduction):
+    model, loss = mlp(), nn.CrossEntropyLoss(reduction=reduction)
+    empty = [(x[:0], y[:0]) for x, y in data()[:1]]
+    expected = product(model, loss)
+    for batch_list in (empty + data(), data() + empty):
+        torch.testing.assert_close(product(model, loss, batch_list), expected)
+    with pytest.raises(ValueError, match="all 0 samples"):
+        product(model, loss, empty)
+
+
+def test_products_with_no_vectors_are_none():
+    operator = hesspec.Hessian(mlp(), CE, data())
+    assert (operator @ torch.ones(operator.shape[0], 0)).shape == (operator.shape[0], 0)
+
+
+def test_integers_of_numpy_are_sizes_of_memory():
+    torch.testing.assert_close(product(mlp(), memory=np.int64(10**8)), product(mlp(), memory=10**8))

@@ -163,7 +163,42 @@ WRONG = {
         (torch.randn(6, 5), Y),
         r"the model raised RuntimeError: mat1 and mat2.*Its inputs were Tensor \(6, 5\)",
     ),
-    "integer inputs": (Gives(3), CE, (torch.ones(6, 4, dtype=torch.long), Y), "the model raised RuntimeError"),
+    "integer inputs": (
+        Gives(3),
+        CE,
+        (torch.ones(6, 4, dtype=torch.long), Y),
+        r"the model raised RuntimeError.*integers are not converted: x\.float\(\)",
+    ),
+    "class 3 of 3, own loss": (
+        Gives(3),
+        cross_entropy,
+        (X, with_class(3)),
+        "class 3, but there are 3 logits, for classes 0 to 2.*ignore_index",
+    ),
+    "class -1 of log-probabilities, own loss": (
+        Gives(3),
+        lambda f, y: F.nll_loss(f.log_softmax(1), y),
+        (X, with_class(-1)),
+        "class -1, but there are 3 logits",
+    ),
+    "32-bit classes, own loss": (
+        Gives(3),
+        cross_entropy,
+        (X, Y.int()),
+        r"torch\.int64: targets\.long\(\)",
+    ),
+    "a list of classes, own loss": (
+        Gives(3),
+        cross_entropy,
+        (X, Y.tolist()),
+        r"torch\.as_tensor\(targets\)",
+    ),
+    "a loss that calls the model": (
+        Gives(3),
+        lambda model, batch: CE(model(batch[0]), batch[1]),
+        (X, Y),
+        r"not callable.*hesspec\.closure\(function\)",
+    ),
     "a list of tensors": (
         Gives(3),
         CE,

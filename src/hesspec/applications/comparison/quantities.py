@@ -47,7 +47,7 @@ def estimates_of(spectrum: Spectrum) -> dict[str, Estimate]:
     the trace.
     """
     p, negative = spectrum.dimension, spectrum.num_negative
-    error = 2 * spectrum.trace_standard_error
+    error = spectrum.trace_error
     trace = Estimate(spectrum.trace, spectrum.trace - error, spectrum.trace + error)
     low, high = spectrum.bulk_edge_estimates
     count = float(spectrum.outliers.size)

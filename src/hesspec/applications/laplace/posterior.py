@@ -3,7 +3,6 @@ r"""Laplace posterior of a network: predictive covariances, predictions and samp
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, overload
 
@@ -22,6 +21,7 @@ from hesspec.applications.laplace.record import Evidence
 from hesspec.applications.laplace.scaled import ScaledPairs
 from hesspec.backend.numbers import check_counts, check_seed, is_whole
 from hesspec.backend.shown import Shown
+from hesspec.backend.user_warnings import warn
 from hesspec.errors import InputError
 from hesspec.krylov.conjugate_gradients import conjugate_gradients
 from hesspec.operators.gauss_newton import GaussNewton
@@ -353,10 +353,9 @@ class Laplace(Shown):
             iterations += found.iterations
             left = float((found.residual.norm(dim=0) / rhs.norm(dim=0).clamp(min=torch.finfo(rhs.dtype).tiny)).max())
             if not found.converged:
-                warnings.warn(
+                warn(
                     f"Block conjugate gradients reached a relative residual of {left:.2g} in {max_iterations} "
-                    "iterations; the error bounds include this. Increase max_iterations to reduce it.",
-                    stacklevel=2,
+                    "iterations; the error bounds include this. Increase max_iterations to reduce it."
                 )
             place = 0
             for mean, rows in block:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from hesspec.applications.optim.systems import CURVATURES, FullSystem, TrueVsRes
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
 from hesspec.backend.numbers import check_counts, check_fractions
+from hesspec.backend.user_warnings import warn
 from hesspec.krylov.vectors import inner, norm
 from hesspec.measure.spectrum import spectrum
 from hesspec.operators.engine.graph_cache import GraphCache
@@ -90,10 +90,9 @@ def compare_steps(
         solved = [system.solve(float(damping), tolerance, max_iterations) for system in (fast, full)]
         for name, found in zip(CURVATURES, solved, strict=True):
             if not found.converged:
-                warnings.warn(
+                warn(
                     f"The {name} step with damping {damping:.3g} has a relative residual of {found.residual:.2g} after "
-                    f"{found.iterations} iterations, not {tolerance:g}: increase max_iterations or the dampings.",
-                    stacklevel=2,
+                    f"{found.iterations} iterations, not {tolerance:g}: increase max_iterations or the dampings."
                 )
         x, y = (found.x for found in solved)
         lengths = norm(x), norm(y)

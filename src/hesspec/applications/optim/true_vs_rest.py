@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from hesspec.applications.optim.systems import RowSpace, TrueVsRestSystem, damped_rows, relative, warm
 from hesspec.backend.memory import parse_memory
 from hesspec.backend.memory_shares import free_shares
+from hesspec.backend.user_warnings import warn
 from hesspec.krylov.vectors import norm
 from hesspec.operators.engine.jacobian import LinearisedModel
 from hesspec.operators.risk.empirical_risk import EmpiricalRisk
@@ -113,10 +113,9 @@ def solve_true_vs_rest(
         x, iterations, converged = (rhs - space.pull(y)) / damping, found.iterations, found.converged
         reached = relative(left, b)
     if not converged:
-        warnings.warn(
+        warn(
             f"Conjugate gradients reached a relative residual of {reached:.2g} in {iterations} iterations, not "
-            f"{tolerance:g}; increase max_iterations or the damping.",
-            stacklevel=2,
+            f"{tolerance:g}; increase max_iterations or the damping."
         )
     remaining = space.pull(space.push(x)) + damping * x - target
     scale = norm(target)

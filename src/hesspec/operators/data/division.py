@@ -57,8 +57,12 @@ class Division:
 
     @classmethod
     def of_pair(cls, pair: tuple[Any, Any] | list[Any], samples: int) -> Self:
-        """Determine the positions in (inputs, targets), a pair that is not itself a list of two samples."""
-        return cls._at((place for place in _places(pair, "") if place[0]), samples)
+        """Determine the positions in (inputs, targets), a pair that is not itself a list of two samples.
+
+        Nor is the batch of a closure, as `inputs`, that consists of two lists of two samples.
+        """
+        pairs = {"", "[0]"} if pair[1] is None and _zipped(pair[0]) else {""}
+        return cls._at((place for place in _places(pair, "") if place[0] not in pairs), samples)
 
     @classmethod
     def of_rows(cls, structure: Any, samples: int) -> Self:
@@ -203,18 +207,23 @@ class Count(NamedTuple):
     first: int
 
 
-def count_samples(inputs: Any, targets: Any) -> Count:
-    """Number of samples of a batch.
+def count_samples(inputs: Any, targets: Any, *, closed: bool = False) -> Count:
+    """Number of samples of a batch, which is `inputs` if it is that of a closure (`closed`).
 
     It is the first dimension of tensors, or the length of a list of other objects: the first such number of the targets
     that also occurs in the inputs. If there are only targets or only inputs, it is theirs; they agree if there is no
     other, or if they are a tuple or list of unlike members, as the batch of a closure, that all have it.
     """
-    if targets is None and (common := _shared(inputs)):
+    if targets is None and (common := _zipped(inputs) or _shared(inputs)):
         return Count(common, agreed=True, first=0)
+    if closed and (count := _rows_of_all(inputs)):
+        # Two images of three channels each, or two tensors of three samples each.
+        return Count(count, agreed=False, first=0)
     ours, theirs = list(dict.fromkeys(_counts(inputs))), list(dict.fromkeys(_counts(targets)))
     found = theirs or ours or [1]
-    shared = [count for count in theirs if count in ours]
+    # A list of images of three channels and one of three tensors (3, ...) each look alike, but with lists of targets.
+    members = set(_members(inputs, arguments=True))
+    shared = [count for count in theirs if count in ours or count in members]
     first = [*theirs, 0][0]
     if shared:
         return Count(shared[0], agreed=True, first=first)
@@ -238,6 +247,39 @@ def _shared(side: Any) -> int:
         return 0
     first, *others = ([*_counts(member)] for member in members)
     return next((count for count in first if all(count in other for other in others)), 0)
+
+
+def _zipped(side: Any) -> int:
+    """Length of the lists that a batch consists of, if it is that of all, as of `zip(*samples)`; 0 otherwise.
+
+    Lists of tensors with equal numbers of rows may be several inputs and several targets.
+    """
+    if type(side) not in (list, tuple) or len(side) < 2 or any(type(member) not in (list, tuple) for member in side):
+        return 0
+    rows = {rows_of(part) if isinstance(part, Tensor) else None for member in side for part in member}
+    lengths = {len(member) for member in side}
+    return lengths.pop() if len(lengths) == 1 and (len(rows) > 1 or None in rows) else 0
+
+
+def _rows_of_all(side: Any) -> int:
+    """Number of rows of tensors of one kind in a list, which may be samples or have a row for each sample; 0 if none.
+
+    If there are as many tensors, it is the number of samples in either case.
+    """
+    if type(side) not in (list, tuple) or len(side) < 2 or not all(isinstance(member, Tensor) for member in side):
+        return 0
+    kinds = {(member.dtype, member.dim(), rows_of(member)) for member in side}
+    rows = kinds.pop()[2]
+    return rows if rows and not kinds and rows != len(side) else 0
+
+
+def _members(side: Any, *, arguments: bool = False) -> Iterator[int]:
+    """Yield lengths of all lists and tuples in a structure, but for one that holds the arguments of a model."""
+    parts = parts_of(side)
+    if type(side) in (list, tuple) and not arguments:
+        yield len(side)
+    for member in parts.members if parts else ():
+        yield from _members(member)
 
 
 def _counts(side: Any) -> Iterator[int]:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -50,6 +51,12 @@ def as_pair(index: int, item: Any, model: nn.Module | None = None) -> tuple[Any,
         name = next((name for name in TARGETS if hasattr(item, name)), None)
         if name is not None:
             return item, getattr(item, name)
+    if isinstance(item, Tensor | np.ndarray):
+        raise ValueError(
+            f"Batch {index} of data is {_seen(item)}; a batch must be a pair. If data is a single batch, pass a list "
+            "of it, [(inputs, targets)]; for a loss without targets pass [(inputs, None), ...]; for anything else, "
+            "hesspec.closure(function) as the loss."
+        )
     raise ValueError(
         f"Batch {index} of data is {_seen(item)}; a batch must be a pair (inputs, targets), a mapping of "
         f"the model's arguments, or an object with its targets in an attribute ({', '.join(TARGETS)}). Several inputs "

@@ -286,11 +286,8 @@ class Differences:
         live = [i for i, head in enumerate(heads) if head.requires_grad]
         if not live:
             return [torch.zeros_like(leaf) for leaf in leaves]
-        found = torch.autograd.grad(
-            [heads[i] for i in live],
-            leaves,
-            None if cotangents is None else [cotangents[i] for i in live],
-            allow_unused=True,
+        found = self._plain.gradients(
+            [heads[i] for i in live], None if cotangents is None else [cotangents[i] for i in live]
         )
         return [
             torch.zeros_like(leaf) if part is None else part.to_dense() if part.is_sparse else part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-import warnings
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from torch import Tensor
 from hesspec.backend.arithmetic import full_float32
 from hesspec.backend.bars import phase
 from hesspec.backend.memory import is_out_of_memory
+from hesspec.backend.user_warnings import warn
 from hesspec.errors import InputError
 from hesspec.operators.data.structures import tensors_of
 from hesspec.operators.engine.budget import PassBytes, saved_bytes
@@ -190,10 +191,9 @@ class Passes(ABC):
         if self.verdict is None or verdict.error > self.verdict.error:
             self.verdict = verdict
         if verdict.surrogate and not told:
-            warnings.warn(
+            warn(
                 f"Products are with the derivatives of the backward passes, as double backward gives them: "
-                f"{NOT_OF_THE_LOSS}.",
-                stacklevel=2,
+                f"{NOT_OF_THE_LOSS}."
             )
         return True
 
@@ -227,6 +227,10 @@ class Passes(ABC):
         if place + 1 == len(self.ways) or self.risk.mode != "auto":
             where = f" Parameters that differ most: {', '.join(verdict.worst)}." if verdict and verdict.worst else ""
             tried = "; ".join([*self._steps, step])
+            if self.risk.mode not in ("auto", "differences") and (verdict is None or math.isinf(verdict.error)):
+                raise ValueError(
+                    f"mode={self.mode!r} is not possible here: {why.removesuffix('.')}. mode='auto' takes another one."
+                )
             raise ValueError(
                 f"No product with this matrix can be trusted: {tried}.{where} Look for operations there whose "
                 "derivatives are not those of their values (custom autograd Functions, casts to low precision, random "
@@ -238,10 +242,9 @@ class Passes(ABC):
         logger.info("%s; %s instead", step, self.mode)
         if self.mode == "differences":
             digits = "about 7 digits" if self._inspection.double else "about 3 digits"
-            warnings.warn(
+            warn(
                 f"Products are computed by central differences of gradients, with {digits}, as the second derivatives "
-                f"of this model cannot be used ({why}). Their error is measured and is part of all bounds.",
-                stacklevel=2,
+                f"of this model cannot be used ({why}). Their error is measured and is part of all bounds."
             )
 
     @abstractmethod
@@ -477,7 +480,7 @@ class Passes(ABC):
             value = loss(outputs)
             found: Sequence[Tensor | None] = [None] * len(plain.leaves)
             if value.requires_grad:
-                found = torch.autograd.grad(value, plain.leaves, allow_unused=True)
+                found = plain.gradients([value])
         names = self.risk.parameters.names
         unused = [name for name, part in zip(names, found, strict=True) if part is None]
         return value.detach().to(self.risk.parameters.dtype), unused

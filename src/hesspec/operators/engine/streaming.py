@@ -6,7 +6,6 @@ import copy
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Self, TypeVar
@@ -17,6 +16,7 @@ from torch import Tensor
 from hesspec.backend.arithmetic import float32_sums, full_float32
 from hesspec.backend.heap import Hold, from_heap
 from hesspec.backend.memory import BudgetError, in_words, is_out_of_memory, release
+from hesspec.backend.user_warnings import warn
 from hesspec.errors import NonFiniteError
 from hesspec.operators.engine.budget import PassBytes
 from hesspec.operators.engine.graph_cache import GraphCache
@@ -122,10 +122,7 @@ class KeptPasses:
             )
         if self._unused and risk.ranks.rank == 0:
             shown = ", ".join(name for name in risk.parameters.names if name in self._unused)
-            warnings.warn(
-                f"These parameters do not influence the loss; their curvature is zero: {shown}.",
-                stacklevel=5,
-            )
+            warn(f"These parameters do not influence the loss; their curvature is zero: {shown}.")
 
     def __del__(self) -> None:
         """Drop the cached passes first: releasing the hold returns free memory to the system."""

@@ -49,7 +49,8 @@ ROUNDINGS = 64
 SYMMETRY = 0.01
 ROUNDED = {torch.float64: 1e-10, torch.float32: 1e-5}
 CLEARLY = 10.0
-# If differences are this small relative to double backward, the gradient is piecewise constant.
+# If differences are this small relative to double backward, the gradient is piecewise constant; if double backward is
+# this small relative to differences, the backward pass has no graph, as that of adjoint methods with large steps.
 CONSTANT = 1e-6
 # Above this mismatch of slopes the gradient is not that of the loss, rather than just inexact.
 OTHER = 0.01
@@ -129,6 +130,8 @@ def double_backward_meant(
         If neither matrix is symmetric, or the choice between two symmetric ones is ambiguous.
     """
     one, other = settled.product, by_double_backward(direction)
+    if other is not None and not all(bool(part.isfinite().all()) for part in other):
+        other = None
     rounded = ROUNDED[one[0].dtype]
     error = CLEARLY * length(settled.changes) + rounded * length(one)
     apart = one if other is None else [a.double() - b.double() for a, b in zip(one, other, strict=True)]
@@ -144,7 +147,8 @@ def double_backward_meant(
     scales = first.sizes if second is None else first.apart(second)
     constant = other is not None and length(one) <= CONSTANT * length(other)
     right = first.is_symmetric(scales) and not constant
-    right_too = second is not None and second.is_symmetric(scales)
+    lost = other is not None and length(other) <= CONSTANT * length(one)
+    right_too = second is not None and not lost and second.is_symmetric(scales)
     if right and right_too and slopes > OTHER and mode != "differences":
         if "double backward" in mode:
             return other
@@ -152,6 +156,12 @@ def double_backward_meant(
             f"The matrix is ambiguous: {NOT_OF_THE_LOSS}, and both its own derivative and its double backward are "
             "symmetric. Pass mode='differences' for the first or mode='double backward' for the second, which is also "
             "that of the same model written with detach(), as in x + (torch.round(x) - x).detach()."
+        )
+    if right and lost and slopes > OTHER and mode != "differences":
+        raise InputError(
+            f"The gradient is not the derivative of the loss: slopes of the loss differ from it by {slopes:.0%}, and "
+            "its backward pass has no graph. Make it accurate (smaller steps of an adjoint method) or differentiable, "
+            "or pass mode='differences' for the derivative of this gradient."
         )
     if right:
         return None
@@ -162,8 +172,8 @@ def double_backward_meant(
     raise InputError(
         f"There is no matrix of second derivatives: {NOT_OF_THE_LOSS}, and its own derivative M is not symmetric: u·Mv "
         f"and v·Mu are {words}. Make the backward passes of custom autograd Functions differentiable (use "
-        "PyTorch functions, without once_differentiable), or mark constants with detach(), as in "
-        "x + (torch.round(x) - x).detach()."
+        "PyTorch functions, without once_differentiable) or accurate (smaller steps of an adjoint method), or mark "
+        "constants with detach(), as in x + (torch.round(x) - x).detach()."
     )
 
 

@@ -122,7 +122,12 @@ class PlainModel:
         self._moved, self._holders, self.detaches = list(moved), holders, detaches
         self.module, self.loss_fn = module, loss_fn
         self._selected, self._fixed, self._observers = list(selected), dict(fixed), observers
-        self.double = double and not accumulators_may_have_hooks([*self._selected, *self._fixed])
+        everything = [*self._selected, *self._fixed]
+        # Tensors that are in float64 keep their accumulators.
+        narrow = [tensor for tensor in everything if tensor.dtype in (*SINGLE, torch.complex64)]
+        self.double = double and not accumulators_may_have_hooks(narrow)
+        # Whether graphs reach all selected parameters.
+        self._reached = False
         self._dtype = dtype = selected[0].real.dtype if selected[0].is_complex() else selected[0].dtype
         if isinstance(loss_fn, nn.Module):
             known = {id(tensor) for tensor in [*self._selected, *self._fixed]}
@@ -214,6 +219,59 @@ class PlainModel:
     def leaves(self) -> Sequence[nn.Parameter]:
         """The selected parameters, which are the leaves of all graphs within `held`."""
         return self._selected
+
+    def _others(self, heads: Sequence[Tensor]) -> list[Tensor]:
+        """Leaves of a graph that are not selected, unless it reaches all that are.
+
+        PyTorch runs a backward pass only if it leads to a tensor that is asked for, and a parameter whose gradient is
+        added in one may be none.
+        """
+        leaves: dict[int, Tensor] = {}
+        seen: set[Any] = set()
+        open_nodes: list[Any] = [head.grad_fn for head in heads]
+        while open_nodes:
+            node = open_nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if type(node).__name__ == "AccumulateGrad":
+                leaves[id(node.variable)] = node.variable
+            open_nodes += [following for following, _ in node.next_functions]
+        self._reached = {id(leaf) for leaf in self._selected} <= leaves.keys()
+        for leaf in self._selected:
+            leaves.pop(id(leaf), None)
+        return [] if self._reached else list(leaves.values())
+
+    def gradients(self, heads: Sequence[Tensor], cotangents: Sequence[Tensor] | None = None) -> list[Tensor | None]:
+        """Compute the derivatives of functions of the selected parameters, within `held`.
+
+        A Function that runs a part of the model in its backward pass, as the activation checkpointing of several
+        libraries does, calls `torch.autograd.backward` there. The gradients of the parameters of that part are then
+        added to `Tensor.grad`, and `torch.autograd.grad` does not return them.
+
+        Parameters
+        ----------
+        heads : sequence of Tensor
+            Functions of the parameters; all require a gradient.
+        cotangents : sequence of Tensor, optional
+            Vectors u, of the shapes of the heads, for J^T u; not needed for scalars.
+
+        Returns
+        -------
+        list of Tensor or None
+            One for each selected parameter; None if the heads do not depend on it.
+        """
+        for leaf in self._selected:
+            leaf.grad = None
+        others = [] if self._reached else self._others(heads)
+        every = torch.autograd.grad(heads, [*self._selected, *others], cotangents, allow_unused=True)
+        found: list[Tensor | None] = list(every[: len(self._selected)])
+        for place, leaf in enumerate(self._selected):
+            if leaf.grad is not None:
+                returned = found[place]
+                found[place] = leaf.grad if returned is None else returned + leaf.grad
+                leaf.grad = None
+        return found
 
 
 class _DefaultDtype:

@@ -131,6 +131,9 @@ class Batches:
         self._data: Iterable[Any] = OwnRandomness(data)
         self._loss, self._device, self._dtype = loss, device, dtype
         self._model = model
+        # Of parts of the model that are not measured, such as a base below adapters.
+        tensors = [] if model is None else [*model.parameters(), *model.buffers()]
+        self._reduced = {tensor.dtype for tensor in tensors} & {torch.float16, torch.bfloat16}
         # Batches on the device, if they are in memory anyway.
         self._held: list[Batch] | None = None
         self._nature = Nature(loss, forward)
@@ -168,8 +171,8 @@ class Batches:
         self.terms = ranks.total(sum(counts))
         if not self.terms > 0:
             raise ValueError(
-                f"The loss has no terms: the terms (or weights) of all samples sum to {self.terms:g}, for example "
-                "because every target has the ignored index."
+                f"The loss has no terms: the terms (or weights) of all {self.samples} samples sum to {self.terms:g}, "
+                "for example because every target has the ignored index."
             )
         # A batch without terms has the mean 0/0; it contributes nothing and is skipped.
         summed = self._nature.terms == SUM
@@ -213,8 +216,8 @@ class Batches:
         nature, loss = self._nature, self._loss
         for index, item in enumerate(self._data):
             inputs, targets = self._pair(index, item)
-            samples, agreed, first = count_samples(inputs, targets)
-            if nature.wants(inputs, targets, samples):
+            samples, agreed, first = count_samples(inputs, targets, closed=loss.closure is not None)
+            if samples and nature.wants(inputs, targets, samples):
                 nature.look(index, *self._placed(inputs, targets), samples)
             named = {**named_tensors(inputs, "inputs"), **named_tensors(targets, "targets")} if nature.ranges else {}
             for allowed in nature.ranges:
@@ -248,7 +251,8 @@ class Batches:
                 raise ValueError(
                     f"Batch {unclear}: it is not clear how many samples it has, as its tensors differ in their first "
                     "dimension. Batches are weighted by the number of terms in their mean: pass terms=..., a "
-                    "function of the targets that returns it, or all data as one batch."
+                    f"function of the {'targets' if self._loss.closure is None else 'batch'} that returns it, or all "
+                    "data as one batch."
                 )
 
         ranks.together(check)
@@ -406,7 +410,13 @@ class Batches:
         Cached passes must not depend on the user's memory, which loaders may reuse for the next batch. A tensor that
         requires a gradient may be known to the loss, which differentiates with respect to it.
         """
-        dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
+        if tensor.is_meta:
+            raise ValueError(
+                f"data contains a tensor on the meta device, of shape {tuple(tensor.shape)}, which has no values. Make "
+                "the data on the CPU or on the model's device."
+            )
+        own = not tensor.is_floating_point() or tensor.dtype in self._reduced
+        dtype = tensor.dtype if own else self._dtype
         if tensor.is_complex():
             dtype = self._dtype.to_complex()
         with torch.inference_mode(mode=False):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, cast
@@ -17,6 +16,7 @@ from torch.func import functional_call
 
 from hesspec.backend.ranks import Ranks
 from hesspec.backend.text import kind_of
+from hesspec.backend.user_warnings import warn
 from hesspec.errors import NonFiniteError
 from hesspec.operators.data.items import arguments
 from hesspec.operators.model.ambient import differentiable_kernels, neutral_modes, preserved_randomness
@@ -91,8 +91,7 @@ class EmpiricalRisk:
         batch_statistics: bool = False,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ValueError(f"model is {kind_of(model)}; it must be a torch.nn.Module.")
+        _refuse_other_objects(model)
         _refuse_sharded(model)
         self.products: int | None = None
         self.module = unwrapped(model)
@@ -268,7 +267,7 @@ class EmpiricalRisk:
         self.capture, flat = self.ranks.together(find)
         words = words_of_split(self.capture, flat, self.loss)
         if words and self.ranks.rank == 0:
-            warnings.warn(words, stacklevel=4)
+            warn(words)
 
     def _around(self, named: Named) -> AbstractContextManager[None]:
         """Return a context within which the user's own module has these parameters."""
@@ -425,6 +424,16 @@ def loss_not_finite(batch: Batch, value: Tensor) -> NonFiniteError:
     return NonFiniteError(
         f"The loss of batch {batch.index} is {float(value)}; check its inputs and targets, and the weights."
     )
+
+
+def _refuse_other_objects(model: object) -> None:
+    """Raise if a model is no module, or is a loss."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise ValueError(f"model is the class {model.__name__}; pass an instance.")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {kind_of(model)}; it must be a torch.nn.Module.")
+    if isinstance(model, nn.modules.loss._Loss):  # noqa: SLF001 - there is no public class of all losses
+        raise ValueError(f"model is {model}, a loss. The order of arguments is model, loss_fn, data.")
 
 
 def _refuse_sharded(model: nn.Module) -> None:

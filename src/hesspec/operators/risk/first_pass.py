@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hesspec.backend.memory import is_out_of_memory
@@ -18,7 +17,7 @@ from hesspec.backend.text import with_article
 from hesspec.operators.data.structures import describe, flatten, map_tensors, named_tensors, rows_of, tensors_of
 from hesspec.operators.model.ambient import preserved_randomness
 from hesspec.operators.risk.loss_calls import ELEMENTWISE as ELEMENTWISE_FUNCTIONS
-from hesspec.operators.risk.loss_calls import LossCall, LossCalls
+from hesspec.operators.risk.loss_calls import OF_CLASSES, LossCall, LossCalls
 from hesspec.operators.risk.losses import ELEMENTWISE, Loss
 
 __all__ = ["ClassRange", "Evaluation", "Forward", "copied", "evaluate"]
@@ -88,10 +87,15 @@ class ClassRange:
             place = ", ".join(map(str, sample.tolist()))
             raise ValueError(
                 f"Batch {index}: {self.path}[{place}] is class {int(classes[tuple(sample)])}, but the model has "
-                f"{self.classes} logits, for classes 0 to {self.classes - 1}. Give the model as many logits as there "
-                "are classes, number classes from 0, or mark targets to ignore with the loss's ignore_index "
-                f"({self.ignored})."
+                f"{_few_logits(self.classes, self.ignored)}"
             )
+
+
+def _few_logits(classes: int, ignored: int) -> str:
+    return (
+        f"{classes} logits, for classes 0 to {classes - 1}. Give the model as many logits as there are classes, number "
+        f"classes from 0, or mark targets to ignore with the loss's ignore_index ({ignored})."
+    )
 
 
 def copied(structure: Any) -> Any:
@@ -155,7 +159,8 @@ def _evaluate(index: int, batch: tuple[Any, Any], forward: Forward, loss: Loss) 
             if is_out_of_memory(error):
                 raise
             words = str(error) if isinstance(error, ValueError) else f"the loss raised {_words(error)}"
-            raise ValueError(f"Batch {index}: {words} {seen}{_advice(loss, outputs, targets)}") from error
+            advice = _advice(loss, outputs, targets) or _advice_on_classes(recorder.failed) or _advice_on_calls(error)
+            raise ValueError(f"Batch {index}: {words} {seen}{advice}") from error
     for call in recorder.calls:
         _check_broadcast(index, call)
     changes_outputs = given.changed
@@ -228,6 +233,8 @@ def _model_failed(index: int, inputs: Any, error: Exception) -> str:
             f" A {kind} is passed as positional arguments, {len(inputs)} here; for a model that takes one {kind}, "
             f"pass a tuple (inputs,)."
         )
+    elif isinstance(inputs, Tensor) and "same dtype" in str(error) and not inputs.is_floating_point():
+        words += " Inputs that are integers are not converted: x.float()."
     elif isinstance(inputs, Mapping):
         words += " A mapping is passed as keyword arguments; for a model that takes a mapping, pass a tuple (inputs,)."
     return words
@@ -318,6 +325,31 @@ def _advice(loss: Loss, outputs: Any, targets: Any) -> str:
     return ""
 
 
+def _advice_on_classes(given: Mapping[str, Any] | None) -> str:
+    """Return advice for a loss of classes that raised an exception, beginning with a space; may be empty."""
+    if given is None:
+        return ""
+    logits, targets = given["input"], given["target"]
+    if not isinstance(targets, Tensor):
+        return " Targets must be a tensor: torch.as_tensor(targets)."
+    if targets.is_floating_point() or targets.is_complex() or not isinstance(logits, Tensor) or not logits.dim():
+        return ""
+    if targets.dtype not in (torch.int64, torch.uint8):
+        return " Class targets must be torch.int64: targets.long()."
+    classes, ignored = logits.shape[1 if logits.dim() > 1 else 0], given["ignore_index"]
+    wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= classes))]
+    if not len(wrong):
+        return ""
+    return f" There is a target of class {int(wrong[0])}, but there are {_few_logits(classes, ignored)}"
+
+
+def _advice_on_calls(error: Exception) -> str:
+    """Return advice for a loss that calls what it is given, beginning with a space; may be empty."""
+    if isinstance(error, TypeError) and str(error).endswith("object is not callable"):
+        return " A loss that calls the model itself is function(model, batch), passed as hesspec.closure(function)."
+    return ""
+
+
 def _is_broadcast(outputs: Tensor, targets: Tensor) -> bool:
     """Whether outputs and targets of equal numbers of samples are broadcast against each other."""
     if outputs.shape == targets.shape:
@@ -346,7 +378,7 @@ def _ranges_of(calls: list[LossCall], named: Mapping[str, Tensor]) -> list[Class
     """Infer ranges of classes from calls whose targets are views of a whole tensor of the data."""
     found = []
     for call in calls:
-        if call.function not in (F.cross_entropy, F.nll_loss):
+        if call.function not in OF_CLASSES:
             continue
         target, logits = call.given["target"], call.input
         memory = target.untyped_storage().data_ptr()

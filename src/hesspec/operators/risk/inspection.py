@@ -117,11 +117,16 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
         failure = _differentiate(risk, batch, found, double=False)
     found.double |= risk.parameters.dtype == torch.float64
     if failure is not None:
-        words = str(failure).strip().partition("\n")[0][:300].removesuffix(".")
+        words = str(failure).strip().partition("\n")[0].partition(" Saved intermediate")[0][:300].removesuffix(".")
+        advice = (
+            "There are no second derivatives if loss.backward() fails: use operations, or a device, with a backward "
+            "pass."
+        )
+        if "a second time" in words:
+            advice = "Tensors that are computed from parameters belong into the forward pass, not into __init__, say."
         raise InputError(
             f"Batch {batch.index}: the gradient of the loss cannot be computed ({type(failure).__name__}: {words}). "
-            "There are no second derivatives if loss.backward() fails: use operations, or a device, with a "
-            "backward pass."
+            f"{advice}"
         ) from failure
     _compare_losses(risk, batch, found)
     if found.autocast:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hesspec.operators.model.function_mode import FunctionMode
 
-__all__ = ["ELEMENTWISE", "LossCall", "LossCalls", "is_log_probabilities"]
+__all__ = ["ELEMENTWISE", "OF_CLASSES", "LossCall", "LossCalls", "is_log_probabilities"]
 
 ELEMENTWISE = (
     F.mse_loss,
@@ -31,6 +31,9 @@ ELEMENTWISE = (
 """Loss functions that are means over all entries of their input."""
 
 FUNCTIONS = (*ELEMENTWISE, F.cross_entropy, F.nll_loss, F.gaussian_nll_loss, F.ctc_loss)
+
+OF_CLASSES = (F.cross_entropy, F.nll_loss)
+"""Loss functions whose targets may be classes."""
 
 SIGNATURES = {function: inspect.signature(function) for function in FUNCTIONS}
 
@@ -81,7 +84,7 @@ class LossCall:
         if self.function is F.ctc_loss and self.given["reduction"] == "mean":
             # Sequences; the loss of each is divided by its own length.
             return float(self.input.shape[1] if self.input.dim() == 3 else 1)
-        if self.function not in (F.cross_entropy, F.nll_loss) or self.given["reduction"] != "mean":
+        if self.function not in OF_CLASSES or self.given["reduction"] != "mean":
             return None
         target, weight = self.given["target"], self.given["weight"]
         if target.is_floating_point():
@@ -102,12 +105,15 @@ class LossCalls(FunctionMode):
     Attributes
     ----------
     calls : list of LossCall
+    failed : mapping or None
+        Arguments of the last call of a loss of classes that raised an exception, by name.
     """
 
     def __init__(self, instead: Callable[[int, Callable[..., Tensor], dict[str, Any]], Tensor] | None = None) -> None:
         super().__init__()
         self._instead = instead
         self.calls: list[LossCall] = []
+        self.failed: Mapping[str, Any] | None = None
 
     def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a function, and record it if it is a loss function."""
@@ -117,7 +123,11 @@ class LossCalls(FunctionMode):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = dict(bound.arguments)
-        result = self._instead(len(self.calls), func, given) if self._instead else func(*args, **kwargs)
+        try:
+            result = self._instead(len(self.calls), func, given) if self._instead else func(*args, **kwargs)
+        except Exception:
+            self.failed = given if func in OF_CLASSES else None
+            raise
         self.calls.append(LossCall(func, given, result))
         return result
 

@@ -96,7 +96,10 @@ class Loss:
         dtype: torch.dtype,
     ) -> None:
         if not callable(loss_fn):
-            raise ValueError(f"loss_fn is {kind_of(loss_fn)}, which cannot be called as loss_fn(outputs, targets).")
+            raise ValueError(
+                f"loss_fn is {kind_of(loss_fn)}, which cannot be called as loss_fn(outputs, targets). The "
+                "order of arguments is model, loss_fn, data."
+            )
         if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
             raise ValueError(f"loss_fn is the class {loss_fn.__name__}; pass an instance, {loss_fn.__name__}().")
         loss_fn = as_module(loss_fn)
@@ -111,6 +114,8 @@ class Loss:
         if self.reduction == "none":
             raise ValueError("The loss has reduction 'none', which does not return a scalar; use 'mean' or 'sum'.")
         self.name = _name(loss_fn)
+        if terms is not None and not callable(terms):
+            raise ValueError(f"terms is {terms!r}; it must be a function from targets to the number of terms.")
         self.given_terms = terms
         self.of_logits = False
         """Whether it is treated as a loss of logits although its outputs are log-probabilities; see `look_at`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -12,6 +11,7 @@ from typing import Any, Self
 import torch
 
 from hesspec.backend.ranks import Ranks
+from hesspec.backend.user_warnings import warn
 from hesspec.operators.data.division import Division, joined
 from hesspec.operators.data.structures import flatten
 from hesspec.operators.model.ambient import preserved_randomness
@@ -250,7 +250,6 @@ class Nature:
         tried = self.open or candidates(self._loss, batch.inputs, batch.targets, batch.samples, ())
         some, groups, cut = batch, None, divided
         if divided:
-            self.division = division
             groups = two_parts(self._loss, batch, tried)
             some = _taken(batch, division, torch.cat(groups).sort().values)
         try:
@@ -440,4 +439,4 @@ def _taken(batch: Part, division: Division, group: torch.Tensor) -> Part:
 
 def _warn(ranks: Ranks, words: str) -> None:
     if ranks.rank == 0:
-        warnings.warn(words, stacklevel=7)
+        warn(words)

@@ -50,7 +50,7 @@ class ParameterSelection:
 
     def __init__(self, model: nn.Module, params: ParameterSpec = None) -> None:
         if params is not None:
-            params = [params] if isinstance(params, str | nn.Module | nn.Parameter) else list(params)
+            params = [params] if isinstance(params, str | nn.Module | nn.Parameter) else _listed(params)
         selected = select_parameters(model, params)
         self.names = tuple(selected)
         self.words = _words(params, self.names)
@@ -153,11 +153,26 @@ def select_parameters(model: nn.Module, params: ParameterSpec = None) -> dict[st
     everything = dict(model.named_parameters())
     chosen = _choose(everything, dict(model.named_parameters(remove_duplicate=False)), params)
     if not chosen:
-        raise ValueError(
-            "No parameter is selected: the model has none that requires a gradient. Select some with params=[...], "
-            "or call requires_grad_() on them."
-        )
+        raise ValueError(f"No parameter is selected: {_why_none(everything, params)}")
     return {name: value for name, value in everything.items() if name in chosen}
+
+
+def _listed(params: Any) -> list[Any]:
+    if not isinstance(params, Iterable):
+        raise ValueError(
+            f"params is {params!r}; it accepts names, glob patterns, submodules and parameters, or a list of them."
+        )
+    return list(params)
+
+
+def _why_none(everything: Mapping[str, nn.Parameter], params: ParameterSpec) -> str:
+    if params is not None:
+        return "params is empty. Without params, all parameters that require a gradient are selected."
+    if not everything:
+        return "the model has none (weights of quantised layers are not parameters)."
+    return (
+        "the model has none that requires a gradient. Select some with params=[...], or call requires_grad_() on them."
+    )
 
 
 def _choose(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -220,7 +221,8 @@ def compare_outputs(
         taken = [leaf[group.to(leaf.device)] if of_rows else leaf for leaf, of_rows in zip(leaves, rows, strict=True)]
         parts.append(Part(None, places.taken(batch.targets, group), len(group)))
         try:
-            with torch.no_grad(), LossCalls() as recorder:
+            with warnings.catch_warnings(), torch.no_grad(), LossCalls() as recorder:
+                warnings.simplefilter("ignore")
                 value = loss.of_taken(pytree.tree_unflatten(taken, structure), copied(parts[-1].targets))
         except Exception as error:
             # A loss that fails for a subset of the samples is not a mean over them.
@@ -311,7 +313,10 @@ def by_calls(whole: Evaluation, batch: Part, terms: Sequence[Terms], loss: Loss)
 def _tried(index: int, part: Part, forward: Forward, loss: Loss) -> Evaluation | None:
     """Evaluate some of the samples; None if the model or the loss fails on them."""
     try:
-        return evaluate(index, part.inputs, part.targets, forward, loss)
+        with warnings.catch_warnings():
+            # Such as those of standard deviations of one sample, which the user's own batches do not give.
+            warnings.simplefilter("ignore")
+            return evaluate(index, part.inputs, part.targets, forward, loss)
     except ValueError:
         return None
 
