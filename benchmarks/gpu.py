@@ -163,22 +163,25 @@ def main() -> None:
     # What ends this process, as `timeout` does, ends the part as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     about, ends = conditions(device), time.time() + 60 * options.minutes
-    for part in options.only:
-        left = ends - time.time()
-        limit = min(left, SHARES[part] * 60 * options.minutes)
-        if left < LEAST:
-            Given(device, options.quick, 0.0, journal, part).keep(part, "no time was left", failed=True)
-            write(options.out, about)
-            continue
-        command = [sys.executable, "-u", __file__, "--device", options.device, "--out", str(options.out)]
-        command += ["--only", part, "--until", str(time.time() + limit), *(["--quick"] if options.quick else [])]
-        started = time.time()
-        how = ended(command, limit, lambda: write(options.out, about))
-        if how:
-            Given(device, options.quick, 0.0, journal, part).keep(part, how, failed=True)
-        print(f"{part}: {time.time() - started:.0f} s", flush=True)
-        page = write(options.out, about)
-    print(page)
+    try:
+        for part in options.only:
+            left = ends - time.time()
+            limit, given = (
+                min(left, SHARES[part] * 60 * options.minutes),
+                Given(device, options.quick, 0.0, journal, part),
+            )
+            if left < LEAST:
+                given.keep(part, "no time was left", failed=True)
+                continue
+            command = [sys.executable, "-u", __file__, "--device", options.device, "--out", str(options.out)]
+            command += ["--only", part, "--until", str(time.time() + limit), *(["--quick"] if options.quick else [])]
+            started = time.time()
+            how = ended(command, limit, lambda: write(options.out, about))
+            if how:
+                given.keep(part, how, failed=True)
+            print(f"{part}: {time.time() - started:.0f} s", flush=True)
+    finally:
+        print(write(options.out, about))
 
 
 if __name__ == "__main__":
