@@ -40,9 +40,9 @@ from gpu_parts import PARTS, Given  # noqa: E402 - likewise
 SHARES = {
     "ceilings": 0.04,
     "correctness": 0.18,
-    "products": 0.28,
-    "runs": 0.26,
-    "precision": 0.08,
+    "products": 0.27,
+    "runs": 0.25,
+    "precision": 0.1,
     "graphs": 0.08,
     "kernels": 0.04,
     "bases": 0.04,

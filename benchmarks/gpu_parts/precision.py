@@ -40,7 +40,8 @@ def run(given: Given) -> None:
         torch.arange(samples, device=given.device) % 10,
     )
     for matrix in ("Hessian", "GaussNewton"):
-        kind, operators = getattr(hesspec, matrix), {}
+        # One trace for all precisions.
+        kind, operators, traces = getattr(hesspec, matrix), {}, hesspec.GraphCache()
         double = kind(model.double(), loss, [(inputs.double(), targets)])
         vector = torch.randn(double.shape[0], device=given.device)
         truth = double @ vector.double()
@@ -48,7 +49,7 @@ def run(given: Given) -> None:
         model.float()
         for precision in ("full", "tf32", "bfloat16") if cuda else ("full", "bfloat16"):
             with given.step(f"{matrix}, {precision}"):
-                operators[precision] = kind(model, loss, [(inputs, targets)], precision=precision)
+                operators[precision] = kind(model, loss, [(inputs, targets)], precision=precision, graphs=traces)
                 operators[precision] @ vector
         calls = {name: synchronised(lambda o=o, v=vector: o @ v, given.device) for name, o in operators.items()}
         taken = in_turn(calls, 3 if given.quick else 5, 0.0 if given.quick else 2.0)
