@@ -20,7 +20,7 @@ import torch
 __all__ = ["PARTS", "Given", "seconds_of", "synchronised"]
 
 # Most important first: what there is time for counts.
-PARTS = ("ceilings", "correctness", "products", "runs", "graphs", "precision", "bases", "kernels", "variants")
+PARTS = ("ceilings", "correctness", "products", "runs", "precision", "graphs", "kernels", "bases", "variants")
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ NOTE = (
     "float32 is in full precision."
 )
 COLUMNS = ("what", "found", "asked", "right")
+# Seconds that are left for the end of the part.
+RESERVE = 3.0
 # What the operators' own tests ask for.
 ASKED = {torch.float64: 1e-10, torch.float32: 2e-5}
 
@@ -80,10 +82,17 @@ def products(given: Given) -> None:
     workers = max(1, min(8, (os.cpu_count() or 1) // 2))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(of_case, name, given.device): name for name in names}
-        for future in as_completed(futures):
-            with given.step(futures[future]):
-                for row in future.result():
-                    given.keep(*row, failed=not row[-1])
+        done = 0
+        try:
+            for future in as_completed(futures, timeout=max(given.left - RESERVE, 0.0)):
+                done += 1
+                with given.step(futures[future]):
+                    for row in future.result():
+                        given.keep(*row, failed=not row[-1])
+        except TimeoutError:
+            given.keep("products", f"{done} of {len(names)} cases: no time was left", failed=True)
+            for worker in multiprocessing.active_children():
+                worker.kill()
 
 
 BASES = {
@@ -193,8 +202,9 @@ def out_of_memory(given: Given) -> None:
 def run(given: Given) -> None:
     """Measure."""
     spectra(given)
-    products(given)
     with given.step("snapshot"):
         resumed(given)
     with given.step("memory"):
         out_of_memory(given)
+    # Last, as it takes what time there is.
+    products(given)

@@ -11,20 +11,28 @@ from torch import nn
 import hesspec
 from _turns import in_turn
 from gpu_parts import Given, synchronised
+from gpu_parts.ceilings import rate
 from gpu_parts.networks import eigenvalues, small, vgg
+from gpu_parts.products import operations
 
 TITLE = "Precision"
 NOTE = (
-    "Times are of VGG11-BN, 2,048 images, and the error is that of one product against float64. The others are of a "
+    "Times are of VGG11-BN, 2,048 images; share: operations over those of a large matrix product of that precision in "
+    "the same time; the error is that of one product against float64. The others are of a "
     "small network: rounding that the spectrum measured, relative to its norm, and the largest error of a resolved "
     "eigenvalue over its bound, against exact ones in float64; at most 1 where bounds hold."
 )
-COLUMNS = ("matrix", "precision", "ms", "times", "error", "measured rounding", "error over bound")
+COLUMNS = ("matrix", "precision", "ms", "times", "share of peak", "error", "measured rounding", "error over bound")
 
 
 def run(given: Given) -> None:
     """Measure."""
-    cuda, loss = given.device.type == "cuda", nn.CrossEntropyLoss()
+    cuda, loss, size = given.device.type == "cuda", nn.CrossEntropyLoss(), 512 if given.quick else 8192
+    peaks = {
+        "full": rate(given.device, torch.float32, size),
+        "bfloat16": rate(given.device, torch.bfloat16, size),
+        **({"tf32": rate(given.device, torch.float32, size, tf32=True)} if cuda else {}),
+    }
     torch.manual_seed(0)
     model, samples = vgg().eval().to(given.device), 4 if given.quick else 2048
     inputs, targets = (
@@ -32,7 +40,8 @@ def run(given: Given) -> None:
         torch.arange(samples, device=given.device) % 10,
     )
     for matrix in ("Hessian", "GaussNewton"):
-        kind, operators = getattr(hesspec, matrix), {}
+        # One trace for all precisions.
+        kind, operators, traces = getattr(hesspec, matrix), {}, hesspec.GraphCache()
         double = kind(model.double(), loss, [(inputs.double(), targets)])
         vector = torch.randn(double.shape[0], device=given.device)
         truth = double @ vector.double()
@@ -40,7 +49,7 @@ def run(given: Given) -> None:
         model.float()
         for precision in ("full", "tf32", "bfloat16") if cuda else ("full", "bfloat16"):
             with given.step(f"{matrix}, {precision}"):
-                operators[precision] = kind(model, loss, [(inputs, targets)], precision=precision)
+                operators[precision] = kind(model, loss, [(inputs, targets)], precision=precision, graphs=traces)
                 operators[precision] @ vector
         calls = {name: synchronised(lambda o=o, v=vector: o @ v, given.device) for name, o in operators.items()}
         taken = in_turn(calls, 3 if given.quick else 5, 0.0 if given.quick else 2.0)
@@ -53,6 +62,7 @@ def run(given: Given) -> None:
                     precision,
                     f"{1e3 * statistics.median(taken[precision]):.2f}",
                     f"{statistics.median(times):.2f}",
+                    f"{operations(calls[precision]) / statistics.median(taken[precision]) / peaks[precision]:.0%}",
                     f"{error:.1e}",
                     *worst(given, matrix, precision),
                 )

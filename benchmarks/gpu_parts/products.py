@@ -57,6 +57,15 @@ def retained(problem: Problem) -> Callable[[Tensor], Tensor]:
     return product
 
 
+def operations(call: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions in a product of hesspec."""
+    # What a replayed graph of the device computes is not counted: kernel by kernel.
+    plainly = mock.patch.object(Recorded, "__call__", lambda recorded, tangents: recorded.apply(tangents))
+    with plainly, FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
 def houses(problem: Problem) -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
     """Ways to multiply with the matrix of a problem, each to be made when it is needed."""
 
@@ -104,10 +113,7 @@ def time_network(given: Given, name: str, network: Network, matrix: Matrix, peak
         return
     calls = {who: synchronised(lambda product=product: product(vector), given.device) for who, product in made.items()}
     taken = in_turn(calls, 3 if given.quick else 5, 0.0 if given.quick else 2.0)
-    # What a replayed graph of the device computes is not counted: kernel by kernel.
-    plainly = mock.patch.object(Recorded, "__call__", lambda recorded, tangents: recorded.apply(tangents))
-    with plainly, FlopCounterMode(display=False) as counter:
-        calls["hesspec"]()
+    flops = operations(calls["hesspec"])
     ours = statistics.median(taken["hesspec"])
     for who, seconds in taken.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, taken["hesspec"], strict=True))
@@ -120,7 +126,7 @@ def time_network(given: Given, name: str, network: Network, matrix: Matrix, peak
             who,
             f"{1e3 * median:.2f} ({1e3 * min(seconds):.2f} to {1e3 * max(seconds):.2f})",
             f"{ratio:.2f}",
-            f"{counter.get_total_flops() / ours / peak:.0%}" if who == "hesspec" else "",
+            f"{flops / ours / peak:.0%}" if who == "hesspec" else "",
             f"{error[who]:.0e}",
             f"{first[who]:.1f}",
             f"{memory[who]:.2f}" if who in memory else "",

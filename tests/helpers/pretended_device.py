@@ -93,8 +93,43 @@ def _there(values: Tensor) -> Tensor:
     values = values.resolve_conj().resolve_neg()
     size = values.untyped_storage().nbytes() // values.element_size()
     made = torch._C._acc.create_empty_tensor([size], values.dtype)
+    # Its storage has no bytes yet. Fake tensors, which tell memory by its size, take that of the device for theirs.
+    _set(made, made.untyped_storage(), 0, [size], [1])
     made.untyped_storage().values = values
     return aten.as_strided.default.redispatch(META, made, values.size(), values.stride(), values.storage_offset())
+
+
+_plain_address = torch.UntypedStorage.data_ptr
+_plain_place = Tensor.data_ptr
+_plain_deep_copy = Tensor.__deepcopy__
+
+
+def _address(storage: torch.UntypedStorage) -> int:
+    """Address of memory, by which it is known: that of the values."""
+    held = getattr(storage, "values", None) if storage.device.type == NAME else None
+    return _plain_address(storage if held is None else held.untyped_storage())
+
+
+def _place(tensor: Tensor) -> int:
+    return _plain_place(_values(tensor) if _here(tensor) and hasattr(tensor.untyped_storage(), "values") else tensor)
+
+
+def _deep_copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    if not _here(tensor) or not hasattr(tensor.untyped_storage(), "values"):
+        return _plain_deep_copy(tensor, memo)
+    if id(tensor) not in memo:
+        made = on_device(tensor)
+        kept = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = (
+            nn.Parameter(made, tensor.requires_grad) if kept else made.requires_grad_(tensor.requires_grad)
+        )
+    return memo[id(tensor)]
+
+
+# PyTorch's own look for the memory, which Python's storage has not.
+torch.UntypedStorage.data_ptr = _address
+Tensor.data_ptr = _place
+Tensor.__deepcopy__ = _deep_copy
 
 
 def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -131,9 +166,11 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _take(tensor: Tensor, values: Tensor) -> None:
-    """Give a result of size zero, which the operation has resized, its values."""
-    if tensor.numel():
-        raise RuntimeError(f"a result of the shape {tuple(tensor.shape)} was resized to {tuple(values.shape)}")
+    """Give a result, which the operation has resized, its values."""
+    if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.itemsize:
+        raise RuntimeError(
+            f"a part of memory, of the shape {tuple(tensor.shape)}, was resized to {tuple(values.shape)}"
+        )
     made = _there(values)
     _set(tensor, made.untyped_storage(), 0, made.size(), made.stride())
 
@@ -182,11 +219,41 @@ def _convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, *res
     return _run(aten.convolution_backward.default, gradient, inputs, weight, [gradient.shape[1]], *rest)
 
 
+def _lstm_cell(inputs: Tensor, hidden: Tensor, cell: Tensor, *biases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """What CUDA computes in one kernel where cuDNN, which has no second derivatives, is switched off."""
+    gates = inputs + hidden + sum(bias for bias in biases if bias is not None)
+    one, kept, new, out = gates.chunk(4, 1)
+    one, kept, new, out = one.sigmoid(), kept.sigmoid(), new.tanh(), out.sigmoid()
+    next_cell = kept * cell + one * new
+    return out * next_cell.tanh(), next_cell, torch.cat([one, kept, new, out], 1)
+
+
+def _lstm_cell_backward(
+    of_hidden: Tensor | None, of_cell: Tensor | None, cell: Tensor, next_cell: Tensor, gates: Tensor, has_bias: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    one, kept, new, out = gates.chunk(4, 1)
+    bounded = next_cell.tanh()
+    of_hidden = torch.zeros_like(cell) if of_hidden is None else of_hidden
+    along = of_hidden * out * (1 - bounded * bounded) + (0 if of_cell is None else of_cell)
+    found = torch.cat(
+        [
+            along * new * one * (1 - one),
+            along * cell * kept * (1 - kept),
+            along * one * (1 - new * new),
+            of_hidden * bounded * out * (1 - out),
+        ],
+        1,
+    )
+    return found, along * kept, found.sum(0) if has_bias else None
+
+
 _libraries = [torch.library.Library(name, "IMPL") for name in ("_", "aten")]
 _libraries[0].fallback(_run, "PrivateUse1")
 _libraries[1].impl("as_strided_", _as_strided, "PrivateUse1")
 _libraries[1].impl("convolution_overrideable", _convolution, "PrivateUse1")
 _libraries[1].impl("convolution_backward_overrideable", _convolution_backward, "PrivateUse1")
+_libraries[1].impl("_thnn_fused_lstm_cell", _lstm_cell, "PrivateUse1")
+_libraries[1].impl("_thnn_fused_lstm_cell_backward_impl", _lstm_cell_backward, "PrivateUse1")
 
 
 def on_device(given: Any) -> Any:

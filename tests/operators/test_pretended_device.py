@@ -66,7 +66,7 @@ def test_spectra_where_tensors_are_on_the_device_by_default():
 
 @pytest.mark.long
 # Not of losses with weights: a tensor of a device in Python cannot be copied as a part of a module.
-@pytest.mark.parametrize("name", ["mlp", "cnn", "residual cnn", "transformer encoder"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "residual cnn", "transformer encoder", "recurrent"])
 def test_products_of_other_networks_are_those_of_the_cpu(name):
     check(rows(f"products={name}"))
 

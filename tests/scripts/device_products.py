@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, MATRICES
+from cases import CASES, MATRICES, Case, Recurrent, batches
 from pretended_device import DEVICE, counts, on_device, put
 from torch import Tensor, nn
 
@@ -23,9 +23,18 @@ PARTS = tuple(f"GaussNewton{part}" for part in ("Class", "Cross", "Within", "Sam
 MOMENTS = ("SecondMoment", "LikelihoodResidual")
 
 
+def recurrent() -> Case:
+    """A network whose operations are others than on a CPU."""
+    torch.manual_seed(0)
+    return Case(Recurrent().eval(), nn.MSELoss(), batches((3, 3), lambda size: torch.randn(size, 2), (4, 4, 4)))
+
+
+NETWORKS = {**CASES, "recurrent": recurrent}
+
+
 def both(matrix: str, name: str, dtype: torch.dtype = torch.float64, **options: Any) -> tuple[Any, Any]:
     """The operator on the CPU and on the device."""
-    case, other = (CASES[name]().to(dtype) for _ in range(2))
+    case, other = (NETWORKS[name]().to(dtype) for _ in range(2))
     kind = getattr(hesspec, matrix)
     here = kind(case.model, case.loss, case.data, **case.options, **options)
     loss = put(other.loss) if isinstance(other.loss, nn.Module) else other.loss
@@ -56,7 +65,7 @@ def products(names: list[str], matrices: tuple[str, ...], modes: tuple[str, ...]
     rows = []
     for name in names:
         for matrix in matrices:
-            for mode in modes:
+            for mode in modes if name != "recurrent" else modes[1:]:
                 here, there = both(matrix, name, mode=mode)
                 rows.append(row(f"{name}, {matrix}, {mode}", here, there, vectors_of(here)))
     return rows

@@ -85,11 +85,13 @@ def minres(
         eta = -sine * eta
         before, v, beta = v, divided(image, following), following
         residual = scaled(residual, sine**2) + scaled(v, cosine * eta)
-        alphas.append(alpha.tolist())
-        betas.append(beta.tolist())
+        alphas.append(alpha)
+        betas.append(beta)
         iterations += 1
     x = weighted(found)
-    return Solved(x, rhs - multiply(x), iterations, not unfinished, _smallest(np.array(alphas), np.array(betas)))
+    # At the end, as each copy to the host waits for the device.
+    diagonals = (torch.stack(each).cpu().numpy() if each else np.empty((0, 0)) for each in (alphas, betas))
+    return Solved(x, rhs - multiply(x), iterations, not unfinished, _smallest(*diagonals))
 
 
 def _smallest(alphas: npt.NDArray[np.float64], betas: npt.NDArray[np.float64]) -> float:

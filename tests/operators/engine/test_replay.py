@@ -2,17 +2,20 @@
 
 import gc
 import weakref
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 from cases import batches, labels, mlp
-from torch import nn
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hesspec
 from hesspec.operators.engine import replay
 from hesspec.operators.engine.matrix_passes import TracedProduct
-from hesspec.operators.engine.replay import Recorded
+from hesspec.operators.engine.replay import CudaGraphs, Recorded
 
 BATCHES = 3
 # One trace of each matrix for all tests.
@@ -197,3 +200,114 @@ def test_blocks_of_recorded_products(graphs):
     apply, parameters = applies(mine)[0], mine._risk.parameters
     tangents = parameters.split(vectors(mine)[0])
     assert torch.equal(apply.within((0,), tangents[:1])[0], apply.apply.within((0,), tangents[:1])[0])
+
+
+class Stream:
+    """A stream of a device, of which there are as many as PyTorch has."""
+
+    handed_out = 0
+
+    def __init__(self, device):
+        self.device, self.cuda_stream = device, Stream.handed_out % replay.STREAMS
+        Stream.handed_out += 1
+
+
+class Cuda:
+    """PyTorch's calls for graphs of CUDA, of which those to `capture_end` may fail."""
+
+    def __init__(self):
+        self.calls, self.fails, self.collecting = [], False, None
+
+    def name(self, name):
+        return lambda *_, **__: self.calls.append(name)
+
+    def graph(self):
+        def end():
+            self.calls.append("end")
+            if self.fails:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+        def begin(pool, capture_error_mode):
+            self.collecting = gc.isenabled()
+            self.calls.append(("begin", pool, capture_error_mode))
+
+        return SimpleNamespace(capture_begin=begin, capture_end=end, replay=self.name("replay"))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A pretended CUDA."""
+    made = Cuda()
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, made.name(name))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", made.graph)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", made.name("ended for PyTorch"), raising=False)
+    monkeypatch.setattr(CudaGraphs, "failed", False)
+    monkeypatch.setattr(CudaGraphs, "_all", weakref.WeakSet())
+    return made
+
+
+DEVICE = torch.device("cuda", 0)
+
+
+def test_graphs_of_cuda_are_recorded_in_one_memory_without_collections(cuda):
+    graphs = CudaGraphs.of(DEVICE)
+    for _ in range(2):
+        graphs.record(cuda.name("call"))()
+    one = ["synchronize", ("begin", (0, 7), "thread_local"), "call", "end", "replay"]
+    assert cuda.calls == ["empty_cache", *one, *one]
+    assert cuda.collecting is False
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("sudden", [True, False])
+def test_after_a_recording_that_was_cut_off_nothing_is_recorded(cuda, sudden):
+    graphs, cuda.fails = CudaGraphs.of(DEVICE), True
+
+    def call():
+        if sudden:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted" if sudden else "previous error"):
+        graphs.record(call)
+    assert cuda.calls[-2:] == ["end", "ended for PyTorch"]
+    assert gc.isenabled()
+    assert CudaGraphs.of(DEVICE) is None
+    assert replay.recorder_for(DEVICE) is None
+
+
+def test_a_recording_for_which_memory_runs_out_is_ended(cuda):
+    graphs = CudaGraphs.of(DEVICE)
+
+    def call():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs.record(call)
+    assert cuda.calls[-1] == "end"
+    assert CudaGraphs.of(DEVICE) is not None
+
+
+def test_no_two_operators_record_on_one_stream(cuda):
+    alive = [CudaGraphs.of(DEVICE) for _ in range(replay.STREAMS)]
+    assert len({graphs.stream.cuda_stream for graphs in alive}) == replay.STREAMS
+    assert CudaGraphs.of(DEVICE) is None
+    freed = alive.pop(5).stream.cuda_stream
+    assert CudaGraphs.of(DEVICE).stream.cuda_stream == freed
+    assert CudaGraphs.of(torch.device("cuda", 1)) is not None
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_products_that_copy_indices_to_the_device_are_not_recorded(place):
+    graph = fx.Graph()
+    values, indices = graph.placeholder("values"), graph.placeholder("indices")
+    with FakeTensorMode():
+        values.meta["val"] = torch.empty(5, device="cuda")
+        indices.meta["val"] = torch.empty(3, dtype=torch.int64, device=place)
+    graph.output((graph.call_function(torch.ops.aten.index.Tensor, (values, [indices])),))
+    trace = SimpleNamespace(tangents=(fx.GraphModule({}, graph).forward,))
+    found = replay.recorded(TracedProduct(trace, []), None)
+    assert isinstance(found, Recorded) == (place == "cuda")

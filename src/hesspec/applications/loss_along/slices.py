@@ -202,7 +202,7 @@ def _loss_at(risk: EmpiricalRisk, displacement: Tensor) -> float:
     here = torch.cat([value.reshape(-1) for value in own.values])
     moved = own.split((here.double() + displacement.double()).to(own.dtype))
     place = risk.at(moved)
-    total = 0.0
+    values, total = [], 0.0
 
     def add() -> None:
         nonlocal total
@@ -211,7 +211,9 @@ def _loss_at(risk: EmpiricalRisk, displacement: Tensor) -> float:
             # Some models differentiate within their forward pass.
             with torch.enable_grad(), preserved_randomness(), differentiable_kernels():
                 named = place.leaves()
-                total += batch.share * float(loss(predict(named), named).detach())
+                values.append(batch.share * loss(predict(named), named).detach().double())
+        # Each number that is read waits for the device: one for all batches.
+        total = sum(torch.stack(values).tolist()) if values else 0.0
 
     place.ranks.together(add)
     return place.ranks.total(total)

@@ -230,7 +230,7 @@ OPERATIONS = [
 
 @pytest.mark.parametrize(("func", "arguments"), OPERATIONS, ids=[str(func) for func, _ in OPERATIONS])
 def test_results_of_known_form_are_those_of_pytorch(func, arguments, fakes, known):
-    results, given = FakeResults(fakes, set()), arguments(example(fakes, 3, 4))
+    results, given = FakeResults(fakes), arguments(example(fakes, 3, 4))
     expected = func(*given)
     for number in (0, 1, 1):
         assert len(known) == number
@@ -245,7 +245,7 @@ def test_results_of_known_form_are_those_of_pytorch(func, arguments, fakes, know
 
 
 def test_forms_and_types_of_arguments_are_told_apart(fakes, known):
-    results, a = FakeResults(fakes, set()), example(fakes, 3, 4)
+    results, a = FakeResults(fakes), example(fakes, 3, 4)
     calls = [(a, 1), (a, 1.0), (a, True), (a.double(), 1), (a.t(), 1), (a[:2], 1)]
     for call in calls:
         assert form(results.of(aten.mul.Tensor, call, {})) == form(aten.mul.Tensor(*call))
@@ -264,7 +264,7 @@ def test_forms_and_types_of_arguments_are_told_apart(fakes, known):
 
 
 def test_what_does_more_than_compute_a_result_always_runs(fakes, known):
-    results, a = FakeResults(fakes, set()), example(fakes, 3, 4)
+    results, a = FakeResults(fakes), example(fakes, 3, 4)
     assert results.of(aten.add_.Tensor, (a, 1), {}) is a
     constant, real = torch.tensor(2.0), torch.ones(3)
     assert constant.constant is not None
@@ -285,7 +285,7 @@ def test_results_are_known_in_later_records_unless_settings_of_kernels_have_chan
     def results():
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             a = example(mode, 3, 3)
-            found = FakeResults(mode, set()).of(aten.mm.default, (a, a), {})
+            found = FakeResults(mode).of(aten.mm.default, (a, a), {})
             assert found.fake_mode is mode
             return form(found)
 
@@ -304,14 +304,14 @@ def test_results_are_known_in_later_records_unless_settings_of_kernels_have_chan
 
 def test_the_number_of_known_results_is_limited(fakes, known, monkeypatch):
     monkeypatch.setattr(fake_results, "MOST", 3)
-    results = FakeResults(fakes, set())
+    results = FakeResults(fakes)
     for size in range(1, 9):
         results.of(aten.neg.default, (example(fakes, size),), {})
         assert 1 <= len(known) <= 3
 
 
 def test_zeros_without_memory_are_told_apart_from_zeros(fakes, known):
-    results, zeros = FakeResults(fakes, set()), torch._efficientzerotensor(3, 4)
+    results, zeros = FakeResults(fakes), torch._efficientzerotensor(3, 4)
     a = example(fakes, 3, 4)
     for number, (given, kwargs) in enumerate([(zeros, {"dtype": torch.float64}), (a, {"dtype": torch.float64})], 1):
         for _ in range(2):

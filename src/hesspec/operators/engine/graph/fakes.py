@@ -58,16 +58,12 @@ class FakeResults:
     ----------
     fakes : FakeTensorMode
         Without symbolic shapes; active where operations are run.
-    devices : set of torch.device
-        Devices of all tensors.
     """
 
-    def __init__(self, fakes: FakeTensorMode, devices: set[torch.device]) -> None:
+    def __init__(self, fakes: FakeTensorMode) -> None:
         self._fakes = fakes
         # What is not known here is not known there, either, where looking for it takes a sixth of the time of a trace.
-        # Elsewhere than on a CPU, forward mode takes no views that are made here from tensors that PyTorch has not
-        # remembered (torch 2.14, on a pretended device; the cause is not known).
-        fakes.cache_enabled = any(device.type != "cpu" for device in devices)
+        fakes.cache_enabled = False
 
     def of(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the result of an operation."""

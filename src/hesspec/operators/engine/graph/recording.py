@@ -70,7 +70,7 @@ def record(function: Callable[..., Sequence[Tensor] | Tensor], arguments: Sequen
     # Addresses of fake tensors mean nothing.
     with torch._functorch.config.patch(fake_tensor_allow_unsafe_data_ptr_access=False):  # noqa: SLF001
         fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    recorder = _Recorder(fakes, {argument.device for argument in arguments})
+    recorder = _Recorder(fakes)
     given = [fakes.from_tensor(argument) for argument in arguments]
     recorder.place(given)
     # The cache of casts would hide operations. Compiled code runs eagerly, as do conditions, which compile
@@ -85,9 +85,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True
 
-    def __init__(self, fakes: FakeTensorMode, devices: set[torch.device]) -> None:
+    def __init__(self, fakes: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._fakes, self._results = fakes, FakeResults(fakes, devices)
+        self._fakes, self._results = fakes, FakeResults(fakes)
         self._root = nn.Module()
         self._graph = fx.Graph(cast("fx.GraphModule", self._root))
         # Nodes by identities of tensors, which must not be used again meanwhile.

@@ -31,7 +31,11 @@ from hesspec.operators.engine.graph.reuse import reuse_memory
 from hesspec.operators.engine.graph.simplify import merge_equal, simplify
 from hesspec.operators.engine.graph.soundness import free_of_mutations, free_of_strides
 
+<<<<<<< HEAD
 __all__ = ["Group", "JointTrace", "LinearTrace", "compiling", "cut", "trace_linear"]
+=======
+__all__ = ["Group", "JointTrace", "LinearTrace", "cut", "trace_linear", "without_collections"]
+>>>>>>> h-gpu
 
 Part = Callable[..., tuple[Tensor, ...]]
 
@@ -130,7 +134,11 @@ def trace_linear(
 
     # In-place operations would overwrite values that the tangent part reads later, so they are functionalised. Views
     # are kept, as copies would double the memory of all residuals.
+<<<<<<< HEAD
     with quiet_tracer(), compiling(), torch.enable_grad(), _without_collections():
+=======
+    with quiet_tracer(), _compiling(), torch.enable_grad(), without_collections():
+>>>>>>> h-gpu
         graph = record(functionalize(detached, remove="mutations"), [*primals, *tangents])
         graph = free_of_mutations(graph, [*primals, *tangents])
     graph.eliminate_dead_code()
@@ -149,7 +157,7 @@ def trace_linear(
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """Collect no garbage within this context: nearly all of the many objects of a graph stay, and each is looked at."""
     enabled = gc.isenabled()
     gc.disable()
@@ -178,7 +186,7 @@ def compiling() -> Iterator[None]:
             distribution.set_default_validate_args(True)  # type: ignore[union-attr]
 
 
-@_without_collections()
+@without_collections()
 def cut(trace: JointTrace, *, bfloat16: bool = False) -> LinearTrace:
     """Cut a trace by dependence on the tangents.
 

@@ -1,0 +1,62 @@
+"""Applications on a pretended device: no tensor on the wrong one, the numbers of the CPU, and few waits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HELPERS, SCRIPT = (Path(__file__).parents[1] / name for name in ("helpers", "scripts/device_applications.py"))
+
+
+def rows(*names):
+    """What a process of its own prints: the device has to be registered before the first backward pass."""
+    ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
+        [sys.executable, SCRIPT, *names],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1000,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path])},
+    )
+    assert ended.returncode == 0, ended.stderr
+    return {row["what"]: row for row in json.loads(ended.stdout)}
+
+
+# How often the host waits for the device each time. Of an iteration of a solver: one of the product and one of its
+# check, three of the norms of vectors that bound the matrix, one of the residuals that are left; conjugate gradients
+# have two inner products, one that is refused, and a norm besides.
+SHORT = {"diagonal": 0.5, "minres": 7, "conjugate_gradients": 11, "amuse": 0}
+LONG = [
+    "eigenpairs",
+    "largest",
+    "trace",
+    "class_structure",
+    "attribution",
+    "by_block",
+    "along",
+    "noise",
+    "angles",
+    "fast_gauss_newton",
+    "shares",
+    "stability",
+    "exponents",
+    "laplace",
+]
+
+
+def test_solvers_and_optimisers_are_those_of_the_cpu_and_wait_no_more_than_they_must():
+    found = rows(*SHORT)
+    for name, waits in SHORT.items():
+        assert found[name]["apart"] <= 1e-12, name
+        assert found[name]["waits"] <= waits, name
+
+
+@pytest.mark.long
+def test_applications_are_those_of_the_cpu():
+    found = rows(*LONG)
+    for name in LONG:
+        # Inner products may be summed in another order.
+        assert found[name]["apart"] <= 1e-9, name
