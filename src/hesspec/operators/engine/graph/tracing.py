@@ -31,11 +31,7 @@ from hesspec.operators.engine.graph.reuse import reuse_memory
 from hesspec.operators.engine.graph.simplify import merge_equal, simplify
 from hesspec.operators.engine.graph.soundness import free_of_mutations, free_of_strides
 
-<<<<<<< HEAD
-__all__ = ["Group", "JointTrace", "LinearTrace", "compiling", "cut", "trace_linear"]
-=======
-__all__ = ["Group", "JointTrace", "LinearTrace", "cut", "trace_linear", "without_collections"]
->>>>>>> h-gpu
+__all__ = ["Group", "JointTrace", "LinearTrace", "compiling", "cut", "trace_linear", "without_collections"]
 
 Part = Callable[..., tuple[Tensor, ...]]
 
@@ -134,11 +130,7 @@ def trace_linear(
 
     # In-place operations would overwrite values that the tangent part reads later, so they are functionalised. Views
     # are kept, as copies would double the memory of all residuals.
-<<<<<<< HEAD
-    with quiet_tracer(), compiling(), torch.enable_grad(), _without_collections():
-=======
-    with quiet_tracer(), _compiling(), torch.enable_grad(), without_collections():
->>>>>>> h-gpu
+    with quiet_tracer(), compiling(), torch.enable_grad(), without_collections():
         graph = record(functionalize(detached, remove="mutations"), [*primals, *tangents])
         graph = free_of_mutations(graph, [*primals, *tangents])
     graph.eliminate_dead_code()
@@ -170,7 +162,7 @@ def without_collections() -> Iterator[None]:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Keep models from inspecting values: `torch.compiler.is_compiling()` is true, distributions do not validate."""
+    """Keep models from inspecting values: `torch.compiler.iscompiling()` is true, distributions do not validate."""
     flag = torch.compiler._is_compiling_flag  # noqa: SLF001 - there is no public way to signal tracing
     # Slow to import, and already imported if a model or a loss uses distributions.
     distribution = getattr(sys.modules.get("torch.distributions"), "Distribution", None)
