@@ -63,7 +63,7 @@ def check_operator(operator: Any) -> int:
         raise ValueError("The operator is a NumPy array; pass torch.from_numpy(matrix).")
     if isinstance(operator, nn.Module):
         raise ValueError(
-            f"The operator is a {type(operator).__name__}, a model; pass hesspec.Hessian(model, loss_fn, data), which "
+            f"The operator is {kind_of(operator)}, a model; pass hesspec.Hessian(model, loss_fn, data), which "
             "is the Hessian of its loss."
         )
     for name in ("shape", "dtype", "device", "__matmul__"):

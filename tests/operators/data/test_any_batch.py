@@ -409,7 +409,7 @@ def dataset():
         ),
         ([torch.randn(4, 3)], r"Batch 0 of data is a Tensor \(4, 3\).*\(inputs, None\)"),
         ((torch.randn(4, 3), torch.zeros(4)), r"Batch 0 of data is a Tensor.*single batch.*\[\(inputs, targets\)\]"),
-        ((np.ones((4, 3)), np.zeros(4)), r"Batch 0 of data is a ndarray.*single batch.*\[\(inputs, targets\)\]"),
+        ((np.ones((4, 3)), np.zeros(4)), r"Batch 0 of data is an ndarray.*single batch.*\[\(inputs, targets\)\]"),
         ([Graph(1, 2)], "Batch 0 of data is a Graph.*an object with its targets in an attribute.*hesspec.closure"),
         (["abc"], "Batch 0 of data is a 'abc'"),
     ],

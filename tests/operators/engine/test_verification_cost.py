@@ -9,8 +9,7 @@ from torch import nn
 import hesspec
 from hesspec.operators.engine.differences import length, settled
 from hesspec.operators.engine.matrix_passes import MatrixPasses
-from hesspec.operators.engine.reference import LIKELY
-from hesspec.operators.engine.verification import AT_JUMPS, GROWN, TELLS
+from hesspec.operators.engine.verification import AT_THE_POINT, TELLS
 from hesspec.operators.model.module import ModuleState
 
 
@@ -49,7 +48,7 @@ def test_one_displacement_decides_for_a_smooth_loss(displacements, matrix, mode)
     operator = getattr(hesspec, matrix)(network(nn.Tanh), nn.CrossEntropyLoss(), samples(), mode=mode)
     operator @ torch.ones(operator.shape[0], dtype=torch.float64)
     # Near the parameters, and at them.
-    assert displacements == [1e-6] * 2
+    assert displacements == [1e-6, 1e-8]
 
 
 @pytest.mark.parametrize("matrix", ["Hessian", "GaussNewton", "Residual"])
@@ -68,7 +67,7 @@ def test_three_displacements_decide_where_units_are_at_their_kinks(displacements
     operator = hesspec.Hessian(model, nn.CrossEntropyLoss(), samples(zeros=4), mode="traced")
     operator @ torch.ones(operator.shape[0], dtype=torch.float64)
     # Near the parameters, at them, and with the units moved off their kinks.
-    assert displacements == [1e-6, 1e-6, 1e-9, 1e-6]
+    assert displacements == [1e-6, 1e-8, 1e-9, 1e-8]
 
 
 class LostCurvature(nn.Module):
@@ -92,23 +91,17 @@ def test_lost_curvature_is_noticed_where_a_unit_is_near_its_kink_but_not_at_it(d
         operator @ torch.ones(operator.shape[0], dtype=torch.float64)
     # The unit switches between the two points at the largest displacement.
     once = displacements.index(1e-9)
-    assert displacements[once - 1 : once + 4] == [1e-6, 1e-9, 1e-6, 1e-7, 1e-8]
+    assert displacements[once - 1 : once + 4] == [1e-8, 1e-9, 1e-6, 1e-7, 1e-8]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0, 2.0, 4.0, 5.9])
+@pytest.mark.parametrize("share", [0.0, 1.0, 100.0, 800.0])
 @pytest.mark.parametrize("cosine", [-1.0, -0.5, 0.0, 0.5, 1.0])
-def test_differences_that_grow_as_much_settle_nowhere(share, cosine):
-    """S + J / h with |S| = share |J| / 1e-6, for all that grow by `GROWN` from the most promising displacement on."""
-    jump = AT_JUMPS[0] * torch.tensor([1.0, 0.0], dtype=torch.float64)
+def test_differences_of_gradients_that_jump_at_the_point_are_apart(share, cosine):
+    """S + J / h with |S| = share |J| / 1e-8."""
+    jump = AT_THE_POINT[0] * torch.tensor([1.0, 0.0], dtype=torch.float64)
     smooth = share * torch.tensor([cosine, (1 - cosine**2) ** 0.5], dtype=torch.float64)
-
-    def product(h: float) -> list[torch.Tensor]:
-        return [smooth + jump / h]
-
-    found = settled(product, torch.float64, LIKELY[torch.float64], 0.0)
-    grows = length(product(AT_JUMPS[1])) >= GROWN * length(product(AT_JUMPS[0]))
-    assert grows == (share <= 4 or cosine == -1)
-    assert not grows or length(found.changes) > TELLS * length(found.product)
+    one, other = (smooth + jump / h for h in AT_THE_POINT)
+    assert float((one - other).norm()) > TELLS * float(one.norm())
 
 
 def test_arithmetic_between_evaluations_is_hidden_from_the_modes_that_the_module_runs_in():

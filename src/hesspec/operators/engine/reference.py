@@ -45,7 +45,7 @@ BLOCK, TELLING = 0.05, 1e-6
 # Displacements in float64 by the dtype of the product, most promising first. At 1e-6, gradients keep ten digits and few
 # units switch, or none; for float32, eight digits suffice, and at 1e-8 a hundredth as many switch.
 LIKELY = {
-    torch.float32: (1e-8, 1e-7, 1e-6, 1e-9, 1e-5, 1e-4),
+    torch.float32: (1e-8, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4),
     torch.float64: (1e-6, 1e-7, 1e-8, 1e-9, 1e-5, 1e-4),
 }
 # Differences are as good a reference as is needed if they change by this share of what products may deviate.

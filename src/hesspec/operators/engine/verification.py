@@ -25,7 +25,6 @@ from hesspec.operators.data.structures import map_tensors
 from hesspec.operators.engine.differences import DISPLACEMENTS, Differences, length
 from hesspec.operators.engine.reference import (
     AGREE,
-    LIKELY,
     Deviation,
     Product,
     Truth,
@@ -74,9 +73,10 @@ TELLS, HINTS = 1e-2, 0.3
 # Factor by which errors of differences in float32 exceed their changes: 3.6 was seen, as roundings at two displacements
 # are not independent. A product between that and 3 times the changes must agree with plain double backward.
 EXCEEDS = 10.0
-# Displacements at which differences are compared to see whether gradients jump, and their growth that shows it.
-AT_JUMPS = (1e-6, 1e-9)
-GROWN = 200.0
+# Displacements at the parameters themselves, in float64. Differences at h are S + J / h there, with J from gradients
+# that jump at the point itself, as those of units at their kinks: at these two they are further apart than `TELLS`
+# then, unless J is 1,000 times smaller than 1e-8 S.
+AT_THE_POINT = (1e-8, 1e-9)
 # At the parameters themselves, products deviate from differences by what differences to both sides are apart if units
 # are at their kinks, up to the signs with which these add up. A product is wrong there if it deviates by more.
 BEYOND_KINKS = 10.0
@@ -338,13 +338,13 @@ def _compared_there(passes: Passes, few: Batch, direction: Sequence[Tensor], nea
         differences, given = Differences.of(risk, plain, few), risk.parameters.natural(direction)
         # For nearly all models, one displacement or two decide, and the best is not looked for.
         if differences.dtype == torch.float64:
-            for displacement in dict.fromkeys((LIKELY[risk.parameters.dtype][0], AT_JUMPS[0])):
-                likely = risk.parameters.real(passes.trial_by_differences(differences, given, displacement))
-                if length(minus(found, likely)) <= KINK[differences.dtype] * length(likely):
-                    return agreeing
-            if _jump(passes, differences, given, length(likely)):
+            likely = risk.parameters.real(passes.trial_by_differences(differences, given, AT_THE_POINT[0]))
+            if length(minus(found, likely)) <= KINK[differences.dtype] * length(likely):
+                return agreeing
+            nearer = risk.parameters.real(passes.trial_by_differences(differences, given, AT_THE_POINT[1]))
+            if length(minus(nearer, likely)) > TELLS * length(likely):
                 return None
-            del likely
+            del likely, nearer
         settling = settled_product(passes, differences, given)
     truth = Truth(risk.parameters.real(settling.product), risk.parameters.real(settling.changes))
     size, unsure = length(truth.product), length(truth.changes)
@@ -366,16 +366,6 @@ def _compared_there(passes: Passes, few: Batch, direction: Sequence[Tensor], nea
         "the squares as sums, such as (w * w).sum()"
     )
     return Verdict(False, far.relative, text, far.worst) if far.relative > BEYOND_KINKS * apart else None
-
-
-def _jump(passes: Passes, differences: Differences, given: Sequence[Tensor], likely: float) -> bool:
-    """Whether gradients jump at the point itself, so that no differences settle, in float64.
-
-    Differences at a displacement h are S + J / h, with J from gradients that jump, or from rounding. If those at the
-    second displacement of `AT_JUMPS` are `GROWN` times those at the first, whose norm is `likely`, |S| <= 6 |J| / 1e-6.
-    Those at 1e-5 and 1e-4 are then 1.5% apart or more, and all others further, so that none settle within `TELLS`.
-    """
-    return length(passes.trial_by_differences(differences, given, AT_JUMPS[1])) >= GROWN * likely > 0
 
 
 def _off_kinks(passes: Passes, few: Batch) -> tuple[Passes, Batch]:

@@ -25,7 +25,7 @@ from hesspec.operators.model.function_mode import FunctionMode
 from hesspec.operators.model.kept import Holder
 from hesspec.operators.model.module import ModuleState, conversions_undone, without_user_hooks
 
-__all__ = ["PlainModel", "accumulators_may_have_hooks"]
+__all__ = ["PlainModel", "accumulators_may_have_hooks", "leaves_held"]
 
 SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -51,34 +51,41 @@ NARROW = {torch.complex128: torch.complex64}
 DROPPED = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout, torch.feature_dropout})
 
 
+def leaves_held(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return those of some tensors whose gradient is accumulated by a node that something else holds.
+
+    That is a graph which was not discarded, or what hooked the node.
+    """
+    mark = "hesspec"
+    leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
+    for leaf in leaves:
+        # A node that nobody holds ends here, and its metadata with it.
+        _node_of(leaf).metadata[mark] = True
+    return [leaf for leaf in leaves if _node_of(leaf).metadata.pop(mark, False)]
+
+
+def _node_of(leaf: Tensor) -> Any:
+    return get_gradient_edge(leaf).node
+
+
 def accumulators_may_have_hooks(tensors: Iterable[Tensor]) -> bool:
     """Whether something may have hooked the node that accumulates the gradient of one of these tensors.
 
     `DistributedDataParallel` does, and exchanges gradients when such a node has run. PyTorch replaces the node of a
     tensor that is given data of another dtype, and gradients would no longer be exchanged, without an error.
 
-    Who hooks a node holds it. So does the graph of a loss that was not discarded, which is not affected. Hooks in
-    Python are told apart by the Python object of the node; those of `DistributedDataParallel` have none, but need a
-    process group.
+    Who hooks a node holds it. Hooks in Python are told from graphs by the Python object of the node; those of
+    `DistributedDataParallel` have none, but need a process group.
     """
-
-    def node_of(leaf: Tensor) -> Any:
-        return get_gradient_edge(leaf).node
-
-    mark = "hesspec"
-    leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
-    for leaf in leaves:
-        # A node that nobody holds ends here, and its metadata with it.
-        node_of(leaf).metadata[mark] = True
-    held = [leaf for leaf in leaves if node_of(leaf).metadata.pop(mark, False)]
+    held = leaves_held(tensors)
     if held and dist.is_available() and dist.is_initialized():
         return True
     # How many references to its Python object a node has that a graph alone holds depends on PyTorch's version.
     other = torch.zeros((), device="cpu", requires_grad=True)
     graph = other.view_as(other)
-    usual = sys.getrefcount(node_of(other))
+    usual = sys.getrefcount(_node_of(other))
     del graph
-    return any(sys.getrefcount(node_of(leaf)) > usual for leaf in held)
+    return any(sys.getrefcount(_node_of(leaf)) > usual for leaf in held)
 
 
 class PlainModel:

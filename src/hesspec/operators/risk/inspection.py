@@ -16,6 +16,7 @@ from hesspec.operators.data.structures import map_tensors, tensors_of
 from hesspec.operators.model.ambient import AutocastSeen, differentiable_kernels, neutral_modes, preserved_randomness
 from hesspec.operators.model.constants import Detachments
 from hesspec.operators.model.module import ModuleState, drop_user_hooks, user_hooks, without_user_hooks
+from hesspec.operators.model.plain import leaves_held
 from hesspec.operators.risk.batches import Batch, Batches
 from hesspec.operators.risk.first_pass import copied
 from hesspec.operators.risk.output_loss import Named
@@ -113,7 +114,8 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
         drop_user_hooks(risk.model)
     found.reaches = _reaches(risk, batch, found)
     failure = _differentiate(risk, batch, found, double=True)
-    if not found.double:
+    # A graph that was made before the forward pass takes part only in the dtype in which it was made.
+    if not found.double or leaves_held(risk.module.parameters()):
         failure = _differentiate(risk, batch, found, double=False)
     found.double |= risk.parameters.dtype == torch.float64
     if failure is not None:
