@@ -358,11 +358,13 @@ def test_a_mode_that_is_not_possible_is_named():
         operator @ torch.ones(operator.shape[0])
 
 
-def test_tensors_computed_from_parameters_before_the_forward_pass_are_explained():
+# The graph of the first one can be used once only, and that of the last ones any number of times.
+@pytest.mark.parametrize("function", [lambda w: w * w, lambda w: 2 * w, lambda w: w.t().t()])
+def test_tensors_computed_from_parameters_before_the_forward_pass_are_explained(function):
     class Stale(nn.Linear):
         def __init__(self):
             super().__init__(5, 4)
-            self.doubled = self.weight * self.weight
+            self.doubled = function(self.weight)
 
         def forward(self, x):
             return nn.functional.linear(x, self.doubled, self.bias)

@@ -57,7 +57,7 @@ def leaves_held(tensors: Iterable[Tensor]) -> list[Tensor]:
     That is a graph which was not discarded, or what hooked the node.
     """
     mark = "hesspec"
-    leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
+    leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf and not tensor.is_inference()]
     for leaf in leaves:
         # A node that nobody holds ends here, and its metadata with it.
         _node_of(leaf).metadata[mark] = True
@@ -65,7 +65,8 @@ def leaves_held(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _node_of(leaf: Tensor) -> Any:
-    return get_gradient_edge(leaf).node
+    with torch.inference_mode(mode=False):
+        return get_gradient_edge(leaf).node
 
 
 def accumulators_may_have_hooks(tensors: Iterable[Tensor]) -> bool:

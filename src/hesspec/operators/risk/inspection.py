@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Largest number of samples in an inspection.
 FEW = 8
+COMPUTED_EARLY = "Tensors that are computed from parameters belong into the forward pass, not into __init__, say."
 # Two passes are equal if they differ by at most this many roundings: accelerators may reorder sums.
 ROUNDINGS = 1000
 
@@ -113,11 +114,21 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
     if found.observers:
         drop_user_hooks(risk.model)
     found.reaches = _reaches(risk, batch, found)
-    failure = _differentiate(risk, batch, found, double=True)
-    # A graph that was made before the forward pass takes part only in the dtype in which it was made.
-    if not found.double or leaves_held(risk.module.parameters()):
-        failure = _differentiate(risk, batch, found, double=False)
+    # Parameters with data of another dtype are no longer those of a graph that was made before the forward pass.
+    failed, early = (
+        _differentiate(risk, batch, found, double=False) if leaves_held(risk.module.parameters()) else (None, [])
+    )
+    failure, reached = _differentiate(risk, batch, found, double=True)
+    if not found.double:
+        failure, reached = _differentiate(risk, batch, found, double=False)
+    failure = failed or failure
     found.double |= risk.parameters.dtype == torch.float64
+    lost = [name for name in early if name not in reached]
+    if failure is None and lost:
+        raise InputError(
+            f"The loss depends on {', '.join(lost[:4])} through a tensor that was computed before "
+            f"the forward pass. {COMPUTED_EARLY}"
+        )
     if failure is not None:
         words = str(failure).strip().partition("\n")[0].partition(" Saved intermediate")[0][:300].removesuffix(".")
         advice = (
@@ -125,7 +136,7 @@ def inspect_model(risk: EmpiricalRisk, batch: Batch) -> Inspection:
             "pass."
         )
         if "a second time" in words:
-            advice = "Tensors that are computed from parameters belong into the forward pass, not into __init__, say."
+            advice = COMPUTED_EARLY
         raise InputError(
             f"Batch {batch.index}: the gradient of the loss cannot be computed ({type(failure).__name__}: {words}). "
             f"{advice}"
@@ -268,13 +279,17 @@ def _reaches(risk: EmpiricalRisk, batch: Batch, found: Inspection) -> bool:
         return any(part is not None for part in slopes)
 
 
-def _differentiate(risk: EmpiricalRisk, batch: Batch, found: Inspection, *, double: bool) -> Exception | None:
+def _differentiate(
+    risk: EmpiricalRisk, batch: Batch, found: Inspection, *, double: bool
+) -> tuple[Exception | None, list[str]]:
     """Compute loss and gradient, in float64 if `double`; record whether it works and whether anything is detached.
 
     Returns
     -------
-    Exception or None
+    failure : Exception or None
         The error raised by the user's module, loss or their derivative.
+    reached : list of str
+        Parameters that the gradient reaches.
     """
     plain = risk.plain(double=double, found=found)
     try:
@@ -287,10 +302,11 @@ def _differentiate(risk: EmpiricalRisk, batch: Batch, found: Inspection, *, doub
         if is_out_of_memory(error):
             raise
         logger.info("the model cannot be run in %s", "float64" if double else "its own dtype", exc_info=error)
-        return error
+        return error, []
     # Values computed to be written into parameters must depend on them.
     found.detaches = detachments.found and not found.overwritten
     wide = (torch.float64, torch.complex128)
     if double:
         found.double = value.dtype == torch.float64 and all(part is None or part.dtype in wide for part in gradient)
-    return None
+    names = risk.parameters.names
+    return None, [name for name, part in zip(names, gradient or [None] * len(names), strict=True) if part is not None]
