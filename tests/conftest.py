@@ -7,7 +7,7 @@ import pytest
 import torch
 
 # They register a device in the process that imports them, as looking for doctests does.
-collect_ignore = ["helpers/pretended_device.py", "scripts/device_products.py"]
+collect_ignore = ["helpers/pretended_device.py", "scripts/device_applications.py", "scripts/device_products.py"]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -191,7 +191,7 @@ class Passes(ABC):
         if self.verdict is None or verdict.error > self.verdict.error:
             self.verdict = verdict
         if verdict.surrogate and not told:
-            warn(f"Products are with the derivatives of backward passes, by double backward: {NOT_OF_THE_LOSS}.")
+            warn(f"Products are with the derivatives of the backward passes, by double backward: {NOT_OF_THE_LOSS}.")
         return True
 
     def _runs(self, part: Batch) -> bool:
