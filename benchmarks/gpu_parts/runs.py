@@ -47,7 +47,7 @@ def run(given: Given) -> None:
             vector = torch.randn(trial.shape[0], device=given.device)
             trial @ vector
             one = seconds_of(lambda trial=trial, vector=vector: trial @ vector, given.device)
-            # Tracing and the first pass once more, and what a step takes beside its product.
+            # A second trace and first pass, and the part of a step outside its product.
             fits = int((until - time.time() - SET_UP) / (1.3 * steps * one))
             batches = data[: max(1, min(len(data), fits))]
             del trial

@@ -1,28 +1,11 @@
 """Applications on a pretended device: no tensor on the wrong one, the numbers of the CPU, and few waits."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-HELPERS, SCRIPT = (Path(__file__).parents[1] / name for name in ("helpers", "scripts/device_applications.py"))
+from device_process import printed_rows
 
 
 def rows(*names):
-    """What a process of its own prints: the device has to be registered before the first backward pass."""
-    ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
-        [sys.executable, SCRIPT, *names],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1000,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path])},
-    )
-    assert ended.returncode == 0, ended.stderr
-    return {row["what"]: row for row in json.loads(ended.stdout)}
+    return {row["what"]: row for row in printed_rows("device_applications.py", *names)}
 
 
 # How often the host waits for the device each time. Of an iteration of a solver: one of the product and one of its

@@ -1,14 +1,8 @@
 """Operators on a pretended device: no tensor on the wrong one, the numbers of the CPU, and one wait in a product."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from device_process import printed_rows
 
-HELPERS, SCRIPT = (Path(__file__).parents[1] / name for name in ("helpers", "scripts/device_products.py"))
 # The product is looked at once, whether it is finite, however many vectors it has.
 ONE = {"to the host": 1}
 # Differences have sizes: of a batch, norms that set displacements, values, and slopes.
@@ -19,17 +13,7 @@ OF_STEPS = 6
 
 
 def rows(*asked):
-    """What a process of its own prints: the device has to be registered before the first backward pass."""
-    ended = subprocess.run(  # noqa: S603 - this very Python and a script of the tests
-        [sys.executable, SCRIPT, *asked],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1000,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path])},
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    return printed_rows("device_products.py", *asked)
 
 
 def check(found, waits=ONE):

@@ -102,6 +102,54 @@ def test_tensors_that_were_changed_in_place_are_no_longer_what_they_were(functio
     assert torch.allclose(found, function(POINT), rtol=1e-14)
 
 
+def norm_without_gradient(x):
+    with torch.no_grad():
+        norm = x.norm()
+    return norm**2
+
+
+def square_without_gradient(x):
+    norm = x.norm()
+    with torch.no_grad():
+        return norm**2
+
+
+def detached_norm(x):
+    return x.norm().detach() ** 2
+
+
+def norm_detached_in_place(x):
+    norm = x.norm()
+    norm.detach_()
+    return norm**2
+
+
+CONSTANT = [norm_without_gradient, square_without_gradient, detached_norm, norm_detached_in_place]
+
+
+@pytest.mark.parametrize("constant", CONSTANT)
+@pytest.mark.parametrize("mode", ["auto", "traced", "double backward"])
+def test_squares_of_constants_are_constants(constant, mode):
+    x = POINT.clone().requires_grad_()
+    with Substitutes():
+        value = constant(x) + x.sum() * 0
+    assert not torch.autograd.grad(value, x)[0].any()
+    if (mode, constant) == ("traced", norm_detached_in_place):
+        # Not traced: forward mode does not follow it.
+        return
+    torch.manual_seed(0)
+    model, data = nn.Linear(4, 3).double(), [(POINT, torch.arange(3))]
+
+    def loss_fn(outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets) * constant(model.weight)
+
+    factor = float((model.weight * model.weight).detach().sum())
+    plain = hesspec.Hessian(model, nn.CrossEntropyLoss(), data, verify=False)
+    scaled = hesspec.Hessian(model, loss_fn, data, mode=mode, verify=False)
+    v = torch.ones(15, dtype=torch.float64)
+    assert torch.allclose(scaled @ v, factor * (plain @ v), rtol=1e-12)
+
+
 @pytest.mark.parametrize("mode", ["traced", "double backward"])
 @pytest.mark.parametrize("square", [lambda w: w.norm() ** 2, lambda w: (w.abs() ** 2).sum()], ids=["norm", "absolute"])
 def test_penalties_on_zero_biases_have_curvature_where_units_are_at_their_kinks(mode, square):

@@ -252,7 +252,7 @@ def recorder_for(device: torch.device) -> Recorder | None:
 
 
 def recorded(apply: Any, recorder: Recorder) -> Any:
-    """Return the products of a batch to be recorded, if they are traced and do not wait; others as they are."""
+    """Return the products of a batch to be recorded, if they are traced and do not wait; others unchanged."""
     return Recorded(apply, recorder) if isinstance(apply, TracedProduct) and not _waits(apply) else apply
 
 

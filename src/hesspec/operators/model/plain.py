@@ -79,11 +79,14 @@ def accumulators_may_have_hooks(tensors: Iterable[Tensor]) -> bool:
     `DistributedDataParallel` have none, but need a process group.
     """
     held = leaves_held(tensors)
-    if held and dist.is_available() and dist.is_initialized():
+    if not held:
+        return False
+    if dist.is_available() and dist.is_initialized():
         return True
     # How many references to its Python object a node has that a graph alone holds depends on PyTorch's version.
-    other = torch.zeros((), device="cpu", requires_grad=True)
-    graph = other.view_as(other)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        other = torch.zeros((), device="cpu", requires_grad=True)
+        graph = other.view_as(other)
     usual = sys.getrefcount(_node_of(other))
     del graph
     return any(sys.getrefcount(_node_of(leaf)) > usual for leaf in held)

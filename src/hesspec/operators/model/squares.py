@@ -35,15 +35,18 @@ class _Root:
 
 
 def with_square(result: Tensor, square: Callable[[], Tensor], sources: tuple[Tensor, ...], form: Hashable) -> Tensor:
-    """Let a tensor remember how its square is computed from tensors."""
-    setattr(result, ROOT, _Root(square, sources, form, _versions(result, sources)))
+    """Let a tensor remember how its square is computed from tensors, unless it is a constant."""
+    if torch.is_grad_enabled():
+        setattr(result, ROOT, _Root(square, sources, form, _versions(result, sources)))
     return result
 
 
 def _root_of(tensor: Any) -> _Root | None:
-    """What a tensor is the root of, unless tensors were changed in place since."""
+    """What a tensor is the root of; None if one was changed or detached in place since, or the square is constant."""
     root: _Root | None = getattr(tensor, ROOT, None) if isinstance(tensor, Tensor) else None
-    return root if root is not None and root.versions == _versions(tensor, root.sources) else None
+    if root is None or not torch.is_grad_enabled() or root.versions != _versions(tensor, root.sources):
+        return None
+    return root if tensor.requires_grad == any(source.requires_grad for source in root.sources) else None
 
 
 def _versions(result: Tensor, sources: tuple[Tensor, ...]) -> tuple[int, ...]:

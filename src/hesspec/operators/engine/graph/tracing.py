@@ -162,7 +162,7 @@ def without_collections() -> Iterator[None]:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Keep models from inspecting values: `torch.compiler.iscompiling()` is true, distributions do not validate."""
+    """Keep models from inspecting values: `torch.compiler.is_compiling()` is true, distributions do not validate."""
     flag = torch.compiler._is_compiling_flag  # noqa: SLF001 - there is no public way to signal tracing
     # Slow to import, and already imported if a model or a loss uses distributions.
     distribution = getattr(sys.modules.get("torch.distributions"), "Distribution", None)
