@@ -369,7 +369,7 @@ def test_tensors_computed_from_parameters_before_the_forward_pass_are_explained(
         def forward(self, x):
             return nn.functional.linear(x, self.doubled, self.bias)
 
-    with pytest.raises(ValueError, match="belong into the forward pass"):
+    with pytest.raises(ValueError, match="in the forward pass, not in __init__"):
         product(seeded(Stale))
 
 

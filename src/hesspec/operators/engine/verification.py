@@ -375,8 +375,7 @@ def _off_kinks(passes: Passes, few: Batch) -> tuple[Passes, Batch]:
     def moved(tensor: Tensor) -> Tensor:
         if not (tensor.is_floating_point() or tensor.is_complex()):
             return tensor
-        size = length([tensor]) / math.sqrt(max(tensor.numel(), 1)) or 1.0
-        return tensor + NEARBY * size * torch.randn(tensor.shape, generator=generator, device="cpu").to(tensor)
+        return tensor + NEARBY * (_rms(tensor) or 1.0) * _noise(tensor, generator)
 
     values = [torch.where(value == 0, value, moved(value)) for value in risk.parameters.values]
     try:
@@ -392,17 +391,18 @@ def _nearby(risk: EmpiricalRisk, generator: torch.Generator, smallest: float) ->
     norm, root = length(values), math.sqrt(risk.parameters.count)
     if norm <= smallest:
         # A change by a displacement relative to the parameters would be lost in rounding.
-        return [
-            value + torch.randn(value.shape, generator=generator, device="cpu").to(value) / root for value in values
-        ]
-    return [
-        value
-        + NEARBY
-        * (length([value]) / math.sqrt(value.numel()) if value.any() else norm / root)
-        * torch.randn(value.shape, generator=generator, device="cpu").to(value)
-        for value in values
-    ]
+        return [value + _noise(value, generator) / root for value in values]
+    return [value + NEARBY * (_rms(value) or norm / root) * _noise(value, generator) for value in values]
+
+
+def _rms(tensor: Tensor) -> float:
+    return length([tensor]) / math.sqrt(max(tensor.numel(), 1))
+
+
+def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers of the shape, dtype and device of a tensor."""
+    return torch.randn(tensor.shape, generator=generator, device="cpu").to(tensor)
 
 
 def _direction(risk: EmpiricalRisk, generator: torch.Generator) -> list[Tensor]:
-    return [torch.randn(value.shape, generator=generator, device="cpu").to(value) for value in risk.parameters.values]
+    return [_noise(value, generator) for value in risk.parameters.values]

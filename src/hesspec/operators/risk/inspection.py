@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Largest number of samples in an inspection.
 FEW = 8
-COMPUTED_EARLY = "Tensors that are computed from parameters belong into the forward pass, not into __init__, say."
+COMPUTED_EARLY = "Compute tensors that depend on parameters in the forward pass, not in __init__, for example."
 # Two passes are equal if they differ by at most this many roundings: accelerators may reorder sums.
 ROUNDINGS = 1000
 
